@@ -1,0 +1,1 @@
+//! Cluster membership for MicroK8s nodes: the library behind the `microk8s` binary.

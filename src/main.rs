@@ -1,0 +1,2 @@
+//! The `microk8s` binary.
+fn main() {}
