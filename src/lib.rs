@@ -1,1 +1,15 @@
 //! Cluster membership for MicroK8s nodes: the library behind the `microk8s` binary.
+//!
+//! The modules stand on floors; a file imports only from lower ones (`docs/architecture.md`).
+
+pub mod agent;
+pub mod app;
+pub mod base;
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod host;
+pub mod model;
+pub mod pki;
+pub mod store;
+pub mod wire;

@@ -1,0 +1,173 @@
+//! Files that change at once or not at all.
+//!
+//! A reader sees the old content or the new one, also after a crash or a power loss: the new
+//! content is written beside the file, flushed, and renamed over it.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+/// Who may do what with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// As the file has it; a new file gets this mode.
+    Keep {
+        /// The mode of a file that does not exist yet.
+        or: u32,
+    },
+    /// This mode, this owner and this group.
+    Set {
+        /// The permission bits.
+        mode: u32,
+        /// The owner; `None` leaves the process's own.
+        uid: Option<u32>,
+        /// The group; `None` leaves the process's own.
+        gid: Option<u32>,
+    },
+}
+
+impl Access {
+    /// Mode 0600, owned by whoever writes it.
+    pub const PRIVATE: Self = Self::Set {
+        mode: 0o600,
+        uid: None,
+        gid: None,
+    };
+}
+
+/// Replaces the content of `path`, or creates it, durably.
+pub fn write(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    let folder = folder_of(path);
+    let (mode, uid, gid) = match access {
+        Access::Set { mode, uid, gid } => (mode, uid, gid),
+        Access::Keep { or } => match fs::metadata(path) {
+            Ok(found) => (found.mode() & 0o7777, Some(found.uid()), Some(found.gid())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (or, None, None),
+            Err(error) => return Err(error),
+        },
+    };
+    let mut new = NamedTempFile::with_prefix_in(".new-", folder)?;
+    new.write_all(content)?;
+    chown(new.as_file(), uid, gid)?;
+    new.as_file()
+        .set_permissions(Permissions::from_mode(mode))?;
+    new.as_file().sync_all()?;
+    new.persist(path).map_err(|error| error.error)?;
+    sync_folder(folder)
+}
+
+/// Sets mode, owner and group of what is there, without touching its content.
+pub fn set_access(path: &Path, mode: u32, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    std::os::unix::fs::chown(path, uid, gid)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Removes the file durably; one that is not there is no error.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Renames a file or folder durably; both names must be on one file system.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_folder(folder_of(from))?;
+    sync_folder(folder_of(to))
+}
+
+/// Makes the folder `path` with this mode, and the folders above it; one that is there is left.
+pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_folder(above, 0o755)?;
+    }
+    match fs::create_dir(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    sync_folder(folder_of(path))
+}
+
+/// Removes a folder and all in it; one that is not there is no error.
+pub fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Only root may give a file away; anybody else keeps what he owns, as MicroK8s does.
+fn chown(file: &File, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    match std::os::unix::fs::fchown(file, uid, gid) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
+/// A rename is durable only when the folder that holds the name is flushed.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rewritten_file_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        write(
+            &path,
+            b"one",
+            Access::Set {
+                mode: 0o640,
+                uid: None,
+                gid: None,
+            },
+        )
+        .unwrap();
+        write(&path, b"two", Access::Keep { or: 0o600 }).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_content_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folder");
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, b"x", Access::PRIVATE).is_err());
+        let names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["folder"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_removed_without_error() {
+        let dir = tempfile::tempdir().unwrap();
+        remove(&dir.path().join("nothing")).unwrap();
+    }
+}

@@ -1,0 +1,27 @@
+//! The environment variables that the program reads.
+
+use std::path::PathBuf;
+
+/// The snap's read-only files; set by snapd inside the snap.
+pub const SNAP: &str = "SNAP";
+/// The snap's data of this revision: MicroK8s's node directory.
+pub const SNAP_DATA: &str = "SNAP_DATA";
+/// The snap's data that all revisions share.
+pub const SNAP_COMMON: &str = "SNAP_COMMON";
+/// Where the agent's socket is, when it is not in its usual place.
+pub const MICROK8S_SOCKET: &str = "MICROK8S_SOCKET";
+/// The node directory of a standalone node, as `--node-dir` gives it.
+pub const MICROK8S_NODE_DIR: &str = "MICROK8S_NODE_DIR";
+/// The user's directory for sockets.
+pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+/// The name of the user who runs the program.
+pub const USER: &str = "USER";
+/// What the agent logs, in the syntax of `tracing-subscriber`'s filters.
+pub const MICROK8S_LOG: &str = "MICROK8S_LOG";
+
+/// The variable's value as a path; an empty one counts as not set.
+pub fn path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}

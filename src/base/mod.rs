@@ -1,0 +1,9 @@
+//! Floor 0: what knows nothing of clusters.
+
+pub mod atomic_file;
+pub mod clock;
+pub mod env_vars;
+pub mod exit_status;
+pub mod file_lock;
+pub mod sanitize;
+pub mod secret;

@@ -1,0 +1,168 @@
+//! Issuing a token, and telling how to reach the node that it lets others into.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::base::clock::Clock;
+use crate::cluster::node::Node;
+use crate::model::fingerprint::Fingerprint;
+use crate::model::token::{Lifetime, NoRandomness, Token};
+use crate::pki::{PkiError, ca};
+use crate::store::layout::{Lock, ReadError};
+use crate::store::token_files;
+use crate::store::tokens::{StoreError, Tokens};
+use crate::wire::local_v1::IssuedToken;
+
+/// Why `add-node` may not run on a node; the texts are MicroK8s's (`messages.md`, add-node).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotHere {
+    /// The node is a worker.
+    Worker,
+    /// The node's CA dates from before clusters.
+    OldCa {
+        /// The snap is confined strictly, so it is not installed with `--classic`.
+        strict: bool,
+    },
+    /// The node was stopped.
+    Stopped,
+}
+
+/// Whether the node is a worker, and so issues no tokens.
+pub fn refuse_worker(node: &Node) -> Result<(), NotHere> {
+    if node.layout.has(Lock::Clustered) {
+        Err(NotHere::Worker)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether the node can issue tokens at all.
+pub fn refuse_unfit(node: &Node) -> Result<(), NotHere> {
+    let is_old = node
+        .layout
+        .read(&node.layout.cert("ca.crt"))
+        .ok()
+        .and_then(|pem| ca::subject_of(&pem).ok())
+        .is_some_and(|subject| subject.contains("127.0.0.1"));
+    if is_old {
+        let strict = node.host.group().name != "microk8s";
+        return Err(NotHere::OldCa { strict });
+    }
+    if node.layout.has(Lock::Stopped) {
+        return Err(NotHere::Stopped);
+    }
+    Ok(())
+}
+
+/// Why no token was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum AddNodeError {
+    /// No random numbers.
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file of the node.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The certificate.
+    #[error("the server certificate is of no use: {0}")]
+    Certificate(#[from] PkiError),
+    /// The token file.
+    #[error("cannot write `{}`: {source}", path.display())]
+    TokenFile {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The addresses.
+    #[error("cannot list this machine's addresses: {0}")]
+    Addresses(#[source] io::Error),
+    /// No address at all.
+    #[error("this machine has no address that another node could reach")]
+    NoAddress,
+    /// No agent is there to honour a token.
+    #[error("no agent runs on this node, and `{}` is missing: is MicroK8s installed here?", .0.display())]
+    NoAgent(PathBuf),
+}
+
+/// How the agent of this node can be reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving {
+    /// What it is bound to.
+    pub bind: SocketAddr,
+    /// The certificate that it shows.
+    pub fingerprint: Fingerprint,
+}
+
+/// Issues a token into the agent's own store.
+pub fn issue(
+    node: &Node,
+    tokens: &Tokens,
+    serving: Serving,
+    preset: Option<Token>,
+    lifetime: Lifetime,
+) -> Result<IssuedToken, AddNodeError> {
+    let token = preset.map_or_else(Token::generate, Ok)?;
+    let issued = describe(node, serving, token)?;
+    tokens.add(&issued.token, lifetime)?;
+    Ok(issued)
+}
+
+/// Issues a token for Canonical's agent, where no agent of ours runs: a line in its file, as
+/// MicroK8s's own `add-node` writes it (recording `add-node-token-given-ttl`).
+pub fn issue_into_file(
+    node: &Node,
+    clock: &dyn Clock,
+    preset: Option<Token>,
+    lifetime: Lifetime,
+) -> Result<IssuedToken, AddNodeError> {
+    let arguments = node.layout.args("cluster-agent");
+    if !arguments.is_file() {
+        return Err(AddNodeError::NoAgent(arguments));
+    }
+    let certificate = node.layout.read(&served_certificate(node))?;
+    let serving = Serving {
+        bind: node.agent_bind(),
+        fingerprint: Fingerprint::of(&ca::certificate_der(&certificate)?),
+    };
+    let token = preset.map_or_else(Token::generate, Ok)?;
+    let issued = describe(node, serving, token)?;
+    let line = match lifetime {
+        Lifetime::OneUse => issued.token.expose().to_owned(),
+        Lifetime::Seconds(seconds) => {
+            let end = clock.unix_seconds().saturating_add(seconds.into());
+            format!("{}|{end}", issued.token.expose())
+        }
+    };
+    let path = node.layout.credential(token_files::CLUSTER_TOKENS);
+    token_files::append(&path, &line, node.token_file_sharing())
+        .map_err(|source| AddNodeError::TokenFile { path, source })?;
+    Ok(issued)
+}
+
+/// The certificate file that the node's agent serves, by its arguments.
+fn served_certificate(node: &Node) -> PathBuf {
+    node.arguments("cluster-agent")
+        .ok()
+        .and_then(|arguments| arguments.get("--certfile").map(|path| node.expand(path)))
+        .unwrap_or_else(|| node.layout.cert("server.crt"))
+}
+
+fn describe(node: &Node, serving: Serving, token: Token) -> Result<IssuedToken, AddNodeError> {
+    let addresses = node
+        .addresses(serving.bind.ip())
+        .map_err(AddNodeError::Addresses)?;
+    Ok(IssuedToken {
+        token,
+        fingerprint: serving.fingerprint.short(),
+        port: serving.bind.port(),
+        default_address: *addresses.first().ok_or(AddNodeError::NoAddress)?,
+        addresses,
+        takes_workers: node.layout.has(Lock::HaCluster),
+    })
+}

@@ -1,0 +1,624 @@
+//! Letting a node in: the accepting side of a join.
+//!
+//! Everything that can be checked is checked before the token is reserved, in the order of
+//! MicroK8s's agent (recording `http-join-check-order`); the token is used when the answer is
+//! complete, and given back when anything fails before.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use crate::base::atomic_file::{self, Access};
+use crate::base::secret::Secret;
+use crate::cluster::first_join::{self, FirstJoinError};
+use crate::cluster::node::Node;
+use crate::host::{Action, CommandError, Service};
+use crate::model::endpoint;
+use crate::model::node::NodeName;
+use crate::model::role::Role;
+use crate::model::token::Token;
+use crate::pki::PkiError;
+use crate::pki::ca::Ca;
+use crate::pki::csr::ParsedRequest;
+use crate::pki::csr_policy::{self, Expected, Foreign, Violation};
+use crate::store::dqlite::{DatastoreRole, Member};
+use crate::store::known_users;
+use crate::store::layout::{Lock, ReadError};
+use crate::store::token_files;
+use crate::store::tokens::{CertificatePurpose, JoiningNode, StoreError, Tokens};
+use crate::wire::error_body::TokenRefusal;
+use crate::wire::{cluster_v1, cluster_v2};
+
+/// The node as others see it who want to join its cluster.
+pub struct Gate {
+    node: Node,
+    tokens: Tokens,
+    /// What the first join changes on this node is changed by one join at a time.
+    first_join: Mutex<()>,
+}
+
+/// The two ends of the connection that a request came over.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// Who calls.
+    pub remote: IpAddr,
+    /// At which of our addresses.
+    pub local: IpAddr,
+}
+
+impl Caller {
+    /// The ends of a connection, IPv4 as IPv4 also on a dual-stack socket.
+    pub fn new(remote: IpAddr, local: IpAddr) -> Self {
+        Self {
+            remote: endpoint::plain(remote),
+            local: endpoint::plain(local),
+        }
+    }
+}
+
+/// Why a node was not let in; the texts are MicroK8s's (`http-api.md`).
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// The token.
+    #[error("Invalid token")]
+    InvalidToken(TokenRefusal),
+    /// This cluster has no high availability.
+    #[error("Not possible to join. This is not an HA MicroK8s cluster")]
+    NotHa,
+    /// This cluster has, and the joining node's has not.
+    #[error(
+        "Failed to join the cluster. This is an HA MicroK8s cluster.\nPlease retry after enabling HA on this joining node with 'microk8s enable ha-cluster'"
+    )]
+    IsHa,
+    /// The agents listen on different ports.
+    #[error("The port of the cluster agent port has to be set to {0}")]
+    Port(u16),
+    /// The node joins itself.
+    #[error("The joining node has the same IP ({0}) as the node we contact")]
+    SameAddress(IpAddr),
+    /// The node's name leads elsewhere, or nowhere.
+    #[error(
+        "The hostname ({name}) of the joining node does not resolve to the IP \"{address}\". Refusing join"
+    )]
+    Name {
+        /// The name.
+        name: String,
+        /// Where the request came from.
+        address: IpAddr,
+    },
+    /// A worker whose name no certificate could carry.
+    #[error("The hostname ({0}) of the joining node is not a valid name. Refusing join")]
+    NoName(String),
+    /// The datastore knows the address.
+    #[error(
+        "Failed to retrieve dqlite cluster nodes: the joining node ({0}) is already known to dqlite"
+    )]
+    AlreadyKnown(IpAddr),
+    /// The node is too old.
+    #[error(
+        "Joining this MicroK8s cluster requires x509 authentication. update MicroK8s to version 1.28 or newer and retry the join operation"
+    )]
+    NeedsX509,
+    /// The node is too old for an external etcd.
+    #[error(
+        "This MicroK8s cluster uses a custom etcd endpoint. update MicroK8s to version 1.28 or newer and retry the join operation"
+    )]
+    NeedsCustomEtcd,
+    /// A certificate request that is none. The text is that of MicroK8s's helper program.
+    #[error("Failed to sign certificate: sign_certificate failed: exit status 1")]
+    Unsignable(#[source] PkiError),
+    /// A certificate request that the policy refuses.
+    #[error("Failed to sign certificate: {0}")]
+    Policy(#[source] Violation),
+    /// The list of control plane nodes.
+    #[error("Failed to retrieve list of control plane nodes: {0}")]
+    ControlPlane(String),
+    /// This node could not be made ready for others.
+    #[error("Failed to retrieve dqlite cluster nodes: {0}")]
+    FirstJoin(#[from] FirstJoinError),
+    /// A file of this node.
+    #[error("Failed to read the files of this node: {0}")]
+    Read(#[from] ReadError),
+    /// The token store.
+    #[error("Failed to use the token store: {0}")]
+    Store(#[from] StoreError),
+    /// A file of this node cannot be written.
+    #[error("Failed to write `{path}`: {source}")]
+    Write {
+        /// Which one.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A user that token authentication needs.
+    #[error("No known token found for user {0}")]
+    NoKnownToken(&'static str),
+    /// A service.
+    #[error("Failed to restart apiserver service: {0}")]
+    Service(#[from] CommandError),
+}
+
+impl Gate {
+    /// The gate of a node.
+    pub fn new(node: Node, tokens: Tokens) -> Self {
+        Self {
+            node,
+            tokens,
+            first_join: Mutex::default(),
+        }
+    }
+
+    /// The node behind it.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The tokens that open it.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// A node joins a cluster on dqlite, or on an etcd outside.
+    pub fn join(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        let joining = joining_node(&request.hostname, caller);
+        let members = || first_join::datastore_members(&self.node).unwrap_or_default();
+        let is_member =
+            |node: &JoiningNode| members().iter().any(|member| member.is_at(node.address));
+        self.tokens
+            .check(&request.token, &joining, is_member)?
+            .map_err(AdmitError::InvalidToken)?;
+        self.check_join(request, &joining, caller)?;
+        let uses_dqlite = self.node.uses_dqlite();
+        if uses_dqlite {
+            let members = first_join::datastore_members(&self.node)?;
+            if members.iter().any(|member| member.is_at(caller.remote)) {
+                return Err(AdmitError::AlreadyKnown(caller.remote));
+            }
+        } else if !request.can_handle_custom_etcd {
+            return Err(AdmitError::NeedsCustomEtcd);
+        }
+        // All that the answer needs is read before the token is touched.
+        let answer = match request.worker {
+            Role::Worker => self.common_answer(caller)?,
+            Role::ControlPlane => self.answer_for_control_plane(request, caller, uses_dqlite)?,
+        };
+
+        let reservation = self
+            .tokens
+            .reserve(&request.token, &joining, is_member)?
+            .map_err(AdmitError::InvalidToken)?;
+        let answer = self.make_ready(answer, caller, uses_dqlite)?;
+        let answer = match request.worker {
+            Role::Worker => cluster_v2::JoinResponse {
+                control_plane_nodes: Some(self.control_plane_nodes()?),
+                ..answer
+            },
+            Role::ControlPlane if uses_dqlite => cluster_v2::JoinResponse {
+                voters: Some(voters(&first_join::datastore_members(&self.node)?)),
+                ..answer
+            },
+            Role::ControlPlane => answer,
+        };
+        let certificates: &[CertificatePurpose] = match request.worker {
+            Role::Worker => &[CertificatePurpose::Kubelet, CertificatePurpose::Proxy],
+            Role::ControlPlane => &[],
+        };
+        reservation.commit(request.worker, certificates)?;
+        Ok(answer)
+    }
+
+    fn check_join(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        joining: &JoiningNode,
+        caller: Caller,
+    ) -> Result<(), AdmitError> {
+        if !self.node.layout.has(Lock::HaCluster) {
+            return Err(AdmitError::NotHa);
+        }
+        let port = self.node.agent_bind().port();
+        if request.port != port.to_string() {
+            return Err(AdmitError::Port(port));
+        }
+        if caller.remote == caller.local {
+            return Err(AdmitError::SameAddress(caller.local));
+        }
+        if self.calls_kubelets_by_name()? && !self.leads_to(&request.hostname, caller.remote) {
+            return Err(AdmitError::Name {
+                name: request.hostname.clone(),
+                address: caller.remote,
+            });
+        }
+        if request.worker == Role::Worker && NodeName::parse(&joining.name).is_err() {
+            return Err(AdmitError::NoName(request.hostname.clone()));
+        }
+        Ok(())
+    }
+
+    fn leads_to(&self, name: &str, address: IpAddr) -> bool {
+        self.node
+            .host
+            .resolve(name)
+            .into_iter()
+            .any(|found| endpoint::plain(found) == address)
+    }
+
+    /// Whether the API server looks for a kubelet by its node's name before its address.
+    fn calls_kubelets_by_name(&self) -> Result<bool, ReadError> {
+        let arguments = self.node.arguments("kube-apiserver")?;
+        let types: Vec<&str> = arguments
+            .get("--kubelet-preferred-address-types")
+            .unwrap_or("Hostname")
+            .split(',')
+            .map(str::trim)
+            .collect();
+        let place = |wanted| types.iter().position(|found| *found == wanted);
+        Ok(match (place("InternalIP"), place("Hostname")) {
+            (None, _) => true,
+            (Some(address), Some(name)) => name < address,
+            (Some(_), None) => false,
+        })
+    }
+
+    fn common_answer(&self, caller: Caller) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        let layout = &self.node.layout;
+        let api_server = self.node.arguments("kube-apiserver")?;
+        let value = |key| Some(api_server.get(key).unwrap_or_default().to_owned());
+        Ok(cluster_v2::JoinResponse {
+            ca: Some(layout.read(&layout.cert("ca.crt"))?),
+            apiport: value("--secure-port"),
+            api_authz_mode: value("--authorization-mode"),
+            kubelet_args: Some(layout.read(&layout.args("kubelet"))?),
+            hostname_override: Some(caller.remote.to_string()),
+            service_account_key: Some(Secret::default()),
+            cluster_cidr: self
+                .node
+                .arguments("kube-proxy")?
+                .get("--cluster-cidr")
+                .filter(|cidr| !cidr.is_empty())
+                .map(str::to_owned),
+            ..cluster_v2::JoinResponse::default()
+        })
+    }
+
+    fn answer_for_control_plane(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+        uses_dqlite: bool,
+    ) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        let layout = &self.node.layout;
+        let secret = |path: PathBuf| layout.read(&path).map(Secret::new);
+        let mut answer = self.common_answer(caller)?;
+        answer.ca_key = Some(secret(layout.cert("ca.key"))?);
+        answer.service_account_key = Some(secret(layout.cert("serviceaccount.key"))?);
+        let api_server = self.node.arguments("kube-apiserver")?;
+        if api_server
+            .get("--token-auth-file")
+            .is_some_and(|file| !file.is_empty())
+        {
+            answer.admin_token = Some(self.known_token("admin")?);
+        } else if !request.can_handle_x509_auth {
+            return Err(AdmitError::NeedsX509);
+        }
+        if uses_dqlite {
+            let backend = layout.backend();
+            answer.cluster_cert = Some(layout.read(&backend.join("cluster.crt"))?);
+            answer.cluster_key = Some(secret(backend.join("cluster.key"))?);
+            return Ok(answer);
+        }
+        let file = |key| {
+            api_server
+                .get(key)
+                .filter(|path| !path.is_empty())
+                .map(|path| layout.read(&self.node.expand(path)))
+                .transpose()
+        };
+        answer.etcd_servers = api_server.get("--etcd-servers").map(str::to_owned);
+        answer.etcd_ca = file("--etcd-cafile")?;
+        answer.etcd_cert = file("--etcd-certfile")?;
+        answer.etcd_key = file("--etcd-keyfile")?.map(Secret::new);
+        Ok(answer)
+    }
+
+    /// What the first join changes on this node, in MicroK8s's order.
+    fn make_ready(
+        &self,
+        answer: cluster_v2::JoinResponse,
+        caller: Caller,
+        uses_dqlite: bool,
+    ) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        let _one_at_a_time = self
+            .first_join
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if uses_dqlite {
+            first_join::move_datastore(&self.node, caller.local)?;
+        }
+        let callback_token = first_join::own_callback_token(&self.node)?;
+        first_join::direct_pod_network(&self.node, caller.remote)?;
+        first_join::stop_reissuing(&self.node)?;
+        Ok(cluster_v2::JoinResponse {
+            callback_token: Some(callback_token),
+            ..answer
+        })
+    }
+
+    /// The addresses of the control plane nodes, as Kubernetes lists them.
+    fn control_plane_nodes(&self) -> Result<Vec<String>, AdmitError> {
+        let listed = self
+            .node
+            .host
+            .control_plane_nodes()
+            .map_err(|error| AdmitError::ControlPlane(error.to_string()))?;
+        listed.map_or(Ok(Vec::new()), |json| {
+            internal_addresses(&json)
+                .ok_or_else(|| AdmitError::ControlPlane("kubectl gave no list of nodes".into()))
+        })
+    }
+
+    fn known_token(&self, user: &'static str) -> Result<Secret, AdmitError> {
+        let layout = &self.node.layout;
+        let users = layout.read(&layout.credential(known_users::FILE))?;
+        known_users::token_of(&users, user).ok_or(AdmitError::NoKnownToken(user))
+    }
+
+    /// A node joins a cluster on MicroK8s's own etcd.
+    pub fn join_v1(
+        &self,
+        request: &cluster_v1::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v1::JoinResponse, AdmitError> {
+        let joining = joining_node(&request.hostname, caller);
+        let nobody = |_: &JoiningNode| false;
+        self.tokens
+            .check(&request.token, &joining, nobody)?
+            .map_err(AdmitError::InvalidToken)?;
+        if self.node.layout.has(Lock::HaCluster) {
+            return Err(AdmitError::IsHa);
+        }
+        let layout = &self.node.layout;
+        let api_server = self.node.arguments("kube-apiserver")?;
+        let token_auth = api_server
+            .get("--token-auth-file")
+            .is_some_and(|file| !file.is_empty());
+        if !request.can_handle_x509_auth && !token_auth {
+            return Err(AdmitError::NeedsX509);
+        }
+        let name = if self.leads_to(&request.hostname, caller.remote) {
+            request.hostname.clone()
+        } else {
+            caller.remote.to_string()
+        };
+        let mut kubelet_args = layout.read(&layout.args("kubelet"))?;
+        if name != request.hostname {
+            kubelet_args.push_str(&format!("\n--hostname-override={name}"));
+        }
+        let value = |service: &str, key: &str| -> Result<Option<String>, AdmitError> {
+            Ok(self.node.arguments(service)?.get(key).map(str::to_owned))
+        };
+        let mut answer = cluster_v1::JoinResponse {
+            ca: Some(layout.read(&layout.cert("ca.crt"))?),
+            etcd: Some(value("etcd", "--listen-client-urls")?.unwrap_or_default()),
+            apiport: Some(value("kube-apiserver", "--secure-port")?.unwrap_or_default()),
+            kubelet_args: Some(kubelet_args),
+            hostname_override: Some(name.clone()),
+            cluster_cidr: value("kube-proxy", "--cluster-cidr")?.filter(|cidr| !cidr.is_empty()),
+            ..cluster_v1::JoinResponse::default()
+        };
+
+        let reservation = self
+            .tokens
+            .reserve(&request.token, &joining, nobody)?
+            .map_err(AdmitError::InvalidToken)?;
+        let _one_at_a_time = self
+            .first_join
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut certificates = vec![CertificatePurpose::Etcd];
+        if request.can_handle_x509_auth {
+            answer.api_authn_mode = Some("Cert".into());
+            answer.kubeproxy = Some(request.token.clone());
+            answer.kubelet = Some(request.token.clone());
+            certificates.extend([CertificatePurpose::Kubelet, CertificatePurpose::Proxy]);
+        } else {
+            answer.api_authn_mode = Some("Token".into());
+            answer.kubeproxy = Some(Token::presented(
+                self.known_token("system:kube-proxy")?.expose(),
+            ));
+            answer.kubelet = Some(Token::presented(self.kubelet_token(&name)?.expose()));
+        }
+        let callback = format!(
+            "{} {}",
+            join_host_port(&name, &request.port),
+            request.callback.expose()
+        );
+        self.append(token_files::CALLBACK_TOKENS, &callback)?;
+        first_join::stop_reissuing(&self.node)?;
+        reservation.commit(Role::Worker, &certificates)?;
+        Ok(answer)
+    }
+
+    /// The token of a node's kubelet, made when there is none. A new one counts once the API
+    /// server has read the file again.
+    fn kubelet_token(&self, node: &str) -> Result<Secret, AdmitError> {
+        let layout = &self.node.layout;
+        let path = layout.credential(known_users::FILE);
+        let users = layout.read(&path)?;
+        if let Some(token) = known_users::token_of(&users, &format!("system:node:{node}")) {
+            return Ok(token);
+        }
+        let token = first_join::random_text(32);
+        let changed = Secret::new(known_users::with_kubelet(&users, &token, node));
+        let access = Access::Keep { or: 0o600 };
+        atomic_file::write(&path, changed.expose().as_bytes(), access).map_err(|source| {
+            AdmitError::Write {
+                path: path.display().to_string(),
+                source,
+            }
+        })?;
+        self.node.host.service(Action::Restart, Service::Kubelite)?;
+        Ok(token)
+    }
+
+    fn append(&self, file: &str, line: &str) -> Result<(), AdmitError> {
+        let path = self.node.layout.credential(file);
+        token_files::append(&path, line, self.node.token_file_sharing()).map_err(|source| {
+            AdmitError::Write {
+                path: path.display().to_string(),
+                source,
+            }
+        })
+    }
+
+    /// Signs a certificate for a node that is joining.
+    pub fn sign_certificate(
+        &self,
+        request: &cluster_v1::SignCertRequest,
+        caller: Caller,
+    ) -> Result<Signed, AdmitError> {
+        let parsed = ParsedRequest::from_pem(&request.request);
+        let right = self
+            .tokens
+            .certificate_request(&request.token, caller.remote, None)?
+            .ok_or(AdmitError::InvalidToken(TokenRefusal::Unknown))?;
+        let parsed = parsed.map_err(AdmitError::Unsignable)?;
+        let node = right.node.as_ref();
+        let expected = match right.purpose {
+            CertificatePurpose::Proxy => Expected::Proxy,
+            CertificatePurpose::Etcd => Expected::Etcd,
+            CertificatePurpose::Kubelet => Expected::Kubelet {
+                node: node.and_then(|node| NodeName::parse(&node.name).ok()),
+                address: node.map_or(caller.remote, |node| node.address),
+                foreign: self.foreign(node, caller)?,
+            },
+        };
+        let approved = csr_policy::judge(&parsed, &expected).map_err(AdmitError::Policy)?;
+        let layout = &self.node.layout;
+        let ca_key = Secret::new(layout.read(&layout.cert("ca.key")).map_err(unsignable)?);
+        let ca = Ca::from_pem(
+            &layout.read(&layout.cert("ca.crt")).map_err(unsignable)?,
+            ca_key.expose(),
+        );
+        let certificate = ca
+            .and_then(|ca| ca.issue_approved(&approved))
+            .map_err(AdmitError::Unsignable)?;
+        if !self.tokens.certificate_signed(&request.token, &right)? {
+            // Another request with this token came first.
+            return Err(AdmitError::InvalidToken(TokenRefusal::Used));
+        }
+        Ok(Signed {
+            subject: approved.subject().to_string(),
+            certificate,
+        })
+    }
+
+    /// Who else there is: what a joining node may not pose as.
+    fn foreign(&self, node: Option<&JoiningNode>, caller: Caller) -> Result<Foreign, AdmitError> {
+        let mut foreign = Foreign {
+            names: self.node.host.host_name().into_iter().collect(),
+            addresses: vec![caller.local],
+            networks: service_networks(&self.node),
+        };
+        for member in first_join::datastore_members(&self.node).unwrap_or_default() {
+            foreign.addresses.extend(member.ip());
+        }
+        for other in self.tokens.admitted()? {
+            if node.is_some_and(|node| node.name != other.node.name) {
+                foreign.addresses.push(other.node.address);
+            }
+        }
+        Ok(foreign)
+    }
+}
+
+/// A signed certificate.
+#[derive(Debug)]
+pub struct Signed {
+    /// Whom it is for.
+    pub subject: String,
+    /// The certificate, PEM.
+    pub certificate: String,
+}
+
+fn unsignable(error: ReadError) -> AdmitError {
+    AdmitError::Unsignable(PkiError::malformed("certificate authority", error))
+}
+
+fn joining_node(hostname: &str, caller: Caller) -> JoiningNode {
+    JoiningNode {
+        name: hostname.trim().to_lowercase(),
+        address: caller.remote,
+    }
+}
+
+fn join_host_port(host: &str, port: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+fn voters(members: &[Member]) -> Vec<String> {
+    members
+        .iter()
+        .filter(|member| member.role == DatastoreRole::Voter)
+        .map(|member| member.address.clone())
+        .collect()
+}
+
+/// The networks of Kubernetes's services; MicroK8s's own where the arguments do not say.
+fn service_networks(node: &Node) -> Vec<(IpAddr, u8)> {
+    let arguments = node.arguments("kube-apiserver").ok();
+    arguments
+        .as_ref()
+        .and_then(|arguments| arguments.get("--service-cluster-ip-range"))
+        .unwrap_or("10.152.183.0/24")
+        .split(',')
+        .filter_map(|network| {
+            let (base, prefix) = network.trim().split_once('/')?;
+            Some((base.parse().ok()?, prefix.parse().ok()?))
+        })
+        .collect()
+}
+
+/// The `InternalIP` of each node in the JSON of `kubectl get no -o json`.
+fn internal_addresses(json: &str) -> Option<Vec<String>> {
+    let list: serde_json::Value = serde_json::from_str(json).ok()?;
+    let address = |node: &serde_json::Value| -> Option<String> {
+        let addresses = node["status"]["addresses"].as_array()?;
+        let internal = addresses
+            .iter()
+            .find(|entry| entry["type"] == "InternalIP")?;
+        Some(internal["address"].as_str()?.to_owned())
+    };
+    Some(
+        list["items"]
+            .as_array()?
+            .iter()
+            .filter_map(address)
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_plane_nodes_are_read_from_what_kubectl_prints() {
+        let json = r#"{"items": [{"status": {"addresses": [{"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "10.99.0.11"}]}}, {}]}"#;
+        assert_eq!(
+            internal_addresses(json),
+            Some(vec!["10.99.0.11".to_owned()])
+        );
+        assert_eq!(internal_addresses(r#"{"items": []}"#), Some(vec![]));
+        assert_eq!(internal_addresses("nope"), None);
+    }
+}

@@ -1,0 +1,450 @@
+//! Changes to a node that can be taken back.
+//!
+//! Before a file, folder or service is changed, what undoes the change is written to
+//! `var/cluster-agent/journal`, durably. A join that fails replays it backwards; a join that was
+//! killed is taken back by the next command that looks, or by the agent when it starts. The
+//! journal holds old keys: its folder is 0700, its entries 0600, and it is removed when done.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::base::atomic_file::{self, Access};
+use crate::base::secret::Secret;
+use crate::host::{Action, CommandError, Host, Service};
+use crate::store::layout::Layout;
+
+/// Changes that are under way.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    entries: usize,
+}
+
+/// A change could not be made, or not be taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A file or folder.
+    #[error("cannot {doing} `{}`: {source}", path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A service.
+    #[error(transparent)]
+    Service(#[from] CommandError),
+    /// An entry that this version cannot read.
+    #[error("the journal entry `{}` cannot be read: {why}", path.display())]
+    Entry {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What undoes one change.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "undo", rename_all = "kebab-case")]
+enum Undo {
+    /// The file was not there.
+    RemoveFile { path: PathBuf },
+    /// The file was like this.
+    RestoreFile {
+        path: PathBuf,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        content: Secret,
+    },
+    /// The folder was not there.
+    RemoveFolder { path: PathBuf },
+    /// What is at `to` was at `from`.
+    MoveBack { from: PathBuf, to: PathBuf },
+    /// The service ran with the old files.
+    Restart { service: Service },
+}
+
+fn file_error<'a>(
+    doing: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> JournalError + 'a {
+    move |source| JournalError::File {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl Journal {
+    /// Begins to record changes. What an interrupted change left behind must be taken back
+    /// before, with [`recover`].
+    pub fn begin(layout: &Layout) -> Result<Self, JournalError> {
+        let own = layout.own_state();
+        atomic_file::make_folder(&own, 0o700).map_err(file_error("make", &own))?;
+        let folder = folder_of(layout);
+        atomic_file::make_folder(&folder, 0o700).map_err(file_error("make", &folder))?;
+        Ok(Self { folder, entries: 0 })
+    }
+
+    /// Replaces or creates a file.
+    pub fn write(
+        &mut self,
+        path: &Path,
+        content: &[u8],
+        access: Access,
+    ) -> Result<(), JournalError> {
+        self.remember_file(path)?;
+        atomic_file::write(path, content, access).map_err(file_error("write", path))
+    }
+
+    /// Removes a file; one that is not there is no change.
+    pub fn remove(&mut self, path: &Path) -> Result<(), JournalError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        self.remember_file(path)?;
+        atomic_file::remove(path).map_err(file_error("remove", path))
+    }
+
+    /// Makes a folder; one that is there is no change.
+    pub fn make_folder(&mut self, path: &Path, mode: u32) -> Result<(), JournalError> {
+        if path.exists() {
+            return Ok(());
+        }
+        self.record(&Undo::RemoveFolder {
+            path: path.to_owned(),
+        })?;
+        atomic_file::make_folder(path, mode).map_err(file_error("make", path))
+    }
+
+    /// Moves a folder. What stands at its new place is kept until the changes are final.
+    pub fn move_folder(&mut self, from: &Path, to: &Path) -> Result<(), JournalError> {
+        if to.exists() {
+            let aside = self.folder.join(format!("{:04}.kept", self.entries));
+            self.record(&Undo::MoveBack {
+                from: to.to_owned(),
+                to: aside.clone(),
+            })?;
+            atomic_file::rename(to, &aside).map_err(file_error("move", to))?;
+        }
+        if !from.exists() {
+            return Ok(());
+        }
+        self.record(&Undo::MoveBack {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })?;
+        atomic_file::rename(from, to).map_err(file_error("move", from))
+    }
+
+    /// Starts, stops or restarts a service.
+    pub fn service(
+        &mut self,
+        host: &dyn Host,
+        action: Action,
+        service: Service,
+    ) -> Result<(), JournalError> {
+        self.record(&Undo::Restart { service })?;
+        Ok(host.service(action, service)?)
+    }
+
+    /// Makes the changes final.
+    pub fn commit(self) -> Result<(), JournalError> {
+        finish(&self.folder)
+    }
+
+    /// Takes all changes back.
+    pub fn roll_back(self, host: &dyn Host) -> Result<(), JournalError> {
+        undo_all(&self.folder, host)
+    }
+
+    fn remember_file(&mut self, path: &Path) -> Result<(), JournalError> {
+        let undo = match std::fs::metadata(path) {
+            Ok(found) => Undo::RestoreFile {
+                path: path.to_owned(),
+                mode: found.mode() & 0o7777,
+                uid: found.uid(),
+                gid: found.gid(),
+                content: Secret::new(
+                    STANDARD.encode(std::fs::read(path).map_err(file_error("read", path))?),
+                ),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Undo::RemoveFile {
+                path: path.to_owned(),
+            },
+            Err(error) => return Err(file_error("read", path)(error)),
+        };
+        self.record(&undo)
+    }
+
+    fn record(&mut self, undo: &Undo) -> Result<(), JournalError> {
+        let path = self.folder.join(format!("{:04}.json", self.entries));
+        let text =
+            Secret::new(
+                serde_json::to_string(undo).map_err(|error| JournalError::Entry {
+                    path: path.clone(),
+                    why: error.to_string(),
+                })?,
+            );
+        atomic_file::write(&path, text.expose().as_bytes(), Access::PRIVATE)
+            .map_err(file_error("write", &path))?;
+        self.entries += 1;
+        Ok(())
+    }
+}
+
+fn folder_of(layout: &Layout) -> PathBuf {
+    layout.own_state().join("journal")
+}
+
+/// Takes back what an interrupted change left behind; says whether there was something.
+pub fn recover(layout: &Layout, host: &dyn Host) -> Result<bool, JournalError> {
+    let folder = folder_of(layout);
+    // A change that became final just before the power went needs no more than tidying up.
+    remove_done(&folder)?;
+    if !folder.exists() {
+        return Ok(false);
+    }
+    undo_all(&folder, host)?;
+    Ok(true)
+}
+
+/// The journal is moved away before it is deleted: half a journal must never be replayed.
+fn finish(folder: &Path) -> Result<(), JournalError> {
+    atomic_file::rename(folder, &done(folder)).map_err(file_error("move", folder))?;
+    remove_done(folder)
+}
+
+fn done(folder: &Path) -> PathBuf {
+    folder.with_extension("done")
+}
+
+fn remove_done(folder: &Path) -> Result<(), JournalError> {
+    let done = done(folder);
+    atomic_file::remove_folder(&done).map_err(file_error("remove", &done))
+}
+
+fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(file_error("read", folder))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .collect();
+    entries.sort();
+    let mut restarts = Vec::new();
+    for path in entries.iter().rev() {
+        let entry_error = |why: String| JournalError::Entry {
+            path: path.clone(),
+            why,
+        };
+        let text = Secret::new(std::fs::read_to_string(path).map_err(file_error("read", path))?);
+        let undo: Undo =
+            serde_json::from_str(text.expose()).map_err(|error| entry_error(error.to_string()))?;
+        match undo {
+            Undo::RemoveFile { path } => {
+                atomic_file::remove(&path).map_err(file_error("remove", &path))?
+            }
+            Undo::RestoreFile {
+                path,
+                mode,
+                uid,
+                gid,
+                content,
+            } => {
+                let content = STANDARD
+                    .decode(content.expose())
+                    .map_err(|error| entry_error(error.to_string()))?;
+                let access = Access::Set {
+                    mode,
+                    uid: Some(uid),
+                    gid: Some(gid),
+                };
+                atomic_file::write(&path, &content, access)
+                    .map_err(file_error("restore", &path))?;
+            }
+            Undo::RemoveFolder { path } => {
+                atomic_file::remove_folder(&path).map_err(file_error("remove", &path))?
+            }
+            Undo::MoveBack { from, to } => {
+                if to.exists() {
+                    atomic_file::remove_folder(&from).map_err(file_error("remove", &from))?;
+                    atomic_file::rename(&to, &from).map_err(file_error("move back", &from))?;
+                }
+            }
+            Undo::Restart { service } => {
+                if !restarts.contains(&service) {
+                    restarts.push(service);
+                }
+            }
+        }
+    }
+    // Services come last, when the files are the old ones again. One that does not come up must
+    // not keep the others down, nor the journal for ever.
+    let mut failed = None;
+    for service in restarts {
+        if let Err(error) = host.service(Action::Restart, service) {
+            failed.get_or_insert(error);
+        }
+    }
+    finish(folder)?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::host::scripted::ScriptedHost;
+
+    type Tree = BTreeMap<PathBuf, (u32, Vec<u8>)>;
+
+    fn tree(root: &Path) -> Tree {
+        let mut found = Tree::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                let meta = std::fs::symlink_metadata(&path).unwrap();
+                if path.ends_with("var/cluster-agent") {
+                    continue;
+                }
+                let content = if meta.is_dir() {
+                    Vec::new()
+                } else {
+                    std::fs::read(&path).unwrap()
+                };
+                if meta.is_dir() {
+                    folders.push(path.clone());
+                }
+                found.insert(path, (meta.mode(), content));
+            }
+        }
+        found
+    }
+
+    fn node() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::standalone(dir.path());
+        for folder in [
+            "args",
+            "var/kubernetes/backend",
+            "var/kubernetes/backend.backup",
+        ] {
+            std::fs::create_dir_all(layout.data().join(folder)).unwrap();
+        }
+        std::fs::write(layout.args("kubelet"), "--old\n").unwrap();
+        std::fs::write(layout.backend().join("cluster.yaml"), "own").unwrap();
+        std::fs::write(layout.backend_backup().join("cluster.yaml"), "older").unwrap();
+        (dir, layout)
+    }
+
+    fn change(layout: &Layout, host: &ScriptedHost) -> Journal {
+        let mut journal = Journal::begin(layout).unwrap();
+        let secret = Access::Set {
+            mode: 0o600,
+            uid: None,
+            gid: None,
+        };
+        journal
+            .write(&layout.args("kubelet"), b"--new\n", secret)
+            .unwrap();
+        journal
+            .write(&layout.args("kubelet"), b"--newer\n", secret)
+            .unwrap();
+        journal.write(&layout.args("added"), b"x", secret).unwrap();
+        journal
+            .service(host, Action::Restart, Service::Kubelite)
+            .unwrap();
+        journal
+            .move_folder(&layout.backend(), &layout.backend_backup())
+            .unwrap();
+        journal.make_folder(&layout.backend(), 0o755).unwrap();
+        journal
+            .write(&layout.backend().join("init.yaml"), b"y", secret)
+            .unwrap();
+        journal.remove(&layout.args("added")).unwrap();
+        journal.remove(&layout.args("nothing")).unwrap();
+        journal
+            .service(host, Action::Stop, Service::K8sDqlite)
+            .unwrap();
+        journal
+    }
+
+    #[test]
+    fn rolled_back_changes_leave_no_trace_but_restarted_services() {
+        let (_dir, layout) = node();
+        let host = ScriptedHost::default();
+        let before = tree(layout.data());
+        change(&layout, &host).roll_back(&host).unwrap();
+        assert_eq!(tree(layout.data()), before);
+        assert_eq!(
+            host.calls()[2..],
+            ["restart daemon-k8s-dqlite", "restart daemon-kubelite"]
+        );
+        assert!(!folder_of(&layout).exists());
+    }
+
+    #[test]
+    fn changes_of_a_killed_process_are_taken_back_later() {
+        let (_dir, layout) = node();
+        let host = ScriptedHost::default();
+        let before = tree(layout.data());
+        std::mem::forget(change(&layout, &host));
+        assert!(recover(&layout, &host).unwrap());
+        assert_eq!(tree(layout.data()), before);
+        assert!(!recover(&layout, &host).unwrap());
+    }
+
+    #[test]
+    fn final_changes_stay() {
+        let (_dir, layout) = node();
+        let host = ScriptedHost::default();
+        change(&layout, &host).commit().unwrap();
+        let after = tree(layout.data());
+        assert!(!recover(&layout, &host).unwrap());
+        assert_eq!(tree(layout.data()), after);
+        assert_eq!(
+            std::fs::read_to_string(layout.args("kubelet")).unwrap(),
+            "--newer\n"
+        );
+        assert_eq!(
+            std::fs::read_to_string(layout.backend_backup().join("cluster.yaml")).unwrap(),
+            "own"
+        );
+    }
+
+    #[test]
+    fn old_secrets_in_the_journal_are_for_root_alone() {
+        let (_dir, layout) = node();
+        let host = ScriptedHost::default();
+        let journal = change(&layout, &host);
+        assert_eq!(
+            std::fs::metadata(&journal.folder).unwrap().mode() & 0o777,
+            0o700
+        );
+        for entry in std::fs::read_dir(&journal.folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                assert_eq!(
+                    std::fs::metadata(&path).unwrap().mode() & 0o777,
+                    0o600,
+                    "{path:?}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Floor 4: the rules of the cluster. Knows no HTTP.
+
+pub mod add_node;
+pub mod admit;
+pub mod cni;
+pub mod first_join;
+pub mod fresh_node;
+pub mod join;
+pub mod journal;
+pub mod node;
+pub mod status;

@@ -1,0 +1,150 @@
+//! A node: its directory and the machine that it is on.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::atomic_file::Access;
+use crate::host::{self, Host};
+use crate::model::endpoint;
+use crate::store::args_file::ArgsFile;
+use crate::store::layout::{Kind, Layout, Lock, ReadError};
+use crate::store::token_files::Sharing;
+
+/// The node that a command is about.
+#[derive(Clone)]
+pub struct Node {
+    /// Its directory.
+    pub layout: Layout,
+    /// Its machine.
+    pub host: Arc<dyn Host>,
+}
+
+/// How certificates, arguments and credentials of the node may be shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privacy {
+    /// With the group: MicroK8s's tools read and write these without being root.
+    Group,
+    /// Readable by the group: MicroK8s asks for it to tell who may use the node.
+    GroupReads,
+    /// Root alone: private keys, and credentials that only services use.
+    Root,
+}
+
+impl Node {
+    /// The node of a snap, or a standalone one.
+    pub fn new(layout: Layout, host: Arc<dyn Host>) -> Self {
+        Self { layout, host }
+    }
+
+    /// The mode and owners that a file of the node gets.
+    ///
+    /// As in MicroK8s, the lock `cis-hardening` takes files away from the group (recording
+    /// `join-cis-hardening`).
+    pub fn access(&self, privacy: Privacy) -> Access {
+        let gid = self.host.group().gid;
+        let (mode, gid) = match privacy {
+            _ if self.layout.has(Lock::CisHardening) => (0o600, None),
+            Privacy::Root => (0o600, None),
+            Privacy::Group => (0o660, gid),
+            Privacy::GroupReads if gid.is_some() => (0o640, gid),
+            Privacy::GroupReads => (0o600, None),
+        };
+        Access::Set {
+            mode,
+            uid: None,
+            gid: gid.or(Some(nix::unistd::getegid().as_raw())),
+        }
+    }
+
+    /// How a token file is shared.
+    pub fn token_file_sharing(&self) -> Sharing {
+        match self.access(Privacy::Group) {
+            Access::Set { mode, gid, .. } => Sharing { mode, gid },
+            Access::Keep { or } => Sharing {
+                mode: or,
+                gid: None,
+            },
+        }
+    }
+
+    /// The arguments of a service.
+    pub fn arguments(&self, service: &str) -> Result<ArgsFile, ReadError> {
+        Ok(ArgsFile::parse(
+            &self.layout.read(&self.layout.args(service))?,
+        ))
+    }
+
+    /// Where this node's agent listens, by its arguments: MicroK8s's default where they do not
+    /// say.
+    pub fn agent_bind(&self) -> SocketAddr {
+        let unspecified = SocketAddr::from(([0, 0, 0, 0], endpoint::AGENT_PORT));
+        let Ok(arguments) = self.arguments("cluster-agent") else {
+            return unspecified;
+        };
+        arguments
+            .get("--bind")
+            .and_then(parse_bind)
+            .unwrap_or(unspecified)
+    }
+
+    /// The addresses under which other nodes may reach this one, the one to prefer first.
+    ///
+    /// An agent that is bound to one address can be reached there only.
+    pub fn addresses(&self, bind: IpAddr) -> io::Result<Vec<IpAddr>> {
+        if !bind.is_unspecified() {
+            return Ok(vec![bind]);
+        }
+        let interfaces = self.host.interfaces()?;
+        let mut addresses = host::reachable_addresses(&interfaces);
+        if let Some(default) = host::default_address(self.host.as_ref(), &interfaces) {
+            addresses.retain(|address| *address != default);
+            addresses.insert(0, default);
+        }
+        Ok(addresses)
+    }
+
+    /// Expands `$SNAP_DATA` and its like, as MicroK8s's services find them in their arguments.
+    pub fn expand(&self, text: &str) -> PathBuf {
+        let mut expanded = text.to_owned();
+        for (name, value) in self.variables() {
+            let value = value.to_string_lossy();
+            expanded = expanded
+                .replace(&format!("${{{name}}}"), &value)
+                .replace(&format!("${name}"), &value);
+        }
+        PathBuf::from(expanded)
+    }
+
+    /// The variables that arguments may hold; longer names first, because `$SNAP` begins others.
+    pub fn variables(&self) -> [(&'static str, PathBuf); 3] {
+        [
+            ("SNAP_COMMON", self.layout.common().to_owned()),
+            ("SNAP_DATA", self.layout.data().to_owned()),
+            ("SNAP", self.layout.snap().to_owned()),
+        ]
+    }
+
+    /// Whether this node keeps the datastore of Kubernetes in MicroK8s's dqlite.
+    pub fn uses_dqlite(&self) -> bool {
+        self.arguments("kube-apiserver").is_ok_and(|arguments| {
+            arguments
+                .get("--etcd-servers")
+                .is_some_and(|servers| servers.contains("/var/kubernetes/backend/kine.sock:12379"))
+        })
+    }
+
+    /// Whether the node stands alone, without MicroK8s.
+    pub fn is_standalone(&self) -> bool {
+        self.layout.kind() == Kind::Standalone
+    }
+}
+
+/// `address:port`, `[v6]:port` or `:port`.
+pub fn parse_bind(text: &str) -> Option<SocketAddr> {
+    if let Some(port) = text.strip_prefix(':') {
+        return Some(SocketAddr::from(([0, 0, 0, 0], port.parse().ok()?)));
+    }
+    text.parse().ok()
+}

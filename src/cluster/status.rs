@@ -1,0 +1,60 @@
+//! Who is in the cluster, as this node knows it.
+
+use std::net::IpAddr;
+
+use crate::cluster::first_join;
+use crate::cluster::node::Node;
+use crate::model::role::Role;
+use crate::store::layout::Lock;
+use crate::store::tokens::{StoreError, Tokens};
+use crate::wire::local_v1::{NodeEntry, NodeList};
+
+/// The nodes: this one, the members of its datastore, and those that it let in.
+pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, StoreError> {
+    let own_role = if node.layout.has(Lock::Clustered) {
+        Role::Worker
+    } else {
+        Role::ControlPlane
+    };
+    let own_addresses = node.addresses(bind).unwrap_or_default();
+    let mut list = NodeList::default();
+    if let Some(address) = own_addresses.first() {
+        list.nodes.push(NodeEntry {
+            name: node.host.host_name().ok(),
+            address: *address,
+            role: own_role,
+        });
+    }
+    if own_role == Role::Worker {
+        return Ok(list);
+    }
+    let admitted = tokens.admitted()?;
+    for member in first_join::datastore_members(node).unwrap_or_default() {
+        let Some(address) = member.ip() else { continue };
+        let known = own_addresses.contains(&address)
+            || list.nodes.iter().any(|entry| entry.address == address);
+        // Before the first join the datastore listens on the loopback, which is this node.
+        if known || (address.is_loopback() && !node.is_standalone()) {
+            continue;
+        }
+        list.nodes.push(NodeEntry {
+            name: admitted
+                .iter()
+                .find(|other| other.node.address == address)
+                .map(|other| other.node.name.clone()),
+            address,
+            role: Role::ControlPlane,
+        });
+    }
+    for other in admitted
+        .into_iter()
+        .filter(|other| other.role == Role::Worker && other.complete)
+    {
+        list.nodes.push(NodeEntry {
+            name: Some(other.node.name),
+            address: other.node.address,
+            role: Role::Worker,
+        });
+    }
+    Ok(list)
+}

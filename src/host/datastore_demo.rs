@@ -1,0 +1,113 @@
+//! A real dqlite beside the agent, for trying clusters out: Debian's `dqlite-demo` in the place
+//! of MicroK8s's datastore service.
+//!
+//! It is told by the same files as that service: `init.yaml` makes it join a cluster, `info.yaml`
+//! says where it listens. `dqlite-demo` speaks no TLS, so the datastore's certificate is not used.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::base::atomic_file;
+use crate::host::Action;
+use crate::host::command::{self, CommandError};
+use crate::host::process::Companion;
+
+/// The programs, and the package of Debian that has them.
+const SERVER: &str = "dqlite-demo";
+const SHELL: &str = "dqlite";
+/// The package's name, for people who lack it.
+pub const PACKAGE: &str = "go-dqlite";
+
+/// The datastore of a standalone node.
+#[derive(Debug)]
+pub struct DatastoreDemo {
+    backend: PathBuf,
+    running: Mutex<Option<Companion>>,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    #[serde(rename = "Address")]
+    address: String,
+    #[serde(rename = "Cluster", default)]
+    cluster: Vec<String>,
+}
+
+/// Whether the programs are installed.
+pub fn is_installed() -> bool {
+    command::is_on_path(SERVER) && command::is_on_path(SHELL)
+}
+
+impl DatastoreDemo {
+    /// The datastore in this folder; it does not run yet.
+    pub fn new(backend: impl Into<PathBuf>) -> Self {
+        Self {
+            backend: backend.into(),
+            running: Mutex::default(),
+        }
+    }
+
+    /// Starts, stops or restarts it.
+    pub fn control(&self, action: Action) -> Result<(), CommandError> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(action, Action::Stop | Action::Restart) {
+            *running = None;
+        }
+        if matches!(action, Action::Start | Action::Restart) && running.is_none() {
+            *running = Some(self.start()?);
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> Result<Companion, CommandError> {
+        let not_started = |source| CommandError::NotStarted {
+            command: SERVER.to_owned(),
+            source,
+        };
+        let init = self.backend.join("init.yaml");
+        let (file, joins) = if init.exists() {
+            (init.clone(), true)
+        } else {
+            (self.backend.join("info.yaml"), false)
+        };
+        let text = std::fs::read_to_string(&file).map_err(not_started)?;
+        let place: Place = serde_saphyr::from_str(&text)
+            .map_err(|error| not_started(std::io::Error::other(error.to_string())))?;
+        let host = place
+            .address
+            .rsplit_once(':')
+            .map_or("127.0.0.1", |(host, _)| host);
+        let mut arguments = vec![
+            "--api".to_owned(),
+            format!("{host}:0"),
+            "--db".to_owned(),
+            place.address.clone(),
+            "--dir".to_owned(),
+            self.backend.to_string_lossy().into_owned(),
+        ];
+        for member in &place.cluster {
+            arguments.extend(["--join".to_owned(), member.clone()]);
+        }
+        let companion =
+            Companion::start(SERVER, &arguments, |line| tracing::debug!(line, "{SERVER}"))
+                .map_err(not_started)?;
+        if joins {
+            // As MicroK8s's service does once it has read the file.
+            atomic_file::remove(&init).map_err(not_started)?;
+        }
+        Ok(companion)
+    }
+
+    /// Its members, as its shell prints them in JSON.
+    pub fn members(backend: &Path) -> Result<String, CommandError> {
+        let servers = format!("file://{}", backend.join("cluster.yaml").display());
+        command::run(
+            SHELL,
+            &["-s", &servers, "-f", "json", "k8s", ".cluster"],
+            Duration::from_secs(4),
+        )
+    }
+}

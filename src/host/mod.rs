@@ -1,0 +1,186 @@
+//! Floor 3: the machine: its names, addresses and services, and the programs it runs.
+//!
+//! Only this module starts processes.
+
+pub mod command;
+pub mod datastore_demo;
+pub mod network;
+pub mod process;
+#[cfg(test)]
+pub mod scripted;
+pub mod snap;
+pub mod standalone;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+pub use command::CommandError;
+
+/// A machine that can be a node.
+pub trait Host: Send + Sync {
+    /// The machine's name, in lower case.
+    fn host_name(&self) -> io::Result<String>;
+
+    /// The addresses of the machine's interfaces that are up.
+    fn interfaces(&self) -> io::Result<Vec<InterfaceAddress>>;
+
+    /// The interface that the default route goes through.
+    fn default_interface(&self) -> Option<String>;
+
+    /// What a host name resolves to here; nothing when it does not.
+    fn resolve(&self, name: &str) -> Vec<IpAddr>;
+
+    /// The group whose members may use MicroK8s.
+    fn group(&self) -> Group;
+
+    /// Starts, stops or restarts a service, and waits for it.
+    fn service(&self, action: Action, service: Service) -> Result<(), CommandError>;
+
+    /// Has Kubernetes apply a manifest.
+    fn apply_manifest(&self, path: &Path) -> Result<(), CommandError>;
+
+    /// The nodes with the control plane's label, as Kubernetes lists them: the JSON of
+    /// `kubectl get no -o json`, or `None` where there is no Kubernetes to ask.
+    fn control_plane_nodes(&self) -> Result<Option<String>, CommandError>;
+
+    /// Asks the datastore in this folder, through its shell, for its members; JSON.
+    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError>;
+}
+
+/// An address of an interface, with the length of its network's prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The interface's name.
+    pub interface: String,
+    /// The address.
+    pub address: IpAddr,
+    /// How many bits name the network.
+    pub prefix: u8,
+}
+
+/// A group of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: &'static str,
+    /// Its number; `None` when the machine has no such group.
+    pub gid: Option<u32>,
+}
+
+/// What is done to a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// It runs from now on.
+    Start,
+    /// It does not run from now on.
+    Stop,
+    /// It runs anew.
+    Restart,
+}
+
+impl Action {
+    /// The word for it that `snapctl`, `snap` and `systemctl` share.
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+/// The services of a MicroK8s node that joining touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    /// API server, controllers, scheduler, kubelet and kube-proxy in one.
+    Kubelite,
+    /// The datastore.
+    K8sDqlite,
+    /// The datastore of a cluster without high availability.
+    Etcd,
+    /// Re-issues certificates when addresses change.
+    ApiserverKicker,
+    /// Leads a worker's requests to the API servers.
+    ApiserverProxy,
+    /// The pod network of a cluster without high availability.
+    Flanneld,
+}
+
+impl Service {
+    /// The service's name in the snap.
+    pub const fn daemon(self) -> &'static str {
+        match self {
+            Self::Kubelite => "daemon-kubelite",
+            Self::K8sDqlite => "daemon-k8s-dqlite",
+            Self::Etcd => "daemon-etcd",
+            Self::ApiserverKicker => "daemon-apiserver-kicker",
+            Self::ApiserverProxy => "daemon-apiserver-proxy",
+            Self::Flanneld => "daemon-flanneld",
+        }
+    }
+}
+
+/// The addresses under which other nodes may reach this machine, in the order in which the
+/// kernel lists them: no loopback, no link-local ones, none of the pod network's interfaces
+/// (recording `add-node-cni-ip`).
+pub fn reachable_addresses(interfaces: &[InterfaceAddress]) -> Vec<IpAddr> {
+    const POD_NETWORK: [&str; 4] = ["vxlan.calico", "flannel.1", "cni0", "ovn0"];
+    let mut addresses = Vec::new();
+    for entry in interfaces {
+        let link_local = match entry.address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let passed_over = entry.address.is_loopback()
+            || entry.address.is_multicast()
+            || link_local
+            || POD_NETWORK.contains(&entry.interface.as_str())
+            || addresses.contains(&entry.address);
+        if !passed_over {
+            addresses.push(entry.address);
+        }
+    }
+    addresses
+}
+
+/// The address that other nodes should use: the first one of the default route's interface.
+pub fn default_address(host: &dyn Host, interfaces: &[InterfaceAddress]) -> Option<IpAddr> {
+    let reachable = reachable_addresses(interfaces);
+    let default = host.default_interface();
+    interfaces
+        .iter()
+        .filter(|entry| Some(&entry.interface) == default.as_ref())
+        .map(|entry| entry.address)
+        .find(|address| reachable.contains(address))
+        .or_else(|| reachable.first().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(interface: &str, address: &str) -> InterfaceAddress {
+        InterfaceAddress {
+            interface: interface.into(),
+            address: address.parse().unwrap(),
+            prefix: 24,
+        }
+    }
+
+    #[test]
+    fn addresses_nobody_can_reach_are_left_out() {
+        let interfaces = [
+            entry("lo", "127.0.0.1"),
+            entry("eth0", "10.99.0.11"),
+            entry("eth0", "169.254.1.1"),
+            entry("eth0", "fe80::1"),
+            entry("vxlan.calico", "10.1.5.64"),
+            entry("eth1", "fd00::1"),
+        ];
+        let expected: Vec<IpAddr> = vec!["10.99.0.11".parse().unwrap(), "fd00::1".parse().unwrap()];
+        assert_eq!(reachable_addresses(&interfaces), expected);
+    }
+}

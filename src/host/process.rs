@@ -1,0 +1,110 @@
+//! Programs that run beside this one, and the handing over to another program.
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A program that runs beside this one. It is asked to end, then ended, when this is dropped.
+#[derive(Debug)]
+pub struct Companion {
+    child: Child,
+}
+
+/// How long a companion may take to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Companion {
+    /// Starts a program; each line that it prints on standard error goes to `on_line`.
+    pub fn start(
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        on_line: impl Fn(&str) + Send + 'static,
+    ) -> io::Result<Self> {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(errors) = child.stderr.take() {
+            thread::spawn(move || {
+                BufReader::new(errors)
+                    .lines()
+                    .map_while(Result::ok)
+                    .for_each(|line| on_line(&line));
+            });
+        }
+        Ok(Self { child })
+    }
+
+    /// How the program ended, when it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Asks the program to end, and ends it when it does not.
+    pub fn stop(&mut self) {
+        if self.ended().is_some() {
+            return;
+        }
+        if let Ok(id) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+        }
+        let end = Instant::now() + GRACE;
+        while self.ended().is_none() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What a program that ran to its end printed, and how it ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Standard output.
+    pub output: String,
+    /// Standard error.
+    pub errors: String,
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+}
+
+/// Runs a program to its end, in an environment with these variables added.
+pub fn run_to_end(
+    program: impl AsRef<OsStr>,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    variables: &[(&str, &Path)],
+) -> io::Result<Finished> {
+    let output = Command::new(program)
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()?;
+    Ok(Finished {
+        output: String::from_utf8_lossy(&output.stdout).into_owned(),
+        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code(),
+    })
+}
+
+/// Becomes another program; returns only when that fails.
+pub fn become_program(
+    program: &Path,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> io::Error {
+    Command::new(program).args(arguments).exec()
+}

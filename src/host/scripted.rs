@@ -1,0 +1,88 @@
+//! A machine that exists in memory only: it writes down what it is asked to do; for tests.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Mutex;
+
+use crate::host::command::CommandError;
+use crate::host::{Action, Group, Host, InterfaceAddress, Service};
+
+/// A machine in memory.
+#[derive(Debug, Default)]
+pub struct ScriptedHost {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub interfaces: Vec<InterfaceAddress>,
+    /// What names resolve to.
+    pub names: HashMap<String, Vec<IpAddr>>,
+    /// Services that cannot be controlled.
+    pub broken: Vec<Service>,
+    /// What the datastore's shell answers; nothing makes it fail.
+    pub members: Option<String>,
+    /// What was asked for.
+    pub calls: Mutex<Vec<String>>,
+}
+
+impl ScriptedHost {
+    fn call(&self, text: String) {
+        self.calls.lock().unwrap().push(text);
+    }
+
+    /// What was asked for so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Host for ScriptedHost {
+    fn host_name(&self) -> io::Result<String> {
+        Ok(self.name.clone())
+    }
+
+    fn interfaces(&self) -> io::Result<Vec<InterfaceAddress>> {
+        Ok(self.interfaces.clone())
+    }
+
+    fn default_interface(&self) -> Option<String> {
+        self.interfaces.first().map(|entry| entry.interface.clone())
+    }
+
+    fn resolve(&self, name: &str) -> Vec<IpAddr> {
+        self.names.get(name).cloned().unwrap_or_default()
+    }
+
+    fn group(&self) -> Group {
+        Group {
+            name: "microk8s",
+            gid: None,
+        }
+    }
+
+    fn service(&self, action: Action, service: Service) -> Result<(), CommandError> {
+        self.call(format!("{} {}", action.verb(), service.daemon()));
+        if self.broken.contains(&service) {
+            return Err(CommandError::NotAvailable("broken"));
+        }
+        Ok(())
+    }
+
+    fn apply_manifest(&self, _path: &Path) -> Result<(), CommandError> {
+        self.call("apply".into());
+        Ok(())
+    }
+
+    fn control_plane_nodes(&self) -> Result<Option<String>, CommandError> {
+        self.call("get nodes".into());
+        Ok(Some(r#"{"items": []}"#.into()))
+    }
+
+    fn datastore_members(&self, _backend: &Path) -> Result<String, CommandError> {
+        self.call("members".into());
+        self.members
+            .clone()
+            .ok_or(CommandError::NotAvailable("no shell"))
+    }
+}

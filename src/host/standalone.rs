@@ -1,0 +1,74 @@
+//! A machine without MicroK8s: there are no services to control and no Kubernetes to ask, unless
+//! a demonstration datastore runs beside the agent.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::host::command::CommandError;
+use crate::host::datastore_demo::DatastoreDemo;
+use crate::host::{Action, Group, Host, InterfaceAddress, Service, network};
+
+/// A machine without MicroK8s.
+#[derive(Debug, Default)]
+pub struct StandaloneHost {
+    name: Option<String>,
+    datastore: Option<DatastoreDemo>,
+}
+
+impl StandaloneHost {
+    /// A machine that goes by its own name, or by this one: several standalone nodes may share
+    /// a machine.
+    pub fn new(name: Option<String>, datastore: Option<DatastoreDemo>) -> Self {
+        Self { name, datastore }
+    }
+}
+
+impl Host for StandaloneHost {
+    fn host_name(&self) -> io::Result<String> {
+        match &self.name {
+            Some(name) => Ok(name.to_lowercase()),
+            None => network::host_name(),
+        }
+    }
+
+    fn interfaces(&self) -> io::Result<Vec<InterfaceAddress>> {
+        network::interfaces()
+    }
+
+    fn default_interface(&self) -> Option<String> {
+        network::default_interface()
+    }
+
+    fn resolve(&self, name: &str) -> Vec<IpAddr> {
+        network::resolve(name)
+    }
+
+    fn group(&self) -> Group {
+        network::group("microk8s")
+    }
+
+    fn service(&self, action: Action, service: Service) -> Result<(), CommandError> {
+        match (&self.datastore, service) {
+            (Some(datastore), Service::K8sDqlite) => datastore.control(action),
+            _ => Ok(()),
+        }
+    }
+
+    fn apply_manifest(&self, _path: &Path) -> Result<(), CommandError> {
+        Ok(())
+    }
+
+    fn control_plane_nodes(&self) -> Result<Option<String>, CommandError> {
+        Ok(None)
+    }
+
+    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
+        if self.datastore.is_some() {
+            return DatastoreDemo::members(backend);
+        }
+        Err(CommandError::NotAvailable(
+            "no datastore runs on this standalone node, so it cannot be a control plane node",
+        ))
+    }
+}

@@ -1,0 +1,110 @@
+//! The fingerprint of a certificate: how a joining node knows whom it talks to.
+
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+
+/// The SHA-256 of a certificate's DER form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of this certificate.
+    pub fn of(der: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, der).as_ref());
+        Self(bytes)
+    }
+
+    /// The first 12 digits, which MicroK8s prints (recording `add-node-pretty`).
+    pub fn short(&self) -> String {
+        self.to_string()[..FingerprintPrefix::MIN_LEN].to_owned()
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What the operator typed as fingerprint: the beginning of one, of 12 characters at least.
+///
+/// It is compared as it stands: MicroK8s never takes upper-case digits for lower-case ones
+/// (recording `join-fingerprint-upper`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FingerprintPrefix(String);
+
+/// A fingerprint of less than [`FingerprintPrefix::MIN_LEN`] characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Fingerprint should be at least {} bytes", FingerprintPrefix::MIN_LEN)]
+pub struct FingerprintTooShort;
+
+impl FingerprintPrefix {
+    /// The shortest fingerprint that MicroK8s accepts.
+    pub const MIN_LEN: usize = 12;
+
+    /// Takes what was typed.
+    pub fn parse(text: &str) -> Result<Self, FingerprintTooShort> {
+        if text.chars().count() < Self::MIN_LEN {
+            return Err(FingerprintTooShort);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Whether `fingerprint` begins with this.
+    pub fn matches(&self, fingerprint: &Fingerprint) -> bool {
+        fingerprint.to_string().starts_with(&self.0)
+    }
+}
+
+impl fmt::Display for FingerprintPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for FingerprintPrefix {
+    type Error = FingerprintTooShort;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<FingerprintPrefix> for String {
+    fn from(prefix: FingerprintPrefix) -> Self {
+        prefix.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_of_twelve_digits_or_all_of_them_match() {
+        let fingerprint = Fingerprint::of(b"");
+        assert_eq!(fingerprint.short(), "e3b0c44298fc");
+        for typed in ["e3b0c44298fc", &fingerprint.to_string()] {
+            assert!(
+                FingerprintPrefix::parse(typed)
+                    .unwrap()
+                    .matches(&fingerprint)
+            );
+        }
+        for typed in ["E3B0C44298FC", "e3b0c44298fd", &format!("{fingerprint}0")] {
+            assert!(
+                !FingerprintPrefix::parse(typed)
+                    .unwrap()
+                    .matches(&fingerprint)
+            );
+        }
+        assert_eq!(
+            FingerprintPrefix::parse("e3b0c44298f"),
+            Err(FingerprintTooShort)
+        );
+    }
+}

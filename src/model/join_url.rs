@@ -1,0 +1,206 @@
+//! The connection string: `<ip>:<port>/<token>[/<fingerprint>]`.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::endpoint;
+use crate::model::fingerprint::FingerprintPrefix;
+use crate::model::token::{MIN_LEN, Token};
+
+/// A connection string that was understood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinUrl {
+    /// The node to contact.
+    pub address: IpAddr,
+    /// The port of its agent.
+    pub port: u16,
+    /// What lets us in.
+    pub token: Token,
+    /// How to know the node; without one nobody is verified.
+    pub fingerprint: Option<FingerprintPrefix>,
+}
+
+/// Why a connection string was not understood; the texts are MicroK8s's (`messages.md`, join).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidJoinUrl {
+    /// Not two or three parts, or no single `address:port` in front.
+    #[error("Expected format: <master_IP>:<master_PORT>/<token>[/<fingerprint>]")]
+    Format,
+    /// The address is no IP address.
+    #[error("Invalid master IP")]
+    Address,
+    /// The port is a number that no port has.
+    #[error("Master PORT not in range 1:65535")]
+    PortRange,
+    /// The port is no number.
+    #[error("Master PORT not a number")]
+    PortNumber,
+    /// The token has fewer than 32 characters.
+    #[error("Cluster token size should be at least {MIN_LEN} bytes")]
+    ShortToken,
+    /// The fingerprint has fewer than 12 characters.
+    #[error("{}", crate::model::fingerprint::FingerprintTooShort)]
+    ShortFingerprint,
+}
+
+impl JoinUrl {
+    /// Reads a connection string, with MicroK8s's checks in MicroK8s's order.
+    ///
+    /// Beyond MicroK8s, an IPv6 address in brackets is understood.
+    pub fn parse(text: &str) -> Result<Self, InvalidJoinUrl> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (host_and_port, token, fingerprint) = match parts[..] {
+            [host_and_port, token] => (host_and_port, token, None),
+            [host_and_port, token, fingerprint] => (host_and_port, token, Some(fingerprint)),
+            _ => return Err(InvalidJoinUrl::Format),
+        };
+        let (host, port) = if host_and_port.starts_with('[') {
+            endpoint::split(host_and_port).ok_or(InvalidJoinUrl::Format)?
+        } else {
+            host_and_port
+                .split_once(':')
+                .filter(|(_, port)| !port.contains(':'))
+                .ok_or(InvalidJoinUrl::Format)?
+        };
+        let address = host.parse().map_err(|_| InvalidJoinUrl::Address)?;
+        let port = parse_port(port)?;
+        if token.chars().count() < MIN_LEN {
+            return Err(InvalidJoinUrl::ShortToken);
+        }
+        let fingerprint = fingerprint
+            .map(FingerprintPrefix::parse)
+            .transpose()
+            .map_err(|_| InvalidJoinUrl::ShortFingerprint)?;
+        Ok(Self {
+            address,
+            port,
+            token: Token::presented(token),
+            fingerprint,
+        })
+    }
+
+    /// Where to connect to.
+    pub fn endpoint(&self) -> std::net::SocketAddr {
+        (self.address, self.port).into()
+    }
+}
+
+/// A port, with the blanks around it and the underscores inside it that MicroK8s lets pass
+/// (recordings `join-malformed-port-space`, `-port-underscore`).
+fn parse_port(text: &str) -> Result<u16, InvalidJoinUrl> {
+    let text = text.trim();
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let well_formed = digits
+        .split('_')
+        .all(|group| !group.is_empty() && group.bytes().all(|b| b.is_ascii_digit()));
+    if !well_formed {
+        return Err(InvalidJoinUrl::PortNumber);
+    }
+    let digits: String = digits.chars().filter(|c| *c != '_').collect();
+    match digits.parse::<u16>() {
+        Ok(port) if port > 0 && !negative => Ok(port),
+        _ => Err(InvalidJoinUrl::PortRange),
+    }
+}
+
+/// What `microk8s join` is told about one way to reach a node, as `add-node` prints it.
+#[derive(Clone)]
+pub struct PrintedUrl<'a> {
+    /// The node's address.
+    pub address: IpAddr,
+    /// The port of its agent.
+    pub port: u16,
+    /// The token.
+    pub token: &'a Token,
+    /// The digits of the fingerprint.
+    pub fingerprint: &'a str,
+}
+
+impl fmt::Display for PrintedUrl<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = endpoint::join(self.address, self.port);
+        write!(f, "{endpoint}/{}/{}", self.token.expose(), self.fingerprint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn what_add_node_prints_is_understood() {
+        let token = Token::preset(TOKEN).unwrap();
+        for address in ["10.99.0.11", "fd00::1"] {
+            let printed = PrintedUrl {
+                address: address.parse().unwrap(),
+                port: 25000,
+                token: &token,
+                fingerprint: "e3b0c44298fc",
+            }
+            .to_string();
+            let url = JoinUrl::parse(&printed).unwrap();
+            assert_eq!((url.address, url.port), (address.parse().unwrap(), 25000));
+            assert_eq!(url.token.expose(), TOKEN);
+            assert_eq!(url.fingerprint.unwrap().to_string(), "e3b0c44298fc");
+        }
+    }
+
+    #[test]
+    fn malformed_strings_are_told_apart_as_microk8s_does() {
+        use InvalidJoinUrl::*;
+        for (text, why) in [
+            ("", Format),
+            ("10.99.0.11:25000", Format),
+            ("10.99.0.11/T", Format),
+            ("https://10.99.0.11:25000/T", Format),
+            ("10.99.0.11:25000/T/000000000000/x", Format),
+            ("fd00::1:25000/T", Format),
+            ("[fd00::1]/T", Address),
+            ("localhost:25000/T", Address),
+            ("10.99.0.256:25000/T", Address),
+            ("010.099.0.11:25000/T", Address),
+            ("10.99.0.11:0/T", PortRange),
+            ("10.99.0.11:-1/T", PortRange),
+            ("10.99.0.11:70000/T", PortRange),
+            ("10.99.0.11:99999999999999999999/T", PortRange),
+            ("10.99.0.11:/T", PortNumber),
+            ("10.99.0.11:abc/T", PortNumber),
+            ("10.99.0.11:2_/T", PortNumber),
+            (
+                "10.99.0.11:25000/0123456789abcdef0123456789abcde",
+                ShortToken,
+            ),
+            ("10.99.0.11:25000/T/00000000000", ShortFingerprint),
+            ("10.99.0.11:25000/T/", ShortFingerprint),
+        ] {
+            let text = text.replace('T', TOKEN);
+            assert_eq!(JoinUrl::parse(&text), Err(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn blanks_and_underscores_in_the_port_pass() {
+        for port in [" 25000", "25_000", "+25000", "25000 "] {
+            assert_eq!(
+                JoinUrl::parse(&format!("10.99.0.11:{port}/{TOKEN}"))
+                    .unwrap()
+                    .port,
+                25000
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".*") {
+            let _ = JoinUrl::parse(&text);
+        }
+    }
+}

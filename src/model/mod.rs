@@ -1,0 +1,8 @@
+//! Floor 1: values that are valid once they exist.
+
+pub mod endpoint;
+pub mod fingerprint;
+pub mod join_url;
+pub mod node;
+pub mod role;
+pub mod token;

@@ -1,0 +1,302 @@
+//! Certificate authorities: making one, reading one, and what it signs.
+
+use std::time::{Duration, SystemTime};
+
+use der::asn1::BitString;
+use der::pem::LineEnding;
+use der::{Decode, Encode};
+use rand::TryRng;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_cert::Certificate;
+use x509_cert::ext::pkix::{SubjectAltName, SubjectKeyIdentifier};
+use x509_cert::serial_number::SerialNumber;
+use x509_cert::spki::SubjectPublicKeyInfoOwned;
+use x509_cert::time::{Time, Validity};
+
+use crate::pki::PkiError;
+use crate::pki::csr_policy::Approved;
+use crate::pki::key::PrivateKey;
+use crate::pki::name::{AltName, Subject};
+pub use crate::pki::profile::Profile;
+use crate::pki::profile::{Issuer, Signed, ToBeSigned, key_id, sha256_with_rsa};
+
+/// How long certificates of clients and authorities are valid: ten years, as MicroK8s's.
+pub const LONG: Duration = Duration::from_secs(3650 * 86_400);
+/// How long certificates of servers are valid: one year, as MicroK8s's.
+pub const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// New certificates are valid from a little before now, for nodes whose clocks are behind.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
+
+/// A certificate authority with its key.
+#[derive(Debug)]
+pub struct Ca {
+    certificate: Certificate,
+    key: PrivateKey,
+}
+
+impl Ca {
+    /// Makes a new one, and its certificate as PEM.
+    pub fn create(subject: &Subject, key: PrivateKey) -> Result<(Self, String), PkiError> {
+        let pem = self_signed(subject, &key, Profile::Authority, LONG)?;
+        Ok((
+            Self {
+                certificate: parse(&pem)?,
+                key,
+            },
+            pem,
+        ))
+    }
+
+    /// Reads one from the PEM of its certificate and of its key.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<Self, PkiError> {
+        Ok(Self {
+            certificate: parse(certificate)?,
+            key: PrivateKey::from_pem(key)?,
+        })
+    }
+
+    /// Signs a certificate for a key of this node; PEM.
+    pub fn issue(
+        &self,
+        subject: &Subject,
+        key: &PrivateKey,
+        profile: Profile,
+        life: Duration,
+    ) -> Result<String, PkiError> {
+        let public_key = SubjectPublicKeyInfoOwned::from_der(&key.public_key()?)?;
+        self.sign(subject, public_key, profile, life)
+    }
+
+    /// Signs what the policy let through; PEM.
+    pub fn issue_approved(&self, approved: &Approved) -> Result<String, PkiError> {
+        self.sign(
+            approved.subject(),
+            approved.public_key().clone(),
+            Profile::Client(approved.names().to_vec()),
+            LONG,
+        )
+    }
+
+    /// Signs anew what another authority signed: same subject, key and names; PEM.
+    pub fn reissue_server(&self, certificate: &str) -> Result<String, PkiError> {
+        let old = parse(certificate)?;
+        let old = old.tbs_certificate();
+        let subject = Subject::from_name(old.subject()).ok_or_else(|| {
+            PkiError::malformed(
+                "server certificate",
+                "its subject has attributes of an unknown kind",
+            )
+        })?;
+        self.sign(
+            &subject,
+            old.subject_public_key_info().clone(),
+            Profile::Server(names_of(old)?),
+            YEAR,
+        )
+    }
+
+    fn sign(
+        &self,
+        subject: &Subject,
+        key: SubjectPublicKeyInfoOwned,
+        profile: Profile,
+        life: Duration,
+    ) -> Result<String, PkiError> {
+        let own = self.certificate.tbs_certificate();
+        let key_id = own
+            .get_extension::<SubjectKeyIdentifier>()?
+            .map(|(_, identifier)| identifier.0);
+        let issuer = Issuer {
+            name: own.subject(),
+            serial_number: own.serial_number(),
+            key_id,
+        };
+        signed(
+            subject,
+            key,
+            random_serial()?,
+            &profile,
+            life,
+            &issuer,
+            &self.key,
+        )
+    }
+}
+
+/// A certificate that a key signs for itself; PEM.
+pub fn self_signed(
+    subject: &Subject,
+    key: &PrivateKey,
+    profile: Profile,
+    life: Duration,
+) -> Result<String, PkiError> {
+    let public_key = SubjectPublicKeyInfoOwned::from_der(&key.public_key()?)?;
+    let serial_number = random_serial()?;
+    let name = subject.to_name()?;
+    let issuer = Issuer {
+        name: &name,
+        serial_number: &serial_number,
+        key_id: Some(key_id(&public_key)?),
+    };
+    signed(
+        subject,
+        public_key,
+        serial_number.clone(),
+        &profile,
+        life,
+        &issuer,
+        key,
+    )
+}
+
+fn signed(
+    subject: &Subject,
+    public_key: SubjectPublicKeyInfoOwned,
+    serial_number: SerialNumber,
+    profile: &Profile,
+    life: Duration,
+    issuer: &Issuer<'_>,
+    key: &PrivateKey,
+) -> Result<String, PkiError> {
+    let from = SystemTime::now() - CLOCK_TOLERANCE;
+    let to_be_signed = ToBeSigned {
+        version: profile.version(),
+        serial_number,
+        signature: sha256_with_rsa(),
+        issuer: issuer.name.clone(),
+        validity: Validity::new(Time::try_from(from)?, Time::try_from(from + life)?),
+        subject: subject.to_name()?,
+        extensions: profile.extensions(&public_key, issuer)?,
+        subject_public_key_info: public_key,
+    };
+    let signature = BitString::from_bytes(&key.sign(&to_be_signed.to_der()?)?)?;
+    let der = Signed {
+        to_be_signed,
+        algorithm: sha256_with_rsa(),
+        signature,
+    }
+    .to_der()?;
+    der::pem::encode_string("CERTIFICATE", LineEnding::LF, &der)
+        .map_err(|error| PkiError::malformed("certificate", error))
+}
+
+/// 127 random bits: positive, and never the same twice.
+fn random_serial() -> Result<SerialNumber, PkiError> {
+    let mut bytes = [0u8; 16];
+    rand::rngs::SysRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|_| PkiError::Crypto("get random bytes"))?;
+    bytes[0] = (bytes[0] & 0x7f) | 0x40;
+    Ok(SerialNumber::new(&bytes)?)
+}
+
+/// The DER of the first certificate in a PEM text.
+pub fn certificate_der(pem: &str) -> Result<Vec<u8>, PkiError> {
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map(|der| der.to_vec())
+        .map_err(|error| PkiError::malformed("certificate", error))
+}
+
+/// Whether `certificate` (DER) carries the signature of `authority` (PEM).
+pub fn is_signed_by(certificate: &[u8], authority: &str) -> bool {
+    let verify = || -> Result<(), PkiError> {
+        let certificate = Certificate::from_der(certificate)?;
+        let authority = parse(authority)?;
+        crate::pki::csr::verify(
+            authority.tbs_certificate().subject_public_key_info(),
+            certificate.signature_algorithm(),
+            &certificate.tbs_certificate().to_der()?,
+            certificate.signature(),
+        )
+    };
+    verify().is_ok()
+}
+
+/// The subject of a certificate (PEM), for people; empty when it cannot be read.
+pub fn subject_of(pem: &str) -> Result<String, PkiError> {
+    Ok(parse(pem)?.tbs_certificate().subject().to_string())
+}
+
+fn parse(pem: &str) -> Result<Certificate, PkiError> {
+    Certificate::from_der(&certificate_der(pem)?)
+        .map_err(|error| PkiError::malformed("certificate", error))
+}
+
+fn names_of(certificate: &x509_cert::TbsCertificate) -> Result<Vec<AltName>, PkiError> {
+    Ok(certificate
+        .get_extension::<SubjectAltName>()?
+        .map(|(_, names)| {
+            names
+                .0
+                .iter()
+                .filter_map(AltName::from_general_name)
+                .collect()
+        })
+        .unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::key::Bits;
+
+    fn ca() -> (Ca, String) {
+        let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
+        Ca::create(&Subject::common_name("10.152.183.1"), key).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_knows_who_signed_it() {
+        let (ca, ca_pem) = ca();
+        let (_, other) = self::ca();
+        let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
+        for profile in [
+            Profile::Client(vec![]),
+            Profile::Client(vec![
+                AltName::Dns("n2".into()),
+                AltName::Ip("10.99.0.12".parse().unwrap()),
+            ]),
+            Profile::Server(vec![AltName::Ip("fd00::1".parse().unwrap())]),
+        ] {
+            let pem = ca
+                .issue(&Subject::kubelet("n2"), &key, profile, LONG)
+                .unwrap();
+            let der = certificate_der(&pem).unwrap();
+            assert!(is_signed_by(&der, &ca_pem));
+            assert!(!is_signed_by(&der, &other));
+        }
+    }
+
+    #[test]
+    fn a_reissued_server_certificate_keeps_key_subject_and_names() {
+        let (first, _) = ca();
+        let (second, second_pem) = ca();
+        let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
+        let names = vec![
+            AltName::Dns("kubernetes".into()),
+            AltName::Ip("10.99.0.12".parse().unwrap()),
+        ];
+        let old = first
+            .issue(
+                &Subject::microk8s_server(),
+                &key,
+                Profile::Server(names.clone()),
+                YEAR,
+            )
+            .unwrap();
+        let new = second.reissue_server(&old).unwrap();
+        assert!(is_signed_by(&certificate_der(&new).unwrap(), &second_pem));
+        let (old, new) = (parse(&old).unwrap(), parse(&new).unwrap());
+        assert_eq!(
+            old.tbs_certificate().subject_public_key_info(),
+            new.tbs_certificate().subject_public_key_info()
+        );
+        assert_eq!(names_of(new.tbs_certificate()).unwrap(), names);
+        assert_ne!(
+            old.tbs_certificate().serial_number(),
+            new.tbs_certificate().serial_number()
+        );
+    }
+}

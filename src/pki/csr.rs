@@ -1,0 +1,181 @@
+//! Certificate signing requests: writing ours, and reading those of others.
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
+    VerificationAlgorithm,
+};
+use der::asn1::{BitString, SetOfVec};
+use der::oid::db::rfc5912::{
+    ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ID_EC_PUBLIC_KEY, ID_EXTENSION_REQ, RSA_ENCRYPTION,
+    SECP_256_R_1, SECP_384_R_1, SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION,
+    SHA_512_WITH_RSA_ENCRYPTION,
+};
+use der::pem::LineEnding;
+use der::{Decode, Encode};
+use rustls::pki_types::CertificateSigningRequestDer;
+use rustls::pki_types::pem::PemObject;
+use x509_cert::attr::Attribute;
+use x509_cert::ext::Extensions;
+use x509_cert::request::{CertReq, CertReqInfo, ExtensionReq, Version};
+use x509_cert::spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicKeyInfoOwned};
+
+use crate::pki::PkiError;
+use crate::pki::key::PrivateKey;
+use crate::pki::name::{AltName, Subject};
+use crate::pki::profile::{alternative_names, extension, sha256_with_rsa};
+
+/// A request for these names, signed with the key; PEM.
+pub fn create(subject: &Subject, names: &[AltName], key: &PrivateKey) -> Result<String, PkiError> {
+    let mut attributes = SetOfVec::new();
+    if !names.is_empty() {
+        let request = ExtensionReq(vec![extension(false, &alternative_names(names)?)?]);
+        attributes.insert(Attribute::try_from(request)?)?;
+    }
+    let info = CertReqInfo {
+        version: Version::V1,
+        subject: subject.to_name()?,
+        public_key: SubjectPublicKeyInfoOwned::from_der(&key.public_key()?)?,
+        attributes,
+    };
+    let signature = BitString::from_bytes(&key.sign(&info.to_der()?)?)?;
+    let request = CertReq {
+        info,
+        algorithm: sha256_with_rsa(),
+        signature,
+    };
+    der::pem::encode_string("CERTIFICATE REQUEST", LineEnding::LF, &request.to_der()?)
+        .map_err(|error| PkiError::malformed("certificate request", error))
+}
+
+/// A request that was read, and whose signature is right.
+#[derive(Debug)]
+pub struct ParsedRequest {
+    pub(super) info: CertReqInfo,
+    pub(super) extensions: Extensions,
+}
+
+impl ParsedRequest {
+    /// Reads a request from PEM and verifies that its sender has the key.
+    pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
+        let bad = |why: &dyn ToString| PkiError::malformed("certificate request", why.to_string());
+        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| bad(&error))?;
+        let request = CertReq::from_der(&der).map_err(|error| bad(&error))?;
+        verify(
+            &request.info.public_key,
+            &request.algorithm,
+            &request.info.to_der()?,
+            &request.signature,
+        )?;
+        let mut extensions = None;
+        for attribute in request.info.attributes.iter() {
+            if attribute.oid != ID_EXTENSION_REQ {
+                continue;
+            }
+            let mut values = attribute.values.iter();
+            let (Some(value), None, None) = (values.next(), values.next(), &extensions) else {
+                return Err(bad(&"extensions are asked for more than once"));
+            };
+            let list = Extensions::from_der(&value.to_der()?).map_err(|error| bad(&error))?;
+            extensions = Some(list);
+        }
+        Ok(Self {
+            info: request.info,
+            extensions: extensions.unwrap_or_default(),
+        })
+    }
+}
+
+/// Verifies a signature: RSA of 2048 to 8192 bits, or ECDSA on P-256 or P-384.
+pub(super) fn verify(
+    key: &SubjectPublicKeyInfoOwned,
+    algorithm: &AlgorithmIdentifierOwned,
+    message: &[u8],
+    signature: &BitString,
+) -> Result<(), PkiError> {
+    let curve =
+        || -> Option<ObjectIdentifier> { key.algorithm.parameters.as_ref()?.decode_as().ok() };
+    let verification: &'static dyn VerificationAlgorithm = match (key.algorithm.oid, algorithm.oid)
+    {
+        (RSA_ENCRYPTION, SHA_256_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA256,
+        (RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA384,
+        (RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA512,
+        (ID_EC_PUBLIC_KEY, ECDSA_WITH_SHA_256) if curve() == Some(SECP_256_R_1) => {
+            &ECDSA_P256_SHA256_ASN1
+        }
+        (ID_EC_PUBLIC_KEY, ECDSA_WITH_SHA_384) if curve() == Some(SECP_384_R_1) => {
+            &ECDSA_P384_SHA384_ASN1
+        }
+        _ => {
+            return Err(PkiError::malformed(
+                "signature that is understood",
+                "only RSA, and ECDSA on P-256 and P-384, with SHA-2 are",
+            ));
+        }
+    };
+    let (Some(public_key), Some(signature)) =
+        (key.subject_public_key.as_bytes(), signature.as_bytes())
+    else {
+        return Err(PkiError::malformed(
+            "signature",
+            "it does not fill its bytes",
+        ));
+    };
+    UnparsedPublicKey::new(verification, public_key)
+        .verify(message, signature)
+        .map_err(|_| {
+            PkiError::malformed(
+                "right signature",
+                "it does not match the key, or the key is too weak",
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::key::Bits;
+
+    #[test]
+    fn what_we_write_is_read_back() {
+        let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
+        let names = [
+            AltName::Dns("n2".into()),
+            AltName::Ip("10.99.0.12".parse().unwrap()),
+        ];
+        let pem = create(&Subject::kubelet("n2"), &names, &key).unwrap();
+        let request = ParsedRequest::from_pem(&pem).unwrap();
+        assert_eq!(
+            Subject::from_name(&request.info.subject),
+            Some(Subject::kubelet("n2"))
+        );
+        assert_eq!(request.extensions.len(), 1);
+    }
+
+    #[test]
+    fn a_request_signed_by_another_key_is_refused() {
+        let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
+        let other = PrivateKey::generate(Bits::Rsa2048).unwrap();
+        let pem = create(&Subject::kubelet("n2"), &[], &key).unwrap();
+        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let mut request = CertReq::from_der(&der).unwrap();
+        request.info.public_key =
+            SubjectPublicKeyInfoOwned::from_der(&other.public_key().unwrap()).unwrap();
+        let forged = der::pem::encode_string(
+            "CERTIFICATE REQUEST",
+            LineEnding::LF,
+            &request.to_der().unwrap(),
+        )
+        .unwrap();
+        assert!(ParsedRequest::from_pem(&forged).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let pem = der::pem::encode_string("CERTIFICATE REQUEST", LineEnding::LF, &bytes).unwrap();
+            let _ = ParsedRequest::from_pem(&pem);
+        }
+    }
+}

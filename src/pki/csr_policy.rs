@@ -1,0 +1,405 @@
+//! What a joining node may have signed.
+//!
+//! MicroK8s's agent signs any subject for whoever holds a certificate token, cluster
+//! administrators included. Here a kubelet gets its own node's certificate and kube-proxy gets
+//! kube-proxy's; the signer takes nothing but what this policy let through.
+
+use std::net::IpAddr;
+
+use der::Decode;
+use der::oid::AssociatedOid;
+use x509_cert::ext::pkix::{
+    BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName, SubjectKeyIdentifier,
+};
+use x509_cert::spki::SubjectPublicKeyInfoOwned;
+
+use crate::model::node::NodeName;
+use crate::pki::csr::ParsedRequest;
+use crate::pki::name::{AltName, Subject};
+
+/// The most names that a certificate may carry.
+const MAX_NAMES: usize = 64;
+
+/// What a request must be for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// The kubelet of a node.
+    Kubelet {
+        /// The node's name; not known for tokens that Canonical's agent issued.
+        node: Option<NodeName>,
+        /// The address that the node joined from.
+        address: IpAddr,
+        /// Names and addresses by which somebody else is known.
+        foreign: Foreign,
+    },
+    /// kube-proxy.
+    Proxy,
+    /// Access to the etcd of a cluster without high availability.
+    ///
+    /// MicroK8s's client asks with the request of its server certificate, whose names would let
+    /// the node pose as the API server. They are left out: etcd looks at the signature only.
+    Etcd,
+}
+
+/// Who else there is: what no joining node may claim to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// Names of other nodes.
+    pub names: Vec<String>,
+    /// Addresses of other nodes.
+    pub addresses: Vec<IpAddr>,
+    /// Networks of services, as base address and prefix length.
+    pub networks: Vec<(IpAddr, u8)>,
+}
+
+/// A request that the policy let through.
+#[derive(Debug)]
+pub struct Approved {
+    subject: Subject,
+    names: Vec<AltName>,
+    public_key: SubjectPublicKeyInfoOwned,
+}
+
+impl Approved {
+    /// Whom the certificate is for.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The names that it carries.
+    pub fn names(&self) -> &[AltName] {
+        &self.names
+    }
+
+    pub(super) fn public_key(&self) -> &SubjectPublicKeyInfoOwned {
+        &self.public_key
+    }
+}
+
+/// Why a request was not let through.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// The subject is not the one that the token is for.
+    #[error("the subject is `{found}`, and only `{allowed}` is allowed")]
+    Subject {
+        /// What was asked for.
+        found: String,
+        /// What would have been right.
+        allowed: String,
+    },
+    /// A name that is not the node's.
+    #[error("the alternative name `{0}` is not the node's own")]
+    Name(String),
+    /// Names where there must be none.
+    #[error("a kube-proxy certificate carries no alternative names")]
+    NamesOfProxy,
+    /// More names than any node has.
+    #[error("more than {MAX_NAMES} alternative names")]
+    TooManyNames,
+    /// The request is for a certificate authority.
+    #[error("the request is for a certificate authority")]
+    Authority,
+    /// An extension that is not understood, malformed or repeated.
+    #[error("the extension {0} is repeated, malformed or unknown")]
+    Extension(String),
+}
+
+/// Judges a request.
+pub fn judge(request: &ParsedRequest, expected: &Expected) -> Result<Approved, Violation> {
+    let subject = Subject::from_name(&request.info.subject);
+    let names = alternative_names(request)?;
+    let (subject, names) = match expected {
+        Expected::Kubelet {
+            node,
+            address,
+            foreign,
+        } => {
+            let (subject, node) = kubelet_subject(subject, node.as_ref())?;
+            if foreign.names.iter().any(|name| *name == node.as_str()) {
+                return Err(Violation::Name(node.to_string()));
+            }
+            if let Some(other) = names
+                .iter()
+                .find(|name| !is_own(name, &node, *address, foreign))
+            {
+                return Err(Violation::Name(other.to_string()));
+            }
+            (subject, names)
+        }
+        Expected::Proxy => {
+            let allowed = Subject::common_name("system:kube-proxy");
+            if subject.as_ref() != Some(&allowed) {
+                return Err(wrong_subject(subject, &allowed.to_string()));
+            }
+            if !names.is_empty() {
+                return Err(Violation::NamesOfProxy);
+            }
+            (allowed, names)
+        }
+        Expected::Etcd => (Subject::microk8s_server(), Vec::new()),
+    };
+    Ok(Approved {
+        subject,
+        names,
+        public_key: request.info.public_key.clone(),
+    })
+}
+
+fn wrong_subject(found: Option<Subject>, allowed: &str) -> Violation {
+    Violation::Subject {
+        found: found.map_or_else(
+            || "of an unknown kind".to_owned(),
+            |subject| subject.to_string(),
+        ),
+        allowed: allowed.to_owned(),
+    }
+}
+
+/// The subject must be `CN=system:node:<name>, O=system:nodes`, in this case of letters.
+fn kubelet_subject(
+    subject: Option<Subject>,
+    node: Option<&NodeName>,
+) -> Result<(Subject, NodeName), Violation> {
+    let claimed = subject
+        .as_ref()
+        .and_then(Subject::cn)
+        .and_then(|cn| cn.strip_prefix("system:node:"))
+        .and_then(|name| NodeName::parse(name).ok());
+    let (Some(node), true) = (
+        node.or(claimed.as_ref()),
+        node.is_none() || node == claimed.as_ref(),
+    ) else {
+        let name = node.map_or("<host name>", NodeName::as_str);
+        return Err(wrong_subject(subject, &Subject::kubelet(name).to_string()));
+    };
+    let allowed = Subject::kubelet(node.as_str());
+    if subject.as_ref() != Some(&allowed) {
+        return Err(wrong_subject(subject, &allowed.to_string()));
+    }
+    Ok((allowed, node.clone()))
+}
+
+/// A node's names are its host name and its addresses. Which addresses a node has cannot be
+/// known here, but which ones belong to somebody else can.
+fn is_own(name: &AltName, node: &NodeName, address: IpAddr, foreign: &Foreign) -> bool {
+    match name {
+        AltName::Dns(name) => name.eq_ignore_ascii_case(node.as_str()),
+        AltName::Ip(ip) if *ip == address => true,
+        AltName::Ip(ip) => {
+            let special = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
+            let in_network = |(base, prefix): &(IpAddr, u8)| contains(*base, *prefix, *ip);
+            !special && !foreign.addresses.contains(ip) && !foreign.networks.iter().any(in_network)
+        }
+    }
+}
+
+/// Whether `address` is in the network of `base`.
+fn contains(base: IpAddr, prefix: u8, address: IpAddr) -> bool {
+    let shared = |base: u128, address: u128, bits: u32| {
+        let shift = bits.saturating_sub(prefix.into());
+        shift >= bits || base >> shift == address >> shift
+    };
+    match (base, address) {
+        (IpAddr::V4(base), IpAddr::V4(address)) => {
+            shared(base.to_bits().into(), address.to_bits().into(), 32)
+        }
+        (IpAddr::V6(base), IpAddr::V6(address)) => shared(base.to_bits(), address.to_bits(), 128),
+        _ => false,
+    }
+}
+
+/// The names that are asked for. Requests for usages are passed over, as MicroK8s does; a
+/// request to be an authority is not.
+fn alternative_names(request: &ParsedRequest) -> Result<Vec<AltName>, Violation> {
+    let mut seen = Vec::new();
+    let mut names = Vec::new();
+    for extension in &request.extensions {
+        let oid = extension.extn_id;
+        let bad = || Violation::Extension(oid.to_string());
+        if seen.contains(&oid) {
+            return Err(bad());
+        }
+        seen.push(oid);
+        let value = extension.extn_value.as_bytes();
+        if oid == SubjectAltName::OID {
+            let list = SubjectAltName::from_der(value).map_err(|_| bad())?;
+            if list.0.len() > MAX_NAMES {
+                return Err(Violation::TooManyNames);
+            }
+            for name in &list.0 {
+                names.push(
+                    AltName::from_general_name(name)
+                        .ok_or_else(|| Violation::Name("of an unknown kind".into()))?,
+                );
+            }
+        } else if oid == BasicConstraints::OID {
+            if BasicConstraints::from_der(value).map_err(|_| bad())?.ca {
+                return Err(Violation::Authority);
+            }
+        } else if ![
+            KeyUsage::OID,
+            ExtendedKeyUsage::OID,
+            SubjectKeyIdentifier::OID,
+        ]
+        .contains(&oid)
+        {
+            return Err(bad());
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::pki::csr;
+    use crate::pki::key::{Bits, PrivateKey};
+
+    fn key() -> &'static PrivateKey {
+        static KEY: OnceLock<PrivateKey> = OnceLock::new();
+        KEY.get_or_init(|| PrivateKey::generate(Bits::Rsa2048).unwrap())
+    }
+
+    fn request(subject: &Subject, names: &[AltName]) -> ParsedRequest {
+        ParsedRequest::from_pem(&csr::create(subject, names, key()).unwrap()).unwrap()
+    }
+
+    fn kubelet() -> Expected {
+        Expected::Kubelet {
+            node: Some(NodeName::parse("n2").unwrap()),
+            address: "10.99.0.12".parse().unwrap(),
+            foreign: Foreign {
+                names: vec!["n1".into()],
+                addresses: vec!["10.99.0.11".parse().unwrap()],
+                networks: vec![("10.152.183.0".parse().unwrap(), 24)],
+            },
+        }
+    }
+
+    fn dns(name: &str) -> AltName {
+        AltName::Dns(name.into())
+    }
+
+    fn ip(address: &str) -> AltName {
+        AltName::Ip(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_node_gets_its_own_certificates() {
+        let names = [dns("n2"), ip("10.99.0.12"), ip("172.17.0.1"), ip("fd00::2")];
+        let approved = judge(&request(&Subject::kubelet("n2"), &names), &kubelet()).unwrap();
+        assert_eq!(approved.subject(), &Subject::kubelet("n2"));
+        assert_eq!(approved.names(), names);
+        judge(
+            &request(&Subject::common_name("system:kube-proxy"), &[]),
+            &Expected::Proxy,
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn nobody_becomes_an_administrator_or_another_node() {
+        for subject in [
+            Subject::user_in_group("system:node:n2", "system:masters"),
+            Subject::user_in_group("admin", "system:masters"),
+            Subject::kubelet("n1"),
+            Subject::kubelet("N2"),
+            Subject::common_name("system:node:n2"),
+            Subject::common_name("system:kube-proxy"),
+            Subject::microk8s_server(),
+        ] {
+            let verdict = judge(&request(&subject, &[]), &kubelet());
+            assert!(
+                matches!(verdict, Err(Violation::Subject { .. })),
+                "{subject}: {verdict:?}"
+            );
+        }
+        let verdict = judge(&request(&Subject::kubelet("n2"), &[]), &Expected::Proxy);
+        assert!(matches!(verdict, Err(Violation::Subject { .. })));
+    }
+
+    #[test]
+    fn nobody_gets_the_names_of_somebody_else() {
+        for name in [
+            dns("n1"),
+            dns("kubernetes"),
+            dns("*"),
+            dns("*.n2"),
+            dns("n2.example"),
+            ip("10.99.0.11"),
+            ip("10.152.183.1"),
+            ip("127.0.0.1"),
+            ip("0.0.0.0"),
+            ip("224.0.0.1"),
+        ] {
+            let verdict = judge(
+                &request(&Subject::kubelet("n2"), &[dns("n2"), name.clone()]),
+                &kubelet(),
+            );
+            assert!(
+                matches!(verdict, Err(Violation::Name(_))),
+                "{name}: {verdict:?}"
+            );
+        }
+        let proxy = Subject::common_name("system:kube-proxy");
+        assert_eq!(
+            judge(&request(&proxy, &[dns("n2")]), &Expected::Proxy).unwrap_err(),
+            Violation::NamesOfProxy
+        );
+    }
+
+    #[test]
+    fn a_node_whose_name_is_not_known_still_gets_one_node_only() {
+        let Expected::Kubelet {
+            address, foreign, ..
+        } = kubelet()
+        else {
+            unreachable!()
+        };
+        let expected = Expected::Kubelet {
+            node: None,
+            address,
+            foreign,
+        };
+        judge(&request(&Subject::kubelet("n7"), &[dns("n7")]), &expected).unwrap();
+        for (subject, names) in [
+            (Subject::kubelet("n7"), vec![dns("n8")]),
+            (Subject::kubelet("n1"), vec![]),
+            (
+                Subject::user_in_group("system:node:n7", "system:masters"),
+                vec![],
+            ),
+            (Subject::kubelet("a b"), vec![]),
+        ] {
+            assert!(
+                judge(&request(&subject, &names), &expected).is_err(),
+                "{subject}"
+            );
+        }
+    }
+
+    #[test]
+    fn etcd_access_carries_neither_the_wanted_subject_nor_the_names() {
+        let approved = judge(
+            &request(
+                &Subject::user_in_group("admin", "system:masters"),
+                &[dns("kubernetes")],
+            ),
+            &Expected::Etcd,
+        )
+        .unwrap();
+        assert_eq!(approved.subject(), &Subject::microk8s_server());
+        assert!(approved.names().is_empty());
+    }
+
+    #[test]
+    fn too_many_names_are_refused() {
+        let names: Vec<_> = (0..65)
+            .map(|n| AltName::Ip(IpAddr::from([10, 1, 0, n])))
+            .collect();
+        let verdict = judge(&request(&Subject::kubelet("n2"), &names), &kubelet());
+        assert_eq!(verdict.unwrap_err(), Violation::TooManyNames);
+    }
+}

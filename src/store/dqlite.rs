@@ -1,0 +1,252 @@
+//! The files by which MicroK8s's datastore service is told, and tells, who is in its cluster.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::endpoint;
+
+/// One entry of `cluster.yaml`, or all of `info.yaml`; also an entry of what the dqlite shell
+/// prints for `.cluster`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// `address:port`.
+    #[serde(rename = "Address")]
+    pub address: String,
+    /// dqlite's number for the node.
+    #[serde(rename = "ID", default)]
+    pub id: u64,
+    /// What the node does in the datastore.
+    #[serde(rename = "Role", default)]
+    pub role: DatastoreRole,
+}
+
+/// What a node does in the datastore.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DatastoreRole {
+    /// Has a vote.
+    #[default]
+    Voter,
+    /// Has the data and no vote.
+    StandBy,
+    /// Has neither.
+    Spare,
+}
+
+impl Serialize for DatastoreRole {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(match self {
+            Self::Voter => 0,
+            Self::StandBy => 1,
+            Self::Spare => 2,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for DatastoreRole {
+    /// MicroK8s's files hold a number, the dqlite shell of Debian prints a word.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Word(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Number(0) => Ok(Self::Voter),
+            Written::Number(1) => Ok(Self::StandBy),
+            Written::Number(2) => Ok(Self::Spare),
+            Written::Number(other) => Err(serde::de::Error::custom(format_args!(
+                "no datastore role {other}"
+            ))),
+            Written::Word(word) => match word.as_str() {
+                "voter" => Ok(Self::Voter),
+                "stand-by" => Ok(Self::StandBy),
+                "spare" => Ok(Self::Spare),
+                _ => Err(serde::de::Error::custom("an unknown datastore role")),
+            },
+        }
+    }
+}
+
+impl Member {
+    /// The IP address of the member.
+    pub fn ip(&self) -> Option<IpAddr> {
+        endpoint::address_of(&self.address)
+    }
+
+    /// Whether this is the node at `address`: the whole address counts, not its beginning.
+    pub fn is_at(&self, address: IpAddr) -> bool {
+        self.ip()
+            .is_some_and(|ip| endpoint::plain(ip) == endpoint::plain(address))
+    }
+
+    /// The port of the datastore.
+    pub fn port(&self) -> u16 {
+        endpoint::split(&self.address)
+            .and_then(|(_, port)| port.parse().ok())
+            .unwrap_or(endpoint::DATASTORE_PORT)
+    }
+}
+
+/// A file of the datastore that is no such file.
+#[derive(Debug, thiserror::Error)]
+#[error("`{file}` is not what the datastore writes: {why}")]
+pub struct Malformed {
+    file: &'static str,
+    why: String,
+}
+
+fn read<T: serde::de::DeserializeOwned>(file: &'static str, text: &str) -> Result<T, Malformed> {
+    serde_saphyr::from_str(text).map_err(|error| Malformed {
+        file,
+        why: error.to_string(),
+    })
+}
+
+/// Reads `cluster.yaml`.
+pub fn read_cluster(text: &str) -> Result<Vec<Member>, Malformed> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    read("cluster.yaml", text)
+}
+
+/// Reads `info.yaml`.
+pub fn read_info(text: &str) -> Result<Member, Malformed> {
+    read("info.yaml", text)
+}
+
+/// Reads what the dqlite shell answers to `.cluster` with `-f json`.
+pub fn read_shell_answer(text: &str) -> Result<Vec<Member>, Malformed> {
+    serde_json::from_str(text.trim()).map_err(|error| Malformed {
+        file: ".cluster",
+        why: error.to_string(),
+    })
+}
+
+/// `cluster.yaml`, as the datastore itself writes it.
+pub fn cluster_yaml(members: &[Member]) -> String {
+    let role = |member: &Member| serde_json::to_string(&member.role).unwrap_or_default();
+    members
+        .iter()
+        .map(|member| {
+            format!(
+                "- Address: {}\n  ID: {}\n  Role: {}\n",
+                quoted(&member.address),
+                member.id,
+                role(member)
+            )
+        })
+        .collect()
+}
+
+/// `info.yaml`, as the datastore itself writes it.
+pub fn info_yaml(member: &Member) -> String {
+    cluster_yaml(std::slice::from_ref(member))
+        .lines()
+        .map(|line| format!("{}\n", line.trim_start_matches("- ").trim_start()))
+        .collect()
+}
+
+/// `init.yaml`: the datastore joins this cluster when it starts (recording
+/// `join-controlplane-ok`).
+pub fn init_yaml(own: &str, voters: &[String]) -> String {
+    let mut text = format!("Address: {}\nCluster:\n", quoted(own));
+    for voter in voters {
+        text.push_str(&format!("- {}\n", quoted(voter)));
+    }
+    text
+}
+
+/// What `init.yaml` says.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Init {
+    /// The node's own `address:port`.
+    #[serde(rename = "Address")]
+    pub address: String,
+    /// The voters to join.
+    #[serde(rename = "Cluster", default)]
+    pub cluster: Vec<String>,
+}
+
+/// Reads `init.yaml`.
+pub fn read_init(text: &str) -> Result<Init, Malformed> {
+    read("init.yaml", text)
+}
+
+/// `update.yaml`: the datastore moves to another address when it starts.
+pub fn update_yaml(own: &str) -> String {
+    format!("Address: {}\n", quoted(own))
+}
+
+/// An IPv6 endpoint begins with a bracket, which YAML takes for a list.
+fn quoted(endpoint: &str) -> String {
+    if endpoint.starts_with('[') {
+        format!("'{endpoint}'")
+    } else {
+        endpoint.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: &str = "- Address: 10.99.0.11:19001\n  ID: 3297041220608546238\n  Role: 0\n- Address: '[fd00::2]:19001'\n  ID: 1\n  Role: 1\n";
+
+    #[test]
+    fn what_the_datastore_writes_is_read_and_written_alike() {
+        let members = read_cluster(CLUSTER).unwrap();
+        assert_eq!(members[0].id, 3_297_041_220_608_546_238);
+        assert_eq!(members[1].role, DatastoreRole::StandBy);
+        assert_eq!(cluster_yaml(&members), CLUSTER);
+        let info = info_yaml(&members[1]);
+        assert_eq!(read_info(&info).unwrap(), members[1]);
+        assert_eq!(
+            info_yaml(&members[0]),
+            "Address: 10.99.0.11:19001\nID: 3297041220608546238\nRole: 0\n"
+        );
+    }
+
+    #[test]
+    fn the_whole_address_counts() {
+        let member = Member {
+            address: "10.99.0.120:19001".into(),
+            id: 1,
+            role: DatastoreRole::Voter,
+        };
+        assert!(!member.is_at("10.99.0.12".parse().unwrap()));
+        assert!(member.is_at("10.99.0.120".parse().unwrap()));
+        assert!(member.is_at("::ffff:10.99.0.120".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_shell_answers_in_numbers_or_words() {
+        let answer = r#"[{"ID":1,"Address":"10.99.0.11:19001","Role":0},{"ID":2,"Address":"10.99.0.12:19001","Role":"spare"}]"#;
+        let members = read_shell_answer(answer).unwrap();
+        assert_eq!(members[1].role, DatastoreRole::Spare);
+        assert!(read_shell_answer("no").is_err());
+    }
+
+    #[test]
+    fn init_yaml_is_as_recorded_and_takes_ipv6() {
+        assert_eq!(
+            init_yaml("10.99.0.12:19001", &["10.99.0.11:19001".into()]),
+            "Address: 10.99.0.12:19001\nCluster:\n- 10.99.0.11:19001\n"
+        );
+        let text = init_yaml("[fd00::2]:19001", &["[fd00::1]:19001".into()]);
+        let init = read_init(&text).unwrap();
+        assert_eq!(
+            (init.address.as_str(), init.cluster[0].as_str()),
+            ("[fd00::2]:19001", "[fd00::1]:19001")
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_a_reader_panic(text in "\\PC{0,80}") {
+            let _ = (read_cluster(&text), read_info(&text), read_init(&text), read_shell_answer(&text));
+        }
+    }
+}

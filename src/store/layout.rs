@@ -1,0 +1,254 @@
+//! Where everything of a node lies: MicroK8s's own layout, and our state beside it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::base::env_vars;
+
+/// A node directory. The paths are MicroK8s's (recording `fresh-node.json`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    snap: PathBuf,
+    data: PathBuf,
+    common: PathBuf,
+    kind: Kind,
+}
+
+/// Whose node it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// MicroK8s's snap, or a directory laid out like it.
+    Snap,
+    /// Our own: no MicroK8s on this machine.
+    Standalone,
+}
+
+/// No node directory can be found.
+#[derive(Debug, thiserror::Error)]
+#[error("no MicroK8s node on this machine, and no home directory to make one in")]
+pub struct NoHome;
+
+/// MicroK8s's places on a machine.
+const SNAP_DIR: &str = "/snap/microk8s/current";
+const SNAP_DATA_DIR: &str = "/var/snap/microk8s/current";
+const SNAP_COMMON_DIR: &str = "/var/snap/microk8s/common";
+
+/// Lock files below `var/lock` (`fresh-node.json`, `messages.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// The node runs the control plane on dqlite.
+    HaCluster,
+    /// All of Kubernetes runs in one service, kubelite.
+    Lite,
+    /// The node is a worker.
+    Clustered,
+    /// The node was stopped by `microk8s stop`.
+    Stopped,
+    /// Certificates are not re-issued when addresses change.
+    NoCertReissue,
+    /// The datastore service does not run here.
+    NoK8sDqlite,
+    /// The API server proxy does not run here.
+    NoApiserverProxy,
+    /// A join is under way.
+    JoinInProgress,
+    /// The node has little memory.
+    LowMemoryGuard,
+    /// Files are not shared with the group.
+    CisHardening,
+}
+
+impl Lock {
+    /// The file's name.
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::HaCluster => "ha-cluster",
+            Self::Lite => "lite.lock",
+            Self::Clustered => "clustered.lock",
+            Self::Stopped => "stopped.lock",
+            Self::NoCertReissue => "no-cert-reissue",
+            Self::NoK8sDqlite => "no-k8s-dqlite",
+            Self::NoApiserverProxy => "no-apiserver-proxy",
+            Self::JoinInProgress => "join-in-progress",
+            Self::LowMemoryGuard => "low-memory-guard.lock",
+            Self::CisHardening => "cis-hardening",
+        }
+    }
+}
+
+impl Layout {
+    /// The node directory of a snap in these three places.
+    pub fn new(
+        snap: impl Into<PathBuf>,
+        data: impl Into<PathBuf>,
+        common: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            snap: snap.into(),
+            data: data.into(),
+            common: common.into(),
+            kind: Kind::Snap,
+        }
+    }
+
+    /// A standalone node below `root`: `current` and `common`, as below `/var/snap/microk8s`.
+    pub fn standalone(root: &Path) -> Self {
+        Self {
+            snap: PathBuf::from(SNAP_DIR),
+            data: root.join("current"),
+            common: root.join("common"),
+            kind: Kind::Standalone,
+        }
+    }
+
+    /// The node of this machine: `node_dir` where given, else the snap's by its variables or in
+    /// its usual place, else a standalone one below the user's data directory.
+    pub fn find(node_dir: Option<&Path>) -> Result<Self, NoHome> {
+        if let Some(root) = node_dir {
+            return Ok(Self::standalone(root));
+        }
+        let data = env_vars::path(env_vars::SNAP_DATA);
+        if let Some(root) = env_vars::path(env_vars::MICROK8S_NODE_DIR).filter(|_| data.is_none()) {
+            return Ok(Self::standalone(&root));
+        }
+        if data.is_some() || Path::new(SNAP_DATA_DIR).is_dir() {
+            let or = |name, default: &str| {
+                env_vars::path(name).unwrap_or_else(|| PathBuf::from(default))
+            };
+            return Ok(Self::new(
+                or(env_vars::SNAP, SNAP_DIR),
+                data.unwrap_or_else(|| PathBuf::from(SNAP_DATA_DIR)),
+                or(env_vars::SNAP_COMMON, SNAP_COMMON_DIR),
+            ));
+        }
+        dirs::data_dir()
+            .map(|home| Self::standalone(&home.join("microk8s")))
+            .ok_or(NoHome)
+    }
+
+    /// Whose node it is.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// `$SNAP`: the snap's programs.
+    pub fn snap(&self) -> &Path {
+        &self.snap
+    }
+
+    /// `$SNAP_DATA`.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// `$SNAP_COMMON`.
+    pub fn common(&self) -> &Path {
+        &self.common
+    }
+
+    /// Whether there is a node directory at all.
+    pub fn exists(&self) -> bool {
+        self.args("cluster-agent").is_file() || self.cert("ca.crt").is_file()
+    }
+
+    /// The arguments of a service.
+    pub fn args(&self, service: &str) -> PathBuf {
+        self.data.join("args").join(service)
+    }
+
+    /// A file below `certs`.
+    pub fn cert(&self, name: &str) -> PathBuf {
+        self.data.join("certs").join(name)
+    }
+
+    /// A file below `credentials`.
+    pub fn credential(&self, name: &str) -> PathBuf {
+        self.data.join("credentials").join(name)
+    }
+
+    /// The folder of the datastore.
+    pub fn backend(&self) -> PathBuf {
+        self.data.join("var/kubernetes/backend")
+    }
+
+    /// Where the datastore's folder goes when the node joins another cluster.
+    pub fn backend_backup(&self) -> PathBuf {
+        self.data.join("var/kubernetes/backend.backup")
+    }
+
+    /// The manifest of the pod network.
+    pub fn cni_manifest(&self) -> PathBuf {
+        self.args("cni-network/cni.yaml")
+    }
+
+    /// The folder whose existence means that hostpath storage is enabled.
+    pub fn hostpath_storage(&self) -> PathBuf {
+        self.common.join("default-storage")
+    }
+
+    /// A lock file.
+    pub fn lock(&self, lock: Lock) -> PathBuf {
+        self.data.join("var/lock").join(lock.file_name())
+    }
+
+    /// Whether a lock file is there.
+    pub fn has(&self, lock: Lock) -> bool {
+        self.lock(lock).exists()
+    }
+
+    /// Our own state; mode 0700.
+    pub fn own_state(&self) -> PathBuf {
+        self.data.join("var/cluster-agent")
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self, given: Option<&Path>) -> PathBuf {
+        if let Some(path) = given {
+            return path.to_owned();
+        }
+        if let Some(path) = env_vars::path(env_vars::MICROK8S_SOCKET) {
+            return path;
+        }
+        let below_home = || dirs::data_dir().is_some_and(|home| self.data.starts_with(home));
+        if self.kind == Kind::Standalone
+            && let Some(runtime) = env_vars::path(env_vars::XDG_RUNTIME_DIR)
+            && below_home()
+        {
+            return runtime.join("microk8s/cluster-agent.sock");
+        }
+        self.common.join("run/cluster-agent.sock")
+    }
+
+    /// Whether the node is a member of a cluster, by what MicroK8s's `leave` looks at
+    /// (`messages.md`, leave).
+    pub fn is_in_cluster(&self) -> bool {
+        self.has(Lock::NoCertReissue)
+            && (self.has(Lock::Clustered) || self.args("k8s-dqlite").exists())
+    }
+
+    /// Reads a file as text, with its path in the error.
+    pub fn read(&self, path: &Path) -> Result<String, ReadError> {
+        std::fs::read_to_string(path).map_err(|source| ReadError {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// A file of the node cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read `{}`: {source}", path.display())]
+pub struct ReadError {
+    /// Which file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+impl ReadError {
+    /// Whether the file is just not there.
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}

@@ -1,0 +1,8 @@
+//! Floor 3: what rests on disk.
+
+pub mod args_file;
+pub mod dqlite;
+pub mod known_users;
+pub mod layout;
+pub mod token_files;
+pub mod tokens;

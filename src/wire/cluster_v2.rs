@@ -1,0 +1,178 @@
+//! Version 2 of MicroK8s's cluster API: joining a cluster on dqlite.
+//!
+//! Fields and their order are those of the recordings `join-worker-ok` and
+//! `join-controlplane-ok`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::secret::Secret;
+use crate::model::role::Role;
+use crate::model::token::Token;
+use crate::wire::lenient::{DecodeError, Fields};
+
+/// `POST /cluster/api/v2.0/join`.
+#[derive(Debug, Clone, Serialize)]
+pub struct JoinRequest {
+    /// The token of the connection string.
+    pub token: Token,
+    /// The joining node's host name.
+    pub hostname: String,
+    /// The port of the joining node's agent, as text.
+    pub port: String,
+    /// What the node joins as.
+    #[serde(serialize_with = "role_as_sent")]
+    pub worker: Role,
+    /// The node makes its own client certificates.
+    pub can_handle_x509_auth: bool,
+    /// The node can be told of an external etcd.
+    pub can_handle_custom_etcd: bool,
+}
+
+/// MicroK8s's client sends `"as-worker"`, or `null` for a control plane node.
+fn role_as_sent<S: serde::Serializer>(role: &Role, serializer: S) -> Result<S::Ok, S::Error> {
+    match role {
+        Role::Worker => serializer.serialize_str("as-worker"),
+        Role::ControlPlane => serializer.serialize_none(),
+    }
+}
+
+impl JoinRequest {
+    /// Reads a request as MicroK8s's agent does: `worker` means worker when it is exactly
+    /// `true` or `"as-worker"`, and control plane whatever else it is.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        let fields = Fields::read(body, "v2.JoinRequest", "JoinRequest")?;
+        let is_worker = fields
+            .get("worker")
+            .is_some_and(|value| *value == true || *value == "as-worker");
+        Ok(Self {
+            token: Token::presented(fields.text("token")?),
+            hostname: fields.text("hostname")?.to_owned(),
+            port: fields.text("port")?.to_owned(),
+            worker: if is_worker {
+                Role::Worker
+            } else {
+                Role::ControlPlane
+            },
+            can_handle_x509_auth: fields.flag("can_handle_x509_auth")?,
+            can_handle_custom_etcd: fields.flag("can_handle_custom_etcd")?,
+        })
+    }
+}
+
+/// What a node that joins is given.
+///
+/// Every field may be missing in what arrives; the joining side says which ones it needs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JoinResponse {
+    /// The cluster's CA certificate, PEM.
+    pub ca: Option<String>,
+    /// What the contacted node's agent shows when it calls the joining node's.
+    pub callback_token: Option<Secret>,
+    /// The port of the API server.
+    pub apiport: Option<String>,
+    /// The authorization mode of the API server.
+    pub api_authz_mode: Option<String>,
+    /// The arguments of the contacted node's kubelet, verbatim.
+    pub kubelet_args: Option<String>,
+    /// The joining node's address, as the contacted node sees it.
+    pub hostname_override: Option<String>,
+    /// Addresses of the datastore's voters; control plane only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voters: Option<Vec<String>>,
+    /// The key that signs service account tokens; empty for a worker.
+    pub service_account_key: Option<Secret>,
+    /// The administrator's token, where the cluster uses token authentication.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_token: Option<Secret>,
+    /// The key of the cluster's CA; `null` for a worker.
+    pub ca_key: Option<Secret>,
+    /// The datastore's certificate; control plane only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_cert: Option<String>,
+    /// The datastore's key; control plane only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_key: Option<Secret>,
+    /// Addresses of the control plane nodes; `null` for a control plane node.
+    pub control_plane_nodes: Option<Vec<String>>,
+    /// The cluster's pod network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_cidr: Option<String>,
+    /// The endpoints of an external etcd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_servers: Option<String>,
+    /// The CA of an external etcd, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_ca: Option<String>,
+    /// The client certificate for an external etcd, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_cert: Option<String>,
+    /// The client key for an external etcd, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_key: Option<Secret>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_sent_as_recorded() {
+        let request = JoinRequest {
+            token: Token::presented("0123456789abcdef0123456789abcdef"),
+            hostname: "n2".into(),
+            port: "25000".into(),
+            worker: Role::Worker,
+            can_handle_x509_auth: true,
+            can_handle_custom_etcd: true,
+        };
+        assert_eq!(
+            serde_json::to_string(&request).unwrap(),
+            r#"{"token":"0123456789abcdef0123456789abcdef","hostname":"n2","port":"25000","worker":"as-worker","can_handle_x509_auth":true,"can_handle_custom_etcd":true}"#
+        );
+        let as_control_plane = JoinRequest {
+            worker: Role::ControlPlane,
+            ..request
+        };
+        assert!(
+            serde_json::to_string(&as_control_plane)
+                .unwrap()
+                .contains(r#""worker":null"#)
+        );
+    }
+
+    #[test]
+    fn only_true_and_as_worker_mean_worker() {
+        for (worker, role) in [
+            ("true", Role::Worker),
+            ("\"as-worker\"", Role::Worker),
+            ("\"as-master\"", Role::ControlPlane),
+            ("\"true\"", Role::ControlPlane),
+            ("false", Role::ControlPlane),
+            ("1", Role::ControlPlane),
+            ("null", Role::ControlPlane),
+            ("[]", Role::ControlPlane),
+        ] {
+            let body = format!("{{\"worker\": {worker}}}");
+            assert_eq!(
+                JoinRequest::read(body.as_bytes()).unwrap().worker,
+                role,
+                "{worker}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_worker_gets_null_for_the_ca_key_and_no_voters() {
+        let answer = JoinResponse {
+            service_account_key: Some(Secret::default()),
+            control_plane_nodes: Some(Vec::new()),
+            ..JoinResponse::default()
+        };
+        let text = serde_json::to_string(&answer).unwrap();
+        assert!(
+            text.contains(r#""ca_key":null"#) && !text.contains("voters"),
+            "{text}"
+        );
+    }
+}

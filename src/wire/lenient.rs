@@ -1,0 +1,166 @@
+//! JSON objects, read the way MicroK8s's agent reads them.
+//!
+//! Field names match in any case, unknown fields do not matter, `null` counts as missing, and
+//! a field of the wrong type is an error that names it (`http-api.md`, Errors; recordings
+//! `http-join-case-keys`, `http-malformed-json`).
+
+use serde_json::{Map, Value};
+
+/// Why a body was not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Empty, or cut off.
+    #[error("Unexpected end of JSON input")]
+    CutOff,
+    /// Not JSON at all.
+    #[error("Invalid JSON: {0}")]
+    Syntax(String),
+    /// JSON, but no object.
+    #[error("Json: cannot unmarshal {found} into Go value of type {wanted}")]
+    NoObject {
+        /// What it is.
+        found: &'static str,
+        /// What was expected, by MicroK8s's name for it.
+        wanted: &'static str,
+    },
+    /// A field of the wrong type.
+    #[error("Json: cannot unmarshal {found} into Go struct field {field} of type {wanted}")]
+    Field {
+        /// What it is.
+        found: &'static str,
+        /// The field, with the name of its object in front.
+        field: String,
+        /// The type it should have.
+        wanted: &'static str,
+    },
+}
+
+/// The fields of one object.
+#[derive(Debug)]
+pub struct Fields {
+    object: &'static str,
+    fields: Map<String, Value>,
+}
+
+impl Fields {
+    /// Reads an object; `package` and `object` are MicroK8s's names for it, for error texts.
+    pub fn read(
+        body: &[u8],
+        package: &'static str,
+        object: &'static str,
+    ) -> Result<Self, DecodeError> {
+        let value: Value =
+            serde_json::from_slice(body).map_err(|error| match error.classify() {
+                serde_json::error::Category::Eof => DecodeError::CutOff,
+                _ => DecodeError::Syntax(error.to_string()),
+            })?;
+        match value {
+            Value::Object(fields) => Ok(Self { object, fields }),
+            Value::Null => Ok(Self {
+                object,
+                fields: Map::new(),
+            }),
+            other => Err(DecodeError::NoObject {
+                found: type_of(&other),
+                wanted: package,
+            }),
+        }
+    }
+
+    /// The last field of this name, in any case; `None` when missing or `null`.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.fields
+            .iter()
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+            .next_back()
+            .filter(|value| !value.is_null())
+    }
+
+    /// A text, empty when missing.
+    pub fn text(&self, name: &str) -> Result<&str, DecodeError> {
+        match self.get(name) {
+            None => Ok(""),
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(self.wrong_type(name, other, "string")),
+        }
+    }
+
+    /// A truth value, false when missing.
+    pub fn flag(&self, name: &str) -> Result<bool, DecodeError> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong_type(name, other, "bool")),
+        }
+    }
+
+    fn wrong_type(&self, name: &str, found: &Value, wanted: &'static str) -> DecodeError {
+        DecodeError::Field {
+            found: type_of(found),
+            field: format!("{}.{name}", self.object),
+            wanted,
+        }
+    }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<Fields, DecodeError> {
+        Fields::read(body.as_bytes(), "v2.JoinRequest", "JoinRequest")
+    }
+
+    #[test]
+    fn names_match_in_any_case_and_the_last_one_counts() {
+        let fields = read(r#"{"TOKEN": "a", "token": "b", "other": [1], "port": null}"#).unwrap();
+        assert_eq!(fields.text("token"), Ok("b"));
+        assert_eq!(fields.text("port"), Ok(""));
+        assert_eq!(fields.flag("missing"), Ok(false));
+    }
+
+    #[test]
+    fn errors_read_as_recorded() {
+        for (body, text) in [
+            ("", "Unexpected end of JSON input"),
+            ("{\"token\": \"a", "Unexpected end of JSON input"),
+            (
+                "[]",
+                "Json: cannot unmarshal array into Go value of type v2.JoinRequest",
+            ),
+        ] {
+            assert_eq!(read(body).unwrap_err().to_string(), text);
+        }
+        assert_eq!(
+            read("{\"token\": 5}")
+                .unwrap()
+                .text("token")
+                .unwrap_err()
+                .to_string(),
+            "Json: cannot unmarshal number into Go struct field JoinRequest.token of type string"
+        );
+        assert!(matches!(
+            read("{\"token\":\"a\"} x"),
+            Err(DecodeError::Syntax(_))
+        ));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_makes_the_reader_panic(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = Fields::read(&body, "v2.JoinRequest", "JoinRequest");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Version 1 of the local API: the command line and the node's own agent, over its socket.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::join_url::JoinUrl;
+use crate::model::role::Role;
+use crate::model::token::{Lifetime, Token};
+
+/// The version of the local protocol. It grows when an older program would misunderstand.
+pub const PROTOCOL: u32 = 1;
+
+/// `GET /local/hello`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`] of the agent.
+    pub protocol: u32,
+    /// The agent's version, for people.
+    pub version: String,
+}
+
+/// `POST /local/v1/tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AddTokenRequest {
+    /// The token to add; without one a new one is made.
+    pub token: Option<Token>,
+    /// How long it can be used.
+    pub lifetime: Lifetime,
+}
+
+/// A token, and how to reach the node that issued it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedToken {
+    /// The token.
+    pub token: Token,
+    /// The first digits of the fingerprint of the served certificate.
+    pub fingerprint: String,
+    /// The port that the agent is bound to.
+    pub port: u16,
+    /// The address of the default interface.
+    pub default_address: IpAddr,
+    /// Every address of the node that others may reach.
+    pub addresses: Vec<IpAddr>,
+    /// The cluster takes workers: it runs on dqlite.
+    pub takes_workers: bool,
+}
+
+/// `POST /local/v1/join`, answered by a line of JSON for each [`JoinEvent`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinOrder {
+    /// Whom to contact, and with what.
+    pub url: JoinUrl,
+    /// What to join as.
+    pub role: Role,
+    /// Whether the contacted node's certificate may be any.
+    pub skip_verify: bool,
+    /// How many seconds the datastore may take to list the node.
+    pub timeout_seconds: u64,
+}
+
+/// What happens during a join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum JoinEvent {
+    /// The connection string was understood; the node is being contacted.
+    Contacting {
+        /// The node's address.
+        address: IpAddr,
+    },
+    /// Something to know that stops nothing.
+    Warning {
+        /// The warning; several lines where MicroK8s prints several.
+        message: String,
+        /// MicroK8s prints it too, on standard output.
+        from_microk8s: bool,
+    },
+    /// The datastore is asked whether it lists the node.
+    Waiting,
+    /// It does not list the node yet.
+    NotListed,
+    /// It could not be asked.
+    NotAnswering,
+    /// The waiting is over.
+    WaitingDone,
+    /// The node is a member.
+    Joined {
+        /// As what.
+        role: Role,
+    },
+    /// The node was a member of this cluster before; nothing was changed.
+    AlreadyMember {
+        /// As what.
+        role: Role,
+    },
+    /// The join failed, and the node is as it was.
+    Failed(JoinFailure),
+}
+
+/// A join that failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinFailure {
+    /// Which part of the join failed.
+    pub stage: String,
+    /// MicroK8s's own line for this failure, for standard output.
+    pub microk8s_text: Option<String>,
+    /// What went wrong, where MicroK8s has no line for it.
+    pub error: Option<String>,
+    /// What to do.
+    pub hint: Option<String>,
+    /// The exit code.
+    pub exit: u8,
+}
+
+/// `GET /local/v1/nodes`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NodeList {
+    /// The nodes of the cluster, as this node knows them.
+    pub nodes: Vec<NodeEntry>,
+}
+
+/// One node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEntry {
+    /// Its host name, where known.
+    pub name: Option<String>,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its role.
+    pub role: Role,
+}

@@ -1,0 +1,8 @@
+//! Floor 2: what travels between programs. Both ends of each protocol share these types.
+
+pub mod cluster_v1;
+pub mod cluster_v2;
+pub mod error_body;
+pub mod lenient;
+pub mod local_v1;
+pub mod routes;
