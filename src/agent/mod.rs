@@ -1,1 +1,211 @@
-//! Under construction.
+//! Floor 5: the daemon: MicroK8s's cluster API over HTTPS for other nodes, and the local API over
+//! a Unix socket for the command line.
+
+mod certificate;
+mod cluster_api;
+mod https;
+mod local_api;
+mod local_socket;
+mod status;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::base::atomic_file;
+use crate::base::clock::SystemClock;
+use crate::base::file_lock::{FileLock, FileLockError};
+use crate::cluster::admit::Gate;
+use crate::cluster::join;
+use crate::cluster::node::Node;
+use crate::host::{Action, Service};
+use crate::store::layout::Lock;
+use crate::store::tokens::{StoreError, Tokens};
+
+use certificate::{CertificateError, ServedCertificate};
+
+/// How the agent is to run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to listen for other nodes.
+    pub bind: SocketAddr,
+    /// The certificate to serve, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// The local API's socket.
+    pub socket: PathBuf,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// The oldest version of TLS that is spoken.
+    pub min_tls: MinTls,
+}
+
+/// The oldest version of TLS that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinTls {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Another agent has the node.
+    #[error("another agent runs on this node directory (`{}` is locked)", .0.display())]
+    AlreadyRunning(PathBuf),
+    /// A folder, lock or socket.
+    #[error("cannot use `{}`: {source}", path.display())]
+    Own {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The token store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {bind}: {source}")]
+    Listen {
+        /// Where.
+        bind: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody listens on the socket.
+    #[error("another program listens on `{}`", .0.display())]
+    SocketTaken(PathBuf),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The runtime, or its signals.
+    #[error("cannot start: {0}")]
+    Runtime(#[source] io::Error),
+}
+
+/// What the two interfaces share.
+struct Shared {
+    gate: Gate,
+    served: ServedCertificate,
+    bind: SocketAddr,
+    timeout: Duration,
+}
+
+/// How long open connections get to end when the agent is told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the agent until it is told to stop.
+pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
+    let _lock = take_lock(&node)?;
+    match join::recover(&node) {
+        Ok(true) => {
+            tracing::warn!("an earlier join was interrupted; the node is as it was before it")
+        }
+        Ok(false) => {}
+        Err(error) => {
+            tracing::error!(%error, "an earlier join was interrupted, and cannot be taken back")
+        }
+    }
+    let tokens = Tokens::open(&node.layout, Arc::new(SystemClock))?;
+    let served = ServedCertificate::load(settings.certificate.clone(), settings.key.clone())?;
+    start_datastore(&node);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(AgentError::Runtime)?;
+    let result = runtime.block_on(serve(node.clone(), tokens, served, &settings));
+    runtime.shutdown_timeout(DRAIN);
+    result
+}
+
+fn take_lock(node: &Node) -> Result<FileLock, AgentError> {
+    let own = node.layout.own_state();
+    atomic_file::make_folder(&own, 0o700).map_err(|source| AgentError::Own {
+        path: own.clone(),
+        source,
+    })?;
+    let path = own.join("agent.lock");
+    FileLock::try_take(&path).map_err(|error| match error {
+        FileLockError::Held => AgentError::AlreadyRunning(path),
+        FileLockError::Io(source) => AgentError::Own { path, source },
+    })
+}
+
+/// On a standalone node nobody else starts the datastore.
+fn start_datastore(node: &Node) {
+    if !node.is_standalone() || !node.host.has_datastore() || node.layout.has(Lock::NoK8sDqlite) {
+        return;
+    }
+    if let Err(error) = node.host.service(Action::Start, Service::K8sDqlite) {
+        tracing::error!(%error, "the datastore did not start");
+    }
+}
+
+async fn serve(
+    node: Node,
+    tokens: Tokens,
+    served: ServedCertificate,
+    settings: &Settings,
+) -> Result<(), AgentError> {
+    let listener = TcpListener::bind(settings.bind)
+        .await
+        .map_err(|source| AgentError::Listen {
+            bind: settings.bind,
+            source,
+        })?;
+    let bind = listener.local_addr().map_err(AgentError::Runtime)?;
+    let group = node.host.group();
+    let shared = Arc::new(Shared {
+        gate: Gate::new(node, tokens),
+        served,
+        bind,
+        timeout: settings.timeout,
+    });
+    let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
+    let socket = local_socket::bind(&settings.socket, group.gid)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
+
+    let (stop, stopped) = watch::channel(false);
+    let remote = tokio::spawn(https::serve(
+        listener,
+        acceptor,
+        cluster_api::router(shared.clone()),
+        stopped.clone(),
+    ));
+    let local = tokio::spawn(local_socket::serve(
+        socket,
+        local_api::router(shared.clone()),
+        stopped,
+    ));
+    tracing::info!(
+        address = %bind,
+        socket = %settings.socket.display(),
+        fingerprint = %shared.served.fingerprint(),
+        "listening on {bind}"
+    );
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
+    }
+    // The socket goes first: whoever finds none knows that no agent runs.
+    let _ = atomic_file::remove(&settings.socket);
+    let _ = stop.send(true);
+    let _ = tokio::time::timeout(DRAIN, async { tokio::join!(remote, local) }).await;
+    Ok(())
+}

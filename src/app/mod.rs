@@ -1,4 +1,166 @@
-//! x
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! Floor 6: takes what was typed, runs it, and chooses the exit status.
+//!
+//! MicroK8s's commands look at the node before they look at their arguments; the order of these
+//! looks is part of what scripts and people see, and stands here (`messages.md`, Common).
+
+mod add_node;
+mod agent;
+mod dev_cluster;
+mod hand_over;
+mod join;
+mod leave;
+mod nodes;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::base::env_vars;
+use crate::base::exit_status::ExitStatus;
+use crate::cli::output::{self, Printer, Streams};
+use crate::cli::texts;
+use crate::client::local::{self, LocalError, Probe};
+use crate::cluster::node::Node;
+use crate::host::Host;
+use crate::host::snap::SnapHost;
+use crate::host::standalone::StandaloneHost;
+use crate::store::layout::{Kind, Layout};
+use crate::wire::local_v1::PROTOCOL;
+
+/// The program.
+pub fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    run(&program, arguments.collect(), &mut Streams).into()
+}
+
+/// Runs the command that these arguments name; `microk8s.join` names it in the program's name.
+pub fn run(
+    program: &OsString,
+    mut arguments: Vec<OsString>,
+    printer: &mut dyn Printer,
+) -> ExitStatus {
+    let program = Path::new(program)
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let name = match program.strip_prefix("microk8s.") {
+        Some(name) => name.to_owned(),
+        None if arguments.is_empty() => {
+            return hand_over::list_subcommands(printer, ExitStatus::Failure);
+        }
+        None => arguments.remove(0).to_string_lossy().into_owned(),
+    };
+    match name.as_str() {
+        "add-node" => add_node::run(arguments, printer),
+        "join" => join::run(arguments, printer),
+        "leave" => leave::run(arguments, printer),
+        "nodes" => nodes::run(arguments, printer),
+        "agent" | "cluster-agent" => agent::run(arguments, printer),
+        "dev-cluster" => dev_cluster::run(arguments, printer),
+        "help" | "--help" | "-h" => hand_over::list_subcommands(printer, ExitStatus::Success),
+        "--version" | "-V" => {
+            let text = format!("microk8s {}\n", env!("CARGO_PKG_VERSION"));
+            output::print(printer, &text, ExitStatus::Success)
+        }
+        _ => hand_over::run(&name, &arguments, printer),
+    }
+}
+
+/// The node of this machine.
+fn find_node() -> Result<Node, String> {
+    let layout = Layout::find(None).map_err(|error| error.to_string())?;
+    let host: Arc<dyn Host> = match layout.kind() {
+        Kind::Snap => Arc::new(SnapHost::new(layout.snap())),
+        Kind::Standalone => Arc::new(StandaloneHost::default()),
+    };
+    Ok(Node::new(layout, host))
+}
+
+/// [`find_node`], or the reason printed.
+fn find_node_or_say(printer: &mut dyn Printer) -> Result<Node, ExitStatus> {
+    find_node().map_err(|error| {
+        output::error(printer, &error, None);
+        ExitStatus::Failure
+    })
+}
+
+/// Whoever cannot read the administrator's kubeconfig may not use the node (recording
+/// `add-node-no-kubeconfig`).
+fn check_permission(node: &Node, printer: &mut dyn Printer) -> Result<(), ExitStatus> {
+    if std::fs::File::open(node.layout.credential("client.config")).is_ok() {
+        return Ok(());
+    }
+    Err(refuse_permission(node, printer))
+}
+
+fn refuse_permission(node: &Node, printer: &mut dyn Printer) -> ExitStatus {
+    let user = std::env::var(env_vars::USER)
+        .ok()
+        .filter(|user| !user.is_empty())
+        .or_else(|| {
+            nix::unistd::User::from_uid(nix::unistd::geteuid())
+                .ok()
+                .flatten()
+                .map(|user| user.name)
+        })
+        .unwrap_or_else(|| "root".to_owned());
+    printer.err(&texts::no_permission(&user, node.host.group().name));
+    ExitStatus::Failure
+}
+
+/// What the command line does with the agent behind its socket.
+enum Agent {
+    Ready(local::LocalAgent),
+    NotRunning,
+}
+
+/// Looks for the node's agent; whatever stands in the way is printed.
+async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, ExitStatus> {
+    let socket = node.layout.socket(None);
+    match local::probe(&socket).await {
+        Ok(Probe::Ready(agent)) => Ok(Agent::Ready(agent)),
+        Ok(Probe::NotRunning) => Ok(Agent::NotRunning),
+        Ok(Probe::NoPermission) => Err(refuse_permission(node, printer)),
+        Ok(Probe::OtherProtocol { agent }) => {
+            let older = if agent < PROTOCOL { "older" } else { "newer" };
+            let text = format!(
+                "the agent of this node is {older} than this program: it speaks protocol {agent}, not {PROTOCOL}"
+            );
+            output::error(
+                printer,
+                &text,
+                Some("restart the agent, so that both are of one version"),
+            );
+            Err(ExitStatus::Failure)
+        }
+        Err(error) => {
+            output::error(printer, &error.to_string(), None);
+            Err(ExitStatus::Failure)
+        }
+    }
+}
+
+/// Runs what waits for the agent on this thread.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, std::io::Error> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work))
+}
+
+/// Arguments that clap does not understand, in clap's words.
+fn refuse_arguments(error: &clap::Error, printer: &mut dyn Printer) -> ExitStatus {
+    let text = error.to_string();
+    if error.use_stderr() {
+        printer.err(text.trim_end());
+        return ExitStatus::Usage;
+    }
+    output::print(printer, &text, ExitStatus::Success)
+}
+
+/// What a failed request to the agent is called.
+fn describe(error: &LocalError) -> String {
+    error.to_string()
 }

@@ -21,13 +21,11 @@ pub enum ExitStatus {
     UnknownAuthMode = 7,
     /// The datastore did not list the node in time.
     NotListed = 8,
-    /// A service of this node could not be started, stopped or restarted.
-    ServiceFailed = 9,
 }
 
 impl ExitStatus {
     /// Every status, in the order of the codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -35,7 +33,6 @@ impl ExitStatus {
         Self::Refused,
         Self::UnknownAuthMode,
         Self::NotListed,
-        Self::ServiceFailed,
     ];
 
     /// The code that the shell sees.

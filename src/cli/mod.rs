@@ -1,1 +1,67 @@
-//! Under construction.
+//! Floor 5: the face of the program: what may be typed, and what is printed.
+
+pub mod add_node;
+pub mod agent;
+pub mod argparse;
+pub mod dev_cluster;
+pub mod join;
+pub mod nodes;
+pub mod output;
+pub mod texts;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// The whole command line, as completions and man pages are made from it.
+///
+/// Commands are read one by one, because MicroK8s looks at the node before it looks at the
+/// arguments; see [`crate::app`].
+#[derive(Debug, Parser)]
+#[command(
+    name = "microk8s",
+    version,
+    about = "Cluster membership for MicroK8s nodes",
+    long_about = "Adds nodes to a MicroK8s cluster, and runs the agent that lets them in. Every other subcommand is handed to the snap's own microk8s.",
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Produce a connection string for a node to join the cluster
+    AddNode(add_node::AddNodeArgs),
+    /// Join the node to a cluster
+    Join(join::JoinArgs),
+    /// List the nodes of the cluster, as this node knows them
+    Nodes(nodes::NodesArgs),
+    /// Run the agent of this node
+    #[command(alias = "cluster-agent")]
+    Agent(agent::AgentArgs),
+    /// Form a cluster on this machine, to try things out
+    DevCluster(dev_cluster::DevClusterArgs),
+}
+
+/// The definition of the whole command line.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Reads the arguments of one command: `arguments` are those behind its name.
+pub fn read<A: clap::Args + clap::FromArgMatches>(
+    name: &'static str,
+    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+) -> Result<A, clap::Error> {
+    let mut whole = command();
+    whole.build();
+    let mut command = whole
+        .find_subcommand(name)
+        .cloned()
+        .unwrap_or_else(|| clap::Command::new(name))
+        .no_binary_name(true);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    A::from_arg_matches(&matches)
+}

@@ -1,1 +1,5 @@
-//! Under construction.
+//! Floor 3: speaking to agents: the node's own, and those of other nodes.
+
+pub mod local;
+pub mod pinned_tls;
+pub mod remote;

@@ -44,6 +44,9 @@ pub trait Host: Send + Sync {
     /// `kubectl get no -o json`, or `None` where there is no Kubernetes to ask.
     fn control_plane_nodes(&self) -> Result<Option<String>, CommandError>;
 
+    /// Whether a datastore runs here, so that the node can be a control plane node.
+    fn has_datastore(&self) -> bool;
+
     /// Asks the datastore in this folder, through its shell, for its members; JSON.
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError>;
 }

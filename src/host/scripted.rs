@@ -79,6 +79,10 @@ impl Host for ScriptedHost {
         Ok(Some(r#"{"items": []}"#.into()))
     }
 
+    fn has_datastore(&self) -> bool {
+        true
+    }
+
     fn datastore_members(&self, _backend: &Path) -> Result<String, CommandError> {
         self.call("members".into());
         self.members

@@ -99,6 +99,10 @@ impl Host for SnapHost {
             .map(Some)
     }
 
+    fn has_datastore(&self) -> bool {
+        true
+    }
+
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
         let file = |name: &str| backend.join(name).to_string_lossy().into_owned();
         let servers = format!("file://{}", file("cluster.yaml"));

@@ -63,6 +63,10 @@ impl Host for StandaloneHost {
         Ok(None)
     }
 
+    fn has_datastore(&self) -> bool {
+        self.datastore.is_some()
+    }
+
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
         if self.datastore.is_some() {
             return DatastoreDemo::members(backend);

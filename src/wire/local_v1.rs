@@ -55,6 +55,8 @@ pub struct JoinOrder {
     pub role: Role,
     /// Whether the contacted node's certificate may be any.
     pub skip_verify: bool,
+    /// Whether the node joins although it has little memory.
+    pub disable_low_memory_guard: bool,
     /// How many seconds the datastore may take to list the node.
     pub timeout_seconds: u64,
 }
@@ -87,6 +89,8 @@ pub enum JoinEvent {
     Joined {
         /// As what.
         role: Role,
+        /// It reaches the API servers through a proxy of its own, which can be configured.
+        has_api_proxy: bool,
     },
     /// The node was a member of this cluster before; nothing was changed.
     AlreadyMember {

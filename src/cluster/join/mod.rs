@@ -1,1 +1,211 @@
-//! tbd
+//! Joining a cluster: the joining side.
+//!
+//! Nothing of the node is changed before the contacted node has answered and everything that
+//! the join needs is at hand. Then every change goes through the journal, and a join that fails
+//! leaves the node as it was.
+
+mod change;
+mod control_plane;
+mod error;
+mod etcd;
+mod peer;
+mod worker;
+
+use std::net::IpAddr;
+
+use crate::base::atomic_file;
+use crate::base::file_lock::{FileLock, FileLockError};
+use crate::cluster::first_join;
+use crate::cluster::journal::{self, Journal};
+use crate::cluster::node::Node;
+use crate::model::role::Role;
+use crate::pki::ca;
+use crate::store::layout::Lock;
+use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
+
+use change::Change;
+pub use error::JoinError;
+use peer::Contact;
+
+/// Who wants to know how a join goes.
+pub trait Audience {
+    /// Something happened.
+    fn tell(&mut self, event: JoinEvent);
+
+    /// Whether the join is not wanted any more; it is taken back then.
+    fn has_left(&self) -> bool {
+        false
+    }
+}
+
+/// Joins a cluster. The last event that the audience is told says how it ended.
+pub fn join(node: &Node, order: &JoinOrder, audience: &mut dyn Audience) {
+    let ended = match attempt(node, order, audience) {
+        Ok(ended) => ended,
+        Err(error) => JoinEvent::Failed(JoinFailure::from(&error)),
+    };
+    audience.tell(ended);
+}
+
+fn attempt(
+    node: &Node,
+    order: &JoinOrder,
+    audience: &mut dyn Audience,
+) -> Result<JoinEvent, JoinError> {
+    let _lock = take_lock(node)?;
+    // What a killed join left behind is taken back before anything else.
+    if journal::recover(&node.layout, node.host.as_ref())? {
+        tracing::warn!("an earlier join was interrupted; the node is as it was before it");
+    }
+    let is_ha = node.layout.has(Lock::HaCluster);
+    let role = if is_ha { order.role } else { Role::Worker };
+    if role == Role::ControlPlane && !node.host.has_datastore() {
+        return Err(JoinError::NoDatastore);
+    }
+
+    audience.tell(JoinEvent::Contacting {
+        address: order.url.address,
+    });
+    let mut contact = Contact::connect(node, order)?;
+    if order.url.fingerprint.is_none() && !order.skip_verify {
+        audience.tell(JoinEvent::Warning {
+            message: format!(
+                "the connection string has no fingerprint, so the identity of {} is not verified",
+                order.url.address
+            ),
+            from_microk8s: false,
+        });
+    }
+    if let Some(own_role) = membership(node, contact.certificate()) {
+        if own_role != order.role {
+            audience.tell(JoinEvent::Warning {
+                message: format!("this node is a {own_role} node of the cluster, and stays one"),
+                from_microk8s: false,
+            });
+        }
+        return Ok(JoinEvent::AlreadyMember { role: own_role });
+    }
+
+    let mut change = Change::new(node);
+    let done = if is_ha {
+        let answer = contact.join(node, role)?;
+        warn_of_other_network(node, answer.cluster_cidr.as_deref(), audience)?;
+        match role {
+            Role::Worker => {
+                worker::Plan::prepare(node, order, &answer, &mut contact)?.apply(&mut change)
+            }
+            Role::ControlPlane => {
+                control_plane::Plan::prepare(node, answer)?.apply(&mut change, order, audience)
+            }
+        }
+    } else {
+        let plan = etcd::Plan::prepare(node, order, &mut contact)?;
+        warn_of_other_network(node, plan.cluster_cidr(), audience)?;
+        plan.apply(&mut change)
+    };
+    match done
+        .and_then(|()| still_wanted(audience))
+        .and_then(|()| change.finish(order))
+    {
+        Ok(()) => Ok(JoinEvent::Joined {
+            role,
+            has_api_proxy: is_ha && role == Role::Worker,
+        }),
+        Err(error) => Err(change.take_back(error)),
+    }
+}
+
+fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
+    if audience.has_left() {
+        Err(JoinError::Interrupted)
+    } else {
+        Ok(())
+    }
+}
+
+/// One join at a time on one node.
+fn take_lock(node: &Node) -> Result<FileLock, JoinError> {
+    let own = node.layout.own_state();
+    atomic_file::make_folder(&own, 0o700).map_err(|source| JoinError::OwnState {
+        path: own.clone(),
+        source,
+    })?;
+    let path = own.join("join.lock");
+    FileLock::try_take(&path).map_err(|error| match error {
+        FileLockError::Held => JoinError::Busy,
+        FileLockError::Io(source) => JoinError::OwnState { path, source },
+    })
+}
+
+/// What the node is in the cluster of the node that shows this certificate; `None` when it is
+/// no member.
+///
+/// A member has MicroK8s's marks of one, and the contacted node's certificate is signed by the
+/// cluster's authority, whose certificate a member has. That alone could be two single nodes
+/// with one authority, so the datastore must list somebody else as well.
+fn membership(node: &Node, certificate: &[u8]) -> Option<Role> {
+    if !node.layout.is_in_cluster() {
+        return None;
+    }
+    let (role, authority) = if node.layout.has(Lock::Clustered) {
+        (Role::Worker, "ca.remote.crt")
+    } else {
+        if first_join::datastore_members(node).map_or(0, |members| members.len()) < 2 {
+            return None;
+        }
+        (Role::ControlPlane, "ca.crt")
+    };
+    let authority = node.layout.read(&node.layout.cert(authority)).ok()?;
+    ca::is_signed_by(certificate, &authority).then_some(role)
+}
+
+/// MicroK8s's warning when the clusters' pod networks differ (`messages.md`, join).
+fn warn_of_other_network(
+    node: &Node,
+    theirs: Option<&str>,
+    audience: &mut dyn Audience,
+) -> Result<(), JoinError> {
+    let Some(theirs) = theirs else { return Ok(()) };
+    let arguments = node.arguments("kube-proxy")?;
+    let own = arguments.get("--cluster-cidr").unwrap_or_default();
+    if theirs != own {
+        audience.tell(JoinEvent::Warning {
+            message: format!(
+                "WARNING: Joining a cluster that has a different CIDR. The kube-proxy CIDR configuration will be overwritten.\n\
+                 Cluster CIDR: {theirs} -- Node CIDR: {own}(will be overwritten)"
+            ),
+            from_microk8s: true,
+        });
+    }
+    Ok(())
+}
+
+/// Takes back what an interrupted join left behind, unless one is under way right now.
+pub fn recover(node: &Node) -> Result<bool, JoinError> {
+    if !node.layout.own_state().join("journal").exists() {
+        return Ok(false);
+    }
+    let _lock = take_lock(node)?;
+    Ok(journal::recover(&node.layout, node.host.as_ref())?)
+}
+
+/// Whether the low memory guard keeps this node from running a control plane (recording
+/// `join-guard`).
+pub fn has_low_memory_guard(node: &Node) -> bool {
+    node.layout.has(Lock::LowMemoryGuard)
+}
+
+/// Where requests to other nodes come from: the address that the node's agent is bound to, when
+/// it is one and can lead there. Nodes that share a machine are told apart by it.
+fn source_address(node: &Node, to: IpAddr) -> Option<IpAddr> {
+    let bind = node.agent_bind().ip();
+    let fits = !bind.is_unspecified()
+        && bind.is_ipv4() == to.is_ipv4()
+        && bind.is_loopback() == to.is_loopback();
+    fits.then_some(bind)
+}
+
+/// Begins the journal when the first change is made.
+fn begin_journal(node: &Node) -> Result<Journal, JoinError> {
+    Ok(Journal::begin(&node.layout)?)
+}

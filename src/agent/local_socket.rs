@@ -1,0 +1,110 @@
+//! The socket of the local API: born closed, then given to the group.
+
+use std::convert::Infallible;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+use crate::agent::AgentError;
+use crate::base::atomic_file;
+
+/// Who is at the other end of the socket, as the kernel says.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalCaller {
+    /// The user.
+    pub uid: u32,
+    /// The process, where known.
+    pub pid: Option<i32>,
+}
+
+/// Makes the socket. It is put together in a closed folder and moved to its place with its
+/// final mode, so nobody can connect who may not. A stale one, which nobody listens on, is
+/// replaced.
+pub fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, AgentError> {
+    let own = |source| AgentError::Own {
+        path: path.to_owned(),
+        source,
+    };
+    if StdUnixStream::connect(path).is_ok() {
+        return Err(AgentError::SocketTaken(path.to_owned()));
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    atomic_file::make_folder(folder, 0o755).map_err(own)?;
+    let closed = tempfile::Builder::new()
+        .prefix(".s")
+        .rand_bytes(4)
+        .tempdir_in(folder)
+        .map_err(own)?;
+    let born = closed.path().join("s");
+    let listener = UnixListener::bind(&born).map_err(own)?;
+    share(&born, group).map_err(own)?;
+    std::fs::rename(&born, path).map_err(own)?;
+    Ok(listener)
+}
+
+fn share(socket: &Path, group: Option<u32>) -> io::Result<()> {
+    let given = group.is_some() && std::os::unix::fs::chown(socket, None, group).is_ok();
+    let mode = if given { 0o660 } else { 0o600 };
+    std::fs::set_permissions(socket, Permissions::from_mode(mode))
+}
+
+/// Serves connections until told to stop; then lets the open ones end.
+pub async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Receiver<bool>) {
+    let graceful = Arc::new(GracefulShutdown::new());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (router, watcher) = (router.clone(), graceful.watcher());
+                tokio::spawn(connection(stream, router, watcher));
+            }
+            Err(error) => tracing::warn!(%error, "cannot accept a local connection"),
+        }
+    }
+    drop(listener);
+    if let Some(graceful) = Arc::into_inner(graceful) {
+        graceful.shutdown().await;
+    }
+}
+
+async fn connection(
+    stream: UnixStream,
+    router: Router,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    let Ok(peer) = stream.peer_cred() else { return };
+    let caller = LocalCaller {
+        uid: peer.uid(),
+        pid: peer.pid(),
+    };
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller);
+        let router = router.clone();
+        async move {
+            let response = router.oneshot(request.map(Body::new)).await;
+            Ok::<_, Infallible>(response.unwrap_or_else(|never| match never {}))
+        }
+    });
+    let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(served).await {
+        tracing::debug!(%error, "local connection");
+    }
+}

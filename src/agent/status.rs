@@ -1,0 +1,58 @@
+//! What a refusal is on the wire: the one place where the rules meet HTTP.
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::cluster::admit::AdmitError;
+use crate::wire::error_body::ErrorBody;
+
+/// MicroK8s's status for each refusal (`http-api.md`; recording `http-join-check-order`).
+pub fn of(error: &AdmitError) -> StatusCode {
+    match error {
+        AdmitError::NotHa => StatusCode::NOT_IMPLEMENTED,
+        AdmitError::Port(_) => StatusCode::BAD_GATEWAY,
+        AdmitError::SameAddress(_) => StatusCode::SERVICE_UNAVAILABLE,
+        AdmitError::Name { .. } | AdmitError::NoName(_) => StatusCode::BAD_REQUEST,
+        AdmitError::InvalidToken(_)
+        | AdmitError::IsHa
+        | AdmitError::AlreadyKnown(_)
+        | AdmitError::NeedsX509
+        | AdmitError::NeedsCustomEtcd
+        | AdmitError::Unsignable(_)
+        | AdmitError::Policy(_)
+        | AdmitError::ControlPlane(_)
+        | AdmitError::FirstJoin(_)
+        | AdmitError::Read(_)
+        | AdmitError::Store(_)
+        | AdmitError::Write { .. }
+        | AdmitError::NoKnownToken(_)
+        | AdmitError::Service(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// What a stranger is told. Whatever is wrong with this node itself stays in its log.
+pub fn body(error: &AdmitError) -> ErrorBody {
+    let mut body = ErrorBody::new(match error {
+        AdmitError::Read(_) => "Failed to read the files of the contacted node".to_owned(),
+        AdmitError::Store(_) => "Failed to use the token store of the contacted node".to_owned(),
+        AdmitError::Write { .. } => "Failed to write the files of the contacted node".to_owned(),
+        other => other.to_string(),
+    });
+    if let AdmitError::InvalidToken(reason) = error {
+        body.reason = Some(*reason);
+    }
+    body
+}
+
+/// A JSON answer, without a newline at its end, as MicroK8s's.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => (status, [(CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `microk8s agent`, from what was typed to the exit status.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{self, MinTls, Settings};
+use crate::app;
+use crate::base::env_vars;
+use crate::base::exit_status::ExitStatus;
+use crate::cli;
+use crate::cli::agent::{AgentArgs, MinTlsVersion};
+use crate::cli::output::{self, Printer};
+use crate::cluster::fresh_node::{self, FreshNode};
+use crate::cluster::node::Node;
+use crate::host::datastore_demo::DatastoreDemo;
+use crate::host::snap::SnapHost;
+use crate::host::standalone::StandaloneHost;
+use crate::host::{self, Host, network};
+use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
+use crate::store::layout::{Kind, Layout};
+
+/// MicroK8s's default of `--timeout`, in seconds.
+const TIMEOUT: u64 = 240;
+
+pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    let typed: AgentArgs = match cli::read("agent", arguments) {
+        Ok(args) => args,
+        Err(error) => return app::refuse_arguments(&error, printer),
+    };
+    start_log();
+    match try_run(typed) {
+        Ok(()) => ExitStatus::Success,
+        Err(Refusal { status, text, hint }) => {
+            output::error(printer, &text, hint);
+            status
+        }
+    }
+}
+
+/// Why the agent does not run.
+struct Refusal {
+    status: ExitStatus,
+    text: String,
+    hint: Option<&'static str>,
+}
+
+impl Refusal {
+    fn new(error: impl ToString) -> Self {
+        Self {
+            status: ExitStatus::Failure,
+            text: error.to_string(),
+            hint: None,
+        }
+    }
+}
+
+fn try_run(typed: AgentArgs) -> Result<(), Refusal> {
+    let layout = Layout::find(typed.node_dir.as_deref()).map_err(Refusal::new)?;
+    let host = machine(&layout, &typed);
+    let node = Node::new(layout, host);
+    if !node.layout.exists() {
+        make_node(&node, &typed)?;
+    }
+    let args = if typed.says_nothing_of_serving() {
+        from_file(&node, typed)?
+    } else {
+        typed
+    };
+    let settings = settings(&node, args)?;
+    agent::run(node, settings).map_err(Refusal::new)
+}
+
+/// The machine, and beside a standalone node a datastore when one is wanted.
+fn machine(layout: &Layout, args: &AgentArgs) -> Arc<dyn Host> {
+    match layout.kind() {
+        Kind::Snap => Arc::new(SnapHost::new(layout.snap())),
+        Kind::Standalone => {
+            let datastore = args
+                .datastore_demo
+                .then(|| DatastoreDemo::new(layout.backend()));
+            Arc::new(StandaloneHost::new(args.node_name.clone(), datastore))
+        }
+    }
+}
+
+/// Lays out a standalone node that is not there yet. A snap's directory is made by the snap.
+fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
+    let data = node.layout.data().display();
+    if !node.is_standalone() {
+        return Err(Refusal {
+            hint: Some(
+                "is MicroK8s installed? Without it, unset SNAP_DATA, or name a directory with --node-dir",
+            ),
+            ..Refusal::new(format!("`{data}` holds no node"))
+        });
+    }
+    let bind = args
+        .bind
+        .unwrap_or(SocketAddr::from(([0, 0, 0, 0], AGENT_PORT)));
+    let addresses = if bind.ip().is_unspecified() {
+        host::reachable_addresses(&network::interfaces().map_err(Refusal::new)?)
+    } else {
+        vec![bind.ip()]
+    };
+    let datastore = if bind.ip().is_unspecified() {
+        IpAddr::from([127, 0, 0, 1])
+    } else {
+        bind.ip()
+    };
+    let fresh = FreshNode {
+        hostname: node.host.host_name().map_err(Refusal::new)?,
+        addresses,
+        bind: bind.to_string(),
+        datastore: SocketAddr::new(datastore, DATASTORE_PORT),
+    };
+    tracing::info!("making a node directory in {data}");
+    fresh_node::create(&node.layout, &fresh).map_err(Refusal::new)
+}
+
+/// The arguments that MicroK8s keeps for its agent.
+fn from_file(node: &Node, typed: AgentArgs) -> Result<AgentArgs, Refusal> {
+    let arguments = node.arguments("cluster-agent").map_err(Refusal::new)?;
+    let variables: HashMap<&str, String> = node
+        .variables()
+        .into_iter()
+        .map(|(name, path)| (name, path.to_string_lossy().into_owned()))
+        .collect();
+    let words = arguments
+        .to_command_line(&variables)
+        .into_iter()
+        .map(OsString::from);
+    let read: AgentArgs = cli::read("agent", words).map_err(|error| Refusal {
+        status: ExitStatus::Usage,
+        ..Refusal::new(format!(
+            "`{}`: {}",
+            node.layout.args("cluster-agent").display(),
+            error.to_string().trim_end().trim_start_matches("error: ")
+        ))
+    })?;
+    Ok(AgentArgs {
+        node_dir: typed.node_dir,
+        node_name: typed.node_name,
+        datastore_demo: typed.datastore_demo,
+        socket: typed.socket.or(read.socket),
+        ..read
+    })
+}
+
+fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
+    if args.enable_metrics == Some(true) {
+        tracing::warn!("--enable-metrics is accepted, but this version serves no metrics");
+    }
+    let min_tls = match args.min_tls_version {
+        None | Some(MinTlsVersion::Tls12) => MinTls::Tls12,
+        Some(MinTlsVersion::Tls13) => MinTls::Tls13,
+        Some(MinTlsVersion::Tls10 | MinTlsVersion::Tls11) => {
+            return Err(Refusal {
+                status: ExitStatus::Usage,
+                text: "TLS 1.0 and 1.1 are broken, and not spoken".to_owned(),
+                hint: Some("give --min-tls-version tls12 or tls13"),
+            });
+        }
+    };
+    Ok(Settings {
+        bind: args.bind.unwrap_or_else(|| node.agent_bind()),
+        certificate: args
+            .certfile
+            .unwrap_or_else(|| node.layout.cert("server.crt")),
+        key: args
+            .keyfile
+            .unwrap_or_else(|| node.layout.cert("server.key")),
+        socket: node.layout.socket(args.socket.as_deref()),
+        timeout: Duration::from_secs(args.timeout.unwrap_or(TIMEOUT).max(1)),
+        min_tls,
+    })
+}
+
+/// The log goes to standard error, where the service manager picks it up.
+fn start_log() {
+    let filter =
+        EnvFilter::try_from_env(env_vars::MICROK8S_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second start in one process, as in tests, keeps the first log.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+}

@@ -1,0 +1,83 @@
+//! Subcommands that are not ours: the snap's own `microk8s` takes over.
+
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::base::env_vars;
+use crate::base::exit_status::ExitStatus;
+use crate::cli::output::{self, Printer};
+use crate::cli::texts;
+use crate::host::process;
+
+/// Where snapd puts the snap's command.
+const SNAP_COMMAND: &str = "/snap/bin/microk8s";
+/// Our own subcommands, as the list of subcommands names them.
+const OWN: [&str; 6] = ["add-node", "agent", "dev-cluster", "join", "leave", "nodes"];
+
+/// Becomes the snap's command, when there is one.
+pub fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer) -> ExitStatus {
+    if let Some(program) = snaps_own() {
+        let name = OsString::from(name);
+        let error = process::become_program(&program, std::iter::once(&name).chain(arguments));
+        output::error(
+            printer,
+            &format!("cannot run `{}`: {error}", program.display()),
+            None,
+        );
+        return ExitStatus::Failure;
+    }
+    if ["leave", "remove-node"].contains(&name) {
+        let text = format!(
+            "`{name}` is done by MicroK8s's own command, and MicroK8s is not installed here"
+        );
+        output::error(printer, &text, None);
+        return ExitStatus::Failure;
+    }
+    let text = texts::unknown_subcommand(name) + &texts::subcommands(&known());
+    output::print(printer, &text, ExitStatus::Failure)
+}
+
+/// Lists the subcommands, as MicroK8s does when it is given none.
+pub fn list_subcommands(printer: &mut dyn Printer, status: ExitStatus) -> ExitStatus {
+    output::print(printer, &texts::subcommands(&known()), status)
+}
+
+/// The snap's own `microk8s`: inside the snap its wrapper, outside what snapd put on the path;
+/// never this program itself.
+fn snaps_own() -> Option<PathBuf> {
+    let wrapper = env_vars::path(env_vars::SNAP).map(|snap| snap.join("microk8s.wrapper"));
+    wrapper
+        .into_iter()
+        .chain([PathBuf::from(SNAP_COMMAND)])
+        .find(|program| program.is_file() && !is_this_program(program))
+}
+
+fn is_this_program(other: &Path) -> bool {
+    let this = std::env::current_exe().and_then(std::fs::metadata);
+    match (this, std::fs::metadata(other)) {
+        (Ok(this), Ok(other)) => (this.dev(), this.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}
+
+/// Our subcommands, and those that the snap has a wrapper for.
+fn known() -> Vec<String> {
+    let mut names: Vec<String> = OWN.iter().map(|name| (*name).to_owned()).collect();
+    let snap = env_vars::path(env_vars::SNAP);
+    for entry in snap
+        .and_then(|snap| std::fs::read_dir(snap).ok())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let file = entry.file_name();
+        let name = file
+            .to_str()
+            .and_then(|file| file.strip_prefix("microk8s-")?.strip_suffix(".wrapper"));
+        names.extend(name.map(str::to_owned));
+    }
+    names.sort();
+    names.dedup();
+    names
+}

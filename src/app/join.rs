@@ -1,0 +1,84 @@
+//! `microk8s join`, from what was typed to the exit status.
+
+use std::ffi::OsString;
+
+use crate::app::{self, Agent};
+use crate::base::exit_status::ExitStatus;
+use crate::cli::join::{self as face, Narrator, Typed};
+use crate::cli::output::{self, Printer};
+use crate::cli::texts;
+use crate::client::local::LocalAgent;
+use crate::cluster::join::{self, Audience};
+use crate::model::role::Role;
+use crate::wire::local_v1::{JoinEvent, JoinOrder};
+
+pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    match try_run(arguments, printer) {
+        Ok(status) | Err(status) => status,
+    }
+}
+
+fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
+    let node = app::find_node_or_say(printer)?;
+    if node.layout.hostpath_storage().is_dir() {
+        printer
+            .out(texts::HOSTPATH_WARNING)
+            .map_err(|lost| lost.status())?;
+    }
+    app::check_permission(&node, printer)?;
+    let (order, connection) = match face::read(arguments, printer) {
+        Typed::Join { order, connection } => (order, connection),
+        Typed::Help => return Ok(output::print(printer, face::HELP, ExitStatus::Success)),
+        Typed::Wrong(status) => return Err(status),
+    };
+    let guarded = order.role == Role::ControlPlane && !order.disable_low_memory_guard;
+    if guarded && join::has_low_memory_guard(&node) {
+        return Err(face::refuse_for_memory(printer, &connection));
+    }
+    let joined = app::block_on(async {
+        match app::find_agent(&node, printer).await? {
+            Agent::Ready(agent) => through_agent(&agent, &order, printer).await.map(Some),
+            Agent::NotRunning => Ok(None),
+        }
+    });
+    let joined = joined.map_err(|error| {
+        output::error(printer, &error.to_string(), None);
+        ExitStatus::Failure
+    })??;
+    if let Some(status) = joined {
+        return Ok(status);
+    }
+    let mut narrator = Narrator::new(printer);
+    join::join(&node, &order, &mut InProcess(&mut narrator));
+    Ok(narrator.status())
+}
+
+async fn through_agent(
+    agent: &LocalAgent,
+    order: &JoinOrder,
+    printer: &mut dyn Printer,
+) -> Result<ExitStatus, ExitStatus> {
+    let mut narrator = Narrator::new(printer);
+    let ended = agent.join(order, |event| narrator.tell(&event)).await;
+    let status = narrator.status();
+    match ended {
+        Ok(()) => Ok(status),
+        Err(error) => {
+            output::error(
+                printer,
+                &app::describe(&error),
+                Some("look into the log of this node's agent"),
+            );
+            Err(ExitStatus::Failure)
+        }
+    }
+}
+
+/// A join in this process is told as it happens.
+struct InProcess<'a, 'b>(&'a mut Narrator<'b>);
+
+impl Audience for InProcess<'_, '_> {
+    fn tell(&mut self, event: JoinEvent) {
+        self.0.tell(&event);
+    }
+}

@@ -1,0 +1,298 @@
+//! `microk8s add-node`: what may be typed, and what is printed. Output is byte for byte
+//! MicroK8s's: scripts cut it by line number (recordings `add-node-*`).
+
+use clap::{Args, ValueEnum};
+
+use crate::base::exit_status::ExitStatus;
+use crate::cli::argparse;
+use crate::cli::output::{self, Printer};
+use crate::model::join_url::PrintedUrl;
+use crate::model::token::{InvalidToken, Lifetime, Token};
+use crate::wire::local_v1::{AddTokenRequest, IssuedToken};
+
+/// The help text (recording `add-node-help`; the order of the formats changes from run to run
+/// in MicroK8s).
+pub const HELP: &str = "\
+usage: microk8s add-node [-h] [--token-ttl TOKEN_TTL] [--token TOKEN]
+                         [--format {pretty,short,token,token-check,json,yaml}]
+
+Produce a connection string for a node to join the cluster.
+
+options:
+  -h, --help            show this help message and exit
+  --token-ttl TOKEN_TTL, -l TOKEN_TTL
+                        Specify how long the token is valid, before it
+                        expires. Value of \"-1\" indicates that the token is
+                        usable only once (i.e. after joining a node, the token
+                        becomes invalid)
+  --token TOKEN, -t TOKEN
+                        Specify the bootstrap token to add, must be 32
+                        characters long. Auto generates when empty.
+  --format {pretty,short,token,token-check,json,yaml}
+                        Format the output of the token in pretty, short,
+                        token, or token-check
+";
+
+/// The arguments of `add-node`.
+#[derive(Debug, Args)]
+#[command(override_help = HELP, infer_long_args = true, args_override_self = true)]
+pub struct AddNodeArgs {
+    /// Seconds that the token is valid; -1 makes a token that is usable only once
+    #[arg(short = 'l', long, value_name = "TOKEN_TTL", default_value = "-1", allow_hyphen_values = true, value_parser = lifetime)]
+    pub token_ttl: Lifetime,
+
+    /// The token to add, of 32 characters or more; a new one is made without it
+    #[arg(short = 't', long, value_name = "TOKEN")]
+    pub token: Option<String>,
+
+    /// How to print the token
+    #[arg(long, value_enum, default_value_t = Format::Pretty)]
+    pub format: Format,
+}
+
+/// How a token is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Explained, for people
+    Pretty,
+    /// A join command for each address
+    Short,
+    /// The token alone
+    Token,
+    /// The token and the fingerprint
+    TokenCheck,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+fn lifetime(text: &str) -> Result<Lifetime, String> {
+    Lifetime::from_ttl(argparse::python_int(text)?).map_err(|error| error.to_string())
+}
+
+/// Whether the help text is asked for: by any argument with the word in it, as in MicroK8s.
+pub fn wants_help<'a>(arguments: impl IntoIterator<Item = &'a str>) -> bool {
+    arguments
+        .into_iter()
+        .any(|argument| argument.contains("help"))
+}
+
+/// Prints why the arguments are not understood.
+pub fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
+    let usage: Vec<&str> = HELP.lines().take(2).collect();
+    printer.err(&usage.join("\n"));
+    printer.err(&format!("microk8s add-node: error: {text}"));
+    ExitStatus::Usage
+}
+
+/// Issues a token through `issue`, and prints it.
+pub fn run(
+    args: AddNodeArgs,
+    printer: &mut dyn Printer,
+    issue: impl FnOnce(AddTokenRequest) -> Result<IssuedToken, String>,
+) -> ExitStatus {
+    let token = match args.token.as_deref().map(Token::preset).transpose() {
+        Ok(token) => token,
+        Err(error @ InvalidToken::TooShort) => {
+            return output::print(printer, &format!("{error}\n"), ExitStatus::Failure);
+        }
+        Err(error) => return usage_error(printer, &format!("argument --token/-t: {error}")),
+    };
+    let request = AddTokenRequest {
+        token,
+        lifetime: args.token_ttl,
+    };
+    match issue(request) {
+        Ok(issued) => output::print(printer, &render(&issued, args.format), ExitStatus::Success),
+        Err(error) => {
+            output::error(printer, &error, None);
+            ExitStatus::Failure
+        }
+    }
+}
+
+fn render(issued: &IssuedToken, format: Format) -> String {
+    let url = |address| {
+        PrintedUrl {
+            address,
+            port: issued.port,
+            token: &issued.token,
+            fingerprint: &issued.fingerprint,
+        }
+        .to_string()
+    };
+    let command = |address| format!("microk8s join {}\n", url(address));
+    let default = issued.default_address;
+    let others = || {
+        issued
+            .addresses
+            .iter()
+            .copied()
+            .filter(move |address| *address != default)
+    };
+    let token = issued.token.expose();
+    let token_check = format!("{token}/{}", issued.fingerprint);
+    match format {
+        Format::Pretty => {
+            let worker = if issued.takes_workers {
+                format!(
+                    "Use the '--worker' flag to join a node as a worker not running the control plane, eg:\nmicrok8s join {} --worker\n\n",
+                    url(default)
+                )
+            } else {
+                String::new()
+            };
+            let all: String = issued.addresses.iter().copied().map(command).collect();
+            format!(
+                "From the node you wish to join to this cluster, run the following:\n{}\n{worker}\
+                 If the node you are adding is not reachable through the default interface you can use one of the following:\n{all}",
+                command(default)
+            )
+        }
+        Format::Short => command(default) + &others().map(command).collect::<String>(),
+        Format::Token => format!("{token}\n"),
+        Format::TokenCheck => format!("{token_check}\n"),
+        Format::Json => {
+            let urls: Vec<String> = issued.addresses.iter().copied().map(url).collect();
+            let value = serde_json::json!({ "token": token_check, "urls": urls });
+            format!("{value:#}\n")
+        }
+        Format::Yaml => {
+            let urls: String = issued
+                .addresses
+                .iter()
+                .map(|address| format!("- {}\n", yaml_scalar(&url(*address))))
+                .collect();
+            format!("token: {}\nurls:\n{urls}\n", yaml_scalar(&token_check))
+        }
+    }
+}
+
+/// A text as YAML: one that begins with a bracket, as IPv6 does, would be a list, and one of
+/// digits, a slash aside, stays a text anyway.
+fn yaml_scalar(text: &str) -> String {
+    if text.starts_with('[') || text.starts_with(['-', '.']) {
+        format!("'{text}'")
+    } else {
+        text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli;
+    use crate::cli::output::tests::Kept;
+
+    fn issued(addresses: &[&str]) -> IssuedToken {
+        let addresses: Vec<std::net::IpAddr> = addresses
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect();
+        IssuedToken {
+            token: Token::preset("0123456789abcdef0123456789abcdef").unwrap(),
+            fingerprint: "e3b0c44298fc".into(),
+            port: 25000,
+            default_address: addresses[0],
+            addresses,
+            takes_workers: true,
+        }
+    }
+
+    fn parse(arguments: &[&str]) -> Result<AddNodeArgs, clap::Error> {
+        cli::read("add-node", arguments.iter().map(Into::into))
+    }
+
+    #[test]
+    fn every_option_is_in_the_help_text() {
+        let command = cli::command();
+        let add_node = command.find_subcommand("add-node").unwrap();
+        for option in add_node.get_opts().filter(|option| !option.is_hide_set()) {
+            let long = format!("--{}", option.get_long().unwrap());
+            assert!(HELP.contains(&long), "{long}");
+        }
+    }
+
+    #[test]
+    fn options_are_taken_in_all_the_ways_that_scripts_write_them() {
+        for arguments in [
+            &["-l", "3600", "-t", "x", "--format", "json"][..],
+            &["--format=json", "--token=x", "--token-ttl=3600"],
+            &["-l3600", "-tx", "--fo", "json"],
+            &["--token-t", "3600", "--token", "x", "--format", "json"],
+            &["-l", "1", "-l", "3600", "-t", "x", "--format", "json"],
+        ] {
+            let args = parse(arguments).unwrap();
+            assert_eq!(args.token_ttl, Lifetime::Seconds(3600), "{arguments:?}");
+            assert_eq!(
+                (args.token.as_deref(), args.format),
+                (Some("x"), Format::Json)
+            );
+        }
+        assert_eq!(
+            parse(&["--token-ttl", "-1"]).unwrap().token_ttl,
+            Lifetime::OneUse
+        );
+    }
+
+    #[test]
+    fn errors_read_as_argparse_writes_them() {
+        for (arguments, text) in [
+            (&["--nope"][..], "unrecognized arguments: --nope"),
+            (
+                &["--token-ttl", "abc"],
+                "argument --token-ttl/-l: invalid int value: 'abc'",
+            ),
+            (
+                &["--token-ttl"],
+                "argument --token-ttl/-l: expected one argument",
+            ),
+            (
+                &["--format", "xml"],
+                "argument --format: invalid choice: 'xml' (choose from 'pretty', 'short', 'token', 'token-check', 'json', 'yaml')",
+            ),
+            (&["extra"], "unrecognized arguments: extra"),
+        ] {
+            assert_eq!(argparse::describe(&parse(arguments).unwrap_err()), text);
+        }
+        let dead = argparse::describe(&parse(&["--token-ttl", "0"]).unwrap_err());
+        assert!(dead.contains("could never be used"), "{dead}");
+    }
+
+    #[test]
+    fn a_token_that_no_join_string_can_carry_is_refused_and_nothing_is_issued() {
+        for (token, status, out) in [
+            (
+                "0123456789abcdef0123456789abcde",
+                ExitStatus::Failure,
+                "Invalid token size.  It must be 32 characters long.\n",
+            ),
+            (
+                "",
+                ExitStatus::Failure,
+                "Invalid token size.  It must be 32 characters long.\n",
+            ),
+            ("0123456789abcdef0123456789abcdef/", ExitStatus::Usage, ""),
+        ] {
+            let mut printer = Kept::default();
+            let args = parse(&["--token", token]).unwrap();
+            let ended = run(args, &mut printer, |_| panic!("nothing is issued"));
+            assert_eq!((ended, printer.out.as_str()), (status, out));
+        }
+    }
+
+    #[test]
+    fn ipv6_is_printed_so_that_join_and_yaml_understand_it() {
+        let text = render(&issued(&["fd00::1"]), Format::Yaml);
+        let value: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(
+            value["urls"][0],
+            "[fd00::1]:25000/0123456789abcdef0123456789abcdef/e3b0c44298fc"
+        );
+        assert!(
+            render(&issued(&["fd00::1"]), Format::Short)
+                .starts_with("microk8s join [fd00::1]:25000/")
+        );
+    }
+}

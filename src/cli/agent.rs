@@ -1,0 +1,88 @@
+//! `microk8s agent`: what may be typed. The flags are those that MicroK8s gives its agent.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// The arguments of `agent`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AgentArgs {
+    /// The address and port to listen on for other nodes
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = bind)]
+    pub bind: Option<SocketAddr>,
+
+    /// The key of the certificate to serve
+    #[arg(long, value_name = "FILE")]
+    pub keyfile: Option<PathBuf>,
+
+    /// The certificate to serve
+    #[arg(long, value_name = "FILE")]
+    pub certfile: Option<PathBuf>,
+
+    /// Seconds that a request may take
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+
+    /// Accepted for MicroK8s's sake; there are no metrics yet
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", hide = true)]
+    pub enable_metrics: Option<bool>,
+
+    /// The oldest version of TLS to speak
+    #[arg(long, value_enum, value_name = "VERSION")]
+    pub min_tls_version: Option<MinTlsVersion>,
+
+    /// The directory of a standalone node; made when there is none
+    #[arg(long, value_name = "DIRECTORY")]
+    pub node_dir: Option<PathBuf>,
+
+    /// The socket of the local API
+    #[arg(long, value_name = "FILE")]
+    pub socket: Option<PathBuf>,
+
+    /// The name of a standalone node, when it is not the machine's
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub node_name: Option<String>,
+
+    /// Runs a demonstration datastore beside a standalone node
+    #[arg(long, hide = true)]
+    pub datastore_demo: bool,
+}
+
+/// The versions of TLS that MicroK8s's agent knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MinTlsVersion {
+    /// Refused: TLS 1.0 is broken
+    #[value(hide = true)]
+    Tls10,
+    /// Refused: TLS 1.1 is broken
+    #[value(hide = true)]
+    Tls11,
+    /// TLS 1.2 and 1.3
+    Tls12,
+    /// TLS 1.3 only
+    Tls13,
+}
+
+impl AgentArgs {
+    /// Whether nothing says how to serve, so that the node's own arguments file is asked.
+    pub fn says_nothing_of_serving(&self) -> bool {
+        self.bind.is_none()
+            && self.keyfile.is_none()
+            && self.certfile.is_none()
+            && self.timeout.is_none()
+            && self.min_tls_version.is_none()
+            && self.enable_metrics.is_none()
+    }
+}
+
+/// `address:port`, `[v6]:port`, or `:port` for every address, as in MicroK8s.
+fn bind(text: &str) -> Result<SocketAddr, String> {
+    let whole = match text.strip_prefix(':') {
+        Some(port) => format!("0.0.0.0:{port}"),
+        None => text.to_owned(),
+    };
+    whole
+        .parse()
+        .map_err(|_| "give an IP address and a port, as in 0.0.0.0:25000 or [::]:25000".to_owned())
+}

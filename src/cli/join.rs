@@ -1,0 +1,381 @@
+//! `microk8s join`: what may be typed, and how a join is told. Lines are MicroK8s's
+//! (`messages.md`, join).
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use crate::base::exit_status::ExitStatus;
+use crate::cli::output::{self, Printer};
+use crate::cli::{self, texts};
+use crate::model::join_url::JoinUrl;
+use crate::model::role::Role;
+use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
+
+/// The help text (recording `join-help`).
+pub const HELP: &str = "\
+Usage: microk8s join [OPTIONS] CONNECTION
+
+  Join the node to a cluster
+
+  CONNECTION: the cluster connection endpoint in format
+  <master>:<port>/<token>
+
+Options:
+  --worker                    Join as a worker only node.
+  --controlplane              Join running the control plane on HA clusters.
+                              (default)
+  --skip-verify               Skip the certificate verification of the node we
+                              are joining to. (default: false)
+  --disable-low-memory-guard  Disable the low memory guard. (default: false)
+  -h, --help                  Show this message and exit.
+";
+
+/// The arguments of `join`.
+#[derive(Debug, Args)]
+#[command(override_help = HELP, args_override_self = true)]
+pub struct JoinArgs {
+    /// The connection string that `microk8s add-node` printed: address:port/token[/fingerprint]
+    #[arg(value_name = "CONNECTION")]
+    pub connection: Vec<String>,
+
+    /// Join as a worker only node
+    #[arg(long, overrides_with = "controlplane")]
+    pub worker: bool,
+
+    /// Join running the control plane on HA clusters (the default)
+    #[arg(long, overrides_with = "worker")]
+    pub controlplane: bool,
+
+    /// Skip the certificate verification of the node we are joining to
+    #[arg(long)]
+    pub skip_verify: bool,
+
+    /// Join although this node has little memory
+    #[arg(long)]
+    pub disable_low_memory_guard: bool,
+
+    /// Seconds that the datastore may take to list the node
+    #[arg(long, value_name = "SECONDS", default_value = "180", hide = true)]
+    pub timeout: u64,
+}
+
+/// What was typed, as far as it can be judged without looking at the node.
+#[derive(Debug)]
+pub enum Typed {
+    /// A join.
+    Join {
+        /// What to do.
+        order: JoinOrder,
+        /// The connection string as it was typed.
+        connection: String,
+    },
+    /// The help text was asked for.
+    Help,
+    /// Something that is not understood; it was said already.
+    Wrong(ExitStatus),
+}
+
+/// Reads the arguments as MicroK8s's command does: an option that it does not know counts as an
+/// argument, and a second argument is an error (recordings `join-unknown-option`,
+/// `join-two-arguments`).
+pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
+    let args: JoinArgs = match cli::read("join", unknown_options_last(arguments)) {
+        Ok(args) => args,
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => return Typed::Help,
+        Err(error) => {
+            let text = error.to_string();
+            let first = text
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_start_matches("error: ");
+            return Typed::Wrong(usage_error(printer, first));
+        }
+    };
+    let connection = match &args.connection[..] {
+        [] => return Typed::Wrong(usage_error(printer, "Missing argument 'CONNECTION'.")),
+        [only] => only.clone(),
+        [_, one] => {
+            return Typed::Wrong(usage_error(
+                printer,
+                &format!("Got unexpected extra argument ({one})"),
+            ));
+        }
+        [_, more @ ..] => {
+            let text = format!("Got unexpected extra arguments ({})", more.join(" "));
+            return Typed::Wrong(usage_error(printer, &text));
+        }
+    };
+    match JoinUrl::parse(&connection) {
+        Ok(url) => Typed::Join {
+            order: JoinOrder {
+                url,
+                role: if args.worker {
+                    Role::Worker
+                } else {
+                    Role::ControlPlane
+                },
+                skip_verify: args.skip_verify,
+                disable_low_memory_guard: args.disable_low_memory_guard,
+                timeout_seconds: args.timeout,
+            },
+            connection,
+        },
+        Err(error) => {
+            let text = format!("Invalid connection: {error}\n");
+            Typed::Wrong(output::print(printer, &text, ExitStatus::Failure))
+        }
+    }
+}
+
+/// The arguments in an order in which clap takes every one that is no option of `join` for a
+/// connection string.
+fn unknown_options_last(arguments: Vec<OsString>) -> Vec<OsString> {
+    let command = cli::command();
+    let join = command.find_subcommand("join");
+    let option = |text: &str| -> Option<bool> {
+        if ["-h", "--help"].contains(&text) {
+            return Some(false);
+        }
+        let long = text.strip_prefix("--")?;
+        let name = long.split_once('=').map_or(long, |(name, _)| name);
+        let known = join?
+            .get_opts()
+            .find(|option| option.get_long() == Some(name))?;
+        Some(known.get_action().takes_values() && !long.contains('='))
+    };
+    let mut options = Vec::new();
+    let mut others = vec![OsString::from("--")];
+    let mut rest = arguments.into_iter();
+    while let Some(argument) = rest.next() {
+        if argument == "--" {
+            others.extend(rest);
+            break;
+        }
+        match argument.to_str().and_then(option) {
+            None => others.push(argument),
+            Some(has_value) => {
+                options.push(argument);
+                options.extend(if has_value { rest.next() } else { None });
+            }
+        }
+    }
+    options.extend(others);
+    options
+}
+
+fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
+    printer.err("Usage: microk8s join [OPTIONS] CONNECTION");
+    printer.err("Try 'microk8s join -h' for help.");
+    printer.err("");
+    printer.err(&format!("Error: {text}"));
+    ExitStatus::Usage
+}
+
+/// Says that the node has too little memory for a control plane.
+pub fn refuse_for_memory(printer: &mut dyn Printer, connection: &str) -> ExitStatus {
+    output::print(
+        printer,
+        &texts::low_memory_guard(connection),
+        ExitStatus::Failure,
+    )
+}
+
+/// What a worker's operator should know (recording `join-worker-ok`).
+const WORKER_USAGE: &str = "
+The node has joined the cluster and will appear in the nodes list in a few seconds.
+
+This worker node gets automatically configured with the API server endpoints.
+If the API servers are behind a loadbalancer please set the '--refresh-interval' to '0s' in:
+    /var/snap/microk8s/current/args/apiserver-proxy
+and replace the API server endpoints with the one provided by the loadbalancer in:
+    /var/snap/microk8s/current/args/traefik/provider.yaml
+
+";
+
+/// Tells a join on a terminal, or to whoever reads, as MicroK8s does.
+pub struct Narrator<'a> {
+    printer: &'a mut dyn Printer,
+    status: ExitStatus,
+}
+
+impl<'a> Narrator<'a> {
+    /// Nothing was told yet; a join that ends without a word failed.
+    pub fn new(printer: &'a mut dyn Printer) -> Self {
+        Self {
+            printer,
+            status: ExitStatus::Failure,
+        }
+    }
+
+    /// Tells one event.
+    pub fn tell(&mut self, event: &JoinEvent) {
+        let text = match event {
+            JoinEvent::Contacting { address } => format!("Contacting cluster at {address}\n"),
+            JoinEvent::Warning {
+                message,
+                from_microk8s: true,
+            } => format!("{message}\n"),
+            JoinEvent::Warning { message, .. } => {
+                self.printer.err(&format!("warning: {message}"));
+                return;
+            }
+            JoinEvent::Waiting => {
+                "Waiting for this node to finish joining the cluster. ".to_owned()
+            }
+            JoinEvent::NotListed => ". ".to_owned(),
+            JoinEvent::NotAnswering => ".. ".to_owned(),
+            JoinEvent::WaitingDone => " \n".to_owned(),
+            JoinEvent::Joined { has_api_proxy, .. } => {
+                self.status = ExitStatus::Success;
+                let usage = if *has_api_proxy { WORKER_USAGE } else { "" };
+                format!("{usage}Successfully joined the cluster.\n")
+            }
+            JoinEvent::AlreadyMember { .. } => {
+                self.status = ExitStatus::Success;
+                "This node is already a member of the cluster.\n".to_owned()
+            }
+            JoinEvent::Failed(failure) => {
+                self.fail(failure);
+                return;
+            }
+        };
+        // A join goes on although nobody reads what it says.
+        let _ = self.printer.out(&text);
+    }
+
+    fn fail(&mut self, failure: &JoinFailure) {
+        self.status = ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure);
+        if let Some(text) = &failure.microk8s_text {
+            let _ = self.printer.out(&format!("{text}\n"));
+        }
+        if let Some(error) = &failure.error {
+            self.printer.err(&format!("error: {error}"));
+        }
+        if let Some(hint) = &failure.hint {
+            self.printer.err(&format!("hint: {hint}"));
+        }
+    }
+
+    /// How the join ended.
+    pub fn status(&self) -> ExitStatus {
+        self.status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::tests::Kept;
+
+    const CONNECTION: &str = "10.99.0.11:25000/0123456789abcdef0123456789abcdef/e3b0c44298fc";
+
+    fn typed(arguments: &[&str]) -> (Typed, Kept) {
+        let mut printer = Kept::default();
+        let typed = read(arguments.iter().map(Into::into).collect(), &mut printer);
+        (typed, printer)
+    }
+
+    fn role(arguments: &[&str]) -> Role {
+        match typed(arguments).0 {
+            Typed::Join { order, .. } => order.role,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_stand_anywhere_and_the_last_role_counts() {
+        assert_eq!(role(&[CONNECTION]), Role::ControlPlane);
+        assert_eq!(role(&["--worker", CONNECTION]), Role::Worker);
+        assert_eq!(
+            role(&[CONNECTION, "--skip-verify", "--worker", "--worker"]),
+            Role::Worker
+        );
+        assert_eq!(
+            role(&[CONNECTION, "--worker", "--controlplane"]),
+            Role::ControlPlane
+        );
+        assert_eq!(
+            role(&["--controlplane", CONNECTION, "--worker"]),
+            Role::Worker
+        );
+    }
+
+    #[test]
+    fn unknown_options_count_as_arguments() {
+        for (arguments, error) in [
+            (&[][..], "Missing argument 'CONNECTION'."),
+            (
+                &["--nope", CONNECTION],
+                &format!("Got unexpected extra argument ({CONNECTION})"),
+            ),
+            (
+                &[CONNECTION, "--nope"],
+                "Got unexpected extra argument (--nope)",
+            ),
+            (
+                &[CONNECTION, "extra"],
+                "Got unexpected extra argument (extra)",
+            ),
+            (
+                &[CONNECTION, "--work"],
+                "Got unexpected extra argument (--work)",
+            ),
+            (
+                &[CONNECTION, "a", "b"],
+                "Got unexpected extra arguments (a b)",
+            ),
+        ] {
+            let (typed, printer) = typed(arguments);
+            assert!(
+                matches!(typed, Typed::Wrong(ExitStatus::Usage)),
+                "{arguments:?}: {typed:?}"
+            );
+            assert_eq!(
+                printer.err,
+                format!(
+                    "Usage: microk8s join [OPTIONS] CONNECTION\nTry 'microk8s join -h' for help.\n\nError: {error}\n"
+                )
+            );
+        }
+        assert!(matches!(typed(&["--nope", "-h"]).0, Typed::Help));
+        assert!(matches!(typed(&["--help"]).0, Typed::Help));
+    }
+
+    #[test]
+    fn every_option_is_in_the_help_text() {
+        let command = cli::command();
+        let join = command.find_subcommand("join").unwrap();
+        for option in join.get_opts().filter(|option| !option.is_hide_set()) {
+            let long = format!("--{}", option.get_long().unwrap());
+            assert!(HELP.contains(&long), "{long}");
+        }
+    }
+
+    #[test]
+    fn a_join_is_told_as_recorded() {
+        let mut printer = Kept::default();
+        let mut narrator = Narrator::new(&mut printer);
+        for event in [
+            JoinEvent::Contacting {
+                address: "10.99.0.11".parse().unwrap(),
+            },
+            JoinEvent::Waiting,
+            JoinEvent::NotListed,
+            JoinEvent::NotAnswering,
+            JoinEvent::WaitingDone,
+            JoinEvent::Joined {
+                role: Role::ControlPlane,
+                has_api_proxy: false,
+            },
+        ] {
+            narrator.tell(&event);
+        }
+        assert_eq!(narrator.status(), ExitStatus::Success);
+        assert_eq!(
+            printer.out,
+            "Contacting cluster at 10.99.0.11\nWaiting for this node to finish joining the cluster. . ..  \nSuccessfully joined the cluster.\n"
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! Standard output and standard error. Nothing else in the library writes to them, but the
+//! agent's log.
+//!
+//! A reader that goes away early is no error: `add-node | head -1` is a success.
+
+use std::io::{self, Write};
+
+use crate::base::exit_status::ExitStatus;
+
+/// Where a command prints.
+pub trait Printer {
+    /// Text for standard output, as it is.
+    fn out(&mut self, text: &str) -> Result<(), OutputLost>;
+
+    /// A line for standard error.
+    fn err(&mut self, line: &str);
+}
+
+/// Standard output takes no more.
+#[derive(Debug)]
+pub struct OutputLost(io::Error);
+
+impl OutputLost {
+    /// A reader that went away got what it wanted; anything else lost the answer.
+    pub fn status(&self) -> ExitStatus {
+        if self.0.kind() == io::ErrorKind::BrokenPipe {
+            ExitStatus::Success
+        } else {
+            ExitStatus::Failure
+        }
+    }
+}
+
+/// The process's own streams.
+#[derive(Debug, Default)]
+pub struct Streams;
+
+impl Printer for Streams {
+    fn out(&mut self, text: &str) -> Result<(), OutputLost> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(OutputLost)
+    }
+
+    fn err(&mut self, line: &str) {
+        // There is nowhere left to complain about standard error.
+        let _ = writeln!(io::stderr().lock(), "{line}");
+    }
+}
+
+/// Prints an error and what to do about it.
+pub fn error(printer: &mut dyn Printer, text: &str, hint: Option<&str>) {
+    printer.err(&format!("error: {text}"));
+    if let Some(hint) = hint {
+        printer.err(&format!("hint: {hint}"));
+    }
+}
+
+/// Prints, and says how that ended.
+pub fn print(printer: &mut dyn Printer, text: &str, status: ExitStatus) -> ExitStatus {
+    match printer.out(text) {
+        Ok(()) => status,
+        Err(lost) => lost.status(),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A printer that keeps what is printed.
+    #[derive(Debug, Default)]
+    pub struct Kept {
+        pub out: String,
+        pub err: String,
+    }
+
+    impl Printer for Kept {
+        fn out(&mut self, text: &str) -> Result<(), OutputLost> {
+            self.out.push_str(text);
+            Ok(())
+        }
+
+        fn err(&mut self, line: &str) {
+            self.err.push_str(line);
+            self.err.push('\n');
+        }
+    }
+}

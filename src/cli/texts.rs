@@ -1,0 +1,57 @@
+//! Texts that several commands share, or that MicroK8s prints before a command begins.
+
+/// Nobody but members of the group may use the node (recording `add-node-no-kubeconfig`).
+pub fn no_permission(user: &str, group: &str) -> String {
+    format!(
+        "Insufficient permissions to access MicroK8s.\n\
+         You can either try again with sudo or add the user {user} to the '{group}' group:\n\
+         \n    sudo usermod -a -G {group} {user}\n    sudo chown -R {user} ~/.kube\n\
+         \nAfter this, reload the user groups either via a reboot or by running 'newgrp {group}'."
+    )
+}
+
+/// Recording `add-node-clustered-lock`.
+pub const ADD_NODE_ON_WORKER: &str = "This MicroK8s deployment is acting as a node in a cluster. Please use the microk8s add-node on the master.\n";
+
+/// Recording `add-node-stopped-lock`.
+pub const NOT_RUNNING: &str = "microk8s is not running, try microk8s start";
+
+/// Recording `leave-not-in-cluster`.
+pub const NOT_IN_CLUSTER: &str = "This MicroK8s deployment is not acting as a node in a cluster.\n";
+
+/// Recording `join-hostpath-warning`.
+pub const HOSTPATH_WARNING: &str =
+    "WARNING: Hostpath storage is enabled and is not suitable for multi node clusters.\n\n";
+
+/// Recording `add-node-ca-127`.
+pub fn old_ca(strict: bool) -> String {
+    let classic = if strict { "" } else { " --classic" };
+    format!(
+        "Clustering requires a fresh MicroK8s installation. Reinstall with:\nsudo snap remove microk8s\nsudo snap install microk8s{classic}\n"
+    )
+}
+
+/// A control plane node needs more memory (recording `join-guard`).
+pub fn low_memory_guard(connection: &str) -> String {
+    format!(
+        "\nThis node does not have enough RAM to host the Kubernetes control plane services\n\
+         and join the database quorum. You may consider joining this node as a worker instead:\n\
+         \n    microk8s join {connection} --worker\n\
+         \nIf you would still like to join the cluster as a control plane node, use:\n\
+         \n    microk8s join {connection} --disable-low-memory-guard\n\n\n"
+    )
+}
+
+/// What stands below an unknown subcommand, or in place of a missing one.
+pub fn subcommands(names: &[String]) -> String {
+    let mut text = "Available subcommands are:\n".to_owned();
+    for name in names {
+        text.push_str(&format!("\t{name}\n"));
+    }
+    text
+}
+
+/// Nobody has a subcommand of this name.
+pub fn unknown_subcommand(name: &str) -> String {
+    format!("'{name}' is not a valid MicroK8s subcommand.\n")
+}

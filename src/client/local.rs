@@ -1,0 +1,183 @@
+//! Requests to the node's own agent, over its socket.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use reqwest::Response;
+use serde::de::DeserializeOwned;
+
+use crate::wire::error_body::ErrorBody;
+use crate::wire::local_v1::{
+    AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeList, PROTOCOL,
+};
+use crate::wire::routes;
+
+/// What is behind a socket.
+#[derive(Debug)]
+pub enum Probe {
+    /// An agent that understands us.
+    Ready(LocalAgent),
+    /// Nobody.
+    NotRunning,
+    /// An agent, and the user may not talk to it.
+    NoPermission,
+    /// An agent of another version of the protocol.
+    OtherProtocol {
+        /// Its protocol.
+        agent: u32,
+    },
+}
+
+/// The node's own agent.
+#[derive(Debug)]
+pub struct LocalAgent {
+    client: reqwest::Client,
+    socket: PathBuf,
+}
+
+/// Why the agent did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The connection failed.
+    #[error("the agent at `{}` did not answer: {}", socket.display(), root_cause(.source))]
+    NoAnswer {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The agent said no.
+    #[error("{0}")]
+    Refused(String),
+    /// The agent said something that is not understood.
+    #[error("the agent at `{}` gave an answer that is not understood", .0.display())]
+    NotUnderstood(PathBuf),
+    /// The agent ended before the join did.
+    #[error("the agent stopped before the join was complete")]
+    Interrupted,
+}
+
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// Looks who is behind the socket.
+pub async fn probe(socket: &Path) -> Result<Probe, LocalError> {
+    match UnixStream::connect(socket) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok(Probe::NoPermission);
+        }
+        Err(_) => return Ok(Probe::NotRunning),
+    }
+    let no_answer = |source| LocalError::NoAnswer {
+        socket: socket.to_owned(),
+        source,
+    };
+    let client = reqwest::Client::builder()
+        .unix_socket(socket)
+        .no_proxy()
+        .build()
+        .map_err(no_answer)?;
+    let agent = LocalAgent {
+        client,
+        socket: socket.to_owned(),
+    };
+    let hello: Hello = agent.get(routes::LOCAL_HELLO).await?;
+    if hello.protocol != PROTOCOL {
+        return Ok(Probe::OtherProtocol {
+            agent: hello.protocol,
+        });
+    }
+    Ok(Probe::Ready(agent))
+}
+
+impl LocalAgent {
+    /// Issues a token.
+    pub async fn add_token(&self, request: &AddTokenRequest) -> Result<IssuedToken, LocalError> {
+        let response = self
+            .send(self.client.post(url(routes::LOCAL_TOKENS)).json(request))
+            .await?;
+        self.read(response).await
+    }
+
+    /// The nodes of the cluster.
+    pub async fn nodes(&self) -> Result<NodeList, LocalError> {
+        self.get(routes::LOCAL_NODES).await
+    }
+
+    /// Joins a cluster; `on_event` is told what happens. The last event says how it ended.
+    pub async fn join(
+        &self,
+        order: &JoinOrder,
+        mut on_event: impl FnMut(JoinEvent),
+    ) -> Result<(), LocalError> {
+        let mut response = self
+            .send(self.client.post(url(routes::LOCAL_JOIN)).json(order))
+            .await?;
+        let mut buffer = Vec::new();
+        let mut ended = false;
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|_| LocalError::Interrupted)?
+        {
+            buffer.extend_from_slice(&chunk);
+            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                let event: JoinEvent = serde_json::from_slice(&line)
+                    .map_err(|_| LocalError::NotUnderstood(self.socket.clone()))?;
+                ended |= matches!(
+                    event,
+                    JoinEvent::Joined { .. }
+                        | JoinEvent::AlreadyMember { .. }
+                        | JoinEvent::Failed(_)
+                );
+                on_event(event);
+            }
+        }
+        if ended {
+            Ok(())
+        } else {
+            Err(LocalError::Interrupted)
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, LocalError> {
+        let response = self.send(self.client.get(url(path))).await?;
+        self.read(response).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, LocalError> {
+        let response = request
+            .send()
+            .await
+            .map_err(|source| LocalError::NoAnswer {
+                socket: self.socket.clone(),
+                source,
+            })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let body: ErrorBody = self.read(response).await?;
+        Err(LocalError::Refused(body.error))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, LocalError> {
+        response
+            .json()
+            .await
+            .map_err(|_| LocalError::NotUnderstood(self.socket.clone()))
+    }
+}
+
+/// The host name in the URL is not looked at: the socket says where to go.
+fn url(path: &str) -> String {
+    format!("http://agent{path}")
+}

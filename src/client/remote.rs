@@ -1,0 +1,394 @@
+//! Requests to the agent of another node.
+//!
+//! One connection serves all requests of a join; where the other side closes it, a new one is
+//! made, and must show the same certificate as the first.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use hyper::{Request, Response, body::Incoming};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::base::secret::Secret;
+use crate::client::pinned_tls;
+
+/// How long a connection may take to stand.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+/// How long an answer may take: the contacted node may have to move its datastore first.
+const ANSWER_LIMIT: Duration = Duration::from_secs(240);
+/// The largest answer that is taken; real ones have a few kilobytes.
+const ANSWER_SIZE: usize = 4 << 20;
+
+/// The agent of another node.
+pub struct Peer {
+    runtime: Runtime,
+    endpoint: SocketAddr,
+    from: Option<IpAddr>,
+    certificate: Vec<u8>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    beginning: Beginning,
+    used: bool,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Secret,
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// No connection.
+    #[error("cannot connect to {endpoint}: {source}")]
+    Connect {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer to the attempt to connect, or to set up TLS.
+    #[error("{endpoint} did not answer within {seconds} seconds")]
+    NoAnswer {
+        /// Who.
+        endpoint: SocketAddr,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The peer speaks no TLS.
+    #[error("the peer speaks no TLS")]
+    NotTls,
+    /// TLS failed.
+    #[error("{0}")]
+    Tls(String),
+    /// The peer closed the connection without an answer.
+    #[error("Remote end closed connection without response")]
+    Closed,
+    /// The answer is no HTTP; its first line.
+    #[error("{0}")]
+    NotHttp(String),
+    /// The answer ended too early.
+    #[error("IncompleteRead({read} bytes read{})", missing(.expected))]
+    CutOff {
+        /// How much came.
+        read: usize,
+        /// How much was announced beyond that.
+        expected: Option<usize>,
+    },
+    /// The answer is too large.
+    #[error("the answer is larger than {ANSWER_SIZE} bytes")]
+    TooLarge,
+    /// Another certificate than on the first connection.
+    #[error("the certificate of {0} changed during the join")]
+    OtherCertificate(SocketAddr),
+    /// The program's own TLS or runtime cannot be set up.
+    #[error("cannot set up a client: {0}")]
+    SetUp(String),
+}
+
+fn missing(expected: &Option<usize>) -> String {
+    expected.map_or_else(String::new, |more| format!(", {more} more expected"))
+}
+
+impl Peer {
+    /// Connects, from this address of ours where given, and takes the certificate that the peer
+    /// shows. Nothing is sent yet.
+    pub fn connect(endpoint: SocketAddr, from: Option<IpAddr>) -> Result<Self, RemoteError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| RemoteError::SetUp(error.to_string()))?;
+        let (connection, certificate) = runtime.block_on(connect(endpoint, from))?;
+        Ok(Self {
+            runtime,
+            endpoint,
+            from,
+            certificate,
+            connection: Some(connection),
+        })
+    }
+
+    /// The certificate that the peer showed, DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// Sends a JSON body and takes the answer.
+    pub fn post(&mut self, path: &str, body: &impl Serialize) -> Result<Reply, RemoteError> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| RemoteError::SetUp(error.to_string()))?;
+        let body = Bytes::from(body);
+        let mut connection = match self
+            .connection
+            .take()
+            .filter(|open| !open.sender.is_closed())
+        {
+            Some(open) => open,
+            None => self.reconnect()?,
+        };
+        let was_used = connection.used;
+        let mut result =
+            self.runtime
+                .block_on(exchange(&mut connection, self.endpoint, path, body.clone()));
+        // A connection that was kept open may be closed by the other side just as we send.
+        if was_used && matches!(result, Err(RemoteError::Closed)) {
+            connection = self.reconnect()?;
+            result = self
+                .runtime
+                .block_on(exchange(&mut connection, self.endpoint, path, body));
+        }
+        self.connection = Some(connection);
+        result
+    }
+
+    fn reconnect(&self) -> Result<Connection, RemoteError> {
+        let (connection, certificate) = self.runtime.block_on(connect(self.endpoint, self.from))?;
+        if certificate != self.certificate {
+            return Err(RemoteError::OtherCertificate(self.endpoint));
+        }
+        Ok(connection)
+    }
+}
+
+async fn connect(
+    endpoint: SocketAddr,
+    from: Option<IpAddr>,
+) -> Result<(Connection, Vec<u8>), RemoteError> {
+    timeout(CONNECT_LIMIT, connect_unbounded(endpoint, from))
+        .await
+        .unwrap_or(Err(RemoteError::NoAnswer {
+            endpoint,
+            seconds: CONNECT_LIMIT.as_secs(),
+        }))
+}
+
+async fn connect_unbounded(
+    endpoint: SocketAddr,
+    from: Option<IpAddr>,
+) -> Result<(Connection, Vec<u8>), RemoteError> {
+    let tcp = open_tcp(endpoint, from)
+        .await
+        .map_err(|source| RemoteError::Connect { endpoint, source })?;
+    let config = pinned_tls::config().map_err(|error| RemoteError::SetUp(error.to_string()))?;
+    let name = ServerName::IpAddress(endpoint.ip().into());
+    let tls = TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .map_err(tls_error)?;
+    let certificate = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .ok_or_else(|| RemoteError::Tls("the peer showed no certificate".into()))?
+        .to_vec();
+    let beginning = Beginning::default();
+    let recorded = Recorded {
+        stream: tls,
+        beginning: beginning.clone(),
+    };
+    let (sender, driver) = http1::handshake(TokioIo::new(recorded))
+        .await
+        .map_err(|error| RemoteError::SetUp(error.to_string()))?;
+    tokio::spawn(async move {
+        // Its errors reach the sender too.
+        let _ = driver.await;
+    });
+    Ok((
+        Connection {
+            sender,
+            beginning,
+            used: false,
+        },
+        certificate,
+    ))
+}
+
+async fn open_tcp(endpoint: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(from) = from else {
+        return TcpStream::connect(endpoint).await;
+    };
+    let socket = if endpoint.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(endpoint).await
+}
+
+fn tls_error(error: io::Error) -> RemoteError {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return RemoteError::Tls("the connection was closed during the handshake".into());
+    }
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        Some(rustls::Error::InvalidMessage(_)) => RemoteError::NotTls,
+        _ => RemoteError::Tls(error.to_string()),
+    }
+}
+
+async fn exchange(
+    connection: &mut Connection,
+    endpoint: SocketAddr,
+    path: &str,
+    body: Bytes,
+) -> Result<Reply, RemoteError> {
+    timeout(
+        ANSWER_LIMIT,
+        exchange_unbounded(connection, endpoint, path, body),
+    )
+    .await
+    .unwrap_or(Err(RemoteError::NoAnswer {
+        endpoint,
+        seconds: ANSWER_LIMIT.as_secs(),
+    }))
+}
+
+async fn exchange_unbounded(
+    connection: &mut Connection,
+    endpoint: SocketAddr,
+    path: &str,
+    body: Bytes,
+) -> Result<Reply, RemoteError> {
+    let request = Request::post(path)
+        .header(HOST, endpoint.to_string())
+        .header(CONTENT_TYPE, "application/json")
+        .header(ACCEPT, "application/json")
+        .body(Full::new(body))
+        .map_err(|error| RemoteError::SetUp(error.to_string()))?;
+    connection.beginning.clear();
+    if connection.sender.ready().await.is_err() {
+        return Err(RemoteError::Closed);
+    }
+    let sent = connection.sender.send_request(request).await;
+    let response = sent.map_err(|error| no_response(&error, &connection.beginning))?;
+    connection.used = true;
+    read_body(response).await
+}
+
+/// What MicroK8s's client says of an answer that is none (recordings `join-peer-closes`,
+/// `join-peer-garbage`).
+fn no_response(error: &hyper::Error, beginning: &Beginning) -> RemoteError {
+    match beginning.first_line() {
+        Some(line) if !error.is_timeout() => RemoteError::NotHttp(line),
+        _ => RemoteError::Closed,
+    }
+}
+
+async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
+    let status = response.status().as_u16();
+    let announced: Option<usize> = response
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut body = response.into_body();
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(RemoteError::CutOff {
+                read: bytes.len(),
+                expected: announced.map(|length| length.saturating_sub(bytes.len())),
+            });
+        };
+        if let Some(data) = frame.data_ref() {
+            bytes.extend_from_slice(data);
+        }
+        if bytes.len() > ANSWER_SIZE {
+            return Err(RemoteError::TooLarge);
+        }
+    }
+    Ok(Reply {
+        status,
+        body: Secret::new(String::from_utf8_lossy(&bytes)),
+    })
+}
+
+/// The first bytes of an answer, kept for the message when it is no HTTP.
+#[derive(Debug, Clone, Default)]
+struct Beginning(Arc<Mutex<Vec<u8>>>);
+
+impl Beginning {
+    const LENGTH: usize = 256;
+
+    fn clear(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    fn take_note(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = Self::LENGTH.saturating_sub(kept.len());
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn first_line(&self) -> Option<String> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = kept.split(|byte| *byte == b'\n').next()?;
+        (!kept.is_empty()).then(|| String::from_utf8_lossy(line).trim_end().to_owned())
+    }
+}
+
+/// A stream whose beginning is kept.
+struct Recorded<S> {
+    stream: S,
+    beginning: Beginning,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Recorded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.beginning.take_note(&buffer.filled()[before..]);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Recorded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

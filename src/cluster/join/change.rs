@@ -1,0 +1,276 @@
+//! The changes of a join, in the terms of a node.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::base::atomic_file::Access;
+use crate::base::secret::Secret;
+use crate::cluster::join::begin_journal;
+use crate::cluster::join::error::JoinError;
+use crate::cluster::journal::Journal;
+use crate::cluster::node::{Node, Privacy};
+use crate::host::{Action, Service};
+use crate::pki::key::{Bits, PrivateKey};
+use crate::pki::kubeconfig::{self, Identity};
+use crate::store::args_file::ArgsFile;
+use crate::store::layout::Lock;
+use crate::wire::local_v1::JoinOrder;
+
+/// The mode of lock files that MicroK8s's client makes (recording `join-worker-ok`).
+const LOCK_MODE: u32 = 0o700;
+
+/// The changes that a join makes to its node.
+pub struct Change<'a> {
+    node: &'a Node,
+    journal: Option<Journal>,
+}
+
+impl<'a> Change<'a> {
+    /// No change yet.
+    pub fn new(node: &'a Node) -> Self {
+        Self {
+            node,
+            journal: None,
+        }
+    }
+
+    /// The node that changes.
+    pub fn node(&self) -> &'a Node {
+        self.node
+    }
+
+    /// Everything that was changed is taken back: `error` made the join fail.
+    pub fn take_back(&mut self, error: JoinError) -> JoinError {
+        match self
+            .journal
+            .take()
+            .map(|journal| journal.roll_back(self.node.host.as_ref()))
+        {
+            None | Some(Ok(())) => error,
+            Some(Err(undo)) => JoinError::NotTakenBack {
+                error: Box::new(error),
+                undo,
+            },
+        }
+    }
+
+    /// The first thing: other programs see that a join is under way.
+    pub fn begin(&mut self) -> Result<(), JoinError> {
+        self.lock(Lock::JoinInProgress)
+    }
+
+    /// The last thing: the changes become final.
+    pub fn finish(&mut self, order: &JoinOrder) -> Result<(), JoinError> {
+        if order.disable_low_memory_guard {
+            self.unlock(Lock::LowMemoryGuard)?;
+        }
+        self.lock(Lock::NoCertReissue)?;
+        self.unlock(Lock::JoinInProgress)?;
+        if let Some(journal) = self.journal.take() {
+            journal.commit()?;
+        }
+        Ok(())
+    }
+
+    pub fn journal(&mut self) -> Result<&mut Journal, JoinError> {
+        if self.journal.is_none() {
+            self.journal = Some(begin_journal(self.node)?);
+        }
+        self.journal.as_mut().ok_or(JoinError::Busy)
+    }
+
+    /// Writes a file that is shared in this way.
+    pub fn write(&mut self, path: &Path, content: &str, privacy: Privacy) -> Result<(), JoinError> {
+        let access = self.node.access(privacy);
+        Ok(self.journal()?.write(path, content.as_bytes(), access)?)
+    }
+
+    /// Writes a file that keeps its mode and owners; a new one gets this mode.
+    pub fn rewrite(&mut self, path: &Path, content: &str, or: u32) -> Result<(), JoinError> {
+        Ok(self
+            .journal()?
+            .write(path, content.as_bytes(), Access::Keep { or })?)
+    }
+
+    /// Changes the arguments of a service.
+    pub fn arguments(
+        &mut self,
+        service: &str,
+        edit: impl FnOnce(&mut ArgsFile),
+    ) -> Result<(), JoinError> {
+        let mut arguments = self.node.arguments(service)?;
+        edit(&mut arguments);
+        self.write(
+            &self.node.layout.args(service),
+            &arguments.text(),
+            Privacy::Group,
+        )
+    }
+
+    /// Makes a lock file; one that is there stays.
+    pub fn lock(&mut self, lock: Lock) -> Result<(), JoinError> {
+        let path = self.node.layout.lock(lock);
+        if path.exists() {
+            return Ok(());
+        }
+        let access = Access::Set {
+            mode: LOCK_MODE,
+            uid: None,
+            gid: None,
+        };
+        Ok(self.journal()?.write(&path, b"", access)?)
+    }
+
+    /// Removes a lock file.
+    pub fn unlock(&mut self, lock: Lock) -> Result<(), JoinError> {
+        let path = self.node.layout.lock(lock);
+        Ok(self.journal()?.remove(&path)?)
+    }
+
+    /// Controls a service.
+    pub fn service(&mut self, action: Action, service: Service) -> Result<(), JoinError> {
+        let host = self.node.host.clone();
+        Ok(self.journal()?.service(host.as_ref(), action, service)?)
+    }
+
+    /// Writes a key that was made for the join; one that the node had stays as it is.
+    pub fn key(&mut self, name: &str, key: &NodeKey) -> Result<(), JoinError> {
+        if !key.is_new {
+            return Ok(());
+        }
+        self.write(
+            &self.node.layout.cert(&format!("{name}.key")),
+            key.pem.expose(),
+            Privacy::Root,
+        )
+    }
+
+    /// Writes a kubeconfig. The administrator's tells MicroK8s's tools who may use the node;
+    /// the others are for services only.
+    pub fn kubeconfig(&mut self, name: &str, text: &Secret) -> Result<(), JoinError> {
+        let privacy = if name == "client.config" {
+            Privacy::GroupReads
+        } else {
+            Privacy::Root
+        };
+        self.write(&self.node.layout.credential(name), text.expose(), privacy)
+    }
+
+    /// kube-proxy and the datastore's users get the cluster's pod network.
+    pub fn pod_network(&mut self, theirs: Option<&str>) -> Result<(), JoinError> {
+        let Some(theirs) = theirs else { return Ok(()) };
+        if self.node.arguments("kube-proxy")?.get("--cluster-cidr") == Some(theirs) {
+            return Ok(());
+        }
+        self.arguments("kube-proxy", |arguments| {
+            arguments.set("--cluster-cidr", theirs)
+        })?;
+        self.service(Action::Restart, Service::Kubelite)
+    }
+
+    /// The API server gets the cluster's authorization mode and port, and is started anew.
+    pub fn api_server(&mut self, mode: Option<&str>, port: Option<&str>) -> Result<(), JoinError> {
+        self.arguments("kube-apiserver", |arguments| {
+            for (key, value) in [("--authorization-mode", mode), ("--secure-port", port)] {
+                if let Some(value) = value.filter(|value| !value.is_empty()) {
+                    arguments.set(key, value);
+                }
+            }
+        })?;
+        self.service(Action::Restart, Service::Kubelite)
+    }
+
+    /// The kubelet gets the arguments of the contacted node's, but for what is that node's own.
+    pub fn kubelet(
+        &mut self,
+        theirs: &str,
+        own: &str,
+        edit: impl FnOnce(&mut ArgsFile),
+    ) -> Result<(), JoinError> {
+        let mut arguments = ArgsFile::parse(theirs);
+        if arguments.get("--node-ip").is_some() {
+            arguments.set("--node-ip", own);
+        }
+        arguments.remove("--hostname-override");
+        edit(&mut arguments);
+        self.write(
+            &self.node.layout.args("kubelet"),
+            &arguments.text(),
+            Privacy::Group,
+        )
+    }
+
+    /// kube-proxy finds the API server and its own name by itself.
+    pub fn kube_proxy(&mut self) -> Result<(), JoinError> {
+        self.arguments("kube-proxy", |arguments| {
+            arguments.remove("--master");
+            arguments.remove("--hostname-override");
+        })
+    }
+
+    /// The node does not run a control plane of its own any more.
+    pub fn become_worker(&mut self) -> Result<(), JoinError> {
+        self.lock(Lock::Clustered)?;
+        self.lock(Lock::NoK8sDqlite)?;
+        for service in [
+            Service::Kubelite,
+            Service::Etcd,
+            Service::ApiserverKicker,
+            Service::ApiserverProxy,
+            Service::K8sDqlite,
+        ] {
+            self.service(Action::Restart, service)?;
+        }
+        Ok(())
+    }
+}
+
+/// A key of the node.
+pub struct NodeKey {
+    /// The key.
+    pub key: PrivateKey,
+    /// The key as PEM.
+    pub pem: Secret,
+    /// It was made for this join.
+    pub is_new: bool,
+}
+
+impl NodeKey {
+    /// The node's key of this name, or a new one.
+    pub fn read_or_make(node: &Node, name: &str) -> Result<Self, JoinError> {
+        match node.layout.read(&node.layout.cert(&format!("{name}.key"))) {
+            Ok(pem) => Ok(Self {
+                key: PrivateKey::from_pem(&pem)?,
+                pem: Secret::new(pem),
+                is_new: false,
+            }),
+            Err(error) if error.is_missing() => {
+                let key = PrivateKey::generate(Bits::Rsa2048)?;
+                let pem = key.to_pem()?;
+                Ok(Self {
+                    key,
+                    pem,
+                    is_new: true,
+                })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A kubeconfig for the user of a certificate of this key.
+    pub fn kubeconfig(&self, ca: &str, server: &str, user: &str, certificate: &str) -> Secret {
+        let identity = Identity::Certificate {
+            certificate,
+            key: &self.pem,
+        };
+        kubeconfig::text(ca, server, user, &identity)
+    }
+}
+
+/// The URL of an API server.
+pub fn api_server_url(host: &str, port: &str) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("https://[{address}]:{port}"),
+        _ => format!("https://{host}:{port}"),
+    }
+}

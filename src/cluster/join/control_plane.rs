@@ -1,0 +1,385 @@
+//! Joining a cluster on dqlite as a control plane node.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::base::secret::Secret;
+use crate::cluster::cni;
+use crate::cluster::fresh_node::client_certificates;
+use crate::cluster::join::change::{Change, NodeKey, api_server_url};
+use crate::cluster::join::error::JoinError;
+use crate::cluster::join::peer::Answer;
+use crate::cluster::join::{Audience, still_wanted};
+use crate::cluster::node::{Node, Privacy};
+use crate::host::{Action, Service};
+use crate::model::endpoint;
+use crate::pki::ca::{Ca, LONG, Profile};
+use crate::store::dqlite::{self, Member};
+use crate::store::known_users;
+use crate::store::layout::Lock;
+use crate::store::token_files::CALLBACK_TOKEN;
+use crate::wire::cluster_v2::JoinResponse;
+use crate::wire::local_v1::{JoinEvent, JoinOrder};
+
+/// How often the datastore is asked whether it lists the node: soon at first, then less often.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A dot appears as often as MicroK8s's client prints one (`messages.md`, join).
+const NOT_LISTED_DOT: Duration = Duration::from_secs(5);
+const NOT_ANSWERING_DOT: Duration = Duration::from_secs(2);
+
+/// A certificate and kubeconfig of the node under the cluster's authority.
+struct Renewed {
+    name: &'static str,
+    key: NodeKey,
+    certificate: String,
+    kubeconfig: Option<(&'static str, Secret)>,
+}
+
+/// All that the join needs, before anything is changed.
+pub struct Plan {
+    answer: Answer<JoinResponse>,
+    own: IpAddr,
+    ca: String,
+    renewed: Vec<Renewed>,
+    servers: Vec<(&'static str, String)>,
+    datastore: Datastore,
+}
+
+/// What Kubernetes keeps its state in.
+enum Datastore {
+    /// MicroK8s's own.
+    Dqlite {
+        certificate: String,
+        key: Secret,
+        init: String,
+    },
+    /// An etcd outside the cluster.
+    Etcd { servers: String },
+}
+
+impl Plan {
+    /// Reads the answer, and signs what the node needs with the cluster's key.
+    pub fn prepare(node: &Node, answer: Answer<JoinResponse>) -> Result<Self, JoinError> {
+        let own = answer.need("hostname_override", answer.hostname_override.as_deref())?;
+        let own: IpAddr = own
+            .parse()
+            .map_err(|error| answer.bad("hostname_override", error))?;
+        let ca_pem = answer.need("ca", answer.ca.clone())?;
+        let ca_key = answer.need("ca_key", answer.ca_key.as_ref())?;
+        let ca =
+            Ca::from_pem(&ca_pem, ca_key.expose()).map_err(|error| answer.bad("ca_key", error))?;
+        answer.need("service_account_key", answer.service_account_key.as_ref())?;
+        answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
+        answer.need("callback_token", answer.callback_token.as_ref())?;
+        let datastore = match &answer.etcd_servers {
+            Some(servers) => Datastore::Etcd {
+                servers: servers.clone(),
+            },
+            None => Self::dqlite(node, &answer, own)?,
+        };
+        let renewed = renew(node, &ca, &ca_pem, &answer)?;
+        let servers = reissue_servers(node, &ca)?;
+        Ok(Self {
+            answer,
+            own,
+            ca: ca_pem,
+            renewed,
+            servers,
+            datastore,
+        })
+    }
+
+    fn dqlite(
+        node: &Node,
+        answer: &Answer<JoinResponse>,
+        own: IpAddr,
+    ) -> Result<Datastore, JoinError> {
+        let voters = answer.need("voters", answer.voters.as_ref())?;
+        let certificate = answer.need("cluster_cert", answer.cluster_cert.clone())?;
+        let key = answer.need("cluster_key", answer.cluster_key.clone())?;
+        // The port of the datastore is that of the one that the node has.
+        let port = node
+            .layout
+            .read(&node.layout.backend().join("info.yaml"))
+            .ok()
+            .and_then(|info| dqlite::read_info(&info).ok())
+            .map_or(endpoint::DATASTORE_PORT, |info| info.port());
+        Ok(Datastore::Dqlite {
+            certificate,
+            key,
+            init: dqlite::init_yaml(&endpoint::join(own, port), voters),
+        })
+    }
+
+    /// Changes the node; files and services in the order of recording `join-controlplane-ok`.
+    pub fn apply(
+        &self,
+        change: &mut Change<'_>,
+        order: &JoinOrder,
+        audience: &mut dyn Audience,
+    ) -> Result<(), JoinError> {
+        let answer = &self.answer;
+        let layout = &change.node().layout;
+        change.begin()?;
+        change.pod_network(answer.cluster_cidr.as_deref())?;
+        change.write(&layout.cert("ca.crt"), &self.ca, Privacy::Group)?;
+        for (name, key) in [
+            ("ca.key", &answer.ca_key),
+            ("serviceaccount.key", &answer.service_account_key),
+        ] {
+            if let Some(key) = key {
+                change.write(&layout.cert(name), key.expose(), Privacy::Root)?;
+            }
+        }
+        self.token_authentication(change)?;
+        for renewed in &self.renewed {
+            change.key(renewed.name, &renewed.key)?;
+            change.rewrite(
+                &layout.cert(&format!("{}.crt", renewed.name)),
+                &renewed.certificate,
+                0o644,
+            )?;
+            if let Some((name, text)) = &renewed.kubeconfig {
+                change.kubeconfig(name, text)?;
+            }
+        }
+        for (name, certificate) in &self.servers {
+            change.rewrite(&layout.cert(name), certificate, 0o644)?;
+        }
+        change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
+        let theirs = answer.kubelet_args.as_deref().unwrap_or_default();
+        change.kubelet(theirs, &self.own.to_string(), |_| {})?;
+        if let Some(token) = &answer.callback_token {
+            change.write(
+                &layout.credential(CALLBACK_TOKEN),
+                token.expose(),
+                Privacy::Group,
+            )?;
+        }
+        match &self.datastore {
+            Datastore::Dqlite {
+                certificate,
+                key,
+                init,
+            } => {
+                self.join_dqlite(change, certificate, key, init, order, audience)?;
+            }
+            Datastore::Etcd { servers } => self.use_etcd(change, servers)?,
+        }
+        // The manifest is applied in the cluster already; here it is only kept the same.
+        let manifest = layout.cni_manifest();
+        match layout.read(&manifest) {
+            Ok(text) => {
+                if let Some(changed) = cni::reach(&text, order.url.address) {
+                    change.rewrite(&manifest, &changed, 0o644)?;
+                }
+                Ok(())
+            }
+            Err(error) if error.is_missing() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The cluster authenticates with tokens when it sends the administrator's, and with
+    /// certificates alone when it does not.
+    fn token_authentication(&self, change: &mut Change<'_>) -> Result<(), JoinError> {
+        const KEY: &str = "--token-auth-file";
+        const FILE: &str = "${SNAP_DATA}/credentials/known_tokens.csv";
+        let node = change.node();
+        let is_on = node.arguments("kube-apiserver")?.get(KEY).is_some();
+        let Some(token) = &self.answer.admin_token else {
+            return if is_on {
+                change.arguments("kube-apiserver", |arguments| arguments.remove(KEY))
+            } else {
+                Ok(())
+            };
+        };
+        let path = node.layout.credential(known_users::FILE);
+        let users = if is_on {
+            node.layout.read(&path).unwrap_or_default()
+        } else {
+            String::new()
+        };
+        let users = Secret::new(known_users::with_admin_token(&users, token));
+        change.write(&path, users.expose(), Privacy::Group)?;
+        if is_on {
+            return Ok(());
+        }
+        change.arguments("kube-apiserver", |arguments| arguments.set(KEY, FILE))
+    }
+
+    fn join_dqlite(
+        &self,
+        change: &mut Change<'_>,
+        certificate: &str,
+        key: &Secret,
+        init: &str,
+        order: &JoinOrder,
+        audience: &mut dyn Audience,
+    ) -> Result<(), JoinError> {
+        let layout = &change.node().layout;
+        let backend = layout.backend();
+        change.service(Action::Stop, Service::Kubelite)?;
+        change.service(Action::Stop, Service::K8sDqlite)?;
+        change
+            .journal()?
+            .move_folder(&backend, &layout.backend_backup())?;
+        change.journal()?.make_folder(&backend, 0o755)?;
+        change.write(&backend.join("cluster.crt"), certificate, Privacy::Group)?;
+        change.write(&backend.join("cluster.key"), key.expose(), Privacy::Root)?;
+        change.rewrite(&backend.join("init.yaml"), init, 0o644)?;
+        change.service(Action::Start, Service::K8sDqlite)?;
+        audience.tell(JoinEvent::Waiting);
+        let limit = Duration::from_secs(order.timeout_seconds);
+        let listed = wait_until_listed(change.node(), self.own, limit, audience);
+        audience.tell(JoinEvent::WaitingDone);
+        still_wanted(audience)?;
+        if !listed {
+            return Err(JoinError::NotListed {
+                seconds: order.timeout_seconds,
+            });
+        }
+        change.service(Action::Start, Service::Kubelite)
+    }
+
+    fn use_etcd(&self, change: &mut Change<'_>, servers: &str) -> Result<(), JoinError> {
+        let answer = &self.answer;
+        let layout = &change.node().layout;
+        let files = [
+            (
+                "--etcd-cafile",
+                "remote-etcd-ca.crt",
+                answer.etcd_ca.as_deref(),
+                Privacy::Group,
+            ),
+            (
+                "--etcd-certfile",
+                "remote-etcd.crt",
+                answer.etcd_cert.as_deref(),
+                Privacy::Group,
+            ),
+            (
+                "--etcd-keyfile",
+                "remote-etcd.key",
+                answer.etcd_key.as_ref().map(Secret::expose),
+                Privacy::Root,
+            ),
+        ];
+        for (_, name, content, privacy) in files {
+            if let Some(content) = content.filter(|content| !content.is_empty()) {
+                change.write(&layout.cert(name), content, privacy)?;
+            }
+        }
+        change.arguments("kube-apiserver", |arguments| {
+            arguments.set("--etcd-servers", servers);
+            for (key, name, content, _) in files {
+                if content.is_some_and(|content| !content.is_empty()) {
+                    arguments.set(key, &format!("${{SNAP_DATA}}/certs/{name}"));
+                }
+            }
+        })?;
+        change.lock(Lock::NoK8sDqlite)?;
+        change.service(Action::Restart, Service::K8sDqlite)?;
+        change.service(Action::Restart, Service::Kubelite)
+    }
+}
+
+/// The node's client certificates under the cluster's authority.
+fn renew(
+    node: &Node,
+    ca: &Ca,
+    ca_pem: &str,
+    answer: &JoinResponse,
+) -> Result<Vec<Renewed>, JoinError> {
+    let hostname = node.host.host_name().map_err(JoinError::Machine)?;
+    let addresses = node
+        .addresses(node.agent_bind().ip())
+        .map_err(JoinError::Machine)?;
+    let arguments = node.arguments("kube-apiserver")?;
+    let port = answer
+        .apiport
+        .as_deref()
+        .filter(|port| !port.is_empty())
+        .or_else(|| arguments.get("--secure-port"))
+        .unwrap_or("16443");
+    let server = api_server_url("127.0.0.1", port);
+    client_certificates(&hostname, &addresses)
+        .into_iter()
+        .map(|client| {
+            let key = NodeKey::read_or_make(node, client.file)?;
+            let certificate = ca.issue(
+                &client.subject,
+                &key.key,
+                Profile::Client(client.names),
+                LONG,
+            )?;
+            let kubeconfig = client
+                .kubeconfig
+                .map(|(name, user)| (name, key.kubeconfig(ca_pem, &server, &user, &certificate)));
+            Ok(Renewed {
+                name: client.file,
+                key,
+                certificate,
+                kubeconfig,
+            })
+        })
+        .collect()
+}
+
+/// The node's server certificates, signed anew. MicroK8s leaves this to a helper that notices
+/// the other authority some seconds later.
+fn reissue_servers(node: &Node, ca: &Ca) -> Result<Vec<(&'static str, String)>, JoinError> {
+    let layout = &node.layout;
+    let read = |name: &str| layout.read(&layout.cert(name));
+    let mut servers = Vec::new();
+    if let Ok(old) = read("server.crt") {
+        servers.push(("server.crt", ca.reissue_server(&old)?));
+    }
+    // The authority of the front proxy is the node's own, and stays.
+    if let (Ok(old), Ok(certificate), Ok(key)) = (
+        read("front-proxy-client.crt"),
+        read("front-proxy-ca.crt"),
+        read("front-proxy-ca.key"),
+    ) {
+        let front = Ca::from_pem(&certificate, Secret::new(key).expose())?;
+        servers.push(("front-proxy-client.crt", front.reissue_server(&old)?));
+    }
+    Ok(servers)
+}
+
+/// Asks the datastore until it lists the node; says whether it did in time.
+fn wait_until_listed(
+    node: &Node,
+    own: IpAddr,
+    limit: Duration,
+    audience: &mut dyn Audience,
+) -> bool {
+    let end = Instant::now() + limit;
+    let mut pause = FIRST_PAUSE;
+    let mut next_dot = Instant::now();
+    loop {
+        let members = node
+            .host
+            .datastore_members(&node.layout.backend())
+            .ok()
+            .and_then(|answer| dqlite::read_shell_answer(&answer).ok());
+        let (event, until_next) = match members {
+            Some(members) if members.iter().any(|member: &Member| member.is_at(own)) => {
+                return true;
+            }
+            Some(_) => (JoinEvent::NotListed, NOT_LISTED_DOT),
+            None => (JoinEvent::NotAnswering, NOT_ANSWERING_DOT),
+        };
+        let now = Instant::now();
+        if now >= next_dot {
+            audience.tell(event);
+            next_dot = now + until_next;
+        }
+        if now >= end || audience.has_left() {
+            return false;
+        }
+        std::thread::sleep(pause.min(end - now));
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,345 @@
+//! Why a join failed, and what is said of it.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::base::exit_status::ExitStatus;
+use crate::base::sanitize;
+use crate::client::remote::RemoteError;
+use crate::cluster::first_join::FirstJoinError;
+use crate::cluster::journal::JournalError;
+use crate::pki::PkiError;
+use crate::store::layout::ReadError;
+use crate::wire::error_body::TokenRefusal;
+use crate::wire::local_v1::JoinFailure;
+
+/// Why a join failed.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// A join of this node is under way.
+    #[error("another join of this node is under way")]
+    Busy,
+    /// Our own folder.
+    #[error("cannot use `{}`: {source}", path.display())]
+    OwnState {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A standalone node has no datastore to join with.
+    #[error("no datastore runs on this standalone node, so it cannot be a control plane node")]
+    NoDatastore,
+    /// The machine does not know its name or addresses.
+    #[error("cannot tell this machine's name and addresses: {0}")]
+    Machine(#[source] io::Error),
+    /// The contacted node could not be talked to.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The contacted node shows another certificate than the connection string says.
+    #[error("Could not verify the identity of {0}")]
+    NotVerified(IpAddr),
+    /// The contacted node said no.
+    #[error("refused with status {status}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its text, where it gave one.
+        text: Option<String>,
+        /// What it says of the token.
+        reason: Option<TokenRefusal>,
+    },
+    /// The answer is no JSON, or JSON of another kind.
+    #[error("the answer of {from} is not understood: {why}")]
+    NotUnderstood {
+        /// Whose answer.
+        from: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The answer lacks something.
+    #[error("the answer of {from} has no field `{field}`")]
+    MissingField {
+        /// Whose answer.
+        from: String,
+        /// What it lacks.
+        field: &'static str,
+    },
+    /// A field of the answer is of no use.
+    #[error("the answer of {from} has a field `{field}` that is of no use: {why}")]
+    BadField {
+        /// Whose answer.
+        from: String,
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The contacted node takes a worker for a control plane node.
+    #[error("Make sure the cluster you connect to supports joining worker nodes.")]
+    NoWorkers,
+    /// A certificate was not signed.
+    #[error("the {certificate} certificate was not signed")]
+    NotSigned {
+        /// Which one.
+        certificate: &'static str,
+        /// The HTTP status; none for the certificate of etcd, as in MicroK8s.
+        status: Option<u16>,
+        /// The contacted node's text, where it gave one.
+        text: Option<String>,
+    },
+    /// An authentication mode that nobody here knows.
+    #[error("Unknown API auth mode '{0}' received from control plane node.")]
+    UnknownAuthMode(String),
+    /// The datastore did not list the node.
+    #[error("the datastore did not list this node within {seconds} seconds")]
+    NotListed {
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A file of the node.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A key or certificate.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// A change.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The datastore's files.
+    #[error(transparent)]
+    Datastore(#[from] FirstJoinError),
+    /// Whoever asked for the join went away.
+    #[error("the join was interrupted")]
+    Interrupted,
+    /// A change failed, and so did taking the changes back.
+    #[error("{error}; the node could not be brought back to what it was: {undo}")]
+    NotTakenBack {
+        /// What failed first.
+        error: Box<JoinError>,
+        /// What failed then.
+        undo: JournalError,
+    },
+}
+
+impl From<&JoinError> for JoinFailure {
+    fn from(error: &JoinError) -> Self {
+        Self {
+            stage: stage(error).to_owned(),
+            microk8s_text: microk8s_text(error).map(|text| sanitize::for_terminal(&text)),
+            error: microk8s_text(error)
+                .is_none()
+                .then(|| sanitize::for_terminal(&error.to_string())),
+            hint: hint(error),
+            exit: exit(error).code(),
+        }
+    }
+}
+
+/// The part of the join that failed.
+fn stage(error: &JoinError) -> &'static str {
+    match error {
+        JoinError::Busy
+        | JoinError::OwnState { .. }
+        | JoinError::NoDatastore
+        | JoinError::Machine(_) => "preflight",
+        JoinError::Remote(_) | JoinError::NotVerified(_) => "contact",
+        JoinError::Refused { .. } => "admission",
+        JoinError::NotUnderstood { .. }
+        | JoinError::MissingField { .. }
+        | JoinError::BadField { .. }
+        | JoinError::NoWorkers
+        | JoinError::UnknownAuthMode(_) => "answer",
+        JoinError::NotSigned { .. } => "certificates",
+        JoinError::Read(_)
+        | JoinError::Pki(_)
+        | JoinError::Journal(_)
+        | JoinError::Datastore(_) => "apply",
+        JoinError::NotListed { .. } => "datastore",
+        JoinError::Interrupted => "interrupted",
+        JoinError::NotTakenBack { .. } => "undo",
+    }
+}
+
+/// The line that MicroK8s prints on standard output for this failure, where it has one
+/// (`messages.md`, join).
+fn microk8s_text(error: &JoinError) -> Option<String> {
+    let reachable =
+        |error: &RemoteError| format!("Please ensure the master node is reachable. {error}");
+    Some(match error {
+        JoinError::Remote(RemoteError::NotTls) => {
+            "Peer node verification failed with [SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006).".to_owned()
+        }
+        JoinError::Remote(RemoteError::Tls(text)) => format!("Peer node verification failed with {text}."),
+        JoinError::Remote(error @ (RemoteError::Closed | RemoteError::NotHttp(_) | RemoteError::CutOff { .. })) => {
+            reachable(error)
+        }
+        JoinError::NotVerified(address) => format!(
+            "Joining cluster failed. Could not verify the identity of {address}. Use '--skip-verify' to skip server certificate check."
+        ),
+        JoinError::Refused { status, text, .. } => {
+            let text = text.as_ref().map_or_else(String::new, |text| format!(" {text}"));
+            format!("Connection failed.{text} ({status}).")
+        }
+        JoinError::NoWorkers => {
+            "Joining process failed. Make sure the cluster you connect to supports joining worker nodes.".to_owned()
+        }
+        JoinError::NotSigned {
+            certificate,
+            status: Some(status),
+            text,
+        } => {
+            let text = text.as_ref().map_or_else(String::new, |text| format!(" {text}"));
+            format!("Failed to sign {certificate} certificate ({status}).{text}")
+        }
+        JoinError::NotSigned { status: None, text, .. } => {
+            let text = text.as_ref().map_or_else(String::new, |text| format!(" {text}"));
+            format!("Failed to sign certificate.{text}")
+        }
+        JoinError::UnknownAuthMode(_) => format!(
+            "Error: {error}\nPlease update this MicroK8s node to the latest version before joining."
+        ),
+        _ => return None,
+    })
+}
+
+/// What to do. Hints hold no join command and no phrase that scripts look for in what commands
+/// print.
+fn hint(error: &JoinError) -> Option<String> {
+    Some(
+        match error {
+            JoinError::Busy => "wait until it has ended, and look what it said",
+            JoinError::NoDatastore => "join as a worker, with --worker",
+            JoinError::Remote(RemoteError::Connect { .. } | RemoteError::NoAnswer { .. }) => {
+                "check the address and the port, that the cluster agent runs there, and that no firewall is in between; the token is not used up"
+            }
+            JoinError::Remote(RemoteError::NotTls) => "something other than a cluster agent listens at this address and port",
+            JoinError::Remote(RemoteError::Closed | RemoteError::NotHttp(_) | RemoteError::CutOff { .. }) => {
+                "look into the log of the contacted node's cluster agent"
+            }
+            JoinError::Remote(RemoteError::OtherCertificate(_)) => {
+                "the contacted node changed its certificate meanwhile, or several nodes answer at this address; try again"
+            }
+            JoinError::NotVerified(_) => {
+                "another machine answers at this address, or the node's certificate has changed since the token was issued; issue a new one there and compare the last part"
+            }
+            JoinError::Refused { reason: Some(reason), .. } => match reason {
+                TokenRefusal::Unknown => {
+                    "the contacted node does not know this token: was it issued on another node, or mistyped?"
+                }
+                TokenRefusal::Expired => "the token's time has run out; issue a new one on the contacted node with `microk8s add-node`",
+                TokenRefusal::Used => "the token was used before; issue a new one on the contacted node with `microk8s add-node`",
+                TokenRefusal::InUse => {
+                    "another node is joining with this token; issue a new one for this node with `microk8s add-node`"
+                }
+                TokenRefusal::Other => "look into the log of the contacted node's cluster agent",
+            },
+            JoinError::NotUnderstood { .. } | JoinError::MissingField { .. } | JoinError::BadField { .. } => {
+                "something other than a cluster agent answers there, or one of a version that this program does not understand"
+            }
+            JoinError::NotSigned { .. } => "look into the log of the contacted node's cluster agent; the token is not used up",
+            JoinError::NotListed { .. } => {
+                "check that the nodes of the cluster reach each other on the datastore's port, 19001; this node is as it was, and the same command may be tried again"
+            }
+            JoinError::Journal(JournalError::Service(_)) => {
+                "look into the service's log; this node is as it was, and the same command may be tried again"
+            }
+            JoinError::NotTakenBack { .. } => {
+                "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
+            }
+            JoinError::OwnState { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run the command as root, or start the node's agent"
+            }
+            _ => return None,
+        }
+        .to_owned(),
+    )
+}
+
+fn exit(error: &JoinError) -> ExitStatus {
+    match error {
+        JoinError::Remote(
+            RemoteError::NotTls | RemoteError::Tls(_) | RemoteError::OtherCertificate(_),
+        )
+        | JoinError::NotVerified(_) => ExitStatus::PeerNotVerified,
+        JoinError::Refused { .. } => ExitStatus::Refused,
+        JoinError::UnknownAuthMode(_) => ExitStatus::UnknownAuthMode,
+        JoinError::NotListed { .. } => ExitStatus::NotListed,
+        JoinError::NotTakenBack { error, .. } => exit(error),
+        JoinError::Busy
+        | JoinError::OwnState { .. }
+        | JoinError::NoDatastore
+        | JoinError::Machine(_)
+        | JoinError::Remote(_)
+        | JoinError::NotUnderstood { .. }
+        | JoinError::MissingField { .. }
+        | JoinError::BadField { .. }
+        | JoinError::NoWorkers
+        | JoinError::NotSigned { .. }
+        | JoinError::Read(_)
+        | JoinError::Pki(_)
+        | JoinError::Journal(_)
+        | JoinError::Datastore(_)
+        | JoinError::Interrupted => ExitStatus::Failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_as_microk8s_prints_them() {
+        let refused = |text: Option<&str>, status| JoinError::Refused {
+            status,
+            text: text.map(str::to_owned),
+            reason: None,
+        };
+        for (error, text, exit) in [
+            (
+                refused(Some("Invalid token"), 500),
+                "Connection failed. Invalid token (500).",
+                6,
+            ),
+            (refused(None, 404), "Connection failed. (404).", 6),
+            (
+                JoinError::Remote(RemoteError::Closed),
+                "Please ensure the master node is reachable. Remote end closed connection without response",
+                1,
+            ),
+            (
+                JoinError::Remote(RemoteError::NotHttp("hello there".into())),
+                "Please ensure the master node is reachable. hello there",
+                1,
+            ),
+            (
+                JoinError::NotSigned {
+                    certificate: "proxy",
+                    status: Some(500),
+                    text: Some("x".into()),
+                },
+                "Failed to sign proxy certificate (500). x",
+                1,
+            ),
+        ] {
+            let failure = JoinFailure::from(&error);
+            assert_eq!(failure.microk8s_text.as_deref(), Some(text));
+            assert_eq!((failure.exit, failure.error), (exit, None));
+        }
+    }
+
+    #[test]
+    fn text_of_the_other_side_cannot_steer_a_terminal() {
+        let error = JoinError::Refused {
+            status: 500,
+            text: Some("\u{1b}[2J".into()),
+            reason: None,
+        };
+        assert_eq!(
+            JoinFailure::from(&error).microk8s_text.unwrap(),
+            "Connection failed. ?[2J (500)."
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Joining a cluster without high availability, on MicroK8s's own etcd: the older flow, for
+//! nodes without the lock `ha-cluster`. Every node that joins becomes a worker.
+
+use crate::base::secret::Secret;
+use crate::cluster::first_join::random_text;
+use crate::cluster::join::change::{Change, NodeKey, api_server_url};
+use crate::cluster::join::error::JoinError;
+use crate::cluster::join::peer::{Answer, Contact};
+use crate::cluster::join::worker::{Identities, REMOTE_CA, WORKER_LABELS};
+use crate::cluster::node::{Node, Privacy};
+use crate::host::{Action, Service};
+use crate::model::token::Token;
+use crate::pki::csr;
+use crate::pki::kubeconfig::{self, Identity};
+use crate::pki::name::Subject;
+use crate::store::token_files::CALLBACK_TOKEN;
+use crate::store::tokens::CertificatePurpose;
+use crate::wire::cluster_v1::JoinResponse;
+use crate::wire::local_v1::JoinOrder;
+
+/// All that the join needs, before anything is changed.
+pub struct Plan {
+    answer: Answer<JoinResponse>,
+    callback: Secret,
+    ca: String,
+    etcd: String,
+    etcd_request: String,
+    etcd_certificate: String,
+    server_key: NodeKey,
+    server: String,
+    authentication: Authentication,
+}
+
+/// How the node's services prove to the API server who they are.
+enum Authentication {
+    Certificates(Identities),
+    Tokens { proxy: Token, kubelet: Token },
+}
+
+impl Plan {
+    /// Asks to join, and has the certificates signed.
+    pub fn prepare(
+        node: &Node,
+        order: &JoinOrder,
+        contact: &mut Contact,
+    ) -> Result<Self, JoinError> {
+        let callback = random_text(64);
+        let answer = contact.join_v1(node, &callback)?;
+        let mode = answer.api_authn_mode.as_deref().unwrap_or("Token");
+        if !["Cert", "Token"].contains(&mode) {
+            return Err(JoinError::UnknownAuthMode(mode.to_owned()));
+        }
+        answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
+        let ca = answer.need("ca", answer.ca.clone())?;
+        let etcd = answer.need("etcd", answer.etcd.as_deref())?;
+        let etcd = etcd.replace("0.0.0.0", &order.url.address.to_string());
+        let port = answer.need("apiport", answer.apiport.as_deref())?;
+        let server = api_server_url(&order.url.address.to_string(), port);
+        let proxy = answer.need("kubeproxy", answer.kubeproxy.clone())?;
+        let kubelet = answer.need("kubelet", answer.kubelet.clone())?;
+
+        let server_key = NodeKey::read_or_make(node, "server")?;
+        let etcd_request = csr::create(&Subject::microk8s_server(), &[], &server_key.key)?;
+        let etcd_certificate =
+            contact.sign("etcd", order.url.token.clone(), etcd_request.clone())?;
+        let authentication = if mode == "Cert" {
+            Authentication::Certificates(Identities::obtain(
+                node,
+                contact,
+                proxy.with_suffix(CertificatePurpose::Proxy.suffix()),
+                kubelet.with_suffix(CertificatePurpose::Kubelet.suffix()),
+            )?)
+        } else {
+            Authentication::Tokens { proxy, kubelet }
+        };
+        Ok(Self {
+            answer,
+            callback,
+            ca,
+            etcd,
+            etcd_request,
+            etcd_certificate,
+            server_key,
+            server,
+            authentication,
+        })
+    }
+
+    /// The cluster's pod network.
+    pub fn cluster_cidr(&self) -> Option<&str> {
+        self.answer.cluster_cidr.as_deref()
+    }
+
+    /// Changes the node.
+    pub fn apply(&self, change: &mut Change<'_>) -> Result<(), JoinError> {
+        let answer = &self.answer;
+        let layout = &change.node().layout;
+        change.begin()?;
+        let callback = Secret::new(format!("{}\n", self.callback.expose()));
+        change.write(
+            &layout.credential(CALLBACK_TOKEN),
+            callback.expose(),
+            Privacy::Group,
+        )?;
+        change.pod_network(answer.cluster_cidr.as_deref())?;
+        let own = answer.hostname_override.as_deref().unwrap_or_default();
+        change.kubelet(
+            answer.kubelet_args.as_deref().unwrap_or_default(),
+            own,
+            |arguments| {
+                arguments.set("--client-ca-file", REMOTE_CA);
+                arguments.set("--node-labels", WORKER_LABELS);
+            },
+        )?;
+        change.write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group)?;
+
+        change.key("server", &self.server_key)?;
+        change.rewrite(&layout.cert("server.remote.csr"), &self.etcd_request, 0o644)?;
+        change.write(
+            &layout.cert("server.remote.crt"),
+            &self.etcd_certificate,
+            Privacy::Group,
+        )?;
+        change.arguments("flanneld", |arguments| {
+            arguments.set("--etcd-endpoints", &self.etcd);
+            arguments.set("--etcd-cafile", REMOTE_CA);
+            arguments.set("--etcd-certfile", "${SNAP_DATA}/certs/server.remote.crt");
+            arguments.set("--etcd-keyfile", "${SNAP_DATA}/certs/server.key");
+        })?;
+        change.service(Action::Restart, Service::Flanneld)?;
+
+        change.kube_proxy()?;
+        match &self.authentication {
+            Authentication::Certificates(identities) => {
+                identities.apply(change, &self.ca, &self.server)?
+            }
+            Authentication::Tokens { proxy, kubelet } => {
+                for (name, user, token) in [
+                    ("proxy.config", "kubeproxy", proxy),
+                    ("kubelet.config", "kubelet", kubelet),
+                ] {
+                    let token = Secret::new(token.expose());
+                    let text =
+                        kubeconfig::text(&self.ca, &self.server, user, &Identity::Token(&token));
+                    change.kubeconfig(name, &text)?;
+                    change.service(Action::Restart, Service::Kubelite)?;
+                }
+            }
+        }
+        change.become_worker()
+    }
+}

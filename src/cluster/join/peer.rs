@@ -1,0 +1,188 @@
+//! What a joining node asks of the contacted one.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::base::secret::Secret;
+use crate::client::remote::{Peer, Reply};
+use crate::cluster::join::error::JoinError;
+use crate::cluster::join::source_address;
+use crate::cluster::node::Node;
+use crate::model::fingerprint::Fingerprint;
+use crate::model::role::Role;
+use crate::model::token::Token;
+use crate::wire::error_body::TokenRefusal;
+use crate::wire::local_v1::JoinOrder;
+use crate::wire::{cluster_v1, cluster_v2, routes};
+
+/// The contacted node, verified.
+pub struct Contact {
+    peer: Peer,
+    endpoint: SocketAddr,
+    token: Token,
+}
+
+impl Contact {
+    /// Connects, and makes sure that it is the node of the connection string before anything is
+    /// sent.
+    pub fn connect(node: &Node, order: &JoinOrder) -> Result<Self, JoinError> {
+        let endpoint = order.url.endpoint();
+        let peer = Peer::connect(endpoint, source_address(node, endpoint.ip()))?;
+        if let Some(expected) = order
+            .url
+            .fingerprint
+            .as_ref()
+            .filter(|_| !order.skip_verify)
+            && !expected.matches(&Fingerprint::of(peer.certificate()))
+        {
+            return Err(JoinError::NotVerified(endpoint.ip()));
+        }
+        Ok(Self {
+            peer,
+            endpoint,
+            token: order.url.token.clone(),
+        })
+    }
+
+    /// The certificate that the node shows, DER.
+    pub fn certificate(&self) -> &[u8] {
+        self.peer.certificate()
+    }
+
+    /// Asks to join a cluster on dqlite.
+    pub fn join(
+        &mut self,
+        node: &Node,
+        role: Role,
+    ) -> Result<Answer<cluster_v2::JoinResponse>, JoinError> {
+        let request = cluster_v2::JoinRequest {
+            token: self.token.clone(),
+            hostname: node.host.host_name().map_err(JoinError::Machine)?,
+            port: node.agent_bind().port().to_string(),
+            worker: role,
+            can_handle_x509_auth: true,
+            can_handle_custom_etcd: true,
+        };
+        self.ask(routes::V2_JOIN, &request)
+    }
+
+    /// Asks to join a cluster on etcd.
+    pub fn join_v1(
+        &mut self,
+        node: &Node,
+        callback: &Secret,
+    ) -> Result<Answer<cluster_v1::JoinResponse>, JoinError> {
+        let request = cluster_v1::JoinRequest {
+            token: self.token.clone(),
+            hostname: node.host.host_name().map_err(JoinError::Machine)?,
+            port: node.agent_bind().port().to_string(),
+            callback: callback.clone(),
+            can_handle_x509_auth: true,
+        };
+        self.ask(routes::V1_JOIN, &request)
+    }
+
+    /// Has a certificate signed; PEM.
+    pub fn sign(
+        &mut self,
+        certificate: &'static str,
+        token: Token,
+        request: String,
+    ) -> Result<String, JoinError> {
+        let request = cluster_v1::SignCertRequest { token, request };
+        let reply = self.peer.post(routes::V1_SIGN_CERT, &request)?;
+        if reply.status != 200 {
+            return Err(JoinError::NotSigned {
+                certificate,
+                status: (certificate != "etcd").then_some(reply.status),
+                text: error_text(&reply),
+            });
+        }
+        let answer: Answer<cluster_v1::SignCertResponse> = self.read(&reply)?;
+        answer.need("certificate", answer.certificate.clone())
+    }
+
+    fn ask<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<Answer<T>, JoinError> {
+        let reply = self.peer.post(path, request)?;
+        if reply.status != 200 {
+            return Err(JoinError::Refused {
+                status: reply.status,
+                text: error_text(&reply),
+                reason: refusal(&reply),
+            });
+        }
+        self.read(&reply)
+    }
+
+    fn read<T: DeserializeOwned>(&self, reply: &Reply) -> Result<Answer<T>, JoinError> {
+        let from = self.endpoint.to_string();
+        // The parser's own text would quote the answer, which holds keys.
+        serde_json::from_str(reply.body.expose())
+            .map(|fields| Answer {
+                from: from.clone(),
+                fields,
+            })
+            .map_err(|error| JoinError::NotUnderstood {
+                from,
+                why: if error.is_data() {
+                    format!("a field has the wrong type, at column {}", error.column())
+                } else {
+                    "it is no JSON".to_owned()
+                },
+            })
+    }
+}
+
+/// The text of an error answer; whatever `error` holds, as MicroK8s's client prints it.
+fn error_text(reply: &Reply) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(reply.body.expose()).ok()?;
+    Some(match body.get("error")? {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    })
+}
+
+fn refusal(reply: &Reply) -> Option<TokenRefusal> {
+    let body: serde_json::Value = serde_json::from_str(reply.body.expose()).ok()?;
+    serde_json::from_value(body.get("reason")?.clone()).ok()
+}
+
+/// An answer, and whose it is.
+#[derive(Debug)]
+pub struct Answer<T> {
+    from: String,
+    fields: T,
+}
+
+impl<T> Answer<T> {
+    /// A field that the join needs.
+    pub fn need<V>(&self, field: &'static str, value: Option<V>) -> Result<V, JoinError> {
+        value.ok_or_else(|| JoinError::MissingField {
+            from: self.from.clone(),
+            field,
+        })
+    }
+
+    /// Says that a field is of no use.
+    pub fn bad(&self, field: &'static str, why: impl ToString) -> JoinError {
+        JoinError::BadField {
+            from: self.from.clone(),
+            field,
+            why: why.to_string(),
+        }
+    }
+}
+
+impl<T> std::ops::Deref for Answer<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.fields
+    }
+}

@@ -1,0 +1,271 @@
+//! Joining a cluster on dqlite as a worker.
+
+use serde_json::{Value, json};
+
+use crate::cluster::fresh_node::node_names;
+use crate::cluster::join::change::{Change, NodeKey, api_server_url};
+use crate::cluster::join::error::JoinError;
+use crate::cluster::join::peer::{Answer, Contact};
+use crate::cluster::node::{Node, Privacy};
+use crate::host::{Action, Service};
+use crate::model::endpoint;
+use crate::model::token::Token;
+use crate::pki::csr;
+use crate::pki::name::{AltName, Subject};
+use crate::store::layout::Lock;
+use crate::store::token_files::CALLBACK_TOKEN;
+use crate::store::tokens::CertificatePurpose;
+use crate::wire::cluster_v2::JoinResponse;
+use crate::wire::local_v1::JoinOrder;
+
+/// The labels of a worker.
+pub(super) const WORKER_LABELS: &str =
+    "microk8s.io/cluster=true,node.kubernetes.io/microk8s-worker=microk8s-worker";
+/// The cluster's CA on a worker, as arguments name it.
+pub(super) const REMOTE_CA: &str = "${SNAP_DATA}/certs/ca.remote.crt";
+
+/// All that the join needs, before anything is changed.
+pub struct Plan<'a> {
+    answer: &'a Answer<JoinResponse>,
+    identities: Identities,
+    provider: String,
+    server: String,
+    ca: String,
+}
+
+impl<'a> Plan<'a> {
+    /// Reads the answer, and has the node's certificates signed.
+    pub fn prepare(
+        node: &Node,
+        order: &JoinOrder,
+        answer: &'a Answer<JoinResponse>,
+        contact: &mut Contact,
+    ) -> Result<Self, JoinError> {
+        answer.need("hostname_override", answer.hostname_override.as_ref())?;
+        if answer.ca_key.is_some() {
+            return Err(JoinError::NoWorkers);
+        }
+        let ca = answer.need("ca", answer.ca.clone())?;
+        let port = answer.need("apiport", answer.apiport.as_deref())?;
+        answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
+        answer.need("callback_token", answer.callback_token.as_ref())?;
+        let proxy = node
+            .layout
+            .read(&node.layout.args("traefik/traefik-template.yaml"))?;
+        let template = node
+            .layout
+            .read(&node.layout.args("traefik/provider-template.yaml"))?;
+        let mut endpoints = vec![endpoint::join(order.url.address, parse_port(answer, port)?)];
+        for other in answer.control_plane_nodes.iter().flatten() {
+            let address = other
+                .parse()
+                .map_err(|error| answer.bad("control_plane_nodes", error))?;
+            let other = endpoint::join(address, parse_port(answer, port)?);
+            if !endpoints.contains(&other) {
+                endpoints.push(other);
+            }
+        }
+        let provider = provider_yaml(&template, &endpoints)
+            .map_err(|why| answer.bad("control_plane_nodes", why))?;
+        let token = &order.url.token;
+        let identities = Identities::obtain(
+            node,
+            contact,
+            token.with_suffix(CertificatePurpose::Proxy.suffix()),
+            token.with_suffix(CertificatePurpose::Kubelet.suffix()),
+        )?;
+        Ok(Self {
+            answer,
+            identities,
+            provider,
+            server: proxied_server(&proxy),
+            ca,
+        })
+    }
+
+    /// Changes the node; files and services in the order of recording `join-worker-ok`.
+    pub fn apply(&self, change: &mut Change<'_>) -> Result<(), JoinError> {
+        let answer = self.answer;
+        let layout = &change.node().layout;
+        change.begin()?;
+        change.pod_network(answer.cluster_cidr.as_deref())?;
+        change.write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group)?;
+        change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
+        let own = answer.hostname_override.as_deref().unwrap_or_default();
+        change.kubelet(
+            answer.kubelet_args.as_deref().unwrap_or_default(),
+            own,
+            |arguments| {
+                arguments.set("--client-ca-file", REMOTE_CA);
+                arguments.set("--node-labels", WORKER_LABELS);
+            },
+        )?;
+        change.kube_proxy()?;
+        self.identities.apply(change, &self.ca, &self.server)?;
+        if let Some(token) = &answer.callback_token {
+            change.write(
+                &layout.credential(CALLBACK_TOKEN),
+                token.expose(),
+                Privacy::Group,
+            )?;
+        }
+        change.unlock(Lock::NoApiserverProxy)?;
+        change.write(
+            &layout.args("traefik/provider.yaml"),
+            &self.provider,
+            Privacy::Group,
+        )?;
+        change.service(Action::Restart, Service::ApiserverProxy)?;
+        change.become_worker()
+    }
+}
+
+fn parse_port(answer: &Answer<JoinResponse>, port: &str) -> Result<u16, JoinError> {
+    port.parse().map_err(|error| answer.bad("apiport", error))
+}
+
+/// The certificates of kube-proxy and of the kubelet, signed by the cluster.
+pub(super) struct Identities {
+    proxy: (NodeKey, String),
+    kubelet: (NodeKey, String),
+    hostname: String,
+}
+
+impl Identities {
+    /// Has both signed; kube-proxy's first, as MicroK8s does (recording `join-sign-fails`).
+    pub fn obtain(
+        node: &Node,
+        contact: &mut Contact,
+        proxy_token: Token,
+        kubelet_token: Token,
+    ) -> Result<Self, JoinError> {
+        let hostname = node.host.host_name().map_err(JoinError::Machine)?;
+        let addresses = node
+            .addresses(node.agent_bind().ip())
+            .map_err(JoinError::Machine)?;
+        let mut obtain = |name,
+                          token,
+                          subject: &Subject,
+                          names: &[AltName]|
+         -> Result<(NodeKey, String), JoinError> {
+            let key = NodeKey::read_or_make(node, name)?;
+            let request = csr::create(subject, names, &key.key)?;
+            let certificate = contact.sign(name, token, request)?;
+            Ok((key, certificate))
+        };
+        let proxy = obtain(
+            "proxy",
+            proxy_token,
+            &Subject::common_name("system:kube-proxy"),
+            &[],
+        )?;
+        let names = node_names(&hostname, &addresses);
+        let kubelet = obtain(
+            "kubelet",
+            kubelet_token,
+            &Subject::kubelet(&hostname),
+            &names,
+        )?;
+        Ok(Self {
+            proxy,
+            kubelet,
+            hostname,
+        })
+    }
+
+    /// Writes keys, certificates and kubeconfigs.
+    pub fn apply(&self, change: &mut Change<'_>, ca: &str, server: &str) -> Result<(), JoinError> {
+        let users = [
+            ("proxy", &self.proxy, "system:kube-proxy".to_owned()),
+            (
+                "kubelet",
+                &self.kubelet,
+                format!("system:node:{}", self.hostname),
+            ),
+        ];
+        for (name, (key, certificate), user) in users {
+            change.key(name, key)?;
+            let path = change.node().layout.cert(&format!("{name}.crt"));
+            change.write(&path, certificate, Privacy::Group)?;
+            let text = key.kubeconfig(ca, server, &user, certificate);
+            change.kubeconfig(&format!("{name}.config"), &text)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a worker's services reach the API server: the proxy on the node itself, at the address
+/// in its configuration.
+fn proxied_server(template: &str) -> String {
+    let configured: Option<Value> = serde_saphyr::from_str(template).ok();
+    let address = configured
+        .as_ref()
+        .and_then(|value| value["entryPoints"]["apiserver"]["address"].as_str())
+        .unwrap_or(":16443");
+    let (host, port) = endpoint::split(address).unwrap_or(("", "16443"));
+    api_server_url(if host.is_empty() { "127.0.0.1" } else { host }, port)
+}
+
+/// The proxy's list of API servers, in the form of recording `join-worker-ok`: sorted keys, as
+/// MicroK8s's YAML library writes them.
+fn provider_yaml(template: &str, endpoints: &[String]) -> Result<String, String> {
+    let mut value: Value = serde_saphyr::from_str(template).map_err(|error| error.to_string())?;
+    let servers = endpoints
+        .iter()
+        .map(|address| json!({ "address": address }))
+        .collect();
+    *value
+        .pointer_mut("/tcp/services/kube-apiserver/loadBalancer")
+        .and_then(Value::as_object_mut)
+        .map(|balancer| balancer.entry("servers").or_insert(Value::Null))
+        .ok_or("the template `provider-template.yaml` has no load balancer for kube-apiserver")? =
+        Value::Array(servers);
+    sort_keys(&mut value);
+    serde_saphyr::to_string(&value).map_err(|error| error.to_string())
+}
+
+fn sort_keys(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.sort_keys();
+            fields.values_mut().for_each(sort_keys);
+        }
+        Value::Array(items) => items.iter_mut().for_each(sort_keys),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEMPLATE: &str = "tcp:\n  routers:\n    Router-1:\n      rule: \"HostSNI(`*`)\"\n      service: \"kube-apiserver\"\n      tls:\n        passthrough: true\n  services:\n    kube-apiserver:\n      loadBalancer:\n        servers:\n# APISERVERS\n#      - address: \"10.130.0.2:16443\"\n";
+
+    #[test]
+    fn the_list_of_api_servers_is_written_as_recorded() {
+        let recorded = "tcp:\n  routers:\n    Router-1:\n      rule: HostSNI(`*`)\n      service: kube-apiserver\n      tls:\n        passthrough: true\n  services:\n    kube-apiserver:\n      loadBalancer:\n        servers:\n        - address: 10.99.0.11:16443\n";
+        assert_eq!(
+            provider_yaml(TEMPLATE, &["10.99.0.11:16443".into()]).unwrap(),
+            recorded
+        );
+        let v6 = provider_yaml(TEMPLATE, &["[fd00::1]:16443".into()]).unwrap();
+        let read: Value = serde_saphyr::from_str(&v6).unwrap();
+        let servers = &read["tcp"]["services"]["kube-apiserver"]["loadBalancer"]["servers"];
+        assert_eq!(servers[0]["address"], "[fd00::1]:16443");
+        assert!(provider_yaml("tcp: {}", &[]).is_err());
+    }
+
+    #[test]
+    fn a_worker_talks_to_its_own_proxy() {
+        let template =
+            |address: &str| format!("entryPoints:\n  apiserver:\n    address: \"{address}\"\n");
+        for (address, server) in [
+            (":16443", "https://127.0.0.1:16443"),
+            ("1.1.1.1:6443", "https://1.1.1.1:6443"),
+            ("[::1]:16443", "https://[::1]:16443"),
+        ] {
+            assert_eq!(proxied_server(&template(address)), server);
+        }
+        assert_eq!(proxied_server("nope"), "https://127.0.0.1:16443");
+    }
+}
