@@ -13,7 +13,6 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Frame;
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::agent::local_socket::LocalCaller;
@@ -48,9 +47,9 @@ async fn add_token(
     Extension(caller): Extension<LocalCaller>,
     body: Bytes,
 ) -> Response {
-    let request: AddTokenRequest = match read(&body) {
+    let request: AddTokenRequest = match serde_json::from_slice(&body) {
         Ok(request) => request,
-        Err(response) => return response,
+        Err(error) => return not_understood(&error),
     };
     let issued = tokio::task::spawn_blocking(move || {
         let serving = Serving {
@@ -96,9 +95,9 @@ async fn join(
     Extension(caller): Extension<LocalCaller>,
     body: Bytes,
 ) -> Response {
-    let order: JoinOrder = match read(&body) {
+    let order: JoinOrder = match serde_json::from_slice(&body) {
         Ok(order) => order,
-        Err(response) => return response,
+        Err(error) => return not_understood(&error),
     };
     tracing::info!(
         to = %order.url.endpoint(),
@@ -182,11 +181,13 @@ impl Drop for EventBody {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
-    serde_json::from_slice(body).map_err(|_| {
-        let text = "the request is not understood; does the agent have another version?";
-        status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(text))
-    })
+/// The parser's text would quote the request, which holds a token.
+fn not_understood(error: &serde_json::Error) -> Response {
+    let text = format!(
+        "the request is not understood (column {}); does the agent have another version?",
+        error.column()
+    );
+    status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(text))
 }
 
 fn refuse(why: &str) -> Response {

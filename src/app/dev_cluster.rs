@@ -23,6 +23,9 @@ use crate::store::layout::Layout;
 /// How long an agent may take to make its node and listen.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long an agent may take to stop, its datastore included.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: DevClusterArgs = match cli::read("dev-cluster", arguments) {
         Ok(args) => args,
@@ -166,7 +169,7 @@ fn start(
     }
     let log = Arc::new(Mutex::new(Vec::new()));
     let kept = log.clone();
-    let agent = Companion::start(program, arguments, move |line| {
+    let agent = Companion::start(program, arguments, STOP_LIMIT, move |line| {
         kept.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(line.to_owned());

@@ -81,6 +81,16 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_folder(folder_of(to))
 }
 
+/// Makes `path` lead to `target`, in place of what was there.
+pub fn link(target: &Path, path: &Path) -> io::Result<()> {
+    let folder = folder_of(path);
+    let new = tempfile::Builder::new()
+        .prefix(".new-")
+        .make_in(folder, |new| std::os::unix::fs::symlink(target, new))?;
+    new.persist(path).map_err(|error| error.error)?;
+    sync_folder(folder)
+}
+
 /// Makes the folder `path` with this mode, and the folders above it; one that is there is left.
 pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {

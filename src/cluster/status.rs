@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::cluster::first_join;
 use crate::cluster::node::Node;
 use crate::model::role::Role;
+use crate::store::dqlite::{self, Member};
 use crate::store::layout::Lock;
 use crate::store::tokens::{StoreError, Tokens};
 use crate::wire::local_v1::{NodeEntry, NodeList};
@@ -29,7 +30,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         return Ok(list);
     }
     let admitted = tokens.admitted()?;
-    for member in first_join::datastore_members(node).unwrap_or_default() {
+    for member in members(node) {
         let Some(address) = member.ip() else { continue };
         let known = own_addresses.contains(&address)
             || list.nodes.iter().any(|entry| entry.address == address);
@@ -57,4 +58,18 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         });
     }
     Ok(list)
+}
+
+/// The members of the datastore: as it says itself, else as its file on this node has it, which
+/// may be some seconds old.
+fn members(node: &Node) -> Vec<Member> {
+    let asked = node
+        .host
+        .has_datastore()
+        .then(|| node.host.datastore_members(&node.layout.backend()));
+    asked
+        .and_then(Result::ok)
+        .and_then(|answer| dqlite::read_shell_answer(&answer).ok())
+        .or_else(|| first_join::datastore_members(node).ok())
+        .unwrap_or_default()
 }

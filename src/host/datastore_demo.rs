@@ -2,11 +2,13 @@
 //! of MicroK8s's datastore service.
 //!
 //! It is told by the same files as that service: `init.yaml` makes it join a cluster, `info.yaml`
-//! says where it listens. `dqlite-demo` speaks no TLS, so the datastore's certificate is not used.
+//! says where it listens. `dqlite-demo` keeps its files in a folder named after its address, so
+//! links in the usual places lead there. It speaks no TLS, so the datastore's certificate is not
+//! used.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -18,6 +20,13 @@ use crate::host::process::Companion;
 /// The programs, and the package of Debian that has them.
 const SERVER: &str = "dqlite-demo";
 const SHELL: &str = "dqlite";
+/// The server's own files.
+const CLUSTER_FILE: &str = "cluster.yaml";
+const INFO_FILE: &str = "info.yaml";
+/// How long it may take to hand its data over when it ends; alone it never can.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long it may take to come up.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// The package's name, for people who lack it.
 pub const PACKAGE: &str = "go-dqlite";
 
@@ -71,7 +80,7 @@ impl DatastoreDemo {
         let (file, joins) = if init.exists() {
             (init.clone(), true)
         } else {
-            (self.backend.join("info.yaml"), false)
+            (self.backend.join(INFO_FILE), false)
         };
         let text = std::fs::read_to_string(&file).map_err(not_started)?;
         let place: Place = serde_saphyr::from_str(&text)
@@ -91,9 +100,14 @@ impl DatastoreDemo {
         for member in &place.cluster {
             arguments.extend(["--join".to_owned(), member.clone()]);
         }
-        let companion =
-            Companion::start(SERVER, &arguments, |line| tracing::debug!(line, "{SERVER}"))
-                .map_err(not_started)?;
+        let log = |line: &str| tracing::debug!(line, "{SERVER}");
+        let mut companion =
+            Companion::start(SERVER, &arguments, GRACE, log).map_err(not_started)?;
+        let files = Path::new(&place.address);
+        wait_for(&mut companion, &self.backend.join(files).join(CLUSTER_FILE))?;
+        for name in [CLUSTER_FILE, INFO_FILE] {
+            atomic_file::link(&files.join(name), &self.backend.join(name)).map_err(not_started)?;
+        }
         if joins {
             // As MicroK8s's service does once it has read the file.
             atomic_file::remove(&init).map_err(not_started)?;
@@ -103,11 +117,33 @@ impl DatastoreDemo {
 
     /// Its members, as its shell prints them in JSON.
     pub fn members(backend: &Path) -> Result<String, CommandError> {
-        let servers = format!("file://{}", backend.join("cluster.yaml").display());
+        let servers = format!("file://{}", backend.join(CLUSTER_FILE).display());
         command::run(
             SHELL,
             &["-s", &servers, "-f", "json", "k8s", ".cluster"],
             Duration::from_secs(4),
         )
     }
+}
+
+/// Waits until the server has written a file, which it does when it is up.
+fn wait_for(companion: &mut Companion, file: &Path) -> Result<(), CommandError> {
+    let end = Instant::now() + START_LIMIT;
+    while !file.exists() {
+        if let Some(status) = companion.ended() {
+            return Err(CommandError::Failed {
+                command: SERVER.to_owned(),
+                status: status.to_string(),
+                output: String::new(),
+            });
+        }
+        if Instant::now() > end {
+            return Err(CommandError::TimedOut {
+                command: SERVER.to_owned(),
+                seconds: START_LIMIT.as_secs(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }

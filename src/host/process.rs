@@ -15,16 +15,16 @@ use nix::unistd::Pid;
 #[derive(Debug)]
 pub struct Companion {
     child: Child,
+    grace: Duration,
 }
 
-/// How long a companion may take to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(10);
-
 impl Companion {
-    /// Starts a program; each line that it prints on standard error goes to `on_line`.
+    /// Starts a program that gets this long to end once it is asked to; each line that it
+    /// prints on standard error goes to `on_line`.
     pub fn start(
         program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        grace: Duration,
         on_line: impl Fn(&str) + Send + 'static,
     ) -> io::Result<Self> {
         let mut child = Command::new(program)
@@ -41,7 +41,7 @@ impl Companion {
                     .for_each(|line| on_line(&line));
             });
         }
-        Ok(Self { child })
+        Ok(Self { child, grace })
     }
 
     /// How the program ended, when it has.
@@ -57,7 +57,7 @@ impl Companion {
         if let Ok(id) = i32::try_from(self.child.id()) {
             let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
         }
-        let end = Instant::now() + GRACE;
+        let end = Instant::now() + self.grace;
         while self.ended().is_none() && Instant::now() < end {
             thread::sleep(Duration::from_millis(10));
         }
