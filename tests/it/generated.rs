@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 
 use clap_complete::Shell;
 
@@ -18,13 +19,9 @@ const PROGRAM: &str = "microk8s";
 
 #[test]
 fn completions_and_manual_pages_are_those_of_the_command_line() {
-    let update = std::env::var_os("UPDATE_GENERATED").is_some();
     let mut wrong = Vec::new();
     for (folder, wanted) in [("completions", completions()), ("man", manual_pages())] {
         let folder = project().join(folder);
-        if update {
-            write_again(&folder, &wanted);
-        }
         let there = contents(&folder);
         for (name, text) in &wanted {
             match there.get(name) {
@@ -126,8 +123,17 @@ fn the_page_of_join_says_what_join_takes() {
     }
 }
 
+/// The checkout, in which the generated files are written again first where that is wanted.
 fn project() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    static WRITTEN: Once = Once::new();
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    WRITTEN.call_once(|| {
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            write_again(&root.join("completions"), &completions());
+            write_again(&root.join("man"), &manual_pages());
+        }
+    });
+    root
 }
 
 fn completions() -> BTreeMap<String, String> {
@@ -145,10 +151,27 @@ fn completions() -> BTreeMap<String, String> {
     .collect()
 }
 
+/// A page for the program and one for each command that its help shows.
 fn manual_pages() -> BTreeMap<String, String> {
-    let folder = tempfile::tempdir().unwrap();
-    clap_mangen::generate_to(microk8s::cli::command(), folder.path()).unwrap();
-    contents(folder.path())
+    let mut program = microk8s::cli::command().disable_help_subcommand(true);
+    program.build();
+    let mut pages = BTreeMap::new();
+    let mut left = vec![program];
+    while let Some(command) = left.pop() {
+        left.extend(
+            command
+                .get_subcommands()
+                .filter(|sub| !sub.is_hide_set())
+                .cloned(),
+        );
+        let page = clap_mangen::Man::new(command)
+            .source(concat!("microk8s ", env!("CARGO_PKG_VERSION")))
+            .manual("Cluster membership");
+        let mut text = Vec::new();
+        page.render(&mut text).unwrap();
+        pages.insert(page.get_filename(), String::from_utf8(text).unwrap());
+    }
+    pages
 }
 
 /// File names and texts of a folder; nothing where there is no folder.
