@@ -1,0 +1,35 @@
+# Shortcuts for people; .ci/run is what has to pass. `just` alone lists them.
+
+[private]
+default:
+    @just --list --unsorted
+
+# A cluster of one control plane and two workers on loopback, until Ctrl-C
+cluster *args:
+    cargo run --release -- dev-cluster {{ args }}
+
+# All tests; those of one module with `just test MODULE`
+test *args:
+    cargo test --locked {{ args }}
+
+# What can be checked without running anything
+check:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+# Write completions/ and man/ again after a change of the command line
+generate:
+    UPDATE_GENERATED=1 cargo test --locked --test it generated
+
+# Licences, bans and sources of the dependencies (needs cargo-deny)
+deny:
+    cargo deny check bans licenses sources
+
+# Known faults of the dependencies (needs cargo-deny and its database)
+audit:
+    cargo deny check advisories
+
+# Everything, as a fresh machine would (installs Debian packages, needs root)
+ci:
+    .ci/run
