@@ -1,3 +1,4 @@
 //! Integration tests: one binary, a module a behaviour.
 
-fn main() {}
+mod compat;
+mod lab;
