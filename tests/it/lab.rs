@@ -47,8 +47,10 @@ impl Lab {
             skip(reason);
             return None;
         }
-        let all: Vec<(&str, &str)> =
-            nodes::HOSTS.into_iter().filter(|(name, _)| hosts.contains(name)).collect();
+        let all: Vec<(&str, &str)> = nodes::HOSTS
+            .into_iter()
+            .filter(|(name, _)| hosts.contains(name))
+            .collect();
         assert_eq!(all.len(), hosts.len(), "no such host among {hosts:?}");
         nodes::prepare(hosts);
         let network = Network::new(&all).unwrap();
@@ -61,10 +63,19 @@ impl Lab {
         let hosts = all
             .iter()
             .map(|(name, address)| {
-                Host::new(name, address, network.namespace(name), &directory.path().join(name))
+                Host::new(
+                    name,
+                    address,
+                    network.namespace(name),
+                    &directory.path().join(name),
+                )
             })
             .collect();
-        Some(Self { hosts, _network: network, _directory: directory })
+        Some(Self {
+            hosts,
+            _network: network,
+            _directory: directory,
+        })
     }
 
     /// The host of that name.
@@ -97,6 +108,11 @@ impl Host {
         let (snap, data, common) = (root.join("snap"), root.join("data"), root.join("common"));
         fs::create_dir_all(&common).unwrap();
         nodes::copy(&nodes::fresh(name), &data);
+        // As on the hosts of the recordings, where MicroK8s's installer has made the node.
+        for entry in fs::read_dir(data.join("credentials")).unwrap() {
+            let readable = fs::Permissions::from_mode(0o644);
+            fs::set_permissions(entry.unwrap().path(), readable).unwrap();
+        }
         let stand_ins = StandIns::install(&root.join("stand-ins"), &snap, &data);
         let binary = env!("CARGO_BIN_EXE_microk8s");
         symlink(binary, stand_ins.bin().join("microk8s")).unwrap();
@@ -171,11 +187,25 @@ impl Host {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command
-            .args(["netns", "exec", &self.namespace, "unshare", "--uts", "sh", "-c"])
+            .args([
+                "netns",
+                "exec",
+                &self.namespace,
+                "unshare",
+                "--uts",
+                "sh",
+                "-c",
+            ])
             .args(["hostname \"$0\"; umask 022; exec \"$@\"", &self.name])
             .args(words)
             .env_clear()
-            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.stand_ins.bin().display()))
+            .env(
+                "PATH",
+                format!(
+                    "{}:/usr/sbin:/usr/bin:/sbin:/bin",
+                    self.stand_ins.bin().display()
+                ),
+            )
             .env("HOME", "/root")
             .env("USER", "root")
             .env("LANG", "C.UTF-8")
@@ -203,7 +233,11 @@ impl Host {
         let began = now();
         let mut child = self
             .command(&all)
-            .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdin(if input.is_empty() {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -241,7 +275,16 @@ impl Host {
 
     /// Gives the host one more address on its interface.
     pub fn add_address(&self, address: &str) {
-        network::ip(&["-netns", &self.namespace, "address", "add", address, "dev", "eth0"]).unwrap();
+        network::ip(&[
+            "-netns",
+            &self.namespace,
+            "address",
+            "add",
+            address,
+            "dev",
+            "eth0",
+        ])
+        .unwrap();
     }
 
     /// Gives the host one more interface with an address. It is a bridge, whatever its name says.
@@ -276,5 +319,89 @@ impl Output {
 
 /// Unix time in seconds.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::peer::{Peer, Reply, Speaks};
+    use super::*;
+
+    #[test]
+    fn each_host_has_its_own_name_address_group_and_node_and_reaches_the_others() {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let n2 = lab.host("n2");
+        assert_eq!(n2.run(&["hostname"]).ok(), "n2\n");
+        assert_eq!(n2.run(&["hostname", "-I"]).ok().trim(), "10.99.0.12");
+        assert_eq!(
+            n2.run(&["getent", "hosts", "n1"]).ok(),
+            "10.99.0.11      n1\n"
+        );
+        let group = format!("microk8s:x:{}:\n", network::MICROK8S_GID);
+        assert_eq!(n2.run(&["getent", "group", "microk8s"]).ok(), group);
+        assert_eq!(
+            n2.shell("umask; snapctl stop microk8s.daemon-etcd").ok(),
+            "0022\n"
+        );
+        assert_eq!(n2.stand_ins.calls(), ["snapctl stop microk8s.daemon-etcd"]);
+        assert!(lab.host("n1").stand_ins.calls().is_empty());
+        let route = n2.shell("ip route show default").ok();
+        assert!(route.starts_with("default via 10.99.0.1 "), "{route}");
+        let certificate = n2
+            .shell("openssl x509 -noout -ext subjectAltName < $SNAP_DATA/certs/server.crt")
+            .ok();
+        assert!(
+            certificate.contains("IP Address:10.99.0.12"),
+            "{certificate}"
+        );
+        n2.knows(&[]);
+        assert_eq!(n2.run(&["getent", "hosts", "n1"]).code, Some(2));
+    }
+
+    #[test]
+    fn a_lab_leaves_nothing_behind() {
+        let Some(lab) = Lab::new(&["n1"]) else { return };
+        let (namespace, root) = (
+            lab.host("n1").namespace.clone(),
+            lab.host("n1").root.clone(),
+        );
+        let places = [
+            Path::new("/run/netns").join(&namespace),
+            network::etc(&namespace),
+            root,
+        ];
+        assert!(places.iter().all(|place| place.exists()));
+        drop(lab);
+        assert!(places.iter().all(|place| !place.exists()), "{places:?}");
+    }
+
+    #[test]
+    fn a_peer_answers_as_told_and_remembers_what_it_was_asked() {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let peer = Peer::start(lab.host("n1"), Speaks::Tls, |request| {
+            match request.path.as_str() {
+                "/close" => Reply::Close,
+                _ => Reply::Json(201, "{\"a\":1}".to_owned()),
+            }
+        });
+        let ask = |path: &str| {
+            lab.host("n2").shell(&format!(
+                "curl -sk -d hello https://10.99.0.11:25000{path} -w ' %{{http_code}}'"
+            ))
+        };
+        assert_eq!(ask("/x").ok(), "{\"a\":1} 201");
+        assert_ne!(ask("/close").code, Some(0));
+        let requests = peer.requests();
+        assert_eq!(requests[0].body, b"hello");
+        assert_eq!(requests[1].path, "/close");
+        drop(peer);
+        assert_eq!(ask("/x").code, Some(7), "nothing listens any more");
+    }
 }

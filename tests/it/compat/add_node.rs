@@ -46,7 +46,10 @@ macro_rules! recordings {
 /// With no agent of ours on the node: the token goes where MicroK8s's agent looks for it.
 mod alone {
     // No agent of ours starts without `certs/server.crt`.
-    recordings!(crate::compat::scenario::add_node_alone, add_node_no_server_cert);
+    recordings!(
+        crate::compat::scenario::add_node_alone,
+        add_node_no_server_cert
+    );
 
     #[test]
     fn every_recording_has_a_test() {

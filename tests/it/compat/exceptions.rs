@@ -27,7 +27,12 @@ pub enum Mode {
     JoinRecordedAgent,
     /// The recorded requests of MicroK8s's own `join`, and of curl, against our agent.
     Requests,
+    /// No command: the files of a fresh node.
+    FreshNode,
 }
+
+/// What [`Mode::FreshNode`] is a recording of; a file, not a folder.
+pub const FRESH_NODE: &str = "fresh-node";
 
 /// Which host's node directory.
 #[derive(Clone, Copy, Debug)]
@@ -82,38 +87,51 @@ pub struct Difference {
     pub microk8s: &'static str,
     pub here: &'static str,
     pub why: &'static str,
-    /// Patterns for the names of recordings; none for what no recording shows.
-    pub recordings: &'static [&'static str],
-    /// The ways to run them in which the effects are to be seen.
-    pub modes: &'static [Mode],
-    pub effects: &'static [Effect],
+    /// Where it shows in the recordings, if it does.
+    pub cases: &'static [Case],
     /// The tests that hold the row beside those of the recordings.
     pub tests: &'static [&'static str],
 }
 
+/// What a difference does to some recordings.
+pub struct Case {
+    /// Patterns for their names.
+    pub of: &'static [&'static str],
+    /// The ways to run them in which the effects are to be seen.
+    pub modes: &'static [Mode],
+    pub effects: &'static [Effect],
+}
+
 /// Lays the exceptions that concern a scenario over what was recorded.
 pub fn apply(expected: &mut Expected, recording: &Recording, command: &Command, mode: Mode) {
-    for difference in DIFFERENCES {
-        if difference.concerns(&recording.name, mode) {
-            difference.apply(expected, command);
-        }
+    for effect in effects(&recording.name, mode) {
+        effect.apply(expected, command);
     }
 }
 
-impl Difference {
-    fn concerns(&self, recording: &str, mode: Mode) -> bool {
-        self.modes.contains(&mode)
-            && self.recordings.iter().any(|pattern| matches(pattern, recording))
-    }
-
-    fn apply(&self, expected: &mut Expected, command: &Command) {
-        for effect in self.effects {
-            effect.apply(expected, command);
-        }
+/// Lays the exceptions that concern a fresh node over its recorded files.
+pub fn apply_to_fresh_node(files: &mut Entries) {
+    for effect in effects(FRESH_NODE, Mode::FreshNode) {
+        effect.apply_to_files(files);
     }
 }
 
-type Entries = std::collections::BTreeMap<String, Map<String, Value>>;
+fn effects(recording: &str, mode: Mode) -> impl Iterator<Item = &'static Effect> {
+    DIFFERENCES
+        .iter()
+        .flat_map(|difference| difference.cases)
+        .filter(move |case| case.modes.contains(&mode) && case.is_of(recording))
+        .flat_map(|case| case.effects)
+}
+
+impl Case {
+    fn is_of(&self, recording: &str) -> bool {
+        self.of.iter().any(|pattern| matches(pattern, recording))
+    }
+}
+
+/// What is known of each file, by path.
+pub type Entries = std::collections::BTreeMap<String, Map<String, Value>>;
 
 impl Effect {
     fn apply(&self, expected: &mut Expected, command: &Command) {
@@ -122,21 +140,17 @@ impl Effect {
             Without(side, paths) => expected.on(side, own, |entries| {
                 entries.retain(|path, _| !paths.iter().any(|pattern| matches(pattern, path)));
             }),
-            Patch(side, paths, patch) => expected.on(side, own, |entries| {
-                let patch: Map<String, Value> = serde_json::from_str(patch).unwrap();
-                for (path, entry) in entries {
-                    if paths.iter().any(|pattern| matches(pattern, path)) {
-                        lay_over(entry, &patch);
-                    }
-                }
-            }),
+            Patch(side, ..) => expected.on(side, own, |entries| self.apply_to_files(entries)),
             Also(side, entry) => expected.on(side, own, |entries| {
                 let entry: Map<String, Value> = serde_json::from_str(entry).unwrap();
                 entries.insert(entry["path"].as_str().unwrap().to_owned(), entry);
             }),
             Blanked(path) => expected.on(Every, own, |entries| {
                 if let Some(entry) = entries.get_mut(path) {
-                    let rest = entry.get("content").and_then(Value::as_str).unwrap_or_default();
+                    let rest = entry
+                        .get("content")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default();
                     let blank = format!("{}\n", " ".repeat(32)).repeat(command.n);
                     entry.insert("content".to_owned(), (blank + rest).into());
                 }
@@ -151,7 +165,9 @@ impl Effect {
             }
             Only(commands, effects) => {
                 if commands.contains(&command.n) {
-                    effects.iter().for_each(|effect| effect.apply(expected, command));
+                    effects
+                        .iter()
+                        .for_each(|effect| effect.apply(expected, command));
                 }
             }
             Stdout(text) => expected.stdout = text.to_owned(),
@@ -170,6 +186,20 @@ impl Effect {
             }
             NoCallsOnN1 => {
                 expected.calls.insert("n1".to_owned(), Some(Vec::new()));
+            }
+        }
+    }
+}
+
+impl Effect {
+    fn apply_to_files(&self, files: &mut Entries) {
+        let Patch(_, paths, patch) = self else {
+            panic!("of no use for files that did not change")
+        };
+        let patch: Map<String, Value> = serde_json::from_str(patch).unwrap();
+        for (path, entry) in files {
+            if paths.iter().any(|pattern| matches(pattern, path)) {
+                lay_over(entry, &patch);
             }
         }
     }
@@ -207,30 +237,38 @@ mod tests {
     use super::super::recording::names;
     use super::*;
 
-    /// An effect that is listed for a recording must show there.
+    /// An effect that is listed for some recordings must show in one at least of each pattern.
     #[test]
-    fn every_exception_changes_something_in_every_recording_that_its_patterns_name() {
+    fn every_exception_changes_what_is_expected_of_the_recordings_that_it_names() {
         for difference in DIFFERENCES {
-            for pattern in difference.recordings {
-                let named: Vec<String> =
-                    names().into_iter().filter(|name| matches(pattern, name)).collect();
+            for (case, pattern) in patterns(difference).filter(|(_, one)| *one != FRESH_NODE) {
+                let mut named = names();
+                named.retain(|name| matches(pattern, name));
                 let has_effect = named.iter().any(|name| {
                     let recording = Recording::load(name);
                     recording.commands.iter().any(|command| {
                         let recorded = Expected::recorded(&recording, command);
                         let mut expected = recorded.clone();
-                        difference.apply(&mut expected, command);
+                        case.effects
+                            .iter()
+                            .for_each(|effect| effect.apply(&mut expected, command));
                         expected != recorded
                     })
                 });
                 assert!(
-                    has_effect || difference.effects.is_empty(),
+                    has_effect,
                     "`{pattern}` of “{}” changes nothing",
                     difference.here
                 );
-                assert!(!named.is_empty(), "`{pattern}` of “{}” names nothing", difference.here);
             }
         }
+    }
+
+    fn patterns(difference: &Difference) -> impl Iterator<Item = (&Case, &'static str)> {
+        difference
+            .cases
+            .iter()
+            .flat_map(|case| case.of.iter().map(move |pattern| (case, *pattern)))
     }
 
     /// A table that names tests which do not exist proves nothing.
@@ -242,10 +280,15 @@ mod tests {
             .unwrap();
         let list = String::from_utf8(list.stdout).unwrap();
         for difference in DIFFERENCES {
-            assert!(!difference.tests().is_empty(), "nothing holds “{}”", difference.here);
+            assert!(
+                !difference.tests().is_empty(),
+                "nothing holds “{}”",
+                difference.here
+            );
             for test in difference.tests {
                 assert!(
-                    list.lines().any(|line| line.strip_suffix(": test") == Some(test)),
+                    list.lines()
+                        .any(|line| line.strip_suffix(": test") == Some(test)),
                     "no test is called `{test}`"
                 );
             }
@@ -255,15 +298,15 @@ mod tests {
     impl Difference {
         /// What holds the row, as the document shows it.
         fn tests(&self) -> Vec<String> {
-            let recordings = self.recordings.iter().map(|pattern| format!("`{pattern}`"));
-            recordings.chain(self.tests.iter().map(|test| format!("`{test}`"))).collect()
+            let recordings = patterns(self).map(|(_, pattern)| format!("`{pattern}`"));
+            recordings
+                .chain(self.tests.iter().map(|test| format!("`{test}`")))
+                .collect()
         }
     }
 
     fn table() -> String {
-        let mut table = String::from(
-            "| MicroK8s | here | why | held by |\n|---|---|---|---|\n",
-        );
+        let mut table = String::from("| MicroK8s | here | why | held by |\n|---|---|---|---|\n");
         for difference in DIFFERENCES {
             let tests = difference.tests().join(", ");
             let cells = [difference.microk8s, difference.here, difference.why, &tests];

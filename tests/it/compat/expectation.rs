@@ -49,11 +49,15 @@ impl Expected {
         let head = recording.headers(command).unwrap_or_default();
         let header = |line: &str| {
             let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("content-type").then(|| value.to_owned())
+            name.eq_ignore_ascii_case("content-type")
+                .then(|| value.to_owned())
         };
         Self {
             exit: command.exit,
-            status: head.split_whitespace().nth(1).map(|status| status.parse().unwrap()),
+            status: head
+                .split_whitespace()
+                .nth(1)
+                .map(|status| status.parse().unwrap()),
             content_type: head.lines().find_map(header),
             stdout: sort_choices(&recording.stdout(command)),
             stderr: match stderr.to_ascii_lowercase().starts_with("usage: ") {
@@ -62,7 +66,12 @@ impl Expected {
             },
             changes: hosts
                 .iter()
-                .map(|host| ((*host).to_owned(), by_path(recording.changes(command, host))))
+                .map(|host| {
+                    (
+                        (*host).to_owned(),
+                        by_path(recording.changes(command, host)),
+                    )
+                })
                 .collect(),
             calls: hosts
                 .iter()
@@ -76,7 +85,9 @@ fn by_path(changes: Vec<Value>) -> BTreeMap<String, Map<String, Value>> {
     changes
         .into_iter()
         .map(|change| {
-            let Value::Object(mut change) = change else { panic!("{change}") };
+            let Value::Object(mut change) = change else {
+                panic!("{change}")
+            };
             // Who wrote a file cannot be seen in the file.
             change.remove("by");
             (change["path"].as_str().unwrap().to_owned(), change)
@@ -88,7 +99,9 @@ fn by_path(changes: Vec<Value>) -> BTreeMap<String, Map<String, Value>> {
 fn sort_choices(text: &str) -> String {
     let lines = text.split_inclusive('\n').map(|line| {
         let parts = line.split_once('{').zip(line.rsplit_once('}'));
-        let Some(((before, _), (_, after))) = parts else { return line.to_owned() };
+        let Some(((before, _), (_, after))) = parts else {
+            return line.to_owned();
+        };
         let inside = &line[before.len() + 1..line.len() - after.len() - 1];
         let mut choices: Vec<&str> = inside.split(',').collect();
         choices.sort_unstable();
@@ -110,7 +123,12 @@ impl Moment {
     }
 
     fn now(lab: &Lab) -> Self {
-        Self(lab.hosts().iter().map(|host| (host.name.clone(), host.snapshot())).collect())
+        Self(
+            lab.hosts()
+                .iter()
+                .map(|host| (host.name.clone(), host.snapshot()))
+                .collect(),
+        )
     }
 }
 
@@ -134,7 +152,10 @@ impl Observed {
                 .map(|(name, tree)| (name.as_str(), tree))
                 .collect();
             let mut authorities = vec![
-                Authority { name: "own ca".to_owned(), certificate: host.fresh("certs/ca.crt") },
+                Authority {
+                    name: "own ca".to_owned(),
+                    certificate: host.fresh("certs/ca.crt"),
+                },
                 Authority {
                     name: "own front-proxy ca".to_owned(),
                     certificate: host.fresh("certs/front-proxy-ca.crt"),
@@ -146,9 +167,16 @@ impl Observed {
                     certificate: lab.host("n1").fresh("certs/ca.crt"),
                 });
             }
-            let around = Surroundings { authorities: &authorities, others: &others, hide: &hide };
+            let around = Surroundings {
+                authorities: &authorities,
+                others: &others,
+                hide: &hide,
+            };
             let name = host.name.as_str();
-            (name.to_owned(), by_path(between(&before.0[name], &after.0[name], &around)))
+            (
+                name.to_owned(),
+                by_path(between(&before.0[name], &after.0[name], &around)),
+            )
         });
         Self {
             output: None,
@@ -171,7 +199,9 @@ impl Observed {
             compare_changes(host, changes, &expected.changes[host], &mut found);
         }
         for (host, calls) in &self.calls {
-            let Some(wanted) = &expected.calls[host] else { continue };
+            let Some(wanted) = &expected.calls[host] else {
+                continue;
+            };
             if calls != wanted {
                 found.push(format!("calls on {host}:\n{}", columns(wanted, calls)));
             }
@@ -187,7 +217,10 @@ fn compare_output(
     found: &mut Vec<String>,
 ) {
     if output.code != Some(expected.exit) {
-        found.push(format!("exit code: expected {}, got {:?}", expected.exit, output.code));
+        found.push(format!(
+            "exit code: expected {}, got {:?}",
+            expected.exit, output.code
+        ));
     }
     let stdout = hide_dots(&sort_choices(&placeholders.hide(&output.stdout)));
     if stdout != expected.stdout {
@@ -204,11 +237,16 @@ fn complaint(expected: &Stderr, stderr: &str, exit: i32) -> Option<String> {
     // What went wrong stands where MicroK8s puts it; a hint on what to do about it comes after.
     let told: String = match exit {
         0 => stderr.to_owned(),
-        _ => stderr.split_inclusive('\n').filter(|line| !line.starts_with("hint: ")).collect(),
+        _ => stderr
+            .split_inclusive('\n')
+            .filter(|line| !line.starts_with("hint: "))
+            .collect(),
     };
     let one_line = told.lines().count() == 1 && told.ends_with('\n');
     match expected {
-        Stderr::Exactly(text) if told != *text => Some(format!("expected:\n{}but got:", indent(text))),
+        Stderr::Exactly(text) if told != *text => {
+            Some(format!("expected:\n{}but got:", indent(text)))
+        }
         Stderr::ErrorLine if !one_line || !told.starts_with("error: ") => {
             Some("expected one line `error: …`, got:".to_owned())
         }
@@ -233,9 +271,13 @@ fn compare_changes(
         match (wanted.get(path), got.get(path)) {
             (Some(wanted), Some(got)) if wanted != got => {
                 let keys: BTreeSet<&String> = wanted.keys().chain(got.keys()).collect();
-                for key in keys.into_iter().filter(|key| wanted.get(*key) != got.get(*key)) {
+                for key in keys
+                    .into_iter()
+                    .filter(|key| wanted.get(*key) != got.get(*key))
+                {
                     let show = |map: &Map<String, Value>| {
-                        map.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string)
+                        map.get(key)
+                            .map_or_else(|| "nothing".to_owned(), Value::to_string)
                     };
                     found.push(format!(
                         "{host}:{path}: {key}\n{}",
@@ -244,10 +286,16 @@ fn compare_changes(
                 }
             }
             (Some(wanted), None) => {
-                found.push(format!("{host}:{path}: expected but unchanged: {}", short(wanted)));
+                found.push(format!(
+                    "{host}:{path}: expected but unchanged: {}",
+                    short(wanted)
+                ));
             }
             (None, Some(got)) => {
-                found.push(format!("{host}:{path}: changed but not expected: {}", short(got)));
+                found.push(format!(
+                    "{host}:{path}: changed but not expected: {}",
+                    short(got)
+                ));
             }
             _ => {}
         }
@@ -260,7 +308,10 @@ fn hide_dots(text: &str) -> String {
         let Some((head, dots)) = line.split_once("joining the cluster. ") else {
             return line.to_owned();
         };
-        let only_dots = dots.trim().chars().all(|letter| letter == '.' || letter == ' ');
+        let only_dots = dots
+            .trim()
+            .chars()
+            .all(|letter| letter == '.' || letter == ' ');
         match dots.contains('.') && only_dots {
             true => format!("{head}joining the cluster. {{dots}}\n"),
             false => line.to_owned(),
@@ -278,7 +329,11 @@ fn short(entry: &Map<String, Value>) -> String {
 }
 
 fn texts(expected: &str, got: &str) -> String {
-    format!("    expected:\n{}    got:\n{}", indent(expected), indent(got))
+    format!(
+        "    expected:\n{}    got:\n{}",
+        indent(expected),
+        indent(got)
+    )
 }
 
 fn columns(expected: &[String], got: &[String]) -> String {
@@ -286,7 +341,9 @@ fn columns(expected: &[String], got: &[String]) -> String {
 }
 
 fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("      |{line}|\n")).collect()
+    text.lines()
+        .map(|line| format!("      |{line}|\n"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -295,7 +352,10 @@ mod tests {
 
     #[test]
     fn choices_are_compared_in_any_order() {
-        assert_eq!(sort_choices("  --format {b,a,c}\nx\n"), "  --format {a,b,c}\nx\n");
+        assert_eq!(
+            sort_choices("  --format {b,a,c}\nx\n"),
+            "  --format {a,b,c}\nx\n"
+        );
         assert_eq!(sort_choices("[--format {b,a}]\n"), "[--format {a,b}]\n");
         assert_eq!(sort_choices("{\n  \"a\": 1\n}\n"), "{\n  \"a\": 1\n}\n");
     }
@@ -303,8 +363,14 @@ mod tests {
     #[test]
     fn dots_are_hidden_only_where_a_wait_has_some() {
         let waiting = "Waiting for this node to finish joining the cluster. ";
-        assert_eq!(hide_dots(&format!("{waiting}. . .  \n")), format!("{waiting}{{dots}}\n"));
-        assert_eq!(hide_dots(&format!("{waiting}.. ..  \n")), format!("{waiting}{{dots}}\n"));
+        assert_eq!(
+            hide_dots(&format!("{waiting}. . .  \n")),
+            format!("{waiting}{{dots}}\n")
+        );
+        assert_eq!(
+            hide_dots(&format!("{waiting}.. ..  \n")),
+            format!("{waiting}{{dots}}\n")
+        );
         assert_eq!(hide_dots(&format!("{waiting} \n")), format!("{waiting} \n"));
         assert_eq!(hide_dots("left. . .\n"), "left. . .\n");
     }
@@ -312,7 +378,10 @@ mod tests {
     #[test]
     fn an_error_line_may_be_followed_by_hints_and_by_nothing_else() {
         let wrong = |expected: &Stderr, text: &str| complaint(expected, text, 1).is_some();
-        assert!(!wrong(&Stderr::ErrorLine, "error: no route\nhint: look at the cable\n"));
+        assert!(!wrong(
+            &Stderr::ErrorLine,
+            "error: no route\nhint: look at the cable\n"
+        ));
         assert!(wrong(&Stderr::ErrorLine, "error: no route\nmore\n"));
         assert!(wrong(&Stderr::ErrorLine, ""));
         let nothing = Stderr::Exactly(String::new());
@@ -324,12 +393,18 @@ mod tests {
     #[test]
     fn a_change_that_differs_in_one_field_is_told_by_that_field() {
         let entry = |mode: &str| {
-            by_path(vec![serde_json::json!({"path": "certs/ca.key", "mode": mode, "kind": "key"})])
+            by_path(vec![
+                serde_json::json!({"path": "certs/ca.key", "mode": mode, "kind": "key"}),
+            ])
         };
         let mut found = Vec::new();
         compare_changes("n2", &entry("0660"), &entry("0600"), &mut found);
         assert_eq!(found.len(), 1);
-        assert!(found[0].starts_with("n2:certs/ca.key: mode\n"), "{}", found[0]);
+        assert!(
+            found[0].starts_with("n2:certs/ca.key: mode\n"),
+            "{}",
+            found[0]
+        );
         found.clear();
         compare_changes("n2", &entry("0600"), &BTreeMap::new(), &mut found);
         assert!(found[0].contains("changed but not expected"));

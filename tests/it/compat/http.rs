@@ -64,7 +64,9 @@ mod over_http_1_1 {
 /// and the calls.
 fn replay(name: &str, option: &str, version: &str) {
     let recording = Recording::load(name);
-    let Some(mut stage) = Stage::set(recording, Mode::Requests) else { return };
+    let Some(mut stage) = Stage::set(recording, Mode::Requests) else {
+        return;
+    };
     put_tokens_into_the_file(&mut stage);
     stage.start_agent("n1");
     let wire = stage.recording.wire();
@@ -81,7 +83,10 @@ fn replay(name: &str, option: &str, version: &str) {
         let expected = stage.expected(command);
         let mut wrong = compare(&stage, command, &expected, &answer);
         if answer.version != version {
-            wrong.push(format!("HTTP/{} was asked for, HTTP/{} came", version, answer.version));
+            wrong.push(format!(
+                "HTTP/{} was asked for, HTTP/{} came",
+                version, answer.version
+            ));
         }
         wrong.extend(observed.differences(&expected, &stage.placeholders));
         assert!(
@@ -139,10 +144,16 @@ fn compare(stage: &Stage, command: &Command, expected: &Expected, answer: &Answe
         Err(_) if asks_for_the_head || expected.stdout.is_empty() => {}
         Err(_) => {
             if answer.body.trim_end() != expected.stdout.trim_end() {
-                wrong.push(format!("body: expected {}, got {}", expected.stdout, answer.body));
+                wrong.push(format!(
+                    "body: expected {}, got {}",
+                    expected.stdout, answer.body
+                ));
             }
             if answer.status != expected.status.unwrap() {
-                wrong.push(format!("status: expected {:?}, got {answer:?}", expected.status));
+                wrong.push(format!(
+                    "status: expected {:?}, got {answer:?}",
+                    expected.status
+                ));
             }
             return wrong;
         }
@@ -150,7 +161,10 @@ fn compare(stage: &Stage, command: &Command, expected: &Expected, answer: &Answe
     wrong.extend(compare_answer(stage, &exchange, answer));
     let kind = answer.header("content-type");
     if kind != expected.content_type.as_deref() {
-        wrong.push(format!("content type: expected {:?}, got {kind:?}", expected.content_type));
+        wrong.push(format!(
+            "content type: expected {:?}, got {kind:?}",
+            expected.content_type
+        ));
     }
     wrong
 }

@@ -37,7 +37,8 @@ impl Placeholders {
     /// From now on this value is that placeholder.
     pub fn set(&mut self, placeholder: &str, value: &str) {
         self.values.push((value.to_owned(), placeholder.to_owned()));
-        self.values.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
+        self.values
+            .sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
     }
 
     /// Whether a placeholder has a value.
@@ -48,7 +49,9 @@ impl Placeholders {
     /// The value of a placeholder.
     pub fn value(&self, placeholder: &str) -> &str {
         let known = self.values.iter().find(|(_, name)| name == placeholder);
-        &known.unwrap_or_else(|| panic!("no value for {placeholder}")).0
+        &known
+            .unwrap_or_else(|| panic!("no value for {placeholder}"))
+            .0
     }
 
     /// The command ran between these times; what expires relative to them is shown so.
@@ -79,8 +82,12 @@ impl Placeholders {
     /// `token|<unix time>` becomes `token|<NOW+3600>` for the times to live that are recorded.
     fn hide_expiry(&self, text: &str) -> String {
         let lines = text.split_inclusive('\n').map(|line| {
-            let Some((token, rest)) = line.split_once('|') else { return line.to_owned() };
-            let Ok(time) = rest.trim_end().parse::<u64>() else { return line.to_owned() };
+            let Some((token, rest)) = line.split_once('|') else {
+                return line.to_owned();
+            };
+            let Ok(time) = rest.trim_end().parse::<u64>() else {
+                return line.to_owned();
+            };
             for offset in [3600, 60, 0, -5_i64] {
                 let (from, to) = self.span;
                 let expected =
@@ -110,7 +117,10 @@ mod tests {
     use super::*;
 
     fn placeholders() -> Placeholders {
-        let mut placeholders = Placeholders { span: (1_000_000_000, 1_000_000_002), ..Default::default() };
+        let mut placeholders = Placeholders {
+            span: (1_000_000_000, 1_000_000_002),
+            ..Default::default()
+        };
         placeholders.set("<FINGERPRINT>", "abcdefabcdef");
         placeholders.set("<FINGERPRINT_SHA256>", &"abcdef".repeat(10));
         placeholders.set("<TOKEN>", "0123");
@@ -135,7 +145,10 @@ mod tests {
     #[test]
     fn an_expiry_is_told_relative_to_the_time_of_the_command() {
         let hide = |text| placeholders().hide(text);
-        assert_eq!(hide("0123|1000003601\nother\n"), "<TOKEN>|<NOW+3600>\nother\n");
+        assert_eq!(
+            hide("0123|1000003601\nother\n"),
+            "<TOKEN>|<NOW+3600>\nother\n"
+        );
         assert_eq!(hide("0123|999999996\n"), "<TOKEN>|<NOW-5>\n");
         assert_eq!(hide("0123|1000000001\n"), "<TOKEN>|<NOW+0>\n");
         assert_eq!(hide("0123|1700000000\n"), "<TOKEN>|1700000000\n");

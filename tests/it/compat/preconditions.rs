@@ -48,7 +48,11 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
         }
         "credentials/cluster-tokens.txt holds one other token, mode 0644"
         | "credentials/cluster-tokens.txt holds 0123456789abcdef0123456789abcdef" => {
-            n1().write("credentials/cluster-tokens.txt", &format!("{GIVEN_TOKEN}\n"), 0o644);
+            n1().write(
+                "credentials/cluster-tokens.txt",
+                &format!("{GIVEN_TOKEN}\n"),
+                0o644,
+            );
         }
 
         // join, on the contacted node
@@ -56,7 +60,14 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
             datastore(n1(), &[("10.99.0.11", 100, 0), ("10.99.0.12", 101, 0)]);
         }
         "n1: cluster.yaml lists 10.99.0.11 and 10.99.0.13 as voters, 10.99.0.14 as stand-by" => {
-            datastore(n1(), &[("10.99.0.11", 100, 0), ("10.99.0.13", 101, 0), ("10.99.0.14", 102, 1)]);
+            datastore(
+                n1(),
+                &[
+                    ("10.99.0.11", 100, 0),
+                    ("10.99.0.13", 101, 0),
+                    ("10.99.0.14", 102, 1),
+                ],
+            );
         }
         "n1: args/kube-apiserver has no --kubelet-preferred-address-types" => {
             preferred_addresses(n1(), None);
@@ -82,7 +93,8 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
             token_file(n1(), "credentials/cluster-tokens.txt", &line);
             placeholders.set("<TOKEN>", &token);
         }
-        "n1: credentials/certs-request-tokens.txt holds 0123456789abcdef0123456789abcdef-kubelet and 0123456789abcdef0123456789abcdef-proxy" => {
+        "n1: credentials/certs-request-tokens.txt holds 0123456789abcdef0123456789abcdef-kubelet and 0123456789abcdef0123456789abcdef-proxy" =>
+        {
             let lines = format!("{GIVEN_TOKEN}-kubelet\n{GIVEN_TOKEN}-proxy\n");
             n1().write("credentials/certs-request-tokens.txt", &lines, 0o660);
         }
@@ -105,7 +117,8 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
         }
         "n2: the dqlite shell exits 1" => n2().stand_ins.fail_dqlite(),
         "n2: restarting microk8s.daemon-kubelite fails" => {
-            n2().stand_ins.fail_service("restart", "microk8s.daemon-kubelite");
+            n2().stand_ins
+                .fail_service("restart", "microk8s.daemon-kubelite");
         }
         "n1 and n2: args/cni-network/cni.yaml is missing" => {
             n1().remove("args/cni-network/cni.yaml");
@@ -117,7 +130,9 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
         "a plain HTTP server listens on n1:25000" => {
             scene.peer = Some(Peer::start(n1(), Speaks::PlainHttp, |_| Reply::Close));
         }
-        "n1: the peer answers 200 with an empty object" => answer(lab, scene, &http("200 OK", "{}")),
+        "n1: the peer answers 200 with an empty object" => {
+            answer(lab, scene, &http("200 OK", "{}"))
+        }
         "n1: the peer answers 200 with something that is no JSON" => {
             answer(lab, scene, &http("200 OK", "<html>hello</html>"));
         }
@@ -129,7 +144,11 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
             answer(lab, scene, &http("500 Internal Server Error", ""));
         }
         "n1: the peer answers 500 with JSON without an error field" => {
-            answer(lab, scene, &http("500 Internal Server Error", "{\"message\": \"no\"}"));
+            answer(
+                lab,
+                scene,
+                &http("500 Internal Server Error", "{\"message\": \"no\"}"),
+            );
         }
         "n1: the peer answers with something that is no HTTP: 'hello there'" => {
             answer(lab, scene, "hello there\r\n");
@@ -162,7 +181,11 @@ fn preferred_addresses(host: &Host, types: Option<&str>) {
         .filter(|line| !line.starts_with(option))
         .map(str::to_owned)
         .collect();
-    assert_ne!(lines.len(), arguments.lines().count(), "a fresh node has {option}");
+    assert_ne!(
+        lines.len(),
+        arguments.lines().count(),
+        "a fresh node has {option}"
+    );
     lines.extend(types.map(|types| format!("{option}={types}")));
     host.write("args/kube-apiserver", &(lines.join("\n") + "\n"), 0o644);
 }
@@ -173,7 +196,11 @@ fn datastore(host: &Host, members: &[(&str, u32, u32)]) {
     let entries = members.iter().map(|(address, id, role)| {
         format!("- Address: {address}:19001\n  ID: {id}\n  Role: {role}\n")
     });
-    host.write("var/kubernetes/backend/cluster.yaml", &entries.collect::<String>(), 0o644);
+    host.write(
+        "var/kubernetes/backend/cluster.yaml",
+        &entries.collect::<String>(),
+        0o644,
+    );
     let (address, id, role) = members[0];
     let info = format!("Address: {address}:19001\nID: {id}\nRole: {role}\n");
     host.write("var/kubernetes/backend/info.yaml", &info, 0o644);
@@ -189,13 +216,18 @@ pub fn token_file(host: &Host, path: &str, lines: &str) {
 
 /// A token as MicroK8s makes them.
 pub fn new_token() -> String {
-    rand::random::<[u8; 16]>().iter().map(|byte| format!("{byte:02x}")).collect()
+    rand::random::<[u8; 16]>()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Very old installations have this authority, and clustering is refused there.
 fn old_authority(host: &Host) {
     let output = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650"])
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650",
+        ])
         .args(["-subj", "/CN=127.0.0.1", "-keyout", "/dev/null", "-out"])
         .arg(host.path("certs/ca.crt"))
         .output()
@@ -211,7 +243,10 @@ mod tests {
     fn the_token_given_in_the_recordings_is_the_one_used_here() {
         let uses = names().iter().any(|name| {
             let recording = Recording::load(name);
-            recording.commands.iter().any(|command| command.line.contains(super::GIVEN_TOKEN))
+            recording
+                .commands
+                .iter()
+                .any(|command| command.line.contains(super::GIVEN_TOKEN))
         });
         assert!(uses);
     }

@@ -91,15 +91,27 @@ impl Recording {
 
     /// The requests at the agent and its answers, in order, over all commands.
     pub fn wire(&self) -> Vec<Value> {
-        let Ok(text) = fs::read_to_string(self.folder.join("wire.jsonl")) else { return Vec::new() };
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let Ok(text) = fs::read_to_string(self.folder.join("wire.jsonl")) else {
+            return Vec::new();
+        };
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// The files of the command's own host carry no host name. For HTTP requests that is the host
     /// of the agent.
     fn of_host(&self, command: &Command, host: &str, stem: &str, end: &str) -> String {
-        let own = if self.name.starts_with("http-") { "n1" } else { &command.host };
-        if host == own { format!("{stem}.{end}") } else { format!("{stem}.{host}.{end}") }
+        let own = if self.name.starts_with("http-") {
+            "n1"
+        } else {
+            &command.host
+        };
+        if host == own {
+            format!("{stem}.{end}")
+        } else {
+            format!("{stem}.{host}.{end}")
+        }
     }
 
     fn file(&self, command: &Command, name: &str) -> Option<String> {
@@ -116,7 +128,9 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((start, rest)) => {
-            let Some(tail) = name.strip_prefix(start) else { return false };
+            let Some(tail) = name.strip_prefix(start) else {
+                return false;
+            };
             (0..=tail.len())
                 .filter(|&at| tail.is_char_boundary(at))
                 .any(|at| matches(rest, &tail[at..]))
@@ -147,8 +161,14 @@ mod tests {
     #[test]
     fn the_files_of_a_scenario_with_several_commands_are_told_apart() {
         let recording = Recording::load("join-one-time-token-twice");
-        let [first, second] = recording.commands.as_slice() else { panic!() };
-        assert!(recording.stdout(first).ends_with("Successfully joined the cluster.\n"));
+        let [first, second] = recording.commands.as_slice() else {
+            panic!()
+        };
+        assert!(
+            recording
+                .stdout(first)
+                .ends_with("Successfully joined the cluster.\n")
+        );
         assert!(recording.stdout(second).ends_with("Invalid token (500).\n"));
         assert!(!recording.changes(first, "n1").is_empty());
         assert!(recording.changes(second, "n1").is_empty());

@@ -50,7 +50,9 @@ impl RecordedAgent {
             *next += 1;
             let status = u16::try_from(exchange["status"].as_u64().unwrap()).unwrap();
             let mut answer = exchange["response"].clone();
-            fill_pem(&mut answer, &directory, &|| sign(request, &directory, &scratch));
+            fill_pem(&mut answer, &directory, &|| {
+                sign(request, &directory, &scratch)
+            });
             Reply::Json(status, placeholders.fill(&answer.to_string()))
         });
         Self { peer }
@@ -70,7 +72,9 @@ impl RecordedAgent {
                     exchange["method"].as_str().unwrap(),
                     exchange["path"].as_str().unwrap(),
                     exchange["host_header"].as_str().unwrap(),
-                    exchange["request_headers"]["Content-Type"][0].as_str().unwrap(),
+                    exchange["request_headers"]["Content-Type"][0]
+                        .as_str()
+                        .unwrap(),
                     &exchange["request"],
                 )
             })
@@ -80,9 +84,8 @@ impl RecordedAgent {
             .requests()
             .iter()
             .map(|request| {
-                let mut body: Value = serde_json::from_slice(&request.body).unwrap_or_else(|_| {
-                    json!({"no JSON": String::from_utf8_lossy(&request.body)})
-                });
+                let mut body: Value = serde_json::from_slice(&request.body)
+                    .unwrap_or_else(|_| json!({"no JSON": String::from_utf8_lossy(&request.body)}));
                 summarise_pem(&mut body, &mut |_| {});
                 let body = stage.placeholders.hide(&body.to_string());
                 let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
@@ -110,14 +113,23 @@ fn fill_pem(value: &mut Value, directory: &Path, sign: &dyn Fn() -> String) {
             let file = map
                 .get("same_as")
                 .and_then(|files| files.as_array())
-                .and_then(|files| files.iter().filter_map(Value::as_str).find(|file| !file.contains(':')));
+                .and_then(|files| {
+                    files
+                        .iter()
+                        .filter_map(Value::as_str)
+                        .find(|file| !file.contains(':'))
+                });
             *value = match file {
                 Some(file) => fs::read_to_string(directory.join(file)).unwrap().into(),
                 None => sign().into(),
             };
         }
-        Value::Object(map) => map.values_mut().for_each(|value| fill_pem(value, directory, sign)),
-        Value::Array(list) => list.iter_mut().for_each(|value| fill_pem(value, directory, sign)),
+        Value::Object(map) => map
+            .values_mut()
+            .for_each(|value| fill_pem(value, directory, sign)),
+        Value::Array(list) => list
+            .iter_mut()
+            .for_each(|value| fill_pem(value, directory, sign)),
         _ => {}
     }
 }
@@ -128,7 +140,15 @@ fn sign(request: &Request, directory: &Path, scratch: &Path) -> String {
     let csr = scratch.join("request.csr");
     fs::write(&csr, body["request"].as_str().unwrap()).unwrap();
     let output = Process::new("openssl")
-        .args(["x509", "-req", "-sha256", "-days", "3650", "-set_serial", "77"])
+        .args([
+            "x509",
+            "-req",
+            "-sha256",
+            "-days",
+            "3650",
+            "-set_serial",
+            "77",
+        ])
         .args(["-copy_extensions", "copy", "-in"])
         .arg(csr)
         .arg("-CA")
@@ -144,7 +164,9 @@ fn sign(request: &Request, directory: &Path, scratch: &Path) -> String {
 /// Puts summaries in place of PEM, as the recordings have them; `more` may add to a summary.
 fn summarise_pem(value: &mut Value, more: &mut dyn FnMut(&mut PemValue<'_>)) {
     match value {
-        Value::Object(map) => map.values_mut().for_each(|value| summarise_pem(value, more)),
+        Value::Object(map) => map
+            .values_mut()
+            .for_each(|value| summarise_pem(value, more)),
         Value::Array(list) => list.iter_mut().for_each(|value| summarise_pem(value, more)),
         Value::String(text) if text.starts_with("-----BEGIN ") => {
             let text = std::mem::take(text);
@@ -154,7 +176,11 @@ fn summarise_pem(value: &mut Value, more: &mut dyn FnMut(&mut PemValue<'_>)) {
                 "CERTIFICATE REQUEST" => "csr",
                 _ => "key",
             };
-            let mut found = PemValue { kind, text: &text, summary: Map::new() };
+            let mut found = PemValue {
+                kind,
+                text: &text,
+                summary: Map::new(),
+            };
             if kind == "csr" {
                 found.summary = object(pem::request(text.as_bytes()));
             }
@@ -174,26 +200,39 @@ struct PemValue<'a> {
 }
 
 fn object(value: Value) -> Map<String, Value> {
-    let Value::Object(map) = value else { panic!("{value}") };
+    let Value::Object(map) = value else {
+        panic!("{value}")
+    };
     map
 }
 
 /// Sends the recorded requests of MicroK8s's `join` to our agent and compares its answers, its
 /// node directory and its calls.
 pub fn replay_join(name: &str) {
-    let Some(mut stage) = Stage::set(Recording::load(name), Mode::Requests) else { return };
+    let Some(mut stage) = Stage::set(Recording::load(name), Mode::Requests) else {
+        return;
+    };
     put_tokens_into_the_file(&mut stage);
     stage.start_agent("n1");
 
     let wire = stage.recording.wire();
     let is_join = |exchange: &&Value| exchange["path"] == JOIN;
-    assert_eq!(wire.iter().filter(is_join).count(), stage.recording.commands.len());
+    assert_eq!(
+        wire.iter().filter(is_join).count(),
+        stage.recording.commands.len()
+    );
     let mut rest = wire.as_slice();
     for index in 0..stage.recording.commands.len() {
-        let count = 1 + rest[1..].iter().take_while(|exchange| !is_join(exchange)).count();
+        let count = 1 + rest[1..]
+            .iter()
+            .take_while(|exchange| !is_join(exchange))
+            .count();
         let (exchanges, later) = rest.split_at(count);
         rest = later;
-        let client = exchanges[0]["request"]["hostname"].as_str().unwrap().to_owned();
+        let client = exchanges[0]["request"]["hostname"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let before = Moment::before(&stage.lab);
         let mut wrong = Vec::new();
         for exchange in exchanges {
@@ -209,7 +248,12 @@ pub fn replay_join(name: &str) {
         }
         let differences = observed.differences(&expected, &stage.placeholders);
         wrong.extend(differences);
-        assert!(wrong.is_empty(), "{name}, command {}:\n{}", command.n, wrong.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{name}, command {}:\n{}",
+            command.n,
+            wrong.join("\n")
+        );
     }
 }
 
@@ -232,16 +276,27 @@ pub fn put_tokens_into_the_file(stage: &mut Stage) {
             stage.placeholders.set(token, &value);
         }
     }
-    token_file(stage.lab.host("n1"), "credentials/cluster-tokens.txt", &file);
+    token_file(
+        stage.lab.host("n1"),
+        "credentials/cluster-tokens.txt",
+        &file,
+    );
 }
 
 /// Sends one request and tells in what the answer differs.
 fn replay(stage: &mut Stage, client: &str, exchange: &Value) -> Vec<String> {
     let body = body_of(exchange, stage.lab.host(client), &stage.placeholders);
     let path = exchange["path"].as_str().unwrap();
-    let url = format!("https://{}{path}", exchange["host_header"].as_str().unwrap());
+    let url = format!(
+        "https://{}{path}",
+        exchange["host_header"].as_str().unwrap()
+    );
     let method = exchange["method"].as_str().unwrap();
-    let answer = curl(stage.lab.host(client), &["--http1.1", "-X", method, &url], &body);
+    let answer = curl(
+        stage.lab.host(client),
+        &["--http1.1", "-X", method, &url],
+        &body,
+    );
     learn_callback_token(stage);
     compare_answer(stage, exchange, &answer)
 }
@@ -259,7 +314,10 @@ pub fn compare_answer(stage: &Stage, exchange: &Value, answer: &Answer) -> Vec<S
     }
     let Some(recorded) = exchange.get("response") else {
         if !answer.body.is_empty() {
-            wrong.push(format!("{what}: expected an empty body, got {}", answer.body));
+            wrong.push(format!(
+                "{what}: expected an empty body, got {}",
+                answer.body
+            ));
         }
         return wrong;
     };
@@ -270,14 +328,18 @@ pub fn compare_answer(stage: &Stage, exchange: &Value, answer: &Answer) -> Vec<S
     if answer.status == 400 && is_error(recorded) && is_about_json(recorded) {
         // What is wrong with the JSON is told in the words of a JSON library.
         if !is_error(&got) {
-            wrong.push(format!("{what}: expected an `error` and nothing else, got {got}"));
+            wrong.push(format!(
+                "{what}: expected an `error` and nothing else, got {got}"
+            ));
         }
         return wrong;
     }
     let n1 = stage.lab.host("n1");
     let tree = n1.snapshot();
-    let authorities =
-        [pem::Authority { name: "own ca".to_owned(), certificate: n1.fresh("certs/ca.crt") }];
+    let authorities = [pem::Authority {
+        name: "own ca".to_owned(),
+        certificate: n1.fresh("certs/ca.crt"),
+    }];
     summarise_pem(&mut got, &mut |found| {
         match found.kind {
             "cert" => {
@@ -296,18 +358,23 @@ pub fn compare_answer(stage: &Stage, exchange: &Value, answer: &Answer) -> Vec<S
     forget_other_hosts(&mut recorded);
     let recorded = recorded.to_string();
     if got != recorded {
-        wrong.push(format!("{what}:\n    expected: {recorded}\n    got:      {got}"));
+        wrong.push(format!(
+            "{what}:\n    expected: {recorded}\n    got:      {got}"
+        ));
     }
     wrong
 }
 
 fn is_error(body: &Value) -> bool {
-    body.as_object().is_some_and(|map| map.len() == 1 && map["error"].is_string())
+    body.as_object()
+        .is_some_and(|map| map.len() == 1 && map["error"].is_string())
 }
 
 fn is_about_json(body: &Value) -> bool {
     let text = body["error"].as_str().unwrap();
-    ["JSON", "Json", "Invalid character"].iter().any(|word| text.contains(word))
+    ["JSON", "Json", "Invalid character"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 /// `same_as` of the recordings also names files of the joining node, which does not run here, and
@@ -332,9 +399,10 @@ fn forget_other_hosts(value: &mut Value) {
 /// The callback token comes into being with the first join.
 pub fn learn_callback_token(stage: &mut Stage) {
     let path = stage.lab.host("n1").path("credentials/callback-token.txt");
-    if let (false, Ok(token)) =
-        (stage.placeholders.knows("<CALLBACK_TOKEN>"), fs::read_to_string(path))
-    {
+    if let (false, Ok(token)) = (
+        stage.placeholders.knows("<CALLBACK_TOKEN>"),
+        fs::read_to_string(path),
+    ) {
         stage.placeholders.set("<CALLBACK_TOKEN>", token.trim_end());
     }
 }
@@ -358,10 +426,16 @@ pub fn certificate_request(host: &Host, summary: &Value) -> String {
         .split(", ")
         .map(|part| format!("/{part}"))
         .collect();
-    let names: Vec<&str> =
-        summary["sans"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let names: Vec<&str> = summary["sans"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
     let mut command = Process::new("openssl");
-    command.args(["req", "-new", "-sha256", "-subj", &subject, "-key"]).arg(host.path("certs/kubelet.key"));
+    command
+        .args(["req", "-new", "-sha256", "-subj", &subject, "-key"])
+        .arg(host.path("certs/kubelet.key"));
     if !names.is_empty() {
         command.args(["-addext", &format!("subjectAltName={}", names.join(","))]);
     }
@@ -383,7 +457,10 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 

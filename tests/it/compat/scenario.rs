@@ -26,7 +26,11 @@ impl Stage {
     /// Makes the hosts and brings about the preconditions; nothing on a machine without a lab.
     pub fn set(recording: Recording, mode: Mode) -> Option<Self> {
         let mut hosts = vec!["n1", "n2"];
-        if recording.commands.iter().any(|command| command.host == "n3") {
+        if recording
+            .commands
+            .iter()
+            .any(|command| command.host == "n3")
+        {
             hosts.push("n3");
         }
         let lab = Lab::new(&hosts)?;
@@ -35,19 +39,30 @@ impl Stage {
         for text in &recording.preconditions {
             bring_about(text, &lab, &mut placeholders, &mut scene);
         }
-        Some(Self { recording, mode, placeholders, scene, agents: BTreeMap::new(), lab })
+        Some(Self {
+            recording,
+            mode,
+            placeholders,
+            scene,
+            agents: BTreeMap::new(),
+            lab,
+        })
     }
 
     /// Starts an agent on a host.
     pub fn start_agent(&mut self, host: &str) {
-        self.agents.insert(host.to_owned(), self.lab.host(host).agent());
+        self.agents
+            .insert(host.to_owned(), self.lab.host(host).agent());
     }
 
     /// Has `add-node` make the tokens that the scenario's commands speak of.
     pub fn make_tokens(&mut self) {
         for token in ["<TOKEN>", "<TOKEN_2>"] {
-            let is_needed =
-                self.recording.commands.iter().any(|command| command.line.contains(token));
+            let is_needed = self
+                .recording
+                .commands
+                .iter()
+                .any(|command| command.line.contains(token));
             if is_needed && !self.placeholders.knows(token) {
                 let line = format!("microk8s add-node --format token{}", self.scene.add_node);
                 let output = self.lab.host("n1").shell(&line).ok();
@@ -110,12 +125,22 @@ impl Stage {
     fn line(&self, command: &Command) -> String {
         let line = self.case_of_the_fingerprint(&self.placeholders.fill(&command.line));
         let waits_in_vain = self.recording.name.starts_with("join-dqlite-");
-        if waits_in_vain { format!("{line} --timeout 2") } else { line }
+        if waits_in_vain {
+            format!("{line} --timeout 2")
+        } else {
+            line
+        }
     }
 
     /// One recording has a fingerprint in upper case, which no placeholder stands for.
     fn case_of_the_fingerprint(&self, text: &str) -> String {
-        text.replace("7112D033C473", &self.placeholders.value("<FINGERPRINT>").to_ascii_uppercase())
+        text.replace(
+            "7112D033C473",
+            &self
+                .placeholders
+                .value("<FINGERPRINT>")
+                .to_ascii_uppercase(),
+        )
     }
 }
 
@@ -137,7 +162,9 @@ pub fn add_node_through_agent(name: &str) {
 
 /// `join` against our agent, with none on the joining node.
 pub fn join_in_process(name: &str) {
-    let Some(mut stage) = Stage::set(Recording::load(name), Mode::JoinInProcess) else { return };
+    let Some(mut stage) = Stage::set(Recording::load(name), Mode::JoinInProcess) else {
+        return;
+    };
     if stage.scene.peer.is_none() && !stage.scene.no_agent {
         stage.start_agent("n1");
     }
@@ -147,7 +174,9 @@ pub fn join_in_process(name: &str) {
 
 /// `join` against our agent, through our agent on the joining node.
 pub fn join_through_agent(name: &str) {
-    let Some(mut stage) = Stage::set(Recording::load(name), Mode::JoinThroughAgent) else { return };
+    let Some(mut stage) = Stage::set(Recording::load(name), Mode::JoinThroughAgent) else {
+        return;
+    };
     if stage.scene.peer.is_none() && !stage.scene.no_agent {
         stage.start_agent("n1");
     }
@@ -163,7 +192,9 @@ pub fn join_through_agent(name: &str) {
 /// `join` against the recorded answers of MicroK8s's agent. The requests must be the recorded ones.
 pub fn join_against_recorded_agent(name: &str) {
     let recording = Recording::load(name);
-    let Some(mut stage) = Stage::set(recording, Mode::JoinRecordedAgent) else { return };
+    let Some(mut stage) = Stage::set(recording, Mode::JoinRecordedAgent) else {
+        return;
+    };
     let agent = RecordedAgent::start(&mut stage);
     stage.play();
     agent.check_requests(&stage);

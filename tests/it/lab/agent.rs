@@ -59,15 +59,26 @@ impl Agent {
         let reader = std::thread::spawn(move || {
             let mut stderr = BufReader::new(stderr);
             let mut line = Vec::new();
-            while stderr.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-                sink.lines.lock().unwrap().text.push_str(&String::from_utf8_lossy(&line));
+            while stderr
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|count| count > 0)
+            {
+                sink.lines
+                    .lock()
+                    .unwrap()
+                    .text
+                    .push_str(&String::from_utf8_lossy(&line));
                 sink.more.notify_all();
                 line.clear();
             }
             sink.lines.lock().unwrap().ended = true;
             sink.more.notify_all();
         });
-        Self { child, log, reader: Some(reader) }
+        Self {
+            child,
+            log,
+            reader: Some(reader),
+        }
     }
 
     /// Waits until the log holds a text; fails when the agent ends before it does.
@@ -76,9 +87,15 @@ impl Agent {
         let (lines, _) = self
             .log
             .more
-            .wait_timeout_while(lines, PATIENCE, |lines| !lines.text.contains(text) && !lines.ended)
+            .wait_timeout_while(lines, PATIENCE, |lines| {
+                !lines.text.contains(text) && !lines.ended
+            })
             .unwrap();
-        assert!(lines.text.contains(text), "the agent does not say `{text}`:\n{}", lines.text);
+        assert!(
+            lines.text.contains(text),
+            "the agent does not say `{text}`:\n{}",
+            lines.text
+        );
     }
 
     /// What it has written to stderr so far.
@@ -119,8 +136,11 @@ impl Agent {
     fn wait(&mut self) -> ExitStatus {
         // The end of its stderr comes with the end of the process, so the log tells when to look.
         let lines = self.log.lines.lock().unwrap();
-        let (lines, late) =
-            self.log.more.wait_timeout_while(lines, PATIENCE, |lines| !lines.ended).unwrap();
+        let (lines, late) = self
+            .log
+            .more
+            .wait_timeout_while(lines, PATIENCE, |lines| !lines.ended)
+            .unwrap();
         assert!(!late.timed_out(), "the agent does not end:\n{}", lines.text);
         drop(lines);
         self.child.wait().unwrap()

@@ -25,7 +25,13 @@ pub fn between(before: &Snapshot, after: &Snapshot, around: &Surroundings<'_>) -
     paths
         .into_iter()
         .filter_map(|path| {
-            entry(path, before.nodes.get(path), after.nodes.get(path), after, around)
+            entry(
+                path,
+                before.nodes.get(path),
+                after.nodes.get(path),
+                after,
+                around,
+            )
         })
         .collect()
 }
@@ -69,7 +75,9 @@ fn entry(
         put("owner", json!(node.uid));
     }
     put("kind", json!(kind));
-    let Some(after) = after else { return Some(entry.into()) };
+    let Some(after) = after else {
+        return Some(entry.into());
+    };
     if kind == "dir" {
         return Some(entry.into());
     }
@@ -80,7 +88,10 @@ fn entry(
     let bytes = after.bytes();
     match kind {
         "text" | "yaml" => {
-            put("content", json!((around.hide)(&String::from_utf8_lossy(bytes))));
+            put(
+                "content",
+                json!((around.hide)(&String::from_utf8_lossy(bytes))),
+            );
         }
         "empty" if !bytes.is_empty() => {
             put("content", json!(String::from_utf8_lossy(bytes)));
@@ -153,8 +164,10 @@ fn name_twins(
     tree: &Snapshot,
     others: &[(&str, &Snapshot)],
 ) {
-    let twins: Vec<String> =
-        equal_files(bytes, tree, others).into_iter().filter(|twin| twin != path).collect();
+    let twins: Vec<String> = equal_files(bytes, tree, others)
+        .into_iter()
+        .filter(|twin| twin != path)
+        .collect();
     if !twins.is_empty() {
         summary["same_as"] = json!(twins);
     }
@@ -163,7 +176,11 @@ fn name_twins(
 /// The files with these bytes: own ones by path, those of other hosts by `host:path`.
 pub fn equal_files(bytes: &[u8], tree: &Snapshot, others: &[(&str, &Snapshot)]) -> Vec<String> {
     let holds = |node: &Node| matches!(&node.content, Content::File(other) if other == bytes);
-    let own = tree.nodes.iter().filter(|(_, node)| holds(node)).map(|(path, _)| path.clone());
+    let own = tree
+        .nodes
+        .iter()
+        .filter(|(_, node)| holds(node))
+        .map(|(path, _)| path.clone());
     let there = others.iter().flat_map(|(host, tree)| {
         tree.nodes
             .iter()
@@ -194,7 +211,9 @@ fn name_files(value: &mut Value, tree: &Snapshot, others: &[(&str, &Snapshot)]) 
                 }
             }
         }
-        Value::Array(list) => list.iter_mut().for_each(|value| name_files(value, tree, others)),
+        Value::Array(list) => list
+            .iter_mut()
+            .for_each(|value| name_files(value, tree, others)),
         _ => {}
     }
 }
@@ -204,12 +223,20 @@ mod tests {
     use super::*;
 
     fn file(mode: u32, gid: u32, content: &str) -> Node {
-        Node { mode, uid: 0, gid, content: Content::File(content.as_bytes().to_vec()) }
+        Node {
+            mode,
+            uid: 0,
+            gid,
+            content: Content::File(content.as_bytes().to_vec()),
+        }
     }
 
     fn tree(nodes: &[(&str, Node)]) -> Snapshot {
         Snapshot {
-            nodes: nodes.iter().map(|(path, node)| ((*path).to_owned(), node.clone())).collect(),
+            nodes: nodes
+                .iter()
+                .map(|(path, node)| ((*path).to_owned(), node.clone()))
+                .collect(),
         }
     }
 

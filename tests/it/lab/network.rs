@@ -31,16 +31,16 @@ impl Network {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let base = format!("{PREFIX}-{}-{number}", std::process::id());
         let switch = format!("{base}-switch");
-        let mut network = Self { namespaces: Vec::new() };
+        let mut network = Self {
+            namespaces: Vec::new(),
+        };
 
         for name in std::iter::once("switch").chain(hosts.iter().map(|(name, _)| *name)) {
             let namespace = format!("{base}-{name}");
             ip(&["netns", "add", &namespace])?;
             network.namespaces.push(namespace);
         }
-        let mut batch = format!(
-            "link add name lan netns {switch} type bridge\n",
-        );
+        let mut batch = format!("link add name lan netns {switch} type bridge\n",);
         for (name, _) in hosts {
             batch += &format!(
                 "link add name eth0 netns {base}-{name} type veth peer name {name} netns {switch}\n"
@@ -48,9 +48,8 @@ impl Network {
         }
         ip_batch(None, &batch)?;
 
-        let mut batch = String::from(
-            "link set lo up\naddress add 10.99.0.1/24 dev lan\nlink set lan up\n",
-        );
+        let mut batch =
+            String::from("link set lo up\naddress add 10.99.0.1/24 dev lan\nlink set lan up\n");
         for (name, _) in hosts {
             batch += &format!("link set {name} master lan\nlink set {name} up\n");
         }
@@ -73,7 +72,10 @@ impl Network {
     /// The namespace of a host.
     pub fn namespace(&self, host: &str) -> &str {
         let end = format!("-{host}");
-        self.namespaces.iter().find(|name| name.ends_with(&end)).unwrap()
+        self.namespaces
+            .iter()
+            .find(|name| name.ends_with(&end))
+            .unwrap()
     }
 }
 
@@ -103,7 +105,10 @@ fn write_etc(namespace: &str, name: &str, hosts: &[(&str, &str)]) -> std::io::Re
         ("group", format!("root:x:0:\nmicrok8s:x:{MICROK8S_GID}:\n")),
         // Names come from the hosts file alone: a look-up that goes out to a name server would
         // wait for its time-out.
-        ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n".to_owned()),
+        (
+            "nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files\n".to_owned(),
+        ),
         ("resolv.conf", String::new()),
         ("hostname", format!("{name}\n")),
     ];
@@ -141,12 +146,22 @@ fn ip_batch(namespace: Option<&str>, lines: &str) -> Result<(), String> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("`ip` does not run: {error}"))?;
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).map_err(|error| error.to_string())?;
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .map_err(|error| error.to_string())?;
+    let output = child
+        .wait_with_output()
+        .map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("`ip -batch`: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    Err(format!(
+        "`ip -batch`: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
 }
 
 /// Why no lab can be had on this machine, if so. Asked once.
@@ -198,7 +213,9 @@ fn clean_up_after_dead_processes() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for namespace in names_of_the_dead(Path::new("/run/netns")) {
-            let pids = Command::new("ip").args(["netns", "pids", &namespace]).output();
+            let pids = Command::new("ip")
+                .args(["netns", "pids", &namespace])
+                .output();
             if let Ok(pids) = pids {
                 for pid in String::from_utf8_lossy(&pids.stdout).split_whitespace() {
                     let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
@@ -207,7 +224,11 @@ fn clean_up_after_dead_processes() {
             }
             let _ = ip(&["netns", "delete", &namespace]);
         }
-        for directory in [Path::new("/etc/netns"), &std::env::temp_dir(), super::nodes::cache()] {
+        for directory in [
+            Path::new("/etc/netns"),
+            &std::env::temp_dir(),
+            super::nodes::cache(),
+        ] {
             for name in names_of_the_dead(directory) {
                 let _ = fs::remove_dir_all(directory.join(name));
             }
@@ -216,7 +237,9 @@ fn clean_up_after_dead_processes() {
 }
 
 fn names_of_the_dead(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -228,7 +251,12 @@ fn names_of_the_dead(directory: &Path) -> Vec<String> {
 
 /// The process that a name of the lab belongs to.
 fn owner(name: &str) -> Option<u32> {
-    name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?.parse().ok()
+    name.strip_prefix(PREFIX)?
+        .strip_prefix('-')?
+        .split('-')
+        .next()?
+        .parse()
+        .ok()
 }
 
 #[test]

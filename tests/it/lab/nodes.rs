@@ -10,8 +10,11 @@ use microk8s::cluster::fresh_node::{self, FreshNode};
 use microk8s::store::layout::Layout;
 
 /// Every host that a lab can have: name and address.
-pub const HOSTS: [(&str, &str); 3] =
-    [("n1", "10.99.0.11"), ("n2", "10.99.0.12"), ("n3", "10.99.0.13")];
+pub const HOSTS: [(&str, &str); 3] = [
+    ("n1", "10.99.0.11"),
+    ("n2", "10.99.0.12"),
+    ("n3", "10.99.0.13"),
+];
 
 /// Where the trees of this and other test processes lie.
 pub fn cache() -> &'static Path {
@@ -27,7 +30,11 @@ pub fn fresh(host: &str) -> PathBuf {
     MADE[index].get_or_init(|| {
         let (name, address) = HOSTS[index];
         fs::create_dir_all(&data).unwrap();
-        let layout = Layout::new(base.join(host).join("snap"), &data, base.join(host).join("common"));
+        let layout = Layout::new(
+            base.join(host).join("snap"),
+            &data,
+            base.join(host).join("common"),
+        );
         fresh_node::create(
             &layout,
             &FreshNode {
@@ -56,6 +63,15 @@ pub fn prepare(hosts: &[&str]) {
 
 /// Copies a tree with its modes, groups and links. The target must not exist.
 pub fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
-    assert!(status.success(), "cp -a {} {}", from.display(), to.display());
+    let status = Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status()
+        .unwrap();
+    assert!(
+        status.success(),
+        "cp -a {} {}",
+        from.display(),
+        to.display()
+    );
 }

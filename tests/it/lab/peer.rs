@@ -140,7 +140,11 @@ fn accept(
             if state.stop.load(Ordering::SeqCst) {
                 return;
             }
-            state.connections.lock().unwrap().push(stream.try_clone().unwrap());
+            state
+                .connections
+                .lock()
+                .unwrap()
+                .push(stream.try_clone().unwrap());
             scope.spawn(move || match speaks {
                 Speaks::Nothing => hold(stream),
                 Speaks::PlainHttp => refuse_tls(stream),
@@ -187,7 +191,11 @@ fn serve<S: Read + Write>(
                      Content-Length: {}\r\n\r\n",
                     body.len()
                 );
-                if out.write_all((head + &body).as_bytes()).and_then(|()| out.flush()).is_err() {
+                if out
+                    .write_all((head + &body).as_bytes())
+                    .and_then(|()| out.flush())
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -214,25 +222,40 @@ fn read_request(stream: &mut impl BufRead) -> Option<Request> {
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let length = headers
+        .get("content-length")
+        .map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some(Request { method, path, headers, body })
+    Some(Request {
+        method,
+        path,
+        headers,
+        body,
+    })
 }
 
 /// A complete HTTP answer, after which the connection is closed.
 pub fn http(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 #[test]
 fn a_request_is_read_with_its_headers_and_its_body() {
     let mut bytes = &b"POST /x HTTP/1.1\r\nHost: a:1\r\nContent-Length: 3\r\n\r\n{} rest"[..];
     let request = read_request(&mut bytes).unwrap();
-    assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/x"));
+    assert_eq!(
+        (request.method.as_str(), request.path.as_str()),
+        ("POST", "/x")
+    );
     assert_eq!(request.headers["host"], "a:1");
     assert_eq!(request.body, b"{} ");
     assert!(read_request(&mut &b""[..]).is_none());

@@ -25,7 +25,9 @@ pub struct Block {
 
 /// The blocks of a file, none if it holds no PEM.
 pub fn blocks(text: &[u8]) -> Vec<Block> {
-    let Ok(text) = str::from_utf8(text) else { return Vec::new() };
+    let Ok(text) = str::from_utf8(text) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     let mut open: Option<(String, String)> = None;
     for line in text.lines().map(str::trim) {
@@ -114,13 +116,20 @@ pub fn private_key(text: &[u8]) -> Value {
 
 /// The public key of a private key's file.
 pub fn public_half(key: &[u8]) -> Option<Vec<u8>> {
-    Some(key_pair(blocks(key).first()?)?.public_key().as_ref().to_vec())
+    Some(
+        key_pair(blocks(key).first()?)?
+            .public_key()
+            .as_ref()
+            .to_vec(),
+    )
 }
 
 /// The public key in a certificate's file.
 pub fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
     let blocks = blocks(certificate);
-    let block = blocks.first().filter(|block| block.label == "CERTIFICATE")?;
+    let block = blocks
+        .first()
+        .filter(|block| block.label == "CERTIFICATE")?;
     let certificate = Certificate::from_der(&block.der).ok()?;
     let info = certificate.tbs_certificate().subject_public_key_info();
     Some(info.subject_public_key.raw_bytes().to_vec())
@@ -143,7 +152,9 @@ fn signer(der: &[u8], authorities: &[Authority]) -> String {
     }
     for authority in authorities {
         for block in blocks(&authority.certificate) {
-            let Ok(parent) = Certificate::from_der(&block.der) else { continue };
+            let Ok(parent) = Certificate::from_der(&block.der) else {
+                continue;
+            };
             let key = parent.tbs_certificate().subject_public_key_info();
             if is_signed_by(&certificate, key) {
                 return authority.name.clone();
@@ -155,8 +166,12 @@ fn signer(der: &[u8], authorities: &[Authority]) -> String {
 
 fn is_signed_by(certificate: &Certificate, key: &SubjectPublicKeyInfoOwned) -> bool {
     let message = certificate.tbs_certificate().to_der().unwrap();
-    let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.subject_public_key.raw_bytes());
-    key.verify(&message, certificate.signature().raw_bytes()).is_ok()
+    let key = UnparsedPublicKey::new(
+        &RSA_PKCS1_2048_8192_SHA256,
+        key.subject_public_key.raw_bytes(),
+    );
+    key.verify(&message, certificate.signature().raw_bytes())
+        .is_ok()
 }
 
 fn name(name: &Name) -> String {
@@ -176,8 +191,16 @@ fn name(name: &Name) -> String {
         let text = value
             .decode_as::<Utf8StringRef<'_>>()
             .map(|text| text.to_string())
-            .or_else(|_| value.decode_as::<PrintableStringRef<'_>>().map(|text| text.to_string()))
-            .or_else(|_| value.decode_as::<Ia5StringRef<'_>>().map(|text| text.to_string()))
+            .or_else(|_| {
+                value
+                    .decode_as::<PrintableStringRef<'_>>()
+                    .map(|text| text.to_string())
+            })
+            .or_else(|_| {
+                value
+                    .decode_as::<Ia5StringRef<'_>>()
+                    .map(|text| text.to_string())
+            })
             .unwrap_or_else(|_| format!("({})", value.tag()));
         parts.push(format!("{label}={text}"));
     }
@@ -185,7 +208,9 @@ fn name(name: &Name) -> String {
 }
 
 fn sans(extensions: &[Extension]) -> Vec<String> {
-    let Some(extension) = extensions.iter().find(|one| one.extn_id.to_string() == "2.5.29.17")
+    let Some(extension) = extensions
+        .iter()
+        .find(|one| one.extn_id.to_string() == "2.5.29.17")
     else {
         return Vec::new();
     };
@@ -196,8 +221,14 @@ fn sans(extensions: &[Extension]) -> Vec<String> {
         .map(|name| match name {
             GeneralName::DnsName(name) => format!("DNS:{}", name.as_str()),
             GeneralName::IpAddress(bytes) => match bytes.as_bytes().len() {
-                4 => format!("IP:{}", std::net::Ipv4Addr::from(<[u8; 4]>::try_from(bytes.as_bytes()).unwrap())),
-                _ => format!("IP:{}", std::net::Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_bytes()).unwrap())),
+                4 => format!(
+                    "IP:{}",
+                    std::net::Ipv4Addr::from(<[u8; 4]>::try_from(bytes.as_bytes()).unwrap())
+                ),
+                _ => format!(
+                    "IP:{}",
+                    std::net::Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_bytes()).unwrap())
+                ),
             },
             other => format!("{other:?}"),
         })
@@ -238,7 +269,11 @@ fn extension(extension: &Extension) -> String {
         "2.5.29.37" => "extendedKeyUsage",
         other => other,
     };
-    if extension.critical { format!("{name} (critical)") } else { name.to_owned() }
+    if extension.critical {
+        format!("{name} (critical)")
+    } else {
+        name.to_owned()
+    }
 }
 
 fn signature_algorithm(oid: &str) -> &str {
@@ -260,7 +295,11 @@ fn public_key(info: &SubjectPublicKeyInfoOwned) -> Value {
 /// The SHA-256 of a certificate's DER form, in lower case hexadecimal digits.
 pub fn fingerprint(text: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &blocks(text)[0].der);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -275,7 +314,11 @@ mod tests {
             .current_dir(directory)
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     #[test]
@@ -292,8 +335,10 @@ mod tests {
                  -copy_extensions copy -out node.crt",
         );
         let read = |name: &str| std::fs::read(path.join(name)).unwrap();
-        let authorities =
-            [Authority { name: "own ca".to_owned(), certificate: read("ca.crt") }];
+        let authorities = [Authority {
+            name: "own ca".to_owned(),
+            certificate: read("ca.crt"),
+        }];
 
         let ca = certificate(&read("ca.crt"), &authorities);
         assert_eq!(ca["signed_by"], "self");
@@ -352,7 +397,13 @@ mod tests {
                  -out leaf.crt",
         );
         let read = |name: &str| std::fs::read(path.join(name)).unwrap();
-        let one = Authority { name: "own ca".to_owned(), certificate: read("one.crt") };
-        assert_eq!(certificate(&read("leaf.crt"), &[one])["signed_by"], "nobody that is known");
+        let one = Authority {
+            name: "own ca".to_owned(),
+            certificate: read("one.crt"),
+        };
+        assert_eq!(
+            certificate(&read("leaf.crt"), &[one])["signed_by"],
+            "nobody that is known"
+        );
     }
 }

@@ -75,7 +75,11 @@ impl Snapshot {
         for entry in fs::read_dir(root.join(below)).unwrap() {
             let entry = entry.unwrap();
             let name = entry.file_name().into_string().unwrap();
-            let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+            let path = if below.is_empty() {
+                name
+            } else {
+                format!("{below}/{name}")
+            };
             if leave_out.contains(&path.as_str()) {
                 continue;
             }
@@ -121,5 +125,8 @@ fn a_snapshot_holds_contents_modes_and_links_but_not_what_is_left_out() {
     assert_eq!(paths, ["args", "args/kubelet", "args/link", "var"]);
     assert_eq!(snapshot.file("args/kubelet"), Some(&b"--x\n"[..]));
     assert_eq!(snapshot.file("args"), None);
-    assert_eq!(snapshot.nodes["args/link"].content, Content::Link("kubelet".to_owned()));
+    assert_eq!(
+        snapshot.nodes["args/link"].content,
+        Content::Link("kubelet".to_owned())
+    );
 }

@@ -95,7 +95,9 @@ impl StandIns {
             fs::write(&path, format!("{head}{body}")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let stand_ins = Self { directory: directory.to_owned() };
+        let stand_ins = Self {
+            directory: directory.to_owned(),
+        };
         stand_ins.control_plane_nodes(&[]);
         stand_ins.forget_calls();
         stand_ins
@@ -143,7 +145,11 @@ impl StandIns {
             .zip(1..)
             .map(|(address, id)| serde_json::json!({"ID": id, "Address": address, "Role": 0}))
             .collect();
-        fs::write(self.directory.join("dqlite.json"), Value::from(list).to_string()).unwrap();
+        fs::write(
+            self.directory.join("dqlite.json"),
+            Value::from(list).to_string(),
+        )
+        .unwrap();
     }
 
     /// What the API server lists as control plane nodes.
@@ -189,20 +195,31 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path();
         fs::create_dir_all(path.join("data/var/kubernetes/backend")).unwrap();
-        let stand_ins =
-            StandIns::install(&path.join("stand-ins"), &path.join("snap"), &path.join("data"));
+        let stand_ins = StandIns::install(
+            &path.join("stand-ins"),
+            &path.join("snap"),
+            &path.join("data"),
+        );
         Place { root, stand_ins }
     }
 
     impl Place {
         fn run(&self, program: &str, arguments: &[&str]) -> (bool, String) {
-            let output =
-                Command::new(self.root.path().join(program)).args(arguments).output().unwrap();
-            (output.status.success(), String::from_utf8(output.stdout).unwrap())
+            let output = Command::new(self.root.path().join(program))
+                .args(arguments)
+                .output()
+                .unwrap();
+            (
+                output.status.success(),
+                String::from_utf8(output.stdout).unwrap(),
+            )
         }
 
         fn backend(&self, file: &str) -> PathBuf {
-            self.root.path().join("data/var/kubernetes/backend").join(file)
+            self.root
+                .path()
+                .join("data/var/kubernetes/backend")
+                .join(file)
         }
     }
 
@@ -236,8 +253,16 @@ mod tests {
     #[test]
     fn restarting_the_datastore_applies_its_update_file_and_keeps_its_id() {
         let place = place();
-        fs::write(place.backend("info.yaml"), "Address: 127.0.0.1:19001\nID: 32\nRole: 0\n").unwrap();
-        fs::write(place.backend("cluster.yaml"), "- Address: 127.0.0.1:19001\n").unwrap();
+        fs::write(
+            place.backend("info.yaml"),
+            "Address: 127.0.0.1:19001\nID: 32\nRole: 0\n",
+        )
+        .unwrap();
+        fs::write(
+            place.backend("cluster.yaml"),
+            "- Address: 127.0.0.1:19001\n",
+        )
+        .unwrap();
         fs::write(place.backend("update.yaml"), "Address: 10.99.0.11:19001\n").unwrap();
         let service = "microk8s.daemon-k8s-dqlite";
         assert!(place.run("stand-ins/bin/snapctl", &["restart", service]).0);
@@ -256,7 +281,14 @@ mod tests {
     fn calls_are_logged_in_order_with_the_node_directory_as_a_placeholder() {
         let place = place();
         let yaml = place.root.path().join("data/args/cni-network/cni.yaml");
-        assert!(place.run("stand-ins/bin/snapctl", &["restart", "microk8s.daemon-kubelite"]).0);
+        assert!(
+            place
+                .run(
+                    "stand-ins/bin/snapctl",
+                    &["restart", "microk8s.daemon-kubelite"]
+                )
+                .0
+        );
         let apply = ["apply", "-f", yaml.to_str().unwrap()];
         assert!(place.run("snap/microk8s-kubectl.wrapper", &apply).0);
         assert_eq!(
@@ -273,7 +305,9 @@ mod tests {
     #[test]
     fn a_service_and_the_datastore_shell_fail_when_they_are_told_to() {
         let place = place();
-        place.stand_ins.fail_service("restart", "microk8s.daemon-kubelite");
+        place
+            .stand_ins
+            .fail_service("restart", "microk8s.daemon-kubelite");
         place.stand_ins.fail_dqlite();
         let restart = |service| place.run("stand-ins/bin/snapctl", &["restart", service]).0;
         assert!(!restart("microk8s.daemon-kubelite"));
