@@ -16,7 +16,7 @@ mod nodes;
 pub mod placeholders;
 pub mod preconditions;
 pub mod recording;
-mod requests;
+pub mod requests;
 mod scenario;
 
 /// A test for each recording: the name of the test is that of the recording, with `_` for `-`.

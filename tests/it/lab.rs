@@ -62,14 +62,7 @@ impl Lab {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let hosts = all
             .iter()
-            .map(|(name, address)| {
-                Host::new(
-                    name,
-                    address,
-                    network.namespace(name),
-                    &directory.path().join(name),
-                )
-            })
+            .map(|(name, _)| Host::new(name, network.namespace(name), &directory.path().join(name)))
             .collect();
         Some(Self {
             hosts,
@@ -97,14 +90,13 @@ pub fn skip(reason: &str) {
 /// One host.
 pub struct Host {
     pub name: String,
-    pub address: String,
     pub stand_ins: StandIns,
     namespace: String,
     root: PathBuf,
 }
 
 impl Host {
-    fn new(name: &str, address: &str, namespace: &str, root: &Path) -> Self {
+    fn new(name: &str, namespace: &str, root: &Path) -> Self {
         let (snap, data, common) = (root.join("snap"), root.join("data"), root.join("common"));
         fs::create_dir_all(&common).unwrap();
         nodes::copy(&nodes::fresh(name), &data);
@@ -118,7 +110,6 @@ impl Host {
         symlink(binary, stand_ins.bin().join("microk8s")).unwrap();
         Self {
             name: name.to_owned(),
-            address: address.to_owned(),
             stand_ins,
             namespace: namespace.to_owned(),
             root: root.to_owned(),

@@ -60,4 +60,10 @@ mod alone {
 /// Through our agent: the same on the screen.
 mod through_agent {
     recordings!(crate::compat::scenario::add_node_through_agent);
+
+    #[test]
+    fn every_recording_has_a_test() {
+        let missing = crate::compat::without_a_test("add-node-", NAMES);
+        assert_eq!(missing, ["add-node-no-server-cert"]);
+    }
 }

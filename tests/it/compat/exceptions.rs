@@ -68,19 +68,15 @@ pub enum Effect {
     Stderr(fn() -> Stderr),
     /// All is as in another recording.
     As(&'static str),
-    /// Calls on the host where the command runs, in full.
-    Calls(&'static [&'static str]),
     /// Calls on the host where the command runs are not looked at.
     AnyCalls,
-    /// No calls on the contacted node either.
-    NoCallsOnN1,
 }
 
 use Effect::{
-    Also, AnyCalls, As, Blanked, Calls, Exit, Instead, JsonType, NoCallsOnN1, Only, Patch, Status,
-    Stdout, Untouched, Without,
+    Also, AnyCalls, As, Blanked, Exit, Instead, JsonType, Only, Patch, Status, Stdout, Untouched,
+    Without,
 };
-use Side::{Every, Own};
+use Side::Every;
 
 /// One row of the table.
 pub struct Difference {
@@ -177,15 +173,8 @@ impl Effect {
                 let recording = Recording::load(other);
                 *expected = Expected::recorded(&recording, &recording.commands[0]);
             }
-            Calls(calls) => {
-                let calls = calls.iter().map(|call| (*call).to_owned()).collect();
-                expected.calls.insert(own.to_owned(), Some(calls));
-            }
             AnyCalls => {
                 expected.calls.insert(own.to_owned(), None);
-            }
-            NoCallsOnN1 => {
-                expected.calls.insert("n1".to_owned(), Some(Vec::new()));
             }
         }
     }

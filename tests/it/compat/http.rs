@@ -42,6 +42,14 @@ mod over_http_2 {
     fn run(name: &str) {
         super::replay(name, "--http2", "2");
     }
+
+    #[test]
+    fn every_recording_has_a_test() {
+        assert_eq!(
+            crate::compat::without_a_test("http-", NAMES),
+            ["http-http-1.1"]
+        );
+    }
 }
 
 mod over_http_1_1 {

@@ -149,6 +149,11 @@ mod in_process {
 /// Our agent runs on both nodes.
 mod through_agent {
     all_recordings!(crate::compat::scenario::join_through_agent);
+
+    #[test]
+    fn every_recording_has_a_test() {
+        assert_eq!(crate::compat::without_a_test("join-", NAMES), [""; 0]);
+    }
 }
 
 /// MicroK8s's agent, as it was recorded, runs on the contacted node.

@@ -59,11 +59,6 @@ impl Recording {
         recording
     }
 
-    /// Whether the scenario has this precondition.
-    pub fn says(&self, precondition: &str) -> bool {
-        self.preconditions.iter().any(|text| text == precondition)
-    }
-
     pub fn stdout(&self, command: &Command) -> String {
         self.file(command, "stdout.txt").unwrap()
     }

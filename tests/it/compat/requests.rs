@@ -107,7 +107,7 @@ impl RecordedAgent {
 }
 
 /// Puts real PEM where a recording has a summary: the file that it names, or else what `sign` says.
-fn fill_pem(value: &mut Value, directory: &Path, sign: &dyn Fn() -> String) {
+pub fn fill_pem(value: &mut Value, directory: &Path, sign: &dyn Fn() -> String) {
     match value {
         Value::Object(map) if map.contains_key("$pem") => {
             let file = map

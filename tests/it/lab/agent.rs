@@ -43,12 +43,21 @@ impl Agent {
         agent
     }
 
+    /// Starts an agent by another command line and waits until it serves.
+    pub fn start_as(host: &Host, words: &[&str]) -> Self {
+        let agent = Self::run(host, words);
+        agent.wait_for("listening on");
+        agent
+    }
+
     /// Starts an agent and does not wait for it.
     pub fn spawn(host: &Host, arguments: &[&str]) -> Self {
-        let mut words = vec!["microk8s", "agent"];
-        words.extend(arguments);
+        Self::run(host, &[&["microk8s", "agent"], arguments].concat())
+    }
+
+    fn run(host: &Host, words: &[&str]) -> Self {
         let mut child = host
-            .command(&words)
+            .command(words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -108,21 +117,13 @@ impl Agent {
         self.child.id().cast_signed()
     }
 
-    /// Sends SIGTERM and waits for the end.
-    pub fn terminate(mut self) -> (ExitStatus, String) {
-        self.signal(Signal::SIGTERM);
-        let status = self.wait();
-        self.reader.take().unwrap().join().unwrap();
-        (status, self.log())
-    }
-
     /// Kills it the hard way, as a power failure would.
     pub fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         assert_eq!(self.wait().signal(), Some(9));
     }
 
-    /// Waits for an end that comes without being asked for.
+    /// Waits for an end that was asked for by [`Agent::signal`], or that comes by itself.
     pub fn ends(mut self) -> (ExitStatus, String) {
         let status = self.wait();
         self.reader.take().unwrap().join().unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ pub enum Reply {
 pub enum Speaks {
     /// TLS with the host's `certs/server.crt`.
     Tls,
+    /// The same on the first connection; on later ones TLS with another of the host's
+    /// certificates, as if somebody had come between.
+    TlsAndThenAnother,
     /// HTTP without TLS.
     PlainHttp,
     /// Nothing at all: the connection is taken and left alone.
@@ -60,6 +63,7 @@ pub struct Peer {
 struct State {
     requests: Mutex<Vec<Request>>,
     connections: Mutex<Vec<TcpStream>>,
+    arrived: Condvar,
     stop: AtomicBool,
 }
 
@@ -71,14 +75,15 @@ impl Peer {
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = network::listen(host.namespace(), "0.0.0.0:25000");
-        let config = tls(host);
+        let configs = [tls(host, "certs/server"), tls(host, "certs/client")];
         let state = Arc::new(State {
             requests: Mutex::default(),
             connections: Mutex::default(),
+            arrived: Condvar::new(),
             stop: AtomicBool::new(false),
         });
         let shared = Arc::clone(&state);
-        let thread = thread::spawn(move || accept(&listener, speaks, &config, &shared, &answer));
+        let thread = thread::spawn(move || accept(&listener, speaks, &configs, &shared, &answer));
         Self {
             state,
             namespace: host.namespace().to_owned(),
@@ -91,6 +96,22 @@ impl Peer {
     pub fn canned(host: &Host, answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::start(host, Speaks::Tls, move |_| Reply::Bytes(answer.clone()))
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.state.connections.lock().unwrap().len()
+    }
+
+    /// Waits until there was a connection, whether or not anything was said on it.
+    pub fn wait_for_connection(&self) {
+        let connections = self.state.connections.lock().unwrap();
+        let (connections, _) = self
+            .state
+            .arrived
+            .wait_timeout_while(connections, Duration::from_secs(30), |list| list.is_empty())
+            .unwrap();
+        assert!(!connections.is_empty(), "nobody connects");
     }
 
     /// The requests so far.
@@ -115,9 +136,13 @@ impl Drop for Peer {
     }
 }
 
-fn tls(host: &Host) -> Arc<ServerConfig> {
-    let certificate = CertificateDer::from_pem_slice(&host.fresh("certs/server.crt")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&host.fresh("certs/server.key")).unwrap();
+fn tls(host: &Host, pair: &str) -> Arc<ServerConfig> {
+    let (certificate, key) = (
+        host.fresh(&format!("{pair}.crt")),
+        host.fresh(&format!("{pair}.key")),
+    );
+    let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&key).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -131,7 +156,7 @@ fn tls(host: &Host) -> Arc<ServerConfig> {
 fn accept(
     listener: &TcpListener,
     speaks: Speaks,
-    config: &Arc<ServerConfig>,
+    configs: &[Arc<ServerConfig>; 2],
     state: &Arc<State>,
     answer: &(impl Fn(&Request) -> Reply + Send + Sync),
 ) {
@@ -140,15 +165,20 @@ fn accept(
             if state.stop.load(Ordering::SeqCst) {
                 return;
             }
-            state
-                .connections
-                .lock()
-                .unwrap()
-                .push(stream.try_clone().unwrap());
+            let is_first = {
+                let mut connections = state.connections.lock().unwrap();
+                connections.push(stream.try_clone().unwrap());
+                state.arrived.notify_all();
+                connections.len() == 1
+            };
+            let config = match speaks {
+                Speaks::TlsAndThenAnother if !is_first => &configs[1],
+                _ => &configs[0],
+            };
             scope.spawn(move || match speaks {
                 Speaks::Nothing => hold(stream),
                 Speaks::PlainHttp => refuse_tls(stream),
-                Speaks::Tls => {
+                Speaks::Tls | Speaks::TlsAndThenAnother => {
                     let connection = ServerConnection::new(Arc::clone(config)).unwrap();
                     serve(StreamOwned::new(connection, stream), goodbye, state, answer);
                 }

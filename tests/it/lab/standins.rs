@@ -30,6 +30,10 @@ if [ -e "$here/fail-$1-$2" ]; then
     echo 'error: cannot perform the requested operation on the service' >&2
     exit 1
 fi
+if [ -e "$here/fatal-$1-$2" ]; then
+    kill -KILL "$PPID"
+    exit 1
+fi
 case "$1 $2" in
 'start microk8s.daemon-k8s-dqlite' | 'restart microk8s.daemon-k8s-dqlite') ;;
 *) exit 0 ;;
@@ -124,10 +128,16 @@ impl StandIns {
         fs::write(self.directory.join(format!("fail-{action}-{service}")), "").unwrap();
     }
 
+    /// From now on `snapctl <action> <service>` is the last thing that its caller does.
+    pub fn kill_caller(&self, action: &str, service: &str) {
+        fs::write(self.directory.join(format!("fatal-{action}-{service}")), "").unwrap();
+    }
+
     /// From now on no call to a service fails.
     pub fn repair_services(&self) {
         for entry in fs::read_dir(&self.directory).unwrap().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("fail-") {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("fail-") || name.starts_with("fatal-") {
                 fs::remove_file(entry.path()).unwrap();
             }
         }
