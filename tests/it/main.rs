@@ -1,3 +1,9 @@
 //! Integration tests: one binary, a module a behaviour.
 
-fn main() {}
+mod agent_life;
+mod bad_input;
+mod compat;
+mod lab;
+mod signing;
+mod subprocesses;
+mod tokens;

@@ -1,0 +1,457 @@
+//! Where this project differs from MicroK8s on purpose: the one table, for tests and for readers.
+//!
+//! `docs/compatibility.md` shows it; `exceptions` says how a row is used. A row without effects is
+//! a difference that no recording shows, and the tests that it names hold it.
+
+use super::exceptions::Effect::{
+    Also, AnyCalls, As, Blanked, Exit, Instead, JsonType, Only, Patch, Status, Stdout, Untouched,
+    Without,
+};
+use super::exceptions::Mode::{
+    AddNodeAlone, AddNodeThroughAgent, FreshNode, JoinInProcess, JoinRecordedAgent,
+    JoinThroughAgent, Requests,
+};
+use super::exceptions::Side::{Every, Own};
+use super::exceptions::{Case, Difference, Effect, Mode};
+use super::expectation;
+
+const ADD_NODE: &[Mode] = &[AddNodeAlone, AddNodeThroughAgent];
+const JOIN: &[Mode] = &[JoinInProcess, JoinThroughAgent, JoinRecordedAgent];
+/// Every way of contacting our own agent.
+const OUR_AGENT: &[Mode] = &[JoinInProcess, JoinThroughAgent, Requests];
+
+const ERROR_LINE: Effect = Effect::Stderr(|| expectation::Stderr::ErrorLine);
+const WARNING: Effect = Effect::Stderr(|| expectation::Stderr::Line("warning: "));
+const NO_SUCH_PATH: &[Effect] = &[
+    Status(404),
+    Stdout("{\"error\":\"Not found\"}"),
+    JsonType("application/json"),
+];
+
+pub const DIFFERENCES: &[Difference] = &[
+    // Scenarios that go another way altogether.
+    Difference {
+        microk8s: "`join --controlplane` always fails and uses up the token",
+        here: "it joins as a control plane node, as without the flag",
+        why: "that is what its help says",
+        cases: &[Case {
+            of: &["join-controlplane-flag"],
+            modes: JOIN,
+            effects: &[As("join-controlplane-ok")],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "`join --controlplane` walks past the low memory guard",
+        here: "the guard holds, as without the flag",
+        why: "the flag asks for the very role that the guard is there for",
+        cases: &[Case {
+            of: &["join-guard-controlplane-flag"],
+            modes: JOIN,
+            effects: &[As("join-guard")],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "`join` prints success and exits 0 when the datastore never lists the node, or when its shell fails",
+        here: "exit code 8, an error, and the node as it was before",
+        why: "a node that the datastore does not list is no member of the cluster",
+        cases: &[Case {
+            of: &["join-dqlite-never-lists", "join-dqlite-shell-fails"],
+            modes: JOIN,
+            effects: &[
+                Exit(8),
+                Stdout(
+                    "Contacting cluster at 10.99.0.11\n\
+                 Waiting for this node to finish joining the cluster. {dots}\n",
+                ),
+                ERROR_LINE,
+                Untouched(Own),
+                AnyCalls,
+            ],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "an IPv6 address in brackets, as `add-node` prints it, is refused by `join`",
+        here: "it is an address like any other",
+        why: "what one command prints the other must take",
+        cases: &[Case {
+            of: &["join-malformed-ipv6-bracketed"],
+            modes: JOIN,
+            effects: &[Stdout("Contacting cluster at fd00::1\n"), ERROR_LINE],
+        }],
+        tests: &[],
+    },
+    // What the user sees.
+    Difference {
+        microk8s: "a Python traceback on stderr when the peer is not reachable, when its answer is no JSON or lacks a field, or when a service cannot be restarted",
+        here: "one line `error: …` that says what failed on what, then at most a line `hint: …`",
+        why: "a traceback tells an operator neither what to do nor what was done",
+        cases: &[Case {
+            of: &[
+                "join-refused",
+                "join-refused-worker",
+                "join-malformed-port-space",
+                "join-malformed-port-underscore",
+                "join-peer-200-not-json",
+                "join-peer-200-empty-object",
+                "join-service-restart-fails",
+            ],
+            modes: JOIN,
+            effects: &[ERROR_LINE],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "a join string without a fingerprint is used without a word",
+        here: "a warning on stderr; stdout is the same",
+        why: "the peer could be anybody",
+        cases: &[Case {
+            of: &["join-no-fingerprint"],
+            modes: JOIN,
+            effects: &[WARNING],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "`add-node` prints the port 25000 whatever the agent binds",
+        here: "the port that the agent serves",
+        why: "no node can join at another",
+        cases: &[Case {
+            of: &["add-node-bind-25001"],
+            modes: ADD_NODE,
+            effects: &[Instead(":25000/", ":25001/")],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "without a readable `certs/server.crt`, `add-node` prints the hash of nothing as fingerprint and exits 0",
+        here: "an error, exit code 1, and no token is made",
+        why: "no node can join with it",
+        cases: &[Case {
+            of: &["add-node-no-server-cert"],
+            modes: &[AddNodeAlone],
+            effects: &[Exit(1), Stdout(""), ERROR_LINE, Untouched(Own)],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "a time to live of 0, or below -1, makes a token that has expired already",
+        here: "refused, nothing is changed",
+        why: "such a token can never be used",
+        cases: &[Case {
+            of: &["add-node-ttl-0", "add-node-ttl-minus-5"],
+            modes: ADD_NODE,
+            effects: &[Exit(2), Stdout(""), ERROR_LINE, Untouched(Own)],
+        }],
+        tests: &[],
+    },
+    // Tokens.
+    Difference {
+        microk8s: "`add-node` makes an empty `cluster-tokens.txt` even when it only prints its help or refuses its arguments",
+        here: "nothing is changed",
+        why: "what was refused must leave nothing behind",
+        cases: &[Case {
+            of: &[
+                "add-node-bad-format",
+                "add-node-bad-option",
+                "add-node-h",
+                "add-node-token-empty",
+                "add-node-token-short",
+                "add-node-ttl-text",
+            ],
+            modes: ADD_NODE,
+            effects: &[Untouched(Own)],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "tokens stand in clear in `cluster-tokens.txt`",
+        here: "where our agent runs, `add-node` gives the token to it, and the agent stores a hash; the file is not touched",
+        why: "who reads the file, or a backup of it, can join a node to the cluster",
+        cases: &[Case {
+            of: &["add-node-*", "join-*"],
+            modes: &[AddNodeThroughAgent, JoinInProcess, JoinThroughAgent],
+            effects: &[Without(Every, &["credentials/cluster-tokens.txt"])],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "the first check of a join uses up its token, so that whatever is refused later has cost it",
+        here: "a join that is refused or that fails leaves its token as it was",
+        why: "the next try, with the fault mended, must not need a new token",
+        cases: &[Case {
+            of: &[
+                "join-already-in-dqlite",
+                "join-already-in-dqlite-worker",
+                "join-hostname-other-ip",
+                "join-hostname-preferred-first",
+                "join-hostname-unresolvable",
+                "join-not-ha",
+                "join-port-mismatch",
+                "join-same-ip",
+                "join-same-ip-worker",
+                "join-sign-fails",
+                "http-join-old-client",
+                "http-join-v1-on-ha",
+            ],
+            modes: &[Requests],
+            effects: &[Without(Every, &["credentials/cluster-tokens.txt"])],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "a used token is taken out of `cluster-tokens.txt` by writing the file anew, and lines that `add-node` appends meanwhile are lost",
+        here: "the token is overwritten with blanks in its place; the file is never written anew",
+        why: "MicroK8s's own `add-node` appends without a lock",
+        cases: &[Case {
+            of: &[
+                "join-controlplane-ok",
+                "join-worker-ok",
+                "join-cis-hardening",
+                "join-dqlite-*",
+                "join-fingerprint-full",
+                "join-guard-disable",
+                "join-guard-disable-worker",
+                "join-guard-worker",
+                "join-controlplane-flag",
+                "join-guard-controlplane-flag",
+                "join-hostname-preferred-resolves",
+                "join-hostpath-warning",
+                "join-no-cni-yaml",
+                "join-no-fingerprint",
+                "join-one-time-token-twice",
+                "join-service-restart-fails",
+                "join-skip-verify-wrong",
+                "join-stopped-lock",
+                "join-third-voter",
+                "join-via-virtual-ip",
+                "join-worker-after-controlplane",
+                "join-worker-control-plane-list",
+                "join-worker-no-keys",
+                "http-join-case-keys",
+                "http-join-no-content-type",
+            ],
+            modes: &[Requests],
+            effects: &[Blanked("credentials/cluster-tokens.txt")],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "the tokens with which a worker has its certificates signed stand in `certs-request-tokens.txt`",
+        here: "they are kept with the other tokens, as hashes",
+        why: "whoever reads the file can have a certificate signed",
+        cases: &[Case {
+            of: &["join-*", "http-join-*", "http-sign-cert*"],
+            modes: OUR_AGENT,
+            effects: &[Without(Every, &["credentials/certs-request-tokens.txt"])],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "a certificate request that cannot be signed uses up its token",
+        here: "the token stays",
+        why: "the node can ask again, and asking costs it nothing",
+        cases: &[Case {
+            of: &["http-sign-cert-bad-csr"],
+            modes: &[Requests],
+            effects: &[Only(&[2], &[As("http-sign-cert")])],
+        }],
+        tests: &[],
+    },
+    // Files.
+    Difference {
+        microk8s: "certificates get serial numbers from a file, `ca.srl`, on which parallel requests trip",
+        here: "serial numbers are random, and the file stays as it is",
+        why: "joins at the same moment must not fail each other",
+        cases: &[Case {
+            of: &["join-*", "http-sign-cert*"],
+            modes: &[JoinInProcess, JoinThroughAgent, JoinRecordedAgent, Requests],
+            effects: &[Without(Every, &["certs/ca.srl"])],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "a `.backup` beside each edited file holds some state between two edits",
+        here: "no such files: a journal holds what undoes the join, and goes when the join is complete",
+        why: "half of a join cannot be undone with them, and private keys stay in them",
+        cases: &[Case {
+            of: &["join-*"],
+            modes: JOIN,
+            effects: &[Without(Own, &["args/*.backup", "certs/*.backup"])],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "`join-in-progress` stays after a failure, as does whatever the join had changed by then",
+        here: "the node is as it was before the join",
+        why: "a node that is half in a cluster works neither alone nor as a member",
+        cases: &[
+            Case {
+                of: &[
+                    "join-already-in-dqlite",
+                    "join-already-in-dqlite-worker",
+                    "join-fingerprint-upper",
+                    "join-hostname-other-ip",
+                    "join-hostname-preferred-first",
+                    "join-hostname-unresolvable",
+                    "join-malformed-port-space",
+                    "join-malformed-port-underscore",
+                    "join-not-ha",
+                    "join-peer-*",
+                    "join-plain-http",
+                    "join-port-mismatch",
+                    "join-refused",
+                    "join-refused-worker",
+                    "join-same-ip",
+                    "join-same-ip-worker",
+                    "join-service-restart-fails",
+                    "join-sign-fails",
+                    "join-ttl-expired",
+                    "join-unknown-token",
+                    "join-wrong-fingerprint",
+                    "join-wrong-fingerprint-worker",
+                ],
+                modes: JOIN,
+                effects: &[Untouched(Own)],
+            },
+            Case {
+                of: &["join-one-time-token-twice"],
+                modes: JOIN,
+                effects: &[Only(&[2], &[Untouched(Own)])],
+            },
+        ],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "the private keys of a joining control plane node become readable for the group microk8s",
+        here: "they stay readable for root alone",
+        why: "the key of the cluster's authority makes its reader cluster-admin",
+        cases: &[Case {
+            of: &[
+                "join-controlplane-*",
+                "join-guard-disable",
+                "join-no-cni-yaml",
+                "join-third-voter",
+                "join-via-virtual-ip",
+                "join-worker-after-controlplane",
+            ],
+            modes: JOIN,
+            effects: &[Patch(
+                Own,
+                &[
+                    "certs/ca.key",
+                    "certs/serviceaccount.key",
+                    "var/kubernetes/backend/cluster.key",
+                ],
+                r#"{"mode": "0600", "mode_before": null, "group": null, "group_before": null}"#,
+            )],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "kubeconfigs with private keys in them are readable for everybody",
+        here: "a join leaves `client.config` readable for the group microk8s, the others for root",
+        why: "as above",
+        cases: &[Case {
+            of: &[
+                "join-controlplane-ok",
+                "join-guard-disable",
+                "join-no-cni-yaml",
+                "join-third-voter",
+                "join-via-virtual-ip",
+                "join-worker-*",
+                "join-cis-hardening",
+                "join-fingerprint-full",
+                "join-guard-worker",
+                "join-guard-disable-worker",
+                "join-hostname-preferred-resolves",
+                "join-hostpath-warning",
+                "join-no-fingerprint",
+                "join-skip-verify-wrong",
+                "join-stopped-lock",
+                "join-one-time-token-twice",
+                "join-ttl-two-nodes",
+            ],
+            modes: JOIN,
+            effects: &[
+                Patch(
+                    Own,
+                    &["credentials/*.config"],
+                    r#"{"mode": "0600", "mode_before": "0644"}"#,
+                ),
+                Patch(
+                    Own,
+                    &["credentials/client.config"],
+                    r#"{"mode": "0640", "group": "microk8s", "group_before": "root"}"#,
+                ),
+            ],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "the installer makes kubeconfigs readable for everybody",
+        here: "a node directory of our own making has them readable for root alone",
+        why: "as above",
+        cases: &[Case {
+            of: &["fresh-node"],
+            modes: &[FreshNode],
+            effects: &[Patch(Own, &["credentials/*.config"], r#"{"mode": "0600"}"#)],
+        }],
+        tests: &[
+            "compat::nodes::a_fresh_node_has_the_recorded_files_with_their_modes_and_contents",
+        ],
+    },
+    Difference {
+        microk8s: "after a control plane join `server.crt` and `front-proxy-client.crt` stay signed by the node's former authority until a background helper notices",
+        here: "the join issues them anew",
+        why: "the node's agent and API server must be trusted as soon as the join is complete",
+        cases: &[Case {
+            of: &["join-controlplane-ok"],
+            modes: JOIN,
+            effects: &[Also(Own, r#"{"path": "certs/server.crt"}"#)],
+        }],
+        tests: &[],
+    },
+    // The agent's answers.
+    Difference {
+        microk8s: "JSON is labelled `text/plain; charset=utf-8`",
+        here: "`application/json`",
+        why: "it is JSON",
+        cases: &[Case {
+            of: &["http-*"],
+            modes: &[Requests],
+            effects: &[JsonType("application/json")],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "the agent also answers `v1.0/configure`, `v1.0/upgrade`, `v2.0/image/import` and `v2.0/dqlite/remove`",
+        here: "not yet: 404, as for any unknown path",
+        why: "they come with later versions",
+        cases: &[
+            Case {
+                of: &["http-wrong-method"],
+                modes: &[Requests],
+                effects: &[Only(&[4, 5, 6, 7], NO_SUCH_PATH)],
+            },
+            Case {
+                of: &["http-malformed-json"],
+                modes: &[Requests],
+                effects: &[Only(&[8, 9, 10], NO_SUCH_PATH)],
+            },
+            Case {
+                of: &["http-empty-body"],
+                modes: &[Requests],
+                effects: &[Only(&[4, 5, 6, 7], NO_SUCH_PATH)],
+            },
+            Case {
+                of: &["http-empty-object"],
+                modes: &[Requests],
+                effects: &[Only(&[4, 5, 6], NO_SUCH_PATH)],
+            },
+        ],
+        tests: &[],
+    },
+];

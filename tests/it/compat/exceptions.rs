@@ -1,0 +1,328 @@
+//! How a difference to MicroK8s turns what was recorded into what is expected here.
+//!
+//! Each row of [`DIFFERENCES`] says in words what differs and why, and carries [`Effect`]s that
+//! turn what was recorded into what is expected here. The comparison with the result is exact, so
+//! an exception that no longer holds fails its test like any other difference. A row that changes
+//! no recording it names fails too, and so does a `docs/compatibility.md` that does not show these
+//! very rows.
+
+use serde_json::{Map, Value};
+
+use super::differences::DIFFERENCES;
+use super::expectation::{Expected, Stderr};
+use super::recording::{Command, Recording, matches};
+
+/// How a scenario is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `add-node` on a node where no agent of ours runs.
+    AddNodeAlone,
+    /// `add-node` through our agent.
+    AddNodeThroughAgent,
+    /// `join` with no agent on the joining node, against our agent.
+    JoinInProcess,
+    /// `join` through our agent on the joining node, against our agent.
+    JoinThroughAgent,
+    /// `join` against the recorded answers of MicroK8s's agent.
+    JoinRecordedAgent,
+    /// The recorded requests of MicroK8s's own `join`, and of curl, against our agent.
+    Requests,
+    /// No command: the files of a fresh node.
+    FreshNode,
+}
+
+/// What [`Mode::FreshNode`] is a recording of; a file, not a folder.
+pub const FRESH_NODE: &str = "fresh-node";
+
+/// Which host's node directory.
+#[derive(Clone, Copy, Debug)]
+pub enum Side {
+    /// The host where the command runs.
+    Own,
+    Every,
+}
+
+/// How the expectation differs from the recording.
+#[derive(Clone, Copy)]
+pub enum Effect {
+    /// These files do not change.
+    Without(Side, &'static [&'static str]),
+    /// These entries have other fields: a JSON object laid over them, in which null takes away.
+    Patch(Side, &'static [&'static str], &'static str),
+    /// One more entry: JSON.
+    Also(Side, &'static str),
+    /// These lines of a token file are blank: the used ones, one more with each command.
+    Blanked(&'static str),
+    /// Nothing changes.
+    Untouched(Side),
+    Exit(i32),
+    /// The status of an HTTP answer.
+    Status(u16),
+    /// The content type of an HTTP answer with JSON in it.
+    JsonType(&'static str),
+    /// Other effects, but for these commands of the scenario alone.
+    Only(&'static [usize], &'static [Effect]),
+    Stdout(&'static str),
+    /// A part of the standard output reads otherwise.
+    Instead(&'static str, &'static str),
+    Stderr(fn() -> Stderr),
+    /// All is as in another recording.
+    As(&'static str),
+    /// Calls on the host where the command runs are not looked at.
+    AnyCalls,
+}
+
+use Effect::{
+    Also, AnyCalls, As, Blanked, Exit, Instead, JsonType, Only, Patch, Status, Stdout, Untouched,
+    Without,
+};
+use Side::Every;
+
+/// One row of the table.
+pub struct Difference {
+    pub microk8s: &'static str,
+    pub here: &'static str,
+    pub why: &'static str,
+    /// Where it shows in the recordings, if it does.
+    pub cases: &'static [Case],
+    /// The tests that hold the row beside those of the recordings.
+    pub tests: &'static [&'static str],
+}
+
+/// What a difference does to some recordings.
+pub struct Case {
+    /// Patterns for their names.
+    pub of: &'static [&'static str],
+    /// The ways to run them in which the effects are to be seen.
+    pub modes: &'static [Mode],
+    pub effects: &'static [Effect],
+}
+
+/// Lays the exceptions that concern a scenario over what was recorded.
+pub fn apply(expected: &mut Expected, recording: &Recording, command: &Command, mode: Mode) {
+    for effect in effects(&recording.name, mode) {
+        effect.apply(expected, command);
+    }
+}
+
+/// Lays the exceptions that concern a fresh node over its recorded files.
+pub fn apply_to_fresh_node(files: &mut Entries) {
+    for effect in effects(FRESH_NODE, Mode::FreshNode) {
+        effect.apply_to_files(files);
+    }
+}
+
+fn effects(recording: &str, mode: Mode) -> impl Iterator<Item = &'static Effect> {
+    DIFFERENCES
+        .iter()
+        .flat_map(|difference| difference.cases)
+        .filter(move |case| case.modes.contains(&mode) && case.is_of(recording))
+        .flat_map(|case| case.effects)
+}
+
+impl Case {
+    fn is_of(&self, recording: &str) -> bool {
+        self.of.iter().any(|pattern| matches(pattern, recording))
+    }
+}
+
+/// What is known of each file, by path.
+pub type Entries = std::collections::BTreeMap<String, Map<String, Value>>;
+
+impl Effect {
+    fn apply(&self, expected: &mut Expected, command: &Command) {
+        let own = command.host.as_str();
+        match *self {
+            Without(side, paths) => expected.on(side, own, |entries| {
+                entries.retain(|path, _| !paths.iter().any(|pattern| matches(pattern, path)));
+            }),
+            Patch(side, ..) => expected.on(side, own, |entries| self.apply_to_files(entries)),
+            Also(side, entry) => expected.on(side, own, |entries| {
+                let entry: Map<String, Value> = serde_json::from_str(entry).unwrap();
+                entries.insert(entry["path"].as_str().unwrap().to_owned(), entry);
+            }),
+            Blanked(path) => expected.on(Every, own, |entries| {
+                if let Some(entry) = entries.get_mut(path) {
+                    let rest = entry
+                        .get("content")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default();
+                    let blank = format!("{}\n", " ".repeat(32)).repeat(command.n);
+                    entry.insert("content".to_owned(), (blank + rest).into());
+                }
+            }),
+            Untouched(side) => expected.on(side, own, Entries::clear),
+            Exit(code) => expected.exit = code,
+            Status(code) => expected.status = Some(code),
+            JsonType(kind) => {
+                if expected.content_type.is_some() && expected.stdout.starts_with(['{', '[']) {
+                    expected.content_type = Some(kind.to_owned());
+                }
+            }
+            Only(commands, effects) => {
+                if commands.contains(&command.n) {
+                    effects
+                        .iter()
+                        .for_each(|effect| effect.apply(expected, command));
+                }
+            }
+            Stdout(text) => expected.stdout = text.to_owned(),
+            Instead(before, after) => expected.stdout = expected.stdout.replace(before, after),
+            Effect::Stderr(stderr) => expected.stderr = stderr(),
+            As(other) => {
+                let recording = Recording::load(other);
+                *expected = Expected::recorded(&recording, &recording.commands[0]);
+            }
+            AnyCalls => {
+                expected.calls.insert(own.to_owned(), None);
+            }
+        }
+    }
+}
+
+impl Effect {
+    fn apply_to_files(&self, files: &mut Entries) {
+        let Patch(_, paths, patch) = self else {
+            panic!("of no use for files that did not change")
+        };
+        let patch: Map<String, Value> = serde_json::from_str(patch).unwrap();
+        for (path, entry) in files {
+            if paths.iter().any(|pattern| matches(pattern, path)) {
+                lay_over(entry, &patch);
+            }
+        }
+    }
+}
+
+impl Expected {
+    fn on(&mut self, side: Side, own: &str, work: impl Fn(&mut Entries)) {
+        for (host, entries) in &mut self.changes {
+            if matches!(side, Every) || host == own {
+                work(entries);
+            }
+        }
+    }
+}
+
+fn lay_over(entry: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (key, value) in patch {
+        match (value, entry.get_mut(key)) {
+            (Value::Null, _) => {
+                entry.shift_remove(key);
+            }
+            (Value::Object(patch), Some(Value::Object(inner))) => lay_over(inner, patch),
+            _ => {
+                entry.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process;
+
+    use super::super::recording::names;
+    use super::*;
+
+    /// An effect that is listed for some recordings must show in one at least of each pattern.
+    #[test]
+    fn every_exception_changes_what_is_expected_of_the_recordings_that_it_names() {
+        for difference in DIFFERENCES {
+            for (case, pattern) in patterns(difference).filter(|(_, one)| *one != FRESH_NODE) {
+                let mut named = names();
+                named.retain(|name| matches(pattern, name));
+                let has_effect = named.iter().any(|name| {
+                    let recording = Recording::load(name);
+                    recording.commands.iter().any(|command| {
+                        let recorded = Expected::recorded(&recording, command);
+                        let mut expected = recorded.clone();
+                        case.effects
+                            .iter()
+                            .for_each(|effect| effect.apply(&mut expected, command));
+                        expected != recorded
+                    })
+                });
+                assert!(
+                    has_effect,
+                    "`{pattern}` of “{}” changes nothing",
+                    difference.here
+                );
+            }
+        }
+    }
+
+    fn patterns(difference: &Difference) -> impl Iterator<Item = (&Case, &'static str)> {
+        difference
+            .cases
+            .iter()
+            .flat_map(|case| case.of.iter().map(move |pattern| (case, *pattern)))
+    }
+
+    /// A table that names tests which do not exist proves nothing.
+    #[test]
+    fn every_test_that_the_table_names_exists() {
+        let list = process::Command::new(std::env::current_exe().unwrap())
+            .args(["--list", "--format", "terse"])
+            .output()
+            .unwrap();
+        let list = String::from_utf8(list.stdout).unwrap();
+        for difference in DIFFERENCES {
+            assert!(
+                !difference.tests().is_empty(),
+                "nothing holds “{}”",
+                difference.here
+            );
+            for test in difference.tests {
+                assert!(
+                    list.lines()
+                        .any(|line| line.strip_suffix(": test") == Some(test)),
+                    "no test is called `{test}`"
+                );
+            }
+        }
+    }
+
+    impl Difference {
+        /// What holds the row, as the document shows it.
+        fn tests(&self) -> Vec<String> {
+            let recordings = patterns(self).map(|(_, pattern)| format!("`{pattern}`"));
+            recordings
+                .chain(self.tests.iter().map(|test| format!("`{test}`")))
+                .collect()
+        }
+    }
+
+    fn table() -> String {
+        let mut table = String::from("| MicroK8s | here | why | held by |\n|---|---|---|---|\n");
+        for difference in DIFFERENCES {
+            let tests = difference.tests().join(", ");
+            let cells = [difference.microk8s, difference.here, difference.why, &tests];
+            let cells = cells.map(|cell| cell.replace('|', "\\|"));
+            table += &format!("| {} |\n", cells.join(" | "));
+        }
+        table
+    }
+
+    #[test]
+    fn the_document_shows_these_differences_and_no_others() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/compatibility.md");
+        let document = fs::read_to_string(path).unwrap();
+        let shown: String = document
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let (head, tail) = document.split_once(&shown).unwrap();
+            fs::write(path, format!("{head}{}{tail}", table())).unwrap();
+            return;
+        }
+        assert!(
+            shown == table(),
+            "docs/compatibility.md differs from the table of the tests; run this test with \
+             UPDATE_DOCS=1 to write it anew"
+        );
+    }
+}

@@ -1,0 +1,77 @@
+//! Fresh node directories: made once a process, since their keys take seconds, and copied.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+
+use microk8s::cluster::fresh_node::{self, FreshNode};
+use microk8s::store::layout::Layout;
+
+/// Every host that a lab can have: name and address.
+pub const HOSTS: [(&str, &str); 3] = [
+    ("n1", "10.99.0.11"),
+    ("n2", "10.99.0.12"),
+    ("n3", "10.99.0.13"),
+];
+
+/// Where the trees of this and other test processes lie.
+pub fn cache() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// The tree of a fresh node, laid out as `$SNAP_DATA`.
+pub fn fresh(host: &str) -> PathBuf {
+    static MADE: [OnceLock<()>; HOSTS.len()] = [const { OnceLock::new() }; HOSTS.len()];
+    let index = HOSTS.iter().position(|(name, _)| *name == host).unwrap();
+    let base = cache().join(format!("{}-{}", super::network::PREFIX, std::process::id()));
+    let data = base.join(host).join("data");
+    MADE[index].get_or_init(|| {
+        let (name, address) = HOSTS[index];
+        fs::create_dir_all(&data).unwrap();
+        let layout = Layout::new(
+            base.join(host).join("snap"),
+            &data,
+            base.join(host).join("common"),
+        );
+        fresh_node::create(
+            &layout,
+            &FreshNode {
+                hostname: name.to_owned(),
+                addresses: vec![address.parse().unwrap()],
+                bind: "0.0.0.0:25000".to_owned(),
+                datastore: "127.0.0.1:19001".parse().unwrap(),
+            },
+        )
+        .unwrap();
+    });
+    data
+}
+
+/// Makes the trees of these hosts side by side, where they are not made yet.
+pub fn prepare(hosts: &[&str]) {
+    // Without the lock, tests that start together would each start a set of threads only to wait.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    thread::scope(|scope| {
+        for host in hosts {
+            scope.spawn(move || fresh(host));
+        }
+    });
+}
+
+/// Copies a tree with its modes, groups and links. The target must not exist.
+pub fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status()
+        .unwrap();
+    assert!(
+        status.success(),
+        "cp -a {} {}",
+        from.display(),
+        to.display()
+    );
+}

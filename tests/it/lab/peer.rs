@@ -1,0 +1,292 @@
+//! A peer that answers as it is told to: the other end of a join, for what a real agent never says.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::{Host, network};
+
+/// A request as it came in.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    /// By name in lower case.
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+/// What the peer does with a request.
+pub enum Reply {
+    /// These bytes as they are, then the connection is closed.
+    Bytes(Vec<u8>),
+    /// These bytes, then the connection breaks off without the goodbye that TLS asks for.
+    Cut(Vec<u8>),
+    /// A proper answer; the connection stays open for more.
+    Json(u16, String),
+    /// Closes the connection.
+    Close,
+    /// Says nothing until the peer goes away.
+    Silence,
+}
+
+/// What the peer speaks on a new connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// TLS with the host's `certs/server.crt`.
+    Tls,
+    /// The same on the first connection; on later ones TLS with another of the host's
+    /// certificates, as if somebody had come between.
+    TlsAndThenAnother,
+    /// HTTP without TLS.
+    PlainHttp,
+    /// Nothing at all: the connection is taken and left alone.
+    Nothing,
+}
+
+/// A listener on a host, with a thread a connection.
+pub struct Peer {
+    state: Arc<State>,
+    namespace: String,
+    address: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct State {
+    requests: Mutex<Vec<Request>>,
+    connections: Mutex<Vec<TcpStream>>,
+    arrived: Condvar,
+    stop: AtomicBool,
+}
+
+impl Peer {
+    /// Listens on port 25000 of every address of the host.
+    pub fn start(
+        host: &Host,
+        speaks: Speaks,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = network::listen(host.namespace(), "0.0.0.0:25000");
+        let configs = [tls(host, "certs/server"), tls(host, "certs/client")];
+        let state = Arc::new(State {
+            requests: Mutex::default(),
+            connections: Mutex::default(),
+            arrived: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
+        let shared = Arc::clone(&state);
+        let thread = thread::spawn(move || accept(&listener, speaks, &configs, &shared, &answer));
+        Self {
+            state,
+            namespace: host.namespace().to_owned(),
+            address: ([127, 0, 0, 1], 25000).into(),
+            thread: Some(thread),
+        }
+    }
+
+    /// A peer that gives the same bytes to every request.
+    pub fn canned(host: &Host, answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        Self::start(host, Speaks::Tls, move |_| Reply::Bytes(answer.clone()))
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.state.connections.lock().unwrap().len()
+    }
+
+    /// Waits until there was a connection, whether or not anything was said on it.
+    pub fn wait_for_connection(&self) {
+        let connections = self.state.connections.lock().unwrap();
+        let (connections, _) = self
+            .state
+            .arrived
+            .wait_timeout_while(connections, Duration::from_secs(30), |list| list.is_empty())
+            .unwrap();
+        assert!(!connections.is_empty(), "nobody connects");
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.state.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.state.stop.store(true, Ordering::SeqCst);
+        for connection in self.state.connections.lock().unwrap().drain(..) {
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
+        // The listener sits in `accept`: one more connection lets it look at the flag.
+        let _ = network::inside(&self.namespace, || {
+            TcpStream::connect_timeout(&self.address, Duration::from_secs(5))
+        });
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn tls(host: &Host, pair: &str) -> Arc<ServerConfig> {
+    let (certificate, key) = (
+        host.fresh(&format!("{pair}.crt")),
+        host.fresh(&format!("{pair}.key")),
+    );
+    let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    Arc::new(config)
+}
+
+fn accept(
+    listener: &TcpListener,
+    speaks: Speaks,
+    configs: &[Arc<ServerConfig>; 2],
+    state: &Arc<State>,
+    answer: &(impl Fn(&Request) -> Reply + Send + Sync),
+) {
+    thread::scope(|scope| {
+        while let Ok((stream, _)) = listener.accept() {
+            if state.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            let is_first = {
+                let mut connections = state.connections.lock().unwrap();
+                connections.push(stream.try_clone().unwrap());
+                state.arrived.notify_all();
+                connections.len() == 1
+            };
+            let config = match speaks {
+                Speaks::TlsAndThenAnother if !is_first => &configs[1],
+                _ => &configs[0],
+            };
+            scope.spawn(move || match speaks {
+                Speaks::Nothing => hold(stream),
+                Speaks::PlainHttp => refuse_tls(stream),
+                Speaks::Tls | Speaks::TlsAndThenAnother => {
+                    let connection = ServerConnection::new(Arc::clone(config)).unwrap();
+                    serve(StreamOwned::new(connection, stream), goodbye, state, answer);
+                }
+            });
+        }
+    });
+}
+
+/// What a web server without TLS makes of the first bytes of a handshake.
+fn refuse_tls(mut stream: impl Read + Write) {
+    let mut hello = [0; 4096];
+    let _ = stream.read(&mut hello);
+    let _ = stream.write_all(http("400 Bad Request", "").as_bytes());
+}
+
+/// Reads until the other side, or the end of the test, closes the connection.
+fn hold(mut stream: impl Read) {
+    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+}
+
+fn goodbye(stream: &mut StreamOwned<ServerConnection, TcpStream>) {
+    stream.conn.send_close_notify();
+    let _ = stream.flush();
+}
+
+fn serve<S: Read + Write>(
+    stream: S,
+    goodbye: fn(&mut S),
+    state: &State,
+    answer: &(impl Fn(&Request) -> Reply + Send + Sync),
+) {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read_request(&mut stream) {
+        state.requests.lock().unwrap().push(request.clone());
+        let out = stream.get_mut();
+        match answer(&request) {
+            Reply::Json(status, body) => {
+                let head = format!(
+                    "HTTP/1.1 {status} Status\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                     Content-Length: {}\r\n\r\n",
+                    body.len()
+                );
+                if out
+                    .write_all((head + &body).as_bytes())
+                    .and_then(|()| out.flush())
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            Reply::Bytes(bytes) => {
+                let _ = out.write_all(&bytes).and_then(|()| out.flush());
+                return goodbye(out);
+            }
+            Reply::Cut(bytes) => {
+                let _ = out.write_all(&bytes).and_then(|()| out.flush());
+                return;
+            }
+            Reply::Close => return goodbye(out),
+            Reply::Silence => return hold(stream),
+        }
+    }
+}
+
+fn read_request(stream: &mut impl BufRead) -> Option<Request> {
+    let mut line = String::new();
+    stream.read_line(&mut line).ok()?;
+    let mut words = line.split_whitespace();
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers
+        .get("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some(Request {
+        method,
+        path,
+        headers,
+        body,
+    })
+}
+
+/// A complete HTTP answer, after which the connection is closed.
+pub fn http(status: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[test]
+fn a_request_is_read_with_its_headers_and_its_body() {
+    let mut bytes = &b"POST /x HTTP/1.1\r\nHost: a:1\r\nContent-Length: 3\r\n\r\n{} rest"[..];
+    let request = read_request(&mut bytes).unwrap();
+    assert_eq!(
+        (request.method.as_str(), request.path.as_str()),
+        ("POST", "/x")
+    );
+    assert_eq!(request.headers["host"], "a:1");
+    assert_eq!(request.body, b"{} ");
+    assert!(read_request(&mut &b""[..]).is_none());
+}

@@ -1,0 +1,329 @@
+//! Stand-ins for what surrounds the node: the service manager, kubectl and the dqlite shell.
+//!
+//! Each writes its call to `calls.log`, in the form of the recordings, and answers as the files
+//! beside that log tell it to. Starting or restarting `k8s-dqlite` does to the datastore's files
+//! what the recordings show: `init.yaml` and `update.yaml` become `cluster.yaml` and `info.yaml`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// The stand-ins of one host.
+pub struct StandIns {
+    directory: PathBuf,
+}
+
+/// The head of every stand-in: where its files are, and how a call is written down. The umask is
+/// set because a caller with a tight one must not change the modes of what the datastore writes.
+const HEAD: &str = r#"#!/bin/sh
+set -eu
+umask 022
+here='{here}' data='{data}'
+log() { printf '%s\n' "$*" | sed "s|$data|\$SNAP_DATA|g" >> "$here/calls.log"; }
+"#;
+
+const SNAPCTL: &str = r#"
+log "snapctl $*"
+if [ -e "$here/fail-$1-$2" ]; then
+    echo 'error: cannot perform the requested operation on the service' >&2
+    exit 1
+fi
+if [ -e "$here/fatal-$1-$2" ]; then
+    kill -KILL "$PPID"
+    exit 1
+fi
+case "$1 $2" in
+'start microk8s.daemon-k8s-dqlite' | 'restart microk8s.daemon-k8s-dqlite') ;;
+*) exit 0 ;;
+esac
+cd "$data/var/kubernetes/backend" 2>/dev/null || exit 0
+value() { sed -n "s/^$1: *//p" "$2"; }
+if [ -e init.yaml ] && [ ! -e cluster.yaml ]; then
+    own=$(value Address init.yaml) id=100
+    : > cluster.yaml
+    for address in $(sed -n 's/^ *- *\([0-9a-f.:[]\)/\1/p' init.yaml); do
+        printf -- '- Address: %s\n  ID: %s\n  Role: 0\n' "$address" "$id" >> cluster.yaml
+        id=$((id + 1))
+    done
+    printf -- '- Address: %s\n  ID: 999\n  Role: 0\n' "$own" >> cluster.yaml
+    printf 'Address: %s\nID: 999\nRole: 0\n' "$own" > info.yaml
+elif [ -e update.yaml ]; then
+    own=$(value Address update.yaml) id=$(value ID info.yaml)
+    printf -- '- Address: %s\n  ID: %s\n  Role: 0\n' "$own" "$id" > cluster.yaml
+    printf 'Address: %s\nID: %s\nRole: 0\n' "$own" "$id" > info.yaml
+    mv update.yaml update.yaml.applied
+fi
+"#;
+
+const KUBECTL: &str = r#"
+log "kubectl $*"
+case "$1" in
+get) cat "$here/kubectl-get.json" ;;
+esac
+"#;
+
+const DQLITE: &str = r#"
+log "dqlite $*"
+if [ -e "$here/dqlite-fails" ]; then
+    echo 'Error: no available dqlite leader server found' >&2
+    exit 1
+fi
+if [ -e "$here/dqlite.json" ]; then
+    cat "$here/dqlite.json"
+    exit 0
+fi
+awk '
+    BEGIN { printf "[" }
+    /Address:/ { address = $NF }
+    /ID:/ { id = $NF }
+    /Role:/ { printf "%s{\"ID\":%s,\"Address\":\"%s\",\"Role\":%s}", sep, id, address, $NF; sep = "," }
+    END { print "]" }
+' "$data/var/kubernetes/backend/cluster.yaml"
+"#;
+
+impl StandIns {
+    /// Writes the stand-ins to where the snap and the `PATH` of a host have the programs.
+    pub fn install(directory: &Path, snap: &Path, snap_data: &Path) -> Self {
+        fs::create_dir_all(directory.join("bin")).unwrap();
+        fs::create_dir_all(snap.join("bin")).unwrap();
+        let head = HEAD
+            .replace("{here}", directory.to_str().unwrap())
+            .replace("{data}", snap_data.to_str().unwrap());
+        for (path, body) in [
+            (directory.join("bin/snapctl"), SNAPCTL),
+            (snap.join("microk8s-kubectl.wrapper"), KUBECTL),
+            (snap.join("bin/dqlite"), DQLITE),
+        ] {
+            fs::write(&path, format!("{head}{body}")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let stand_ins = Self {
+            directory: directory.to_owned(),
+        };
+        stand_ins.control_plane_nodes(&[]);
+        stand_ins.forget_calls();
+        stand_ins
+    }
+
+    /// The directory that goes first on the `PATH`.
+    pub fn bin(&self) -> PathBuf {
+        self.directory.join("bin")
+    }
+
+    /// The calls so far, in order.
+    pub fn calls(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.directory.join("calls.log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// Starts the log anew.
+    pub fn forget_calls(&self) {
+        fs::write(self.directory.join("calls.log"), "").unwrap();
+    }
+
+    /// From now on `snapctl <action> <service>` fails.
+    pub fn fail_service(&self, action: &str, service: &str) {
+        fs::write(self.directory.join(format!("fail-{action}-{service}")), "").unwrap();
+    }
+
+    /// From now on `snapctl <action> <service>` is the last thing that its caller does.
+    pub fn kill_caller(&self, action: &str, service: &str) {
+        fs::write(self.directory.join(format!("fatal-{action}-{service}")), "").unwrap();
+    }
+
+    /// From now on no call to a service fails.
+    pub fn repair_services(&self) {
+        for entry in fs::read_dir(&self.directory).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("fail-") || name.starts_with("fatal-") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+
+    /// From now on the dqlite shell exits 1.
+    pub fn fail_dqlite(&self) {
+        fs::write(self.directory.join("dqlite-fails"), "").unwrap();
+    }
+
+    /// From now on the dqlite shell lists these addresses, whatever `cluster.yaml` says.
+    pub fn dqlite_lists(&self, addresses: &[&str]) {
+        let list: Vec<Value> = addresses
+            .iter()
+            .zip(1..)
+            .map(|(address, id)| serde_json::json!({"ID": id, "Address": address, "Role": 0}))
+            .collect();
+        fs::write(
+            self.directory.join("dqlite.json"),
+            Value::from(list).to_string(),
+        )
+        .unwrap();
+    }
+
+    /// What the API server lists as control plane nodes.
+    pub fn control_plane_nodes(&self, nodes: &[(&str, &str)]) {
+        let items: Vec<Value> = nodes
+            .iter()
+            .map(|(name, address)| {
+                serde_json::json!({
+                    "apiVersion": "v1",
+                    "kind": "Node",
+                    "metadata": {
+                        "name": name,
+                        "labels": {
+                            "node.kubernetes.io/microk8s-controlplane": "microk8s-controlplane",
+                        },
+                    },
+                    "status": {
+                        "addresses": [
+                            {"address": address, "type": "InternalIP"},
+                            {"address": name, "type": "Hostname"},
+                        ],
+                    },
+                })
+            })
+            .collect();
+        let list = serde_json::json!({"apiVersion": "v1", "items": items, "kind": "List"});
+        fs::write(self.directory.join("kubectl-get.json"), list.to_string()).unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    struct Place {
+        root: tempfile::TempDir,
+        stand_ins: StandIns,
+    }
+
+    fn place() -> Place {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path();
+        fs::create_dir_all(path.join("data/var/kubernetes/backend")).unwrap();
+        let stand_ins = StandIns::install(
+            &path.join("stand-ins"),
+            &path.join("snap"),
+            &path.join("data"),
+        );
+        Place { root, stand_ins }
+    }
+
+    impl Place {
+        fn run(&self, program: &str, arguments: &[&str]) -> (bool, String) {
+            let output = Command::new(self.root.path().join(program))
+                .args(arguments)
+                .output()
+                .unwrap();
+            (
+                output.status.success(),
+                String::from_utf8(output.stdout).unwrap(),
+            )
+        }
+
+        fn backend(&self, file: &str) -> PathBuf {
+            self.root
+                .path()
+                .join("data/var/kubernetes/backend")
+                .join(file)
+        }
+    }
+
+    #[test]
+    fn starting_the_datastore_turns_its_init_file_into_a_cluster() {
+        let place = place();
+        let init = "Address: 10.99.0.12:19001\nCluster:\n- 10.99.0.11:19001\n- 10.99.0.13:19001\n";
+        fs::write(place.backend("init.yaml"), init).unwrap();
+        let service = "microk8s.daemon-k8s-dqlite";
+        assert!(place.run("stand-ins/bin/snapctl", &["start", service]).0);
+        assert_eq!(
+            fs::read_to_string(place.backend("cluster.yaml")).unwrap(),
+            "- Address: 10.99.0.11:19001\n  ID: 100\n  Role: 0\n\
+             - Address: 10.99.0.13:19001\n  ID: 101\n  Role: 0\n\
+             - Address: 10.99.0.12:19001\n  ID: 999\n  Role: 0\n"
+        );
+        assert_eq!(
+            fs::read_to_string(place.backend("info.yaml")).unwrap(),
+            "Address: 10.99.0.12:19001\nID: 999\nRole: 0\n"
+        );
+        assert!(place.backend("init.yaml").exists());
+        let (_, list) = place.run("snap/bin/dqlite", &["k8s", ".cluster"]);
+        assert_eq!(
+            list,
+            "[{\"ID\":100,\"Address\":\"10.99.0.11:19001\",\"Role\":0},\
+             {\"ID\":101,\"Address\":\"10.99.0.13:19001\",\"Role\":0},\
+             {\"ID\":999,\"Address\":\"10.99.0.12:19001\",\"Role\":0}]\n"
+        );
+    }
+
+    #[test]
+    fn restarting_the_datastore_applies_its_update_file_and_keeps_its_id() {
+        let place = place();
+        fs::write(
+            place.backend("info.yaml"),
+            "Address: 127.0.0.1:19001\nID: 32\nRole: 0\n",
+        )
+        .unwrap();
+        fs::write(
+            place.backend("cluster.yaml"),
+            "- Address: 127.0.0.1:19001\n",
+        )
+        .unwrap();
+        fs::write(place.backend("update.yaml"), "Address: 10.99.0.11:19001\n").unwrap();
+        let service = "microk8s.daemon-k8s-dqlite";
+        assert!(place.run("stand-ins/bin/snapctl", &["restart", service]).0);
+        assert_eq!(
+            fs::read_to_string(place.backend("cluster.yaml")).unwrap(),
+            "- Address: 10.99.0.11:19001\n  ID: 32\n  Role: 0\n"
+        );
+        assert_eq!(
+            fs::read_to_string(place.backend("update.yaml.applied")).unwrap(),
+            "Address: 10.99.0.11:19001\n"
+        );
+        assert!(!place.backend("update.yaml").exists());
+    }
+
+    #[test]
+    fn calls_are_logged_in_order_with_the_node_directory_as_a_placeholder() {
+        let place = place();
+        let yaml = place.root.path().join("data/args/cni-network/cni.yaml");
+        assert!(
+            place
+                .run(
+                    "stand-ins/bin/snapctl",
+                    &["restart", "microk8s.daemon-kubelite"]
+                )
+                .0
+        );
+        let apply = ["apply", "-f", yaml.to_str().unwrap()];
+        assert!(place.run("snap/microk8s-kubectl.wrapper", &apply).0);
+        assert_eq!(
+            place.stand_ins.calls(),
+            [
+                "snapctl restart microk8s.daemon-kubelite",
+                "kubectl apply -f $SNAP_DATA/args/cni-network/cni.yaml",
+            ]
+        );
+        place.stand_ins.forget_calls();
+        assert!(place.stand_ins.calls().is_empty());
+    }
+
+    #[test]
+    fn a_service_and_the_datastore_shell_fail_when_they_are_told_to() {
+        let place = place();
+        place
+            .stand_ins
+            .fail_service("restart", "microk8s.daemon-kubelite");
+        place.stand_ins.fail_dqlite();
+        let restart = |service| place.run("stand-ins/bin/snapctl", &["restart", service]).0;
+        assert!(!restart("microk8s.daemon-kubelite"));
+        assert!(restart("microk8s.daemon-etcd"));
+        place.stand_ins.repair_services();
+        assert!(restart("microk8s.daemon-kubelite"));
+        assert!(!place.run("snap/bin/dqlite", &["k8s", ".cluster"]).0);
+    }
+}
