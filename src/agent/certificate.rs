@@ -103,7 +103,7 @@ impl ServedCertificate {
                     .unwrap_or_else(PoisonError::into_inner) = new;
             }
             Err(error) => {
-                tracing::debug!(%error, "the certificate's files changed, and do not fit yet")
+                tracing::debug!(%error, "the certificate's files changed, and do not fit yet");
             }
         }
     }

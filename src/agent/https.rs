@@ -1,16 +1,11 @@
 //! The listener for other nodes: TLS, limits on what a stranger may hold open, and the end of
 //! it all.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -20,10 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt;
 
 use crate::agent::MinTls;
 use crate::agent::certificate::ServedCertificate;
+use crate::agent::connections;
 use crate::cluster::admit::Caller;
 
 /// How long a TLS handshake may take.
@@ -55,7 +50,7 @@ pub async fn serve(
     router: Router,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let graceful = Arc::new(GracefulShutdown::new());
+    let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -71,17 +66,11 @@ pub async fn serve(
                     }
                 });
             }
-            Err(error) => {
-                // Out of file descriptors, most likely: those of ended connections come back.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            Err(error) => connections::not_accepted(&error).await,
         }
     }
     drop(listener);
-    if let Some(graceful) = Arc::into_inner(graceful) {
-        graceful.shutdown().await;
-    }
+    graceful.shutdown().await;
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -104,14 +93,7 @@ async fn connection(
         acceptor.accept(stream).await
     })
     .await??;
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(caller);
-        let router = router.clone();
-        async move {
-            let response = router.oneshot(request.map(Body::new)).await;
-            Ok::<_, Infallible>(response.unwrap_or_else(|never| match never {}))
-        }
-    });
+    let service = connections::service(router, caller);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

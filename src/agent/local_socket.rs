@@ -1,26 +1,19 @@
 //! The socket of the local API: born closed, then given to the group.
 
-use std::convert::Infallible;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
-use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
-use hyper::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tower::ServiceExt;
 
-use crate::agent::AgentError;
+use crate::agent::{AgentError, connections};
 use crate::base::atomic_file;
 
 /// Who is at the other end of the socket, as the kernel says.
@@ -65,7 +58,7 @@ fn share(socket: &Path, group: Option<u32>) -> io::Result<()> {
 
 /// Serves connections until told to stop; then lets the open ones end.
 pub async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Receiver<bool>) {
-    let graceful = Arc::new(GracefulShutdown::new());
+    let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -76,13 +69,11 @@ pub async fn serve(listener: UnixListener, router: Router, mut stopped: watch::R
                 let (router, watcher) = (router.clone(), graceful.watcher());
                 tokio::spawn(connection(stream, router, watcher));
             }
-            Err(error) => tracing::warn!(%error, "cannot accept a local connection"),
+            Err(error) => connections::not_accepted(&error).await,
         }
     }
     drop(listener);
-    if let Some(graceful) = Arc::into_inner(graceful) {
-        graceful.shutdown().await;
-    }
+    graceful.shutdown().await;
 }
 
 async fn connection(
@@ -95,14 +86,7 @@ async fn connection(
         uid: peer.uid(),
         pid: peer.pid(),
     };
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(caller);
-        let router = router.clone();
-        async move {
-            let response = router.oneshot(request.map(Body::new)).await;
-            Ok::<_, Infallible>(response.unwrap_or_else(|never| match never {}))
-        }
-    });
+    let service = connections::service(router, caller);
     let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(served).await {
         tracing::debug!(%error, "local connection");

@@ -3,6 +3,7 @@
 
 mod certificate;
 mod cluster_api;
+mod connections;
 mod https;
 mod local_api;
 mod local_socket;
@@ -113,11 +114,11 @@ pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
     let _lock = take_lock(&node)?;
     match join::recover(&node) {
         Ok(true) => {
-            tracing::warn!("an earlier join was interrupted; the node is as it was before it")
+            tracing::warn!("an earlier join was interrupted; the node is as it was before it");
         }
         Ok(false) => {}
         Err(error) => {
-            tracing::error!(%error, "an earlier join was interrupted, and cannot be taken back")
+            tracing::error!(%error, "an earlier join was interrupted, and cannot be taken back");
         }
     }
     let tokens = Tokens::open(&node.layout, Arc::new(SystemClock))?;

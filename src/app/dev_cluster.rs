@@ -6,11 +6,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::app;
 use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
+use crate::base::wait;
 use crate::cli;
 use crate::cli::dev_cluster::DevClusterArgs;
 use crate::cli::output::{self, Printer};
@@ -186,30 +187,32 @@ fn start(
 /// An agent is ready when its socket answers.
 fn wait_until_ready(node: &mut DevNode) -> Result<(), Trouble> {
     let socket = Layout::standalone(&node.directory).socket(None);
-    let end = Instant::now() + START_LIMIT;
-    loop {
-        if matches!(app::block_on(local::probe(&socket))?, Ok(Probe::Ready(_))) {
-            return Ok(());
-        }
-        if let Some(status) = node.agent.ended() {
+    let ready_or_over = || {
+        let probed = app::block_on(local::probe(&socket));
+        let ready = matches!(probed, Ok(Ok(Probe::Ready(_))));
+        ready
+            .then_some(None)
+            .or_else(|| node.agent.ended().map(Some))
+    };
+    let name = &node.name;
+    match wait::until(START_LIMIT, Duration::from_millis(20), ready_or_over) {
+        Some(None) => Ok(()),
+        Some(Some(status)) => {
             let log = node
                 .log
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .join("\n");
-            return Err(Trouble::new(format!(
-                "the agent of {} ended ({status}); it said:\n{log}",
-                node.name
-            )));
+            Err(Trouble::new(format!(
+                "the agent of {name} ended ({status}); it said:\n{log}"
+            )))
         }
-        if Instant::now() > end {
+        None => {
             let seconds = START_LIMIT.as_secs();
-            return Err(Trouble::new(format!(
-                "the agent of {} was not ready within {seconds} seconds",
-                node.name
-            )));
+            Err(Trouble::new(format!(
+                "the agent of {name} was not ready within {seconds} seconds"
+            )))
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -7,3 +7,4 @@ pub mod exit_status;
 pub mod file_lock;
 pub mod sanitize;
 pub mod secret;
+pub mod wait;

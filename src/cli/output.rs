@@ -66,14 +66,14 @@ pub fn print(printer: &mut dyn Printer, text: &str, status: ExitStatus) -> ExitS
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A printer that keeps what is printed.
     #[derive(Debug, Default)]
-    pub struct Kept {
-        pub out: String,
-        pub err: String,
+    pub(crate) struct Kept {
+        pub(crate) out: String,
+        pub(crate) err: String,
     }
 
     impl Printer for Kept {

@@ -7,12 +7,13 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::RngExt;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
+use crate::base::wait;
 use crate::cluster::cni;
 use crate::cluster::node::Node;
 use crate::host::{Action, CommandError, InterfaceAddress, Service};
@@ -92,26 +93,16 @@ pub fn move_datastore(node: &Node, contacted: IpAddr) -> Result<(), FirstJoinErr
         0o640,
     )?;
     node.host.service(Action::Restart, Service::K8sDqlite)?;
-    let end = Instant::now() + MOVE_LIMIT;
-    loop {
-        // The file may be half written, or away for a moment, while the service starts.
-        let moved = datastore_members(node).is_ok_and(|members| {
-            members
-                .first()
-                .and_then(Member::ip)
-                .is_some_and(|address| !address.is_loopback())
-        });
-        if moved {
-            return Ok(());
-        }
-        if Instant::now() > end {
-            return Err(FirstJoinError::NotMoved {
-                address,
-                seconds: MOVE_LIMIT.as_secs(),
-            });
-        }
-        std::thread::sleep(GLANCE);
-    }
+    // The file may be half written, or away for a moment, while the service starts.
+    let moved = || {
+        let members = datastore_members(node).ok()?;
+        let address = members.first().and_then(Member::ip)?;
+        (!address.is_loopback()).then_some(())
+    };
+    wait::until(MOVE_LIMIT, GLANCE, moved).ok_or(FirstJoinError::NotMoved {
+        address,
+        seconds: MOVE_LIMIT.as_secs(),
+    })
 }
 
 /// Where the datastore is to listen when this node was contacted at `contacted`.

@@ -255,7 +255,7 @@ fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
             serde_json::from_str(text.expose()).map_err(|error| entry_error(error.to_string()))?;
         match undo {
             Undo::RemoveFile { path } => {
-                atomic_file::remove(&path).map_err(file_error("remove", &path))?
+                atomic_file::remove(&path).map_err(file_error("remove", &path))?;
             }
             Undo::RestoreFile {
                 path,
@@ -276,7 +276,7 @@ fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
                     .map_err(file_error("restore", &path))?;
             }
             Undo::RemoveFolder { path } => {
-                atomic_file::remove_folder(&path).map_err(file_error("remove", &path))?
+                atomic_file::remove_folder(&path).map_err(file_error("remove", &path))?;
             }
             Undo::MoveBack { from, to } => {
                 if to.exists() {
@@ -403,7 +403,8 @@ mod tests {
         let (_dir, layout) = node();
         let host = ScriptedHost::default();
         let before = tree(layout.data());
-        std::mem::forget(change(&layout, &host));
+        // Dropped without an end, as by a process that was killed.
+        drop(change(&layout, &host));
         assert!(recover(&layout, &host).unwrap());
         assert_eq!(tree(layout.data()), before);
         assert!(!recover(&layout, &host).unwrap());

@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::base::sanitize;
+use crate::base::{sanitize, wait};
 
 /// Why a program did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ pub fn run(program: &str, arguments: &[&str], limit: Duration) -> Result<String,
     // Both pipes are read while the program runs, or it might wait for us for ever.
     let output = reader(child.stdout.take());
     let errors = reader(child.stderr.take());
-    let Some(status) = wait(&mut child, limit) else {
+    let Some(status) = wait_for(&mut child, limit) else {
         return Err(CommandError::TimedOut {
             command: command(),
             seconds: limit.as_secs(),
@@ -90,19 +90,14 @@ pub fn run(program: &str, arguments: &[&str], limit: Duration) -> Result<String,
 }
 
 /// Waits for a child; one that takes longer than `limit` is killed.
-fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
-    let end = Instant::now() + limit;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < end => thread::sleep(GLANCE),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return None;
-            }
-        }
+fn wait_for(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
+    let ended = wait::until(limit, GLANCE, || child.try_wait().transpose());
+    if let Some(Ok(status)) = ended {
+        return Some(status);
     }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
 }
 
 fn reader(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {

@@ -8,11 +8,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::base::atomic_file;
+use crate::base::{atomic_file, wait};
 use crate::host::Action;
 use crate::host::command::{self, CommandError};
 use crate::host::process::Companion;
@@ -128,22 +128,21 @@ impl DatastoreDemo {
 
 /// Waits until the server has written a file, which it does when it is up.
 fn wait_for(companion: &mut Companion, file: &Path) -> Result<(), CommandError> {
-    let end = Instant::now() + START_LIMIT;
-    while !file.exists() {
-        if let Some(status) = companion.ended() {
-            return Err(CommandError::Failed {
-                command: SERVER.to_owned(),
-                status: status.to_string(),
-                output: String::new(),
-            });
-        }
-        if Instant::now() > end {
-            return Err(CommandError::TimedOut {
-                command: SERVER.to_owned(),
-                seconds: START_LIMIT.as_secs(),
-            });
-        }
-        std::thread::sleep(Duration::from_millis(10));
+    let up_or_over = || {
+        file.exists()
+            .then_some(None)
+            .or_else(|| companion.ended().map(Some))
+    };
+    match wait::until(START_LIMIT, Duration::from_millis(10), up_or_over) {
+        Some(None) => Ok(()),
+        Some(Some(status)) => Err(CommandError::Failed {
+            command: SERVER.to_owned(),
+            status: status.to_string(),
+            output: String::new(),
+        }),
+        None => Err(CommandError::TimedOut {
+            command: SERVER.to_owned(),
+            seconds: START_LIMIT.as_secs(),
+        }),
     }
-    Ok(())
 }

@@ -6,10 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::base::wait;
 
 /// A program that runs beside this one. It is asked to end, then ended, when this is dropped.
 #[derive(Debug)]
@@ -57,10 +59,8 @@ impl Companion {
         if let Ok(id) = i32::try_from(self.child.id()) {
             let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
         }
-        let end = Instant::now() + self.grace;
-        while self.ended().is_none() && Instant::now() < end {
-            thread::sleep(Duration::from_millis(10));
-        }
+        let (grace, pause) = (self.grace, Duration::from_millis(10));
+        wait::until(grace, pause, || self.ended());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

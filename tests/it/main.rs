@@ -1,6 +1,13 @@
 //! Integration tests: one binary, a module a behaviour.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says so at once; helpers are no #[test] functions"
+)]
+
 mod agent_life;
+mod architecture;
 mod bad_input;
 mod compat;
 mod lab;

@@ -163,7 +163,7 @@ impl<'a> Change<'a> {
             return Ok(());
         }
         self.arguments("kube-proxy", |arguments| {
-            arguments.set("--cluster-cidr", theirs)
+            arguments.set("--cluster-cidr", theirs);
         })?;
         self.service(Action::Restart, Service::Kubelite)
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::secret::Secret;
+use crate::base::wait;
 use crate::cluster::cni;
 use crate::cluster::fresh_node::client_certificates;
 use crate::cluster::join::change::{Change, NodeKey, api_server_url};
@@ -379,7 +380,7 @@ fn wait_until_listed(
         if now >= end || audience.has_left() {
             return false;
         }
-        std::thread::sleep(pause.min(end - now));
+        wait::between_looks(pause.min(end - now));
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

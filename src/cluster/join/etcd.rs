@@ -132,7 +132,7 @@ impl Plan {
         change.kube_proxy()?;
         match &self.authentication {
             Authentication::Certificates(identities) => {
-                identities.apply(change, &self.ca, &self.server)?
+                identities.apply(change, &self.ca, &self.server)?;
             }
             Authentication::Tokens { proxy, kubelet } => {
                 for (name, user, token) in [

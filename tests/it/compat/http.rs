@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::exceptions::Mode;
 use super::expectation::{Expected, Moment, Observed};
-use super::preconditions::{self, GIVEN_TOKEN};
+use super::preconditions::GIVEN_TOKEN;
 use super::recording::{Command, Recording};
 use super::requests::{
     Answer, body_of, compare_answer, curl_line, learn_callback_token, put_tokens_into_the_file,
@@ -182,6 +182,6 @@ fn compare(stage: &Stage, command: &Command, expected: &Expected, answer: &Answe
 fn the_recorded_requests_to_sign_carry_the_given_token() {
     let wire = Recording::load("http-sign-cert").wire();
     let token = wire[0]["request"]["token"].as_str().unwrap();
-    assert_eq!(token, format!("{}-kubelet", preconditions::GIVEN_TOKEN));
+    assert_eq!(token, format!("{}-kubelet", GIVEN_TOKEN));
     assert_eq!(GIVEN_TOKEN.len(), 32);
 }

@@ -131,7 +131,7 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
             scene.peer = Some(Peer::start(n1(), Speaks::PlainHttp, |_| Reply::Close));
         }
         "n1: the peer answers 200 with an empty object" => {
-            answer(lab, scene, &http("200 OK", "{}"))
+            answer(lab, scene, &http("200 OK", "{}"));
         }
         "n1: the peer answers 200 with something that is no JSON" => {
             answer(lab, scene, &http("200 OK", "<html>hello</html>"));

@@ -1,0 +1,50 @@
+//! Waiting for something that cannot tell when it happens: a file, another program.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Looks every `pause` until `look` gives something, for at most `limit`; looks once at least,
+/// and once more when the time is over.
+pub fn until<T>(
+    limit: Duration,
+    pause: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> Option<T> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        let now = Instant::now();
+        if now >= end {
+            return None;
+        }
+        between_looks(pause.min(end - now));
+    }
+}
+
+/// The pause between two looks at a condition.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is looked at cannot wake us; the condition is looked at again right after"
+)]
+pub fn between_looks(pause: Duration) {
+    thread::sleep(pause);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_is_found_and_what_does_not_is_given_up() {
+        let mut looks = 0;
+        let found = until(Duration::from_secs(10), Duration::ZERO, || {
+            looks += 1;
+            (looks == 3).then_some("here")
+        });
+        assert_eq!((found, looks), (Some("here"), 3));
+        let pause = Duration::from_millis(1);
+        assert_eq!(until(2 * pause, pause, || None::<()>), None);
+    }
+}
