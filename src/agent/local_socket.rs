@@ -1,8 +1,6 @@
 //! The socket of the local API: born closed, then given to the group.
 
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 
@@ -38,22 +36,20 @@ pub fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, AgentError>
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     atomic_file::make_folder(folder, 0o755).map_err(own)?;
-    let closed = tempfile::Builder::new()
-        .prefix(".s")
-        .rand_bytes(4)
-        .tempdir_in(folder)
-        .map_err(own)?;
+    let closed = atomic_file::temporary_folder(folder, ".s").map_err(own)?;
     let born = closed.path().join("s");
     let listener = UnixListener::bind(&born).map_err(own)?;
     share(&born, group).map_err(own)?;
-    std::fs::rename(&born, path).map_err(own)?;
+    atomic_file::rename(&born, path).map_err(own)?;
     Ok(listener)
 }
 
+/// The socket is the group's where there is one and we may give it away, else ours alone.
 fn share(socket: &Path, group: Option<u32>) -> io::Result<()> {
-    let given = group.is_some() && std::os::unix::fs::chown(socket, None, group).is_ok();
-    let mode = if given { 0o660 } else { 0o600 };
-    std::fs::set_permissions(socket, Permissions::from_mode(mode))
+    if group.is_some() && atomic_file::set_access(socket, 0o660, None, group).is_ok() {
+        return Ok(());
+    }
+    atomic_file::set_access(socket, 0o600, None, None)
 }
 
 /// Serves connections until told to stop; then lets the open ones end.

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::app;
-use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
 use crate::base::wait;
+use crate::base::{atomic_file, env_vars};
 use crate::cli;
 use crate::cli::dev_cluster::DevClusterArgs;
 use crate::cli::output::{self, Printer};
@@ -90,7 +90,7 @@ fn form(args: &DevClusterArgs, printer: &mut dyn Printer) -> Result<(), Trouble>
         });
     }
     let this_program = std::env::current_exe()?;
-    let place = tempfile::Builder::new().prefix("microk8s-dev-").tempdir()?;
+    let place = atomic_file::temporary_folder(&std::env::temp_dir(), "microk8s-dev-")?;
     let count = args.control_planes + args.workers;
     printer.out(&format!(
         "Starting {count} agents below {}\n",

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 /// Who may do what with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,15 @@ pub fn link(target: &Path, path: &Path) -> io::Result<()> {
         .make_in(folder, |new| std::os::unix::fs::symlink(target, new))?;
     new.persist(path).map_err(|error| error.error)?;
     sync_folder(folder)
+}
+
+/// A new folder in `above` that nobody else can look into. It goes, with all in it, when it is
+/// dropped.
+pub fn temporary_folder(above: &Path, prefix: &str) -> io::Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix(prefix)
+        .rand_bytes(6)
+        .tempdir_in(above)
 }
 
 /// Makes the folder `path` with this mode, and the folders above it; one that is there is left.

@@ -78,10 +78,7 @@ pub fn create(layout: &Layout, fresh: &FreshNode) -> Result<(), FreshNodeError> 
     };
     atomic_file::make_folder(above, 0o755).map_err(at(above))?;
     atomic_file::make_folder(layout.common(), 0o755).map_err(at(layout.common()))?;
-    let place = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(above)
-        .map_err(at(above))?;
+    let place = atomic_file::temporary_folder(above, ".new-").map_err(at(above))?;
     let mut writer = Writer { root: place.path() };
     writer.folder("", 0o755)?;
     for (path, mode) in files::FOLDERS {
