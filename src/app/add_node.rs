@@ -9,8 +9,6 @@ use crate::cli::add_node::{self, AddNodeArgs};
 use crate::cli::output::{self, Printer};
 use crate::cli::{self, argparse, texts};
 use crate::cluster::add_node::{NotHere, issue_into_file, refuse_unfit, refuse_worker};
-use crate::cluster::node::Node;
-use crate::wire::local_v1::{AddTokenRequest, IssuedToken};
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     match try_run(arguments, printer) {
@@ -39,23 +37,18 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
         }
         Err(error) => return Err(add_node::usage_error(printer, &argparse::describe(&error))),
     };
-    let agent = app::block_on(app::find_agent(&node, printer)).map_err(|error| {
+    let runtime = app::runtime().map_err(|error| {
         output::error(printer, &error.to_string(), None);
         ExitStatus::Failure
-    })??;
-    Ok(add_node::run(args, printer, |request| {
-        issue(&node, agent, request)
-    }))
-}
-
-fn issue(node: &Node, agent: Agent, request: AddTokenRequest) -> Result<IssuedToken, String> {
-    match agent {
-        Agent::Ready(agent) => app::block_on(agent.add_token(&request))
-            .map_err(|error| error.to_string())?
-            .map_err(|error| app::describe(&error)),
-        Agent::NotRunning => issue_into_file(node, &SystemClock, request.token, request.lifetime)
+    })?;
+    let agent = runtime.block_on(app::find_agent(&node, printer))?;
+    Ok(add_node::run(args, printer, |request| match agent {
+        Agent::Ready(agent) => runtime
+            .block_on(agent.add_token(&request))
             .map_err(|error| error.to_string()),
-    }
+        Agent::NotRunning => issue_into_file(&node, &SystemClock, request.token, request.lifetime)
+            .map_err(|error| error.to_string()),
+    }))
 }
 
 fn refuse(printer: &mut dyn Printer, why: NotHere) -> ExitStatus {

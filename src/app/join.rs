@@ -1,6 +1,11 @@
 //! `microk8s join`, from what was typed to the exit status.
 
 use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, Agent};
 use crate::base::exit_status::ExitStatus;
@@ -49,7 +54,11 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
         return Ok(status);
     }
     let mut narrator = Narrator::new(printer);
-    join::join(&node, &order, &mut InProcess(&mut narrator));
+    let mut audience = InProcess {
+        narrator: &mut narrator,
+        interrupted: Arc::default(),
+    };
+    join::join(&node, &order, &mut audience);
     Ok(narrator.status())
 }
 
@@ -66,7 +75,7 @@ async fn through_agent(
         Err(error) => {
             output::error(
                 printer,
-                &app::describe(&error),
+                &error.to_string(),
                 Some("look into the log of this node's agent"),
             );
             Err(ExitStatus::Failure)
@@ -74,11 +83,35 @@ async fn through_agent(
     }
 }
 
-/// A join in this process is told as it happens.
-struct InProcess<'a, 'b>(&'a mut Narrator<'b>);
+/// A join in this process: told as it happens, and taken back when the process is told to end.
+struct InProcess<'a, 'b> {
+    narrator: &'a mut Narrator<'b>,
+    interrupted: Arc<AtomicBool>,
+}
 
 impl Audience for InProcess<'_, '_> {
     fn tell(&mut self, event: JoinEvent) {
-        self.0.tell(&event);
+        self.narrator.tell(&event);
+    }
+
+    /// Until now a signal just ends the process; from now on there is something to take back.
+    fn changes_begin(&mut self) {
+        let interrupted = self.interrupted.clone();
+        std::thread::spawn(move || {
+            let _ = app::block_on(async {
+                let mut terminate = signal(SignalKind::terminate())?;
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = tokio::signal::ctrl_c() => {}
+                }
+                interrupted.store(true, Ordering::SeqCst);
+                // The signals stay caught: a second one must not cut the undoing short.
+                std::future::pending::<io::Result<()>>().await
+            });
+        });
+    }
+
+    fn has_left(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
     }
 }

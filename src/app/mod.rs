@@ -12,15 +12,18 @@ mod leave;
 mod nodes;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+use tokio::runtime::Runtime;
 
 use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
 use crate::cli::output::{self, Printer, Streams};
 use crate::cli::texts;
-use crate::client::local::{self, LocalError, Probe};
+use crate::client::local::{self, Probe};
 use crate::cluster::node::Node;
 use crate::host::Host;
 use crate::host::snap::SnapHost;
@@ -143,11 +146,14 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
 }
 
 /// Runs what waits for the agent on this thread.
-fn block_on<T>(work: impl Future<Output = T>) -> Result<T, std::io::Error> {
-    Ok(tokio::runtime::Builder::new_current_thread()
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(work))
+        .build()
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    Ok(runtime()?.block_on(work))
 }
 
 /// Arguments that clap does not understand, in clap's words.
@@ -158,9 +164,4 @@ fn refuse_arguments(error: &clap::Error, printer: &mut dyn Printer) -> ExitStatu
         return ExitStatus::Usage;
     }
     output::print(printer, &text, ExitStatus::Success)
-}
-
-/// What a failed request to the agent is called.
-fn describe(error: &LocalError) -> String {
-    error.to_string()
 }

@@ -31,6 +31,15 @@ impl FileLock {
             .write(true)
             .mode(0o600)
             .open(path)?;
+        Self::lock(file)
+    }
+
+    /// Takes the lock on a folder, which must be there, without waiting and without a trace.
+    pub fn try_take_folder(path: &Path) -> Result<Self, FileLockError> {
+        Self::lock(File::open(path)?)
+    }
+
+    fn lock(file: File) -> Result<Self, FileLockError> {
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(FileLockError::Held),
@@ -54,5 +63,11 @@ mod tests {
         ));
         drop(first);
         FileLock::try_take(&path).unwrap();
+        let folder = FileLock::try_take_folder(dir.path()).unwrap();
+        assert!(matches!(
+            FileLock::try_take_folder(dir.path()),
+            Err(FileLockError::Held)
+        ));
+        drop(folder);
     }
 }

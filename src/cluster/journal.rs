@@ -207,6 +207,11 @@ fn folder_of(layout: &Layout) -> PathBuf {
     layout.own_state().join("journal")
 }
 
+/// Whether changes are under way, or were interrupted.
+pub fn is_open(layout: &Layout) -> bool {
+    folder_of(layout).exists()
+}
+
 /// Takes back what an interrupted change left behind; says whether there was something.
 pub fn recover(layout: &Layout, host: &dyn Host) -> Result<bool, JournalError> {
     let folder = folder_of(layout);
@@ -222,7 +227,12 @@ pub fn recover(layout: &Layout, host: &dyn Host) -> Result<bool, JournalError> {
 /// The journal is moved away before it is deleted: half a journal must never be replayed.
 fn finish(folder: &Path) -> Result<(), JournalError> {
     atomic_file::rename(folder, &done(folder)).map_err(file_error("move", folder))?;
-    remove_done(folder)
+    remove_done(folder)?;
+    // Where no agent keeps its state, nothing is left behind.
+    if let Some(own) = folder.parent() {
+        let _ = std::fs::remove_dir(own);
+    }
+    Ok(())
 }
 
 fn done(folder: &Path) -> PathBuf {

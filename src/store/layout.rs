@@ -188,7 +188,12 @@ impl Layout {
 
     /// A lock file.
     pub fn lock(&self, lock: Lock) -> PathBuf {
-        self.data.join("var/lock").join(lock.file_name())
+        self.lock_folder().join(lock.file_name())
+    }
+
+    /// The folder of the lock files.
+    pub fn lock_folder(&self) -> PathBuf {
+        self.data.join("var/lock")
     }
 
     /// Whether a lock file is there.

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
-use crate::cluster::join::begin_journal;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::journal::Journal;
 use crate::cluster::node::{Node, Privacy};
@@ -54,11 +53,6 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// The first thing: other programs see that a join is under way.
-    pub fn begin(&mut self) -> Result<(), JoinError> {
-        self.lock(Lock::JoinInProgress)
-    }
-
     /// The last thing: the changes become final.
     pub fn finish(&mut self, order: &JoinOrder) -> Result<(), JoinError> {
         if order.disable_low_memory_guard {
@@ -74,7 +68,7 @@ impl<'a> Change<'a> {
 
     pub fn journal(&mut self) -> Result<&mut Journal, JoinError> {
         if self.journal.is_none() {
-            self.journal = Some(begin_journal(self.node)?);
+            self.journal = Some(Journal::begin(&self.node.layout)?);
         }
         self.journal.as_mut().ok_or(JoinError::Busy)
     }

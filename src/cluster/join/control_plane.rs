@@ -113,75 +113,6 @@ impl Plan {
         })
     }
 
-    /// Changes the node; files and services in the order of recording `join-controlplane-ok`.
-    pub fn apply(
-        &self,
-        change: &mut Change<'_>,
-        order: &JoinOrder,
-        audience: &mut dyn Audience,
-    ) -> Result<(), JoinError> {
-        let answer = &self.answer;
-        let layout = &change.node().layout;
-        change.begin()?;
-        change.pod_network(answer.cluster_cidr.as_deref())?;
-        change.write(&layout.cert("ca.crt"), &self.ca, Privacy::Group)?;
-        for (name, key) in [
-            ("ca.key", &answer.ca_key),
-            ("serviceaccount.key", &answer.service_account_key),
-        ] {
-            if let Some(key) = key {
-                change.write(&layout.cert(name), key.expose(), Privacy::Root)?;
-            }
-        }
-        self.token_authentication(change)?;
-        for renewed in &self.renewed {
-            change.key(renewed.name, &renewed.key)?;
-            change.rewrite(
-                &layout.cert(&format!("{}.crt", renewed.name)),
-                &renewed.certificate,
-                0o644,
-            )?;
-            if let Some((name, text)) = &renewed.kubeconfig {
-                change.kubeconfig(name, text)?;
-            }
-        }
-        for (name, certificate) in &self.servers {
-            change.rewrite(&layout.cert(name), certificate, 0o644)?;
-        }
-        change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
-        let theirs = answer.kubelet_args.as_deref().unwrap_or_default();
-        change.kubelet(theirs, &self.own.to_string(), |_| {})?;
-        if let Some(token) = &answer.callback_token {
-            change.write(
-                &layout.credential(CALLBACK_TOKEN),
-                token.expose(),
-                Privacy::Group,
-            )?;
-        }
-        match &self.datastore {
-            Datastore::Dqlite {
-                certificate,
-                key,
-                init,
-            } => {
-                self.join_dqlite(change, certificate, key, init, order, audience)?;
-            }
-            Datastore::Etcd { servers } => self.use_etcd(change, servers)?,
-        }
-        // The manifest is applied in the cluster already; here it is only kept the same.
-        let manifest = layout.cni_manifest();
-        match layout.read(&manifest) {
-            Ok(text) => {
-                if let Some(changed) = cni::reach(&text, order.url.address) {
-                    change.rewrite(&manifest, &changed, 0o644)?;
-                }
-                Ok(())
-            }
-            Err(error) if error.is_missing() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// The cluster authenticates with tokens when it sends the administrator's, and with
     /// certificates alone when it does not.
     fn token_authentication(&self, change: &mut Change<'_>) -> Result<(), JoinError> {
@@ -283,6 +214,76 @@ impl Plan {
         change.lock(Lock::NoK8sDqlite)?;
         change.service(Action::Restart, Service::K8sDqlite)?;
         change.service(Action::Restart, Service::Kubelite)
+    }
+}
+
+impl super::Plan for Plan {
+    /// Files and services change in the order of recording `join-controlplane-ok`.
+    fn apply(
+        &self,
+        change: &mut Change<'_>,
+        order: &JoinOrder,
+        audience: &mut dyn Audience,
+    ) -> Result<(), JoinError> {
+        let answer = &self.answer;
+        let layout = &change.node().layout;
+        change.pod_network(answer.cluster_cidr.as_deref())?;
+        change.write(&layout.cert("ca.crt"), &self.ca, Privacy::Group)?;
+        for (name, key) in [
+            ("ca.key", &answer.ca_key),
+            ("serviceaccount.key", &answer.service_account_key),
+        ] {
+            if let Some(key) = key {
+                change.write(&layout.cert(name), key.expose(), Privacy::Root)?;
+            }
+        }
+        self.token_authentication(change)?;
+        for renewed in &self.renewed {
+            change.key(renewed.name, &renewed.key)?;
+            change.rewrite(
+                &layout.cert(&format!("{}.crt", renewed.name)),
+                &renewed.certificate,
+                0o644,
+            )?;
+            if let Some((name, text)) = &renewed.kubeconfig {
+                change.kubeconfig(name, text)?;
+            }
+        }
+        for (name, certificate) in &self.servers {
+            change.rewrite(&layout.cert(name), certificate, 0o644)?;
+        }
+        change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
+        let theirs = answer.kubelet_args.as_deref().unwrap_or_default();
+        change.kubelet(theirs, &self.own.to_string(), |_| {})?;
+        if let Some(token) = &answer.callback_token {
+            change.write(
+                &layout.credential(CALLBACK_TOKEN),
+                token.expose(),
+                Privacy::Group,
+            )?;
+        }
+        match &self.datastore {
+            Datastore::Dqlite {
+                certificate,
+                key,
+                init,
+            } => {
+                self.join_dqlite(change, certificate, key, init, order, audience)?;
+            }
+            Datastore::Etcd { servers } => self.use_etcd(change, servers)?,
+        }
+        // The manifest is applied in the cluster already; here it is only kept the same.
+        let manifest = layout.cni_manifest();
+        match layout.read(&manifest) {
+            Ok(text) => {
+                if let Some(changed) = cni::reach(&text, order.url.address) {
+                    change.rewrite(&manifest, &changed, 0o644)?;
+                }
+                Ok(())
+            }
+            Err(error) if error.is_missing() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -20,10 +20,10 @@ pub enum JoinError {
     /// A join of this node is under way.
     #[error("another join of this node is under way")]
     Busy,
-    /// Our own folder.
-    #[error("cannot use `{}`: {source}", path.display())]
-    OwnState {
-        /// Which one.
+    /// The node's directory is not there, or not ours.
+    #[error("cannot use the node directory: `{}`: {source}", path.display())]
+    NoNode {
+        /// Which folder.
         path: PathBuf,
         /// Why.
         #[source]
@@ -142,7 +142,7 @@ impl From<&JoinError> for JoinFailure {
 fn stage(error: &JoinError) -> &'static str {
     match error {
         JoinError::Busy
-        | JoinError::OwnState { .. }
+        | JoinError::NoNode { .. }
         | JoinError::NoDatastore
         | JoinError::Machine(_) => "preflight",
         JoinError::Remote(_) | JoinError::NotVerified(_) => "contact",
@@ -249,7 +249,9 @@ fn hint(error: &JoinError) -> Option<String> {
             JoinError::NotTakenBack { .. } => {
                 "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
             }
-            JoinError::OwnState { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            JoinError::Journal(JournalError::File { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
                 "run the command as root, or start the node's agent"
             }
             _ => return None,
@@ -269,7 +271,7 @@ fn exit(error: &JoinError) -> ExitStatus {
         JoinError::NotListed { .. } => ExitStatus::NotListed,
         JoinError::NotTakenBack { error, .. } => exit(error),
         JoinError::Busy
-        | JoinError::OwnState { .. }
+        | JoinError::NoNode { .. }
         | JoinError::NoDatastore
         | JoinError::Machine(_)
         | JoinError::Remote(_)

@@ -3,6 +3,7 @@
 
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
+use crate::cluster::join::Audience;
 use crate::cluster::join::change::{Change, NodeKey, api_server_url};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
@@ -90,12 +91,17 @@ impl Plan {
     pub fn cluster_cidr(&self) -> Option<&str> {
         self.answer.cluster_cidr.as_deref()
     }
+}
 
-    /// Changes the node.
-    pub fn apply(&self, change: &mut Change<'_>) -> Result<(), JoinError> {
+impl super::Plan for Plan {
+    fn apply(
+        &self,
+        change: &mut Change<'_>,
+        _order: &JoinOrder,
+        _audience: &mut dyn Audience,
+    ) -> Result<(), JoinError> {
         let answer = &self.answer;
         let layout = &change.node().layout;
-        change.begin()?;
         let callback = Secret::new(format!("{}\n", self.callback.expose()));
         change.write(
             &layout.credential(CALLBACK_TOKEN),

@@ -13,10 +13,9 @@ mod worker;
 
 use std::net::IpAddr;
 
-use crate::base::atomic_file;
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::cluster::first_join;
-use crate::cluster::journal::{self, Journal};
+use crate::cluster::journal;
 use crate::cluster::node::Node;
 use crate::model::role::Role;
 use crate::pki::ca;
@@ -31,6 +30,9 @@ use peer::Contact;
 pub trait Audience {
     /// Something happened.
     fn tell(&mut self, event: JoinEvent);
+
+    /// The node is going to be changed from now on.
+    fn changes_begin(&mut self) {}
 
     /// Whether the join is not wanted any more; it is taken back then.
     fn has_left(&self) -> bool {
@@ -86,33 +88,53 @@ fn attempt(
         return Ok(JoinEvent::AlreadyMember { role: own_role });
     }
 
+    let plan = prepare(node, order, role, &mut contact, audience)?;
+    audience.changes_begin();
     let mut change = Change::new(node);
-    let done = if is_ha {
-        let answer = contact.join(node, role)?;
-        warn_of_other_network(node, answer.cluster_cidr.as_deref(), audience)?;
-        match role {
-            Role::Worker => {
-                worker::Plan::prepare(node, order, &answer, &mut contact)?.apply(&mut change)
-            }
-            Role::ControlPlane => {
-                control_plane::Plan::prepare(node, answer)?.apply(&mut change, order, audience)
-            }
-        }
-    } else {
-        let plan = etcd::Plan::prepare(node, order, &mut contact)?;
-        warn_of_other_network(node, plan.cluster_cidr(), audience)?;
-        plan.apply(&mut change)
-    };
-    match done
+    let done = change
+        .lock(Lock::JoinInProgress)
+        .and_then(|()| plan.apply(&mut change, order, audience))
         .and_then(|()| still_wanted(audience))
-        .and_then(|()| change.finish(order))
-    {
+        .and_then(|()| change.finish(order));
+    match done {
         Ok(()) => Ok(JoinEvent::Joined {
             role,
             has_api_proxy: is_ha && role == Role::Worker,
         }),
         Err(error) => Err(change.take_back(error)),
     }
+}
+
+/// All that a join needs, before anything is changed.
+trait Plan {
+    /// Changes the node.
+    fn apply(
+        &self,
+        change: &mut Change<'_>,
+        order: &JoinOrder,
+        audience: &mut dyn Audience,
+    ) -> Result<(), JoinError>;
+}
+
+/// Asks the contacted node to let this one in, and gets everything ready.
+fn prepare(
+    node: &Node,
+    order: &JoinOrder,
+    role: Role,
+    contact: &mut Contact,
+    audience: &mut dyn Audience,
+) -> Result<Box<dyn Plan>, JoinError> {
+    if !node.layout.has(Lock::HaCluster) {
+        let plan = etcd::Plan::prepare(node, order, contact)?;
+        warn_of_other_network(node, plan.cluster_cidr(), audience)?;
+        return Ok(Box::new(plan));
+    }
+    let answer = contact.join(node, role)?;
+    warn_of_other_network(node, answer.cluster_cidr.as_deref(), audience)?;
+    Ok(match role {
+        Role::Worker => Box::new(worker::Plan::prepare(node, order, answer, contact)?),
+        Role::ControlPlane => Box::new(control_plane::Plan::prepare(node, answer)?),
+    })
 }
 
 fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
@@ -123,17 +145,16 @@ fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
     }
 }
 
-/// One join at a time on one node.
+/// One join at a time on one node. The lock is on the folder of MicroK8s's lock files, so that a
+/// join that fails leaves nothing behind.
 fn take_lock(node: &Node) -> Result<FileLock, JoinError> {
-    let own = node.layout.own_state();
-    atomic_file::make_folder(&own, 0o700).map_err(|source| JoinError::OwnState {
-        path: own.clone(),
-        source,
-    })?;
-    let path = own.join("join.lock");
-    FileLock::try_take(&path).map_err(|error| match error {
+    let folder = node.layout.lock_folder();
+    FileLock::try_take_folder(&folder).map_err(|error| match error {
         FileLockError::Held => JoinError::Busy,
-        FileLockError::Io(source) => JoinError::OwnState { path, source },
+        FileLockError::Io(source) => JoinError::NoNode {
+            path: folder,
+            source,
+        },
     })
 }
 
@@ -182,7 +203,7 @@ fn warn_of_other_network(
 
 /// Takes back what an interrupted join left behind, unless one is under way right now.
 pub fn recover(node: &Node) -> Result<bool, JoinError> {
-    if !node.layout.own_state().join("journal").exists() {
+    if !journal::is_open(&node.layout) {
         return Ok(false);
     }
     let _lock = take_lock(node)?;
@@ -203,9 +224,4 @@ fn source_address(node: &Node, to: IpAddr) -> Option<IpAddr> {
         && bind.is_ipv4() == to.is_ipv4()
         && bind.is_loopback() == to.is_loopback();
     fits.then_some(bind)
-}
-
-/// Begins the journal when the first change is made.
-fn begin_journal(node: &Node) -> Result<Journal, JoinError> {
-    Ok(Journal::begin(&node.layout)?)
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cluster::fresh_node::node_names;
+use crate::cluster::join::Audience;
 use crate::cluster::join::change::{Change, NodeKey, api_server_url};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
@@ -25,20 +26,20 @@ pub(super) const WORKER_LABELS: &str =
 pub(super) const REMOTE_CA: &str = "${SNAP_DATA}/certs/ca.remote.crt";
 
 /// All that the join needs, before anything is changed.
-pub struct Plan<'a> {
-    answer: &'a Answer<JoinResponse>,
+pub struct Plan {
+    answer: Answer<JoinResponse>,
     identities: Identities,
     provider: String,
     server: String,
     ca: String,
 }
 
-impl<'a> Plan<'a> {
+impl Plan {
     /// Reads the answer, and has the node's certificates signed.
     pub fn prepare(
         node: &Node,
         order: &JoinOrder,
-        answer: &'a Answer<JoinResponse>,
+        answer: Answer<JoinResponse>,
         contact: &mut Contact,
     ) -> Result<Self, JoinError> {
         answer.need("hostname_override", answer.hostname_override.as_ref())?;
@@ -55,12 +56,15 @@ impl<'a> Plan<'a> {
         let template = node
             .layout
             .read(&node.layout.args("traefik/provider-template.yaml"))?;
-        let mut endpoints = vec![endpoint::join(order.url.address, parse_port(answer, port)?)];
+        let mut endpoints = vec![endpoint::join(
+            order.url.address,
+            parse_port(&answer, port)?,
+        )];
         for other in answer.control_plane_nodes.iter().flatten() {
             let address = other
                 .parse()
                 .map_err(|error| answer.bad("control_plane_nodes", error))?;
-            let other = endpoint::join(address, parse_port(answer, port)?);
+            let other = endpoint::join(address, parse_port(&answer, port)?);
             if !endpoints.contains(&other) {
                 endpoints.push(other);
             }
@@ -82,12 +86,18 @@ impl<'a> Plan<'a> {
             ca,
         })
     }
+}
 
-    /// Changes the node; files and services in the order of recording `join-worker-ok`.
-    pub fn apply(&self, change: &mut Change<'_>) -> Result<(), JoinError> {
-        let answer = self.answer;
+impl super::Plan for Plan {
+    /// Files and services change in the order of recording `join-worker-ok`.
+    fn apply(
+        &self,
+        change: &mut Change<'_>,
+        _order: &JoinOrder,
+        _audience: &mut dyn Audience,
+    ) -> Result<(), JoinError> {
+        let answer = &self.answer;
         let layout = &change.node().layout;
-        change.begin()?;
         change.pod_network(answer.cluster_cidr.as_deref())?;
         change.write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group)?;
         change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
