@@ -10,6 +10,8 @@ mod agent_life;
 mod architecture;
 mod bad_input;
 mod compat;
+mod dev_cluster;
+mod etcd_flow;
 mod lab;
 mod signing;
 mod subprocesses;

@@ -1,0 +1,83 @@
+//! `microk8s dev-cluster`: the first thing that a newcomer runs, in a network of its own so that
+//! several can run at once.
+
+use std::process::Command;
+
+use crate::lab::skip;
+
+/// Runs the program in a namespace where nothing but the loopback is, as root of that namespace.
+fn dev_cluster(arguments: &[&str]) -> Option<std::process::Output> {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--map-root-user", "--user", "sh", "-c"]);
+    command.arg("ip link set lo up && exec \"$0\" dev-cluster \"$@\"");
+    command.arg(env!("CARGO_BIN_EXE_microk8s"));
+    command.args(arguments);
+    // A node of this machine is none of the cluster's business.
+    for variable in ["SNAP", "SNAP_DATA", "SNAP_COMMON", "MICROK8S_NODE_DIR"] {
+        command.env_remove(variable);
+    }
+    let possible = Command::new("unshare")
+        .args(["--net", "--map-root-user", "--user", "ip", "link"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !possible {
+        skip("no network namespaces for this user, or no iproute2");
+        return None;
+    }
+    Some(command.output().unwrap())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn one_control_plane_and_two_workers_form_a_cluster_with_nothing_but_this_program() {
+    let Some(output) = dev_cluster(&["--once"]) else {
+        return;
+    };
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    assert_eq!(out.matches("Successfully joined the cluster.\n").count(), 2);
+    let list = out.rsplit("microk8s nodes\n").next().unwrap();
+    assert_eq!(
+        list,
+        "NAME  ADDRESS    ROLE\n\
+         n1    127.0.0.1  control-plane\n\
+         n2    127.0.0.2  worker\n\
+         n3    127.0.0.3  worker\n"
+    );
+}
+
+#[test]
+fn three_control_planes_end_with_three_members_in_a_real_dqlite() {
+    let installed = Command::new("sh")
+        .args(["-c", "command -v dqlite-demo && command -v dqlite"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !installed {
+        let Some(output) = dev_cluster(&["--control-planes", "3", "--once"]) else {
+            return;
+        };
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("apt-get install go-dqlite"));
+        skip("Debian's package go-dqlite is not installed");
+        return;
+    }
+    let Some(output) = dev_cluster(&["--control-planes", "3", "--workers", "0", "--once"]) else {
+        return;
+    };
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    let members: Vec<&str> = out
+        .rsplit(".cluster\n")
+        .next()
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split('|').nth(1))
+        .collect();
+    assert_eq!(
+        members,
+        ["127.0.0.1:19001", "127.0.0.2:19001", "127.0.0.3:19001"]
+    );
+}
