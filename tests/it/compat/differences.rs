@@ -4,14 +4,14 @@
 //! a difference that no recording shows, and the tests that it names hold it.
 
 use super::exceptions::Effect::{
-    Also, AnyCalls, As, Blanked, Exit, Instead, JsonType, Only, Patch, Status, Stdout, Untouched,
-    Without,
+    Also, AnyCalls, As, Blanked, Exit, Instead, JsonType, NoCalls, Only, Patch, Reason, Status,
+    Stdout, Untouched, Without,
 };
 use super::exceptions::Mode::{
     AddNodeAlone, AddNodeThroughAgent, FreshNode, JoinInProcess, JoinRecordedAgent,
     JoinThroughAgent, Requests,
 };
-use super::exceptions::Side::{Every, Own};
+use super::exceptions::Side::{Every, N1, Own};
 use super::exceptions::{Case, Difference, Effect, Mode};
 use super::expectation;
 
@@ -21,11 +21,130 @@ const JOIN: &[Mode] = &[JoinInProcess, JoinThroughAgent, JoinRecordedAgent];
 const OUR_AGENT: &[Mode] = &[JoinInProcess, JoinThroughAgent, Requests];
 
 const ERROR_LINE: Effect = Effect::Stderr(|| expectation::Stderr::ErrorLine);
+const USAGE: Effect = Effect::Stderr(|| expectation::Stderr::Usage);
 const WARNING: Effect = Effect::Stderr(|| expectation::Stderr::Line("warning: "));
 const NO_SUCH_PATH: &[Effect] = &[
     Status(404),
     Stdout("{\"error\":\"Not found\"}"),
     JsonType("application/json"),
+];
+
+/// Joins that end, at their first command, with a control plane node.
+const CONTROL_PLANE: &[&str] = &[
+    "join-controlplane-*",
+    "join-guard-disable",
+    "join-no-cni-yaml",
+    "join-third-voter",
+    "join-via-virtual-ip",
+    "join-worker-after-controlplane",
+];
+
+/// Joins that end with a worker.
+const WORKER: &[&str] = &[
+    "join-worker-*",
+    "join-cis-hardening",
+    "join-fingerprint-full",
+    "join-guard-worker",
+    "join-guard-disable-worker",
+    "join-hostname-preferred-resolves",
+    "join-hostpath-warning",
+    "join-no-fingerprint",
+    "join-skip-verify-wrong",
+    "join-stopped-lock",
+    "join-one-time-token-twice",
+    "join-ttl-two-nodes",
+];
+
+/// `server.crt` and `front-proxy-client.crt` of n2, as a fresh node has them but for who signed.
+const SERVER_CERTIFICATES: &[Effect] = &[
+    Also(
+        Own,
+        r#"{
+            "path": "certs/server.crt",
+            "change": "modified",
+            "mode": "0644",
+            "kind": "cert",
+            "summary": {
+                "subject": "C=GB, ST=Canonical, L=Canonical, O=Canonical, OU=Canonical, CN=127.0.0.1",
+                "issuer": "CN=10.152.183.1",
+                "version": "v3",
+                "is_ca": false,
+                "sans": [
+                    "DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
+                    "DNS:kubernetes.default.svc.cluster", "DNS:kubernetes.default.svc.cluster.local",
+                    "IP:127.0.0.1", "IP:10.152.183.1", "IP:10.99.0.12"
+                ],
+                "days": 365.0,
+                "key_usage": ["digital_signature", "key_encipherment", "data_encipherment"],
+                "ext_key_usage": ["serverAuth", "clientAuth"],
+                "extensions": [
+                    "authorityKeyIdentifier", "basicConstraints", "keyUsage", "extendedKeyUsage",
+                    "subjectAltName", "subjectKeyIdentifier"
+                ],
+                "signature_algorithm": "sha256WithRSAEncryption",
+                "public_key": {"type": "RSA", "bits": 2048},
+                "signed_by": "remote ca (n1)",
+                "blocks": 1
+            }
+        }"#,
+    ),
+    Also(
+        Own,
+        r#"{
+            "path": "certs/front-proxy-client.crt",
+            "change": "modified",
+            "mode": "0644",
+            "kind": "cert",
+            "summary": {
+                "subject": "CN=front-proxy-client",
+                "issuer": "CN=front-proxy-ca",
+                "version": "v3",
+                "is_ca": false,
+                "sans": [
+                    "DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
+                    "DNS:kubernetes.default.svc.cluster", "DNS:kubernetes.default.svc.cluster.local",
+                    "IP:127.0.0.1", "IP:10.152.183.1", "IP:10.99.0.12"
+                ],
+                "days": 365.0,
+                "key_usage": ["digital_signature", "key_encipherment", "data_encipherment"],
+                "ext_key_usage": ["serverAuth", "clientAuth"],
+                "extensions": [
+                    "authorityKeyIdentifier", "basicConstraints", "keyUsage", "extendedKeyUsage",
+                    "subjectAltName", "subjectKeyIdentifier"
+                ],
+                "signature_algorithm": "sha256WithRSAEncryption",
+                "public_key": {"type": "RSA", "bits": 2048},
+                "signed_by": "own front-proxy ca",
+                "blocks": 1
+            }
+        }"#,
+    ),
+];
+
+/// The file in which one of two tokens is overwritten.
+const ONE_CERTIFICATE_TOKEN: &str = r#"{
+    "group": null,
+    "group_before": null,
+    "content": "                                        \n0123456789abcdef0123456789abcdef-proxy\n"
+}"#;
+
+/// The same when both are.
+const TWO_CERTIFICATE_TOKENS: &str = r#"{
+    "group": null,
+    "content": "                                        \n                                      \n"
+}"#;
+
+const KUBECONFIGS: &[Effect] = &[
+    Patch(
+        Own,
+        &["credentials/*.config"],
+        r#"{"mode": "0600", "mode_before": "0644"}"#,
+    ),
+    Patch(
+        Own,
+        &["credentials/client.config"],
+        r#"{"mode": "0640", "group": "microk8s", "group_before": "root"}"#,
+    ),
 ];
 
 pub const DIFFERENCES: &[Difference] = &[
@@ -104,6 +223,17 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &[],
     },
     Difference {
+        microk8s: "an answer that is no HTTP is printed up to its line end, control characters included",
+        here: "control characters of other machines do not reach the terminal",
+        why: "they could rewrite what the operator sees",
+        cases: &[Case {
+            of: &["join-peer-garbage"],
+            modes: JOIN,
+            effects: &[Instead("hello there\r\n\n", "hello there\n")],
+        }],
+        tests: &["bad_input::what_a_peer_says_cannot_drive_the_terminal"],
+    },
+    Difference {
         microk8s: "a join string without a fingerprint is used without a word",
         here: "a warning on stderr; stdout is the same",
         why: "the peer could be anybody",
@@ -143,7 +273,7 @@ pub const DIFFERENCES: &[Difference] = &[
         cases: &[Case {
             of: &["add-node-ttl-0", "add-node-ttl-minus-5"],
             modes: ADD_NODE,
-            effects: &[Exit(2), Stdout(""), ERROR_LINE, Untouched(Own)],
+            effects: &[Exit(2), Stdout(""), USAGE, Untouched(Own)],
         }],
         tests: &[],
     },
@@ -192,7 +322,6 @@ pub const DIFFERENCES: &[Difference] = &[
                 "join-port-mismatch",
                 "join-same-ip",
                 "join-same-ip-worker",
-                "join-sign-fails",
                 "http-join-old-client",
                 "http-join-v1-on-ha",
             ],
@@ -223,6 +352,7 @@ pub const DIFFERENCES: &[Difference] = &[
                 "join-no-fingerprint",
                 "join-one-time-token-twice",
                 "join-service-restart-fails",
+                "join-sign-fails",
                 "join-skip-verify-wrong",
                 "join-stopped-lock",
                 "join-third-voter",
@@ -239,11 +369,38 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &[],
     },
     Difference {
+        microk8s: "a token that is sent with blanks around it is accepted, and never used up",
+        here: "the blanks are no part of it, and it is used up",
+        why: "a one-time token has one life",
+        cases: &[Case {
+            of: &["http-join-token-spaces"],
+            modes: &[Requests],
+            effects: &[
+                Only(
+                    &[1],
+                    &[Also(
+                        N1,
+                        r#"{
+                            "path": "credentials/cluster-tokens.txt",
+                            "change": "modified",
+                            "mode": "0660",
+                            "group": "microk8s",
+                            "kind": "empty",
+                            "content": "                                \n"
+                        }"#,
+                    )],
+                ),
+                Only(&[2], &[Without(N1, &["credentials/cluster-tokens.txt"])]),
+            ],
+        }],
+        tests: &[],
+    },
+    Difference {
         microk8s: "the tokens with which a worker has its certificates signed stand in `certs-request-tokens.txt`",
         here: "they are kept with the other tokens, as hashes",
         why: "whoever reads the file can have a certificate signed",
         cases: &[Case {
-            of: &["join-*", "http-join-*", "http-sign-cert*"],
+            of: &["join-*", "http-join-*"],
             modes: OUR_AGENT,
             effects: &[Without(Every, &["credentials/certs-request-tokens.txt"])],
         }],
@@ -256,7 +413,59 @@ pub const DIFFERENCES: &[Difference] = &[
         cases: &[Case {
             of: &["http-sign-cert-bad-csr"],
             modes: &[Requests],
-            effects: &[Only(&[2], &[As("http-sign-cert")])],
+            effects: &[
+                Only(&[1, 3], &[Untouched(Every)]),
+                Only(
+                    &[2],
+                    &[
+                        As("http-sign-cert"),
+                        Patch(
+                            Every,
+                            &["credentials/certs-request-tokens.txt"],
+                            ONE_CERTIFICATE_TOKEN,
+                        ),
+                    ],
+                ),
+            ],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "the line of a certificate token that was used is taken out of `certs-request-tokens.txt`, and the file given to the group microk8s",
+        here: "a token that MicroK8s's agent has put there is overwritten with blanks; mode and group stay",
+        why: "as for `cluster-tokens.txt`",
+        cases: &[Case {
+            of: &["http-sign-cert"],
+            modes: &[Requests],
+            effects: &[
+                Only(
+                    &[1],
+                    &[Patch(
+                        N1,
+                        &["credentials/certs-request-tokens.txt"],
+                        ONE_CERTIFICATE_TOKEN,
+                    )],
+                ),
+                Only(
+                    &[4],
+                    &[Patch(
+                        N1,
+                        &["credentials/certs-request-tokens.txt"],
+                        TWO_CERTIFICATE_TOKENS,
+                    )],
+                ),
+            ],
+        }],
+        tests: &[],
+    },
+    Difference {
+        microk8s: "that a joining node is too old is noticed after the contacted node has been prepared for the join",
+        here: "it is checked with the rest, before anything is changed",
+        why: "what is refused must leave nothing behind",
+        cases: &[Case {
+            of: &["http-join-old-client"],
+            modes: &[Requests],
+            effects: &[Untouched(Every), NoCalls],
         }],
         tests: &[],
     },
@@ -317,6 +526,11 @@ pub const DIFFERENCES: &[Difference] = &[
                 effects: &[Untouched(Own)],
             },
             Case {
+                of: &["join-same-ip", "join-same-ip-worker"],
+                modes: &[Requests],
+                effects: &[Untouched(Own)],
+            },
+            Case {
                 of: &["join-one-time-token-twice"],
                 modes: JOIN,
                 effects: &[Only(&[2], &[Untouched(Own)])],
@@ -329,14 +543,7 @@ pub const DIFFERENCES: &[Difference] = &[
         here: "they stay readable for root alone",
         why: "the key of the cluster's authority makes its reader cluster-admin",
         cases: &[Case {
-            of: &[
-                "join-controlplane-*",
-                "join-guard-disable",
-                "join-no-cni-yaml",
-                "join-third-voter",
-                "join-via-virtual-ip",
-                "join-worker-after-controlplane",
-            ],
+            of: CONTROL_PLANE,
             modes: JOIN,
             effects: &[Patch(
                 Own,
@@ -354,40 +561,18 @@ pub const DIFFERENCES: &[Difference] = &[
         microk8s: "kubeconfigs with private keys in them are readable for everybody",
         here: "a join leaves `client.config` readable for the group microk8s, the others for root",
         why: "as above",
-        cases: &[Case {
-            of: &[
-                "join-controlplane-ok",
-                "join-guard-disable",
-                "join-no-cni-yaml",
-                "join-third-voter",
-                "join-via-virtual-ip",
-                "join-worker-*",
-                "join-cis-hardening",
-                "join-fingerprint-full",
-                "join-guard-worker",
-                "join-guard-disable-worker",
-                "join-hostname-preferred-resolves",
-                "join-hostpath-warning",
-                "join-no-fingerprint",
-                "join-skip-verify-wrong",
-                "join-stopped-lock",
-                "join-one-time-token-twice",
-                "join-ttl-two-nodes",
-            ],
-            modes: JOIN,
-            effects: &[
-                Patch(
-                    Own,
-                    &["credentials/*.config"],
-                    r#"{"mode": "0600", "mode_before": "0644"}"#,
-                ),
-                Patch(
-                    Own,
-                    &["credentials/client.config"],
-                    r#"{"mode": "0640", "group": "microk8s", "group_before": "root"}"#,
-                ),
-            ],
-        }],
+        cases: &[
+            Case {
+                of: CONTROL_PLANE,
+                modes: JOIN,
+                effects: KUBECONFIGS,
+            },
+            Case {
+                of: WORKER,
+                modes: JOIN,
+                effects: KUBECONFIGS,
+            },
+        ],
         tests: &[],
     },
     Difference {
@@ -404,17 +589,60 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
-        microk8s: "after a control plane join `server.crt` and `front-proxy-client.crt` stay signed by the node's former authority until a background helper notices",
-        here: "the join issues them anew",
+        microk8s: "after a control plane join `server.crt` stays signed by the node's former authority, until a background helper notices",
+        here: "the join issues it anew, and `front-proxy-client.crt` with it, as the helper does",
         why: "the node's agent and API server must be trusted as soon as the join is complete",
         cases: &[Case {
-            of: &["join-controlplane-ok"],
+            of: CONTROL_PLANE,
             modes: JOIN,
-            effects: &[Also(Own, r#"{"path": "certs/server.crt"}"#)],
+            effects: &[Only(&[1], SERVER_CERTIFICATES)],
         }],
-        tests: &[],
+        tests: &["signing::the_certificates_of_a_joined_control_plane_verify_and_serve_at_once"],
     },
     // The agent's answers.
+    Difference {
+        microk8s: "the answer to an unusable token says no more than `Invalid token`",
+        here: "it has one more field, `reason`",
+        why: "the operator of the joining node learns whether to wait, to ask for another token, or to look for a typing error",
+        cases: &[
+            Case {
+                of: &["join-unknown-token", "http-join-unknown-token"],
+                modes: &[Requests],
+                effects: &[Reason("unknown")],
+            },
+            Case {
+                of: &["http-empty-object"],
+                modes: &[Requests],
+                effects: &[Only(&[1, 2, 3], &[Reason("unknown")])],
+            },
+            Case {
+                of: &["http-http-1.1"],
+                modes: &[Requests],
+                effects: &[Only(&[4], &[Reason("unknown")])],
+            },
+            Case {
+                of: &["http-join-check-order"],
+                modes: &[Requests],
+                effects: &[Only(&[1], &[Reason("unknown")])],
+            },
+            Case {
+                of: &["http-sign-cert"],
+                modes: &[Requests],
+                effects: &[Only(&[2, 3], &[Reason("unknown")])],
+            },
+            Case {
+                of: &["join-ttl-expired"],
+                modes: &[Requests],
+                effects: &[Reason("expired")],
+            },
+            Case {
+                of: &["join-one-time-token-twice"],
+                modes: &[Requests],
+                effects: &[Only(&[2], &[Reason("used")])],
+            },
+        ],
+        tests: &[],
+    },
     Difference {
         microk8s: "JSON is labelled `text/plain; charset=utf-8`",
         here: "`application/json`",

@@ -39,6 +39,8 @@ pub const FRESH_NODE: &str = "fresh-node";
 pub enum Side {
     /// The host where the command runs.
     Own,
+    /// The contacted node.
+    N1,
     Every,
 }
 
@@ -60,6 +62,8 @@ pub enum Effect {
     Status(u16),
     /// The content type of an HTTP answer with JSON in it.
     JsonType(&'static str),
+    /// A field `reason` in the agent's answer, which is an error.
+    Reason(&'static str),
     /// Other effects, but for these commands of the scenario alone.
     Only(&'static [usize], &'static [Effect]),
     Stdout(&'static str),
@@ -70,13 +74,15 @@ pub enum Effect {
     As(&'static str),
     /// Calls on the host where the command runs are not looked at.
     AnyCalls,
+    /// There are no calls on any host.
+    NoCalls,
 }
 
 use Effect::{
-    Also, AnyCalls, As, Blanked, Exit, Instead, JsonType, Only, Patch, Status, Stdout, Untouched,
-    Without,
+    Also, AnyCalls, As, Blanked, Exit, Instead, JsonType, NoCalls, Only, Patch, Reason, Status,
+    Stdout, Untouched, Without,
 };
-use Side::Every;
+use Side::{Every, N1, Own};
 
 /// One row of the table.
 pub struct Difference {
@@ -155,10 +161,11 @@ impl Effect {
             Exit(code) => expected.exit = code,
             Status(code) => expected.status = Some(code),
             JsonType(kind) => {
-                if expected.content_type.is_some() && expected.stdout.starts_with(['{', '[']) {
+                if expected.stdout.starts_with(['{', '[']) {
                     expected.content_type = Some(kind.to_owned());
                 }
             }
+            Reason(reason) => expected.reason = Some(reason.to_owned()),
             Only(commands, effects) => {
                 if commands.contains(&command.n) {
                     effects
@@ -175,6 +182,12 @@ impl Effect {
             }
             AnyCalls => {
                 expected.calls.insert(own.to_owned(), None);
+            }
+            NoCalls => {
+                expected
+                    .calls
+                    .values_mut()
+                    .for_each(|calls| *calls = Some(Vec::new()));
             }
         }
     }
@@ -197,7 +210,12 @@ impl Effect {
 impl Expected {
     fn on(&mut self, side: Side, own: &str, work: impl Fn(&mut Entries)) {
         for (host, entries) in &mut self.changes {
-            if matches!(side, Every) || host == own {
+            let is_meant = match side {
+                Own => host == own,
+                N1 => host == "n1",
+                Every => true,
+            };
+            if is_meant {
                 work(entries);
             }
         }

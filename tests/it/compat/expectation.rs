@@ -32,6 +32,8 @@ pub struct Expected {
     pub status: Option<u16>,
     /// Of an HTTP answer.
     pub content_type: Option<String>,
+    /// One more field in an answer of the agent that is an error.
+    pub reason: Option<String>,
     /// Standard output, or the body of an HTTP answer.
     pub stdout: String,
     pub stderr: Stderr,
@@ -59,6 +61,7 @@ impl Expected {
                 .nth(1)
                 .map(|status| status.parse().unwrap()),
             content_type: head.lines().find_map(header),
+            reason: None,
             stdout: sort_choices(&recording.stdout(command)),
             stderr: match stderr.to_ascii_lowercase().starts_with("usage: ") {
                 true => Stderr::Usage,
@@ -81,6 +84,17 @@ impl Expected {
     }
 }
 
+impl Expected {
+    /// Adds the `reason` that is expected to an answer that was recorded without.
+    pub fn add_reason(&self, answer: &mut Value) {
+        if let Some(reason) = &self.reason
+            && answer.get("error").is_some()
+        {
+            answer["reason"] = reason.as_str().into();
+        }
+    }
+}
+
 fn by_path(changes: Vec<Value>) -> BTreeMap<String, Map<String, Value>> {
     changes
         .into_iter()
@@ -98,14 +112,15 @@ fn by_path(changes: Vec<Value>) -> BTreeMap<String, Map<String, Value>> {
 /// The recorded order of the choices in `{pretty,yaml,…}` differs from run to run.
 fn sort_choices(text: &str) -> String {
     let lines = text.split_inclusive('\n').map(|line| {
-        let parts = line.split_once('{').zip(line.rsplit_once('}'));
+        let parts = line.split_once("--format {").zip(line.rsplit_once('}'));
         let Some(((before, _), (_, after))) = parts else {
             return line.to_owned();
         };
-        let inside = &line[before.len() + 1..line.len() - after.len() - 1];
+        let before = &line[..before.len() + "--format {".len()];
+        let inside = &line[before.len()..line.len() - after.len() - 1];
         let mut choices: Vec<&str> = inside.split(',').collect();
         choices.sort_unstable();
-        format!("{before}{{{}}}{after}", choices.join(","))
+        format!("{before}{}}}{after}", choices.join(","))
     });
     lines.collect()
 }

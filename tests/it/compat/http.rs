@@ -85,7 +85,7 @@ fn replay(name: &str, option: &str, version: &str) {
         let before = Moment::before(&stage.lab);
         let line = line(&stage, command, wire.get(index));
         let answer = curl_line(stage.lab.host(&client), &format!("{line} {option}"));
-        learn_callback_token(&mut stage);
+        learn_callback_token(&stage.lab, &mut stage.placeholders);
         let command = &stage.recording.commands[index];
         let observed = Observed::since(&before, &stage.lab, &stage.placeholders);
         let expected = stage.expected(command);
@@ -145,11 +145,23 @@ fn compare(stage: &Stage, command: &Command, expected: &Expected, answer: &Answe
         "path": command.n,
         "status": expected.status,
     });
-    let asks_for_the_head = command.line.contains("--head");
+    // With this option curl shows the headers as the body.
+    let shows_the_head = command.line.contains("--head");
+    let answer = &Answer {
+        body: if shows_the_head {
+            String::new()
+        } else {
+            answer.body.clone()
+        },
+        ..answer.clone()
+    };
     let mut wrong = Vec::new();
     match serde_json::from_str::<Value>(&expected.stdout) {
-        Ok(body) => exchange["response"] = body,
-        Err(_) if asks_for_the_head || expected.stdout.is_empty() => {}
+        Ok(mut body) => {
+            expected.add_reason(&mut body);
+            exchange["response"] = body;
+        }
+        Err(_) if shows_the_head || expected.stdout.is_empty() => {}
         Err(_) => {
             if answer.body.trim_end() != expected.stdout.trim_end() {
                 wrong.push(format!(

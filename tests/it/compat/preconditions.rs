@@ -78,6 +78,14 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
         "n1 resolves n2 to 10.99.0.77" => n1().knows(&[("n1", "10.99.0.11"), ("n2", "10.99.0.77")]),
         "n1 resolves n2 to 10.99.0.12" => n1().knows(&[("n1", "10.99.0.11"), ("n2", "10.99.0.12")]),
         "n1 cannot resolve the name n2" => n1().knows(&[("n1", "10.99.0.11")]),
+        // The first two of these end between the requests.
+        "n1: no --kubelet-preferred-address-types until request 6, no ha-cluster lock until request 3, cluster.yaml lists n1 and n2, n1 cannot resolve n2" =>
+        {
+            preferred_addresses(n1(), None);
+            n1().remove("var/lock/ha-cluster");
+            datastore(n1(), &[("10.99.0.11", 100, 0), ("10.99.0.12", 101, 0)]);
+            n1().knows(&[("n1", "10.99.0.11")]);
+        }
         "n1: certs/ca.key is missing" => n1().remove("certs/ca.key"),
         "n1 has 10.99.0.50/32 as well" => n1().add_address("10.99.0.50/32"),
         "n1: the API server lists the control plane node n1 (10.99.0.11)" => {

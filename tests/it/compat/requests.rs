@@ -17,7 +17,7 @@ use super::recording::Recording;
 use super::scenario::Stage;
 use crate::lab::changes::equal_files;
 use crate::lab::peer::{Peer, Reply, Request, Speaks};
-use crate::lab::{Host, now, pem};
+use crate::lab::{Host, Lab, nodes, now, pem};
 
 const JOIN: &str = "/cluster/api/v2.0/join";
 
@@ -234,13 +234,16 @@ pub fn replay_join(name: &str) {
             .unwrap()
             .to_owned();
         let before = Moment::before(&stage.lab);
+        let expected = stage.expected(&stage.recording.commands[index]);
         let mut wrong = Vec::new();
         for exchange in exchanges {
-            wrong.extend(replay(&mut stage, &client, exchange));
+            let mut exchange = exchange.clone();
+            expected.add_reason(&mut exchange["response"]);
+            wrong.extend(replay(&mut stage, &client, &exchange));
         }
         let observed = Observed::since(&before, &stage.lab, &stage.placeholders);
         let command = &stage.recording.commands[index];
-        let mut expected = stage.expected(command);
+        let mut expected = expected;
         // The requests come from outside: of the hosts, the contacted one alone does anything.
         for host in ["n2", "n3"] {
             expected.changes.get_mut(host).unwrap().clear();
@@ -297,7 +300,7 @@ fn replay(stage: &mut Stage, client: &str, exchange: &Value) -> Vec<String> {
         &["--http1.1", "-X", method, &url],
         &body,
     );
-    learn_callback_token(stage);
+    learn_callback_token(&stage.lab, &mut stage.placeholders);
     compare_answer(stage, exchange, &answer)
 }
 
@@ -397,13 +400,13 @@ fn forget_other_hosts(value: &mut Value) {
 }
 
 /// The callback token comes into being with the first join.
-pub fn learn_callback_token(stage: &mut Stage) {
-    let path = stage.lab.host("n1").path("credentials/callback-token.txt");
+pub fn learn_callback_token(lab: &Lab, placeholders: &mut Placeholders) {
+    let path = lab.host("n1").path("credentials/callback-token.txt");
     if let (false, Ok(token)) = (
-        stage.placeholders.knows("<CALLBACK_TOKEN>"),
+        placeholders.knows("<CALLBACK_TOKEN>"),
         fs::read_to_string(path),
     ) {
-        stage.placeholders.set("<CALLBACK_TOKEN>", token.trim_end());
+        placeholders.set("<CALLBACK_TOKEN>", token.trim_end());
     }
 }
 
@@ -435,7 +438,7 @@ pub fn certificate_request(host: &Host, summary: &Value) -> String {
     let mut command = Process::new("openssl");
     command
         .args(["req", "-new", "-sha256", "-subj", &subject, "-key"])
-        .arg(host.path("certs/kubelet.key"));
+        .arg(nodes::fresh(&host.name).join("certs/kubelet.key"));
     if !names.is_empty() {
         command.args(["-addext", &format!("subjectAltName={}", names.join(","))]);
     }
@@ -445,7 +448,7 @@ pub fn certificate_request(host: &Host, summary: &Value) -> String {
 }
 
 /// An HTTP answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
     /// `1.1` or `2`.

@@ -7,7 +7,7 @@ use super::expectation::{Expected, Moment, Observed};
 use super::placeholders::{Placeholders, tokens_in};
 use super::preconditions::{Scene, bring_about};
 use super::recording::{Command, Recording};
-use super::requests::RecordedAgent;
+use super::requests::{RecordedAgent, learn_callback_token};
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
 
@@ -84,6 +84,7 @@ impl Stage {
             {
                 self.placeholders.set("<TOKEN>", token);
             }
+            learn_callback_token(&self.lab, &mut self.placeholders);
             let mut observed = Observed::since(&before, &self.lab, &self.placeholders);
             observed.output = Some(output);
             let expected = self.expected(command);

@@ -1,7 +1,7 @@
 //! Network namespaces as hosts: one switch, a port a host, torn down when the test ends.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
 use std::thread;
+use std::time::Duration;
+
+use microk8s::base::wait;
 
 /// What every namespace and directory of the lab is called, before the process's id.
 pub const PREFIX: &str = "microk8s-it";
@@ -178,8 +181,18 @@ pub fn missing() -> Option<&'static str> {
 }
 
 /// Binds a port inside a namespace and hands the listener out of it.
-pub fn listen(namespace: &str, address: impl ToSocketAddrs + Send) -> TcpListener {
-    inside(namespace, || TcpListener::bind(address).unwrap())
+///
+/// A listener that was closed a moment ago may live on in a child of this process that another
+/// test is about to start; the port is free as soon as that child runs its program.
+pub fn listen(namespace: &str, address: impl ToSocketAddrs + Sync) -> TcpListener {
+    inside(namespace, || {
+        let (limit, pause) = (Duration::from_secs(10), Duration::from_millis(2));
+        let bound = wait::until(limit, pause, || match TcpListener::bind(&address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+            other => Some(other.unwrap()),
+        });
+        bound.unwrap()
+    })
 }
 
 /// Runs `work` on a thread of its own inside a network namespace. Sockets made there stay there.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -75,7 +75,10 @@ impl Peer {
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = network::listen(host.namespace(), "0.0.0.0:25000");
-        let configs = [tls(host, "certs/server"), tls(host, "certs/client")];
+        let configs = [
+            tls(host, "certs/server"),
+            tls(host, "certs/front-proxy-client"),
+        ];
         let state = Arc::new(State {
             requests: Mutex::default(),
             connections: Mutex::default(),
@@ -124,7 +127,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.state.stop.store(true, Ordering::SeqCst);
         for connection in self.state.connections.lock().unwrap().drain(..) {
-            let _ = connection.shutdown(std::net::Shutdown::Both);
+            let _ = connection.shutdown(Shutdown::Both);
         }
         // The listener sits in `accept`: one more connection lets it look at the flag.
         let _ = network::inside(&self.namespace, || {
@@ -175,13 +178,18 @@ fn accept(
                 Speaks::TlsAndThenAnother if !is_first => &configs[1],
                 _ => &configs[0],
             };
-            scope.spawn(move || match speaks {
-                Speaks::Nothing => hold(stream),
-                Speaks::PlainHttp => refuse_tls(stream),
-                Speaks::Tls | Speaks::TlsAndThenAnother => {
-                    let connection = ServerConnection::new(Arc::clone(config)).unwrap();
-                    serve(StreamOwned::new(connection, stream), goodbye, state, answer);
+            scope.spawn(move || {
+                // The list of connections holds a copy, which alone would keep this one open.
+                let copy = stream.try_clone().unwrap();
+                match speaks {
+                    Speaks::Nothing => hold(stream),
+                    Speaks::PlainHttp => refuse_tls(stream),
+                    Speaks::Tls | Speaks::TlsAndThenAnother => {
+                        let connection = ServerConnection::new(Arc::clone(config)).unwrap();
+                        serve(StreamOwned::new(connection, stream), goodbye, state, answer);
+                    }
                 }
+                let _ = copy.shutdown(Shutdown::Both);
             });
         }
     });
