@@ -1167,7 +1167,7 @@ fn with_and_without_an_agent_on_n2(hosts: &[&str], test: impl Fn(&Scene)) {
         let Some(scene) = Scene::new(hosts, agents) else {
             return;
         };
-        println!("with agents on {agents:?}");
+        eprintln!("with agents on {agents:?}");
         test(&scene);
     }
 }

@@ -10,6 +10,8 @@ mod agent_life;
 mod architecture;
 mod bad_input;
 mod compat;
+mod field_usage;
+mod generated;
 mod lab;
 mod signing;
 mod subprocesses;
