@@ -431,7 +431,7 @@ fn check(path: &Path, source: &str) -> Vec<Violation> {
             place: place.clone(),
             line,
             what,
-        })
+        });
     };
 
     if !source.starts_with("//!") {

@@ -12,6 +12,8 @@ mod bad_input;
 mod compat;
 mod dev_cluster;
 mod etcd_flow;
+mod field_usage;
+mod generated;
 mod lab;
 mod signing;
 mod subprocesses;

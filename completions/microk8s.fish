@@ -1,0 +1,67 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_microk8s_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_microk8s_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_microk8s_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_microk8s_using_subcommand
+    set -l cmd (__fish_microk8s_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c microk8s -n "__fish_microk8s_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microk8s -n "__fish_microk8s_needs_command" -s V -l version -d 'Print version'
+complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "add-node" -d 'Produce a connection string for a node to join the cluster'
+complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "join" -d 'Join the node to a cluster'
+complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "nodes" -d 'List the nodes of the cluster, as this node knows them'
+complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "agent" -d 'Run the agent of this node'
+complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "dev-cluster" -d 'Form a cluster on this machine, to try things out'
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s l -l token-ttl -d 'Seconds that the token is valid; -1 makes a token that is usable only once' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s t -l token -d 'The token to add, of 32 characters or more; a new one is made without it' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l format -d 'How to print the token' -r -f -a "pretty\t'Explained, for people'
+short\t'A join command for each address'
+token\t'The token alone'
+token-check\t'The token and the fingerprint'
+json\t'JSON'
+yaml\t'YAML'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l timeout -d 'Seconds that the datastore may take to list the node' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l worker -d 'Join as a worker only node'
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l controlplane -d 'Join running the control plane on HA clusters (the default)'
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l skip-verify -d 'Skip the certificate verification of the node we are joining to'
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l disable-low-memory-guard -d 'Join although this node has little memory'
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -s h -l help -d 'Print help'
+complete -c microk8s -n "__fish_microk8s_using_subcommand nodes" -s h -l help -d 'Print help'
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l bind -d 'The address and port to listen on for other nodes' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l keyfile -d 'The key of the certificate to serve' -r -F
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l certfile -d 'The certificate to serve' -r -F
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l timeout -d 'Seconds that a request may take' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l enable-metrics -d 'Accepted for MicroK8s\'s sake; there are no metrics yet' -r -f -a "true\t''
+false\t''"
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l min-tls-version -d 'The oldest version of TLS to speak' -r -f -a "tls12\t'TLS 1.2 and 1.3'
+tls13\t'TLS 1.3 only'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l node-dir -d 'The directory of a standalone node; made when there is none' -r -F
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l socket -d 'The socket of the local API' -r -F
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l node-name -d 'The name of a standalone node, when it is not the machine\'s' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l datastore-demo -d 'Runs a demonstration datastore beside a standalone node'
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l control-planes -d 'How many control plane nodes; more than one needs Debian\'s package go-dqlite' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l workers -d 'How many workers' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l port -d 'The port of the agents, on 127.0.0.1, 127.0.0.2 and so on' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l once -d 'End when the cluster has formed'
+complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -s h -l help -d 'Print help'
