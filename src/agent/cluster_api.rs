@@ -39,11 +39,14 @@ fn only(methods: MethodRouter<Arc<Shared>>) -> MethodRouter<Arc<Shared>> {
     methods.fallback(wrong_method)
 }
 
-async fn wrong_method() -> StatusCode {
+///
+/// The body is read, and thrown away: over HTTP/2 an answer that comes before the end of the
+/// request looks like a fault to some clients.
+async fn wrong_method(_body: Bytes) -> StatusCode {
     StatusCode::NOT_FOUND
 }
 
-async fn health() -> Response {
+async fn health(_body: Bytes) -> Response {
     #[derive(Serialize)]
     struct Health {
         status: &'static str,
@@ -53,7 +56,7 @@ async fn health() -> Response {
 
 /// An unknown path, or one that is not written plainly: those are led to the plain one
 /// (recording `http-http-1.1`, requests 7 and 8).
-async fn not_found(method: Method, uri: Uri) -> Response {
+async fn not_found(method: Method, uri: Uri, _body: Bytes) -> Response {
     let path = uri.path();
     let plain = plain_path(path);
     if plain == path || method == Method::CONNECT {

@@ -119,6 +119,11 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     sync_folder(folder_of(path))
 }
 
+/// Removes a folder that holds nothing; says whether it did.
+pub fn remove_empty_folder(path: &Path) -> bool {
+    fs::remove_dir(path).is_ok()
+}
+
 /// Removes a folder and all in it; one that is not there is no error.
 pub fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {

@@ -230,7 +230,7 @@ fn finish(folder: &Path) -> Result<(), JournalError> {
     remove_done(folder)?;
     // Where no agent keeps its state, nothing is left behind.
     if let Some(own) = folder.parent() {
-        let _ = std::fs::remove_dir(own);
+        atomic_file::remove_empty_folder(own);
     }
     Ok(())
 }

@@ -1,13 +1,16 @@
 //! Certificate authorities: making one, reading one, and what it signs.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use der::asn1::BitString;
 use der::pem::LineEnding;
 use der::{Decode, Encode};
 use rand::TryRng;
-use rustls::pki_types::CertificateDer;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::{SubjectAltName, SubjectKeyIdentifier};
 use x509_cert::serial_number::SerialNumber;
@@ -49,8 +52,9 @@ impl Ca {
         ))
     }
 
-    /// Reads one from the PEM of its certificate and of its key.
+    /// Reads one from the PEM of its certificate and of its key, which must belong together.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, PkiError> {
+        check_pair(certificate, key)?;
         Ok(Self {
             certificate: parse(certificate)?,
             key: PrivateKey::from_pem(key)?,
@@ -192,6 +196,25 @@ fn random_serial() -> Result<SerialNumber, PkiError> {
     Ok(SerialNumber::new(&bytes)?)
 }
 
+/// Makes sure that a key (PEM, of any kind that TLS knows) is that of a certificate (PEM).
+pub fn check_pair(certificate: &str, key: &str) -> Result<(), PkiError> {
+    let der = CertificateDer::from(certificate_der(certificate)?);
+    CertifiedKey::new(vec![der], signing_key(key)?)
+        .keys_match()
+        .map_err(|_| PkiError::malformed("pair", "the key is not that of the certificate"))
+}
+
+/// Makes sure that a text holds a private key, PEM.
+pub fn check_key(key: &str) -> Result<(), PkiError> {
+    signing_key(key).map(drop)
+}
+
+fn signing_key(pem: &str) -> Result<Arc<dyn SigningKey>, PkiError> {
+    let der = PrivateKeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|error| PkiError::malformed("private key", error))?;
+    any_supported_type(&der).map_err(|error| PkiError::malformed("private key", error))
+}
+
 /// The DER of the first certificate in a PEM text.
 pub fn certificate_der(pem: &str) -> Result<Vec<u8>, PkiError> {
     CertificateDer::from_pem_slice(pem.as_bytes())
@@ -245,6 +268,16 @@ mod tests {
     fn ca() -> (Ca, String) {
         let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
         Ca::create(&Subject::common_name("10.152.183.1"), key).unwrap()
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_makes_no_authority() {
+        let (_, certificate) = ca();
+        let other = PrivateKey::generate(Bits::Rsa2048).unwrap();
+        let other = other.to_pem().unwrap();
+        assert!(Ca::from_pem(&certificate, other.expose()).is_err());
+        check_key(other.expose()).unwrap();
+        assert!(check_key("no key").is_err());
     }
 
     #[test]

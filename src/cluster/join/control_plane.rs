@@ -1,6 +1,6 @@
 //! Joining a cluster on dqlite as a control plane node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::base::secret::Secret;
@@ -14,7 +14,7 @@ use crate::cluster::join::{Audience, still_wanted};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
 use crate::model::endpoint;
-use crate::pki::ca::{Ca, LONG, Profile};
+use crate::pki::ca::{self, Ca, LONG, Profile};
 use crate::store::dqlite::{self, Member};
 use crate::store::known_users;
 use crate::store::layout::Lock;
@@ -70,9 +70,12 @@ impl Plan {
         let ca_key = answer.need("ca_key", answer.ca_key.as_ref())?;
         let ca =
             Ca::from_pem(&ca_pem, ca_key.expose()).map_err(|error| answer.bad("ca_key", error))?;
-        answer.need("service_account_key", answer.service_account_key.as_ref())?;
+        let account_key =
+            answer.need("service_account_key", answer.service_account_key.as_ref())?;
+        ca::check_key(account_key.expose())
+            .map_err(|error| answer.bad("service_account_key", error))?;
         answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
-        answer.need("callback_token", answer.callback_token.as_ref())?;
+        answer.need_callback_token()?;
         let datastore = match &answer.etcd_servers {
             Some(servers) => Datastore::Etcd {
                 servers: servers.clone(),
@@ -97,8 +100,19 @@ impl Plan {
         own: IpAddr,
     ) -> Result<Datastore, JoinError> {
         let voters = answer.need("voters", answer.voters.as_ref())?;
+        // A node that is given nobody to join would begin a cluster of its own.
+        if voters.is_empty() {
+            return Err(answer.bad("voters", "it names nobody"));
+        }
+        for voter in voters {
+            voter
+                .parse::<SocketAddr>()
+                .map_err(|error| answer.bad("voters", error))?;
+        }
         let certificate = answer.need("cluster_cert", answer.cluster_cert.clone())?;
         let key = answer.need("cluster_key", answer.cluster_key.clone())?;
+        ca::check_pair(&certificate, key.expose())
+            .map_err(|error| answer.bad("cluster_key", error))?;
         // The port of the datastore is that of the one that the node has.
         let port = node
             .layout

@@ -62,12 +62,18 @@ impl Plan {
 
         let server_key = NodeKey::read_or_make(node, "server")?;
         let etcd_request = csr::create(&Subject::microk8s_server(), &[], &server_key.key)?;
-        let etcd_certificate =
-            contact.sign("etcd", order.url.token.clone(), etcd_request.clone())?;
+        let etcd_certificate = contact.sign(
+            "etcd",
+            order.url.token.clone(),
+            etcd_request.clone(),
+            &server_key,
+            &ca,
+        )?;
         let authentication = if mode == "Cert" {
             Authentication::Certificates(Identities::obtain(
                 node,
                 contact,
+                &ca,
                 proxy.with_suffix(CertificatePurpose::Proxy.suffix()),
                 kubelet.with_suffix(CertificatePurpose::Kubelet.suffix()),
             )?)

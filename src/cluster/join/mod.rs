@@ -12,8 +12,10 @@ mod peer;
 mod worker;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::base::file_lock::{FileLock, FileLockError};
+use crate::base::wait;
 use crate::cluster::first_join;
 use crate::cluster::journal;
 use crate::cluster::node::Node;
@@ -25,6 +27,10 @@ use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
 use change::Change;
 pub use error::JoinError;
 use peer::Contact;
+
+/// How long another join of the node may take to end, and how often that is looked at.
+const BUSY_LIMIT: Duration = Duration::from_secs(60);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Who wants to know how a join goes.
 pub trait Audience {
@@ -147,15 +153,24 @@ fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
 
 /// One join at a time on one node. The lock is on the folder of MicroK8s's lock files, so that a
 /// join that fails leaves nothing behind.
+///
+/// One that is under way is waited for: it may be one whose caller was killed, and that is being
+/// taken back right now.
 fn take_lock(node: &Node) -> Result<FileLock, JoinError> {
     let folder = node.layout.lock_folder();
-    FileLock::try_take_folder(&folder).map_err(|error| match error {
-        FileLockError::Held => JoinError::Busy,
-        FileLockError::Io(source) => JoinError::NoNode {
+    let taken = wait::until(BUSY_LIMIT, BUSY_PAUSE, || {
+        match FileLock::try_take_folder(&folder) {
+            Err(FileLockError::Held) => None,
+            Ok(lock) => Some(Ok(lock)),
+            Err(FileLockError::Io(source)) => Some(Err(source)),
+        }
+    });
+    taken
+        .ok_or(JoinError::Busy)?
+        .map_err(|source| JoinError::NoNode {
             path: folder,
             source,
-        },
-    })
+        })
 }
 
 /// What the node is in the cluster of the node that shows this certificate; `None` when it is

@@ -7,12 +7,14 @@ use serde::de::DeserializeOwned;
 
 use crate::base::secret::Secret;
 use crate::client::remote::{Peer, Reply};
+use crate::cluster::join::change::NodeKey;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::role::Role;
 use crate::model::token::Token;
+use crate::pki::ca;
 use crate::wire::error_body::TokenRefusal;
 use crate::wire::local_v1::JoinOrder;
 use crate::wire::{cluster_v1, cluster_v2, routes};
@@ -84,12 +86,15 @@ impl Contact {
         self.ask(routes::V1_JOIN, &request)
     }
 
-    /// Has a certificate signed; PEM.
+    /// Has a certificate signed for a key, and makes sure that it is that key's and that the
+    /// cluster's authority signed it; PEM.
     pub fn sign(
         &mut self,
         certificate: &'static str,
         token: Token,
         request: String,
+        key: &NodeKey,
+        authority: &str,
     ) -> Result<String, JoinError> {
         let request = cluster_v1::SignCertRequest { token, request };
         let reply = self.peer.post(routes::V1_SIGN_CERT, &request)?;
@@ -101,7 +106,13 @@ impl Contact {
             });
         }
         let answer: Answer<cluster_v1::SignCertResponse> = self.read(&reply)?;
-        answer.need("certificate", answer.certificate.clone())
+        let signed = answer.need("certificate", answer.certificate.clone())?;
+        ca::check_pair(&signed, key.pem.expose())
+            .map_err(|error| answer.bad("certificate", error))?;
+        if !ca::is_signed_by(&ca::certificate_der(&signed)?, authority) {
+            return Err(answer.bad("certificate", "the cluster's authority did not sign it"));
+        }
+        Ok(signed)
     }
 
     fn ask<T: DeserializeOwned>(
@@ -176,6 +187,17 @@ impl<T> Answer<T> {
             field,
             why: why.to_string(),
         }
+    }
+}
+
+impl Answer<cluster_v2::JoinResponse> {
+    /// The token with which the cluster's agents are called: one line that is not empty.
+    pub fn need_callback_token(&self) -> Result<(), JoinError> {
+        let token = self.need("callback_token", self.callback_token.as_ref())?;
+        if token.is_empty() || token.expose().contains(char::is_whitespace) {
+            return Err(self.bad("callback_token", "it is no single word"));
+        }
+        Ok(())
     }
 }
 

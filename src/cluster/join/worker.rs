@@ -11,8 +11,8 @@ use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
 use crate::model::endpoint;
 use crate::model::token::Token;
-use crate::pki::csr;
 use crate::pki::name::{AltName, Subject};
+use crate::pki::{ca, csr};
 use crate::store::layout::Lock;
 use crate::store::token_files::CALLBACK_TOKEN;
 use crate::store::tokens::CertificatePurpose;
@@ -49,7 +49,8 @@ impl Plan {
         let ca = answer.need("ca", answer.ca.clone())?;
         let port = answer.need("apiport", answer.apiport.as_deref())?;
         answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
-        answer.need("callback_token", answer.callback_token.as_ref())?;
+        answer.need_callback_token()?;
+        ca::certificate_der(&ca).map_err(|error| answer.bad("ca", error))?;
         let proxy = node
             .layout
             .read(&node.layout.args("traefik/traefik-template.yaml"))?;
@@ -75,6 +76,7 @@ impl Plan {
         let identities = Identities::obtain(
             node,
             contact,
+            &ca,
             token.with_suffix(CertificatePurpose::Proxy.suffix()),
             token.with_suffix(CertificatePurpose::Kubelet.suffix()),
         )?;
@@ -146,6 +148,7 @@ impl Identities {
     pub fn obtain(
         node: &Node,
         contact: &mut Contact,
+        ca: &str,
         proxy_token: Token,
         kubelet_token: Token,
     ) -> Result<Self, JoinError> {
@@ -160,7 +163,7 @@ impl Identities {
          -> Result<(NodeKey, String), JoinError> {
             let key = NodeKey::read_or_make(node, name)?;
             let request = csr::create(subject, names, &key.key)?;
-            let certificate = contact.sign(name, token, request)?;
+            let certificate = contact.sign(name, token, request, &key, ca)?;
             Ok((key, certificate))
         };
         let proxy = obtain(
