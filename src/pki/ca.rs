@@ -10,7 +10,7 @@ use rand::TryRng;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::sign::SigningKey;
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::{SubjectAltName, SubjectKeyIdentifier};
 use x509_cert::serial_number::SerialNumber;
@@ -197,11 +197,21 @@ fn random_serial() -> Result<SerialNumber, PkiError> {
 }
 
 /// Makes sure that a key (PEM, of any kind that TLS knows) is that of a certificate (PEM).
+///
+/// The TLS library would do that too, but for certificates of version 3 only.
 pub fn check_pair(certificate: &str, key: &str) -> Result<(), PkiError> {
-    let der = CertificateDer::from(certificate_der(certificate)?);
-    CertifiedKey::new(vec![der], signing_key(key)?)
-        .keys_match()
-        .map_err(|_| PkiError::malformed("pair", "the key is not that of the certificate"))
+    let certificate = parse(certificate)?;
+    let certified = certificate
+        .tbs_certificate()
+        .subject_public_key_info()
+        .to_der()?;
+    match signing_key(key)?.public_key() {
+        Some(public_key) if public_key.as_ref() == certified => Ok(()),
+        _ => Err(PkiError::malformed(
+            "pair",
+            "the key is not that of the certificate",
+        )),
+    }
 }
 
 /// Makes sure that a text holds a private key, PEM.
@@ -274,7 +284,15 @@ mod tests {
     fn a_key_of_another_certificate_makes_no_authority() {
         let (_, certificate) = ca();
         let other = PrivateKey::generate(Bits::Rsa2048).unwrap();
-        let other = other.to_pem().unwrap();
+        let (ca, _) = ca();
+        let other_pem = other.to_pem().unwrap();
+        for profile in [Profile::Client(vec![]), Profile::Server(vec![])] {
+            let own = ca
+                .issue(&Subject::kubelet("n2"), &other, profile, LONG)
+                .unwrap();
+            check_pair(&own, other_pem.expose()).unwrap();
+        }
+        let other = other_pem;
         assert!(Ca::from_pem(&certificate, other.expose()).is_err());
         check_key(other.expose()).unwrap();
         assert!(check_key("no key").is_err());
