@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
 use crate::cli::output::{self, Printer};
-use crate::cli::texts;
+use crate::cli::{self, texts};
 use crate::host::process;
 
 /// Where snapd puts the snap's command.
 const SNAP_COMMAND: &str = "/snap/bin/microk8s";
-/// Our own subcommands, as the list of subcommands names them.
-const OWN: [&str; 6] = ["add-node", "agent", "dev-cluster", "join", "leave", "nodes"];
 
 /// Becomes the snap's command, when there is one.
 pub fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer) -> ExitStatus {
@@ -63,7 +61,12 @@ fn is_this_program(other: &Path) -> bool {
 
 /// Our subcommands, and those that the snap has a wrapper for.
 fn known() -> Vec<String> {
-    let mut names: Vec<String> = OWN.iter().map(|name| (*name).to_owned()).collect();
+    let command = cli::command();
+    let mut names: Vec<String> = command
+        .get_subcommands()
+        .map(|own| own.get_name().to_owned())
+        .chain(["leave".to_owned()])
+        .collect();
     let snap = env_vars::path(env_vars::SNAP);
     for entry in snap
         .and_then(|snap| std::fs::read_dir(snap).ok())

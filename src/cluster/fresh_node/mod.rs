@@ -5,6 +5,7 @@
 
 mod files;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -155,20 +156,20 @@ impl Writer<'_> {
             "controller",
             "apiserver-kubelet-client",
         ])?;
-        let mut take = |name: &str| -> PrivateKey {
-            let place = keys.iter().position(|(known, _)| *known == name);
-            keys.swap_remove(place.unwrap_or_default()).1
+        let mut take = |name: &str| {
+            keys.remove(name)
+                .ok_or(PkiError::Crypto("find a key that was made"))
         };
 
         let server_names = server_names(fresh);
-        let ca_key = take("ca");
+        let ca_key = take("ca")?;
         self.key("certs/ca.key", &ca_key)?;
         let (ca, ca_pem) = Ca::create(&Subject::common_name("10.152.183.1"), ca_key)?;
         self.file("certs/ca.crt", &ca_pem, 0o644)?;
         self.file("certs/ca.srl", &random_serial()?, 0o644)?;
-        self.key("certs/serviceaccount.key", &take("serviceaccount"))?;
+        self.key("certs/serviceaccount.key", &take("serviceaccount")?)?;
 
-        let server = take("server");
+        let server = take("server")?;
         self.key("certs/server.key", &server)?;
         let subject = Subject::microk8s_server();
         self.file(
@@ -184,12 +185,12 @@ impl Writer<'_> {
         )?;
         self.file("certs/server.crt", &certificate, 0o644)?;
 
-        let front_key = take("front-proxy-ca");
+        let front_key = take("front-proxy-ca")?;
         self.key("certs/front-proxy-ca.key", &front_key)?;
         let (front_ca, front_pem) = Ca::create(&Subject::common_name("front-proxy-ca"), front_key)?;
         self.file("certs/front-proxy-ca.crt", &front_pem, 0o644)?;
         self.file("certs/front-proxy-ca.srl", &random_serial()?, 0o644)?;
-        let front = take("front-proxy-client");
+        let front = take("front-proxy-client")?;
         self.key("certs/front-proxy-client.key", &front)?;
         let subject = Subject::common_name("front-proxy-client");
         self.file(
@@ -202,7 +203,7 @@ impl Writer<'_> {
         self.file("certs/front-proxy-client.crt", &certificate, 0o644)?;
 
         for user in client_certificates(&fresh.hostname, &fresh.addresses) {
-            let key = take(user.file);
+            let key = take(user.file)?;
             let key_pem = self.key(&format!("certs/{}.key", user.file), &key)?;
             let certificate =
                 ca.issue(&user.subject, &key, Profile::Client(user.names), ca::LONG)?;
@@ -361,8 +362,8 @@ fn random_serial() -> Result<String, FreshNodeError> {
 }
 
 /// New keys, made on all processors at once: they are most of the work of a fresh node.
-fn generate_keys(names: &[&'static str]) -> Result<Vec<(&'static str, PrivateKey)>, PkiError> {
-    let made = Mutex::new(Vec::new());
+fn generate_keys(names: &[&'static str]) -> Result<HashMap<&'static str, PrivateKey>, PkiError> {
+    let made = Mutex::new(HashMap::new());
     let wanted = Mutex::new(names.to_vec());
     let workers = thread::available_parallelism()
         .map_or(1, usize::from)
@@ -377,7 +378,7 @@ fn generate_keys(names: &[&'static str]) -> Result<Vec<(&'static str, PrivateKey
             let key = PrivateKey::generate(Bits::Rsa2048)?;
             made.lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push((name, key));
+                .insert(name, key);
         }
     };
     thread::scope(|scope| {
