@@ -15,6 +15,7 @@ mod etcd_flow;
 mod field_usage;
 mod generated;
 mod lab;
+mod membership;
 mod signing;
 mod subprocesses;
 mod tokens;
