@@ -43,7 +43,8 @@ value() { sed -n "s/^$1: *//p" "$2"; }
 if [ -e init.yaml ] && [ ! -e cluster.yaml ]; then
     own=$(value Address init.yaml) id=100
     : > cluster.yaml
-    for address in $(sed -n "s/^ *- *\\([0-9a-f.:'[]\\)/\\1/p" init.yaml); do
+    # Addresses keep the quotes that they have: those of IPv6 need them.
+    for address in $(sed -n 's/^ *- *//p' init.yaml); do
         printf -- '- Address: %s\n  ID: %s\n  Role: 0\n' "$address" "$id" >> cluster.yaml
         id=$((id + 1))
     done
@@ -76,7 +77,8 @@ if [ -e "$here/dqlite.json" ]; then
 fi
 awk '
     BEGIN { printf "[" }
-    /Address:/ { address = $NF; gsub(/\047/, "", address) }
+    { gsub(/[\047"]/, "") }
+    /Address:/ { address = $NF }
     /ID:/ { id = $NF }
     /Role:/ { printf "%s{\"ID\":%s,\"Address\":\"%s\",\"Role\":%s}", sep, id, address, $NF; sep = "," }
     END { print "]" }

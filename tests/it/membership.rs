@@ -1,0 +1,329 @@
+//! Joins that no recording shows: members that come again, nodes on IPv6, settings of their own,
+//! and what must be true before a node is called a member.
+
+use std::time::Instant;
+
+use crate::compat::requests::curl_line;
+use crate::lab::network::ip;
+use crate::lab::{Host, Lab};
+
+const MEMBER: &str =
+    "Contacting cluster at 10.99.0.11\nThis node is already a member of the cluster.\n";
+
+fn join_line(host: &Host) -> String {
+    let lines = host.shell("microk8s add-node --format short").ok();
+    lines.lines().next().unwrap().to_owned()
+}
+
+/// Both ways to join: in the process of the command, and through an agent on the joining node.
+fn both_ways(hosts: &[&str], test: impl Fn(&Lab)) {
+    for through_agent in [false, true] {
+        let Some(lab) = Lab::new(hosts) else {
+            return;
+        };
+        let _agents: Vec<_> = lab
+            .hosts()
+            .iter()
+            .filter(|host| through_agent || host.name == "n1")
+            .map(Host::agent)
+            .collect();
+        test(&lab);
+    }
+}
+
+#[test]
+fn a_member_that_joins_again_is_told_so_and_nothing_changes_anywhere() {
+    for (first, again, warns) in [
+        ("--worker", "--worker", false),
+        ("", "", false),
+        ("--worker", "", true),
+        ("", "--worker", true),
+    ] {
+        both_ways(&["n1", "n2", "n3"], |lab| {
+            let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+            n2.shell(&format!("{} {first}", join_line(n1))).ok();
+            let line = join_line(n1);
+            let before = (n1.snapshot(), n2.snapshot());
+            n2.stand_ins.forget_calls();
+            let output = n2.shell(&format!("{line} {again}"));
+            assert_eq!(
+                (output.code, output.stdout.as_str()),
+                (Some(0), MEMBER),
+                "{output:?}"
+            );
+            assert_eq!(output.stderr.starts_with("warning: "), warns, "{output:?}");
+            assert_eq!(
+                output.stderr.lines().count(),
+                usize::from(warns),
+                "{output:?}"
+            );
+            assert!(before == (n1.snapshot(), n2.snapshot()));
+            assert!(
+                n2.stand_ins
+                    .calls()
+                    .iter()
+                    .all(|call| call.starts_with("dqlite ")),
+                "{:?}",
+                n2.stand_ins.calls()
+            );
+            // The token was not touched.
+            lab.host("n3").shell(&format!("{line} --worker")).ok();
+        });
+    }
+}
+
+#[test]
+fn a_node_is_a_member_when_the_datastore_lists_its_very_address() {
+    both_ways(&["n1", "n2"], |lab| {
+        let n2 = lab.host("n2");
+        let before = n2.snapshot();
+        n2.stand_ins
+            .dqlite_lists(&["10.99.0.11:19001", "10.99.0.120:19001", "110.99.0.12:19001"]);
+        let output = n2.shell(&format!("{} --timeout 1", join_line(lab.host("n1"))));
+        assert_eq!(output.code, Some(8), "{output:?}");
+        assert!(!output.stdout.contains("Successfully"), "{output:?}");
+        assert!(before == n2.snapshot());
+        // The services run as they did before, on the datastore that they had.
+        let calls = n2.stand_ins.calls();
+        let after = |call: &str| calls.iter().rposition(|known| known.ends_with(call));
+        let back = [
+            after("start microk8s.daemon-k8s-dqlite"),
+            after("start microk8s.daemon-kubelite"),
+        ];
+        let stopped = calls
+            .iter()
+            .rposition(|call| call.starts_with("snapctl stop"));
+        assert!(
+            back.iter().all(|position| *position > stopped),
+            "{calls:#?}"
+        );
+    });
+}
+
+#[test]
+fn a_control_plane_join_waits_for_no_clock() {
+    both_ways(&["n1", "n2"], |lab| {
+        let line = join_line(lab.host("n1"));
+        let began = Instant::now();
+        lab.host("n2").shell(&line).ok();
+        // MicroK8s sleeps for ten seconds here, whatever the services do.
+        assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn a_token_whose_join_failed_on_the_contacted_node_serves_the_next_try() {
+    both_ways(&["n1", "n2"], |lab| {
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let line = format!("{} --worker", join_line(n1));
+        n1.shell("mv $SNAP_DATA/certs/ca.key $SNAP_DATA/certs/away")
+            .ok();
+        let before = n2.snapshot();
+        let output = n2.shell(&line);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(before == n2.snapshot());
+        n1.shell("mv $SNAP_DATA/certs/away $SNAP_DATA/certs/ca.key")
+            .ok();
+        n2.shell(&line).ok();
+    });
+}
+
+#[test]
+fn a_token_whose_join_failed_on_the_joining_node_serves_its_next_try_and_no_other_node() {
+    both_ways(&["n1", "n2", "n3"], |lab| {
+        let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+        let line = format!("{} --worker", join_line(n1));
+        n2.stand_ins
+            .fail_service("restart", "microk8s.daemon-kubelite");
+        let output = n2.shell(&line);
+        assert_ne!(output.code, Some(0), "{output:?}");
+        n2.stand_ins.repair_services();
+        assert_eq!(n3.shell(&line).code, Some(6));
+        n2.shell(&line).ok();
+    });
+}
+
+#[test]
+fn nodes_join_over_ipv6_by_the_string_that_add_node_prints() {
+    for (role, through_agent) in [
+        ("--worker", false),
+        ("--worker", true),
+        ("", false),
+        ("", true),
+    ] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        for (host, address) in [("n1", "fd99::11"), ("n2", "fd99::12")] {
+            let host = lab.host(host);
+            let address = format!("{address}/64");
+            let add = ["address", "add", &address, "dev", "eth0", "nodad"];
+            ip(&[&["-netns", host.namespace()], &add[..]].concat()).unwrap();
+            // All addresses of both kinds.
+            let arguments = host.read("args/cluster-agent").replace("0.0.0.0:", "[::]:");
+            host.write("args/cluster-agent", &arguments, 0o644);
+        }
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let _agent = n1.agent();
+        let _other = through_agent.then(|| n2.agent());
+        let lines = n1.shell("microk8s add-node --format short").ok();
+        let line = lines
+            .lines()
+            .find(|line| line.contains("fd99::11"))
+            .unwrap();
+        assert!(
+            line.starts_with("microk8s join [fd99::11]:25000/"),
+            "{lines}"
+        );
+        let output = n2.shell(&format!("{line} {role}"));
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert!(
+            output
+                .stdout
+                .starts_with("Contacting cluster at fd99::11\n"),
+            "{output:?}"
+        );
+        match role {
+            "" => {
+                let init = "Address: '[fd99::12]:19001'\nCluster:\n- '[fd99::11]:19001'\n";
+                let made = n2
+                    .read("var/kubernetes/backend/init.yaml")
+                    .replace('"', "'");
+                assert_eq!(made, init);
+            }
+            _ => assert!(
+                n2.read("args/traefik/provider.yaml")
+                    .contains("[fd99::11]:16443")
+            ),
+        }
+    }
+}
+
+#[test]
+fn only_the_autodetection_method_of_the_pod_network_is_changed() {
+    both_ways(&["n1", "n2"], |lab| {
+        let yaml = "kind: DaemonSet\n\
+            \x20 - name: SOMETHING_ELSE\n    value: \"first-found\"\n\
+            \x20 - name: IP_AUTODETECTION_METHOD\n    value: \"first-found\"\n\
+            \x20 - name: IP6_AUTODETECTION_METHOD\n    value: \"first-found\"\n\
+            # first-found\n";
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        for host in [n1, n2] {
+            host.write("args/cni-network/cni.yaml", yaml, 0o644);
+        }
+        n2.shell(&join_line(n1)).ok();
+        for (host, target) in [(n1, "10.99.0.12"), (n2, "10.99.0.11")] {
+            let expected = yaml.replacen(
+                "IP_AUTODETECTION_METHOD\n    value: \"first-found\"",
+                &format!("IP_AUTODETECTION_METHOD\n    value: \"can-reach={target}\""),
+                1,
+            );
+            assert_eq!(host.read("args/cni-network/cni.yaml"), expected);
+        }
+    });
+}
+
+#[test]
+fn a_worker_knows_all_control_planes_that_the_answer_names() {
+    both_ways(&["n1", "n2"], |lab| {
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        n1.stand_ins
+            .control_plane_nodes(&[("n1", "10.99.0.11"), ("n3", "10.99.0.13")]);
+        n2.shell(&format!("{} --worker", join_line(n1))).ok();
+        let provider = n2.read("args/traefik/provider.yaml");
+        for address in ["10.99.0.11:16443", "10.99.0.13:16443"] {
+            assert!(
+                provider.contains(&format!("- address: {address}\n")),
+                "{provider}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_comment_in_the_contacted_nodes_arguments_is_no_argument() {
+    for role in ["--worker", ""] {
+        both_ways(&["n1", "n2"], |lab| {
+            let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+            let arguments = n1.read("args/kubelet") + "# --node-ip is left to the kubelet\n";
+            n1.write("args/kubelet", &arguments, 0o644);
+            n2.shell(&format!("{} {role}", join_line(n1))).ok();
+            let arguments = n2.read("args/kubelet");
+            assert!(
+                !arguments.lines().any(|line| line.starts_with("--node-ip")),
+                "{arguments}"
+            );
+        });
+    }
+}
+
+/// The answer to a join request of n2 as a control plane node, with one more option for curl.
+fn ask(lab: &Lab, option: &str) -> (u16, serde_json::Value) {
+    let token = lab
+        .host("n1")
+        .shell("microk8s add-node --format token")
+        .ok();
+    let body = serde_json::json!({
+        "token": token.trim(), "hostname": "n2", "port": "25000", "worker": null,
+        "can_handle_x509_auth": true, "can_handle_custom_etcd": true,
+    });
+    let line =
+        format!("curl -k https://10.99.0.11:25000/cluster/api/v2.0/join -d '{body}' {option}");
+    let answer = curl_line(lab.host("n2"), &line);
+    (answer.status, serde_json::from_str(&answer.body).unwrap())
+}
+
+#[test]
+fn the_host_header_decides_nothing() {
+    for host in [
+        "10.99.0.12:25000",
+        "10.99.0.77:25000",
+        "localhost",
+        "evil.example:1",
+    ] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let _agent = lab.host("n1").agent();
+        let (status, answer) = ask(&lab, &format!("-H 'Host: {host}'"));
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["voters"], serde_json::json!(["10.99.0.11:19001"]));
+    }
+}
+
+#[test]
+fn a_contacted_node_whose_args_name_no_address_listens_on_the_usual_port() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let n1 = lab.host("n1");
+    let arguments: String = n1
+        .read("args/cluster-agent")
+        .lines()
+        .filter(|line| !line.starts_with("--bind"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    n1.write("args/cluster-agent", &arguments, 0o644);
+    let _agent = n1.agent();
+    let (status, answer) = ask(&lab, "");
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[test]
+fn the_log_tells_who_asked_for_what_and_why_it_was_refused() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let agent = lab.host("n1").agent();
+    let unknown = format!("10.99.0.11:25000/{}", "f".repeat(32));
+    lab.host("n2")
+        .run(&["microk8s", "join", &unknown, "--worker"]);
+    let log = agent.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("Invalid token"))
+        .unwrap();
+    for part in ["10.99.0.12", "n2", "worker", "unknown"] {
+        assert!(line.contains(part), "`{part}` is missing in: {line}");
+    }
+}
