@@ -124,7 +124,7 @@ async fn join_v2(
         caller,
         &request.token,
         &request.hostname,
-        Some(request.worker.to_string()),
+        Some(request.worker.role().to_string()),
     );
     answer(shared, line, move |gate| gate.join(&request, caller)).await
 }

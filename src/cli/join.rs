@@ -116,6 +116,7 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
                 } else {
                     Role::ControlPlane
                 },
+                role_was_named: args.worker || args.controlplane,
                 skip_verify: args.skip_verify,
                 disable_low_memory_guard: args.disable_low_memory_guard,
                 timeout_seconds: args.timeout,

@@ -183,7 +183,7 @@ impl Gate {
             return Err(AdmitError::NeedsCustomEtcd);
         }
         // All that the answer needs is read before the token is touched.
-        let answer = match request.worker {
+        let answer = match request.worker.role() {
             Role::Worker => self.common_answer(caller)?,
             Role::ControlPlane => self.answer_for_control_plane(request, caller, uses_dqlite)?,
         };
@@ -193,7 +193,7 @@ impl Gate {
             .reserve(&request.token, &joining, is_member)?
             .map_err(AdmitError::InvalidToken)?;
         let answer = self.make_ready(answer, caller, uses_dqlite)?;
-        let answer = match request.worker {
+        let answer = match request.worker.role() {
             Role::Worker => cluster_v2::JoinResponse {
                 control_plane_nodes: Some(self.control_plane_nodes()?),
                 ..answer
@@ -204,11 +204,11 @@ impl Gate {
             },
             Role::ControlPlane => answer,
         };
-        let certificates: &[CertificatePurpose] = match request.worker {
+        let certificates: &[CertificatePurpose] = match request.worker.role() {
             Role::Worker => &[CertificatePurpose::Kubelet, CertificatePurpose::Proxy],
             Role::ControlPlane => &[],
         };
-        reservation.commit(request.worker, certificates)?;
+        reservation.commit(request.worker.role(), certificates)?;
         Ok(answer)
     }
 
@@ -234,7 +234,7 @@ impl Gate {
                 address: caller.remote,
             });
         }
-        if request.worker == Role::Worker && NodeName::parse(&joining.name).is_err() {
+        if request.worker.role() == Role::Worker && NodeName::parse(&joining.name).is_err() {
             return Err(AdmitError::NoName(request.hostname.clone()));
         }
         Ok(())

@@ -20,19 +20,42 @@ pub struct JoinRequest {
     /// The port of the joining node's agent, as text.
     pub port: String,
     /// What the node joins as.
-    #[serde(serialize_with = "role_as_sent")]
-    pub worker: Role,
+    pub worker: RequestedRole,
     /// The node makes its own client certificates.
     pub can_handle_x509_auth: bool,
     /// The node can be told of an external etcd.
     pub can_handle_custom_etcd: bool,
 }
 
-/// MicroK8s's client sends `"as-worker"`, or `null` for a control plane node.
-fn role_as_sent<S: serde::Serializer>(role: &Role, serializer: S) -> Result<S::Ok, S::Error> {
-    match role {
-        Role::Worker => serializer.serialize_str("as-worker"),
-        Role::ControlPlane => serializer.serialize_none(),
+/// The role in a request, as MicroK8s's client writes it (recordings `join-worker-ok`,
+/// `join-controlplane-flag`, `join-controlplane-ok`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestedRole {
+    /// `"as-worker"`.
+    Worker,
+    /// `"as-master"`: the operator asked for it.
+    ControlPlane,
+    /// `null`: nobody said anything, which means control plane.
+    Unsaid,
+}
+
+impl RequestedRole {
+    /// The role that is meant.
+    pub const fn role(self) -> Role {
+        match self {
+            Self::Worker => Role::Worker,
+            Self::ControlPlane | Self::Unsaid => Role::ControlPlane,
+        }
+    }
+}
+
+impl Serialize for RequestedRole {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Worker => serializer.serialize_str("as-worker"),
+            Self::ControlPlane => serializer.serialize_str("as-master"),
+            Self::Unsaid => serializer.serialize_none(),
+        }
     }
 }
 
@@ -49,9 +72,9 @@ impl JoinRequest {
             hostname: fields.text("hostname")?.to_owned(),
             port: fields.text("port")?.to_owned(),
             worker: if is_worker {
-                Role::Worker
+                RequestedRole::Worker
             } else {
-                Role::ControlPlane
+                RequestedRole::Unsaid
             },
             can_handle_x509_auth: fields.flag("can_handle_x509_auth")?,
             can_handle_custom_etcd: fields.flag("can_handle_custom_etcd")?,
@@ -122,7 +145,7 @@ mod tests {
             token: Token::presented("0123456789abcdef0123456789abcdef"),
             hostname: "n2".into(),
             port: "25000".into(),
-            worker: Role::Worker,
+            worker: RequestedRole::Worker,
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
         };
@@ -130,15 +153,16 @@ mod tests {
             serde_json::to_string(&request).unwrap(),
             r#"{"token":"0123456789abcdef0123456789abcdef","hostname":"n2","port":"25000","worker":"as-worker","can_handle_x509_auth":true,"can_handle_custom_etcd":true}"#
         );
-        let as_control_plane = JoinRequest {
-            worker: Role::ControlPlane,
-            ..request
-        };
-        assert!(
-            serde_json::to_string(&as_control_plane)
-                .unwrap()
-                .contains(r#""worker":null"#)
-        );
+        for (worker, text) in [
+            (RequestedRole::ControlPlane, r#""worker":"as-master""#),
+            (RequestedRole::Unsaid, r#""worker":null"#),
+        ] {
+            let request = JoinRequest {
+                worker,
+                ..request.clone()
+            };
+            assert!(serde_json::to_string(&request).unwrap().contains(text));
+        }
     }
 
     #[test]
@@ -155,7 +179,7 @@ mod tests {
         ] {
             let body = format!("{{\"worker\": {worker}}}");
             assert_eq!(
-                JoinRequest::read(body.as_bytes()).unwrap().worker,
+                JoinRequest::read(body.as_bytes()).unwrap().worker.role(),
                 role,
                 "{worker}"
             );

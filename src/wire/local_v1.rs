@@ -53,6 +53,8 @@ pub struct JoinOrder {
     pub url: JoinUrl,
     /// What to join as.
     pub role: Role,
+    /// Whether the operator named the role; MicroK8s's client tells the contacted node.
+    pub role_was_named: bool,
     /// Whether the contacted node's certificate may be any.
     pub skip_verify: bool,
     /// Whether the node joins although it has little memory.

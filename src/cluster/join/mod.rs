@@ -22,6 +22,7 @@ use crate::cluster::node::Node;
 use crate::model::role::Role;
 use crate::pki::ca;
 use crate::store::layout::Lock;
+use crate::wire::cluster_v2::RequestedRole;
 use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
 
 use change::Change;
@@ -135,7 +136,7 @@ fn prepare(
         warn_of_other_network(node, plan.cluster_cidr(), audience)?;
         return Ok(Box::new(plan));
     }
-    let answer = contact.join(node, role)?;
+    let answer = contact.join(node, requested_role(order))?;
     warn_of_other_network(node, answer.cluster_cidr.as_deref(), audience)?;
     Ok(match role {
         Role::Worker => Box::new(worker::Plan::prepare(node, order, answer, contact)?),
@@ -148,6 +149,14 @@ fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
         Err(JoinError::Interrupted)
     } else {
         Ok(())
+    }
+}
+
+fn requested_role(order: &JoinOrder) -> RequestedRole {
+    match (order.role, order.role_was_named) {
+        (Role::Worker, _) => RequestedRole::Worker,
+        (Role::ControlPlane, true) => RequestedRole::ControlPlane,
+        (Role::ControlPlane, false) => RequestedRole::Unsaid,
     }
 }
 

@@ -12,9 +12,9 @@ use crate::cluster::join::error::JoinError;
 use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
-use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::pki::ca;
+use crate::wire::cluster_v2::RequestedRole;
 use crate::wire::error_body::TokenRefusal;
 use crate::wire::local_v1::JoinOrder;
 use crate::wire::{cluster_v1, cluster_v2, routes};
@@ -57,7 +57,7 @@ impl Contact {
     pub fn join(
         &mut self,
         node: &Node,
-        role: Role,
+        role: RequestedRole,
     ) -> Result<Answer<cluster_v2::JoinResponse>, JoinError> {
         let request = cluster_v2::JoinRequest {
             token: self.token.clone(),
