@@ -893,6 +893,43 @@ fn join_killed_at_each_service_call(agents: &[&str]) {
 }
 
 #[test]
+fn u20_a_join_killed_while_it_is_taken_back_leaves_the_node_as_it_was() {
+    let Some(scene) = Scene::new(&["n1", "n2"], &["n1"]) else {
+        return;
+    };
+    let before = scene.n2().snapshot();
+    let line = scene.n1().shell("microk8s add-node --format short").ok();
+    scene
+        .n2()
+        .stand_ins
+        .fail_service("start", "microk8s.daemon-k8s-dqlite");
+    // The join itself stops and starts this service; a restart is part of taking it back.
+    let held = Held::at(scene.n2(), "restart microk8s.daemon-k8s-dqlite");
+    let mut join = scene.start_on(scene.n2(), &line);
+    wait_until("the join is taken back", || held.is_reached());
+    join.kill().unwrap();
+    join.wait().unwrap();
+    held.release();
+    scene.n2().stand_ins.repair_services();
+
+    let refused = scene
+        .n2()
+        .shell(&format!("microk8s join {IP}:25000/{PRESET}"));
+
+    assert_eq!(refused.code, Some(6), "{refused:?}");
+    let after = scene.n2().snapshot();
+    let lost: Vec<&String> = before
+        .nodes
+        .keys()
+        .filter(|path| !after.nodes.contains_key(*path))
+        .collect();
+    assert!(lost.is_empty(), "lost: {lost:?}");
+    assert!(after == before, "the node is not as it was");
+    scene.n2().shell(&line).ok();
+    assert!(scene.is_member(scene.n2()));
+}
+
+#[test]
 fn u04_a_join_that_failed_leaves_nothing_running() {
     let Some(scene) = Scene::new(&["n1", "n2"], &["n1"]) else {
         return;
