@@ -187,7 +187,10 @@ impl Host {
                 "sh",
                 "-c",
             ])
-            .args(["hostname \"$0\"; umask 022; exec \"$@\"", &self.name])
+            .args([
+                "echo \"$0\" >/proc/sys/kernel/hostname; umask 022; exec \"$@\"",
+                &self.name,
+            ])
             .args(words)
             .env_clear()
             .env(

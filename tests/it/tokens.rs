@@ -291,3 +291,43 @@ fn a_closed_pipe_is_no_failure() {
         assert_eq!(output.stderr, "0\n", "{output:?}");
     }
 }
+
+#[test]
+fn a_token_has_one_life_however_often_it_is_listed() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let (twice, again) = (new_token(), new_token());
+    let past = now() - 1;
+    token_file(
+        n1,
+        FILE,
+        &format!("{twice}\n{again}|{past}\n{twice}\n{again}\n"),
+    );
+    let _agent = n1.agent();
+    assert_eq!(ask(n2, &twice, "a"), 200);
+    assert_eq!(ask(n2, &twice, "b"), 500, "{}", n1.read(FILE));
+    assert_eq!(ask(n2, &again, "c"), 200, "an expired line hides nothing");
+    assert_eq!(ask(n2, &again, "d"), 500, "{}", n1.read(FILE));
+}
+
+#[test]
+fn a_used_token_stays_used_when_the_agent_starts_anew() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let by_hand = new_token();
+    token_file(n1, FILE, &format!("{by_hand}\n"));
+    let agent = n1.agent();
+    let issued = new_token_of(n1);
+    for token in [&by_hand, &issued] {
+        assert_eq!(ask(n2, token, "a"), 200);
+    }
+    agent.kill();
+    let _agent = n1.agent();
+    for token in [&by_hand, &issued] {
+        assert_eq!(ask(n2, token, "b"), 500);
+    }
+}

@@ -200,7 +200,66 @@ pub const DIFFERENCES: &[Difference] = &[
             modes: JOIN,
             effects: &[Stdout("Contacting cluster at fd00::1\n"), ERROR_LINE],
         }],
-        tests: &[],
+        tests: &["membership::nodes_join_over_ipv6_by_the_string_that_add_node_prints"],
+    },
+    Difference {
+        microk8s: "a control plane node counts as joined when any line of the datastore's list contains its address: `10.99.0.120` will do for `10.99.0.12`",
+        here: "its very address must be listed",
+        why: "success must mean that the node is a member",
+        cases: &[],
+        tests: &["membership::a_node_is_a_member_when_the_datastore_lists_its_very_address"],
+    },
+    Difference {
+        microk8s: "a member that joins again is refused for its spent token",
+        here: "it is told that it is a member: exit code 0, nothing is changed, no token is used; a warning if another role was asked for",
+        why: "automation runs the same line again and again",
+        cases: &[],
+        tests: &["membership::a_member_that_joins_again_is_told_so_and_nothing_changes_anywhere"],
+    },
+    Difference {
+        microk8s: "`join` sleeps for ten seconds while the services of a control plane node restart",
+        here: "it waits for what it needs, and no longer",
+        why: "the services are ready sooner, or later",
+        cases: &[],
+        tests: &["membership::a_control_plane_join_waits_for_no_clock"],
+    },
+    Difference {
+        microk8s: "the fingerprint is checked on the first connection of a join; the certificates are asked for on others, unchecked",
+        here: "every connection must show the same certificate",
+        why: "the token travels on each of them",
+        cases: &[],
+        tests: &["bad_input::the_fingerprint_is_checked_on_every_connection"],
+    },
+    Difference {
+        microk8s: "fields of the answer are written to disk as they come",
+        here: "an answer whose certificates, keys, addresses or tokens are none is refused before anything changes",
+        why: "a node with another node's mistakes on it is broken as well",
+        cases: &[],
+        tests: &[
+            "bad_input::an_answer_with_a_field_that_makes_no_sense_is_no_answer",
+            "bad_input::an_answer_without_a_needed_field_names_the_field",
+        ],
+    },
+    Difference {
+        microk8s: "every line of `cni.yaml` that says `first-found` is rewritten",
+        here: "only the value of `IP_AUTODETECTION_METHOD`",
+        why: "the other lines are somebody's own",
+        cases: &[],
+        tests: &["membership::only_the_autodetection_method_of_the_pod_network_is_changed"],
+    },
+    Difference {
+        microk8s: "a worker's `provider.yaml` names the contacted node alone",
+        here: "it names all control plane nodes that the answer lists",
+        why: "the worker must outlive the contacted node",
+        cases: &[],
+        tests: &["membership::a_worker_knows_all_control_planes_that_the_answer_names"],
+    },
+    Difference {
+        microk8s: "the words `--node-ip` in a comment of the contacted node's arguments add the argument",
+        here: "comments are no arguments",
+        why: "nobody asked for it",
+        cases: &[],
+        tests: &["membership::a_comment_in_the_contacted_nodes_arguments_is_no_argument"],
     },
     // What the user sees.
     Difference {
@@ -223,6 +282,13 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &[],
     },
     Difference {
+        microk8s: "a join that fails says what failed",
+        here: "after the same text on stdout, a line `hint: …` on stderr says what to do next",
+        why: "`Invalid token` does not tell a typing error from a token that was used",
+        cases: &[],
+        tests: &["field_usage::u04_a_failure_is_told_in_one_line_and_a_hint"],
+    },
+    Difference {
         microk8s: "an answer that is no HTTP is printed up to its line end, control characters included",
         here: "control characters of other machines do not reach the terminal",
         why: "they could rewrite what the operator sees",
@@ -242,7 +308,7 @@ pub const DIFFERENCES: &[Difference] = &[
             modes: JOIN,
             effects: &[WARNING],
         }],
-        tests: &[],
+        tests: &["field_usage::u01_a_join_without_fingerprint_warns_in_one_line_on_stderr"],
     },
     Difference {
         microk8s: "`add-node` prints the port 25000 whatever the agent binds",
@@ -305,11 +371,11 @@ pub const DIFFERENCES: &[Difference] = &[
             modes: &[AddNodeThroughAgent, JoinInProcess, JoinThroughAgent],
             effects: &[Without(Every, &["credentials/cluster-tokens.txt"])],
         }],
-        tests: &[],
+        tests: &["tokens::a_token_is_nowhere_to_be_read_but_on_the_screen"],
     },
     Difference {
         microk8s: "the first check of a join uses up its token, so that whatever is refused later has cost it",
-        here: "a join that is refused or that fails leaves its token as it was",
+        here: "a join that is refused leaves its token as it was",
         why: "the next try, with the fault mended, must not need a new token",
         cases: &[Case {
             of: &[
@@ -328,7 +394,7 @@ pub const DIFFERENCES: &[Difference] = &[
             modes: &[Requests],
             effects: &[Without(Every, &["credentials/cluster-tokens.txt"])],
         }],
-        tests: &[],
+        tests: &["tokens::a_join_that_is_refused_leaves_its_token_to_the_next_try"],
     },
     Difference {
         microk8s: "a used token is taken out of `cluster-tokens.txt` by writing the file anew, and lines that `add-node` appends meanwhile are lost",
@@ -366,7 +432,10 @@ pub const DIFFERENCES: &[Difference] = &[
             modes: &[Requests],
             effects: &[Blanked("credentials/cluster-tokens.txt")],
         }],
-        tests: &[],
+        tests: &[
+            "tokens::no_line_that_a_stock_add_node_appends_while_nodes_join_is_lost",
+            "tokens::a_token_that_a_stock_add_node_appends_counts_at_once_and_is_blanked_where_it_stands",
+        ],
     },
     Difference {
         microk8s: "a token that is sent with blanks around it is accepted, and never used up",
@@ -469,6 +538,58 @@ pub const DIFFERENCES: &[Difference] = &[
         }],
         tests: &[],
     },
+    Difference {
+        microk8s: "a token is looked for as the beginning of a line, an expired line hides a later one with the same token, and a token that is listed twice works twice",
+        here: "the whole token counts, and it has one life",
+        why: "a one-time token lets one node in",
+        cases: &[],
+        tests: &[
+            "tokens::a_token_is_matched_as_a_whole",
+            "tokens::a_token_has_one_life_however_often_it_is_listed",
+            "tokens::of_many_nodes_that_present_a_one_time_token_at_once_exactly_one_is_let_in",
+        ],
+    },
+    Difference {
+        microk8s: "a node whose join failed after its token was used needs a new token",
+        here: "the token lets the same node (same address and host name) in again until its join is known to be complete",
+        why: "MicroK8s's own `join` does not report that it failed",
+        cases: &[],
+        tests: &[
+            "membership::a_token_whose_join_failed_on_the_contacted_node_serves_the_next_try",
+            "membership::a_token_whose_join_failed_on_the_joining_node_serves_its_next_try_and_no_other_node",
+        ],
+    },
+    Difference {
+        microk8s: "`add-node` appends to a last line that has no end, which spoils both tokens",
+        here: "a line end is put before the token",
+        why: "files that people edit end without one",
+        cases: &[],
+        tests: &["tokens::add_node_without_an_agent_does_not_run_into_a_line_without_an_end"],
+    },
+    Difference {
+        microk8s: "`add-node --token` takes a `/`, a `|`, blanks and control characters",
+        here: "refused, nothing is changed",
+        why: "no join string can carry such a token",
+        cases: &[],
+        tests: &["tokens::a_token_that_no_request_could_carry_is_refused"],
+    },
+    Difference {
+        microk8s: "a token that is added again makes a second line",
+        here: "where our agent runs it is one token, with the later of the two ends; one that was used lives again",
+        why: "what is added again is meant to work",
+        cases: &[],
+        tests: &[
+            "field_usage::u13_a_token_added_twice_is_good_until_the_later_of_its_ends",
+            "field_usage::u13_a_token_added_again_after_its_end_is_good_again",
+        ],
+    },
+    Difference {
+        microk8s: "`add-node` ends with a traceback and exit code 1 when nobody reads its output to the end",
+        here: "exit code 0",
+        why: "`add-node | head -n1` has got what it asked for",
+        cases: &[],
+        tests: &["tokens::a_closed_pipe_is_no_failure"],
+    },
     // Files.
     Difference {
         microk8s: "certificates get serial numbers from a file, `ca.srl`, on which parallel requests trip",
@@ -479,7 +600,7 @@ pub const DIFFERENCES: &[Difference] = &[
             modes: &[JoinInProcess, JoinThroughAgent, JoinRecordedAgent, Requests],
             effects: &[Without(Every, &["certs/ca.srl"])],
         }],
-        tests: &[],
+        tests: &["field_usage::u29_two_nodes_run_all_three_lines_at_the_same_time"],
     },
     Difference {
         microk8s: "a `.backup` beside each edited file holds some state between two edits",
@@ -536,7 +657,10 @@ pub const DIFFERENCES: &[Difference] = &[
                 effects: &[Only(&[2], &[Untouched(Own)])],
             },
         ],
-        tests: &[],
+        tests: &[
+            "bad_input::a_join_that_is_interrupted_while_it_waits_leaves_the_node_as_it_was",
+            "bad_input::a_join_killed_in_the_midst_is_undone_by_the_next_one",
+        ],
     },
     Difference {
         microk8s: "the private keys of a joining control plane node become readable for the group microk8s",
@@ -560,7 +684,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         microk8s: "kubeconfigs with private keys in them are readable for everybody",
         here: "a join leaves `client.config` readable for the group microk8s, the others for root",
-        why: "as above",
+        why: "whoever reads one is what it says, the administrator in one case",
         cases: &[
             Case {
                 of: CONTROL_PLANE,
@@ -681,5 +805,38 @@ pub const DIFFERENCES: &[Difference] = &[
             },
         ],
         tests: &[],
+    },
+    Difference {
+        microk8s: "a worker's certificate token gets any subject signed, `O=system:masters` included",
+        here: "a worker gets certificates for its own name and addresses, and nothing else; a refusal is logged",
+        why: "a worker must not become an administrator",
+        cases: &[],
+        tests: &[
+            "signing::a_worker_is_signed_nothing_but_its_own_certificates_and_the_refusal_is_logged",
+            "signing::a_request_whose_signature_is_wrong_is_not_signed",
+        ],
+    },
+    Difference {
+        microk8s: "the `Host` header of a request decides the datastore's address and what counts as the same node",
+        here: "the address at which the connection came in does",
+        why: "the header is what the client makes of it",
+        cases: &[],
+        tests: &["membership::the_host_header_decides_nothing"],
+    },
+    Difference {
+        microk8s: "a contacted node whose arguments have no `--bind` refuses everybody, with an empty port in the message",
+        here: "the usual port, 25000, is meant",
+        why: "that is where it listens",
+        cases: &[],
+        tests: &[
+            "membership::a_contacted_node_whose_args_name_no_address_listens_on_the_usual_port",
+        ],
+    },
+    Difference {
+        microk8s: "the log of the agent has no address and no reason",
+        here: "it has both, and never a token",
+        why: "it is where an operator learns why a join failed",
+        cases: &[],
+        tests: &["membership::the_log_tells_who_asked_for_what_and_why_it_was_refused"],
     },
 ];

@@ -37,13 +37,13 @@ impl Network {
         let mut network = Self {
             namespaces: Vec::new(),
         };
-
+        let mut batch = String::new();
         for name in std::iter::once("switch").chain(hosts.iter().map(|(name, _)| *name)) {
             let namespace = format!("{base}-{name}");
-            ip(&["netns", "add", &namespace])?;
+            batch += &format!("netns add {namespace}\n");
             network.namespaces.push(namespace);
         }
-        let mut batch = format!("link add name lan netns {switch} type bridge\n",);
+        batch += &format!("link add name lan netns {switch} type bridge\n");
         for (name, _) in hosts {
             batch += &format!(
                 "link add name eth0 netns {base}-{name} type veth peer name {name} netns {switch}\n"
@@ -84,8 +84,14 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        let lines = self.namespaces.iter();
+        let _ = ip_batch(
+            None,
+            &lines
+                .map(|name| format!("netns delete {name}\n"))
+                .collect::<String>(),
+        );
         for namespace in &self.namespaces {
-            let _ = ip(&["netns", "delete", namespace]);
             let _ = fs::remove_dir_all(etc(namespace));
         }
     }
