@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::agent::{Shared, status};
 use crate::base::sanitize;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
+use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
@@ -26,9 +27,18 @@ const BODY_LIMIT: usize = 1 << 20;
 pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route(routes::HEALTH, only(get(health).head(wrong_method)))
-        .route(routes::V1_JOIN, only(post(join_v1)))
-        .route(routes::V1_SIGN_CERT, only(post(sign_cert)))
-        .route(routes::V2_JOIN, only(post(join_v2)))
+        .route(
+            routes::V1_JOIN,
+            only(post(perform::<cluster_v1::JoinRequest>)),
+        )
+        .route(
+            routes::V1_SIGN_CERT,
+            only(post(perform::<cluster_v1::SignCertRequest>)),
+        )
+        .route(
+            routes::V2_JOIN,
+            only(post(perform::<cluster_v2::JoinRequest>)),
+        )
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(shared)
@@ -110,109 +120,148 @@ fn escape_html(text: &str) -> String {
         .replace('"', "&#34;")
 }
 
-async fn join_v2(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    body: Bytes,
-) -> Response {
-    let request = match cluster_v2::JoinRequest::read(&body) {
-        Ok(request) => request,
-        Err(error) => return undecodable(&error, caller, "join"),
-    };
-    let line = Line::new(
-        "join",
-        caller,
-        &request.token,
-        &request.hostname,
-        Some(request.worker.role().to_string()),
-    );
-    answer(shared, line, move |gate| gate.join(&request, caller)).await
+/// A request that a node who wants to join may send.
+trait JoinStep: Sized + Send + Sync + 'static {
+    /// What the log calls it.
+    const NAME: &'static str;
+
+    /// What comes back when it is granted.
+    type Answer: Serialize + Send + 'static;
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError>;
+
+    fn token(&self) -> &Token;
+
+    /// The name that the node gives itself, and the role that it wants, where it says so.
+    fn who(&self) -> (&str, Option<Role>);
+
+    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError>;
 }
 
-async fn join_v1(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    body: Bytes,
-) -> Response {
-    let request = match cluster_v1::JoinRequest::read(&body) {
-        Ok(request) => request,
-        Err(error) => return undecodable(&error, caller, "join-etcd"),
-    };
-    let line = Line::new("join-etcd", caller, &request.token, &request.hostname, None);
-    answer(shared, line, move |gate| gate.join_v1(&request, caller)).await
+impl JoinStep for cluster_v2::JoinRequest {
+    const NAME: &'static str = "join";
+    type Answer = cluster_v2::JoinResponse;
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(body)
+    }
+
+    fn token(&self) -> &Token {
+        &self.token
+    }
+
+    fn who(&self) -> (&str, Option<Role>) {
+        (&self.hostname, Some(self.worker.role()))
+    }
+
+    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        gate.join(self, caller)
+    }
 }
 
-async fn sign_cert(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    body: Bytes,
-) -> Response {
-    let request = match cluster_v1::SignCertRequest::read(&body) {
-        Ok(request) => request,
-        Err(error) => return undecodable(&error, caller, "sign-cert"),
-    };
-    let line = Line::new("sign-cert", caller, &request.token, "", None);
-    answer(shared, line, move |gate| {
-        let signed = gate.sign_certificate(&request, caller)?;
-        tracing::info!(address = %caller.remote, token = %request.token.digest(), subject = signed.subject, "certificate signed");
+impl JoinStep for cluster_v1::JoinRequest {
+    const NAME: &'static str = "join-etcd";
+    type Answer = cluster_v1::JoinResponse;
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(body)
+    }
+
+    fn token(&self) -> &Token {
+        &self.token
+    }
+
+    fn who(&self) -> (&str, Option<Role>) {
+        (&self.hostname, Some(Role::Worker))
+    }
+
+    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        gate.join_v1(self, caller)
+    }
+}
+
+impl JoinStep for cluster_v1::SignCertRequest {
+    const NAME: &'static str = "sign-cert";
+    type Answer = cluster_v1::SignCertResponse;
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(body)
+    }
+
+    fn token(&self) -> &Token {
+        &self.token
+    }
+
+    fn who(&self) -> (&str, Option<Role>) {
+        ("", None)
+    }
+
+    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        let signed = gate.sign_certificate(self, caller)?;
+        let (address, token) = (caller.remote, self.token.digest());
+        tracing::info!(%address, %token, subject = signed.subject, "certificate signed");
         Ok(cluster_v1::SignCertResponse {
             certificate: Some(signed.certificate),
         })
-    })
-    .await
+    }
 }
 
-fn undecodable(error: &DecodeError, caller: Caller, what: &'static str) -> Response {
-    tracing::info!(request = what, address = %caller.remote, %error, outcome = "not understood");
-    status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()))
+/// Does the work on a thread of its own, because it reads and writes files and may wait for
+/// services, and answers.
+async fn perform<R: JoinStep>(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
+    let request = match R::read(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            let address = caller.remote;
+            tracing::info!(request = R::NAME, %address, %error, outcome = "not understood");
+            return status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()));
+        }
+    };
+    let limit = shared.timeout;
+    let task = tokio::task::spawn_blocking(move || {
+        let result = request.perform(&shared.gate, caller);
+        write_line(&request, caller, result.as_ref().err());
+        result
+    });
+    match tokio::time::timeout(limit, task).await {
+        Ok(Ok(Ok(value))) => status::json(StatusCode::OK, &value),
+        Ok(Ok(Err(error))) => status::json(status::of(&error), &status::body(&error)),
+        Ok(Err(panic)) => {
+            tracing::error!(%panic, "a request failed unexpectedly");
+            status::json(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                &ErrorBody::new("Internal error"),
+            )
+        }
+        Err(_) => {
+            let seconds = limit.as_secs();
+            status::json(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &ErrorBody::new(format!("The request took longer than {seconds} seconds")),
+            )
+        }
+    }
 }
 
 /// What the log says of a request: the one place where an operator learns why a join failed.
-struct Line {
-    request: &'static str,
-    caller: Caller,
-    token: String,
-    node: String,
-    role: Option<String>,
-}
-
-impl Line {
-    fn new(
-        request: &'static str,
-        caller: Caller,
-        token: &Token,
-        node: &str,
-        role: Option<String>,
-    ) -> Self {
-        Self {
-            request,
-            caller,
-            token: token.digest().to_string(),
-            node: sanitize::for_log(node, 80),
-            role,
+fn write_line<R: JoinStep>(request: &R, caller: Caller, error: Option<&AdmitError>) {
+    let (node, role) = request.who();
+    let node = sanitize::for_log(node, 80);
+    let role = role.map_or_else(|| "-".to_owned(), |role| role.to_string());
+    let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
+    match error {
+        None => tracing::info!(request, %address, node, role, %token, outcome = "admitted"),
+        Some(AdmitError::InvalidToken(reason)) => {
+            let reason = reason.as_str();
+            tracing::warn!(request, %address, node, role, %token, outcome = "refused", reason, "Invalid token");
         }
-    }
-
-    fn write(&self, result: Result<(), &AdmitError>) {
-        let Self {
-            request,
-            caller,
-            token,
-            node,
-            role,
-        } = self;
-        let address = caller.remote;
-        let role = role.as_deref().unwrap_or("-");
-        match result {
-            Ok(()) => tracing::info!(request, %address, node, role, token, outcome = "admitted"),
-            Err(AdmitError::InvalidToken(reason)) => {
-                let reason = reason.as_str();
-                tracing::warn!(request, %address, node, role, token, outcome = "refused", reason, "Invalid token");
-            }
-            Err(error) => {
-                let error = with_sources(error);
-                tracing::warn!(request, %address, node, role, token, outcome = "refused", "{error}");
-            }
+        Some(error) => {
+            let why = with_sources(error);
+            tracing::warn!(request, %address, node, role, %token, outcome = "refused", "{why}");
         }
     }
 }
@@ -228,39 +277,6 @@ fn with_sources(error: &AdmitError) -> String {
         cause = deeper;
     }
     sanitize::for_log(&text, 500)
-}
-
-/// Does the work on a thread of its own, because it reads and writes files and may wait for
-/// services, and answers.
-async fn answer<T: Serialize + Send + 'static>(
-    shared: Arc<Shared>,
-    line: Line,
-    work: impl FnOnce(&Gate) -> Result<T, AdmitError> + Send + 'static,
-) -> Response {
-    let limit = shared.timeout;
-    let task = tokio::task::spawn_blocking(move || {
-        let result = work(&shared.gate);
-        line.write(result.as_ref().map(|_| ()));
-        result
-    });
-    match tokio::time::timeout(limit, task).await {
-        Ok(Ok(Ok(value))) => status::json(StatusCode::OK, &value),
-        Ok(Ok(Err(error))) => status::json(status::of(&error), &status::body(&error)),
-        Ok(Err(panic)) => {
-            tracing::error!(%panic, "a request failed unexpectedly");
-            status::json(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                &ErrorBody::new("Internal error"),
-            )
-        }
-        Err(_) => status::json(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &ErrorBody::new(format!(
-                "The request took longer than {} seconds",
-                limit.as_secs()
-            )),
-        ),
-    }
 }
 
 #[cfg(test)]

@@ -20,16 +20,24 @@ pub use command::CommandError;
 /// A machine that can be a node.
 pub trait Host: Send + Sync {
     /// The machine's name, in lower case.
-    fn host_name(&self) -> io::Result<String>;
+    fn host_name(&self) -> io::Result<String> {
+        network::host_name()
+    }
 
     /// The addresses of the machine's interfaces that are up.
-    fn interfaces(&self) -> io::Result<Vec<InterfaceAddress>>;
+    fn interfaces(&self) -> io::Result<Vec<InterfaceAddress>> {
+        network::interfaces()
+    }
 
     /// The interface that the default route goes through.
-    fn default_interface(&self) -> Option<String>;
+    fn default_interface(&self) -> Option<String> {
+        network::default_interface()
+    }
 
     /// What a host name resolves to here; nothing when it does not.
-    fn resolve(&self, name: &str) -> Vec<IpAddr>;
+    fn resolve(&self, name: &str) -> Vec<IpAddr> {
+        network::resolve(name)
+    }
 
     /// The group whose members may use MicroK8s.
     fn group(&self) -> Group;

@@ -1,14 +1,12 @@
 //! A machine with MicroK8s's snap: services through snapd, Kubernetes and the datastore through
 //! the snap's own programs.
 
-use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::env_vars;
 use crate::host::command::{self, CommandError};
-use crate::host::{Action, Group, Host, InterfaceAddress, Service, network};
+use crate::host::{Action, Group, Host, Service, network};
 
 /// A service may take its time to stop and to start.
 const SERVICE_LIMIT: Duration = Duration::from_secs(180);
@@ -44,22 +42,6 @@ impl SnapHost {
 }
 
 impl Host for SnapHost {
-    fn host_name(&self) -> io::Result<String> {
-        network::host_name()
-    }
-
-    fn interfaces(&self) -> io::Result<Vec<InterfaceAddress>> {
-        network::interfaces()
-    }
-
-    fn default_interface(&self) -> Option<String> {
-        network::default_interface()
-    }
-
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        network::resolve(name)
-    }
-
     fn group(&self) -> Group {
         network::group(if self.is_strict() {
             "snap_microk8s"

@@ -2,12 +2,11 @@
 //! a demonstration datastore runs beside the agent.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 
 use crate::host::command::CommandError;
 use crate::host::datastore_demo::DatastoreDemo;
-use crate::host::{Action, Group, Host, InterfaceAddress, Service, network};
+use crate::host::{Action, Group, Host, Service, network};
 
 /// A machine without MicroK8s.
 #[derive(Debug, Default)]
@@ -30,18 +29,6 @@ impl Host for StandaloneHost {
             Some(name) => Ok(name.to_lowercase()),
             None => network::host_name(),
         }
-    }
-
-    fn interfaces(&self) -> io::Result<Vec<InterfaceAddress>> {
-        network::interfaces()
-    }
-
-    fn default_interface(&self) -> Option<String> {
-        network::default_interface()
-    }
-
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        network::resolve(name)
     }
 
     fn group(&self) -> Group {
