@@ -88,6 +88,10 @@ struct Use {
     at: i64,
     /// The node's certificates are signed: from now on the token is that node's alone.
     complete: bool,
+    /// The token's line in MicroK8s's file is not blanked yet. A line that is found there then
+    /// is the old one, and issues nothing anew.
+    #[serde(default)]
+    has_line: bool,
 }
 
 /// What a certificate may be asked for with a token.
@@ -141,7 +145,8 @@ pub struct Tokens {
     path: PathBuf,
     layout: Layout,
     clock: Arc<dyn Clock>,
-    reserved: Mutex<HashMap<TokenDigest, JoiningNode>>,
+    /// Who holds which token while it is being admitted, and in how many requests.
+    reserved: Mutex<HashMap<TokenDigest, (JoiningNode, usize)>>,
 }
 
 /// A token that one joining node holds while it is being admitted; dropping it gives it back.
@@ -244,10 +249,11 @@ impl Tokens {
             Err(refusal) => return Ok(Err(refusal)),
         };
         if source != Source::ManyUses {
-            match reserved.get(&digest) {
-                Some(holder) if holder != node => return Ok(Err(TokenRefusal::InUse)),
-                _ => reserved.insert(digest, node.clone()),
-            };
+            let (holder, requests) = reserved.entry(digest).or_insert_with(|| (node.clone(), 0));
+            if holder != node {
+                return Ok(Err(TokenRefusal::InUse));
+            }
+            *requests += 1;
         }
         Ok(Ok(Reservation {
             tokens: self,
@@ -293,7 +299,15 @@ impl Tokens {
                 _ => {}
             }
         }
-        let in_file = listed(token_files::CLUSTER_TOKENS)?;
+        let mut in_file = listed(token_files::CLUSTER_TOKENS)?;
+        let was_interrupted = record
+            .as_ref()
+            .and_then(|record| record.used.as_ref())
+            .is_some_and(|used| used.has_line);
+        if was_interrupted && in_file == Listed::Open {
+            self.blank_line(token)?;
+            in_file = Listed::Not;
+        }
         match in_file {
             Listed::Until(_) => return Ok(Ok(Source::ManyUses)),
             // The line counts from the moment it is written, also for a token used before.
@@ -436,6 +450,23 @@ impl Tokens {
         })
     }
 
+    /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
+    fn blank_line(&self, token: &Token) -> Result<(), StoreError> {
+        let path = self.layout.credential(token_files::CLUSTER_TOKENS);
+        token_files::consume(&path, token).map_err(|source| StoreError::File { path, source })?;
+        let digest = token.digest();
+        self.write(|transaction| {
+            let mut table = transaction.open_table(TOKENS)?;
+            if let Ok(mut record) = get_json::<Record>(&table, digest.as_bytes())?
+                && let Some(used) = record.used.as_mut()
+            {
+                used.has_line = false;
+                table.insert(digest.as_bytes().as_slice(), json(&record).as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
     fn record(&self, token: &Token) -> Result<Option<Record>, StoreError> {
         let digest = token.digest();
         let found = self.read(|transaction| {
@@ -481,6 +512,15 @@ impl Reservation<'_> {
     /// Lets the node in: the token is used, durably, and the node gets the right to these
     /// certificates.
     pub fn commit(self, role: Role, certificates: &[CertificatePurpose]) -> Result<(), StoreError> {
+        self.admit(role, certificates)?;
+        if self.source == Source::File {
+            self.tokens.blank_line(&self.token)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down that the node is in.
+    fn admit(&self, role: Role, certificates: &[CertificatePurpose]) -> Result<(), StoreError> {
         let digest = self.token.digest();
         let now = self.tokens.clock.unix_seconds();
         self.tokens.write(|transaction| {
@@ -491,6 +531,7 @@ impl Reservation<'_> {
                         by: self.node.clone(),
                         at: now,
                         complete: false,
+                        has_line: self.source == Source::File,
                     }),
                 };
                 transaction
@@ -520,13 +561,7 @@ impl Reservation<'_> {
                 json(&admitted).as_slice(),
             )?;
             Ok(())
-        })?;
-        if self.source == Source::File {
-            let path = self.tokens.layout.credential(token_files::CLUSTER_TOKENS);
-            token_files::consume(&path, &self.token)
-                .map_err(|source| StoreError::File { path, source })?;
-        }
-        Ok(())
+        })
     }
 }
 
@@ -539,8 +574,11 @@ impl Drop for Reservation<'_> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             let digest = self.token.digest();
-            if reserved.get(&digest) == Some(&self.node) {
-                reserved.remove(&digest);
+            if let Some((_, requests)) = reserved.get_mut(&digest) {
+                *requests -= 1;
+                if *requests == 0 {
+                    reserved.remove(&digest);
+                }
             }
         }
     }
@@ -752,6 +790,36 @@ mod tests {
         for n in 2..9 {
             assert_eq!(f.join(&node(n)), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_line_that_a_crash_kept_from_being_blanked_admits_nobody_else() {
+        let f = fixture();
+        let path = f.tokens.layout.credential(token_files::CLUSTER_TOKENS);
+        std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+        let reservation = f
+            .tokens
+            .reserve(&token(), &node(2), |_| false)
+            .unwrap()
+            .unwrap();
+        reservation.admit(Role::ControlPlane, &[]).unwrap();
+        drop(reservation);
+        assert_eq!(f.join(&node(3)), Err(TokenRefusal::InUse));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
+        assert_eq!(f.join(&node(2)), Ok(()));
+    }
+
+    #[test]
+    fn two_requests_of_one_node_hold_a_token_until_both_have_ended() {
+        let f = fixture();
+        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
+        let reserve = |n| f.tokens.reserve(&token(), &node(n), |_| false).unwrap();
+        let first = reserve(2).unwrap();
+        let second = reserve(2).unwrap();
+        drop(first);
+        assert_eq!(reserve(3).err(), Some(TokenRefusal::InUse));
+        drop(second);
+        assert!(reserve(3).is_ok());
     }
 
     #[test]
