@@ -318,6 +318,7 @@ fn the_log_tells_who_asked_for_what_and_why_it_was_refused() {
     let unknown = format!("10.99.0.11:25000/{}", "f".repeat(32));
     lab.host("n2")
         .run(&["microk8s", "join", &unknown, "--worker"]);
+    agent.wait_for("Invalid token");
     let log = agent.log();
     let line = log
         .lines()
