@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -97,21 +97,36 @@ impl Audience for InProcess<'_, '_> {
     /// Until now a signal just ends the process; from now on there is something to take back.
     fn changes_begin(&mut self) {
         let interrupted = self.interrupted.clone();
-        std::thread::spawn(move || {
-            let _ = app::block_on(async {
-                let mut terminate = signal(SignalKind::terminate())?;
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = tokio::signal::ctrl_c() => {}
-                }
-                interrupted.store(true, Ordering::SeqCst);
-                // The signals stay caught: a second one must not cut the undoing short.
-                std::future::pending::<io::Result<()>>().await
-            });
-        });
+        let (installed, wait) = mpsc::channel();
+        std::thread::spawn(move || app::block_on(catch_signals(installed, interrupted)));
+        // Nothing is changed before the signals are caught; when they cannot be, the journal
+        // still has everything that the next command needs.
+        let _ = wait.recv();
     }
 
     fn has_left(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst)
     }
+}
+
+/// Waits for a signal that ends programs, and says so in `interrupted`. The signals stay caught:
+/// a second one must not cut the undoing short.
+async fn catch_signals(
+    installed: mpsc::Sender<()>,
+    interrupted: Arc<AtomicBool>,
+) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut quit = signal(SignalKind::quit())?;
+    // Whoever waits for this may have ended already.
+    let _ = installed.send(());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hang_up.recv() => {}
+        _ = quit.recv() => {}
+    }
+    interrupted.store(true, Ordering::SeqCst);
+    std::future::pending().await
 }

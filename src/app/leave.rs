@@ -7,6 +7,7 @@ use crate::app::{self, hand_over};
 use crate::base::exit_status::ExitStatus;
 use crate::cli::output::{self, Printer};
 use crate::cli::texts;
+use crate::cluster::join;
 use crate::store::layout::Lock;
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
@@ -21,6 +22,13 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     }
     if let Err(status) = app::check_permission(&node, printer) {
         return status;
+    }
+    // The snap's own command must not work on half of a join.
+    if let Err(error) = join::recover(&node) {
+        let hint =
+            "run the command as root; what an earlier join left behind has to be taken back first";
+        output::error(printer, &error.to_string(), Some(hint));
+        return ExitStatus::Failure;
     }
     if !node.layout.is_in_cluster() {
         return output::print(printer, texts::NOT_IN_CLUSTER, ExitStatus::Failure);

@@ -3,6 +3,7 @@
 //! A reader sees the old content or the new one, also after a crash or a power loss: the new
 //! content is written beside the file, flushed, and renamed over it.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -38,8 +39,11 @@ impl Access {
     };
 }
 
-/// Replaces the content of `path`, or creates it, durably.
+/// Replaces the content of `path`, or creates it, durably. A link stays one: what it leads to is
+/// replaced.
 pub fn write(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = target.as_path();
     let folder = folder_of(path);
     let (mode, uid, gid) = match access {
         Access::Set { mode, uid, gid } => (mode, uid, gid),
@@ -49,7 +53,7 @@ pub fn write(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
             Err(error) => return Err(error),
         },
     };
-    let mut new = NamedTempFile::with_prefix_in(".new-", folder)?;
+    let mut new = NamedTempFile::with_prefix_in(prefix_of(path), folder)?;
     new.write_all(content)?;
     chown(new.as_file(), uid, gid)?;
     new.as_file()
@@ -57,6 +61,35 @@ pub fn write(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
     new.as_file().sync_all()?;
     new.persist(path).map_err(|error| error.error)?;
     sync_folder(folder)
+}
+
+/// Removes what a [`write()`] to `path` left behind when its process was killed.
+pub fn remove_unfinished(path: &Path) -> io::Result<()> {
+    let (folder, prefix) = (folder_of(path), prefix_of(path));
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(prefix.as_encoded_bytes())
+        {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// How the name of a file's next content begins, until it is complete.
+fn prefix_of(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(".new-");
+    prefix
 }
 
 /// Sets mode, owner and group of what is there, without touching its content.
@@ -187,6 +220,29 @@ mod tests {
             .map(|e| e.unwrap().file_name())
             .collect();
         assert_eq!(names, ["folder"]);
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        write(&file, b"one", Access::PRIVATE).unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write(&link, b"two", Access::PRIVATE).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+    }
+
+    #[test]
+    fn what_a_killed_write_left_is_found_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.key");
+        for name in [".ca.key.new-x1", ".ca.key2.new-x1", "ca.key"] {
+            fs::write(dir.path().join(name), "key").unwrap();
+        }
+        remove_unfinished(&path).unwrap();
+        assert!(path.exists() && dir.path().join(".ca.key2.new-x1").exists());
+        assert!(!dir.path().join(".ca.key.new-x1").exists());
     }
 
     #[test]

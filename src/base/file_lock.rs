@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Holds the lock; dropping it, or the end of the process, releases it.
@@ -34,9 +34,18 @@ impl FileLock {
         Self::lock(file)
     }
 
-    /// Takes the lock on a folder, which must be there, without waiting and without a trace.
+    /// Takes the lock on a folder, which must be there, without waiting.
+    ///
+    /// A folder that was removed, and perhaps made anew, since it was opened counts as held:
+    /// whoever looks again finds the new one.
     pub fn try_take_folder(path: &Path) -> Result<Self, FileLockError> {
-        Self::lock(File::open(path)?)
+        let folder = File::open(path)?;
+        let opened = folder.metadata()?.ino();
+        let taken = Self::lock(folder)?;
+        match std::fs::metadata(path) {
+            Ok(there) if there.ino() == opened => Ok(taken),
+            _ => Err(FileLockError::Held),
+        }
     }
 
     fn lock(file: File) -> Result<Self, FileLockError> {

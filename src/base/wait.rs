@@ -10,7 +10,7 @@ pub fn until<T>(
     pause: Duration,
     mut look: impl FnMut() -> Option<T>,
 ) -> Option<T> {
-    let end = Instant::now() + limit;
+    let end = end_of(limit);
     loop {
         if let Some(found) = look() {
             return Some(found);
@@ -21,6 +21,13 @@ pub fn until<T>(
         }
         between_looks(pause.min(end - now));
     }
+}
+
+/// When a limit that begins now is over; one beyond all clocks is a day.
+pub fn end_of(limit: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(limit)
+        .unwrap_or_else(|| now + Duration::from_secs(86_400))
 }
 
 /// The pause between two looks at a condition.

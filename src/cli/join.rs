@@ -56,7 +56,8 @@ pub struct JoinArgs {
     pub disable_low_memory_guard: bool,
 
     /// Seconds that the datastore may take to list the node
-    #[arg(long, value_name = "SECONDS", default_value = "180", hide = true)]
+    #[arg(long, value_name = "SECONDS", default_value = "180", hide = true,
+        value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub timeout: u64,
 }
 

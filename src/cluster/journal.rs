@@ -2,7 +2,8 @@
 //!
 //! Before a file, folder or service is changed, what undoes the change is written to
 //! `var/cluster-agent/journal`, durably. A join that fails replays it backwards; a join that was
-//! killed is taken back by the next command that looks, or by the agent when it starts. The
+//! killed is taken back by the next command that looks, or by the agent when it starts. An entry
+//! goes when it is undone, so an undo that is cut off itself goes on where it stopped. The
 //! journal holds old keys: its folder is 0700, its entries 0600, and it is removed when done.
 
 use std::io;
@@ -42,6 +43,9 @@ pub enum JournalError {
     /// A service.
     #[error(transparent)]
     Service(#[from] CommandError),
+    /// The files are the old ones again, and a service did not come up with them.
+    #[error("the files are as they were, but a service did not come up again: {0}")]
+    NotRestarted(#[source] CommandError),
     /// An entry that this version cannot read.
     #[error("the journal entry `{}` cannot be read: {why}", path.display())]
     Entry {
@@ -70,6 +74,12 @@ enum Undo {
     RemoveFolder { path: PathBuf },
     /// What is at `to` was at `from`.
     MoveBack { from: PathBuf, to: PathBuf },
+    /// The datastore does not know this node, once it is asked to forget it.
+    LeaveDatastore {
+        backend: PathBuf,
+        servers: Vec<String>,
+        own: String,
+    },
     /// The service ran with the old files.
     Restart { service: Service },
 }
@@ -158,8 +168,22 @@ impl Journal {
         Ok(host.service(action, service)?)
     }
 
-    /// Makes the changes final.
-    pub fn commit(self) -> Result<(), JournalError> {
+    /// The datastore is about to learn of this node at `own`, from these members.
+    pub fn enter_datastore(
+        &mut self,
+        backend: &Path,
+        servers: &[String],
+        own: &str,
+    ) -> Result<(), JournalError> {
+        self.record(&Undo::LeaveDatastore {
+            backend: backend.to_owned(),
+            servers: servers.to_vec(),
+            own: own.to_owned(),
+        })
+    }
+
+    /// Makes the changes final. When this fails they can still be taken back.
+    pub fn commit(&mut self) -> Result<(), JournalError> {
         finish(&self.folder)
     }
 
@@ -209,7 +233,8 @@ fn folder_of(layout: &Layout) -> PathBuf {
 
 /// Whether changes are under way, or were interrupted.
 pub fn is_open(layout: &Layout) -> bool {
-    folder_of(layout).exists()
+    let folder = folder_of(layout);
+    folder.exists() || done(&folder).exists()
 }
 
 /// Takes back what an interrupted change left behind; says whether there was something.
@@ -227,10 +252,9 @@ pub fn recover(layout: &Layout, host: &dyn Host) -> Result<bool, JournalError> {
 /// The journal is moved away before it is deleted: half a journal must never be replayed.
 fn finish(folder: &Path) -> Result<(), JournalError> {
     atomic_file::rename(folder, &done(folder)).map_err(file_error("move", folder))?;
-    remove_done(folder)?;
-    // Where no agent keeps its state, nothing is left behind.
-    if let Some(own) = folder.parent() {
-        atomic_file::remove_empty_folder(own);
+    // From here on the changes are final, whether their traces go now or later.
+    if let Err(error) = remove_done(folder) {
+        tracing::warn!(%error, "the journal of a change that is complete is still there");
     }
     Ok(())
 }
@@ -245,64 +269,12 @@ fn remove_done(folder: &Path) -> Result<(), JournalError> {
 }
 
 fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map_err(file_error("read", folder))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        })
-        .collect();
-    entries.sort();
     let mut restarts = Vec::new();
-    for path in entries.iter().rev() {
-        let entry_error = |why: String| JournalError::Entry {
-            path: path.clone(),
-            why,
-        };
-        let text = Secret::new(std::fs::read_to_string(path).map_err(file_error("read", path))?);
-        let undo: Undo =
-            serde_json::from_str(text.expose()).map_err(|error| entry_error(error.to_string()))?;
-        match undo {
-            Undo::RemoveFile { path } => {
-                atomic_file::remove(&path).map_err(file_error("remove", &path))?;
-            }
-            Undo::RestoreFile {
-                path,
-                mode,
-                uid,
-                gid,
-                content,
-            } => {
-                let content = STANDARD
-                    .decode(content.expose())
-                    .map_err(|error| entry_error(error.to_string()))?;
-                let access = Access::Set {
-                    mode,
-                    uid: Some(uid),
-                    gid: Some(gid),
-                };
-                atomic_file::write(&path, &content, access)
-                    .map_err(file_error("restore", &path))?;
-            }
-            Undo::RemoveFolder { path } => {
-                atomic_file::remove_folder(&path).map_err(file_error("remove", &path))?;
-            }
-            Undo::MoveBack { from, to } => {
-                if to.exists() {
-                    atomic_file::remove_folder(&from).map_err(file_error("remove", &from))?;
-                    atomic_file::rename(&to, &from).map_err(file_error("move back", &from))?;
-                }
-            }
-            Undo::Restart { service } => {
-                if !restarts.contains(&service) {
-                    restarts.push(service);
-                }
-            }
-        }
+    for path in entries(folder)?.into_iter().rev() {
+        undo_one(&path, host, &mut restarts)?;
     }
-    // Services come last, when the files are the old ones again. One that does not come up must
-    // not keep the others down, nor the journal for ever.
+    // Services come last, when the files are the old ones again; their entries stay until then.
+    // One that does not come up must not keep the others down, nor the journal for ever.
     let mut failed = None;
     for service in restarts {
         if let Err(error) = host.service(Action::Restart, service) {
@@ -310,7 +282,84 @@ fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
         }
     }
     finish(folder)?;
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    failed.map_or(Ok(()), |error| Err(JournalError::NotRestarted(error)))
+}
+
+/// The entries, the oldest first.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(file_error("read", folder))? {
+        let path = entry.map_err(file_error("read", folder))?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            entries.push(path);
+        }
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+/// Undoes what one entry says, and removes the entry. Doing it twice does no harm, because the
+/// entries before it are still to come.
+fn undo_one(path: &Path, host: &dyn Host, restarts: &mut Vec<Service>) -> Result<(), JournalError> {
+    let unreadable = |why: String| JournalError::Entry {
+        path: path.to_owned(),
+        why,
+    };
+    let text = Secret::new(std::fs::read_to_string(path).map_err(file_error("read", path))?);
+    let undo: Undo =
+        serde_json::from_str(text.expose()).map_err(|error| unreadable(error.to_string()))?;
+    match undo {
+        Undo::RemoveFile { path } => {
+            atomic_file::remove_unfinished(&path).map_err(file_error("tidy", &path))?;
+            atomic_file::remove(&path).map_err(file_error("remove", &path))?;
+        }
+        Undo::RestoreFile {
+            path,
+            mode,
+            uid,
+            gid,
+            content,
+        } => {
+            atomic_file::remove_unfinished(&path).map_err(file_error("tidy", &path))?;
+            let content = STANDARD
+                .decode(content.expose())
+                .map_err(|error| unreadable(error.to_string()))?;
+            let access = Access::Set {
+                mode,
+                uid: Some(uid),
+                gid: Some(gid),
+            };
+            atomic_file::write(&path, &content, access).map_err(file_error("restore", &path))?;
+        }
+        Undo::RemoveFolder { path } => {
+            atomic_file::remove_folder(&path).map_err(file_error("remove", &path))?;
+        }
+        Undo::MoveBack { from, to } => {
+            if to.exists() {
+                atomic_file::remove_folder(&from).map_err(file_error("remove", &from))?;
+                atomic_file::rename(&to, &from).map_err(file_error("move back", &from))?;
+            }
+        }
+        Undo::LeaveDatastore {
+            backend,
+            servers,
+            own,
+        } => {
+            if let Err(error) = host.leave_datastore(&backend, &servers, &own) {
+                tracing::warn!(%error, "the datastore may still list this node at {own}");
+            }
+        }
+        Undo::Restart { service } => {
+            if !restarts.contains(&service) {
+                restarts.push(service);
+            }
+            return Ok(());
+        }
+    }
+    atomic_file::remove(path).map_err(file_error("remove", path))
 }
 
 #[cfg(test)]
@@ -418,6 +467,49 @@ mod tests {
         assert!(recover(&layout, &host).unwrap());
         assert_eq!(tree(layout.data()), before);
         assert!(!recover(&layout, &host).unwrap());
+    }
+
+    #[test]
+    fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
+        let steps = {
+            let (_dir, layout) = node();
+            let host = ScriptedHost::default();
+            drop(change(&layout, &host));
+            entries(&folder_of(&layout)).unwrap().len()
+        };
+        for cut in 0..=steps {
+            let (_dir, layout) = node();
+            let host = ScriptedHost::default();
+            let before = tree(layout.data());
+            drop(change(&layout, &host));
+            for path in entries(&folder_of(&layout))
+                .unwrap()
+                .into_iter()
+                .rev()
+                .take(cut)
+            {
+                let entry = std::fs::read(&path).unwrap();
+                undo_one(&path, &host, &mut Vec::new()).unwrap();
+                // Killed after the undoing and before the entry was gone: it is done again.
+                std::fs::write(&path, entry).unwrap();
+                undo_one(&path, &host, &mut Vec::new()).unwrap();
+            }
+            recover(&layout, &host).unwrap();
+            assert_eq!(tree(layout.data()), before, "cut off after {cut} steps");
+        }
+    }
+
+    #[test]
+    fn a_service_that_stays_down_is_told_apart_from_files_that_are_not_back() {
+        let (_dir, layout) = node();
+        let mut host = ScriptedHost::default();
+        let before = tree(layout.data());
+        let journal = change(&layout, &host);
+        host.broken = vec![Service::Kubelite];
+        let error = journal.roll_back(&host).unwrap_err();
+        assert!(matches!(error, JournalError::NotRestarted(_)), "{error}");
+        assert_eq!(tree(layout.data()), before);
+        assert!(!is_open(&layout));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::base::{atomic_file, wait};
 use crate::host::Action;
 use crate::host::command::{self, CommandError};
+use crate::host::datastore_shell;
 use crate::host::process::Companion;
 
 /// The programs, and the package of Debian that has them.
@@ -118,12 +119,19 @@ impl DatastoreDemo {
     /// Its members, as its shell prints them in JSON.
     pub fn members(backend: &Path) -> Result<String, CommandError> {
         let servers = format!("file://{}", backend.join(CLUSTER_FILE).display());
-        command::run(
-            SHELL,
-            &["-s", &servers, "-f", "json", "k8s", ".cluster"],
-            Duration::from_secs(4),
-        )
+        shell(&servers, datastore_shell::LIST)
     }
+
+    /// Has these members forget the one at `own`.
+    pub fn forget(servers: &[String], own: &str) -> Result<(), CommandError> {
+        let servers = servers.join(",");
+        datastore_shell::forget(own, |command| shell(&servers, command))
+    }
+}
+
+fn shell(servers: &str, command: &str) -> Result<String, CommandError> {
+    let arguments = ["-s", servers, "-f", "json", "k8s", command];
+    command::run(SHELL, &arguments, datastore_shell::LIMIT)
 }
 
 /// Waits until the server has written a file, which it does when it is up.

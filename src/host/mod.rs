@@ -4,6 +4,7 @@
 
 pub mod command;
 pub mod datastore_demo;
+pub mod datastore_shell;
 pub mod network;
 pub mod process;
 #[cfg(test)]
@@ -54,6 +55,15 @@ pub trait Host: Send + Sync {
 
     /// Whether a datastore runs here, so that the node can be a control plane node.
     fn has_datastore(&self) -> bool;
+
+    /// Has these members of the datastore forget the one at `own`, through the shell with the
+    /// certificate in this folder. One that they do not list is no error.
+    fn leave_datastore(
+        &self,
+        backend: &Path,
+        servers: &[String],
+        own: &str,
+    ) -> Result<(), CommandError>;
 
     /// Asks the datastore in this folder, through its shell, for its members; JSON.
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError>;

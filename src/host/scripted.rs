@@ -83,6 +83,16 @@ impl Host for ScriptedHost {
         true
     }
 
+    fn leave_datastore(
+        &self,
+        _backend: &Path,
+        _servers: &[String],
+        own: &str,
+    ) -> Result<(), CommandError> {
+        self.call(format!("leave {own}"));
+        Ok(())
+    }
+
     fn datastore_members(&self, _backend: &Path) -> Result<String, CommandError> {
         self.call("members".into());
         self.members

@@ -6,15 +6,12 @@ use std::time::Duration;
 
 use crate::base::env_vars;
 use crate::host::command::{self, CommandError};
-use crate::host::{Action, Group, Host, Service, network};
+use crate::host::{Action, Group, Host, Service, datastore_shell, network};
 
 /// A service may take its time to stop and to start.
 const SERVICE_LIMIT: Duration = Duration::from_secs(180);
 /// What Kubernetes may take for an answer.
 const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
-/// What the datastore's shell may take: MicroK8s gives it as long.
-const SHELL_LIMIT: Duration = Duration::from_secs(4);
-
 /// A machine with MicroK8s's snap, or one laid out like it.
 #[derive(Debug)]
 pub struct SnapHost {
@@ -33,6 +30,28 @@ impl SnapHost {
             text.lines()
                 .any(|line| line.trim() == "confinement: strict")
         })
+    }
+
+    /// A command to the datastore, through its shell (recording `join-controlplane-ok`).
+    fn shell(&self, backend: &Path, servers: &str, command: &str) -> Result<String, CommandError> {
+        let file = |name: &str| backend.join(name).to_string_lossy().into_owned();
+        let (certificate, key) = (file("cluster.crt"), file("cluster.key"));
+        command::run(
+            &self.snap.join("bin/dqlite").to_string_lossy(),
+            &[
+                "-s",
+                servers,
+                "-c",
+                &certificate,
+                "-k",
+                &key,
+                "-f",
+                "json",
+                "k8s",
+                command,
+            ],
+            datastore_shell::LIMIT,
+        )
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Result<String, CommandError> {
@@ -85,25 +104,18 @@ impl Host for SnapHost {
         true
     }
 
+    fn leave_datastore(
+        &self,
+        backend: &Path,
+        servers: &[String],
+        own: &str,
+    ) -> Result<(), CommandError> {
+        let servers = servers.join(",");
+        datastore_shell::forget(own, |command| self.shell(backend, &servers, command))
+    }
+
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
-        let file = |name: &str| backend.join(name).to_string_lossy().into_owned();
-        let servers = format!("file://{}", file("cluster.yaml"));
-        let (certificate, key) = (file("cluster.crt"), file("cluster.key"));
-        command::run(
-            &self.snap.join("bin/dqlite").to_string_lossy(),
-            &[
-                "-s",
-                &servers,
-                "-c",
-                &certificate,
-                "-k",
-                &key,
-                "-f",
-                "json",
-                "k8s",
-                ".cluster",
-            ],
-            SHELL_LIMIT,
-        )
+        let servers = format!("file://{}", backend.join("cluster.yaml").display());
+        self.shell(backend, &servers, datastore_shell::LIST)
     }
 }

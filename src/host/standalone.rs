@@ -54,6 +54,18 @@ impl Host for StandaloneHost {
         self.datastore.is_some()
     }
 
+    fn leave_datastore(
+        &self,
+        _backend: &Path,
+        servers: &[String],
+        own: &str,
+    ) -> Result<(), CommandError> {
+        match self.datastore {
+            Some(_) => DatastoreDemo::forget(servers, own),
+            None => Ok(()),
+        }
+    }
+
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
         if self.datastore.is_some() {
             return DatastoreDemo::members(backend);

@@ -188,12 +188,7 @@ impl Layout {
 
     /// A lock file.
     pub fn lock(&self, lock: Lock) -> PathBuf {
-        self.lock_folder().join(lock.file_name())
-    }
-
-    /// The folder of the lock files.
-    pub fn lock_folder(&self) -> PathBuf {
-        self.data.join("var/lock")
+        self.data.join("var/lock").join(lock.file_name())
     }
 
     /// Whether a lock file is there.

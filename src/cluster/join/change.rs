@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::journal::Journal;
+use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
 use crate::pki::key::{Bits, PrivateKey};
@@ -39,17 +39,20 @@ impl<'a> Change<'a> {
     }
 
     /// Everything that was changed is taken back: `error` made the join fail.
-    pub fn take_back(&mut self, error: JoinError) -> JoinError {
-        match self
-            .journal
-            .take()
-            .map(|journal| journal.roll_back(self.node.host.as_ref()))
-        {
-            None | Some(Ok(())) => error,
-            Some(Err(undo)) => JoinError::NotTakenBack {
+    pub fn take_back(mut self, error: JoinError) -> JoinError {
+        match self.undo() {
+            Ok(()) => error,
+            Err(undo) => JoinError::NotTakenBack {
                 error: Box::new(error),
                 undo,
             },
+        }
+    }
+
+    fn undo(&mut self) -> Result<(), JournalError> {
+        match self.journal.take() {
+            Some(journal) => journal.roll_back(self.node.host.as_ref()),
+            None => Ok(()),
         }
     }
 
@@ -60,9 +63,10 @@ impl<'a> Change<'a> {
         }
         self.lock(Lock::NoCertReissue)?;
         self.unlock(Lock::JoinInProgress)?;
-        if let Some(journal) = self.journal.take() {
+        if let Some(journal) = &mut self.journal {
             journal.commit()?;
         }
+        self.journal = None;
         Ok(())
     }
 
@@ -216,6 +220,15 @@ impl<'a> Change<'a> {
             self.service(Action::Restart, service)?;
         }
         Ok(())
+    }
+}
+
+/// A join that ends in no orderly way, by a panic, is taken back as well.
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.undo() {
+            tracing::error!(%error, "the changes of a join cannot be taken back");
+        }
     }
 }
 

@@ -50,13 +50,17 @@ pub struct Plan {
 /// What Kubernetes keeps its state in.
 enum Datastore {
     /// MicroK8s's own.
-    Dqlite {
-        certificate: String,
-        key: Secret,
-        init: String,
-    },
+    Dqlite(Dqlite),
     /// An etcd outside the cluster.
     Etcd { servers: String },
+}
+
+/// What it takes to join the cluster's dqlite.
+struct Dqlite {
+    certificate: String,
+    key: Secret,
+    voters: Vec<String>,
+    own: String,
 }
 
 impl Plan {
@@ -76,6 +80,7 @@ impl Plan {
             .map_err(|error| answer.bad("service_account_key", error))?;
         answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
         answer.need_callback_token()?;
+        answer.check_words()?;
         let datastore = match &answer.etcd_servers {
             Some(servers) => Datastore::Etcd {
                 servers: servers.clone(),
@@ -120,11 +125,12 @@ impl Plan {
             .ok()
             .and_then(|info| dqlite::read_info(&info).ok())
             .map_or(endpoint::DATASTORE_PORT, |info| info.port());
-        Ok(Datastore::Dqlite {
+        Ok(Datastore::Dqlite(Dqlite {
             certificate,
             key,
-            init: dqlite::init_yaml(&endpoint::join(own, port), voters),
-        })
+            voters: voters.clone(),
+            own: endpoint::join(own, port),
+        }))
     }
 
     /// The cluster authenticates with tokens when it sends the administrator's, and with
@@ -158,9 +164,7 @@ impl Plan {
     fn join_dqlite(
         &self,
         change: &mut Change<'_>,
-        certificate: &str,
-        key: &Secret,
-        init: &str,
+        cluster: &Dqlite,
         order: &JoinOrder,
         audience: &mut dyn Audience,
     ) -> Result<(), JoinError> {
@@ -172,9 +176,21 @@ impl Plan {
             .journal()?
             .move_folder(&backend, &layout.backend_backup())?;
         change.journal()?.make_folder(&backend, 0o755)?;
+        let Dqlite {
+            certificate,
+            key,
+            voters,
+            own,
+        } = cluster;
         change.write(&backend.join("cluster.crt"), certificate, Privacy::Group)?;
         change.write(&backend.join("cluster.key"), key.expose(), Privacy::Root)?;
-        change.rewrite(&backend.join("init.yaml"), init, 0o644)?;
+        change.rewrite(
+            &backend.join("init.yaml"),
+            &dqlite::init_yaml(own, voters),
+            0o644,
+        )?;
+        // From its start on the service enters the node into the datastore, whatever comes then.
+        change.journal()?.enter_datastore(&backend, voters, own)?;
         change.service(Action::Start, Service::K8sDqlite)?;
         audience.tell(JoinEvent::Waiting);
         let limit = Duration::from_secs(order.timeout_seconds);
@@ -277,13 +293,7 @@ impl super::Plan for Plan {
             )?;
         }
         match &self.datastore {
-            Datastore::Dqlite {
-                certificate,
-                key,
-                init,
-            } => {
-                self.join_dqlite(change, certificate, key, init, order, audience)?;
-            }
+            Datastore::Dqlite(cluster) => self.join_dqlite(change, cluster, order, audience)?,
             Datastore::Etcd { servers } => self.use_etcd(change, servers)?,
         }
         // The manifest is applied in the cluster already; here it is only kept the same.
@@ -371,7 +381,7 @@ fn wait_until_listed(
     limit: Duration,
     audience: &mut dyn Audience,
 ) -> bool {
-    let end = Instant::now() + limit;
+    let end = wait::end_of(limit);
     let mut pause = FIRST_PAUSE;
     let mut next_dot = Instant::now();
     loop {

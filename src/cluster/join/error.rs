@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::client::remote::RemoteError;
-use crate::cluster::first_join::FirstJoinError;
 use crate::cluster::journal::JournalError;
 use crate::pki::PkiError;
 use crate::store::layout::ReadError;
@@ -108,14 +107,11 @@ pub enum JoinError {
     /// A change.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The datastore's files.
-    #[error(transparent)]
-    Datastore(#[from] FirstJoinError),
     /// Whoever asked for the join went away.
     #[error("the join was interrupted")]
     Interrupted,
     /// A change failed, and so did taking the changes back.
-    #[error("{error}; the node could not be brought back to what it was: {undo}")]
+    #[error("{error}; not everything could be taken back: {undo}")]
     NotTakenBack {
         /// What failed first.
         error: Box<JoinError>,
@@ -153,10 +149,7 @@ fn stage(error: &JoinError) -> &'static str {
         | JoinError::NoWorkers
         | JoinError::UnknownAuthMode(_) => "answer",
         JoinError::NotSigned { .. } => "certificates",
-        JoinError::Read(_)
-        | JoinError::Pki(_)
-        | JoinError::Journal(_)
-        | JoinError::Datastore(_) => "apply",
+        JoinError::Read(_) | JoinError::Pki(_) | JoinError::Journal(_) => "apply",
         JoinError::NotListed { .. } => "datastore",
         JoinError::Interrupted => "interrupted",
         JoinError::NotTakenBack { .. } => "undo",
@@ -246,10 +239,14 @@ fn hint(error: &JoinError) -> Option<String> {
             JoinError::Journal(JournalError::Service(_)) => {
                 "look into the service's log; this node is as it was, and the same command may be tried again"
             }
+            JoinError::NotTakenBack {
+                undo: JournalError::NotRestarted(_),
+                ..
+            } => "look into the service's log, and start it again",
             JoinError::NotTakenBack { .. } => {
                 "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
             }
-            JoinError::Journal(JournalError::File { source, .. })
+            JoinError::NoNode { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
                 "run the command as root, or start the node's agent"
@@ -283,7 +280,6 @@ fn exit(error: &JoinError) -> ExitStatus {
         | JoinError::Read(_)
         | JoinError::Pki(_)
         | JoinError::Journal(_)
-        | JoinError::Datastore(_)
         | JoinError::Interrupted => ExitStatus::Failure,
     }
 }

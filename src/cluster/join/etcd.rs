@@ -52,6 +52,7 @@ impl Plan {
             return Err(JoinError::UnknownAuthMode(mode.to_owned()));
         }
         answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
+        answer.check_words()?;
         let ca = answer.need("ca", answer.ca.clone())?;
         let etcd = answer.need("etcd", answer.etcd.as_deref())?;
         let etcd = etcd.replace("0.0.0.0", &order.url.address.to_string());

@@ -12,8 +12,10 @@ mod peer;
 mod worker;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::atomic_file;
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::base::wait;
 use crate::cluster::first_join;
@@ -25,7 +27,7 @@ use crate::store::layout::Lock;
 use crate::wire::cluster_v2::RequestedRole;
 use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
 
-use change::Change;
+use change::{Change, NodeKey};
 pub use error::JoinError;
 use peer::Contact;
 
@@ -71,6 +73,8 @@ fn attempt(
     if role == Role::ControlPlane && !node.host.has_datastore() {
         return Err(JoinError::NoDatastore);
     }
+
+    check_node(node, role)?;
 
     audience.tell(JoinEvent::Contacting {
         address: order.url.address,
@@ -137,11 +141,31 @@ fn prepare(
         return Ok(Box::new(plan));
     }
     let answer = contact.join(node, requested_role(order))?;
-    warn_of_other_network(node, answer.cluster_cidr.as_deref(), audience)?;
-    Ok(match role {
+    let theirs = answer.cluster_cidr.clone();
+    let plan: Box<dyn Plan> = match role {
         Role::Worker => Box::new(worker::Plan::prepare(node, order, answer, contact)?),
         Role::ControlPlane => Box::new(control_plane::Plan::prepare(node, answer)?),
-    })
+    };
+    warn_of_other_network(node, theirs.as_deref(), audience)?;
+    Ok(plan)
+}
+
+/// Makes sure that what the join reads and changes can be read and changed, before the contacted
+/// node is asked for anything: a request may use its token up.
+fn check_node(node: &Node, role: Role) -> Result<(), JoinError> {
+    for service in ["kube-apiserver", "kube-proxy", "kubelet"] {
+        node.arguments(service)?;
+    }
+    if role == Role::Worker && node.layout.has(Lock::HaCluster) {
+        let template = |name| node.layout.args("traefik").join(name);
+        node.layout.read(&template("traefik-template.yaml"))?;
+        node.layout.read(&template("provider-template.yaml"))?;
+    }
+    for key in ["kubelet", "proxy"] {
+        NodeKey::read_or_make(node, key)?;
+    }
+    node.host.host_name().map_err(JoinError::Machine)?;
+    Ok(())
 }
 
 fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
@@ -160,26 +184,42 @@ fn requested_role(order: &JoinOrder) -> RequestedRole {
     }
 }
 
-/// One join at a time on one node. The lock is on the folder of MicroK8s's lock files, so that a
-/// join that fails leaves nothing behind.
-///
-/// One that is under way is waited for: it may be one whose caller was killed, and that is being
-/// taken back right now.
-fn take_lock(node: &Node) -> Result<FileLock, JoinError> {
-    let folder = node.layout.lock_folder();
-    let taken = wait::until(BUSY_LIMIT, BUSY_PAUSE, || {
-        match FileLock::try_take_folder(&folder) {
-            Err(FileLockError::Held) => None,
-            Ok(lock) => Some(Ok(lock)),
-            Err(FileLockError::Io(source)) => Some(Err(source)),
-        }
-    });
-    taken
-        .ok_or(JoinError::Busy)?
-        .map_err(|source| JoinError::NoNode {
+/// One join at a time on one node. The lock is on the folder of our own state, where no other
+/// user can take it; it goes with the lock when it holds nothing else.
+struct JoinLock {
+    folder: PathBuf,
+    _lock: FileLock,
+}
+
+impl Drop for JoinLock {
+    fn drop(&mut self) {
+        atomic_file::remove_empty_folder(&self.folder);
+    }
+}
+
+/// Takes the lock. A join that is under way is waited for: it may be one whose caller was
+/// killed, and that is being taken back right now.
+fn take_lock(node: &Node) -> Result<JoinLock, JoinError> {
+    let folder = node.layout.own_state();
+    let try_take = || match atomic_file::make_folder(&folder, 0o700)
+        .map_err(FileLockError::Io)
+        .and_then(|()| FileLock::try_take_folder(&folder))
+    {
+        Err(FileLockError::Held) => None,
+        Ok(lock) => Some(Ok(lock)),
+        Err(FileLockError::Io(source)) => Some(Err(source)),
+    };
+    match wait::until(BUSY_LIMIT, BUSY_PAUSE, try_take) {
+        None => Err(JoinError::Busy),
+        Some(Ok(lock)) => Ok(JoinLock {
+            folder,
+            _lock: lock,
+        }),
+        Some(Err(source)) => Err(JoinError::NoNode {
             path: folder,
             source,
-        })
+        }),
+    }
 }
 
 /// What the node is in the cluster of the node that shows this certificate; `None` when it is

@@ -190,7 +190,53 @@ impl<T> Answer<T> {
     }
 }
 
+impl<T> Answer<T> {
+    /// Fields that become parts of argument files, kubeconfigs and messages: each a single word
+    /// that brings no line, quote or escape sequence of its own.
+    fn words(&self, fields: &[(&'static str, Option<&str>)]) -> Result<(), JoinError> {
+        let strange = |c: char| c.is_whitespace() || c.is_control() || "\"'`\\#".contains(c);
+        for (field, value) in fields {
+            if value.is_some_and(|value| value.contains(strange)) {
+                return Err(self.bad(field, "it is no single word"));
+            }
+        }
+        Ok(())
+    }
+
+    fn port(&self, value: Option<&str>) -> Result<(), JoinError> {
+        match value.filter(|port| !port.is_empty()).map(str::parse::<u16>) {
+            None | Some(Ok(1..)) => Ok(()),
+            Some(_) => Err(self.bad("apiport", "it is no port")),
+        }
+    }
+}
+
+impl Answer<cluster_v1::JoinResponse> {
+    /// Makes sure that nothing but words arrives where words are expected.
+    pub fn check_words(&self) -> Result<(), JoinError> {
+        self.port(self.apiport.as_deref())?;
+        self.words(&[
+            ("etcd", self.etcd.as_deref()),
+            ("kubeproxy", self.kubeproxy.as_ref().map(Token::expose)),
+            ("kubelet", self.kubelet.as_ref().map(Token::expose)),
+            ("hostname_override", self.hostname_override.as_deref()),
+            ("cluster_cidr", self.cluster_cidr.as_deref()),
+        ])
+    }
+}
+
 impl Answer<cluster_v2::JoinResponse> {
+    /// Makes sure that nothing but words arrives where words are expected.
+    pub fn check_words(&self) -> Result<(), JoinError> {
+        self.port(self.apiport.as_deref())?;
+        self.words(&[
+            ("api_authz_mode", self.api_authz_mode.as_deref()),
+            ("cluster_cidr", self.cluster_cidr.as_deref()),
+            ("admin_token", self.admin_token.as_ref().map(Secret::expose)),
+            ("etcd_servers", self.etcd_servers.as_deref()),
+        ])
+    }
+
     /// The token with which the cluster's agents are called: one line that is not empty.
     pub fn need_callback_token(&self) -> Result<(), JoinError> {
         let token = self.need("callback_token", self.callback_token.as_ref())?;

@@ -1,5 +1,7 @@
 //! Joining a cluster on dqlite as a worker.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
 use crate::cluster::fresh_node::node_names;
@@ -42,7 +44,10 @@ impl Plan {
         answer: Answer<JoinResponse>,
         contact: &mut Contact,
     ) -> Result<Self, JoinError> {
-        answer.need("hostname_override", answer.hostname_override.as_ref())?;
+        let own = answer.need("hostname_override", answer.hostname_override.as_deref())?;
+        own.parse::<IpAddr>()
+            .map_err(|error| answer.bad("hostname_override", error))?;
+        answer.check_words()?;
         if answer.ca_key.is_some() {
             return Err(JoinError::NoWorkers);
         }
