@@ -9,6 +9,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,8 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
+use crate::base::wait;
 use crate::host::{Action, CommandError, Host, Service};
 use crate::store::layout::Layout;
+
+/// How long a request of a service that was stopped may take to reach the datastore.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 
 /// Changes that are under way.
 #[derive(Debug)]
@@ -348,7 +353,7 @@ fn undo_one(path: &Path, host: &dyn Host, restarts: &mut Vec<Service>) -> Result
             servers,
             own,
         } => {
-            if let Err(error) = host.leave_datastore(&backend, &servers, &own) {
+            if let Err(error) = leave_datastore(host, &backend, &servers, &own) {
                 tracing::warn!(%error, "the datastore may still list this node at {own}");
             }
         }
@@ -360,6 +365,20 @@ fn undo_one(path: &Path, host: &dyn Host, restarts: &mut Vec<Service>) -> Result
         }
     }
     atomic_file::remove(path).map_err(file_error("remove", path))
+}
+
+/// Has the datastore forget this node. Its service is stopped before, or it might enter the node
+/// right after; what it asked for last may still be on its way, so the datastore is asked twice.
+fn leave_datastore(
+    host: &dyn Host,
+    backend: &Path,
+    servers: &[String],
+    own: &str,
+) -> Result<(), CommandError> {
+    host.service(Action::Stop, Service::K8sDqlite)?;
+    host.leave_datastore(backend, servers, own)?;
+    wait::between_looks(ON_ITS_WAY);
+    host.leave_datastore(backend, servers, own)
 }
 
 #[cfg(test)]

@@ -1,30 +1,46 @@
 //! `microk8s dev-cluster`: the first thing that a newcomer runs, in a network of its own so that
 //! several can run at once.
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::lab::skip;
 
-/// Runs the program in a namespace where nothing but the loopback is, as root of that namespace.
-fn dev_cluster(arguments: &[&str]) -> Option<std::process::Output> {
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--map-root-user", "--user", "sh", "-c"]);
-    command.arg("ip link set lo up && exec \"$0\" dev-cluster \"$@\"");
-    command.arg(env!("CARGO_BIN_EXE_microk8s"));
-    command.args(arguments);
-    // A node of this machine is none of the cluster's business.
-    for variable in ["SNAP", "SNAP_DATA", "SNAP_COMMON", "MICROK8S_NODE_DIR"] {
-        command.env_remove(variable);
-    }
-    let possible = Command::new("unshare")
-        .args(["--net", "--map-root-user", "--user", "ip", "link"])
+/// Runs a script in a namespace where nothing but the loopback is, as root of that namespace.
+/// The script finds the program as `$0`.
+fn in_network_of_its_own(script: &str, arguments: &[&str]) -> Option<Output> {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--map-root-user", "--user"]);
+        command
+    };
+    let possible = unshare()
+        .args(["ip", "link"])
         .output()
         .is_ok_and(|output| output.status.success());
     if !possible {
         skip("no network namespaces for this user, or no iproute2");
         return None;
     }
+    let mut command = unshare();
+    command.args(["sh", "-c", script, env!("CARGO_BIN_EXE_microk8s")]);
+    command.args(arguments);
+    // A node of this machine is none of the cluster's business.
+    for variable in ["SNAP", "SNAP_DATA", "SNAP_COMMON", "MICROK8S_NODE_DIR"] {
+        command.env_remove(variable);
+    }
     Some(command.output().unwrap())
+}
+
+fn dev_cluster(arguments: &[&str]) -> Option<Output> {
+    let script = "ip link set lo up && exec \"$0\" dev-cluster \"$@\"";
+    in_network_of_its_own(script, arguments)
+}
+
+fn is_dqlite_installed() -> bool {
+    Command::new("sh")
+        .args(["-c", "command -v dqlite-demo && command -v dqlite"])
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -51,11 +67,7 @@ fn one_control_plane_and_two_workers_form_a_cluster_with_nothing_but_this_progra
 
 #[test]
 fn three_control_planes_end_with_three_members_in_a_real_dqlite() {
-    let installed = Command::new("sh")
-        .args(["-c", "command -v dqlite-demo && command -v dqlite"])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !installed {
+    if !is_dqlite_installed() {
         let Some(output) = dev_cluster(&["--control-planes", "3", "--once"]) else {
             return;
         };
@@ -79,5 +91,46 @@ fn three_control_planes_end_with_three_members_in_a_real_dqlite() {
     assert_eq!(
         members,
         ["127.0.0.1:19001", "127.0.0.2:19001", "127.0.0.3:19001"]
+    );
+}
+
+/// Two agents with a real dqlite each; the second joins the first, given no time, then enough.
+const JOIN_TWICE: &str = r#"
+set -eu
+ip link set lo up
+here=$(mktemp -d)
+for n in 1 2; do
+    "$0" agent --node-dir "$here/n$n" --node-name "n$n" --bind "127.0.0.$n:25000" \
+        --datastore-demo 2> "$here/log$n" &
+    eval "agent$n=$!"
+done
+trap 'kill $agent1 $agent2; wait; rm -rf "$here"' EXIT
+for n in 1 2; do
+    until [ -S "$here/n$n/common/run/cluster-agent.sock" ]; do
+        kill -0 "$agent1" && kill -0 "$agent2" && sleep 0.05
+    done
+done
+on() { MICROK8S_NODE_DIR="$here/n$1"; export MICROK8S_NODE_DIR; shift; "$@"; }
+connection=$(on 1 "$0" add-node --format short | sed 's/^microk8s join //')
+for timeout in 0 60; do
+    on 2 "$0" join "$connection" --timeout "$timeout" > "$here/said" 2>&1 && code=0 || code=$?
+    echo "exit $code, members:" $(dqlite -s 127.0.0.1:19001 k8s .cluster | cut -d '|' -f 2)
+done
+"#;
+
+#[test]
+fn a_control_plane_join_that_fails_leaves_no_trace_in_a_real_dqlite_and_its_token_usable() {
+    if !is_dqlite_installed() {
+        return skip("Debian's package go-dqlite is not installed");
+    }
+    let Some(output) = in_network_of_its_own(JOIN_TWICE, &[]) else {
+        return;
+    };
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(
+        out,
+        "exit 8, members: 127.0.0.1:19001\n\
+         exit 0, members: 127.0.0.1:19001 127.0.0.2:19001\n",
+        "{err}"
     );
 }
