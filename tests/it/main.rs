@@ -11,6 +11,7 @@ mod architecture;
 mod bad_input;
 mod compat;
 mod dev_cluster;
+mod documents;
 mod etcd_flow;
 mod field_usage;
 mod generated;
