@@ -38,9 +38,9 @@ impl Companion {
         if let Some(errors) = child.stderr.take() {
             thread::spawn(move || {
                 BufReader::new(errors)
-                    .lines()
+                    .split(b'\n')
                     .map_while(Result::ok)
-                    .for_each(|line| on_line(&line));
+                    .for_each(|line| on_line(&String::from_utf8_lossy(&line)));
             });
         }
         Ok(Self { child, grace })
@@ -107,4 +107,22 @@ pub fn become_program(
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
 ) -> io::Error {
     Command::new(program).args(arguments).exec()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_no_text_is_not_the_last_one_that_is_read() {
+        let (sender, lines) = mpsc::channel();
+        let script = r"printf 'a\377b\nnext\n' >&2";
+        let _companion = Companion::start("sh", ["-c", script], Duration::ZERO, move |line| {
+            let _ = sender.send(line.to_owned());
+        })
+        .unwrap();
+        assert_eq!(lines.iter().collect::<Vec<_>>(), ["a\u{fffd}b", "next"]);
+    }
 }
