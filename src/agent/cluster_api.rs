@@ -49,7 +49,6 @@ fn only(methods: MethodRouter<Arc<Shared>>) -> MethodRouter<Arc<Shared>> {
     methods.fallback(wrong_method)
 }
 
-///
 /// The body is read, and thrown away: over HTTP/2 an answer that comes before the end of the
 /// request looks like a fault to some clients.
 async fn wrong_method(_body: Bytes) -> StatusCode {
