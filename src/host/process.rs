@@ -101,12 +101,17 @@ pub fn run_to_end(
     })
 }
 
-/// Becomes another program; returns only when that fails.
+/// Becomes another program, in an environment with these variables added; returns only when
+/// that fails.
 pub fn become_program(
     program: &Path,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    variables: &[(&str, &str)],
 ) -> io::Error {
-    Command::new(program).args(arguments).exec()
+    Command::new(program)
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .exec()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod dev_cluster;
 mod etcd_flow;
 mod field_usage;
 mod generated;
+mod hand_over;
 mod lab;
 mod membership;
 mod signing;
