@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::base::wait;
+use crate::host::command;
 
 /// A program that runs beside this one. It is asked to end, then ended, when this is dropped.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ impl Companion {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // Ctrl-C in a terminal is for the program that owns this one, which ends it in order.
+            .process_group(0)
             .spawn()?;
         if let Some(errors) = child.stderr.take() {
             thread::spawn(move || {
@@ -83,22 +86,22 @@ pub struct Finished {
     pub code: Option<i32>,
 }
 
-/// Runs a program to its end, in an environment with these variables added.
+/// Runs a program to its end, in an environment with these variables added; `None` when `over`
+/// said before that nobody waits for it any more, and it was killed.
 pub fn run_to_end(
     program: impl AsRef<OsStr>,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     variables: &[(&str, &Path)],
-) -> io::Result<Finished> {
-    let output = Command::new(program)
-        .args(arguments)
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .output()?;
-    Ok(Finished {
-        output: String::from_utf8_lossy(&output.stdout).into_owned(),
-        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
-        code: output.status.code(),
-    })
+    over: impl Fn() -> bool,
+) -> io::Result<Option<Finished>> {
+    let mut command = Command::new(program);
+    command.args(arguments).envs(variables.iter().copied());
+    let ended = command::run_unless(command, over)?;
+    Ok(ended.map(|ended| Finished {
+        output: ended.output,
+        errors: ended.errors,
+        code: ended.status.code(),
+    }))
 }
 
 /// Becomes another program, in an environment with these variables added; returns only when

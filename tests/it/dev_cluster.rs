@@ -1,12 +1,22 @@
 //! `microk8s dev-cluster`: the first thing that a newcomer runs, in a network of its own so that
 //! several can run at once.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::lab::skip;
 
-/// Runs the program in a namespace where nothing but the loopback is, as root of that namespace.
-fn dev_cluster(arguments: &[&str]) -> Option<std::process::Output> {
+/// Runs the program to its end.
+fn dev_cluster(arguments: &[&str]) -> Option<Output> {
+    Some(command(arguments)?.output().unwrap())
+}
+
+/// The program in a namespace where nothing but the loopback is, as root of that namespace.
+fn command(arguments: &[&str]) -> Option<Command> {
     let mut command = Command::new("unshare");
     command.args(["--net", "--map-root-user", "--user", "sh", "-c"]);
     command.arg("ip link set lo up && exec \"$0\" dev-cluster \"$@\"");
@@ -24,7 +34,7 @@ fn dev_cluster(arguments: &[&str]) -> Option<std::process::Output> {
         skip("no network namespaces for this user, or no iproute2");
         return None;
     }
-    Some(command.output().unwrap())
+    Some(command)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -80,4 +90,47 @@ fn three_control_planes_end_with_three_members_in_a_real_dqlite() {
         members,
         ["127.0.0.1:19001", "127.0.0.2:19001", "127.0.0.3:19001"]
     );
+}
+
+/// The processes whose command line names this folder.
+fn users_of(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .map(|line| text(&line).replace('\0', " "))
+        .filter(|line| line.contains(folder))
+        .collect()
+}
+
+#[test]
+fn a_signal_leaves_no_agent_and_no_folder_behind_whenever_it_comes() {
+    for (until, code, signals) in [
+        ("Starting ", 1, [Signal::SIGTERM, Signal::SIGINT]),
+        ("It runs until ", 0, [Signal::SIGTERM, Signal::SIGHUP]),
+    ] {
+        for signal in signals {
+            let folder = tempfile::tempdir().unwrap();
+            let Some(mut command) = command(&["--workers", "1"]) else {
+                return;
+            };
+            let mut child = command
+                .env("TMPDIR", folder.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap().starts_with(until)));
+            // unshare and sh have become the program.
+            kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+            let rest = lines.map_while(Result::ok).collect::<Vec<_>>().join("\n");
+            let status = child.wait().unwrap();
+            assert_eq!(status.code(), Some(code), "{until}{signal}: {rest}");
+            assert_eq!(users_of(folder.path()), [""; 0], "{until}{signal}");
+            let left = std::fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(left, 0, "{until}{signal}");
+        }
+    }
 }
