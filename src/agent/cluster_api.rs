@@ -1,15 +1,17 @@
 //! MicroK8s's cluster API: routes, statuses and bodies as recorded (`http-api.md`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::agent::{Shared, status};
 use crate::base::sanitize;
@@ -22,6 +24,9 @@ use crate::wire::{cluster_v1, cluster_v2, routes};
 
 /// The largest body that is taken; a certificate request has two kilobytes.
 const BODY_LIMIT: usize = 1 << 20;
+
+/// How long a client may take to send the body of a request.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The routes for other nodes.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -49,14 +54,13 @@ fn only(methods: MethodRouter<Arc<Shared>>) -> MethodRouter<Arc<Shared>> {
     methods.fallback(wrong_method)
 }
 
-///
 /// The body is read, and thrown away: over HTTP/2 an answer that comes before the end of the
 /// request looks like a fault to some clients.
-async fn wrong_method(_body: Bytes) -> StatusCode {
+async fn wrong_method(_body: Whole) -> StatusCode {
     StatusCode::NOT_FOUND
 }
 
-async fn health(_body: Bytes) -> Response {
+async fn health(_body: Whole) -> Response {
     #[derive(Serialize)]
     struct Health {
         status: &'static str,
@@ -64,9 +68,37 @@ async fn health(_body: Bytes) -> Response {
     status::json(StatusCode::OK, &Health { status: "OK" })
 }
 
+/// The body of a request, all of it and in time.
+struct Whole(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Whole {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        Self::within(BODY_TIME, request, state).await
+    }
+}
+
+impl Whole {
+    async fn within(
+        limit: Duration,
+        request: Request,
+        state: &(impl Send + Sync),
+    ) -> Result<Self, Response> {
+        match timeout(limit, Bytes::from_request(request, state)).await {
+            Ok(Ok(body)) => Ok(Self(body)),
+            Ok(Err(refused)) => Err(refused.into_response()),
+            Err(_) => {
+                let error = ErrorBody::new("The request did not come to its end in time");
+                Err(status::json(StatusCode::REQUEST_TIMEOUT, &error))
+            }
+        }
+    }
+}
+
 /// An unknown path, or one that is not written plainly: those are led to the plain one
 /// (recording `http-http-1.1`, requests 7 and 8).
-async fn not_found(method: Method, uri: Uri, _body: Bytes) -> Response {
+async fn not_found(method: Method, uri: Uri, _body: Whole) -> Response {
     let path = uri.path();
     let plain = plain_path(path);
     if plain == path || method == Method::CONNECT {
@@ -211,7 +243,7 @@ impl JoinStep for cluster_v1::SignCertRequest {
 async fn perform<R: JoinStep>(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Response {
     let request = match R::read(&body) {
         Ok(request) => request,
@@ -227,7 +259,7 @@ async fn perform<R: JoinStep>(
         write_line(&request, caller, result.as_ref().err());
         result
     });
-    match tokio::time::timeout(limit, task).await {
+    match timeout(limit, task).await {
         Ok(Ok(Ok(value))) => status::json(StatusCode::OK, &value),
         Ok(Ok(Err(error))) => status::json(status::of(&error), &status::body(&error)),
         Ok(Err(panic)) => {
@@ -281,7 +313,44 @@ fn with_sources(error: &AdmitError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use axum::body::Body;
+    use hyper::body::Frame;
+
     use super::*;
+
+    /// A body that never ends.
+    struct Endless;
+
+    impl hyper::body::Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let request = Request::new(Body::new(Endless));
+        let limit = Duration::from_millis(10);
+        let answer = runtime.block_on(Whole::within(limit, request, &()));
+        assert_eq!(
+            answer.err().map(|answer| answer.status()),
+            Some(StatusCode::REQUEST_TIMEOUT)
+        );
+    }
 
     #[test]
     fn paths_are_made_plain() {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::agent::local_socket::LocalCaller;
 use crate::agent::{Shared, status};
+use crate::base::sanitize;
 use crate::cluster::add_node::{self, Serving};
 use crate::cluster::join::{self, Audience};
 use crate::cluster::status as cluster_status;
@@ -136,6 +137,8 @@ impl Audience for Client {
                     .as_deref()
                     .or(failure.error.as_deref())
                     .unwrap_or_default();
+                // It may come from the other node.
+                let why = sanitize::for_log(why, 500);
                 tracing::warn!(
                     stage = failure.stage,
                     exit = failure.exit,

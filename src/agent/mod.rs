@@ -7,6 +7,7 @@ mod connections;
 mod https;
 mod local_api;
 mod local_socket;
+mod seats;
 mod status;
 
 use std::io;

@@ -79,7 +79,7 @@ fn try_run(typed: AgentArgs) -> Result<(), Refusal> {
 /// The machine, and beside a standalone node a datastore when one is wanted.
 fn machine(layout: &Layout, args: &AgentArgs) -> Arc<dyn Host> {
     match layout.kind() {
-        Kind::Snap => Arc::new(SnapHost::new(layout.snap())),
+        Kind::Snap => Arc::new(SnapHost::new(layout.snap(), layout.data(), layout.common())),
         Kind::Standalone => {
             let datastore = args
                 .datastore_demo

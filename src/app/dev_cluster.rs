@@ -1,12 +1,17 @@
 //! `microk8s dev-cluster`: a cluster on this machine's loopback addresses, formed by the same
 //! programs and the same code as one of real machines.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::app;
 use crate::base::exit_status::ExitStatus;
@@ -27,12 +32,19 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long an agent may take to stop, its datastore included.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
+/// How many lines of an agent's log are kept, to be shown when it ends too early.
+const KEPT_LINES: usize = 200;
+
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: DevClusterArgs = match cli::read("dev-cluster", arguments) {
         Ok(args) => args,
         Err(error) => return app::refuse_arguments(&error, printer),
     };
-    match form(&args, printer) {
+    // From the start: whoever ends this program finds no agent and no folder afterwards.
+    let result = Signals::listen()
+        .map_err(Trouble::from)
+        .and_then(|signals| form(&args, &signals, printer));
+    match result {
         Ok(()) => ExitStatus::Success,
         Err(Trouble::Output(lost)) => lost.status(),
         Err(Trouble::Failed { text, hint }) => {
@@ -69,16 +81,74 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// The signals that ask this program to end. They are noted while it works, so that it ends in
+/// order: agents, then their folder.
+struct Signals {
+    received: watch::Receiver<Option<&'static str>>,
+    /// What waits for them.
+    _runtime: Runtime,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let (note, received) = watch::channel(None);
+        let context = runtime.enter();
+        for (kind, name) in [
+            (SignalKind::interrupt(), "SIGINT"),
+            (SignalKind::terminate(), "SIGTERM"),
+            (SignalKind::hangup(), "SIGHUP"),
+        ] {
+            let (mut arrival, note) = (signal(kind)?, note.clone());
+            runtime.spawn(async move {
+                if arrival.recv().await.is_some() {
+                    note.send_replace(Some(name));
+                }
+            });
+        }
+        drop(context);
+        Ok(Self {
+            received,
+            _runtime: runtime,
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.received.borrow().is_some()
+    }
+
+    /// Why work stops that a signal interrupted.
+    fn trouble(&self) -> Trouble {
+        let name = self.received.borrow().unwrap_or("a signal");
+        Trouble::new(format!("{name} came before the cluster had formed"))
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut received = self.received.clone();
+        app::block_on(async {
+            // An error says that nobody is left to note a signal: no reason to wait either.
+            let _ = received.wait_for(Option::is_some).await;
+        })
+    }
+}
+
 /// One node of the cluster: an agent with a directory and an address of its own.
 struct DevNode {
     name: String,
     address: IpAddr,
     directory: PathBuf,
     agent: Companion,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Arc<Mutex<VecDeque<String>>>,
 }
 
-fn form(args: &DevClusterArgs, printer: &mut dyn Printer) -> Result<(), Trouble> {
+fn form(
+    args: &DevClusterArgs,
+    signals: &Signals,
+    printer: &mut dyn Printer,
+) -> Result<(), Trouble> {
     let with_datastore = args.control_planes > 1;
     if with_datastore && !datastore_demo::is_installed() {
         let package = datastore_demo::PACKAGE;
@@ -109,7 +179,7 @@ fn form(args: &DevClusterArgs, printer: &mut dyn Printer) -> Result<(), Trouble>
         })
         .collect::<Result<Vec<_>, _>>()?;
     for node in &mut nodes {
-        wait_until_ready(node)?;
+        wait_until_ready(node, signals)?;
         printer.out(&format!(
             "{} listens on {}\n",
             node.name,
@@ -125,12 +195,12 @@ fn form(args: &DevClusterArgs, printer: &mut dyn Printer) -> Result<(), Trouble>
         } else {
             Some("--worker")
         };
-        join(&this_program, first, node, role, printer)?;
+        join(&this_program, first, node, role, signals, printer)?;
     }
     printer.out("\nThe cluster has formed.\n")?;
-    run_and_show(&this_program, first, &["nodes"], printer)?;
+    run_and_show(&this_program, first, &["nodes"], signals, printer)?;
     if with_datastore {
-        show_datastore(first, printer)?;
+        show_datastore(first, signals, printer)?;
     }
     if args.once {
         return Ok(());
@@ -141,7 +211,7 @@ fn form(args: &DevClusterArgs, printer: &mut dyn Printer) -> Result<(), Trouble>
         first.directory.display(),
         this_program.display()
     ))?;
-    app::block_on(tokio::signal::ctrl_c())??;
+    signals.wait()?;
     printer.out("\nStopping.\n")?;
     Ok(())
 }
@@ -168,12 +238,14 @@ fn start(
     if with_datastore {
         arguments.push("--datastore-demo".into());
     }
-    let log = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::new(Mutex::new(VecDeque::new()));
     let kept = log.clone();
     let agent = Companion::start(program, arguments, STOP_LIMIT, move |line| {
-        kept.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(line.to_owned());
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == KEPT_LINES {
+            kept.pop_front();
+        }
+        kept.push_back(line.to_owned());
     })?;
     Ok(DevNode {
         name,
@@ -185,23 +257,28 @@ fn start(
 }
 
 /// An agent is ready when its socket answers.
-fn wait_until_ready(node: &mut DevNode) -> Result<(), Trouble> {
+fn wait_until_ready(node: &mut DevNode, signals: &Signals) -> Result<(), Trouble> {
     let socket = Layout::standalone(&node.directory).socket(None);
     let ready_or_over = || {
+        if signals.is_over() {
+            return Some(Err(signals.trouble()));
+        }
         let probed = app::block_on(local::probe(&socket));
         let ready = matches!(probed, Ok(Ok(Probe::Ready(_))));
         ready
-            .then_some(None)
-            .or_else(|| node.agent.ended().map(Some))
+            .then_some(Ok(None))
+            .or_else(|| node.agent.ended().map(|status| Ok(Some(status))))
     };
     let name = &node.name;
     match wait::until(START_LIMIT, Duration::from_millis(20), ready_or_over) {
-        Some(None) => Ok(()),
-        Some(Some(status)) => {
+        Some(Err(trouble)) => Err(trouble),
+        Some(Ok(None)) => Ok(()),
+        Some(Ok(Some(status))) => {
             let log = node
                 .log
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
+                .make_contiguous()
                 .join("\n");
             Err(Trouble::new(format!(
                 "the agent of {name} ended ({status}); it said:\n{log}"
@@ -222,9 +299,16 @@ fn join(
     first: &DevNode,
     node: &DevNode,
     role: Option<&str>,
+    signals: &Signals,
     printer: &mut dyn Printer,
 ) -> Result<(), Trouble> {
-    let printed = run_and_show(program, first, &["add-node", "--format", "short"], printer)?;
+    let printed = run_and_show(
+        program,
+        first,
+        &["add-node", "--format", "short"],
+        signals,
+        printer,
+    )?;
     let mut words: Vec<&str> = printed
         .lines()
         .next()
@@ -233,7 +317,7 @@ fn join(
         .skip(1)
         .collect();
     words.extend(role);
-    run_and_show(program, node, &words, printer)?;
+    run_and_show(program, node, &words, signals, printer)?;
     Ok(())
 }
 
@@ -242,6 +326,7 @@ fn run_and_show(
     program: &Path,
     node: &DevNode,
     arguments: &[&str],
+    signals: &Signals,
     printer: &mut dyn Printer,
 ) -> Result<String, Trouble> {
     printer.out(&format!(
@@ -253,7 +338,9 @@ fn run_and_show(
         program,
         arguments,
         &[(env_vars::MICROK8S_NODE_DIR, &node.directory)],
-    )?;
+        || signals.is_over(),
+    )?
+    .ok_or_else(|| signals.trouble())?;
     printer.out(&finished.output)?;
     finished.errors.lines().for_each(|line| printer.err(line));
     if finished.code != Some(0) {
@@ -267,11 +354,16 @@ fn run_and_show(
 }
 
 /// The datastore's own list of its members.
-fn show_datastore(first: &DevNode, printer: &mut dyn Printer) -> Result<(), Trouble> {
+fn show_datastore(
+    first: &DevNode,
+    signals: &Signals,
+    printer: &mut dyn Printer,
+) -> Result<(), Trouble> {
     let server = SocketAddr::new(first.address, DATASTORE_PORT).to_string();
     let arguments = ["-s", &server, "k8s", ".cluster"];
     printer.out(&format!("\n$ dqlite {}\n", arguments.join(" ")))?;
-    let finished = process::run_to_end("dqlite", arguments, &[])?;
+    let finished = process::run_to_end("dqlite", arguments, &[], || signals.is_over())?
+        .ok_or_else(|| signals.trouble())?;
     printer.out(&finished.output)?;
     if finished.code == Some(0) {
         Ok(())

@@ -12,12 +12,29 @@ use crate::host::process;
 
 /// Where snapd puts the snap's command.
 const SNAP_COMMAND: &str = "/snap/bin/microk8s";
+/// How often one hand-over may lie inside another. A command of the snap may run further
+/// commands, and they come here first; so many are a circle.
+const MOST_TIMES: u32 = 8;
 
 /// Becomes the snap's command, when there is one.
 pub fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer) -> ExitStatus {
     if let Some(program) = snaps_own() {
+        let times = times_handed_over();
+        if times >= MOST_TIMES {
+            let text = format!(
+                "`{name}` is not known here, and `{}` leads back to this program",
+                program.display()
+            );
+            let hint = "it should be the command that came with MicroK8s's snap";
+            output::error(printer, &text, Some(hint));
+            return ExitStatus::Failure;
+        }
         let name = OsString::from(name);
-        let error = process::become_program(&program, std::iter::once(&name).chain(arguments));
+        let error = process::become_program(
+            &program,
+            std::iter::once(&name).chain(arguments),
+            &[(env_vars::MICROK8S_HANDED_OVER, &(times + 1).to_string())],
+        );
         output::error(
             printer,
             &format!("cannot run `{}`: {error}", program.display()),
@@ -34,6 +51,13 @@ pub fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer) -> Exi
     }
     let text = texts::unknown_subcommand(name) + &texts::subcommands(&known());
     output::print(printer, &text, ExitStatus::Failure)
+}
+
+fn times_handed_over() -> u32 {
+    std::env::var(env_vars::MICROK8S_HANDED_OVER)
+        .ok()
+        .and_then(|times| times.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Lists the subcommands, as MicroK8s does when it is given none.

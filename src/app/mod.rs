@@ -75,7 +75,7 @@ pub fn run(
 fn find_node() -> Result<Node, String> {
     let layout = Layout::find(None).map_err(|error| error.to_string())?;
     let host: Arc<dyn Host> = match layout.kind() {
-        Kind::Snap => Arc::new(SnapHost::new(layout.snap())),
+        Kind::Snap => Arc::new(SnapHost::new(layout.snap(), layout.data(), layout.common())),
         Kind::Standalone => Arc::new(StandaloneHost::default()),
     };
     Ok(Node::new(layout, host))

@@ -18,6 +18,9 @@ pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 pub const USER: &str = "USER";
 /// What the agent logs, in the syntax of `tracing-subscriber`'s filters.
 pub const MICROK8S_LOG: &str = "MICROK8S_LOG";
+/// How many times in a row a subcommand was handed over to the snap's own `microk8s`; the program
+/// sets it itself, so that a command which leads back here is noticed.
+pub const MICROK8S_HANDED_OVER: &str = "MICROK8S_HANDED_OVER";
 
 /// The variable's value as a path; an empty one counts as not set.
 pub fn path(name: &str) -> Option<PathBuf> {

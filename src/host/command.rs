@@ -1,9 +1,15 @@
 //! Running another program to its end, for as long as it may take and no longer.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::base::{sanitize, wait};
 
@@ -17,7 +23,7 @@ pub enum CommandError {
         command: String,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It said that it failed.
     #[error("`{command}` failed ({status}){}", said(.output))]
@@ -51,69 +57,127 @@ fn said(output: &str) -> String {
 
 /// How often a program that runs is looked at.
 const GLANCE: Duration = Duration::from_millis(5);
+/// How long what a program left in its pipes is waited for once it has ended: another program
+/// that it started may hold them open for ever.
+const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// Runs a program and gives what it prints on standard output.
 pub fn run(program: &str, arguments: &[&str], limit: Duration) -> Result<String, CommandError> {
+    run_with(program, arguments, &[], limit)
+}
+
+/// [`run`], in an environment with these variables added.
+pub fn run_with(
+    program: &str,
+    arguments: &[&str],
+    variables: &[(&str, &Path)],
+    limit: Duration,
+) -> Result<String, CommandError> {
     let command = || {
         std::iter::once(program)
             .chain(arguments.iter().copied())
             .collect::<Vec<_>>()
             .join(" ")
     };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
+    let mut prepared = Command::new(program);
+    prepared.args(arguments).envs(variables.iter().copied());
+    let end = Instant::now() + limit;
+    let ended = run_unless(prepared, || Instant::now() >= end)
         .map_err(|source| CommandError::NotStarted {
             command: command(),
             source,
-        })?;
-    // Both pipes are read while the program runs, or it might wait for us for ever.
-    let output = reader(child.stdout.take());
-    let errors = reader(child.stderr.take());
-    let Some(status) = wait_for(&mut child, limit) else {
-        return Err(CommandError::TimedOut {
+        })?
+        .ok_or_else(|| CommandError::TimedOut {
             command: command(),
             seconds: limit.as_secs(),
-        });
-    };
-    if status.success() {
-        return Ok(collect(output));
+        })?;
+    if ended.status.success() {
+        return Ok(ended.output);
     }
     Err(CommandError::Failed {
         command: command(),
-        status: status.to_string(),
-        output: collect(errors),
+        status: ended.status.to_string(),
+        output: ended.errors,
     })
 }
 
-/// Waits for a child; one that takes longer than `limit` is killed.
-fn wait_for(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
-    let ended = wait::until(limit, GLANCE, || child.try_wait().transpose());
-    if let Some(Ok(status)) = ended {
-        return Some(status);
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    None
+/// How a program ended, and what it printed until then.
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    pub(super) output: String,
+    pub(super) errors: String,
 }
 
-fn reader(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+/// Runs a program to its end, or until `over` says that nobody waits for it any more: then it is
+/// killed with all that it started.
+pub(super) fn run_unless(
+    mut command: Command,
+    over: impl Fn() -> bool,
+) -> io::Result<Option<Ended>> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // A group of its own, so that what it starts can be ended with it.
+        .process_group(0)
+        .spawn()?;
+    // Both pipes are read while the program runs, or it might wait for us for ever.
+    let output = reader(child.stdout.take());
+    let errors = reader(child.stderr.take());
+    let status = loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            break status;
+        }
+        if over() {
+            end_group(&mut child);
+            return Ok(None);
+        }
+        wait::between_looks(GLANCE);
+    };
+    let end = Instant::now() + STRAGGLERS;
+    Ok(Some(Ended {
+        status,
+        output: collect(&output, end),
+        errors: collect(&errors, end),
+    }))
+}
+
+/// Kills a program that leads its process group, and the rest of the group.
+fn end_group(child: &mut Child) {
+    // The child has not been waited for, so the number is still its group's.
+    if let Ok(id) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+    }
+    let _ = child.wait();
+}
+
+/// What comes out of a pipe, piece by piece.
+fn reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     /// No program that we run prints more that matters.
     const MOST: u64 = 16 << 20;
+    let (sender, pieces) = mpsc::channel();
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(pipe) = pipe {
-            let _ = pipe.take(MOST).read_to_end(&mut bytes);
+        let Some(pipe) = pipe else { return };
+        let mut pipe = pipe.take(MOST);
+        let mut buffer = [0; 8192];
+        loop {
+            match pipe.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(count) if count > 0 && sender.send(buffer[..count].to_vec()).is_ok() => {}
+                _ => return,
+            }
         }
-        bytes
-    })
+    });
+    pieces
 }
 
-fn collect(reader: thread::JoinHandle<Vec<u8>>) -> String {
-    String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
+/// All that has come, and what comes until the pipe is closed or the time is over.
+fn collect(pieces: &Receiver<Vec<u8>>, end: Instant) -> String {
+    let mut bytes = Vec::new();
+    while let Ok(piece) = pieces.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        bytes.extend(piece);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Whether a program of this name is on the path.
@@ -157,5 +221,32 @@ mod tests {
     fn a_program_that_does_not_end_is_ended() {
         let error = run("sleep", &["60"], Duration::from_millis(50)).unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_program_left_behind_that_holds_the_pipe_open_is_not_waited_for() {
+        let began = Instant::now();
+        let output = run("sh", &["-c", "sleep 20 & echo $!"], Duration::from_secs(15)).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let left: i32 = output.trim().parse().unwrap();
+        nix::sys::signal::kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn what_a_program_started_ends_with_it_when_it_takes_too_long() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let line = format!("sleep 60 & echo $! > {}; wait", file.path().display());
+        let limit = Duration::from_secs(1);
+        let error = run("sh", &["-c", &line], limit).unwrap_err();
+        assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
+        let started = std::fs::read_to_string(file.path()).unwrap();
+        // A killed program that nobody has waited for yet is still in the table, as a zombie.
+        let stat = Path::new("/proc").join(started.trim()).join("stat");
+        let gone = || {
+            let text = std::fs::read_to_string(&stat).unwrap_or_default();
+            (text.is_empty() || text.contains(") Z ")).then_some(())
+        };
+        let found = wait::until(Duration::from_secs(10), GLANCE, gone);
+        assert!(found.is_some(), "{started} runs on");
     }
 }

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::base::wait;
+use crate::host::command;
 
 /// A program that runs beside this one. It is asked to end, then ended, when this is dropped.
 #[derive(Debug)]
@@ -34,13 +35,15 @@ impl Companion {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // Ctrl-C in a terminal is for the program that owns this one, which ends it in order.
+            .process_group(0)
             .spawn()?;
         if let Some(errors) = child.stderr.take() {
             thread::spawn(move || {
                 BufReader::new(errors)
-                    .lines()
+                    .split(b'\n')
                     .map_while(Result::ok)
-                    .for_each(|line| on_line(&line));
+                    .for_each(|line| on_line(&String::from_utf8_lossy(&line)));
             });
         }
         Ok(Self { child, grace })
@@ -83,28 +86,51 @@ pub struct Finished {
     pub code: Option<i32>,
 }
 
-/// Runs a program to its end, in an environment with these variables added.
+/// Runs a program to its end, in an environment with these variables added; `None` when `over`
+/// said before that nobody waits for it any more, and it was killed.
 pub fn run_to_end(
     program: impl AsRef<OsStr>,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     variables: &[(&str, &Path)],
-) -> io::Result<Finished> {
-    let output = Command::new(program)
-        .args(arguments)
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .output()?;
-    Ok(Finished {
-        output: String::from_utf8_lossy(&output.stdout).into_owned(),
-        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
-        code: output.status.code(),
-    })
+    over: impl Fn() -> bool,
+) -> io::Result<Option<Finished>> {
+    let mut command = Command::new(program);
+    command.args(arguments).envs(variables.iter().copied());
+    let ended = command::run_unless(command, over)?;
+    Ok(ended.map(|ended| Finished {
+        output: ended.output,
+        errors: ended.errors,
+        code: ended.status.code(),
+    }))
 }
 
-/// Becomes another program; returns only when that fails.
+/// Becomes another program, in an environment with these variables added; returns only when
+/// that fails.
 pub fn become_program(
     program: &Path,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    variables: &[(&str, &str)],
 ) -> io::Error {
-    Command::new(program).args(arguments).exec()
+    Command::new(program)
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .exec()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_no_text_is_not_the_last_one_that_is_read() {
+        let (sender, lines) = mpsc::channel();
+        let script = r"printf 'a\377b\nnext\n' >&2";
+        let _companion = Companion::start("sh", ["-c", script], Duration::ZERO, move |line| {
+            let _ = sender.send(line.to_owned());
+        })
+        .unwrap();
+        assert_eq!(lines.iter().collect::<Vec<_>>(), ["a\u{fffd}b", "next"]);
+    }
 }

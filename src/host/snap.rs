@@ -16,12 +16,23 @@ const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct SnapHost {
     snap: PathBuf,
+    data: PathBuf,
+    common: PathBuf,
 }
 
 impl SnapHost {
-    /// The machine whose snap's programs are in this folder.
-    pub fn new(snap: impl Into<PathBuf>) -> Self {
-        Self { snap: snap.into() }
+    /// The machine whose snap has its programs and its data in these folders: `$SNAP`,
+    /// `$SNAP_DATA` and `$SNAP_COMMON`.
+    pub fn new(
+        snap: impl Into<PathBuf>,
+        data: impl Into<PathBuf>,
+        common: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            snap: snap.into(),
+            data: data.into(),
+            common: common.into(),
+        }
     }
 
     /// Whether the snap is confined strictly; its group has another name then.
@@ -36,8 +47,8 @@ impl SnapHost {
     fn shell(&self, backend: &Path, servers: &str, command: &str) -> Result<String, CommandError> {
         let file = |name: &str| backend.join(name).to_string_lossy().into_owned();
         let (certificate, key) = (file("cluster.crt"), file("cluster.key"));
-        command::run(
-            &self.snap.join("bin/dqlite").to_string_lossy(),
+        self.run_own(
+            "bin/dqlite",
             &[
                 "-s",
                 servers,
@@ -54,9 +65,25 @@ impl SnapHost {
         )
     }
 
+    /// Runs one of the snap's programs. They find their files by the snap's variables, which
+    /// are not set when this program itself runs outside the snap.
+    fn run_own(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<String, CommandError> {
+        let variables = [
+            (env_vars::SNAP, self.snap.as_path()),
+            (env_vars::SNAP_DATA, &self.data),
+            (env_vars::SNAP_COMMON, &self.common),
+        ];
+        let program = self.snap.join(program);
+        command::run_with(&program.to_string_lossy(), arguments, &variables, limit)
+    }
+
     fn kubectl(&self, arguments: &[&str]) -> Result<String, CommandError> {
-        let wrapper = self.snap.join("microk8s-kubectl.wrapper");
-        command::run(&wrapper.to_string_lossy(), arguments, KUBECTL_LIMIT)
+        self.run_own("microk8s-kubectl.wrapper", arguments, KUBECTL_LIMIT)
     }
 }
 
@@ -117,5 +144,29 @@ impl Host for SnapHost {
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
         let servers = format!("file://{}", backend.join("cluster.yaml").display());
         self.shell(backend, &servers, datastore_shell::LIST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_snaps_programs_learn_where_the_snap_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let snap = folder.path();
+        fs::create_dir(snap.join("bin")).unwrap();
+        for program in ["microk8s-kubectl.wrapper", "bin/dqlite"] {
+            let script = "#!/bin/sh\necho \"$SNAP $SNAP_DATA $SNAP_COMMON\"\n";
+            fs::write(snap.join(program), script).unwrap();
+            fs::set_permissions(snap.join(program), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let host = SnapHost::new(snap, "/data", "/common");
+        let expected = format!("{} /data /common\n", snap.display());
+        assert_eq!(host.control_plane_nodes().unwrap(), Some(expected.clone()));
+        assert_eq!(host.datastore_members(Path::new("/b")).unwrap(), expected);
     }
 }

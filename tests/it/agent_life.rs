@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Stdio;
 
 use crate::lab::agent::Agent;
 use crate::lab::network::MICROK8S_GID;
@@ -199,4 +200,30 @@ fn plain_http_at_the_port_is_told_that_it_is_not() {
         "Client sent an HTTP request to an HTTPS server.\n 400",
         "{answer:?}"
     );
+}
+
+#[test]
+fn idle_connections_of_one_host_keep_nobody_else_from_being_served() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let few_files = "ulimit -n 256; exec microk8s agent";
+    let agent = Agent::start_as(n1, &["sh", "-c", few_files]);
+    // Each client shakes hands and then says nothing, until its input ends with this shell.
+    let idle = "exec 3<&0; for n in $(seq 300); do \
+                openssl s_client -connect 10.99.0.11:25000 <&3 >/dev/null 2>&1 & done; wait";
+    let mut clients = n2
+        .command(&["sh", "-c", idle])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    agent.wait_for("too many connections");
+    assert_eq!(health(lab.host("n3"), "10.99.0.11:25000"), WELL);
+    n1.shell("microk8s add-node").ok();
+    drop(clients.stdin.take());
+    clients.wait().unwrap();
+    let again =
+        "curl -sk --retry 50 --retry-all-errors --retry-delay 0 https://10.99.0.11:25000/health";
+    assert_eq!(n2.shell(again).stdout, WELL, "their seats are free again");
 }

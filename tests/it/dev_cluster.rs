@@ -1,13 +1,18 @@
 //! `microk8s dev-cluster`: the first thing that a newcomer runs, in a network of its own so that
 //! several can run at once.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::lab::skip;
 
-/// Runs a script in a namespace where nothing but the loopback is, as root of that namespace.
-/// The script finds the program as `$0`.
-fn in_network_of_its_own(script: &str, arguments: &[&str]) -> Option<Output> {
+/// A script in a namespace where nothing but the loopback is, as root of that namespace. It finds
+/// the program as `$0`.
+fn in_network_of_its_own(script: &str, arguments: &[&str]) -> Option<Command> {
     let unshare = || {
         let mut command = Command::new("unshare");
         command.args(["--net", "--map-root-user", "--user"]);
@@ -28,12 +33,18 @@ fn in_network_of_its_own(script: &str, arguments: &[&str]) -> Option<Output> {
     for variable in ["SNAP", "SNAP_DATA", "SNAP_COMMON", "MICROK8S_NODE_DIR"] {
         command.env_remove(variable);
     }
-    Some(command.output().unwrap())
+    Some(command)
 }
 
-fn dev_cluster(arguments: &[&str]) -> Option<Output> {
+/// The program, to be run.
+fn command(arguments: &[&str]) -> Option<Command> {
     let script = "ip link set lo up && exec \"$0\" dev-cluster \"$@\"";
     in_network_of_its_own(script, arguments)
+}
+
+/// Runs the program to its end.
+fn dev_cluster(arguments: &[&str]) -> Option<Output> {
+    Some(command(arguments)?.output().unwrap())
 }
 
 fn is_dqlite_installed() -> bool {
@@ -123,9 +134,10 @@ fn a_control_plane_join_that_fails_leaves_no_trace_in_a_real_dqlite_and_its_toke
     if !is_dqlite_installed() {
         return skip("Debian's package go-dqlite is not installed");
     }
-    let Some(output) = in_network_of_its_own(JOIN_TWICE, &[]) else {
+    let Some(mut script) = in_network_of_its_own(JOIN_TWICE, &[]) else {
         return;
     };
+    let output = script.output().unwrap();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(
         out,
@@ -133,4 +145,47 @@ fn a_control_plane_join_that_fails_leaves_no_trace_in_a_real_dqlite_and_its_toke
          exit 0, members: 127.0.0.1:19001 127.0.0.2:19001\n",
         "{err}"
     );
+}
+
+/// The processes whose command line names this folder.
+fn users_of(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .map(|line| text(&line).replace('\0', " "))
+        .filter(|line| line.contains(folder))
+        .collect()
+}
+
+#[test]
+fn a_signal_leaves_no_agent_and_no_folder_behind_whenever_it_comes() {
+    for (until, code, signals) in [
+        ("Starting ", 1, [Signal::SIGTERM, Signal::SIGINT]),
+        ("It runs until ", 0, [Signal::SIGTERM, Signal::SIGHUP]),
+    ] {
+        for signal in signals {
+            let folder = tempfile::tempdir().unwrap();
+            let Some(mut command) = command(&["--workers", "1"]) else {
+                return;
+            };
+            let mut child = command
+                .env("TMPDIR", folder.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap().starts_with(until)));
+            // unshare and sh have become the program.
+            kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+            let rest = lines.map_while(Result::ok).collect::<Vec<_>>().join("\n");
+            let status = child.wait().unwrap();
+            assert_eq!(status.code(), Some(code), "{until}{signal}: {rest}");
+            assert_eq!(users_of(folder.path()), [""; 0], "{until}{signal}");
+            let left = std::fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(left, 0, "{until}{signal}");
+        }
+    }
 }

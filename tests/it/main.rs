@@ -15,6 +15,7 @@ mod documents;
 mod etcd_flow;
 mod field_usage;
 mod generated;
+mod hand_over;
 mod lab;
 mod membership;
 mod signing;

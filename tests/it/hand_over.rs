@@ -1,0 +1,50 @@
+//! Subcommands that the snap's own command does: it takes over, and cannot lead in a circle.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+/// Runs `microk8s status --wait` where the snap's own command is this script.
+fn handed_over_to(script: &str) -> Output {
+    let snap = tempfile::tempdir().unwrap();
+    let wrapper = snap.path().join("microk8s.wrapper");
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_microk8s"))
+        .args(["status", "--wait"])
+        .env("SNAP", snap.path())
+        .env("MICROK8S", env!("CARGO_BIN_EXE_microk8s"))
+        .env_remove("MICROK8S_HANDED_OVER")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_snaps_command_takes_over_with_all_arguments() {
+    let output = handed_over_to("#!/bin/sh\necho \"$@\"\n");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"status --wait\n");
+}
+
+#[test]
+fn a_command_of_the_snap_may_run_another_one() {
+    let script =
+        "#!/bin/sh\nif test \"$1\" = status; then \"$MICROK8S\" inspect; else echo \"$1\"; fi\n";
+    let output = handed_over_to(script);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"inspect\n");
+}
+
+#[test]
+fn a_command_that_leads_back_here_is_refused_and_does_not_run_for_ever() {
+    for way in ["exec ", ""] {
+        let output = handed_over_to(&format!("#!/bin/sh\n{way}\"$MICROK8S\" \"$@\"\n"));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(
+            errors.starts_with("error: `status` is not known here, and `")
+                && errors.contains("microk8s.wrapper` leads back to this program\nhint: "),
+            "{errors}"
+        );
+    }
+}
