@@ -113,6 +113,7 @@ async fn join(
     let mut client = Client {
         events: sender,
         left: left.clone(),
+        shared: shared.clone(),
     };
     tokio::task::spawn_blocking(move || join::join(shared.gate.node(), &order, &mut client));
     let body = Body::new(EventBody {
@@ -126,6 +127,7 @@ async fn join(
 struct Client {
     events: UnboundedSender<Bytes>,
     left: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 impl Audience for Client {
@@ -154,7 +156,7 @@ impl Audience for Client {
     }
 
     fn has_left(&self) -> bool {
-        self.left.load(Ordering::SeqCst)
+        self.left.load(Ordering::SeqCst) || self.shared.stopping.load(Ordering::SeqCst)
     }
 }
 

@@ -14,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -105,6 +106,8 @@ struct Shared {
     served: ServedCertificate,
     bind: SocketAddr,
     timeout: Duration,
+    /// The agent was told to stop: joins that are under way are taken back.
+    stopping: AtomicBool,
 }
 
 /// How long open connections get to end when the agent is told to stop.
@@ -176,6 +179,7 @@ async fn serve(
         served,
         bind,
         timeout: settings.timeout,
+        stopping: AtomicBool::new(false),
     });
     let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
     let socket = local_socket::bind(&settings.socket, group.gid)?;
@@ -205,6 +209,7 @@ async fn serve(
         _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
         _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
     }
+    shared.stopping.store(true, Ordering::SeqCst);
     // The socket goes first: whoever finds none knows that no agent runs.
     let _ = atomic_file::remove(&settings.socket);
     let _ = stop.send(true);
