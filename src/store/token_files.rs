@@ -132,6 +132,12 @@ pub struct Sharing {
 ///
 /// Where the last line lacks its end, that is put before, so that no two tokens run together.
 pub fn append(path: &Path, line: &str, sharing: Sharing) -> io::Result<()> {
+    if line.contains(['\n', '\r']) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a line cannot hold the end of a line",
+        ));
+    }
     let mut file = File::options()
         .create(true)
         .append(true)
@@ -273,6 +279,19 @@ mod tests {
         for n in [1, 2] {
             assert_eq!(look_up(&path, &token(n), 0).unwrap(), Listed::Open);
         }
+    }
+
+    #[test]
+    fn one_line_is_appended_and_no_second_one_within_it() {
+        let (_dir, path) = file("");
+        let sharing = Sharing {
+            mode: 0o660,
+            gid: None,
+        };
+        for bad in ["a\nb", "a\r", "\n"] {
+            assert!(append(&path, bad, sharing).is_err(), "{bad:?}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
     }
 
     #[test]
