@@ -14,7 +14,10 @@ pub fn of(error: &AdmitError) -> StatusCode {
         AdmitError::NotHa => StatusCode::NOT_IMPLEMENTED,
         AdmitError::Port(_) => StatusCode::BAD_GATEWAY,
         AdmitError::SameAddress(_) => StatusCode::SERVICE_UNAVAILABLE,
-        AdmitError::Name { .. } | AdmitError::NoName(_) => StatusCode::BAD_REQUEST,
+        AdmitError::Name { .. }
+        | AdmitError::NoName(_)
+        | AdmitError::NameTaken(_)
+        | AdmitError::Unusable(_) => StatusCode::BAD_REQUEST,
         AdmitError::InvalidToken(_)
         | AdmitError::IsHa
         | AdmitError::AlreadyKnown(_)

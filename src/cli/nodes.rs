@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
+use crate::base::sanitize;
 use crate::cli::output::{self, Printer};
 use crate::wire::local_v1::NodeList;
 
@@ -27,7 +28,8 @@ fn render(list: &NodeList) -> String {
     let mut rows = vec![["NAME".to_owned(), "ADDRESS".to_owned(), "ROLE".to_owned()]];
     for node in &list.nodes {
         rows.push([
-            node.name.clone().unwrap_or_else(|| "-".to_owned()),
+            // Names come from other machines; one is one line and no more.
+            sanitize::for_log(node.name.as_deref().unwrap_or("-"), 253),
             node.address.to_string(),
             node.role.to_string(),
         ]);
@@ -42,4 +44,26 @@ fn render(list: &NodeList) -> String {
     rows.iter()
         .map(|[name, address, role]| format!("{name:names$}  {address:addresses$}  {role}\n"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::role::Role;
+    use crate::wire::local_v1::NodeEntry;
+
+    #[test]
+    fn a_name_cannot_steer_the_terminal() {
+        let list = NodeList {
+            nodes: vec![NodeEntry {
+                name: Some("n2\u{1b}[2J\nn3".into()),
+                address: "10.99.0.12".parse().unwrap(),
+                role: Role::Worker,
+            }],
+        };
+        assert_eq!(
+            render(&list).lines().nth(1),
+            Some("n2?[2J n3  10.99.0.12  worker")
+        );
+    }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::base::clock::Clock;
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
-use crate::model::token::{Lifetime, NoRandomness, Token};
+use crate::model::token::{InvalidToken, Lifetime, NoRandomness, Token};
 use crate::pki::{PkiError, ca};
 use crate::store::layout::{Lock, ReadError};
 use crate::store::token_files;
@@ -58,6 +58,9 @@ pub fn refuse_unfit(node: &Node) -> Result<(), NotHere> {
 /// Why no token was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum AddNodeError {
+    /// The token that was chosen.
+    #[error(transparent)]
+    Token(#[from] InvalidToken),
     /// No random numbers.
     #[error(transparent)]
     Random(#[from] NoRandomness),
@@ -107,8 +110,7 @@ pub fn issue(
     preset: Option<Token>,
     lifetime: Lifetime,
 ) -> Result<IssuedToken, AddNodeError> {
-    let token = preset.map_or_else(Token::generate, Ok)?;
-    let issued = describe(node, serving, token)?;
+    let issued = describe(node, serving, chosen(preset)?)?;
     tokens.add(&issued.token, lifetime)?;
     Ok(issued)
 }
@@ -130,8 +132,7 @@ pub fn issue_into_file(
         bind: node.agent_bind(),
         fingerprint: Fingerprint::of(&ca::certificate_der(&certificate)?),
     };
-    let token = preset.map_or_else(Token::generate, Ok)?;
-    let issued = describe(node, serving, token)?;
+    let issued = describe(node, serving, chosen(preset)?)?;
     let line = match lifetime {
         Lifetime::OneUse => issued.token.expose().to_owned(),
         Lifetime::Seconds(seconds) => {
@@ -143,6 +144,14 @@ pub fn issue_into_file(
     token_files::append(&path, &line, node.token_file_sharing())
         .map_err(|source| AddNodeError::TokenFile { path, source })?;
     Ok(issued)
+}
+
+/// The operator's token, wherever it came from, held to the rules; else a new one.
+fn chosen(preset: Option<Token>) -> Result<Token, AddNodeError> {
+    Ok(match preset {
+        Some(token) => Token::preset(token.expose())?,
+        None => Token::generate()?,
+    })
 }
 
 /// The certificate file that the node's agent serves, by its arguments.
@@ -165,4 +174,23 @@ fn describe(node: &Node, serving: Serving, token: Token) -> Result<IssuedToken, 
         addresses,
         takes_workers: node.layout.has(Lock::HaCluster),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chosen_token_is_held_to_the_rules_whoever_brings_it() {
+        for bad in ["", "short", "0123456789abcdef0123456789abcde|"] {
+            let token = Token::presented(bad);
+            assert!(
+                matches!(chosen(Some(token)), Err(AddNodeError::Token(_))),
+                "{bad}"
+            );
+        }
+        let fine = Token::presented("0123456789abcdef0123456789abcdef");
+        assert_eq!(chosen(Some(fine.clone())).unwrap(), fine);
+        chosen(None).unwrap();
+    }
 }

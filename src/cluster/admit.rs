@@ -18,14 +18,15 @@ use crate::model::node::NodeName;
 use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::pki::PkiError;
-use crate::pki::ca::Ca;
+use crate::pki::ca::{self, Ca};
 use crate::pki::csr::ParsedRequest;
 use crate::pki::csr_policy::{self, Expected, Foreign, Violation};
+use crate::pki::name::AltName;
 use crate::store::dqlite::{DatastoreRole, Member};
 use crate::store::known_users;
 use crate::store::layout::{Lock, ReadError};
 use crate::store::token_files;
-use crate::store::tokens::{CertificatePurpose, JoiningNode, StoreError, Tokens};
+use crate::store::tokens::{AdmittedNode, CertificatePurpose, JoiningNode, StoreError, Tokens};
 use crate::wire::error_body::TokenRefusal;
 use crate::wire::{cluster_v1, cluster_v2};
 
@@ -86,9 +87,15 @@ pub enum AdmitError {
         /// Where the request came from.
         address: IpAddr,
     },
-    /// A worker whose name no certificate could carry.
+    /// A name that no node can have.
     #[error("The hostname ({0}) of the joining node is not a valid name. Refusing join")]
     NoName(String),
+    /// The name of this node, or of one that was let in before.
+    #[error("The hostname ({0}) of the joining node is taken by another node. Refusing join")]
+    NameTaken(String),
+    /// A value that would not fit into this node's files.
+    #[error("The {0} of the joining node is not valid. Refusing join")]
+    Unusable(&'static str),
     /// The datastore knows the address.
     #[error(
         "Failed to retrieve dqlite cluster nodes: the joining node ({0}) is already known to dqlite"
@@ -234,10 +241,45 @@ impl Gate {
                 address: caller.remote,
             });
         }
-        if request.worker.role() == Role::Worker && NodeName::parse(&joining.name).is_err() {
-            return Err(AdmitError::NoName(request.hostname.clone()));
+        self.check_name(&request.hostname, joining)
+    }
+
+    /// Certificates are signed for the name that a node joins with: it must not be one by which
+    /// somebody else is known.
+    fn check_name(&self, hostname: &str, joining: &JoiningNode) -> Result<(), AdmitError> {
+        let Ok(name) = NodeName::parse(hostname) else {
+            return Err(AdmitError::NoName(hostname.to_owned()));
+        };
+        let is_name = |other: &str| other.eq_ignore_ascii_case(name.as_str());
+        let is_own = self
+            .node
+            .host
+            .host_name()
+            .is_ok_and(|own| is_name(own.trim()));
+        let is_admitted = |other: &AdmittedNode| {
+            other.complete && is_name(&other.node.name) && other.node.address != joining.address
+        };
+        if is_own || self.tokens.admitted()?.iter().any(is_admitted) {
+            return Err(AdmitError::NameTaken(hostname.to_owned()));
+        }
+        let is_served = self
+            .served_names()
+            .iter()
+            .any(|other| matches!(other, AltName::Dns(other) if is_name(other)));
+        if is_served || is_reserved(name.as_str()) {
+            return Err(AdmitError::NoName(hostname.to_owned()));
         }
         Ok(())
+    }
+
+    /// By which names and addresses this node's API server is known.
+    fn served_names(&self) -> Vec<AltName> {
+        let layout = &self.node.layout;
+        layout
+            .read(&layout.cert("server.crt"))
+            .ok()
+            .and_then(|pem| ca::alternative_names(&pem).ok())
+            .unwrap_or_default()
     }
 
     fn leads_to(&self, name: &str, address: IpAddr) -> bool {
@@ -390,6 +432,15 @@ impl Gate {
         if !request.can_handle_x509_auth && !token_auth {
             return Err(AdmitError::NeedsX509);
         }
+        self.check_name(&request.hostname, &joining)?;
+        // Both become part of a line in a file.
+        if request.port.parse::<u16>().is_err() {
+            return Err(AdmitError::Unusable("port"));
+        }
+        let callback = request.callback.expose();
+        if callback.is_empty() || callback.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(AdmitError::Unusable("callback token"));
+        }
         let name = if self.leads_to(&request.hostname, caller.remote) {
             request.hostname.clone()
         } else {
@@ -482,18 +533,27 @@ impl Gate {
         request: &cluster_v1::SignCertRequest,
         caller: Caller,
     ) -> Result<Signed, AdmitError> {
-        let parsed = ParsedRequest::from_pem(&request.request);
+        let unknown = || AdmitError::InvalidToken(TokenRefusal::Unknown);
+        // Nobody without a token has a signature verified.
+        if !self.tokens.gives_certificates(&request.token)? {
+            return Err(unknown());
+        }
+        let parsed = ParsedRequest::from_pem(&request.request).map_err(AdmitError::Unsignable)?;
+        let claimed = csr_policy::claimed_node(&parsed);
+        let claimed = claimed.as_ref().map(NodeName::as_str);
         let right = self
             .tokens
-            .certificate_request(&request.token, caller.remote, None)?
-            .ok_or(AdmitError::InvalidToken(TokenRefusal::Unknown))?;
-        let parsed = parsed.map_err(AdmitError::Unsignable)?;
+            .certificate_request(&request.token, caller.remote, claimed)?
+            .ok_or_else(unknown)?;
         let node = right.node.as_ref();
         let expected = match right.purpose {
             CertificatePurpose::Proxy => Expected::Proxy,
             CertificatePurpose::Etcd => Expected::Etcd,
             CertificatePurpose::Kubelet => Expected::Kubelet {
-                node: node.and_then(|node| NodeName::parse(&node.name).ok()),
+                node: node
+                    .map(|node| NodeName::parse(&node.name))
+                    .transpose()
+                    .map_err(|_| unknown())?,
                 address: node.map_or(caller.remote, |node| node.address),
                 foreign: self.foreign(node, caller)?,
             },
@@ -524,13 +584,25 @@ impl Gate {
             names: self.node.host.host_name().into_iter().collect(),
             addresses: vec![caller.local],
             networks: service_networks(&self.node),
+            left_out: Vec::new(),
         };
+        for name in self.served_names() {
+            foreign.left_out.extend(match name {
+                AltName::Ip(ip) => Some(ip),
+                AltName::Dns(_) => None,
+            });
+        }
         for member in first_join::datastore_members(&self.node).unwrap_or_default() {
             foreign.addresses.extend(member.ip());
         }
         for other in self.tokens.admitted()? {
-            if node.is_some_and(|node| node.name != other.node.name) {
+            let is_same = match node {
+                Some(node) => node.name == other.node.name,
+                None => other.node.address == caller.remote,
+            };
+            if !is_same {
                 foreign.addresses.push(other.node.address);
+                foreign.names.push(other.node.name);
             }
         }
         Ok(foreign)
@@ -555,6 +627,15 @@ fn joining_node(hostname: &str, caller: Caller) -> JoiningNode {
         name: hostname.trim().to_lowercase(),
         address: caller.remote,
     }
+}
+
+/// Whether a name leads to no node, but to a service, to whoever asks, or to an address.
+fn is_reserved(name: &str) -> bool {
+    const NAMES: [&str; 3] = ["localhost", "kubernetes", "kubernetes.default"];
+    NAMES.contains(&name)
+        || name.parse::<IpAddr>().is_ok()
+        || name.split('.').skip(1).any(|label| label == "svc")
+        || name.ends_with(".cluster.local")
 }
 
 fn join_host_port(host: &str, port: &str) -> String {
@@ -610,6 +691,24 @@ fn internal_addresses(json: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_services_and_addresses_are_no_nodes() {
+        for name in [
+            "localhost",
+            "10.99.0.12",
+            "kubernetes",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "a.svc.b",
+            "n2.cluster.local",
+        ] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in ["n2", "svc.example", "n2.example.org", "localhost-2"] {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
 
     #[test]
     fn control_plane_nodes_are_read_from_what_kubectl_prints() {

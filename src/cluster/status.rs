@@ -41,7 +41,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         list.nodes.push(NodeEntry {
             name: admitted
                 .iter()
-                .find(|other| other.node.address == address)
+                .find(|other| other.role == Role::ControlPlane && other.node.address == address)
                 .map(|other| other.node.name.clone()),
             address,
             role: Role::ControlPlane,

@@ -247,7 +247,12 @@ pub fn is_signed_by(certificate: &[u8], authority: &str) -> bool {
     verify().is_ok()
 }
 
-/// The subject of a certificate (PEM), for people; empty when it cannot be read.
+/// The host names and addresses that a certificate (PEM) is for.
+pub fn alternative_names(pem: &str) -> Result<Vec<AltName>, PkiError> {
+    names_of(parse(pem)?.tbs_certificate())
+}
+
+/// The subject of a certificate (PEM), for people.
 pub fn subject_of(pem: &str) -> Result<String, PkiError> {
     Ok(parse(pem)?.tbs_certificate().subject().to_string())
 }
@@ -337,14 +342,15 @@ mod tests {
                 YEAR,
             )
             .unwrap();
-        let new = second.reissue_server(&old).unwrap();
-        assert!(is_signed_by(&certificate_der(&new).unwrap(), &second_pem));
-        let (old, new) = (parse(&old).unwrap(), parse(&new).unwrap());
+        let pem = second.reissue_server(&old).unwrap();
+        assert!(is_signed_by(&certificate_der(&pem).unwrap(), &second_pem));
+        let (old, new) = (parse(&old).unwrap(), parse(&pem).unwrap());
         assert_eq!(
             old.tbs_certificate().subject_public_key_info(),
             new.tbs_certificate().subject_public_key_info()
         );
         assert_eq!(names_of(new.tbs_certificate()).unwrap(), names);
+        assert_eq!(alternative_names(&pem).unwrap(), names);
         assert_ne!(
             old.tbs_certificate().serial_number(),
             new.tbs_certificate().serial_number()

@@ -50,6 +50,9 @@ pub struct Foreign {
     pub addresses: Vec<IpAddr>,
     /// Networks of services, as base address and prefix length.
     pub networks: Vec<(IpAddr, u8)>,
+    /// Addresses that this node answers to, and that the other may have on a network of its own:
+    /// Docker's bridge has the same one on every machine. They are left out of what is signed.
+    pub left_out: Vec<IpAddr>,
 }
 
 /// A request that the policy let through.
@@ -118,13 +121,16 @@ pub fn judge(request: &ParsedRequest, expected: &Expected) -> Result<Approved, V
             if foreign.names.iter().any(|name| *name == node.as_str()) {
                 return Err(Violation::Name(node.to_string()));
             }
+            let address = address.to_canonical();
             if let Some(other) = names
                 .iter()
-                .find(|name| !is_own(name, &node, *address, foreign))
+                .find(|name| !is_own(name, &node, address, foreign))
             {
                 return Err(Violation::Name(other.to_string()));
             }
-            (subject, names)
+            let is_left_out = |name: &AltName| matches!(name, AltName::Ip(ip) if *ip != address && is_among(*ip, &foreign.left_out));
+            let names = names.into_iter().filter(|name| !is_left_out(name));
+            (subject, names.collect())
         }
         Expected::Proxy => {
             let allowed = Subject::common_name("system:kube-proxy");
@@ -155,16 +161,22 @@ fn wrong_subject(found: Option<Subject>, allowed: &str) -> Violation {
     }
 }
 
+/// The node whose kubelet a request says that it is for.
+pub fn claimed_node(request: &ParsedRequest) -> Option<NodeName> {
+    node_in(Subject::from_name(&request.info.subject).as_ref())
+}
+
+fn node_in(subject: Option<&Subject>) -> Option<NodeName> {
+    let name = subject?.cn()?.strip_prefix("system:node:")?;
+    NodeName::parse(name).ok()
+}
+
 /// The subject must be `CN=system:node:<name>, O=system:nodes`, in this case of letters.
 fn kubelet_subject(
     subject: Option<Subject>,
     node: Option<&NodeName>,
 ) -> Result<(Subject, NodeName), Violation> {
-    let claimed = subject
-        .as_ref()
-        .and_then(Subject::cn)
-        .and_then(|cn| cn.strip_prefix("system:node:"))
-        .and_then(|name| NodeName::parse(name).ok());
+    let claimed = node_in(subject.as_ref());
     let (Some(node), true) = (
         node.or(claimed.as_ref()),
         node.is_none() || node == claimed.as_ref(),
@@ -184,13 +196,34 @@ fn kubelet_subject(
 fn is_own(name: &AltName, node: &NodeName, address: IpAddr, foreign: &Foreign) -> bool {
     match name {
         AltName::Dns(name) => name.eq_ignore_ascii_case(node.as_str()),
+        AltName::Ip(ip) if is_disguised(*ip) => false,
         AltName::Ip(ip) if *ip == address => true,
         AltName::Ip(ip) => {
-            let special = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
             let in_network = |(base, prefix): &(IpAddr, u8)| contains(*base, *prefix, *ip);
-            !special && !foreign.addresses.contains(ip) && !foreign.networks.iter().any(in_network)
+            !is_special(*ip)
+                && !is_among(*ip, &foreign.addresses)
+                && !foreign.networks.iter().any(in_network)
         }
     }
+}
+
+/// Whether an IPv6 address is an IPv4 address written otherwise, mapped or compatible: no node
+/// writes its own so, and those who verify certificates take a mapped one for the IPv4 address.
+fn is_disguised(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.to_ipv4().is_some())
+}
+
+/// Whether an address is no single node's.
+fn is_special(ip: IpAddr) -> bool {
+    let is_local = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    is_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
+}
+
+fn is_among(ip: IpAddr, addresses: &[IpAddr]) -> bool {
+    addresses.iter().any(|other| other.to_canonical() == ip)
 }
 
 /// Whether `address` is in the network of `base`.
@@ -274,6 +307,7 @@ mod tests {
                 names: vec!["n1".into()],
                 addresses: vec!["10.99.0.11".parse().unwrap()],
                 networks: vec![("10.152.183.0".parse().unwrap(), 24)],
+                left_out: vec!["172.18.0.1".parse().unwrap()],
             },
         }
     }
@@ -333,6 +367,14 @@ mod tests {
             ip("127.0.0.1"),
             ip("0.0.0.0"),
             ip("224.0.0.1"),
+            ip("255.255.255.255"),
+            ip("169.254.169.254"),
+            ip("fe80::1"),
+            ip("::1"),
+            ip("::ffff:10.152.183.1"),
+            ip("::ffff:127.0.0.1"),
+            ip("::ffff:10.99.0.12"),
+            ip("::10.152.183.1"),
         ] {
             let verdict = judge(
                 &request(&Subject::kubelet("n2"), &[dns("n2"), name.clone()]),
@@ -348,6 +390,40 @@ mod tests {
             judge(&request(&proxy, &[dns("n2")]), &Expected::Proxy).unwrap_err(),
             Violation::NamesOfProxy
         );
+    }
+
+    #[test]
+    fn other_nodes_are_recognised_however_their_addresses_are_written() {
+        let mut expected = kubelet();
+        let Expected::Kubelet {
+            address, foreign, ..
+        } = &mut expected
+        else {
+            unreachable!()
+        };
+        *address = "::ffff:10.99.0.12".parse().unwrap();
+        foreign.addresses = vec!["::ffff:10.99.0.11".parse().unwrap()];
+        let asking = |address| request(&Subject::kubelet("n2"), &[ip(address)]);
+        judge(&asking("10.99.0.12"), &expected).unwrap();
+        assert!(judge(&asking("10.99.0.11"), &expected).is_err());
+    }
+
+    #[test]
+    fn a_node_keeps_the_address_that_it_comes_from_even_a_link_local_one() {
+        let mut expected = kubelet();
+        let Expected::Kubelet { address, .. } = &mut expected else {
+            unreachable!()
+        };
+        *address = "169.254.0.2".parse().unwrap();
+        let own = request(&Subject::kubelet("n2"), &[ip("169.254.0.2")]);
+        judge(&own, &expected).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_both_nodes_have_is_left_out() {
+        let names = [dns("n2"), ip("172.18.0.1"), ip("10.99.0.12")];
+        let approved = judge(&request(&Subject::kubelet("n2"), &names), &kubelet()).unwrap();
+        assert_eq!(approved.names(), [dns("n2"), ip("10.99.0.12")]);
     }
 
     #[test]

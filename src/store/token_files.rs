@@ -57,28 +57,66 @@ pub fn look_up(path: &Path, token: &Token, now: i64) -> io::Result<Listed> {
     Ok(listed)
 }
 
+/// How often a file that somebody else changes at the same moment is gone through.
+const MAX_PASSES: usize = 8;
+
 /// Overwrites every line of this token that has no time with blanks; durable when it returns.
 ///
-/// Says whether there was one.
+/// Says whether there was one. Canonical's tools replace the file and `sed -i` does, so it is
+/// looked up again until it lists the token no more.
 pub fn consume(path: &Path, token: &Token) -> io::Result<bool> {
+    let mut found = false;
+    for _ in 0..MAX_PASSES {
+        match blank_lines(path, token, || {})? {
+            Pass::NoLine => break,
+            Pass::Blanked => found = true,
+            Pass::Changed => {}
+        }
+    }
+    Ok(found)
+}
+
+/// What one pass over a file came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Pass {
+    /// The file does not list the token.
+    NoLine,
+    /// It did.
+    Blanked,
+    /// It did, and was changed before anything could be blanked.
+    Changed,
+}
+
+/// One pass; `meanwhile` is what others do between reading and writing.
+fn blank_lines(path: &Path, token: &Token, meanwhile: impl FnOnce()) -> io::Result<Pass> {
     let mut file = match File::options().read(true).write(true).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Pass::NoLine),
         Err(error) => return Err(error),
     };
     let mut content = Vec::new();
     file.read_to_end(&mut content)?;
-    let mut found = false;
+    meanwhile();
+    let mut pass = Pass::NoLine;
     for (at, line) in lines(&content) {
-        if matches!(matches(line, token), Some(Expiry::None)) {
-            file.write_all_at(&vec![b' '; line.len()], at as u64)?;
-            found = true;
+        if !matches!(matches(line, token), Some(Expiry::None)) {
+            continue;
+        }
+        let mut now = vec![0; line.len()];
+        match file.read_exact_at(&mut now, at as u64) {
+            Ok(()) if now == line => {
+                file.write_all_at(&vec![b' '; line.len()], at as u64)?;
+                pass = Pass::Blanked;
+            }
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            _ if pass == Pass::NoLine => pass = Pass::Changed,
+            _ => {}
         }
     }
-    if found {
+    if pass == Pass::Blanked {
         file.sync_all()?;
     }
-    Ok(found)
+    Ok(pass)
 }
 
 /// Who may read a token file.
@@ -94,6 +132,12 @@ pub struct Sharing {
 ///
 /// Where the last line lacks its end, that is put before, so that no two tokens run together.
 pub fn append(path: &Path, line: &str, sharing: Sharing) -> io::Result<()> {
+    if line.contains(['\n', '\r']) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a line cannot hold the end of a line",
+        ));
+    }
     let mut file = File::options()
         .create(true)
         .append(true)
@@ -143,9 +187,9 @@ fn matches(line: &[u8], token: &Token) -> Option<Expiry> {
         Some(bar) => (&line[..bar], Some(&line[bar + 1..])),
         None => (line, None),
     };
-    if text.is_empty()
-        || Token::presented(std::str::from_utf8(text).ok()?).digest() != token.digest()
-    {
+    // Whoever may read this file knows its tokens: nothing is given away by comparing them plainly.
+    let text = std::str::from_utf8(text).ok()?.trim();
+    if text.is_empty() || text != token.expose() {
         return None;
     }
     Some(match expiry.map(std::str::from_utf8) {
@@ -235,6 +279,45 @@ mod tests {
         for n in [1, 2] {
             assert_eq!(look_up(&path, &token(n), 0).unwrap(), Listed::Open);
         }
+    }
+
+    #[test]
+    fn one_line_is_appended_and_no_second_one_within_it() {
+        let (_dir, path) = file("");
+        let sharing = Sharing {
+            mode: 0o660,
+            gid: None,
+        };
+        for bad in ["a\nb", "a\r", "\n"] {
+            assert!(append(&path, bad, sharing).is_err(), "{bad:?}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_changed_since_it_was_read_is_not_blanked() {
+        let (_dir, path) = file(&format!("{}\n{}\n", token(1).expose(), token(2).expose()));
+        let swapped = format!("{}\n{}\n", token(2).expose(), token(1).expose());
+        let swap = || std::fs::write(&path, &swapped).unwrap();
+        assert_eq!(blank_lines(&path, &token(1), swap).unwrap(), Pass::Changed);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), swapped);
+        let cut = || std::fs::write(&path, "").unwrap();
+        assert_eq!(blank_lines(&path, &token(1), cut).unwrap(), Pass::Changed);
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_meanwhile_is_gone_through_again() {
+        let (_dir, path) = file(token(1).expose());
+        let replace = || {
+            let new = path.with_extension("new");
+            std::fs::write(&new, token(1).expose()).unwrap();
+            std::fs::rename(&new, &path).unwrap();
+        };
+        let first = blank_lines(&path, &token(1), replace).unwrap();
+        assert_eq!(first, Pass::Blanked, "the file that is no more");
+        assert!(consume(&path, &token(1)).unwrap());
+        assert_eq!(look_up(&path, &token(1), 0).unwrap(), Listed::Not);
     }
 
     proptest::proptest! {

@@ -124,8 +124,16 @@ pub struct CertificateRequest {
     pub purpose: CertificatePurpose,
     /// Who; not known for a token that Canonical's agent issued.
     pub node: Option<JoiningNode>,
-    /// The join token's digest, in hexadecimal digits of the store's own making.
+    /// The join token's digest, its bytes.
     join: Option<Vec<u8>>,
+    /// The end of the right in unix seconds; one from MicroK8s's file has none.
+    until: Option<i64>,
+}
+
+impl CertificateRequest {
+    fn is_alive(&self, now: i64) -> bool {
+        self.until.is_none_or(|end| now < end)
+    }
 }
 
 /// A node that was let in by this one.
@@ -207,7 +215,7 @@ impl Tokens {
     }
 
     /// Issues a token. One that exists lives until the later of both ends, and lives again when
-    /// it was used.
+    /// it was used; what its earlier life left behind ends.
     pub fn add(&self, token: &Token, lifetime: Lifetime) -> Result<(), StoreError> {
         let key = token.digest();
         let now = self.clock.unix_seconds();
@@ -227,15 +235,26 @@ impl Tokens {
             };
             let record = Record { until, used: None };
             table.insert(key.as_bytes().as_slice(), json(&record).as_slice())?;
+            // Nodes that are joining with a token that is alive still need theirs.
+            if known_until.is_none() {
+                retain_rights(transaction, |right| {
+                    right.join.as_deref() != Some(key.as_bytes().as_slice())
+                })?;
+            }
             Ok(())
-        })
+        })?;
+        // A line of the same token would let one node more in.
+        let path = self.layout.credential(token_files::CLUSTER_TOKENS);
+        token_files::consume(&path, token)
+            .map(drop)
+            .map_err(|source| StoreError::File { path, source })
     }
 
     /// Reserves a token for a node. Of any number of nodes that present a one-time token at the
     /// same moment, one gets it.
     ///
-    /// `is_member` tells whether a node that used the token before became a member; a token
-    /// whose user did not can be used by another node after [`RETRY_WINDOW`].
+    /// `is_member` tells whether the node that used the token before became a member: until then
+    /// that node, and no other, may use it again within [`RETRY_WINDOW`].
     pub fn reserve(
         &self,
         token: &Token,
@@ -279,6 +298,9 @@ impl Tokens {
         node: &JoiningNode,
         is_member: impl Fn(&JoiningNode) -> bool,
     ) -> Result<Result<Source, TokenRefusal>, StoreError> {
+        if token.expose().is_empty() {
+            return Ok(Err(TokenRefusal::Unknown));
+        }
         let now = self.clock.unix_seconds();
         let listed = |name| {
             let path = self.layout.credential(name);
@@ -320,11 +342,9 @@ impl Tokens {
             }) => {
                 let recent = now < used.at.saturating_add(RETRY_WINDOW);
                 let is_member = is_member(&used.by);
-                let same_node = used.by == *node && recent && !is_member;
-                let nobodys = !used.complete && !recent && !is_member;
-                if same_node || nobodys {
+                if used.by == *node && recent && !is_member {
                     Ok(Source::Database)
-                } else if used.complete || is_member {
+                } else if used.complete || is_member || !recent {
                     Err(TokenRefusal::Used)
                 } else {
                     Err(TokenRefusal::InUse)
@@ -336,18 +356,52 @@ impl Tokens {
         })
     }
 
-    /// Takes the right to a certificate that this token gives, without using it up.
+    /// Whether a token gives any right to a certificate at all.
+    pub fn gives_certificates(&self, token: &Token) -> Result<bool, StoreError> {
+        Ok(!self.rights(token)?.is_empty() || self.right_in_file(token)?.is_some())
+    }
+
+    /// Finds the right to a certificate that this token gives to the node at `address`, without
+    /// using it up. No other node's right counts.
     ///
-    /// Several nodes may be joining with one token: the one at `address` comes first, then one
-    /// with the wanted name, then any.
+    /// Several nodes may be joining with one token from one address: the one with the name in
+    /// the request comes first. A kube-proxy names nobody; there a node comes first whose kubelet
+    /// has no certificate yet.
     pub fn certificate_request(
         &self,
         token: &Token,
         address: IpAddr,
         name: Option<&str>,
     ) -> Result<Option<CertificateRequest>, StoreError> {
+        let kubelet_token = token
+            .expose()
+            .strip_suffix(CertificatePurpose::Proxy.suffix())
+            .map(|join| Token::presented(join).with_suffix(CertificatePurpose::Kubelet.suffix()));
+        let open = kubelet_token.map_or(Ok(Vec::new()), |token| self.rights(&token))?;
+        let rank = |node: &JoiningNode| {
+            let is_named = name == Some(node.name.as_str());
+            let is_open = open.iter().any(|other| other.node.as_ref() == Some(node));
+            (!is_named, !is_open)
+        };
+        let found = self
+            .rights(token)?
+            .into_iter()
+            .filter_map(|right| {
+                let node = right.node.as_ref().filter(|node| node.address == address)?;
+                Some((rank(node), right))
+            })
+            .min_by_key(|(rank, _)| *rank);
+        match found {
+            Some((_, right)) => Ok(Some(right)),
+            None => self.right_in_file(token),
+        }
+    }
+
+    /// The rights that the database has under a token and that have not ended.
+    fn rights(&self, token: &Token) -> Result<Vec<CertificateRequest>, StoreError> {
         let digest = token.digest();
-        let mut found: Vec<CertificateRequest> = self.read(|transaction| {
+        let now = self.clock.unix_seconds();
+        self.read(|transaction| {
             let table = transaction.open_table(CERTIFICATE_REQUESTS)?;
             let range =
                 (digest.as_bytes().as_slice(), "")..=(digest.as_bytes().as_slice(), "\u{10ffff}");
@@ -355,17 +409,13 @@ impl Tokens {
             for entry in table.range(range)? {
                 found.extend(serde_json::from_slice(entry?.1.value()).ok());
             }
+            found.retain(|right: &CertificateRequest| right.is_alive(now));
             Ok(found)
-        })?;
-        let rank = |request: &CertificateRequest| match &request.node {
-            Some(node) if node.address == address => 0,
-            Some(node) if Some(node.name.as_str()) == name => 1,
-            _ => 2,
-        };
-        found.sort_by_key(rank);
-        if let Some(request) = found.into_iter().next() {
-            return Ok(Some(request));
-        }
+        })
+    }
+
+    /// The right that a line of Canonical's agent gives.
+    fn right_in_file(&self, token: &Token) -> Result<Option<CertificateRequest>, StoreError> {
         let path = self.layout.credential(token_files::CERTIFICATE_TOKENS);
         let listed = token_files::look_up(&path, token, self.clock.unix_seconds())
             .map_err(|source| StoreError::File { path, source })?;
@@ -381,6 +431,7 @@ impl Tokens {
                 purpose,
                 node: None,
                 join: None,
+                until: None,
             }),
             _ => None,
         })
@@ -399,19 +450,23 @@ impl Tokens {
                 .map_err(|source| StoreError::File { path, source });
         };
         let digest = token.digest();
+        let now = self.clock.unix_seconds();
         self.write(|transaction| {
             let mut table = transaction.open_table(CERTIFICATE_REQUESTS)?;
             let key = node.key();
-            if table
+            let is_there = table
                 .remove((digest.as_bytes().as_slice(), key.as_str()))?
-                .is_none()
-            {
+                .and_then(|value| serde_json::from_slice::<CertificateRequest>(value.value()).ok())
+                .is_some_and(|right| right.is_alive(now));
+            if !is_there {
                 return Ok(false);
             }
             let more = table.iter()?.any(|entry| {
                 entry.is_ok_and(|(_, value)| {
                     serde_json::from_slice::<CertificateRequest>(value.value()).is_ok_and(|other| {
-                        other.node.as_ref() == Some(node) && other.join == request.join
+                        other.node.as_ref() == Some(node)
+                            && other.join == request.join
+                            && other.is_alive(now)
                     })
                 })
             });
@@ -419,12 +474,9 @@ impl Tokens {
                 return Ok(true);
             }
             let mut nodes = transaction.open_table(NODES)?;
-            if let Ok(mut admitted) = get_node(&nodes, &node.address.to_string())? {
+            if let Ok(mut admitted) = get_node(&nodes, &key)? {
                 admitted.complete = true;
-                nodes.insert(
-                    node.address.to_string().as_str(),
-                    json(&admitted).as_slice(),
-                )?;
+                nodes.insert(key.as_str(), json(&admitted).as_slice())?;
             }
             let mut tokens = transaction.open_table(TOKENS)?;
             if let Some(join) = &request.join
@@ -448,6 +500,14 @@ impl Tokens {
             }
             Ok(nodes)
         })
+    }
+
+    /// Whether MicroK8s's file lists a token for one use.
+    fn has_line(&self, token: &Token) -> Result<bool, StoreError> {
+        let path = self.layout.credential(token_files::CLUSTER_TOKENS);
+        let listed = token_files::look_up(&path, token, self.clock.unix_seconds())
+            .map_err(|source| StoreError::File { path, source })?;
+        Ok(listed == Listed::Open)
     }
 
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
@@ -512,15 +572,26 @@ impl Reservation<'_> {
     /// Lets the node in: the token is used, durably, and the node gets the right to these
     /// certificates.
     pub fn commit(self, role: Role, certificates: &[CertificatePurpose]) -> Result<(), StoreError> {
-        self.admit(role, certificates)?;
-        if self.source == Source::File {
+        // Who has a token of the database in the file too has one token, not two.
+        let has_line = match self.source {
+            Source::ManyUses => false,
+            Source::File => true,
+            Source::Database => self.tokens.has_line(&self.token)?,
+        };
+        self.admit(role, certificates, has_line)?;
+        if has_line {
             self.tokens.blank_line(&self.token)?;
         }
         Ok(())
     }
 
     /// Writes down that the node is in.
-    fn admit(&self, role: Role, certificates: &[CertificatePurpose]) -> Result<(), StoreError> {
+    fn admit(
+        &self,
+        role: Role,
+        certificates: &[CertificatePurpose],
+        has_line: bool,
+    ) -> Result<(), StoreError> {
         let digest = self.token.digest();
         let now = self.tokens.clock.unix_seconds();
         self.tokens.write(|transaction| {
@@ -531,19 +602,27 @@ impl Reservation<'_> {
                         by: self.node.clone(),
                         at: now,
                         complete: false,
-                        has_line: self.source == Source::File,
+                        has_line,
                     }),
                 };
                 transaction
                     .open_table(TOKENS)?
                     .insert(digest.as_bytes().as_slice(), json(&record).as_slice())?;
             }
+            // What an earlier admission left unsigned is replaced: that of this node, and that of
+            // any node by a one-time token, which is this node's now.
+            retain_rights(transaction, |right| {
+                let is_taken = self.source != Source::ManyUses
+                    && right.join.as_deref() == Some(digest.as_bytes().as_slice());
+                right.node.as_ref() != Some(&self.node) && !is_taken && right.is_alive(now)
+            })?;
             let mut requests = transaction.open_table(CERTIFICATE_REQUESTS)?;
             for purpose in certificates {
                 let request = CertificateRequest {
                     purpose: *purpose,
                     node: Some(self.node.clone()),
                     join: Some(digest.as_bytes().to_vec()),
+                    until: Some(now.saturating_add(RETRY_WINDOW)),
                 };
                 let key = self.token.with_suffix(purpose.suffix()).digest();
                 requests.insert(
@@ -556,10 +635,9 @@ impl Reservation<'_> {
                 role,
                 complete: certificates.is_empty(),
             };
-            transaction.open_table(NODES)?.insert(
-                self.node.address.to_string().as_str(),
-                json(&admitted).as_slice(),
-            )?;
+            transaction
+                .open_table(NODES)?
+                .insert(self.node.key().as_str(), json(&admitted).as_slice())?;
             Ok(())
         })
     }
@@ -604,6 +682,16 @@ fn get_json<T: serde::de::DeserializeOwned>(
         Some(value) => serde_json::from_slice(value.value()).map_err(|_| ()),
         None => Err(()),
     })
+}
+
+/// Deletes the rights to certificates that are not to be kept, and those that cannot be read.
+fn retain_rights(
+    transaction: &redb::WriteTransaction,
+    keep: impl Fn(&CertificateRequest) -> bool,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(CERTIFICATE_REQUESTS)?;
+    table.retain(|_, value| serde_json::from_slice(value).is_ok_and(|right| keep(&right)))?;
+    Ok(())
 }
 
 fn get_node(
@@ -664,7 +752,7 @@ mod tests {
             let token = token().with_suffix(suffix);
             match self
                 .tokens
-                .certificate_request(&token, node.address, None)
+                .certificate_request(&token, node.address, Some(&node.name))
                 .unwrap()
             {
                 Some(request) => self.tokens.certificate_signed(&token, &request).unwrap(),
@@ -713,19 +801,143 @@ mod tests {
     }
 
     #[test]
-    fn a_token_whose_node_never_finished_is_free_after_the_window() {
+    fn a_token_whose_node_never_finished_is_nobodys_after_the_window() {
         let f = fixture();
         f.tokens.add(&token(), Lifetime::OneUse).unwrap();
         assert_eq!(f.join(&node(2)), Ok(()));
         f.clock.advance(RETRY_WINDOW);
-        assert_eq!(
-            f.tokens
-                .check(&token(), &node(3), |used_by| *used_by == node(2))
-                .unwrap(),
-            Err(TokenRefusal::Used),
-            "its user is a member"
-        );
+        for n in [2, 3] {
+            assert_eq!(f.join(&node(n)), Err(TokenRefusal::Used), "{n}");
+        }
+        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
         assert_eq!(f.join(&node(3)), Ok(()));
+    }
+
+    #[test]
+    fn a_member_does_not_use_its_token_again() {
+        let f = fixture();
+        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
+        assert_eq!(f.join(&node(2)), Ok(()));
+        let check = |n, is_member| {
+            let node = node(n);
+            f.tokens.check(&token(), &node, |_| is_member).unwrap()
+        };
+        assert_eq!(check(2, false), Ok(()));
+        assert_eq!(check(2, true), Err(TokenRefusal::Used));
+    }
+
+    #[test]
+    fn an_empty_token_is_unknown_whatever_the_database_holds() {
+        let f = fixture();
+        let empty = Token::presented("");
+        f.tokens.add(&empty, Lifetime::OneUse).unwrap();
+        assert_eq!(
+            f.tokens.check(&empty, &node(2), |_| false).unwrap(),
+            Err(TokenRefusal::Unknown)
+        );
+        let reserved = f.tokens.reserve(&empty, &node(2), |_| false).unwrap();
+        assert_eq!(reserved.err(), Some(TokenRefusal::Unknown));
+    }
+
+    #[test]
+    fn rights_to_certificates_end_with_the_window() {
+        let f = fixture();
+        f.tokens.add(&token(), Lifetime::Seconds(9999)).unwrap();
+        assert_eq!(f.join(&node(2)), Ok(()));
+        f.clock.advance(RETRY_WINDOW - 1);
+        assert!(f.sign("-proxy", &node(2)));
+        f.clock.advance(1);
+        assert!(!f.sign("-kubelet", &node(2)));
+    }
+
+    #[test]
+    fn a_new_admission_replaces_the_rights_of_an_earlier_one() {
+        let f = fixture();
+        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
+        assert_eq!(f.join(&node(2)), Ok(()));
+        let again = f
+            .tokens
+            .reserve(&token(), &node(2), |_| false)
+            .unwrap()
+            .unwrap();
+        again.commit(Role::ControlPlane, &[]).unwrap();
+        assert!(!f.sign("-kubelet", &node(2)));
+    }
+
+    #[test]
+    fn issuing_a_one_time_token_again_takes_the_rights_of_its_last_user() {
+        let f = fixture();
+        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
+        assert_eq!(f.join(&node(2)), Ok(()));
+        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
+        assert!(!f.sign("-kubelet", &node(2)));
+    }
+
+    #[test]
+    fn a_token_that_is_issued_for_longer_leaves_those_alone_who_are_joining_with_it() {
+        let f = fixture();
+        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
+        assert_eq!(f.join(&node(2)), Ok(()));
+        f.tokens.add(&token(), Lifetime::Seconds(600)).unwrap();
+        assert!(f.sign("-kubelet", &node(2)));
+    }
+
+    #[test]
+    fn a_right_is_of_no_use_at_another_address() {
+        let f = fixture();
+        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
+        assert_eq!(f.join(&node(2)), Ok(()));
+        let elsewhere = JoiningNode {
+            address: node(3).address,
+            ..node(2)
+        };
+        assert!(!f.sign("-kubelet", &elsewhere) && !f.sign("-proxy", &elsewhere));
+        assert!(f.sign("-kubelet", &node(2)) && f.sign("-proxy", &node(2)));
+    }
+
+    #[test]
+    fn nodes_behind_one_address_get_their_own_certificates_each() {
+        let f = fixture();
+        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
+        let behind = |n| JoiningNode {
+            address: node(9).address,
+            ..node(n)
+        };
+        for n in [2, 3] {
+            assert_eq!(f.join(&behind(n)), Ok(()));
+        }
+        for n in [3, 2] {
+            for suffix in ["-proxy", "-kubelet"] {
+                let token = token().with_suffix(suffix);
+                let name = (suffix == "-kubelet").then(|| behind(n).name);
+                let right = f
+                    .tokens
+                    .certificate_request(&token, behind(n).address, name.as_deref())
+                    .unwrap()
+                    .unwrap();
+                if name.is_some() {
+                    assert_eq!(right.node, Some(behind(n)));
+                }
+                assert!(f.tokens.certificate_signed(&token, &right).unwrap());
+            }
+        }
+        let admitted = f.tokens.admitted().unwrap();
+        assert_eq!(admitted.len(), 2);
+        assert!(admitted.iter().all(|node| node.complete), "{admitted:?}");
+    }
+
+    #[test]
+    fn a_token_in_the_database_and_in_the_file_admits_one_node() {
+        let f = fixture();
+        let path = f.tokens.layout.credential(token_files::CLUSTER_TOKENS);
+        let write = || std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+        write();
+        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
+        write();
+        assert_eq!(f.join(&node(2)), Ok(()));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
+        assert_eq!(f.join(&node(3)), Err(TokenRefusal::InUse));
     }
 
     #[test]
@@ -802,7 +1014,7 @@ mod tests {
             .reserve(&token(), &node(2), |_| false)
             .unwrap()
             .unwrap();
-        reservation.admit(Role::ControlPlane, &[]).unwrap();
+        reservation.admit(Role::ControlPlane, &[], true).unwrap();
         drop(reservation);
         assert_eq!(f.join(&node(3)), Err(TokenRefusal::InUse));
         assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");

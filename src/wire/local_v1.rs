@@ -23,7 +23,7 @@ pub struct Hello {
 /// `POST /local/v1/tokens`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AddTokenRequest {
-    /// The token to add; without one a new one is made.
+    /// The token to add, unchecked; without one a new one is made.
     pub token: Option<Token>,
     /// How long it can be used.
     pub lifetime: Lifetime,

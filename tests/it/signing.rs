@@ -141,6 +141,12 @@ fn a_worker_is_signed_nothing_but_its_own_certificates_and_the_refusal_is_logged
         (
             &kubelet,
             "/CN=system:node:n2/O=system:nodes",
+            "DNS:n2,IP:::ffff:10.152.183.1",
+            "",
+        ),
+        (
+            &kubelet,
+            "/CN=system:node:n2/O=system:nodes",
             own,
             "-addext basicConstraints=critical,CA:TRUE",
         ),
@@ -191,4 +197,70 @@ fn a_request_whose_signature_is_wrong_is_not_signed() {
         .ok();
     let (status, body) = sign(n2, &format!("{token}-proxy"), &forged);
     assert_eq!(status, 500, "{body}");
+}
+
+#[test]
+fn a_node_joins_under_no_name_by_which_somebody_else_is_known() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    let token = n1.shell("microk8s add-node --format token").ok();
+    let join = |name: &str, worker: &str| {
+        let body = json!({
+            "token": token.trim(), "hostname": name, "port": "25000", "worker": worker,
+            "can_handle_x509_auth": true, "can_handle_custom_etcd": true,
+        });
+        curl(n2, &["-X", "POST", JOIN], &body.to_string())
+    };
+    for name in [
+        "kubernetes.default.svc",
+        "Kubernetes",
+        "localhost",
+        "10.99.0.12",
+        "n1",
+        "N1",
+        "a b",
+        "n2\u{1b}[2J",
+    ] {
+        for worker in ["as-worker", "as-master"] {
+            let answer = join(name, worker);
+            assert_eq!(answer.status, 400, "{name}: {answer:?}");
+        }
+    }
+    // None of this has cost the token.
+    assert_eq!(join("n2", "as-worker").status, 200);
+}
+
+#[test]
+fn an_older_join_writes_no_second_line_into_the_callback_tokens() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    n1.remove("var/lock/ha-cluster");
+    let _agent = n1.agent();
+    let token = n1.shell("microk8s add-node --format token").ok();
+    let join = |name: &str, port: &str, callback: &str| {
+        let body = json!({
+            "token": token.trim(), "hostname": name, "port": port, "callback": callback,
+            "can_handle_x509_auth": true,
+        });
+        let url = JOIN.replace("v2.0", "v1.0");
+        curl(n2, &["-X", "POST", &url], &body.to_string()).status
+    };
+    for (name, port, callback) in [
+        ("n2", "25000 x\nn1:25000", "word"),
+        ("n2", "", "word"),
+        ("n2", "70000", "word"),
+        ("n2", "25000", "two words"),
+        ("n2", "25000", "word\nn1:25000 word"),
+        ("n2", "25000", ""),
+        ("kubernetes.default.svc", "25000", "word"),
+    ] {
+        assert_eq!(join(name, port, callback), 400, "{name} {port} {callback}");
+    }
+    assert!(!n1.path("credentials/callback-tokens.txt").exists());
+    assert_eq!(join("n2", "25000", "word"), 200);
 }
