@@ -241,11 +241,15 @@ impl Gate {
                 address: caller.remote,
             });
         }
-        self.check_name(&request.hostname, joining)
+        match request.worker.role() {
+            Role::Worker => self.check_name(&request.hostname, joining),
+            Role::ControlPlane => Ok(()),
+        }
     }
 
-    /// Certificates are signed for the name that a node joins with: it must not be one by which
-    /// somebody else is known.
+    /// Certificates are signed for the name that a worker joins with: it must not be one by which
+    /// a control plane or a service is known. The name of another worker is: nobody can tell here
+    /// whether that is the same machine, set up again with a new address.
     fn check_name(&self, hostname: &str, joining: &JoiningNode) -> Result<(), AdmitError> {
         let Ok(name) = NodeName::parse(hostname) else {
             return Err(AdmitError::NoName(hostname.to_owned()));
@@ -256,10 +260,16 @@ impl Gate {
             .host
             .host_name()
             .is_ok_and(|own| is_name(own.trim()));
-        let is_admitted = |other: &AdmittedNode| {
-            other.complete && is_name(&other.node.name) && other.node.address != joining.address
+        let members = first_join::datastore_members(&self.node).unwrap_or_default();
+        let is_control_plane = |other: &AdmittedNode| {
+            other.role == Role::ControlPlane
+                && is_name(&other.node.name)
+                && other.node.address != joining.address
+                && members
+                    .iter()
+                    .any(|member| member.is_at(other.node.address))
         };
-        if is_own || self.tokens.admitted()?.iter().any(is_admitted) {
+        if is_own || self.tokens.admitted()?.iter().any(is_control_plane) {
             return Err(AdmitError::NameTaken(hostname.to_owned()));
         }
         let is_served = self

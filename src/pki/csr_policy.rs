@@ -128,7 +128,10 @@ pub fn judge(request: &ParsedRequest, expected: &Expected) -> Result<Approved, V
             {
                 return Err(Violation::Name(other.to_string()));
             }
-            let is_left_out = |name: &AltName| matches!(name, AltName::Ip(ip) if *ip != address && is_among(*ip, &foreign.left_out));
+            let is_left_out = |name: &AltName| {
+                matches!(name, AltName::Ip(ip) if *ip != address
+                    && (is_link_local(*ip) || is_among(*ip, &foreign.left_out)))
+            };
             let names = names.into_iter().filter(|name| !is_left_out(name));
             (subject, names.collect())
         }
@@ -215,11 +218,17 @@ fn is_disguised(ip: IpAddr) -> bool {
 
 /// Whether an address is no single node's.
 fn is_special(ip: IpAddr) -> bool {
-    let is_local = match ip {
-        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
+    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    is_broadcast || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
+}
+
+/// Whether an address means another machine on each link. Nodes with a cache for names on such an
+/// address ask for it; what is signed goes without.
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    is_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
+    }
 }
 
 fn is_among(ip: IpAddr, addresses: &[IpAddr]) -> bool {
@@ -368,8 +377,6 @@ mod tests {
             ip("0.0.0.0"),
             ip("224.0.0.1"),
             ip("255.255.255.255"),
-            ip("169.254.169.254"),
-            ip("fe80::1"),
             ip("::1"),
             ip("::ffff:10.152.183.1"),
             ip("::ffff:127.0.0.1"),
@@ -420,8 +427,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_both_nodes_have_is_left_out() {
-        let names = [dns("n2"), ip("172.18.0.1"), ip("10.99.0.12")];
+    fn addresses_that_several_nodes_have_are_left_out() {
+        let shared = [ip("172.18.0.1"), ip("169.254.20.10"), ip("fe80::1")];
+        let names: Vec<_> = [dns("n2"), ip("10.99.0.12")]
+            .into_iter()
+            .chain(shared)
+            .collect();
         let approved = judge(&request(&Subject::kubelet("n2"), &names), &kubelet()).unwrap();
         assert_eq!(approved.names(), [dns("n2"), ip("10.99.0.12")]);
     }

@@ -242,12 +242,7 @@ impl Tokens {
                 })?;
             }
             Ok(())
-        })?;
-        // A line of the same token would let one node more in.
-        let path = self.layout.credential(token_files::CLUSTER_TOKENS);
-        token_files::consume(&path, token)
-            .map(drop)
-            .map_err(|source| StoreError::File { path, source })
+        })
     }
 
     /// Reserves a token for a node. Of any number of nodes that present a one-time token at the
@@ -930,11 +925,8 @@ mod tests {
     fn a_token_in_the_database_and_in_the_file_admits_one_node() {
         let f = fixture();
         let path = f.tokens.layout.credential(token_files::CLUSTER_TOKENS);
-        let write = || std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
-        write();
+        std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
         f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
-        write();
         assert_eq!(f.join(&node(2)), Ok(()));
         assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
         assert_eq!(f.join(&node(3)), Err(TokenRefusal::InUse));
