@@ -551,7 +551,7 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "a node whose join failed after its token was used needs a new token",
-        here: "the token lets the same node (same address and host name) in again until its join is known to be complete",
+        here: "the token lets the same node (same address and host name) in again for 15 minutes, or until its join is known to be complete",
         why: "MicroK8s's own `join` does not report that it failed",
         cases: &[],
         tests: &[
@@ -815,6 +815,20 @@ pub const DIFFERENCES: &[Difference] = &[
             "signing::a_worker_is_signed_nothing_but_its_own_certificates_and_the_refusal_is_logged",
             "signing::a_request_whose_signature_is_wrong_is_not_signed",
         ],
+    },
+    Difference {
+        microk8s: "a worker joins under any name, that of the contacted node or of the API server included",
+        here: "status 400 for the name of a control plane, of a service or of nobody; another worker's name is taken, since a machine that was set up again keeps it",
+        why: "the kubelet's certificate is for that name",
+        cases: &[],
+        tests: &["signing::a_worker_joins_under_no_name_by_which_somebody_else_is_known"],
+    },
+    Difference {
+        microk8s: "the port and the callback token of an older join become a line of `callback-tokens.txt` as they come",
+        here: "status 400 when one of them would not fit into the line",
+        why: "a line end in it makes a second entry",
+        cases: &[],
+        tests: &["signing::an_older_join_writes_no_second_line_into_the_callback_tokens"],
     },
     Difference {
         microk8s: "the `Host` header of a request decides the datastore's address and what counts as the same node",
