@@ -63,6 +63,10 @@ pub enum FirstJoinError {
 const MOVE_LIMIT: Duration = Duration::from_secs(60);
 /// How often its file is looked at meanwhile.
 const GLANCE: Duration = Duration::from_millis(20);
+/// How long an API server may take to come up again before its manifest is given up; MicroK8s
+/// tries for as long.
+const APPLY_LIMIT: Duration = Duration::from_secs(60);
+const APPLY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The members of the datastore, by its own file.
 pub fn datastore_members(node: &Node) -> Result<Vec<Member>, FirstJoinError> {
@@ -168,7 +172,8 @@ pub fn random_text(length: usize) -> Secret {
 
 /// Has the pod network find its address by the way to `other`; once.
 ///
-/// A manifest that cannot be applied does not stop a join, as in MicroK8s.
+/// The API server goes down with the datastore that has just been moved, so it is told again
+/// until it is up. A manifest that cannot be applied does not stop a join, as in MicroK8s.
 pub fn direct_pod_network(node: &Node, other: IpAddr) -> Result<(), FirstJoinError> {
     let path = node.layout.cni_manifest();
     let manifest = match node.layout.read(&path) {
@@ -180,7 +185,13 @@ pub fn direct_pod_network(node: &Node, other: IpAddr) -> Result<(), FirstJoinErr
         return Ok(());
     };
     write(&path, &changed, 0o644)?;
-    if let Err(error) = node.host.apply_manifest(&path) {
+    let mut last = Ok(());
+    wait::until(APPLY_LIMIT, APPLY_PAUSE, || {
+        last = node.host.apply_manifest(&path);
+        // A program that is not there will not come.
+        (!matches!(last, Err(CommandError::Failed { .. }))).then_some(())
+    });
+    if let Err(error) = last {
         tracing::warn!(%error, "the manifest of the pod network was changed, and could not be applied");
     }
     Ok(())

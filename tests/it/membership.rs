@@ -224,6 +224,20 @@ fn only_the_autodetection_method_of_the_pod_network_is_changed() {
 }
 
 #[test]
+fn the_pod_network_is_told_again_until_the_api_server_is_up() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    n1.stand_ins.refuse_manifests(2);
+    n2.shell(&format!("{} --worker", join_line(n1))).ok();
+    let calls = n1.stand_ins.calls();
+    let applied = calls.iter().filter(|call| call.contains("kubectl apply"));
+    assert_eq!(applied.count(), 3, "{calls:?}");
+}
+
+#[test]
 fn a_worker_knows_all_control_planes_that_the_answer_names() {
     both_ways(&["n1", "n2"], |lab| {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));

@@ -62,6 +62,14 @@ const KUBECTL: &str = r#"
 log "kubectl $*"
 case "$1" in
 get) cat "$here/kubectl-get.json" ;;
+apply)
+    for refusal in "$here"/refuse-apply-*; do
+        [ -e "$refusal" ] || break
+        rm "$refusal"
+        echo "error: the server is not ready" >&2
+        exit 1
+    done
+    ;;
 esac
 "#;
 
@@ -142,6 +150,13 @@ impl StandIns {
             if name.starts_with("fail-") || name.starts_with("fatal-") {
                 fs::remove_file(entry.path()).unwrap();
             }
+        }
+    }
+
+    /// The next `times` calls of `kubectl apply` fail, as while an API server starts.
+    pub fn refuse_manifests(&self, times: u32) {
+        for n in 0..times {
+            fs::write(self.directory.join(format!("refuse-apply-{n}")), "").unwrap();
         }
     }
 
