@@ -90,10 +90,19 @@ fn find_node_or_say(printer: &mut dyn Printer) -> Result<Node, ExitStatus> {
 }
 
 /// Whoever cannot read the administrator's kubeconfig may not use the node (recording
-/// `add-node-no-kubeconfig`).
+/// `add-node-no-kubeconfig`). A standalone node may not be there at all.
 fn check_permission(node: &Node, printer: &mut dyn Printer) -> Result<(), ExitStatus> {
     if std::fs::File::open(node.layout.credential("client.config")).is_ok() {
         return Ok(());
+    }
+    let data = node.layout.data();
+    if node.is_standalone() && matches!(data.try_exists(), Ok(false)) {
+        output::error(
+            printer,
+            &format!("there is no node in {}", data.display()),
+            Some("`microk8s agent` makes one; MICROK8S_NODE_DIR names one that is elsewhere"),
+        );
+        return Err(ExitStatus::Failure);
     }
     Err(refuse_permission(node, printer))
 }

@@ -189,3 +189,22 @@ fn a_signal_leaves_no_agent_and_no_folder_behind_whenever_it_comes() {
         }
     }
 }
+
+#[test]
+fn a_machine_without_a_node_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("n1");
+    for arguments in [&["add-node"] as &[&str], &["join", "a"], &["leave"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_microk8s"))
+            .args(arguments)
+            .env_clear()
+            .env("MICROK8S_NODE_DIR", &directory)
+            .output()
+            .unwrap();
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {err}");
+        let expected = format!("error: there is no node in {}", directory.display());
+        assert!(err.starts_with(&expected), "{arguments:?}: {err}");
+        assert!(!directory.exists(), "{arguments:?}");
+    }
+}
