@@ -4,5 +4,6 @@ pub mod args_file;
 pub mod dqlite;
 pub mod known_users;
 pub mod layout;
+pub mod token_file;
 pub mod token_files;
 pub mod tokens;

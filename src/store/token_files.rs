@@ -34,6 +34,13 @@ pub enum Listed {
     Expired,
 }
 
+impl Listed {
+    /// Whether it lets a node in.
+    pub const fn is_usable(self) -> bool {
+        matches!(self, Self::Open | Self::Until(_))
+    }
+}
+
 /// Looks a token up; a file that is not there lists nothing.
 pub fn look_up(path: &Path, token: &Token, now: i64) -> io::Result<Listed> {
     let content = match std::fs::read(path) {

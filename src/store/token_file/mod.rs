@@ -1,0 +1,267 @@
+//! Following a token file of MicroK8s's, so that a look-up costs the same however long it is.
+//!
+//! The file is everybody's. Stock tools append to it at any moment and without a lock, `sed -i`
+//! replaces it, and a script may write it anew where it is. A line counts from the moment it is
+//! written until it is taken out, so that at each look-up the file is compared with what was
+//! read of it, and what is found by the index is read in the file before it is believed.
+//! Nothing is written to the file but blanks, over the line that they take out: no line that
+//! somebody appends can be lost.
+//!
+//! A token whose line is where it was costs no more than that line. Only one that is not found is
+//! looked for in the whole file, once after each change that others made: a file that grew may
+//! have changed before its old end as well. Two changes may also have the same time, which is why
+//! a state that is only just written counts as changed.
+
+mod flush;
+mod index;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use self::flush::Flush;
+use self::index::{Index, Stamp};
+use self::line::{End, Line};
+use crate::model::token::{Token, TokenDigest};
+use crate::store::token_files::Listed;
+
+/// How often a file that somebody else changes at the same moment is gone through.
+const MAX_PASSES: usize = 8;
+
+/// A token file that is followed. One that is not there lists nothing.
+pub struct TokenFile {
+    path: PathBuf,
+    index: Mutex<Index>,
+    flush: Flush,
+}
+
+/// Which lines are to go.
+#[derive(Clone, Copy)]
+enum Lines<'a> {
+    /// The token's, if they have no time.
+    OneUse(&'a Token),
+    /// The token's.
+    Of(&'a Token),
+    /// Those of the token with this digest.
+    Digest(&'a TokenDigest),
+    /// Those whose time has run out.
+    Expired(i64),
+}
+
+impl Lines<'_> {
+    fn include(self, line: &Line<'_>) -> bool {
+        match self {
+            Self::OneUse(token) => line.is_of(token) && line.end == End::None,
+            Self::Of(token) => line.is_of(token),
+            Self::Digest(digest) => line.digest() == *digest,
+            Self::Expired(now) => matches!(line.end, End::At(end) if end <= now),
+        }
+    }
+}
+
+/// What one pass over a file came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Pass {
+    /// The file has no such line.
+    NoLine,
+    /// It had so many.
+    Blanked(usize),
+    /// It may have one, and is to be read again to know.
+    Changed,
+}
+
+impl TokenFile {
+    /// Follows the file there, which is not looked at yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            index: Mutex::default(),
+            flush: Flush::default(),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks a token up; `now` is in unix seconds.
+    ///
+    /// When somebody wrote the file anew where it is, and the token's line is where it was, other
+    /// lines that the token got before the old end of the file may be passed over until the file is
+    /// next read. Whether the token can be used does not depend on them.
+    pub fn look_up(&self, token: &Token, now: i64) -> io::Result<Listed> {
+        if token.expose().is_empty() {
+            return Ok(Listed::Not);
+        }
+        let called = Instant::now();
+        let mut index = self.index();
+        let Some(file) = self.open(File::options().read(true), &mut index)? else {
+            return Ok(Listed::Not);
+        };
+        index.follow(&file)?;
+        if let Some(listed) = index.listed(&file, token, now)?
+            && (listed.is_usable() || !index.may_miss_lines(called))
+        {
+            return Ok(listed);
+        }
+        let mut listed = Listed::Not;
+        index.load(&file, |_, line| {
+            if line.is_of(token) {
+                listed = line.end.added_to(listed, now);
+            }
+        })?;
+        Ok(listed)
+    }
+
+    /// Takes out every line of the token that has no time, as far as [`Self::look_up`] knows them;
+    /// durable when it returns. Says whether there was one.
+    pub fn consume(&self, token: &Token) -> io::Result<bool> {
+        Ok(self.blank(Lines::OneUse(token))? > 0)
+    }
+
+    /// Takes out every line of the token; durable when it returns. Says whether there was one.
+    pub fn take_out(&self, token: &Token) -> io::Result<bool> {
+        Ok(self.blank(Lines::Of(token))? > 0)
+    }
+
+    /// Takes out every line of the token with this digest, for which the whole file is read;
+    /// durable when it returns. Says whether there was one.
+    pub fn take_out_digest(&self, digest: &TokenDigest) -> io::Result<bool> {
+        Ok(self.blank(Lines::Digest(digest))? > 0)
+    }
+
+    /// Takes out the lines whose time has run out at `now`, in unix seconds, as far as they are known; says
+    /// how many it was. A line whose time cannot be read stays.
+    ///
+    /// While no time that is known runs out and nobody changes the file, it is not even opened.
+    pub fn blank_expired(&self, now: i64) -> io::Result<usize> {
+        {
+            let index = self.index();
+            if let Some(seen) = index.seen
+                && index.starts_of_expired(now).is_empty()
+                && std::fs::metadata(&self.path).is_ok_and(|now| Stamp::new(&now) == seen)
+            {
+                return Ok(0);
+            }
+        }
+        self.blank(Lines::Expired(now))
+    }
+
+    /// Every token that is listed, once and in the order of the file, with what [`Self::look_up`]
+    /// says of it at `now`. The whole file is read.
+    pub fn entries(&self, now: i64) -> io::Result<Vec<(TokenDigest, Listed)>> {
+        let mut entries: Vec<(TokenDigest, Listed)> = Vec::new();
+        let mut places = HashMap::new();
+        // Nobody has to wait for this: it needs no index, and changes nothing.
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
+            Err(error) => return Err(error),
+        };
+        let content = line::read(&file, 0, file.metadata()?.len())?;
+        line::scan(&content, 0, |_, line| {
+            let digest = line.digest();
+            let place = *places.entry(digest).or_insert_with(|| {
+                entries.push((digest, Listed::Not));
+                entries.len() - 1
+            });
+            entries[place].1 = line.end.added_to(entries[place].1, now);
+        });
+        Ok(entries)
+    }
+
+    /// Overwrites lines with blanks; says how many it was.
+    ///
+    /// Canonical's tools replace the file and `sed -i` does, so it is gone through again until it
+    /// has no such line.
+    fn blank(&self, lines: Lines<'_>) -> io::Result<usize> {
+        let called = Instant::now();
+        let mut count = 0;
+        for _ in 0..MAX_PASSES {
+            match self.pass(lines, called, count > 0, || {})? {
+                Pass::NoLine => break,
+                Pass::Blanked(more) => count += more,
+                Pass::Changed => {}
+            }
+        }
+        Ok(count)
+    }
+
+    /// One pass; `meanwhile` is what others do between finding the lines and blanking them.
+    fn pass(
+        &self,
+        lines: Lines<'_>,
+        called: Instant,
+        has_found: bool,
+        meanwhile: impl FnOnce(),
+    ) -> io::Result<Pass> {
+        let mut index = self.index();
+        let Some(file) = self.open(File::options().read(true).write(true), &mut index)? else {
+            return Ok(Pass::NoLine);
+        };
+        index.follow(&file)?;
+        let starts = match lines {
+            Lines::OneUse(token) => index.starts_of(token),
+            // Who revokes a token may wait for the whole file to be read, and wants none missed.
+            Lines::Of(token) => {
+                if index.may_miss_lines(called) {
+                    index.load(&file, |_, _| {})?;
+                }
+                index.starts_of(token)
+            }
+            Lines::Digest(digest) => {
+                let mut starts = Vec::new();
+                index.load(&file, |start, line| {
+                    if line.digest() == *digest {
+                        starts.push(start);
+                    }
+                })?;
+                starts
+            }
+            Lines::Expired(now) => index.starts_of_expired(now),
+        };
+        meanwhile();
+        let count = index.blank(&file, &starts, |line| lines.include(line))?;
+        if count == 0 {
+            let may_be_missed = matches!(lines, Lines::OneUse(_)) && !has_found;
+            if may_be_missed && index.may_miss_lines(called) {
+                index.clear();
+            }
+            return Ok(match index.seen {
+                Some(_) => Pass::NoLine,
+                None => Pass::Changed,
+            });
+        }
+        // An expired line that a crash brings back is as expired as it was.
+        if !matches!(lines, Lines::Expired(_)) {
+            let written = self.flush.note(Stamp::new(&file.metadata()?).file);
+            drop(index);
+            self.flush.wait(written, || file.sync_data())?;
+        }
+        Ok(Pass::Blanked(count))
+    }
+
+    /// Opens the file; where there is none, nothing is known of it any more.
+    fn open(&self, options: &OpenOptions, index: &mut Index) -> io::Result<Option<File>> {
+        match options.open(&self.path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                index.clear();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // Whoever panicked left it complete, or without the state that it was read in.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
