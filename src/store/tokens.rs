@@ -20,6 +20,7 @@ use crate::base::clock::Clock;
 use crate::model::role::Role;
 use crate::model::token::{Lifetime, Token, TokenDigest};
 use crate::store::layout::Layout;
+use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
 use crate::wire::error_body::TokenRefusal;
 
@@ -151,7 +152,9 @@ pub struct AdmittedNode {
 pub struct Tokens {
     database: Database,
     path: PathBuf,
-    layout: Layout,
+    cluster_tokens: TokenFile,
+    persistent_tokens: TokenFile,
+    certificate_tokens: TokenFile,
     clock: Arc<dyn Clock>,
     /// Who holds which token while it is being admitted, and in how many requests.
     reserved: Mutex<HashMap<TokenDigest, (JoiningNode, usize)>>,
@@ -201,7 +204,9 @@ impl Tokens {
         let tokens = Self {
             database,
             path,
-            layout: layout.clone(),
+            cluster_tokens: TokenFile::new(layout.credential(token_files::CLUSTER_TOKENS)),
+            persistent_tokens: TokenFile::new(layout.credential(token_files::PERSISTENT_TOKENS)),
+            certificate_tokens: TokenFile::new(layout.credential(token_files::CERTIFICATE_TOKENS)),
             clock,
             reserved: Mutex::default(),
         };
@@ -297,15 +302,11 @@ impl Tokens {
             return Ok(Err(TokenRefusal::Unknown));
         }
         let now = self.clock.unix_seconds();
-        let listed = |name| {
-            let path = self.layout.credential(name);
-            token_files::look_up(&path, token, now)
-                .map_err(|source| StoreError::File { path, source })
+        let listed = |file: &TokenFile| {
+            file.look_up(token, now)
+                .map_err(|source| file_error(file, source))
         };
-        if matches!(
-            listed(token_files::PERSISTENT_TOKENS)?,
-            Listed::Open | Listed::Until(_)
-        ) {
+        if listed(&self.persistent_tokens)?.is_usable() {
             return Ok(Ok(Source::ManyUses));
         }
         let record = self.record(token)?;
@@ -316,7 +317,7 @@ impl Tokens {
                 _ => {}
             }
         }
-        let mut in_file = listed(token_files::CLUSTER_TOKENS)?;
+        let mut in_file = listed(&self.cluster_tokens)?;
         let was_interrupted = record
             .as_ref()
             .and_then(|record| record.used.as_ref())
@@ -411,9 +412,10 @@ impl Tokens {
 
     /// The right that a line of Canonical's agent gives.
     fn right_in_file(&self, token: &Token) -> Result<Option<CertificateRequest>, StoreError> {
-        let path = self.layout.credential(token_files::CERTIFICATE_TOKENS);
-        let listed = token_files::look_up(&path, token, self.clock.unix_seconds())
-            .map_err(|source| StoreError::File { path, source })?;
+        let file = &self.certificate_tokens;
+        let listed = file
+            .look_up(token, self.clock.unix_seconds())
+            .map_err(|source| file_error(file, source))?;
         let purpose = [
             CertificatePurpose::Kubelet,
             CertificatePurpose::Proxy,
@@ -440,9 +442,10 @@ impl Tokens {
         request: &CertificateRequest,
     ) -> Result<bool, StoreError> {
         let Some(node) = &request.node else {
-            let path = self.layout.credential(token_files::CERTIFICATE_TOKENS);
-            return token_files::consume(&path, token)
-                .map_err(|source| StoreError::File { path, source });
+            let file = &self.certificate_tokens;
+            return file
+                .consume(token)
+                .map_err(|source| file_error(file, source));
         };
         let digest = token.digest();
         let now = self.clock.unix_seconds();
@@ -499,16 +502,18 @@ impl Tokens {
 
     /// Whether MicroK8s's file lists a token for one use.
     fn has_line(&self, token: &Token) -> Result<bool, StoreError> {
-        let path = self.layout.credential(token_files::CLUSTER_TOKENS);
-        let listed = token_files::look_up(&path, token, self.clock.unix_seconds())
-            .map_err(|source| StoreError::File { path, source })?;
+        let file = &self.cluster_tokens;
+        let listed = file
+            .look_up(token, self.clock.unix_seconds())
+            .map_err(|source| file_error(file, source))?;
         Ok(listed == Listed::Open)
     }
 
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
     fn blank_line(&self, token: &Token) -> Result<(), StoreError> {
-        let path = self.layout.credential(token_files::CLUSTER_TOKENS);
-        token_files::consume(&path, token).map_err(|source| StoreError::File { path, source })?;
+        let file = &self.cluster_tokens;
+        file.consume(token)
+            .map_err(|source| file_error(file, source))?;
         let digest = token.digest();
         self.write(|transaction| {
             let mut table = transaction.open_table(TOKENS)?;
@@ -661,6 +666,13 @@ fn database_error(path: &Path, source: impl Into<redb::Error>) -> StoreError {
     StoreError::Database {
         path: path.to_owned(),
         source: Box::new(source.into()),
+    }
+}
+
+fn file_error(file: &TokenFile, source: std::io::Error) -> StoreError {
+    StoreError::File {
+        path: file.path().to_owned(),
+        source,
     }
 }
 
@@ -924,7 +936,7 @@ mod tests {
     #[test]
     fn a_token_in_the_database_and_in_the_file_admits_one_node() {
         let f = fixture();
-        let path = f.tokens.layout.credential(token_files::CLUSTER_TOKENS);
+        let path = f.tokens.cluster_tokens.path().to_owned();
         std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
         f.tokens.add(&token(), Lifetime::OneUse).unwrap();
         assert_eq!(f.join(&node(2)), Ok(()));
@@ -971,7 +983,7 @@ mod tests {
     fn tokens_outlive_the_program() {
         let f = fixture();
         f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        let layout = f.tokens.layout.clone();
+        let layout = Layout::standalone(f.dir.path());
         drop(f.tokens);
         let again = Tokens::open(&layout, f.clock).unwrap();
         assert_eq!(again.check(&token(), &node(2), |_| false).unwrap(), Ok(()));
@@ -981,7 +993,7 @@ mod tests {
     #[test]
     fn lines_in_the_files_of_microk8s_count() {
         let f = fixture();
-        let path = f.tokens.layout.credential(token_files::CLUSTER_TOKENS);
+        let path = f.tokens.cluster_tokens.path().to_owned();
         std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
         assert_eq!(f.join(&node(2)), Ok(()));
         assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
@@ -989,7 +1001,7 @@ mod tests {
         // Who appends a line issues a token, also one that was used before.
         std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
         assert_eq!(f.join(&node(3)), Ok(()));
-        let persistent = f.tokens.layout.credential(token_files::PERSISTENT_TOKENS);
+        let persistent = f.tokens.persistent_tokens.path().to_owned();
         std::fs::write(persistent, format!("{}\n", token().expose())).unwrap();
         for n in 2..9 {
             assert_eq!(f.join(&node(n)), Ok(()));
@@ -999,7 +1011,7 @@ mod tests {
     #[test]
     fn a_line_that_a_crash_kept_from_being_blanked_admits_nobody_else() {
         let f = fixture();
-        let path = f.tokens.layout.credential(token_files::CLUSTER_TOKENS);
+        let path = f.tokens.cluster_tokens.path().to_owned();
         std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
         let reservation = f
             .tokens
@@ -1029,7 +1041,7 @@ mod tests {
     #[test]
     fn a_certificate_token_of_canonicals_agent_works_once() {
         let f = fixture();
-        let path = f.tokens.layout.credential(token_files::CERTIFICATE_TOKENS);
+        let path = f.tokens.certificate_tokens.path().to_owned();
         std::fs::write(&path, format!("{}-kubelet\n", token().expose())).unwrap();
         assert!(f.sign("-kubelet", &node(2)));
         assert!(!f.sign("-kubelet", &node(2)));
