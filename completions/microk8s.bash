@@ -31,6 +31,21 @@ _microk8s() {
             microk8s,nodes)
                 cmd="microk8s__subcmd__nodes"
                 ;;
+            microk8s,token)
+                cmd="microk8s__subcmd__token"
+                ;;
+            microk8s__subcmd__token,list)
+                cmd="microk8s__subcmd__token__subcmd__list"
+                ;;
+            microk8s__subcmd__token,prune)
+                cmd="microk8s__subcmd__token__subcmd__prune"
+                ;;
+            microk8s__subcmd__token,revoke)
+                cmd="microk8s__subcmd__token__subcmd__revoke"
+                ;;
+            microk8s__subcmd__token,show)
+                cmd="microk8s__subcmd__token__subcmd__show"
+                ;;
             *)
                 ;;
         esac
@@ -38,7 +53,7 @@ _microk8s() {
 
     case "${cmd}" in
         microk8s)
-            opts="-h -V --help --version add-node join nodes agent dev-cluster"
+            opts="-h -V --help --version add-node join nodes token agent dev-cluster"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -52,7 +67,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__add__subcmd__node)
-            opts="-l -t -h --token-ttl --token --format --help"
+            opts="-l -t -h --token-ttl --token --format --uses --role --node --description --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -78,6 +93,22 @@ _microk8s() {
                     COMPREPLY=($(compgen -W "pretty short token token-check json yaml" -- "${cur}"))
                     return 0
                     ;;
+                --uses)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --role)
+                    COMPREPLY=($(compgen -W "any worker control-plane" -- "${cur}"))
+                    return 0
+                    ;;
+                --node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --description)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -86,7 +117,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__agent)
-            opts="-h --bind --keyfile --certfile --timeout --enable-metrics --min-tls-version --node-dir --socket --node-name --datastore-demo --help"
+            opts="-h --bind --keyfile --certfile --timeout --enable-metrics --min-tls-version --retry-window --node-dir --socket --node-name --datastore-demo --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -114,6 +145,10 @@ _microk8s() {
                     ;;
                 --min-tls-version)
                     COMPREPLY=($(compgen -W "tls12 tls13" -- "${cur}"))
+                    return 0
+                    ;;
+                --retry-window)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --node-dir)
@@ -186,6 +221,92 @@ _microk8s() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microk8s__subcmd__token)
+            opts="-h --help list show revoke prune"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microk8s__subcmd__token__subcmd__list)
+            opts="-h --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --format)
+                    COMPREPLY=($(compgen -W "text json yaml" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microk8s__subcmd__token__subcmd__prune)
+            opts="-h --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --format)
+                    COMPREPLY=($(compgen -W "text json yaml" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microk8s__subcmd__token__subcmd__revoke)
+            opts="-h --all --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --format)
+                    COMPREPLY=($(compgen -W "text json yaml" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microk8s__subcmd__token__subcmd__show)
+            opts="-h --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --format)
+                    COMPREPLY=($(compgen -W "text json yaml" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -29,6 +29,7 @@ complete -c microk8s -n "__fish_microk8s_needs_command" -s V -l version -d 'Prin
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "add-node" -d 'Produce a connection string for a node to join the cluster'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "join" -d 'Join the node to a cluster'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "nodes" -d 'List the nodes of the cluster, as this node knows them'
+complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "token" -d 'List, show, take back and forget the tokens of this node'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "agent" -d 'Run the agent of this node'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "dev-cluster" -d 'Form a cluster on this machine, to try things out'
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s l -l token-ttl -d 'Seconds that the token is valid; -1 makes a token that is usable only once' -r
@@ -39,6 +40,12 @@ token\t'The token alone'
 token-check\t'The token and the fingerprint'
 json\t'JSON'
 yaml\t'YAML'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l uses -d 'How many nodes may join with the token: 1 unless given, or any number within the time of --token-ttl' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l role -d 'As what nodes may join with the token: any, unless given' -r -f -a "any\t'As anything'
+worker\t'As a worker only'
+control-plane\t'As a control plane node only'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l node -d 'The host name of the only node that may use the token' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l description -d 'A line to remember the token by, which `microk8s token list` shows' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l timeout -d 'Seconds that the datastore may take to list the node' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l worker -d 'Join as a worker only node'
@@ -47,6 +54,28 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l skip-verify -
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l disable-low-memory-guard -d 'Join although this node has little memory'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -s h -l help -d 'Print help'
 complete -c microk8s -n "__fish_microk8s_using_subcommand nodes" -s h -l help -d 'Print help'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -s h -l help -d 'Print help'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "list" -d 'List the tokens of this node'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "show" -d 'Show all that is known of a token'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "revoke" -d 'Take tokens back: nobody can join with them any more'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "prune" -d 'Forget the tokens that are used up, expired or revoked'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from list" -l format -d 'How to print the list' -r -f -a "text\t'For people'
+json\t'JSON'
+yaml\t'YAML'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from show" -l format -d 'How to print it' -r -f -a "text\t'For people'
+json\t'JSON'
+yaml\t'YAML'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from revoke" -l format -d 'How to print what was done' -r -f -a "text\t'For people'
+json\t'JSON'
+yaml\t'YAML'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from revoke" -l all -d 'Take every token back'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from revoke" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from prune" -l format -d 'How to print what was done' -r -f -a "text\t'For people'
+json\t'JSON'
+yaml\t'YAML'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l bind -d 'The address and port to listen on for other nodes' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l keyfile -d 'The key of the certificate to serve' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l certfile -d 'The certificate to serve' -r -F
@@ -55,6 +84,7 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l enable-metri
 false\t''"
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l min-tls-version -d 'The oldest version of TLS to speak' -r -f -a "tls12\t'TLS 1.2 and 1.3'
 tls13\t'TLS 1.3 only'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l retry-window -d 'Seconds for which a node that used a token may use it again, because its join may have failed without a word; 900 unless given, 0 for never' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l node-dir -d 'The directory of a standalone node; made when there is none' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l socket -d 'The socket of the local API' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l node-name -d 'The name of a standalone node, when it is not the machine\'s' -r

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
@@ -43,6 +43,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(
             routes::V2_JOIN,
             only(post(perform::<cluster_v2::JoinRequest>)),
+        )
+        .route(
+            routes::V2_JOIN_OUTCOME,
+            only(post(perform::<cluster_v2::JoinOutcome>)),
         )
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -157,6 +161,9 @@ trait JoinStep: Sized + Send + Sync + 'static {
     /// What the log calls it.
     const NAME: &'static str;
 
+    /// Whether a node that this was granted may say later how its join ended.
+    const TAKES_OUTCOME: bool = false;
+
     /// What comes back when it is granted.
     type Answer: Serialize + Send + 'static;
 
@@ -172,6 +179,7 @@ trait JoinStep: Sized + Send + Sync + 'static {
 
 impl JoinStep for cluster_v2::JoinRequest {
     const NAME: &'static str = "join";
+    const TAKES_OUTCOME: bool = true;
     type Answer = cluster_v2::JoinResponse;
 
     fn read(body: &[u8]) -> Result<Self, DecodeError> {
@@ -193,6 +201,7 @@ impl JoinStep for cluster_v2::JoinRequest {
 
 impl JoinStep for cluster_v1::JoinRequest {
     const NAME: &'static str = "join-etcd";
+    const TAKES_OUTCOME: bool = true;
     type Answer = cluster_v1::JoinResponse;
 
     fn read(body: &[u8]) -> Result<Self, DecodeError> {
@@ -238,6 +247,28 @@ impl JoinStep for cluster_v1::SignCertRequest {
     }
 }
 
+impl JoinStep for cluster_v2::JoinOutcome {
+    const NAME: &'static str = "join-outcome";
+    type Answer = cluster_v2::OutcomeTaken;
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(body)
+    }
+
+    fn token(&self) -> &Token {
+        &self.token
+    }
+
+    fn who(&self) -> (&str, Option<Role>) {
+        (&self.hostname, None)
+    }
+
+    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        gate.report(self, caller)?;
+        Ok(cluster_v2::OutcomeTaken {})
+    }
+}
+
 /// Does the work on a thread of its own, because it reads and writes files and may wait for
 /// services, and answers.
 async fn perform<R: JoinStep>(
@@ -260,8 +291,15 @@ async fn perform<R: JoinStep>(
         result
     });
     match timeout(limit, task).await {
-        Ok(Ok(Ok(value))) => status::json(StatusCode::OK, &value),
-        Ok(Ok(Err(error))) => status::json(status::of(&error), &status::body(&error)),
+        Ok(Ok(Ok(value))) => {
+            let mut answer = status::json(StatusCode::OK, &value);
+            if R::TAKES_OUTCOME {
+                let yes = HeaderValue::from_static("yes");
+                answer.headers_mut().insert(routes::TAKES_OUTCOME, yes);
+            }
+            answer
+        }
+        Ok(Ok(Err(error))) => status::refusal(&error),
         Ok(Err(panic)) => {
             tracing::error!(%panic, "a request failed unexpectedly");
             status::json(
@@ -287,9 +325,12 @@ fn write_line<R: JoinStep>(request: &R, caller: Caller, error: Option<&AdmitErro
     let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
     match error {
         None => tracing::info!(request, %address, node, role, %token, outcome = "admitted"),
-        Some(AdmitError::InvalidToken(reason)) => {
-            let reason = reason.as_str();
-            tracing::warn!(request, %address, node, role, %token, outcome = "refused", reason, "Invalid token");
+        Some(AdmitError::InvalidToken(refusal)) => {
+            let reason = refusal.reason.as_str();
+            let of = refusal.node.as_deref().unwrap_or("-");
+            let of = sanitize::for_log(of, 120);
+            let seconds_ago = refusal.seconds_ago.unwrap_or_default();
+            tracing::warn!(request, %address, node, role, %token, outcome = "refused", reason, of, seconds_ago, "Invalid token");
         }
         Some(error) => {
             let why = with_sources(error);

@@ -13,16 +13,19 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Frame;
+use serde::Serialize;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::agent::local_socket::LocalCaller;
 use crate::agent::{Shared, status};
 use crate::base::sanitize;
-use crate::cluster::add_node::{self, Serving};
+use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::join::{self, Audience};
-use crate::cluster::status as cluster_status;
+use crate::cluster::{status as cluster_status, token_care};
 use crate::wire::error_body::ErrorBody;
-use crate::wire::local_v1::{AddTokenRequest, Hello, JoinEvent, JoinOrder, PROTOCOL};
+use crate::wire::local_v1::{
+    AddTokenRequest, Hello, JoinEvent, JoinOrder, PROTOCOL, TokenSelection,
+};
 use crate::wire::routes;
 
 /// The routes for the command line.
@@ -30,6 +33,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route(routes::LOCAL_HELLO, get(hello))
         .route(routes::LOCAL_TOKENS, post(add_token))
+        .route(routes::LOCAL_TOKENS_FIND, post(find_tokens))
+        .route(routes::LOCAL_TOKENS_REVOKE, post(revoke_tokens))
+        .route(routes::LOCAL_TOKENS_PRUNE, post(prune_tokens))
         .route(routes::LOCAL_JOIN, post(join))
         .route(routes::LOCAL_NODES, get(nodes))
         .with_state(shared)
@@ -52,38 +58,68 @@ async fn add_token(
         Ok(request) => request,
         Err(error) => return not_understood(&error),
     };
-    let issued = tokio::task::spawn_blocking(move || {
+    let pid = caller.pid;
+    answer(move || {
         let serving = Serving {
             bind: shared.bind,
             fingerprint: shared.served.fingerprint(),
         };
         let gate = &shared.gate;
-        add_node::issue(
-            gate.node(),
-            gate.tokens(),
+        let (node, tokens) = (gate.node(), gate.tokens());
+        let issued = add_node::issue(
+            node,
+            tokens,
             serving,
             request.token,
-            request.lifetime,
-        )
+            &request.terms,
+            caller.uid,
+        )?;
+        tracing::info!(token = %issued.token.digest(), uid = caller.uid, pid, "token issued");
+        Ok::<_, AddNodeError>(issued)
     })
-    .await;
-    match issued {
-        Ok(Ok(issued)) => {
-            tracing::info!(token = %issued.token.digest(), uid = caller.uid, pid = caller.pid, "token issued");
-            status::json(StatusCode::OK, &issued)
-        }
-        Ok(Err(error)) => refuse(&error.to_string()),
-        Err(panic) => refuse(&panic.to_string()),
+    .await
+}
+
+async fn find_tokens(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    match serde_json::from_slice::<TokenSelection>(&body) {
+        Ok(selection) => answer(move || token_care::find(shared.gate.tokens(), &selection)).await,
+        Err(error) => not_understood(&error),
     }
 }
 
+async fn revoke_tokens(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<LocalCaller>,
+    body: Bytes,
+) -> Response {
+    match serde_json::from_slice::<TokenSelection>(&body) {
+        Ok(selection) => {
+            answer(move || token_care::revoke(shared.gate.tokens(), &selection, caller.uid)).await
+        }
+        Err(error) => not_understood(&error),
+    }
+}
+
+async fn prune_tokens(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<LocalCaller>,
+) -> Response {
+    answer(move || token_care::prune(shared.gate.tokens(), caller.uid)).await
+}
+
 async fn nodes(State(shared): State<Arc<Shared>>) -> Response {
-    let listed = tokio::task::spawn_blocking(move || {
+    answer(move || {
         cluster_status::nodes(shared.gate.node(), shared.gate.tokens(), shared.bind.ip())
     })
-    .await;
-    match listed {
-        Ok(Ok(list)) => status::json(StatusCode::OK, &list),
+    .await
+}
+
+/// Does what may wait for the disk on a thread of its own, and answers with what came of it.
+async fn answer<T: Serialize + Send + 'static, E: std::error::Error + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => status::json(StatusCode::OK, &value),
         Ok(Err(error)) => refuse(&error.to_string()),
         Err(panic) => refuse(&panic.to_string()),
     }

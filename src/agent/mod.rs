@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::base::atomic_file;
 use crate::base::clock::SystemClock;
@@ -29,7 +30,7 @@ use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::host::{Action, Service};
 use crate::store::layout::Lock;
-use crate::store::tokens::{StoreError, Tokens};
+use crate::store::tokens::Tokens;
 
 use certificate::{CertificateError, ServedCertificate};
 
@@ -48,6 +49,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// The oldest version of TLS that is spoken.
     pub min_tls: MinTls,
+    /// For how long a node may use again the token that it used.
+    pub retry_window: Duration,
 }
 
 /// The oldest version of TLS that is spoken.
@@ -74,9 +77,6 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    /// The token store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// The certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -110,6 +110,9 @@ struct Shared {
     stopping: AtomicBool,
 }
 
+/// How often it is looked what time has done to the tokens.
+const SWEEP_PAUSE: Duration = Duration::from_secs(10);
+
 /// How long open connections get to end when the agent is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -125,7 +128,12 @@ pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
             tracing::error!(%error, "an earlier join was interrupted, and cannot be taken back");
         }
     }
-    let tokens = Tokens::open(&node.layout, Arc::new(SystemClock))?;
+    let window = settings
+        .retry_window
+        .as_secs()
+        .try_into()
+        .unwrap_or(i64::MAX);
+    let tokens = Tokens::new(&node.layout, Arc::new(SystemClock), window);
     let served = ServedCertificate::load(settings.certificate.clone(), settings.key.clone())?;
     start_datastore(&node);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -186,6 +194,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
 
+    let sweeper = tokio::spawn(sweep(shared.clone()));
     let (stop, stopped) = watch::channel(false);
     let remote = tokio::spawn(https::serve(
         listener,
@@ -210,9 +219,34 @@ async fn serve(
         _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
     }
     shared.stopping.store(true, Ordering::SeqCst);
+    sweeper.abort();
     // The socket goes first: whoever finds none knows that no agent runs.
     let _ = atomic_file::remove(&settings.socket);
     let _ = stop.send(true);
     let _ = tokio::time::timeout(DRAIN, async { tokio::join!(remote, local) }).await;
     Ok(())
+}
+
+/// Keeps the tokens up with the time. A store that cannot be used is said once, and tried again:
+/// the agent serves what it can meanwhile.
+async fn sweep(shared: Arc<Shared>) {
+    let mut said = None;
+    let mut pause = tokio::time::interval(SWEEP_PAUSE);
+    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        pause.tick().await;
+        let gate = shared.clone();
+        let swept = tokio::task::spawn_blocking(move || gate.gate.sweep()).await;
+        let problem = match swept {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(panic.to_string()),
+        };
+        match &problem {
+            Some(error) if said != problem => tracing::error!("{error}"),
+            None if said.is_some() => tracing::info!("the tokens can be used again"),
+            _ => {}
+        }
+        said = problem;
+    }
 }

@@ -1,15 +1,16 @@
 //! What a refusal is on the wire: the one place where the rules meet HTTP.
 
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::cluster::admit::AdmitError;
 use crate::wire::error_body::ErrorBody;
+use crate::wire::routes;
 
 /// MicroK8s's status for each refusal (`http-api.md`; recording `http-join-check-order`).
-pub fn of(error: &AdmitError) -> StatusCode {
+fn of(error: &AdmitError) -> StatusCode {
     match error {
         AdmitError::NotHa => StatusCode::NOT_IMPLEMENTED,
         AdmitError::Port(_) => StatusCode::BAD_GATEWAY,
@@ -35,16 +36,35 @@ pub fn of(error: &AdmitError) -> StatusCode {
     }
 }
 
+/// The answer to a request that failed.
+pub fn refusal(error: &AdmitError) -> Response {
+    let mut answer = json(of(error), &body(error));
+    if let AdmitError::InvalidToken(refusal) = error {
+        let seconds = refusal.seconds_ago.map(|seconds| seconds.to_string());
+        for (name, value) in [
+            (routes::REASON_NODE, refusal.node.clone()),
+            (routes::REASON_SECONDS, seconds),
+        ] {
+            // A name that no header can carry is not told.
+            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+                answer.headers_mut().insert(name, value);
+            }
+        }
+    }
+    answer
+}
+
 /// What a stranger is told. Whatever is wrong with this node itself stays in its log.
-pub fn body(error: &AdmitError) -> ErrorBody {
-    let mut body = ErrorBody::new(match error {
+fn body(error: &AdmitError) -> ErrorBody {
+    let text = match error {
         AdmitError::Read(_) => "Failed to read the files of the contacted node".to_owned(),
         AdmitError::Store(_) => "Failed to use the token store of the contacted node".to_owned(),
         AdmitError::Write { .. } => "Failed to write the files of the contacted node".to_owned(),
         other => other.to_string(),
-    });
-    if let AdmitError::InvalidToken(reason) = error {
-        body.reason = Some(*reason);
+    };
+    let mut body = ErrorBody::new(text);
+    if let AdmitError::InvalidToken(refusal) = error {
+        body.reason = Some(refusal.reason);
     }
     body
 }

@@ -26,14 +26,14 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
     if add_node::wants_help(texts.iter().map(AsRef::as_ref))
         || texts.iter().any(|text| text == "-h")
     {
-        return Ok(output::print(printer, add_node::HELP, ExitStatus::Success));
+        return Ok(add_node::help(printer));
     }
     app::check_permission(&node, printer)?;
     refuse_unfit(&node).map_err(|why| refuse(printer, why))?;
     let args: AddNodeArgs = match cli::read("add-node", arguments) {
         Ok(args) => args,
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
-            return Ok(output::print(printer, add_node::HELP, ExitStatus::Success));
+            return Ok(add_node::help(printer));
         }
         Err(error) => return Err(add_node::usage_error(printer, &argparse::describe(&error))),
     };
@@ -46,7 +46,7 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
         Agent::Ready(agent) => runtime
             .block_on(agent.add_token(&request))
             .map_err(|error| error.to_string()),
-        Agent::NotRunning => issue_into_file(&node, &SystemClock, request.token, request.lifetime)
+        Agent::NotRunning => issue_into_file(&node, &SystemClock, request.token, &request.terms)
             .map_err(|error| error.to_string()),
     }))
 }

@@ -23,6 +23,8 @@ use crate::host::snap::SnapHost;
 use crate::host::standalone::StandaloneHost;
 use crate::host::{self, Host, network};
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
+use crate::model::token_life::RETRY_WINDOW;
+use crate::store::audit;
 use crate::store::layout::{Kind, Layout};
 
 /// MicroK8s's default of `--timeout`, in seconds.
@@ -148,6 +150,7 @@ fn from_file(node: &Node, typed: AgentArgs) -> Result<AgentArgs, Refusal> {
         node_name: typed.node_name,
         datastore_demo: typed.datastore_demo,
         socket: typed.socket.or(read.socket),
+        retry_window: typed.retry_window.or(read.retry_window),
         ..read
     })
 }
@@ -178,6 +181,7 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
         socket: node.layout.socket(args.socket.as_deref()),
         timeout: Duration::from_secs(args.timeout.unwrap_or(TIMEOUT).max(1)),
         min_tls,
+        retry_window: Duration::from_secs(args.retry_window.unwrap_or(RETRY_WINDOW.unsigned_abs())),
     })
 }
 
@@ -185,6 +189,11 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
 fn start_log() {
     let filter =
         EnvFilter::try_from_env(env_vars::MICROK8S_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
+    // What happens to tokens is on record, however quiet the log is.
+    let filter = match format!("{}=info", audit::TARGET).parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     // A second start in one process, as in tests, keeps the first log.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

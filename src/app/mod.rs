@@ -10,6 +10,7 @@ mod hand_over;
 mod join;
 mod leave;
 mod nodes;
+mod token;
 
 use std::ffi::OsString;
 use std::io;
@@ -60,6 +61,7 @@ pub fn run(
         "join" => join::run(arguments, printer),
         "leave" => leave::run(arguments, printer),
         "nodes" => nodes::run(arguments, printer),
+        "token" => token::run(arguments, printer),
         "agent" | "cluster-agent" => agent::run(arguments, printer),
         "dev-cluster" => dev_cluster::run(arguments, printer),
         "help" | "--help" | "-h" => hand_over::list_subcommands(printer, ExitStatus::Success),

@@ -7,4 +7,5 @@ pub mod exit_status;
 pub mod file_lock;
 pub mod sanitize;
 pub mod secret;
+pub mod time_text;
 pub mod wait;

@@ -7,7 +7,9 @@ use crate::base::exit_status::ExitStatus;
 use crate::cli::argparse;
 use crate::cli::output::{self, Printer};
 use crate::model::join_url::PrintedUrl;
-use crate::model::token::{InvalidToken, Lifetime, Token};
+use crate::model::node::NodeName;
+use crate::model::token::{InvalidToken, Token};
+use crate::model::token_terms::{Description, InvalidUses, Lifetime, RoleLimit, Terms, Uses};
 use crate::wire::local_v1::{AddTokenRequest, IssuedToken};
 
 /// The help text (recording `add-node-help`; the order of the formats changes from run to run
@@ -33,6 +35,18 @@ options:
                         token, or token-check
 ";
 
+/// The options that MicroK8s does not have. Who reads the help on a terminal sees them below
+/// MicroK8s's text; what a program reads is MicroK8s's text alone.
+pub const FURTHER_HELP: &str = "
+options beyond those of MicroK8s:
+  --uses N              How many nodes may join with the token: 1 unless given,
+                        or any number within the time of --token-ttl
+  --role {any,worker,control-plane}
+                        As what nodes may join with it
+  --node NAME           The host name of the only node that may use it
+  --description TEXT    Shown by 'microk8s token list'
+";
+
 /// The arguments of `add-node`.
 #[derive(Debug, Args)]
 #[command(override_help = HELP, infer_long_args = true, args_override_self = true)]
@@ -48,6 +62,44 @@ pub struct AddNodeArgs {
     /// How to print the token
     #[arg(long, value_enum, default_value_t = Format::Pretty)]
     pub format: Format,
+
+    /// How many nodes may join with the token: 1 unless given, or any number within the time of
+    /// --token-ttl
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = uses)]
+    pub uses: Option<Uses>,
+
+    /// As what nodes may join with the token: any, unless given
+    #[arg(long, value_enum)]
+    pub role: Option<RoleChoice>,
+
+    /// The host name of the only node that may use the token
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
+    pub node: Option<NodeName>,
+
+    /// A line to remember the token by, which `microk8s token list` shows
+    #[arg(long, value_name = "TEXT", value_parser = description)]
+    pub description: Option<Description>,
+}
+
+/// As what nodes may join, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RoleChoice {
+    /// As anything
+    Any,
+    /// As a worker only
+    Worker,
+    /// As a control plane node only
+    ControlPlane,
+}
+
+impl From<RoleChoice> for RoleLimit {
+    fn from(choice: RoleChoice) -> Self {
+        match choice {
+            RoleChoice::Any => Self::Any,
+            RoleChoice::Worker => Self::Worker,
+            RoleChoice::ControlPlane => Self::ControlPlane,
+        }
+    }
 }
 
 /// How a token is printed.
@@ -69,6 +121,26 @@ pub enum Format {
 
 fn lifetime(text: &str) -> Result<Lifetime, String> {
     Lifetime::from_ttl(argparse::python_int(text)?).map_err(|error| error.to_string())
+}
+
+fn uses(text: &str) -> Result<Uses, String> {
+    u32::try_from(argparse::python_int(text)?)
+        .map_err(|_| InvalidUses)
+        .and_then(Uses::try_from)
+        .map_err(|error| error.to_string())
+}
+
+fn node_name(text: &str) -> Result<NodeName, String> {
+    NodeName::parse(text).map_err(|error| error.to_string())
+}
+
+fn description(text: &str) -> Result<Description, String> {
+    Description::parse(text).map_err(|error| error.to_string())
+}
+
+/// Prints the help text.
+pub fn help(printer: &mut dyn Printer) -> ExitStatus {
+    output::print_help(printer, HELP, FURTHER_HELP)
 }
 
 /// Whether the help text is asked for: by any argument with the word in it, as in MicroK8s.
@@ -101,7 +173,13 @@ pub fn run(
     };
     let request = AddTokenRequest {
         token,
-        lifetime: args.token_ttl,
+        terms: Terms {
+            lifetime: args.token_ttl,
+            uses: args.uses,
+            role: args.role.map(Into::into),
+            node: args.node,
+            description: args.description,
+        },
     };
     match issue(request) {
         Ok(issued) => output::print(printer, &render(&issued, args.format), ExitStatus::Success),
@@ -210,7 +288,7 @@ mod tests {
         let add_node = command.find_subcommand("add-node").unwrap();
         for option in add_node.get_opts().filter(|option| !option.is_hide_set()) {
             let long = format!("--{}", option.get_long().unwrap());
-            assert!(HELP.contains(&long), "{long}");
+            assert!((HELP.to_owned() + FURTHER_HELP).contains(&long), "{long}");
         }
     }
 

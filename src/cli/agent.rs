@@ -32,6 +32,11 @@ pub struct AgentArgs {
     #[arg(long, value_enum, value_name = "VERSION")]
     pub min_tls_version: Option<MinTlsVersion>,
 
+    /// Seconds for which a node that used a token may use it again, because its join may have
+    /// failed without a word; 900 unless given, 0 for never
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=31_536_000))]
+    pub retry_window: Option<u64>,
+
     /// The directory of a standalone node; made when there is none
     #[arg(long, value_name = "DIRECTORY")]
     pub node_dir: Option<PathBuf>,

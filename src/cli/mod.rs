@@ -8,6 +8,7 @@ pub mod join;
 pub mod nodes;
 pub mod output;
 pub mod texts;
+pub mod token;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -38,6 +39,8 @@ pub enum Command {
     Join(join::JoinArgs),
     /// List the nodes of the cluster, as this node knows them
     Nodes(nodes::NodesArgs),
+    /// List, show, take back and forget the tokens of this node
+    Token(token::TokenArgs),
     /// Run the agent of this node
     #[command(alias = "cluster-agent")]
     Agent(agent::AgentArgs),

@@ -34,16 +34,7 @@ fn render(list: &NodeList) -> String {
             node.role.to_string(),
         ]);
     }
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let (names, addresses) = (width(0), width(1));
-    rows.iter()
-        .map(|[name, address, role]| format!("{name:names$}  {address:addresses$}  {role}\n"))
-        .collect()
+    output::table(&rows)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! A reader that goes away early is no error: `add-node | head -1` is a success.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use crate::base::exit_status::ExitStatus;
 
@@ -14,6 +14,11 @@ pub trait Printer {
 
     /// A line for standard error.
     fn err(&mut self, line: &str);
+
+    /// Whether a person reads standard output as it is printed.
+    fn has_reader(&self) -> bool {
+        false
+    }
 }
 
 /// Standard output takes no more.
@@ -43,6 +48,10 @@ impl Printer for Streams {
             .map_err(OutputLost)
     }
 
+    fn has_reader(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
     fn err(&mut self, line: &str) {
         // There is nowhere left to complain about standard error.
         let _ = writeln!(io::stderr().lock(), "{line}");
@@ -55,6 +64,33 @@ pub fn error(printer: &mut dyn Printer, text: &str, hint: Option<&str>) {
     if let Some(hint) = hint {
         printer.err(&format!("hint: {hint}"));
     }
+}
+
+/// Rows in columns of equal width, without blanks at the ends of lines.
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    rows.iter()
+        .map(|row| {
+            let line: String = row
+                .iter()
+                .zip(widths)
+                .map(|(cell, width)| format!("{cell:width$}  "))
+                .collect();
+            format!("{}\n", line.trim_end())
+        })
+        .collect()
+}
+
+/// Prints the help of a command of MicroK8s's: to a program as MicroK8s does, and to a person with
+/// the options that MicroK8s does not have.
+pub fn print_help(printer: &mut dyn Printer, help: &str, further: &str) -> ExitStatus {
+    let further = if printer.has_reader() { further } else { "" };
+    print(printer, &format!("{help}{further}"), ExitStatus::Success)
 }
 
 /// Prints, and says how that ended.

@@ -5,11 +5,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use reqwest::Response;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeList, PROTOCOL,
+    AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeList, PROTOCOL, Pruned,
+    TokenList, TokenSelection,
 };
 use crate::wire::routes;
 
@@ -101,10 +103,22 @@ pub async fn probe(socket: &Path) -> Result<Probe, LocalError> {
 impl LocalAgent {
     /// Issues a token.
     pub async fn add_token(&self, request: &AddTokenRequest) -> Result<IssuedToken, LocalError> {
-        let response = self
-            .send(self.client.post(url(routes::LOCAL_TOKENS)).json(request))
-            .await?;
-        self.read(response).await
+        self.post(routes::LOCAL_TOKENS, request).await
+    }
+
+    /// Looks tokens up.
+    pub async fn find_tokens(&self, which: &TokenSelection) -> Result<TokenList, LocalError> {
+        self.post(routes::LOCAL_TOKENS_FIND, which).await
+    }
+
+    /// Takes tokens back; the answer lists those that could still have let somebody in.
+    pub async fn revoke_tokens(&self, which: &TokenSelection) -> Result<TokenList, LocalError> {
+        self.post(routes::LOCAL_TOKENS_REVOKE, which).await
+    }
+
+    /// Forgets the tokens that are over.
+    pub async fn prune_tokens(&self) -> Result<Pruned, LocalError> {
+        self.post(routes::LOCAL_TOKENS_PRUNE, &()).await
     }
 
     /// The nodes of the cluster.
@@ -151,6 +165,15 @@ impl LocalAgent {
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, LocalError> {
         let response = self.send(self.client.get(url(path))).await?;
+        self.read(response).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, LocalError> {
+        let response = self.send(self.client.post(url(path)).json(body)).await?;
         self.read(response).await
     }
 

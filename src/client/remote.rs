@@ -26,6 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::base::secret::Secret;
 use crate::client::pinned_tls;
+use crate::wire::routes;
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -41,6 +42,8 @@ pub struct Peer {
     from: Option<IpAddr>,
     certificate: Vec<u8>,
     connection: Option<Connection>,
+    /// How long an answer may take.
+    limit: Duration,
 }
 
 struct Connection {
@@ -56,6 +59,12 @@ pub struct Reply {
     pub status: u16,
     /// The body.
     pub body: Secret,
+    /// The agent wants to hear how the join ends.
+    pub takes_outcome: bool,
+    /// The node which has the token, or which it is for.
+    pub reason_node: Option<String>,
+    /// How many seconds ago the token came to be of no use.
+    pub reason_seconds: Option<i64>,
 }
 
 /// Why there was no answer.
@@ -121,19 +130,33 @@ impl Peer {
             .enable_all()
             .build()
             .map_err(|error| RemoteError::SetUp(error.to_string()))?;
-        let (connection, certificate) = runtime.block_on(connect(endpoint, from))?;
+        let (connection, certificate) = runtime.block_on(connect(CONNECT_LIMIT, endpoint, from))?;
         Ok(Self {
             runtime,
             endpoint,
             from,
             certificate,
             connection: Some(connection),
+            limit: ANSWER_LIMIT,
         })
     }
 
     /// The certificate that the peer showed, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// [`Peer::post`] that takes no longer than this.
+    pub fn post_within(
+        &mut self,
+        limit: Duration,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Reply, RemoteError> {
+        let whole = std::mem::replace(&mut self.limit, limit);
+        let result = self.post(path, body);
+        self.limit = whole;
+        result
     }
 
     /// Sends a JSON body and takes the answer.
@@ -150,22 +173,33 @@ impl Peer {
             None => self.reconnect()?,
         };
         let was_used = connection.used;
-        let mut result =
-            self.runtime
-                .block_on(exchange(&mut connection, self.endpoint, path, body.clone()));
+        let mut result = self.runtime.block_on(exchange(
+            self.limit,
+            &mut connection,
+            self.endpoint,
+            path,
+            body.clone(),
+        ));
         // A connection that was kept open may be closed by the other side just as we send.
         if was_used && matches!(result, Err(RemoteError::Closed)) {
             connection = self.reconnect()?;
-            result = self
-                .runtime
-                .block_on(exchange(&mut connection, self.endpoint, path, body));
+            result = self.runtime.block_on(exchange(
+                self.limit,
+                &mut connection,
+                self.endpoint,
+                path,
+                body,
+            ));
         }
         self.connection = Some(connection);
         result
     }
 
     fn reconnect(&self) -> Result<Connection, RemoteError> {
-        let (connection, certificate) = self.runtime.block_on(connect(self.endpoint, self.from))?;
+        let limit = CONNECT_LIMIT.min(self.limit);
+        let (connection, certificate) =
+            self.runtime
+                .block_on(connect(limit, self.endpoint, self.from))?;
         if certificate != self.certificate {
             return Err(RemoteError::OtherCertificate(self.endpoint));
         }
@@ -174,14 +208,15 @@ impl Peer {
 }
 
 async fn connect(
+    limit: Duration,
     endpoint: SocketAddr,
     from: Option<IpAddr>,
 ) -> Result<(Connection, Vec<u8>), RemoteError> {
-    timeout(CONNECT_LIMIT, connect_unbounded(endpoint, from))
+    timeout(limit, connect_unbounded(endpoint, from))
         .await
         .unwrap_or(Err(RemoteError::NoAnswer {
             endpoint,
-            seconds: CONNECT_LIMIT.as_secs(),
+            seconds: limit.as_secs(),
         }))
 }
 
@@ -254,20 +289,18 @@ fn tls_error(error: io::Error) -> RemoteError {
 }
 
 async fn exchange(
+    limit: Duration,
     connection: &mut Connection,
     endpoint: SocketAddr,
     path: &str,
     body: Bytes,
 ) -> Result<Reply, RemoteError> {
-    timeout(
-        ANSWER_LIMIT,
-        exchange_unbounded(connection, endpoint, path, body),
-    )
-    .await
-    .unwrap_or(Err(RemoteError::NoAnswer {
-        endpoint,
-        seconds: ANSWER_LIMIT.as_secs(),
-    }))
+    timeout(limit, exchange_unbounded(connection, endpoint, path, body))
+        .await
+        .unwrap_or(Err(RemoteError::NoAnswer {
+            endpoint,
+            seconds: limit.as_secs(),
+        }))
 }
 
 async fn exchange_unbounded(
@@ -303,10 +336,15 @@ fn no_response(error: &hyper::Error, beginning: &Beginning) -> RemoteError {
 
 async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
     let status = response.status().as_u16();
-    let announced: Option<usize> = response
-        .headers()
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let takes_outcome = response.headers().contains_key(routes::TAKES_OUTCOME);
+    let header = |name: &str| -> Option<String> {
+        let value = response.headers().get(name)?;
+        value.to_str().ok().map(str::to_owned)
+    };
+    let number = |name: &str| header(name).and_then(|text| text.parse().ok());
+    let announced: Option<usize> = header(CONTENT_LENGTH.as_str()).and_then(|n| n.parse().ok());
+    let (reason_node, reason_seconds) =
+        (header(routes::REASON_NODE), number(routes::REASON_SECONDS));
     let mut body = response.into_body();
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
     while let Some(frame) = body.frame().await {
@@ -326,6 +364,9 @@ async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
     Ok(Reply {
         status,
         body: Secret::new(String::from_utf8_lossy(&bytes)),
+        takes_outcome,
+        reason_node,
+        reason_seconds,
     })
 }
 

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use crate::base::clock::Clock;
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
-use crate::model::token::{InvalidToken, Lifetime, NoRandomness, Token};
+use crate::model::token::{InvalidToken, NoRandomness, Token};
+use crate::model::token_terms::{Lifetime, RoleLimit, Terms, Uses};
 use crate::pki::{PkiError, ca};
+use crate::store::database::StoreError;
 use crate::store::layout::{Lock, ReadError};
 use crate::store::token_files;
-use crate::store::tokens::{StoreError, Tokens};
+use crate::store::tokens::Tokens;
 use crate::wire::local_v1::IssuedToken;
 
 /// Why `add-node` may not run on a node; the texts are MicroK8s's (`messages.md`, add-node).
@@ -88,6 +90,11 @@ pub enum AddNodeError {
     /// No address at all.
     #[error("this machine has no address that another node could reach")]
     NoAddress,
+    /// What only our own agent can see to.
+    #[error(
+        "the agent of this node does not run, and MicroK8s's own cannot honour `{0}`: start `microk8s agent`, or leave the option out"
+    )]
+    NotHonoured(&'static str),
     /// No agent is there to honour a token.
     #[error("no agent runs on this node, and `{}` is missing: is MicroK8s installed here?", .0.display())]
     NoAgent(PathBuf),
@@ -108,10 +115,11 @@ pub fn issue(
     tokens: &Tokens,
     serving: Serving,
     preset: Option<Token>,
-    lifetime: Lifetime,
+    terms: &Terms,
+    uid: u32,
 ) -> Result<IssuedToken, AddNodeError> {
     let issued = describe(node, serving, chosen(preset)?)?;
-    tokens.add(&issued.token, lifetime)?;
+    tokens.add(&issued.token, terms, uid)?;
     Ok(issued)
 }
 
@@ -121,8 +129,9 @@ pub fn issue_into_file(
     node: &Node,
     clock: &dyn Clock,
     preset: Option<Token>,
-    lifetime: Lifetime,
+    terms: &Terms,
 ) -> Result<IssuedToken, AddNodeError> {
+    refuse_beyond_microk8s(terms)?;
     let arguments = node.layout.args("cluster-agent");
     if !arguments.is_file() {
         return Err(AddNodeError::NoAgent(arguments));
@@ -133,7 +142,7 @@ pub fn issue_into_file(
         fingerprint: Fingerprint::of(&ca::certificate_der(&certificate)?),
     };
     let issued = describe(node, serving, chosen(preset)?)?;
-    let line = match lifetime {
+    let line = match terms.lifetime {
         Lifetime::OneUse => issued.token.expose().to_owned(),
         Lifetime::Seconds(seconds) => {
             let end = clock.unix_seconds().saturating_add(seconds.into());
@@ -144,6 +153,28 @@ pub fn issue_into_file(
     token_files::append(&path, &line, node.token_file_sharing())
         .map_err(|source| AddNodeError::TokenFile { path, source })?;
     Ok(issued)
+}
+
+/// MicroK8s's own agent knows a token's time, and nothing else of what a token may be for.
+fn refuse_beyond_microk8s(terms: &Terms) -> Result<(), AddNodeError> {
+    let beyond = [
+        (
+            "--uses",
+            terms
+                .uses
+                .is_some_and(|uses| uses != Uses::ONE || terms.lifetime != Lifetime::OneUse),
+        ),
+        (
+            "--role",
+            terms.role.is_some_and(|role| role != RoleLimit::Any),
+        ),
+        ("--node", terms.node.is_some()),
+        ("--description", terms.description.is_some()),
+    ];
+    match beyond.into_iter().find(|(_, is_beyond)| *is_beyond) {
+        Some((option, _)) => Err(AddNodeError::NotHonoured(option)),
+        None => Ok(()),
+    }
 }
 
 /// The operator's token, wherever it came from, held to the rules; else a new one.

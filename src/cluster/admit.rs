@@ -14,20 +14,22 @@ use crate::cluster::first_join::{self, FirstJoinError};
 use crate::cluster::node::Node;
 use crate::host::{Action, CommandError, Service};
 use crate::model::endpoint;
-use crate::model::node::NodeName;
+use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
 use crate::model::token::Token;
+use crate::model::token_life::{Claim, Reason, Refusal, Release};
 use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca};
 use crate::pki::csr::ParsedRequest;
 use crate::pki::csr_policy::{self, Expected, Foreign, Violation};
 use crate::pki::name::AltName;
+use crate::store::admissions::{AdmittedNode, CertificatePurpose};
+use crate::store::database::StoreError;
 use crate::store::dqlite::{DatastoreRole, Member};
 use crate::store::known_users;
 use crate::store::layout::{Lock, ReadError};
 use crate::store::token_files;
-use crate::store::tokens::{AdmittedNode, CertificatePurpose, JoiningNode, StoreError, Tokens};
-use crate::wire::error_body::TokenRefusal;
+use crate::store::tokens::Tokens;
 use crate::wire::{cluster_v1, cluster_v2};
 
 /// The node as others see it who want to join its cluster.
@@ -62,7 +64,7 @@ impl Caller {
 pub enum AdmitError {
     /// The token.
     #[error("Invalid token")]
-    InvalidToken(TokenRefusal),
+    InvalidToken(Refusal),
     /// This cluster has no high availability.
     #[error("Not possible to join. This is not an HA MicroK8s cluster")]
     NotHa,
@@ -172,14 +174,15 @@ impl Gate {
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
-        let joining = joining_node(&request.hostname, caller);
-        let members = || first_join::datastore_members(&self.node).unwrap_or_default();
-        let is_member =
-            |node: &JoiningNode| members().iter().any(|member| member.is_at(node.address));
+        let claim = Claim {
+            node: joining_node(&request.hostname, caller),
+            role: request.worker.role(),
+        };
+        let is_member = |node: &JoiningNode| self.is_member(node);
         self.tokens
-            .check(&request.token, &joining, is_member)?
+            .check(&request.token, &claim, is_member)?
             .map_err(AdmitError::InvalidToken)?;
-        self.check_join(request, &joining, caller)?;
+        self.check_join(request, &claim.node, caller)?;
         let uses_dqlite = self.node.uses_dqlite();
         if uses_dqlite {
             let members = first_join::datastore_members(&self.node)?;
@@ -197,7 +200,7 @@ impl Gate {
 
         let reservation = self
             .tokens
-            .reserve(&request.token, &joining, is_member)?
+            .reserve(&request.token, &claim, is_member)?
             .map_err(AdmitError::InvalidToken)?;
         let answer = self.make_ready(answer, caller, uses_dqlite)?;
         let answer = match request.worker.role() {
@@ -215,8 +218,39 @@ impl Gate {
             Role::Worker => &[CertificatePurpose::Kubelet, CertificatePurpose::Proxy],
             Role::ControlPlane => &[],
         };
-        reservation.commit(request.worker.role(), certificates)?;
+        reservation
+            .commit(certificates)?
+            .map_err(AdmitError::InvalidToken)?;
         Ok(answer)
+    }
+
+    /// Whether the datastore lists a control plane node.
+    fn is_member(&self, node: &JoiningNode) -> bool {
+        first_join::datastore_members(&self.node)
+            .unwrap_or_default()
+            .iter()
+            .any(|member| member.is_at(node.address))
+    }
+
+    /// A node that was let in says how its join ended.
+    pub fn report(
+        &self,
+        request: &cluster_v2::JoinOutcome,
+        caller: Caller,
+    ) -> Result<Release, AdmitError> {
+        let node = joining_node(&request.hostname, caller);
+        let has_joined = match request.outcome {
+            cluster_v2::Outcome::Joined => true,
+            cluster_v2::Outcome::Failed => false,
+        };
+        self.tokens
+            .report(&request.token, &node, has_joined)?
+            .ok_or_else(|| AdmitError::InvalidToken(Reason::Unknown.into()))
+    }
+
+    /// Does what time has done to the tokens.
+    pub fn sweep(&self) -> Result<(), StoreError> {
+        self.tokens.sweep(|node| self.is_member(node))
     }
 
     fn check_join(
@@ -269,7 +303,8 @@ impl Gate {
                     .iter()
                     .any(|member| member.is_at(other.node.address))
         };
-        if is_own || self.tokens.admitted()?.iter().any(is_control_plane) {
+        let taken = self.tokens.admissions().nodes_that(is_control_plane)?;
+        if is_own || !taken.is_empty() {
             return Err(AdmitError::NameTaken(hostname.to_owned()));
         }
         let is_served = self
@@ -426,10 +461,13 @@ impl Gate {
         request: &cluster_v1::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v1::JoinResponse, AdmitError> {
-        let joining = joining_node(&request.hostname, caller);
+        let claim = Claim {
+            node: joining_node(&request.hostname, caller),
+            role: Role::Worker,
+        };
         let nobody = |_: &JoiningNode| false;
         self.tokens
-            .check(&request.token, &joining, nobody)?
+            .check(&request.token, &claim, nobody)?
             .map_err(AdmitError::InvalidToken)?;
         if self.node.layout.has(Lock::HaCluster) {
             return Err(AdmitError::IsHa);
@@ -442,7 +480,7 @@ impl Gate {
         if !request.can_handle_x509_auth && !token_auth {
             return Err(AdmitError::NeedsX509);
         }
-        self.check_name(&request.hostname, &joining)?;
+        self.check_name(&request.hostname, &claim.node)?;
         // Both become part of a line in a file.
         if request.port.parse::<u16>().is_err() {
             return Err(AdmitError::Unusable("port"));
@@ -475,7 +513,7 @@ impl Gate {
 
         let reservation = self
             .tokens
-            .reserve(&request.token, &joining, nobody)?
+            .reserve(&request.token, &claim, nobody)?
             .map_err(AdmitError::InvalidToken)?;
         let _one_at_a_time = self
             .first_join
@@ -501,7 +539,9 @@ impl Gate {
         );
         self.append(token_files::CALLBACK_TOKENS, &callback)?;
         first_join::stop_reissuing(&self.node)?;
-        reservation.commit(Role::Worker, &certificates)?;
+        reservation
+            .commit(&certificates)?
+            .map_err(AdmitError::InvalidToken)?;
         Ok(answer)
     }
 
@@ -543,7 +583,7 @@ impl Gate {
         request: &cluster_v1::SignCertRequest,
         caller: Caller,
     ) -> Result<Signed, AdmitError> {
-        let unknown = || AdmitError::InvalidToken(TokenRefusal::Unknown);
+        let unknown = || AdmitError::InvalidToken(Reason::Unknown.into());
         // Nobody without a token has a signature verified.
         if !self.tokens.gives_certificates(&request.token)? {
             return Err(unknown());
@@ -580,7 +620,7 @@ impl Gate {
             .map_err(AdmitError::Unsignable)?;
         if !self.tokens.certificate_signed(&request.token, &right)? {
             // Another request with this token came first.
-            return Err(AdmitError::InvalidToken(TokenRefusal::Used));
+            return Err(AdmitError::InvalidToken(Reason::Used.into()));
         }
         Ok(Signed {
             subject: approved.subject().to_string(),
@@ -605,15 +645,13 @@ impl Gate {
         for member in first_join::datastore_members(&self.node).unwrap_or_default() {
             foreign.addresses.extend(member.ip());
         }
-        for other in self.tokens.admitted()? {
-            let is_same = match node {
-                Some(node) => node.name == other.node.name,
-                None => other.node.address == caller.remote,
-            };
-            if !is_same {
-                foreign.addresses.push(other.node.address);
-                foreign.names.push(other.node.name);
-            }
+        let others = self.tokens.admissions().nodes_that(|other| match node {
+            Some(node) => node.name != other.node.name,
+            None => other.node.address != caller.remote,
+        })?;
+        for other in others {
+            foreign.addresses.push(other.node.address);
+            foreign.names.push(other.node.name);
         }
         Ok(foreign)
     }

@@ -83,9 +83,13 @@ pub fn move_datastore(node: &Node, contacted: IpAddr) -> Result<(), FirstJoinErr
     if !only.ip().is_some_and(|address| address.is_loopback()) {
         return Ok(());
     }
+    // Every loopback address leads to this machine, also one that no interface names.
+    if contacted.is_loopback() && node.is_standalone() {
+        return Ok(());
+    }
     let interfaces = node.host.interfaces().map_err(FirstJoinError::Addresses)?;
     let target = bind_address(&interfaces, contacted)?;
-    if only.is_at(target) || (target.is_loopback() && node.is_standalone()) {
+    if only.is_at(target) {
         return Ok(());
     }
     let backend = node.layout.backend();

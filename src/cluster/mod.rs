@@ -9,3 +9,4 @@ pub mod join;
 pub mod journal;
 pub mod node;
 pub mod status;
+pub mod token_care;

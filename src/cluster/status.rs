@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use crate::cluster::first_join;
 use crate::cluster::node::Node;
 use crate::model::role::Role;
+use crate::store::database::StoreError;
 use crate::store::dqlite::{self, Member};
 use crate::store::layout::Lock;
-use crate::store::tokens::{StoreError, Tokens};
+use crate::store::tokens::Tokens;
 use crate::wire::local_v1::{NodeEntry, NodeList};
 
 /// The nodes: this one, the members of its datastore, and those that it let in.
@@ -29,7 +30,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
     if own_role == Role::Worker {
         return Ok(list);
     }
-    let admitted = tokens.admitted()?;
+    let admitted = tokens.admissions().nodes()?;
     for member in members(node) {
         let Some(address) = member.ip() else { continue };
         let known = own_addresses.contains(&address)

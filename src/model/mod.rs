@@ -6,3 +6,5 @@ pub mod join_url;
 pub mod node;
 pub mod role;
 pub mod token;
+pub mod token_life;
+pub mod token_terms;

@@ -1,6 +1,7 @@
-//! The name of a node, as Kubernetes knows it.
+//! A node: its name, as Kubernetes knows it, and a node that wants to join.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,23 @@ impl TryFrom<String> for NodeName {
 impl From<NodeName> for String {
     fn from(name: NodeName) -> Self {
         name.0
+    }
+}
+
+/// Who joins: a host name, and the address that the request came from. Both together tell one
+/// node from another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct JoiningNode {
+    /// Its host name, in lower case.
+    pub name: String,
+    /// The address that its request came from.
+    pub address: IpAddr,
+}
+
+impl fmt::Display for JoiningNode {
+    /// `n2 (10.99.0.12)`; the name comes from the other machine and is not cleaned here.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.address)
     }
 }
 

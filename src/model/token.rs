@@ -107,6 +107,44 @@ impl TokenDigest {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// Takes the bytes that the store kept; `None` when these are no 32.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The first of all digests that begin with these hexadecimal digits; `None` for other text.
+    pub fn first_with(digits: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if digits.len() > 2 * bytes.len() {
+            return None;
+        }
+        for (at, digit) in digits.chars().enumerate() {
+            let value = u8::try_from(digit.to_digit(16)?).ok()?;
+            bytes[at / 2] |= if at % 2 == 0 { value << 4 } else { value };
+        }
+        Some(Self(bytes))
+    }
+
+    /// Whether it begins with these hexadecimal digits.
+    pub fn begins_with(&self, digits: &str) -> bool {
+        hex(&self.0).starts_with(&digits.to_ascii_lowercase())
+    }
+}
+
+impl Serialize for TokenDigest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenDigest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::first_with(&text)
+            .filter(|_| text.len() == 64)
+            .ok_or_else(|| serde::de::Error::custom("a digest has 64 hexadecimal digits"))
+    }
 }
 
 impl fmt::Display for TokenDigest {
@@ -123,42 +161,6 @@ impl fmt::Debug for TokenDigest {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// How long a token can be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Lifetime {
-    /// By one node, whenever that is.
-    OneUse,
-    /// By any number of nodes, for so many seconds.
-    Seconds(u32),
-}
-
-/// A time to live that gives a token nobody could use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidLifetime {
-    /// Zero, or below zero and not -1.
-    #[error(
-        "a token that lives {0} seconds could never be used; give a positive number, or -1 for one use"
-    )]
-    Dead(i64),
-    /// Beyond [`u32::MAX`] seconds, 136 years.
-    #[error("{0} seconds is more than the {max} that a token can live", max = u32::MAX)]
-    TooLong(i64),
-}
-
-impl Lifetime {
-    /// Takes MicroK8s's `--token-ttl`: seconds, or -1 for one use.
-    pub fn from_ttl(ttl: i64) -> Result<Self, InvalidLifetime> {
-        match ttl {
-            -1 => Ok(Self::OneUse),
-            ..=0 => Err(InvalidLifetime::Dead(ttl)),
-            _ => u32::try_from(ttl)
-                .map(Self::Seconds)
-                .map_err(|_| InvalidLifetime::TooLong(ttl)),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -187,6 +189,20 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_is_found_by_its_first_digits() {
+        let digest = Token::presented("0123456789abcdef0123456789abcdef").digest();
+        for length in 0..13 {
+            let digits = &digest.to_string()[..length.min(12)];
+            let first = TokenDigest::first_with(digits).unwrap();
+            assert!(first <= digest && first.begins_with(digits) && digest.begins_with(digits));
+        }
+        assert!(!digest.begins_with(&"f".repeat(64)));
+        for bad in ["xyz", "é", &"0".repeat(65)] {
+            assert_eq!(TokenDigest::first_with(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn preset_tokens_of_the_field_are_fine_and_unusable_ones_are_not() {
         for fine in [
             "microk8sisgreatushouldgiveitatry",
@@ -210,18 +226,5 @@ mod tests {
             assert_eq!(Token::preset(bad), Err(why), "{bad:?}");
         }
         assert_eq!(Token::preset(&"a".repeat(257)), Err(InvalidToken::TooLong));
-    }
-
-    #[test]
-    fn a_time_to_live_that_never_lets_anybody_in_is_refused() {
-        assert_eq!(Lifetime::from_ttl(-1), Ok(Lifetime::OneUse));
-        assert_eq!(
-            Lifetime::from_ttl(4_294_967_295),
-            Ok(Lifetime::Seconds(u32::MAX))
-        );
-        for bad in [0, -2, -5, i64::MIN] {
-            assert_eq!(Lifetime::from_ttl(bad), Err(InvalidLifetime::Dead(bad)));
-        }
-        assert!(Lifetime::from_ttl(i64::MAX).is_err());
     }
 }

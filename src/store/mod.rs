@@ -1,9 +1,13 @@
 //! Floor 3: what rests on disk.
 
+pub mod admissions;
 pub mod args_file;
+pub mod audit;
+pub mod database;
 pub mod dqlite;
 pub mod known_users;
 pub mod layout;
 pub mod token_file;
 pub mod token_files;
+pub mod token_store;
 pub mod tokens;

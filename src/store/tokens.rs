@@ -1,163 +1,51 @@
-//! The tokens of this node, in a database beside MicroK8s's files.
+//! The tokens of this node: who may join with which, and what became of it.
 //!
-//! Tokens are kept under their SHA-256; none is ever written in clear. A token is consumed last:
-//! it is reserved in memory while a join is being admitted, and written as used, durably, before
-//! the answer leaves. The node that used it may use it again for a while, because the rest of
-//! its join may fail after the answer.
+//! A token is looked at first and taken last. While a join is being admitted its token is held in
+//! memory, which a failure or the end of the program gives back. What the life of a token is, and
+//! who may use it again, is [`Life`]'s business; here it is kept, together with MicroK8s's own
+//! token files, and every step is written to the audit log.
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::clock::Clock;
+use crate::model::node::JoiningNode;
 use crate::model::role::Role;
-use crate::model::token::{Lifetime, Token, TokenDigest};
+use crate::model::token::{Token, TokenDigest};
+use crate::model::token_life::{
+    Added, Claim, Happening, Issuer, LEASE, Life, Reason, Refusal, Release, Way,
+};
+use crate::model::token_terms::{Lifetime, Terms};
+use crate::store::admissions::{Admissions, AdmittedNode, CertificatePurpose, Right};
+use crate::store::audit::{self, Actor};
+use crate::store::database::{Database, StoreError};
 use crate::store::layout::Layout;
 use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
-use crate::wire::error_body::TokenRefusal;
+use crate::store::token_store::{self, LocalStore, TokenStore};
 
-/// For how long the node that used a one-time token may use it again, in seconds.
-pub const RETRY_WINDOW: i64 = 15 * 60;
+/// For how long, in seconds, a token is remembered after its end, so that whoever still uses it
+/// is told what became of it.
+const KEPT: i64 = 30 * 24 * 60 * 60;
 
-const TOKENS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tokens");
-const CERTIFICATE_REQUESTS: TableDefinition<'_, (&[u8], &str), &[u8]> =
-    TableDefinition::new("certificate-requests");
-const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
-
-/// The database, or a file of MicroK8s's, cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database.
-    #[error("the token database `{}`: {source}", path.display())]
-    Database {
-        /// Where it is.
-        path: PathBuf,
-        /// What it says.
-        #[source]
-        source: Box<redb::Error>,
-    },
-    /// A file.
-    #[error("cannot use `{}`: {source}", path.display())]
-    File {
-        /// Where it is.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A record that this version cannot read.
-    #[error("the token database holds a record that this version cannot read")]
-    Record,
-}
-
-/// Who joins: a host name, and the address that it comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct JoiningNode {
-    /// Its host name.
-    pub name: String,
-    /// The address that its request came from.
-    pub address: IpAddr,
-}
-
-impl JoiningNode {
-    fn key(&self) -> String {
-        format!("{}@{}", self.name, self.address)
-    }
-}
-
-/// What the database says of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    /// The end of its life in unix seconds; without one it has one use.
-    until: Option<i64>,
-    /// Who used it, and when.
-    used: Option<Use>,
-}
-
-/// The use of a one-time token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Use {
-    by: JoiningNode,
-    at: i64,
-    /// The node's certificates are signed: from now on the token is that node's alone.
-    complete: bool,
-    /// The token's line in MicroK8s's file is not blanked yet. A line that is found there then
-    /// is the old one, and issues nothing anew.
-    #[serde(default)]
-    has_line: bool,
-}
-
-/// What a certificate may be asked for with a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CertificatePurpose {
-    /// The kubelet's client certificate.
-    Kubelet,
-    /// kube-proxy's client certificate.
-    Proxy,
-    /// The certificate with which a node of an etcd cluster reaches etcd.
-    Etcd,
-}
-
-impl CertificatePurpose {
-    /// What stands behind the join token in the token for this certificate.
-    pub const fn suffix(self) -> &'static str {
-        match self {
-            Self::Kubelet => "-kubelet",
-            Self::Proxy => "-proxy",
-            Self::Etcd => "",
-        }
-    }
-}
-
-/// A node's right to have one certificate signed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CertificateRequest {
-    /// What for.
-    pub purpose: CertificatePurpose,
-    /// Who; not known for a token that Canonical's agent issued.
-    pub node: Option<JoiningNode>,
-    /// The join token's digest, its bytes.
-    join: Option<Vec<u8>>,
-    /// The end of the right in unix seconds; one from MicroK8s's file has none.
-    until: Option<i64>,
-}
-
-impl CertificateRequest {
-    fn is_alive(&self, now: i64) -> bool {
-        self.until.is_none_or(|end| now < end)
-    }
-}
-
-/// A node that was let in by this one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdmittedNode {
-    /// Its name and address.
-    pub node: JoiningNode,
-    /// What it joined as.
-    pub role: Role,
-    /// Its certificates are signed.
-    pub complete: bool,
-}
+/// How many tokens one pass of [`Tokens::sweep`] goes through at once.
+const SWEEP_BATCH: usize = 1000;
 
 /// The tokens of this node.
 pub struct Tokens {
-    database: Database,
-    path: PathBuf,
-    cluster_tokens: TokenFile,
-    persistent_tokens: TokenFile,
-    certificate_tokens: TokenFile,
+    store: Box<dyn TokenStore>,
+    admissions: Admissions,
+    cluster_file: TokenFile,
+    persistent_file: TokenFile,
+    certificate_file: TokenFile,
     clock: Arc<dyn Clock>,
+    /// For how many seconds a node may use again what it used.
+    window: i64,
     /// Who holds which token while it is being admitted, and in how many requests.
-    reserved: Mutex<HashMap<TokenDigest, (JoiningNode, usize)>>,
+    held: Mutex<HashMap<TokenDigest, Vec<(JoiningNode, usize)>>>,
+    /// Tokens with which control plane nodes join that the datastore does not list yet.
+    awaited: Mutex<HashSet<TokenDigest>>,
 }
 
 /// A token that one joining node holds while it is being admitted; dropping it gives it back.
@@ -165,196 +53,221 @@ pub struct Tokens {
 pub struct Reservation<'a> {
     tokens: &'a Tokens,
     token: Token,
-    node: JoiningNode,
+    claim: Claim,
     source: Source,
+    /// The control plane nodes of this token that are members of the datastore by now.
+    members: Vec<JoiningNode>,
+    is_committed: bool,
 }
 
 /// Where a token was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// Usable any number of times.
-    ManyUses,
-    /// One use, in our database.
-    Database,
-    /// One use, in MicroK8s's file.
-    File,
+    /// In the store.
+    Store(Way),
+    /// In MicroK8s's file, for one use.
+    Line,
+    /// In one of MicroK8s's files, for any number of uses.
+    OpenLine,
+}
+
+impl Source {
+    fn is_counted(self) -> bool {
+        matches!(self, Self::Store(Way::Counted) | Self::Line)
+    }
+}
+
+/// A certificate that a node may have signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateRequest {
+    /// What for.
+    pub purpose: CertificatePurpose,
+    /// Who; not known for a token that Canonical's agent issued.
+    pub node: Option<JoiningNode>,
+    /// The join token; not known for a token that Canonical's agent issued.
+    join: Option<TokenDigest>,
+}
+
+/// A token as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedToken {
+    /// Its SHA-256.
+    pub digest: TokenDigest,
+    /// What the store knows of it.
+    pub life: Option<Life>,
+    /// What stands in one of MicroK8s's files.
+    pub in_file: Listed,
+    /// Which file that is.
+    pub file: Option<&'static str>,
 }
 
 impl Tokens {
-    /// Opens the node's tokens, creating the database when there is none.
-    pub fn open(layout: &Layout, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let path = layout.own_state().join("tokens.redb");
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| StoreError::File {
-                path: path.clone(),
-                source,
-            })?;
-        let database = Database::builder()
-            .set_cache_size(4 << 20)
-            .create_with_backend(
-                FileBackend::new(file).map_err(|source| database_error(&path, source))?,
-            )
-            .map_err(|source| database_error(&path, source))?;
-        let tokens = Self {
-            database,
-            path,
-            cluster_tokens: TokenFile::new(layout.credential(token_files::CLUSTER_TOKENS)),
-            persistent_tokens: TokenFile::new(layout.credential(token_files::PERSISTENT_TOKENS)),
-            certificate_tokens: TokenFile::new(layout.credential(token_files::CERTIFICATE_TOKENS)),
+    /// The node's tokens. Nothing is read before it is needed, so that a database of which nothing
+    /// can be had keeps nobody from doing what can be done without it.
+    pub fn new(layout: &Layout, clock: Arc<dyn Clock>, window: i64) -> Self {
+        let database = Arc::new(Database::new(layout.own_state().join("tokens.redb")));
+        let time = clock.clone();
+        let due = move |life: &Life| life.next_change(time.unix_seconds(), window, KEPT);
+        let file = |name| TokenFile::new(layout.credential(name));
+        Self {
+            store: Box::new(LocalStore::new(database.clone(), due)),
+            admissions: Admissions::new(database),
+            cluster_file: file(token_files::CLUSTER_TOKENS),
+            persistent_file: file(token_files::PERSISTENT_TOKENS),
+            certificate_file: file(token_files::CERTIFICATE_TOKENS),
             clock,
-            reserved: Mutex::default(),
-        };
-        tokens.write(|transaction| {
-            transaction.open_table(TOKENS)?;
-            transaction.open_table(CERTIFICATE_REQUESTS)?;
-            transaction.open_table(NODES)?;
-            Ok(())
-        })?;
-        Ok(tokens)
-    }
-
-    /// Issues a token. One that exists lives until the later of both ends, and lives again when
-    /// it was used; what its earlier life left behind ends.
-    pub fn add(&self, token: &Token, lifetime: Lifetime) -> Result<(), StoreError> {
-        let key = token.digest();
-        let now = self.clock.unix_seconds();
-        self.write(|transaction| {
-            let mut table = transaction.open_table(TOKENS)?;
-            let known = get_json::<Record>(&table, key.as_bytes())?.ok();
-            let known_until = known
-                .as_ref()
-                .and_then(|record| record.until)
-                .filter(|end| now < *end);
-            let until = match lifetime {
-                Lifetime::Seconds(seconds) => Some(
-                    now.saturating_add(seconds.into())
-                        .max(known_until.unwrap_or(now)),
-                ),
-                Lifetime::OneUse => known_until,
-            };
-            let record = Record { until, used: None };
-            table.insert(key.as_bytes().as_slice(), json(&record).as_slice())?;
-            // Nodes that are joining with a token that is alive still need theirs.
-            if known_until.is_none() {
-                retain_rights(transaction, |right| {
-                    right.join.as_deref() != Some(key.as_bytes().as_slice())
-                })?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Reserves a token for a node. Of any number of nodes that present a one-time token at the
-    /// same moment, one gets it.
-    ///
-    /// `is_member` tells whether the node that used the token before became a member: until then
-    /// that node, and no other, may use it again within [`RETRY_WINDOW`].
-    pub fn reserve(
-        &self,
-        token: &Token,
-        node: &JoiningNode,
-        is_member: impl Fn(&JoiningNode) -> bool,
-    ) -> Result<Result<Reservation<'_>, TokenRefusal>, StoreError> {
-        let digest = token.digest();
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        let source = match self.judge(token, node, is_member)? {
-            Ok(source) => source,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        if source != Source::ManyUses {
-            let (holder, requests) = reserved.entry(digest).or_insert_with(|| (node.clone(), 0));
-            if holder != node {
-                return Ok(Err(TokenRefusal::InUse));
-            }
-            *requests += 1;
+            window,
+            held: Mutex::default(),
+            awaited: Mutex::default(),
         }
-        Ok(Ok(Reservation {
-            tokens: self,
-            token: token.clone(),
-            node: node.clone(),
-            source,
-        }))
+    }
+
+    /// The nodes that were let in.
+    pub fn admissions(&self) -> &Admissions {
+        &self.admissions
+    }
+
+    /// The time by which tokens live.
+    pub fn now(&self) -> i64 {
+        self.clock.unix_seconds()
+    }
+
+    /// Issues a token, or issues it once more. What an earlier life of it left behind ends.
+    pub fn add(&self, token: &Token, terms: &Terms, uid: u32) -> Result<(), StoreError> {
+        let (digest, now, window) = (token.digest(), self.now(), self.window);
+        let terms = terms.clone();
+        let (happenings, added) = token_store::edit(self.store.as_ref(), &digest, move |life| {
+            let Some(mut life) = life else {
+                let life = Life::issue(&terms, now, Issuer::Uid(uid));
+                return (Some(life), (Vec::new(), None));
+            };
+            let happenings = life.settle(now, window, |_| false);
+            let added = life.add(&terms, now, Issuer::Uid(uid));
+            (Some(life), (happenings, Some(added)))
+        })?;
+        audit_happenings(&digest, &happenings);
+        if added == Some(Added::Revived) {
+            self.admissions.end_rights(&[digest], None)?;
+        }
+        let event = match added {
+            None => "issued",
+            Some(Added::Renewed) => "renewed",
+            Some(Added::Revived) => "revived",
+        };
+        audit::write(event, &digest, Actor::Uid(uid), None, "ok");
+        Ok(())
     }
 
     /// Whether a token would let this node in now; changes nothing.
     pub fn check(
         &self,
         token: &Token,
-        node: &JoiningNode,
+        claim: &Claim,
         is_member: impl Fn(&JoiningNode) -> bool,
-    ) -> Result<Result<(), TokenRefusal>, StoreError> {
-        Ok(self.judge(token, node, is_member)?.map(|_| ()))
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let judged = self.judge(token, claim, &self.holders(&token.digest()), &is_member)?;
+        Ok(judged.map(|_| ()))
+    }
+
+    /// Holds a token for a node. Of any number of nodes that present a one-time token at the same
+    /// moment, one gets it. `is_member` tells whether the datastore lists a control plane node.
+    pub fn reserve(
+        &self,
+        token: &Token,
+        claim: &Claim,
+        is_member: impl Fn(&JoiningNode) -> bool,
+    ) -> Result<Result<Reservation<'_>, Refusal>, StoreError> {
+        let digest = token.digest();
+        let mut held = lock(&self.held);
+        let holders: Vec<_> = held
+            .get(&digest)
+            .map(|all| nodes_of(all))
+            .unwrap_or_default();
+        let (source, members) = match self.judge(token, claim, &holders, &is_member)? {
+            Ok(found) => found,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if source.is_counted() {
+            let all = held.entry(digest).or_default();
+            match all.iter_mut().find(|(node, _)| *node == claim.node) {
+                Some((_, requests)) => *requests += 1,
+                None => all.push((claim.node.clone(), 1)),
+            }
+        }
+        drop(held);
+        self.audit_join("reserved", &digest, &claim.node, &claim.role.to_string());
+        Ok(Ok(Reservation {
+            tokens: self,
+            token: token.clone(),
+            claim: claim.clone(),
+            source,
+            members,
+            is_committed: false,
+        }))
     }
 
     fn judge(
         &self,
         token: &Token,
-        node: &JoiningNode,
-        is_member: impl Fn(&JoiningNode) -> bool,
-    ) -> Result<Result<Source, TokenRefusal>, StoreError> {
+        claim: &Claim,
+        holders: &[JoiningNode],
+        is_member: &dyn Fn(&JoiningNode) -> bool,
+    ) -> Result<Result<(Source, Vec<JoiningNode>), Refusal>, StoreError> {
         if token.expose().is_empty() {
-            return Ok(Err(TokenRefusal::Unknown));
+            return Ok(Err(Reason::Unknown.into()));
         }
-        let now = self.clock.unix_seconds();
-        let listed = |file: &TokenFile| {
-            file.look_up(token, now)
-                .map_err(|source| file_error(file, source))
-        };
-        if listed(&self.persistent_tokens)?.is_usable() {
-            return Ok(Ok(Source::ManyUses));
+        let now = self.now();
+        let digest = token.digest();
+        let listed = look_up(&self.persistent_file, token, now)?;
+        if matches!(listed, Listed::Open | Listed::Until(_)) {
+            return Ok(Ok((Source::OpenLine, Vec::new())));
         }
-        let record = self.record(token)?;
-        if let Some(record) = &record {
-            match (record.until, &record.used) {
-                (Some(end), _) if now < end => return Ok(Ok(Source::ManyUses)),
-                (None, None) => return Ok(Ok(Source::Database)),
-                _ => {}
+        let stored = self.store.read(&digest)?;
+        let mut life = stored.clone();
+        let members: Vec<JoiningNode> = life
+            .iter()
+            .flat_map(Life::awaited)
+            .filter(|node| is_member(node))
+            .cloned()
+            .collect();
+        let mut refusal = None;
+        if let Some(life) = &mut life {
+            life.settle(now, self.window, |node| members.contains(node));
+            match life.judge(claim, holders, now, self.window) {
+                Ok(way) => return Ok(Ok((Source::Store(way), members))),
+                Err(why) => refusal = Some(why),
             }
         }
-        let mut in_file = listed(&self.cluster_tokens)?;
-        let was_interrupted = record
-            .as_ref()
-            .and_then(|record| record.used.as_ref())
-            .is_some_and(|used| used.has_line);
-        if was_interrupted && in_file == Listed::Open {
-            self.blank_line(token)?;
+        let mut in_file = look_up(&self.cluster_file, token, now)?;
+        if in_file == Listed::Open && life.as_ref().is_some_and(Life::has_line) {
+            // The line of a use that a crash kept from being taken out.
+            self.take_line_out(token)?;
             in_file = Listed::Not;
         }
-        match in_file {
-            Listed::Until(_) => return Ok(Ok(Source::ManyUses)),
-            // The line counts from the moment it is written, also for a token used before.
-            Listed::Open => return Ok(Ok(Source::File)),
-            Listed::Not | Listed::Expired => {}
+        // A line that was used up between the two looks has become a life of the token.
+        if in_file == Listed::Not && self.store.read(&digest)? != stored {
+            return self.judge(token, claim, holders, is_member);
         }
-        Ok(match record {
-            Some(Record {
-                used: Some(used), ..
-            }) => {
-                let recent = now < used.at.saturating_add(RETRY_WINDOW);
-                let is_member = is_member(&used.by);
-                if used.by == *node && recent && !is_member {
-                    Ok(Source::Database)
-                } else if used.complete || is_member || !recent {
-                    Err(TokenRefusal::Used)
-                } else {
-                    Err(TokenRefusal::InUse)
-                }
-            }
-            Some(_) => Err(TokenRefusal::Expired),
-            None if in_file == Listed::Expired => Err(TokenRefusal::Expired),
-            None => Err(TokenRefusal::Unknown),
+        Ok(match in_file {
+            Listed::Until(_) => Ok((Source::OpenLine, members)),
+            // The line counts from the moment it is written, also for a token used before.
+            Listed::Open => issue_by_line(life, now)
+                .judge(claim, holders, now, self.window)
+                .map(|_| (Source::Line, members)),
+            Listed::Expired => Err(refusal.unwrap_or_else(|| Reason::Expired.into())),
+            Listed::Not => Err(refusal.unwrap_or_else(|| Reason::Unknown.into())),
         })
     }
 
     /// Whether a token gives any right to a certificate at all.
     pub fn gives_certificates(&self, token: &Token) -> Result<bool, StoreError> {
-        Ok(!self.rights(token)?.is_empty() || self.right_in_file(token)?.is_some())
+        let now = self.now();
+        for (_, join) in join_tokens(token) {
+            if self.admissions.has_right(&join.digest(), now)? {
+                return Ok(true);
+            }
+        }
+        Ok(self.right_in_file(token)?.is_some())
     }
 
     /// Finds the right to a certificate that this token gives to the node at `address`, without
@@ -369,716 +282,535 @@ impl Tokens {
         address: IpAddr,
         name: Option<&str>,
     ) -> Result<Option<CertificateRequest>, StoreError> {
-        let kubelet_token = token
-            .expose()
-            .strip_suffix(CertificatePurpose::Proxy.suffix())
-            .map(|join| Token::presented(join).with_suffix(CertificatePurpose::Kubelet.suffix()));
-        let open = kubelet_token.map_or(Ok(Vec::new()), |token| self.rights(&token))?;
-        let rank = |node: &JoiningNode| {
-            let is_named = name == Some(node.name.as_str());
-            let is_open = open.iter().any(|other| other.node.as_ref() == Some(node));
-            (!is_named, !is_open)
-        };
-        let found = self
-            .rights(token)?
-            .into_iter()
-            .filter_map(|right| {
-                let node = right.node.as_ref().filter(|node| node.address == address)?;
-                Some((rank(node), right))
-            })
-            .min_by_key(|(rank, _)| *rank);
-        match found {
-            Some((_, right)) => Ok(Some(right)),
-            None => self.right_in_file(token),
-        }
-    }
-
-    /// The rights that the database has under a token and that have not ended.
-    fn rights(&self, token: &Token) -> Result<Vec<CertificateRequest>, StoreError> {
-        let digest = token.digest();
-        let now = self.clock.unix_seconds();
-        self.read(|transaction| {
-            let table = transaction.open_table(CERTIFICATE_REQUESTS)?;
-            let range =
-                (digest.as_bytes().as_slice(), "")..=(digest.as_bytes().as_slice(), "\u{10ffff}");
-            let mut found = Vec::new();
-            for entry in table.range(range)? {
-                found.extend(serde_json::from_slice(entry?.1.value()).ok());
+        let now = self.now();
+        for (purpose, join) in join_tokens(token) {
+            let join = join.digest();
+            let found = self
+                .admissions
+                .rights(&join, address, now)?
+                .into_iter()
+                .filter(|right| right.purposes.contains(&purpose))
+                .min_by_key(|right: &Right| {
+                    let is_named = name == Some(right.node.name.as_str());
+                    (
+                        !is_named,
+                        !right.purposes.contains(&CertificatePurpose::Kubelet),
+                    )
+                });
+            if let Some(right) = found {
+                return Ok(Some(CertificateRequest {
+                    purpose,
+                    node: Some(right.node),
+                    join: Some(join),
+                }));
             }
-            found.retain(|right: &CertificateRequest| right.is_alive(now));
-            Ok(found)
-        })
+        }
+        self.right_in_file(token)
     }
 
     /// The right that a line of Canonical's agent gives.
     fn right_in_file(&self, token: &Token) -> Result<Option<CertificateRequest>, StoreError> {
-        let file = &self.certificate_tokens;
-        let listed = file
-            .look_up(token, self.clock.unix_seconds())
-            .map_err(|source| file_error(file, source))?;
-        let purpose = [
-            CertificatePurpose::Kubelet,
-            CertificatePurpose::Proxy,
-            CertificatePurpose::Etcd,
-        ]
-        .into_iter()
-        .find(|purpose| token.expose().ends_with(purpose.suffix()));
+        let listed = look_up(&self.certificate_file, token, self.now())?;
+        let purpose = CertificatePurpose::ALL
+            .into_iter()
+            .find(|purpose| token.expose().ends_with(purpose.suffix()));
         Ok(match (listed, purpose) {
             (Listed::Open | Listed::Until(_), Some(purpose)) => Some(CertificateRequest {
                 purpose,
                 node: None,
                 join: None,
-                until: None,
             }),
             _ => None,
         })
     }
 
-    /// Uses the right up: the certificate is signed. When it was the last one that the node needs,
-    /// no other node gets in with the token any more. Says whether the right was still there.
+    /// Uses the right up: the certificate is signed and may leave when this has returned `true`.
+    /// The last one that the node needs completes its join.
     pub fn certificate_signed(
         &self,
         token: &Token,
         request: &CertificateRequest,
     ) -> Result<bool, StoreError> {
-        let Some(node) = &request.node else {
-            let file = &self.certificate_tokens;
+        let (Some(node), Some(join)) = (&request.node, &request.join) else {
+            let file = &self.certificate_file;
             return file
                 .consume(token)
-                .map_err(|source| file_error(file, source));
+                .map_err(|source| StoreError::file(file.path(), source));
         };
-        let digest = token.digest();
-        let now = self.clock.unix_seconds();
-        self.write(|transaction| {
-            let mut table = transaction.open_table(CERTIFICATE_REQUESTS)?;
-            let key = node.key();
-            let is_there = table
-                .remove((digest.as_bytes().as_slice(), key.as_str()))?
-                .and_then(|value| serde_json::from_slice::<CertificateRequest>(value.value()).ok())
-                .is_some_and(|right| right.is_alive(now));
-            if !is_there {
-                return Ok(false);
+        let Some(left) = self.admissions.use_up(join, node, request.purpose)? else {
+            return Ok(false);
+        };
+        if left == 0 {
+            let by = node.clone();
+            let used = self.change_try(join, node, move |life| life.serve(&by))?;
+            self.admissions.set_complete(node, true)?;
+            if used == Some(true) {
+                self.audit_join("used", join, node, "its certificates are signed");
             }
-            let more = table.iter()?.any(|entry| {
-                entry.is_ok_and(|(_, value)| {
-                    serde_json::from_slice::<CertificateRequest>(value.value()).is_ok_and(|other| {
-                        other.node.as_ref() == Some(node)
-                            && other.join == request.join
-                            && other.is_alive(now)
-                    })
-                })
-            });
-            if more {
-                return Ok(true);
+        } else {
+            let by = node.clone();
+            self.change_try(join, node, move |life| life.hand_out(&by))?;
+        }
+        Ok(true)
+    }
+
+    /// A node that was let in says how its join ended. `None` when the token is not known, or did
+    /// not let that node in.
+    pub fn report(
+        &self,
+        token: &Token,
+        node: &JoiningNode,
+        has_joined: bool,
+    ) -> Result<Option<Release>, StoreError> {
+        let join = token.digest();
+        let admitted = self
+            .admissions
+            .nodes_that(|other| other.node == *node && other.join == join)?;
+        if admitted.is_empty() {
+            return Ok(None);
+        }
+        let by = node.clone();
+        if has_joined {
+            let used = self.change_try(&join, node, move |life| life.complete(&by))?;
+            self.admissions.set_complete(node, true)?;
+            if used == Some(true) {
+                self.audit_join("complete", &join, node, "the node says that it has joined");
             }
-            let mut nodes = transaction.open_table(NODES)?;
-            if let Ok(mut admitted) = get_node(&nodes, &key)? {
-                admitted.complete = true;
-                nodes.insert(key.as_str(), json(&admitted).as_slice())?;
+            return Ok(Some(Release::None));
+        }
+        let release = self
+            .change_try(&join, node, move |life| life.fail(&by))?
+            .unwrap_or(Release::None);
+        self.admissions.end_rights(&[join], Some(node))?;
+        self.admissions.set_complete(node, false)?;
+        match release {
+            Release::Free => self.audit_join(
+                "released",
+                &join,
+                node,
+                "the node says that its join failed",
+            ),
+            Release::KeptForNode => self.audit_join(
+                "kept",
+                &join,
+                node,
+                "the node says that its join failed; it may try again, and nobody else",
+            ),
+            Release::None => {}
+        }
+        Ok(Some(release))
+    }
+
+    /// Changes the life of a token when the node holds one of its counted uses.
+    fn change_try<T: Send + 'static>(
+        &self,
+        join: &TokenDigest,
+        node: &JoiningNode,
+        mut change: impl FnMut(&mut Life) -> T + Send + 'static,
+    ) -> Result<Option<T>, StoreError> {
+        if !self
+            .store
+            .read(join)?
+            .is_some_and(|life| life.has_try(node))
+        {
+            return Ok(None);
+        }
+        token_store::edit(self.store.as_ref(), join, move |life| {
+            life.map_or((None, None), |mut life| {
+                let value = change(&mut life);
+                (Some(life), Some(value))
+            })
+        })
+    }
+
+    /// All tokens whose SHA-256 begins like this, those in MicroK8s's files as well.
+    pub fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
+        let now = self.now();
+        let mut found: Vec<ListedToken> = self
+            .store
+            .find(beginning)?
+            .into_iter()
+            .map(|(digest, mut life)| {
+                life.settle(now, self.window, |_| false);
+                ListedToken {
+                    digest,
+                    life: Some(life),
+                    in_file: Listed::Not,
+                    file: None,
+                }
+            })
+            .collect();
+        let mut places: HashMap<TokenDigest, usize> = found
+            .iter()
+            .enumerate()
+            .map(|(at, token)| (token.digest, at))
+            .collect();
+        for (file, name) in [
+            (&self.cluster_file, token_files::CLUSTER_TOKENS),
+            (&self.persistent_file, token_files::PERSISTENT_TOKENS),
+        ] {
+            let entries = file
+                .entries(now)
+                .map_err(|source| StoreError::file(file.path(), source))?;
+            for (digest, in_file) in entries {
+                if !digest.begins_with(beginning) {
+                    continue;
+                }
+                let at = *places.entry(digest).or_insert_with(|| {
+                    found.push(ListedToken {
+                        digest,
+                        life: None,
+                        in_file,
+                        file: None,
+                    });
+                    found.len() - 1
+                });
+                (found[at].in_file, found[at].file) = (in_file, Some(name));
             }
-            let mut tokens = transaction.open_table(TOKENS)?;
-            if let Some(join) = &request.join
-                && let Ok(mut record) = get_json::<Record>(&tokens, join)?
-                && let Some(used) = record.used.as_mut().filter(|used| used.by == *node)
+        }
+        Ok(found)
+    }
+
+    /// Takes tokens back. Says which of them could still have let somebody in.
+    pub fn revoke(&self, tokens: &[ListedToken], uid: u32) -> Result<Vec<TokenDigest>, StoreError> {
+        let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
+        let (now, window) = (self.now(), self.window);
+        let was_alive = token_store::edit_all(self.store.as_ref(), &digests, move |life| {
+            let mut life = life.unwrap_or_else(|| by_line(now));
+            life.settle(now, window, |_| false);
+            let was_alive = life.revoke(now, uid);
+            (Some(life), was_alive)
+        })?;
+        let in_files: HashSet<TokenDigest> = tokens
+            .iter()
+            .filter(|token| token.in_file != Listed::Not)
+            .map(|token| token.digest)
+            .collect();
+        for file in [&self.cluster_file, &self.persistent_file] {
+            file.take_out(&in_files)
+                .map_err(|source| StoreError::file(file.path(), source))?;
+        }
+        self.admissions.end_rights(&digests, None)?;
+        let mut revoked = Vec::new();
+        for token in tokens {
+            let digest = token.digest;
+            let is_listed = matches!(token.in_file, Listed::Open | Listed::Until(_));
+            if is_listed || was_alive.get(&digest).copied().unwrap_or_default() {
+                audit::write("revoked", &digest, Actor::Uid(uid), None, "ok");
+                revoked.push(digest);
+            }
+        }
+        Ok(revoked)
+    }
+
+    /// Forgets every token that is over, and takes expired lines out of MicroK8s's file. Says how
+    /// many there were.
+    pub fn prune(&self, uid: u32) -> Result<usize, StoreError> {
+        let is_done = |life: &Life, now| life.state(now).is_over() && !life.has_tries();
+        let mut over = Vec::new();
+        for token in self.find("")? {
+            if token.life.is_some_and(|life| is_done(&life, self.now())) {
+                over.push(token.digest);
+            }
+        }
+        let forgotten = self.forget_if(&over, Actor::Uid(uid), is_done)?;
+        Ok(forgotten + self.blank_expired(self.now())?)
+    }
+
+    /// Does what time and the datastore have done to tokens meanwhile; to be called every now and
+    /// then.
+    pub fn sweep(&self, is_member: impl Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
+        let awaited: Vec<TokenDigest> = lock(&self.awaited).iter().copied().collect();
+        let still = self.settle(&awaited, &is_member)?;
+        lock(&self.awaited).retain(|digest| still.contains(digest) || !awaited.contains(digest));
+        loop {
+            let due = self.store.due(self.now(), SWEEP_BATCH)?;
+            self.settle(&due, &is_member)?;
+            let forgotten = self.forget_if(&due, Actor::Agent, |life, now| {
+                life.over_since(now)
+                    .is_some_and(|since| since.saturating_add(KEPT) <= now)
+            })?;
+            // Those that expired have moved on as well: the next batch is another one.
+            if due.len() < SWEEP_BATCH
+                || (forgotten == 0 && self.store.due(self.now(), 1)? == due[..1])
             {
-                used.complete = true;
-                tokens.insert(join.as_slice(), json(&record).as_slice())?;
+                break;
             }
-            Ok(true)
-        })
+        }
+        self.admissions.forget_ended(self.now())?;
+        // Until then the line tells why the token does not let anybody in.
+        self.blank_expired(self.now().saturating_sub(KEPT))?;
+        Ok(())
     }
 
-    /// The nodes that this one let in.
-    pub fn admitted(&self) -> Result<Vec<AdmittedNode>, StoreError> {
-        self.read(|transaction| {
-            let table = transaction.open_table(NODES)?;
-            let mut nodes = Vec::new();
-            for entry in table.iter()? {
-                nodes.extend(serde_json::from_slice(entry?.1.value()).ok());
+    /// Settles tokens. Says by which of them control plane nodes are still awaited.
+    fn settle(
+        &self,
+        digests: &[TokenDigest],
+        is_member: &dyn Fn(&JoiningNode) -> bool,
+    ) -> Result<HashSet<TokenDigest>, StoreError> {
+        let mut members = HashSet::new();
+        for digest in digests {
+            let life = self.store.read(digest)?;
+            let awaited = life.iter().flat_map(Life::awaited);
+            members.extend(awaited.filter(|node| is_member(node)).cloned());
+        }
+        let (now, window) = (self.now(), self.window);
+        let settled = token_store::edit_all(self.store.as_ref(), digests, move |life| {
+            life.map_or((None, (Vec::new(), false)), |mut life| {
+                let happenings = life.settle(now, window, |node| members.contains(node));
+                let awaits = life.awaited().next().is_some();
+                (Some(life), (happenings, awaits))
+            })
+        })?;
+        let mut still = HashSet::new();
+        for (digest, (happenings, awaits)) in settled {
+            audit_happenings(&digest, &happenings);
+            if awaits {
+                still.insert(digest);
             }
-            Ok(nodes)
-        })
+        }
+        Ok(still)
     }
 
-    /// Whether MicroK8s's file lists a token for one use.
-    fn has_line(&self, token: &Token) -> Result<bool, StoreError> {
-        let file = &self.cluster_tokens;
-        let listed = file
-            .look_up(token, self.clock.unix_seconds())
-            .map_err(|source| file_error(file, source))?;
-        Ok(listed == Listed::Open)
+    /// Forgets those of these tokens for which this holds, and says how many that were.
+    fn forget_if(
+        &self,
+        digests: &[TokenDigest],
+        actor: Actor,
+        holds: impl Fn(&Life, i64) -> bool + Send + 'static,
+    ) -> Result<usize, StoreError> {
+        let (now, window) = (self.now(), self.window);
+        let forgotten = token_store::edit_all(self.store.as_ref(), digests, move |life| {
+            let forget = life.as_ref().is_some_and(|life| {
+                let mut settled = life.clone();
+                settled.settle(now, window, |_| false);
+                holds(&settled, now)
+            });
+            (life.filter(|_| !forget), forget)
+        })?;
+        let mut count = 0;
+        for (digest, _) in forgotten.iter().filter(|(_, forgotten)| **forgotten) {
+            audit::write("pruned", digest, actor, None, "ok");
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Takes lines out of MicroK8s's file whose time ran out until then.
+    fn blank_expired(&self, until: i64) -> Result<usize, StoreError> {
+        let file = &self.cluster_file;
+        file.blank_expired(until)
+            .map_err(|source| StoreError::file(file.path(), source))
     }
 
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
-    fn blank_line(&self, token: &Token) -> Result<(), StoreError> {
-        let file = &self.cluster_tokens;
+    fn take_line_out(&self, token: &Token) -> Result<(), StoreError> {
+        let file = &self.cluster_file;
         file.consume(token)
-            .map_err(|source| file_error(file, source))?;
-        let digest = token.digest();
-        self.write(|transaction| {
-            let mut table = transaction.open_table(TOKENS)?;
-            if let Ok(mut record) = get_json::<Record>(&table, digest.as_bytes())?
-                && let Some(used) = record.used.as_mut()
-            {
-                used.has_line = false;
-                table.insert(digest.as_bytes().as_slice(), json(&record).as_slice())?;
-            }
-            Ok(())
+            .map_err(|source| StoreError::file(file.path(), source))?;
+        token_store::edit(self.store.as_ref(), &token.digest(), |life| {
+            let life = life.map(|mut life| {
+                life.set_has_line(false);
+                life
+            });
+            (life, ())
         })
     }
 
-    fn record(&self, token: &Token) -> Result<Option<Record>, StoreError> {
-        let digest = token.digest();
-        let found = self.read(|transaction| {
-            let table = transaction.open_table(TOKENS)?;
-            Ok(table
-                .get(digest.as_bytes().as_slice())?
-                .map(|value| value.value().to_vec()))
-        })?;
-        found
-            .map(|bytes| serde_json::from_slice(&bytes).map_err(|_| StoreError::Record))
-            .transpose()
+    fn holders(&self, digest: &TokenDigest) -> Vec<JoiningNode> {
+        lock(&self.held)
+            .get(digest)
+            .map(|all| nodes_of(all))
+            .unwrap_or_default()
     }
 
-    fn read<T>(
+    fn audit_join(
         &self,
-        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        self.database
-            .begin_read()
-            .map_err(redb::Error::from)
-            .and_then(|transaction| work(&transaction))
-            .map_err(|source| database_error(&self.path, source))
-    }
-
-    /// Runs one transaction; it is on disk when this returns.
-    fn write<T>(
-        &self,
-        work: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        self.database
-            .begin_write()
-            .map_err(redb::Error::from)
-            .and_then(|transaction| {
-                let done = work(&transaction)?;
-                transaction.commit()?;
-                Ok(done)
-            })
-            .map_err(|source| database_error(&self.path, source))
+        event: &'static str,
+        token: &TokenDigest,
+        node: &JoiningNode,
+        outcome: &str,
+    ) {
+        audit::write(
+            event,
+            token,
+            Actor::Address(node.address),
+            Some(node),
+            outcome,
+        );
     }
 }
 
 impl Reservation<'_> {
-    /// Lets the node in: the token is used, durably, and the node gets the right to these
-    /// certificates.
-    pub fn commit(self, role: Role, certificates: &[CertificatePurpose]) -> Result<(), StoreError> {
-        // Who has a token of the database in the file too has one token, not two.
+    /// Lets the node in: from now on the use is its own, durably, and it may have these
+    /// certificates signed.
+    pub fn commit(
+        mut self,
+        certificates: &[CertificatePurpose],
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let tokens = self.tokens;
+        let digest = self.token.digest();
+        let now = tokens.now();
         let has_line = match self.source {
-            Source::ManyUses => false,
-            Source::File => true,
-            Source::Database => self.tokens.has_line(&self.token)?,
+            Source::Line => true,
+            // Who has a token of the store in the file too has one token, not two.
+            Source::Store(Way::Counted) => {
+                look_up(&tokens.cluster_file, &self.token, now)? == Listed::Open
+            }
+            Source::Store(Way::Open) | Source::OpenLine => false,
         };
-        self.admit(role, certificates, has_line)?;
-        if has_line {
-            self.tokens.blank_line(&self.token)?;
+        if self.source != Source::OpenLine {
+            let (happenings, admitted) = self.admit(has_line, now)?;
+            audit_happenings(&digest, &happenings);
+            if let Err(refusal) = admitted {
+                return Ok(Err(refusal));
+            }
         }
-        Ok(())
+        self.is_committed = true;
+        let node = AdmittedNode {
+            node: self.claim.node.clone(),
+            role: self.claim.role,
+            complete: certificates.is_empty(),
+            join: digest,
+        };
+        let end = now.saturating_add(LEASE);
+        if let Err(error) = tokens.admissions.admit(&digest, node, certificates, end) {
+            if !certificates.is_empty() {
+                // The lease gives the use back when this fails as well.
+                let _ = tokens.report(&self.token, &self.claim.node, false);
+                return Err(error);
+            }
+            // The node is in; only its name is missing in the list of nodes.
+            tracing::error!(%error, "a node that was let in cannot be written down");
+        }
+        if has_line && let Err(error) = tokens.take_line_out(&self.token) {
+            // It is remembered that the line is a used one.
+            tracing::error!(%error, "the line of a used token cannot be taken out");
+        }
+        if self.claim.role == Role::ControlPlane {
+            lock(&tokens.awaited).insert(digest);
+        }
+        tokens.audit_join(
+            "admitted",
+            &digest,
+            &self.claim.node,
+            &self.claim.role.to_string(),
+        );
+        Ok(Ok(()))
     }
 
-    /// Writes down that the node is in.
+    /// Writes down that the use is the node's.
     fn admit(
         &self,
-        role: Role,
-        certificates: &[CertificatePurpose],
         has_line: bool,
-    ) -> Result<(), StoreError> {
-        let digest = self.token.digest();
-        let now = self.tokens.clock.unix_seconds();
-        self.tokens.write(|transaction| {
-            if self.source != Source::ManyUses {
-                let record = Record {
-                    until: None,
-                    used: Some(Use {
-                        by: self.node.clone(),
-                        at: now,
-                        complete: false,
-                        has_line,
-                    }),
+        now: i64,
+    ) -> Result<(Vec<Happening>, Result<(), Refusal>), StoreError> {
+        let (claim, source, window) = (self.claim.clone(), self.source, self.tokens.window);
+        let members = self.members.clone();
+        token_store::edit(
+            self.tokens.store.as_ref(),
+            &self.token.digest(),
+            move |life| {
+                let mut happenings = Vec::new();
+                let settled = life.map(|mut life| {
+                    happenings = life.settle(now, window, |node| members.contains(node));
+                    life
+                });
+                let life = match (settled, source) {
+                    (life, Source::Line) => Some(issue_by_line(life, now)),
+                    (life, _) => life,
                 };
-                transaction
-                    .open_table(TOKENS)?
-                    .insert(digest.as_bytes().as_slice(), json(&record).as_slice())?;
-            }
-            // What an earlier admission left unsigned is replaced: that of this node, and that of
-            // any node by a one-time token, which is this node's now.
-            retain_rights(transaction, |right| {
-                let is_taken = self.source != Source::ManyUses
-                    && right.join.as_deref() == Some(digest.as_bytes().as_slice());
-                right.node.as_ref() != Some(&self.node) && !is_taken && right.is_alive(now)
-            })?;
-            let mut requests = transaction.open_table(CERTIFICATE_REQUESTS)?;
-            for purpose in certificates {
-                let request = CertificateRequest {
-                    purpose: *purpose,
-                    node: Some(self.node.clone()),
-                    join: Some(digest.as_bytes().to_vec()),
-                    until: Some(now.saturating_add(RETRY_WINDOW)),
+                let Some(mut life) = life else {
+                    return (None, (happenings, Err(Reason::Unknown.into())));
                 };
-                let key = self.token.with_suffix(purpose.suffix()).digest();
-                requests.insert(
-                    (key.as_bytes().as_slice(), self.node.key().as_str()),
-                    json(&request).as_slice(),
-                )?;
-            }
-            let admitted = AdmittedNode {
-                node: self.node.clone(),
-                role,
-                complete: certificates.is_empty(),
-            };
-            transaction
-                .open_table(NODES)?
-                .insert(self.node.key().as_str(), json(&admitted).as_slice())?;
-            Ok(())
-        })
+                // Nobody else can have got in between, but it may have been revoked.
+                match life.judge(&claim, &[], now, window) {
+                    Ok(way) => {
+                        life.admit(&claim, way, now);
+                        life.set_has_line(has_line);
+                        (Some(life), (happenings, Ok(())))
+                    }
+                    Err(refusal) => (Some(life), (happenings, Err(refusal))),
+                }
+            },
+        )
     }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if self.source != Source::ManyUses {
-            let mut reserved = self
-                .tokens
-                .reserved
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let digest = self.token.digest();
-            if let Some((_, requests)) = reserved.get_mut(&digest) {
-                *requests -= 1;
-                if *requests == 0 {
-                    reserved.remove(&digest);
+        let digest = self.token.digest();
+        if self.source.is_counted() {
+            let mut held = lock(&self.tokens.held);
+            if let Some(all) = held.get_mut(&digest) {
+                for (_, requests) in all.iter_mut().filter(|(node, _)| *node == self.claim.node) {
+                    *requests -= 1;
+                }
+                all.retain(|(_, requests)| *requests > 0);
+                if all.is_empty() {
+                    held.remove(&digest);
                 }
             }
+        }
+        if !self.is_committed {
+            let outcome = "the join was not granted";
+            self.tokens
+                .audit_join("released", &digest, &self.claim.node, outcome);
         }
     }
 }
 
-fn database_error(path: &Path, source: impl Into<redb::Error>) -> StoreError {
-    StoreError::Database {
-        path: path.to_owned(),
-        source: Box::new(source.into()),
+/// A token that a line in MicroK8s's file issues, for one use.
+fn by_line(now: i64) -> Life {
+    Life::issue(&Terms::lasting(Lifetime::OneUse), now, Issuer::TokenFile)
+}
+
+/// The same, whatever the token was before.
+fn issue_by_line(life: Option<Life>, now: i64) -> Life {
+    match life {
+        None => by_line(now),
+        Some(mut life) => {
+            life.add(&Terms::lasting(Lifetime::OneUse), now, Issuer::TokenFile);
+            life
+        }
     }
 }
 
-fn file_error(file: &TokenFile, source: std::io::Error) -> StoreError {
-    StoreError::File {
-        path: file.path().to_owned(),
-        source,
+/// The join tokens to which this may be the token for a certificate.
+fn join_tokens(token: &Token) -> impl Iterator<Item = (CertificatePurpose, Token)> {
+    CertificatePurpose::ALL.into_iter().filter_map(|purpose| {
+        let join = token.expose().strip_suffix(purpose.suffix())?;
+        Some((purpose, Token::presented(join)))
+    })
+}
+
+fn look_up(file: &TokenFile, token: &Token, now: i64) -> Result<Listed, StoreError> {
+    file.look_up(token, now)
+        .map_err(|source| StoreError::file(file.path(), source))
+}
+
+fn audit_happenings(digest: &TokenDigest, happenings: &[Happening]) {
+    for happening in happenings {
+        let (event, node, outcome) = match happening {
+            Happening::LeaseRanOut(node) => {
+                ("released", Some(node), "nothing more was heard of the join")
+            }
+            Happening::Listed(node) => ("used", Some(node), "the datastore lists the node"),
+            Happening::WindowClosed(node) => ("used", Some(node), "the time to try again is over"),
+            Happening::Expired => ("expired", None, "ok"),
+        };
+        audit::write(event, digest, Actor::Agent, node, outcome);
     }
 }
 
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+fn nodes_of(held: &[(JoiningNode, usize)]) -> Vec<JoiningNode> {
+    held.iter().map(|(node, _)| node.clone()).collect()
 }
 
-/// The record under a key; `Err(())` when there is none that can be read.
-fn get_json<T: serde::de::DeserializeOwned>(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &[u8],
-) -> Result<Result<T, ()>, redb::Error> {
-    Ok(match table.get(key)? {
-        Some(value) => serde_json::from_slice(value.value()).map_err(|_| ()),
-        None => Err(()),
-    })
-}
-
-/// Deletes the rights to certificates that are not to be kept, and those that cannot be read.
-fn retain_rights(
-    transaction: &redb::WriteTransaction,
-    keep: impl Fn(&CertificateRequest) -> bool,
-) -> Result<(), redb::Error> {
-    let mut table = transaction.open_table(CERTIFICATE_REQUESTS)?;
-    table.retain(|_, value| serde_json::from_slice(value).is_ok_and(|right| keep(&right)))?;
-    Ok(())
-}
-
-fn get_node(
-    table: &impl ReadableTable<&'static str, &'static [u8]>,
-    key: &str,
-) -> Result<Result<AdmittedNode, ()>, redb::Error> {
-    Ok(match table.get(key)? {
-        Some(value) => serde_json::from_slice(value.value()).map_err(|_| ()),
-        None => Err(()),
-    })
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::clock::ManualClock;
-
-    struct Fixture {
-        dir: tempfile::TempDir,
-        tokens: Tokens,
-        clock: Arc<ManualClock>,
-    }
-
-    fn fixture() -> Fixture {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::standalone(dir.path());
-        std::fs::create_dir_all(layout.own_state()).unwrap();
-        std::fs::create_dir_all(layout.credential("")).unwrap();
-        let clock = Arc::new(ManualClock::at(1_000_000));
-        let tokens = Tokens::open(&layout, clock.clone()).unwrap();
-        Fixture { dir, tokens, clock }
-    }
-
-    fn node(n: u8) -> JoiningNode {
-        JoiningNode {
-            name: format!("n{n}"),
-            address: IpAddr::from([10, 99, 0, 10 + n]),
-        }
-    }
-
-    fn token() -> Token {
-        Token::preset("0123456789abcdef0123456789abcdef").unwrap()
-    }
-
-    impl Fixture {
-        fn join(&self, node: &JoiningNode) -> Result<(), TokenRefusal> {
-            let reservation = self.tokens.reserve(&token(), node, |_| false).unwrap()?;
-            reservation
-                .commit(
-                    Role::Worker,
-                    &[CertificatePurpose::Kubelet, CertificatePurpose::Proxy],
-                )
-                .unwrap();
-            Ok(())
-        }
-
-        fn sign(&self, suffix: &str, node: &JoiningNode) -> bool {
-            let token = token().with_suffix(suffix);
-            match self
-                .tokens
-                .certificate_request(&token, node.address, Some(&node.name))
-                .unwrap()
-            {
-                Some(request) => self.tokens.certificate_signed(&token, &request).unwrap(),
-                None => false,
-            }
-        }
-    }
-
-    #[test]
-    fn a_reservation_that_is_dropped_gives_the_token_back() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        let held = f
-            .tokens
-            .reserve(&token(), &node(2), |_| false)
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            f.tokens
-                .reserve(&token(), &node(3), |_| false)
-                .unwrap()
-                .err(),
-            Some(TokenRefusal::InUse)
-        );
-        drop(held);
-        assert_eq!(f.join(&node(3)), Ok(()));
-    }
-
-    #[test]
-    fn the_same_node_may_retry_for_a_while_and_nobody_else() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        assert_eq!(f.join(&node(3)), Err(TokenRefusal::InUse));
-        assert_eq!(f.join(&node(2)), Ok(()));
-        assert!(f.sign("-proxy", &node(2)));
-        assert!(f.sign("-kubelet", &node(2)));
-        assert!(!f.sign("-kubelet", &node(2)));
-        // What follows the certificates may fail as well, and nobody tells us.
-        assert_eq!(f.join(&node(3)), Err(TokenRefusal::Used));
-        assert_eq!(f.join(&node(2)), Ok(()));
-        assert!(f.sign("-kubelet", &node(2)) && f.sign("-proxy", &node(2)));
-        f.clock.advance(RETRY_WINDOW);
-        assert_eq!(f.join(&node(2)), Err(TokenRefusal::Used));
-        assert_eq!(f.join(&node(3)), Err(TokenRefusal::Used));
-    }
-
-    #[test]
-    fn a_token_whose_node_never_finished_is_nobodys_after_the_window() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        f.clock.advance(RETRY_WINDOW);
-        for n in [2, 3] {
-            assert_eq!(f.join(&node(n)), Err(TokenRefusal::Used), "{n}");
-        }
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(3)), Ok(()));
-    }
-
-    #[test]
-    fn a_member_does_not_use_its_token_again() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        let check = |n, is_member| {
-            let node = node(n);
-            f.tokens.check(&token(), &node, |_| is_member).unwrap()
-        };
-        assert_eq!(check(2, false), Ok(()));
-        assert_eq!(check(2, true), Err(TokenRefusal::Used));
-    }
-
-    #[test]
-    fn an_empty_token_is_unknown_whatever_the_database_holds() {
-        let f = fixture();
-        let empty = Token::presented("");
-        f.tokens.add(&empty, Lifetime::OneUse).unwrap();
-        assert_eq!(
-            f.tokens.check(&empty, &node(2), |_| false).unwrap(),
-            Err(TokenRefusal::Unknown)
-        );
-        let reserved = f.tokens.reserve(&empty, &node(2), |_| false).unwrap();
-        assert_eq!(reserved.err(), Some(TokenRefusal::Unknown));
-    }
-
-    #[test]
-    fn rights_to_certificates_end_with_the_window() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::Seconds(9999)).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        f.clock.advance(RETRY_WINDOW - 1);
-        assert!(f.sign("-proxy", &node(2)));
-        f.clock.advance(1);
-        assert!(!f.sign("-kubelet", &node(2)));
-    }
-
-    #[test]
-    fn a_new_admission_replaces_the_rights_of_an_earlier_one() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        let again = f
-            .tokens
-            .reserve(&token(), &node(2), |_| false)
-            .unwrap()
-            .unwrap();
-        again.commit(Role::ControlPlane, &[]).unwrap();
-        assert!(!f.sign("-kubelet", &node(2)));
-    }
-
-    #[test]
-    fn issuing_a_one_time_token_again_takes_the_rights_of_its_last_user() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert!(!f.sign("-kubelet", &node(2)));
-    }
-
-    #[test]
-    fn a_token_that_is_issued_for_longer_leaves_those_alone_who_are_joining_with_it() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        f.tokens.add(&token(), Lifetime::Seconds(600)).unwrap();
-        assert!(f.sign("-kubelet", &node(2)));
-    }
-
-    #[test]
-    fn a_right_is_of_no_use_at_another_address() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        let elsewhere = JoiningNode {
-            address: node(3).address,
-            ..node(2)
-        };
-        assert!(!f.sign("-kubelet", &elsewhere) && !f.sign("-proxy", &elsewhere));
-        assert!(f.sign("-kubelet", &node(2)) && f.sign("-proxy", &node(2)));
-    }
-
-    #[test]
-    fn nodes_behind_one_address_get_their_own_certificates_each() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
-        let behind = |n| JoiningNode {
-            address: node(9).address,
-            ..node(n)
-        };
-        for n in [2, 3] {
-            assert_eq!(f.join(&behind(n)), Ok(()));
-        }
-        for n in [3, 2] {
-            for suffix in ["-proxy", "-kubelet"] {
-                let token = token().with_suffix(suffix);
-                let name = (suffix == "-kubelet").then(|| behind(n).name);
-                let right = f
-                    .tokens
-                    .certificate_request(&token, behind(n).address, name.as_deref())
-                    .unwrap()
-                    .unwrap();
-                if name.is_some() {
-                    assert_eq!(right.node, Some(behind(n)));
-                }
-                assert!(f.tokens.certificate_signed(&token, &right).unwrap());
-            }
-        }
-        let admitted = f.tokens.admitted().unwrap();
-        assert_eq!(admitted.len(), 2);
-        assert!(admitted.iter().all(|node| node.complete), "{admitted:?}");
-    }
-
-    #[test]
-    fn a_token_in_the_database_and_in_the_file_admits_one_node() {
-        let f = fixture();
-        let path = f.tokens.cluster_tokens.path().to_owned();
-        std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
-        assert_eq!(f.join(&node(3)), Err(TokenRefusal::InUse));
-    }
-
-    #[test]
-    fn a_token_with_a_life_is_used_by_many_until_it_ends() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
-        for n in 2..6 {
-            assert_eq!(f.join(&node(n)), Ok(()));
-        }
-        // Each of them has certificates of its own, although they share the token.
-        for n in 2..6 {
-            assert!(
-                f.sign("-kubelet", &node(n)) && f.sign("-proxy", &node(n)),
-                "{n}"
-            );
-        }
-        f.clock.advance(60);
-        assert_eq!(f.join(&node(7)), Err(TokenRefusal::Expired));
-    }
-
-    #[test]
-    fn adding_a_token_again_makes_it_live_longer_or_again() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::Seconds(600)).unwrap();
-        f.tokens.add(&token(), Lifetime::Seconds(60)).unwrap();
-        f.clock.advance(599);
-        assert_eq!(f.join(&node(2)), Ok(()));
-        f.clock.advance(1);
-        assert_eq!(f.join(&node(2)), Err(TokenRefusal::Expired));
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        f.sign("-kubelet", &node(2));
-        f.sign("-proxy", &node(2));
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(3)), Ok(()));
-    }
-
-    #[test]
-    fn tokens_outlive_the_program() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        let layout = Layout::standalone(f.dir.path());
-        drop(f.tokens);
-        let again = Tokens::open(&layout, f.clock).unwrap();
-        assert_eq!(again.check(&token(), &node(2), |_| false).unwrap(), Ok(()));
-        drop(f.dir);
-    }
-
-    #[test]
-    fn lines_in_the_files_of_microk8s_count() {
-        let f = fixture();
-        let path = f.tokens.cluster_tokens.path().to_owned();
-        std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
-        assert_eq!(f.join(&node(3)), Err(TokenRefusal::InUse));
-        // Who appends a line issues a token, also one that was used before.
-        std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
-        assert_eq!(f.join(&node(3)), Ok(()));
-        let persistent = f.tokens.persistent_tokens.path().to_owned();
-        std::fs::write(persistent, format!("{}\n", token().expose())).unwrap();
-        for n in 2..9 {
-            assert_eq!(f.join(&node(n)), Ok(()));
-        }
-    }
-
-    #[test]
-    fn a_line_that_a_crash_kept_from_being_blanked_admits_nobody_else() {
-        let f = fixture();
-        let path = f.tokens.cluster_tokens.path().to_owned();
-        std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
-        let reservation = f
-            .tokens
-            .reserve(&token(), &node(2), |_| false)
-            .unwrap()
-            .unwrap();
-        reservation.admit(Role::ControlPlane, &[], true).unwrap();
-        drop(reservation);
-        assert_eq!(f.join(&node(3)), Err(TokenRefusal::InUse));
-        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
-        assert_eq!(f.join(&node(2)), Ok(()));
-    }
-
-    #[test]
-    fn two_requests_of_one_node_hold_a_token_until_both_have_ended() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        let reserve = |n| f.tokens.reserve(&token(), &node(n), |_| false).unwrap();
-        let first = reserve(2).unwrap();
-        let second = reserve(2).unwrap();
-        drop(first);
-        assert_eq!(reserve(3).err(), Some(TokenRefusal::InUse));
-        drop(second);
-        assert!(reserve(3).is_ok());
-    }
-
-    #[test]
-    fn a_certificate_token_of_canonicals_agent_works_once() {
-        let f = fixture();
-        let path = f.tokens.certificate_tokens.path().to_owned();
-        std::fs::write(&path, format!("{}-kubelet\n", token().expose())).unwrap();
-        assert!(f.sign("-kubelet", &node(2)));
-        assert!(!f.sign("-kubelet", &node(2)));
-    }
-
-    #[test]
-    fn of_many_nodes_at_once_one_gets_a_one_time_token() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        let admitted: usize = std::thread::scope(|scope| {
-            let tries: Vec<_> = (2..18)
-                .map(|n| {
-                    scope.spawn({
-                        let f = &f;
-                        move || f.join(&node(n)).is_ok()
-                    })
-                })
-                .collect();
-            tries
-                .into_iter()
-                .map(|t| usize::from(t.join().unwrap()))
-                .sum()
-        });
-        assert_eq!(admitted, 1);
-    }
-
-    #[test]
-    fn no_token_is_on_disk_in_clear() {
-        let f = fixture();
-        f.tokens.add(&token(), Lifetime::OneUse).unwrap();
-        assert_eq!(f.join(&node(2)), Ok(()));
-        let bytes = std::fs::read(&f.tokens.path).unwrap();
-        let needle = token();
-        assert!(
-            !bytes
-                .windows(32)
-                .any(|window| window == needle.expose().as_bytes())
-        );
-    }
-}
+mod tests;

@@ -82,6 +82,51 @@ impl JoinRequest {
     }
 }
 
+/// `POST /cluster/api/v2.0/join/outcome`: a node that was let in says how its join ended.
+///
+/// MicroK8s knows nothing of it; an agent that does says so in its answer to a join, with the
+/// header [`routes::TAKES_OUTCOME`](crate::wire::routes::TAKES_OUTCOME).
+#[derive(Debug, Clone, Serialize)]
+pub struct JoinOutcome {
+    /// The token of the join.
+    pub token: Token,
+    /// The host name, as in the join.
+    pub hostname: String,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl JoinOutcome {
+    /// Reads a report.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        let fields = Fields::read(body, "v2.JoinOutcome", "JoinOutcome")?;
+        let outcome = match fields.text("outcome")? {
+            "joined" => Outcome::Joined,
+            // Whatever else it says, it has not joined.
+            _ => Outcome::Failed,
+        };
+        Ok(Self {
+            token: Token::presented(fields.text("token")?),
+            hostname: fields.text("hostname")?.to_owned(),
+            outcome,
+        })
+    }
+}
+
+/// How a join ended for the node that joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is a member.
+    Joined,
+    /// It is not, and is as it was.
+    Failed,
+}
+
+/// The answer to a [`JoinOutcome`] that was taken.
+#[derive(Debug, Clone, Serialize)]
+pub struct OutcomeTaken {}
+
 /// What a node that joins is given.
 ///
 /// Every field may be missing in what arrives; the joining side says which ones it needs.

@@ -2,14 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why a request was refused.
+use crate::model::token_life::Reason;
+
+/// Why a request was refused. MicroK8s's client reads `error` and passes over the rest.
+///
+/// What more can be told of a token is in headers ([`routes::REASON_NODE`],
+/// [`routes::REASON_SECONDS`]), so that the body stays as near to MicroK8s's as can be.
+///
+/// [`routes::REASON_NODE`]: crate::wire::routes::REASON_NODE
+/// [`routes::REASON_SECONDS`]: crate::wire::routes::REASON_SECONDS
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// MicroK8s's text, with its first letter in upper case.
     pub error: String,
-    /// Why a token is of no use; MicroK8s's client ignores it.
+    /// Why a token is of no use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<TokenRefusal>,
+    pub reason: Option<Reason>,
 }
 
 impl ErrorBody {
@@ -18,36 +26,6 @@ impl ErrorBody {
         Self {
             error: error.into(),
             reason: None,
-        }
-    }
-}
-
-/// Why a token does not let a node in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TokenRefusal {
-    /// Nothing is known of it here.
-    Unknown,
-    /// Its time has run out.
-    Expired,
-    /// It was used, by another node.
-    Used,
-    /// Another node is joining with it now.
-    InUse,
-    /// A reason that this version does not know.
-    #[serde(other)]
-    Other,
-}
-
-impl TokenRefusal {
-    /// One word for logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Expired => "expired",
-            Self::Used => "used",
-            Self::InUse => "in-use",
-            Self::Other => "other",
         }
     }
 }

@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
-use crate::model::token::{Lifetime, Token};
+use crate::model::token::Token;
+use crate::model::token_life::State;
+use crate::model::token_terms::{RoleLimit, Terms};
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// `GET /local/hello`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,8 +27,8 @@ pub struct Hello {
 pub struct AddTokenRequest {
     /// The token to add, unchecked; without one a new one is made.
     pub token: Option<Token>,
-    /// How long it can be used.
-    pub lifetime: Lifetime,
+    /// What it is for.
+    pub terms: Terms,
 }
 
 /// A token, and how to reach the node that issued it.
@@ -44,6 +46,81 @@ pub struct IssuedToken {
     pub addresses: Vec<IpAddr>,
     /// The cluster takes workers: it runs on dqlite.
     pub takes_workers: bool,
+}
+
+/// Which tokens are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenSelection {
+    /// All.
+    All,
+    /// Those with these ids, or beginnings of ids.
+    Ids(Vec<String>),
+    /// This one.
+    Token(Token),
+}
+
+/// The tokens that were found (`POST /local/v1/tokens/find`) or taken back
+/// (`POST /local/v1/tokens/revoke`); the request is a [`TokenSelection`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TokenList {
+    /// The agent's time, in unix seconds.
+    pub now: i64,
+    /// The tokens.
+    pub tokens: Vec<TokenEntry>,
+}
+
+/// What can be told of a token. The token itself is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenEntry {
+    /// The first digits of its SHA-256.
+    pub id: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// As what nodes may join with it.
+    pub role: RoleLimit,
+    /// How many more nodes it lets in; `null` while that is any number.
+    pub uses_left: Option<u32>,
+    /// Its end in unix seconds; `null` when it has none.
+    pub expires: Option<i64>,
+    /// The only node that it is for.
+    pub node: Option<String>,
+    /// When it was issued, in unix seconds; `null` for one that only stands in MicroK8s's file.
+    pub issued_at: Option<i64>,
+    /// The user who issued it; `null` for one from MicroK8s's file.
+    pub issued_by: Option<u32>,
+    /// MicroK8s's file in which it stands.
+    pub file: Option<String>,
+    /// How many nodes were let in with it.
+    pub admissions: u64,
+    /// The node that was let in last.
+    pub last_use: Option<TokenUse>,
+    /// When it was taken back, in unix seconds.
+    pub revoked_at: Option<i64>,
+    /// The user who took it back.
+    pub revoked_by: Option<u32>,
+    /// What the operator wrote down with it.
+    pub description: Option<String>,
+}
+
+/// A use of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUse {
+    /// The host name of the node.
+    pub node: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// What it joined as.
+    pub role: Role,
+    /// When, in unix seconds.
+    pub at: i64,
+}
+
+/// `POST /local/v1/tokens/prune`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Pruned {
+    /// How many tokens were forgotten.
+    pub pruned: usize,
 }
 
 /// `POST /local/v1/join`, answered by a line of JSON for each [`JoinEvent`].

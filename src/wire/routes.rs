@@ -8,11 +8,25 @@ pub const V1_JOIN: &str = "/cluster/api/v1.0/join";
 pub const V1_SIGN_CERT: &str = "/cluster/api/v1.0/sign-cert";
 /// `POST`: join a cluster on dqlite.
 pub const V2_JOIN: &str = "/cluster/api/v2.0/join";
+/// `POST`: say how a join ended.
+pub const V2_JOIN_OUTCOME: &str = "/cluster/api/v2.0/join/outcome";
+/// The header by which an agent that takes outcomes says so in its answer to a join.
+pub const TAKES_OUTCOME: &str = "microk8s-takes-outcome";
+/// The header that names the node which has a token, or which it is for.
+pub const REASON_NODE: &str = "microk8s-reason-node";
+/// The header that says how many seconds ago a token came to be of no use.
+pub const REASON_SECONDS: &str = "microk8s-reason-seconds";
 
 /// `GET`, on the socket: which protocol the agent speaks.
 pub const LOCAL_HELLO: &str = "/local/hello";
 /// `POST`, on the socket: issue a token.
 pub const LOCAL_TOKENS: &str = "/local/v1/tokens";
+/// `POST`, on the socket: list tokens, or some of them.
+pub const LOCAL_TOKENS_FIND: &str = "/local/v1/tokens/find";
+/// `POST`, on the socket: take tokens back.
+pub const LOCAL_TOKENS_REVOKE: &str = "/local/v1/tokens/revoke";
+/// `POST`, on the socket: forget tokens that are over.
+pub const LOCAL_TOKENS_PRUNE: &str = "/local/v1/tokens/prune";
 /// `POST`, on the socket: join a cluster; answers with one event a line.
 pub const LOCAL_JOIN: &str = "/local/v1/join";
 /// `GET`, on the socket: the nodes of the cluster.

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::base::exit_status::ExitStatus;
-use crate::base::sanitize;
+use crate::base::{sanitize, time_text};
 use crate::client::remote::RemoteError;
 use crate::cluster::journal::JournalError;
+use crate::model::role::Role;
+use crate::model::token_life::{Reason, Refusal};
 use crate::pki::PkiError;
 use crate::store::layout::ReadError;
-use crate::wire::error_body::TokenRefusal;
 use crate::wire::local_v1::JoinFailure;
 
 /// Why a join failed.
@@ -48,7 +49,9 @@ pub enum JoinError {
         /// Its text, where it gave one.
         text: Option<String>,
         /// What it says of the token.
-        reason: Option<TokenRefusal>,
+        refusal: Option<Refusal>,
+        /// As what this node wanted to join.
+        role: Role,
     },
     /// The answer is no JSON, or JSON of another kind.
     #[error("the answer of {from} is not understood: {why}")]
@@ -218,17 +221,9 @@ fn hint(error: &JoinError) -> Option<String> {
             JoinError::NotVerified(_) => {
                 "another machine answers at this address, or the node's certificate has changed since the token was issued; issue a new one there and compare the last part"
             }
-            JoinError::Refused { reason: Some(reason), .. } => match reason {
-                TokenRefusal::Unknown => {
-                    "the contacted node does not know this token: was it issued on another node, or mistyped?"
-                }
-                TokenRefusal::Expired => "the token's time has run out; issue a new one on the contacted node with `microk8s add-node`",
-                TokenRefusal::Used => "the token was used before; issue a new one on the contacted node with `microk8s add-node`",
-                TokenRefusal::InUse => {
-                    "another node is joining with this token; issue a new one for this node with `microk8s add-node`"
-                }
-                TokenRefusal::Other => "look into the log of the contacted node's cluster agent",
-            },
+            JoinError::Refused { refusal: Some(refusal), role, .. } => {
+                return Some(hint_of_token(refusal, *role));
+            }
             JoinError::NotUnderstood { .. } | JoinError::MissingField { .. } | JoinError::BadField { .. } => {
                 "something other than a cluster agent answers there, or one of a version that this program does not understand"
             }
@@ -255,6 +250,46 @@ fn hint(error: &JoinError) -> Option<String> {
         }
         .to_owned(),
     )
+}
+
+/// Why the token is of no use, as far as the contacted node tells, and the command that helps.
+fn hint_of_token(refusal: &Refusal, role: Role) -> String {
+    const ISSUE: &str = "issue a new one on the contacted node with `microk8s add-node`";
+    let ago = refusal.seconds_ago.map_or_else(String::new, |seconds| {
+        format!(" {} ago", time_text::span(seconds))
+    });
+    let node = refusal
+        .node
+        .as_deref()
+        .map(|node| sanitize::for_log(node, 120));
+    let by = node
+        .as_ref()
+        .map_or_else(String::new, |node| format!(" by {node}"));
+    match refusal.reason {
+        Reason::Unknown => {
+            "the contacted node does not know this token: was it issued on another node, or mistyped? `microk8s token list` shows there which ones it knows".to_owned()
+        }
+        Reason::Expired => format!("the token expired{ago}; {ISSUE}"),
+        Reason::Used => format!("the token was used{by}{ago}; {ISSUE}"),
+        Reason::Revoked => format!("the token was revoked{ago}; {ISSUE}"),
+        Reason::WrongRole => match role {
+            Role::ControlPlane => format!(
+                "the token is for workers only: add `--worker`, or {ISSUE} and its option `--role control-plane`"
+            ),
+            Role::Worker => format!(
+                "the token is for control plane nodes only: leave `--worker` out, or {ISSUE} and its option `--role worker`"
+            ),
+        },
+        Reason::WrongNode => {
+            let node = node.unwrap_or_else(|| "another node".to_owned());
+            format!("the token is for {node} only; {ISSUE}")
+        }
+        Reason::InUse => {
+            let who = node.unwrap_or_else(|| "another node".to_owned());
+            format!("the token was taken by {who}{ago}, whose join is not complete: that node may use it again; for this one {ISSUE}")
+        }
+        Reason::Other => "look into the log of the contacted node's cluster agent".to_owned(),
+    }
 }
 
 fn exit(error: &JoinError) -> ExitStatus {
@@ -293,7 +328,8 @@ mod tests {
         let refused = |text: Option<&str>, status| JoinError::Refused {
             status,
             text: text.map(str::to_owned),
-            reason: None,
+            refusal: None,
+            role: Role::Worker,
         };
         for (error, text, exit) in [
             (
@@ -333,7 +369,8 @@ mod tests {
         let error = JoinError::Refused {
             status: 500,
             text: Some("\u{1b}[2J".into()),
-            reason: None,
+            refusal: None,
+            role: Role::Worker,
         };
         assert_eq!(
             JoinFailure::from(&error).microk8s_text.unwrap(),

@@ -14,8 +14,8 @@ use crate::model::token::Token;
 use crate::pki::csr;
 use crate::pki::kubeconfig::{self, Identity};
 use crate::pki::name::Subject;
+use crate::store::admissions::CertificatePurpose;
 use crate::store::token_files::CALLBACK_TOKEN;
-use crate::store::tokens::CertificatePurpose;
 use crate::wire::cluster_v1::JoinResponse;
 use crate::wire::local_v1::JoinOrder;
 

@@ -24,7 +24,7 @@ use crate::cluster::node::Node;
 use crate::model::role::Role;
 use crate::pki::ca;
 use crate::store::layout::Lock;
-use crate::wire::cluster_v2::RequestedRole;
+use crate::wire::cluster_v2::{Outcome, RequestedRole};
 use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
 
 use change::{Change, NodeKey};
@@ -99,7 +99,30 @@ fn attempt(
         return Ok(JoinEvent::AlreadyMember { role: own_role });
     }
 
-    let plan = prepare(node, order, role, &mut contact, audience)?;
+    let done = carry_out(node, order, role, &mut contact, audience);
+    contact.report(
+        node,
+        match done {
+            Ok(()) => Outcome::Joined,
+            Err(_) => Outcome::Failed,
+        },
+    );
+    done.map(|()| JoinEvent::Joined {
+        role,
+        has_api_proxy: is_ha && role == Role::Worker,
+    })
+}
+
+/// Asks to be let in, and makes the node a member. A node that cannot be made one is as it was
+/// when this returns.
+fn carry_out(
+    node: &Node,
+    order: &JoinOrder,
+    role: Role,
+    contact: &mut Contact,
+    audience: &mut dyn Audience,
+) -> Result<(), JoinError> {
+    let plan = prepare(node, order, role, contact, audience)?;
     audience.changes_begin();
     let mut change = Change::new(node);
     let done = change
@@ -107,13 +130,7 @@ fn attempt(
         .and_then(|()| plan.apply(&mut change, order, audience))
         .and_then(|()| still_wanted(audience))
         .and_then(|()| change.finish(order));
-    match done {
-        Ok(()) => Ok(JoinEvent::Joined {
-            role,
-            has_api_proxy: is_ha && role == Role::Worker,
-        }),
-        Err(error) => Err(change.take_back(error)),
-    }
+    done.map_err(|error| change.take_back(error))
 }
 
 /// All that a join needs, before anything is changed.

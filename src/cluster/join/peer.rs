@@ -1,6 +1,7 @@
 //! What a joining node asks of the contacted one.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,18 +13,25 @@ use crate::cluster::join::error::JoinError;
 use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
+use crate::model::role::Role;
 use crate::model::token::Token;
+use crate::model::token_life::Refusal;
 use crate::pki::ca;
 use crate::wire::cluster_v2::RequestedRole;
-use crate::wire::error_body::TokenRefusal;
+use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::JoinOrder;
 use crate::wire::{cluster_v1, cluster_v2, routes};
+
+/// How long telling the contacted node how the join ended may take.
+const REPORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The contacted node, verified.
 pub struct Contact {
     peer: Peer,
     endpoint: SocketAddr,
     token: Token,
+    /// The node let this one in, and wants to hear how the join ends.
+    awaits_outcome: bool,
 }
 
 impl Contact {
@@ -45,7 +53,30 @@ impl Contact {
             peer,
             endpoint,
             token: order.url.token.clone(),
+            awaits_outcome: false,
         })
+    }
+
+    /// Says how the join ended, where the other node wants to know: it gives the token back, or
+    /// knows that it is used. A node that cannot be told finds out in time.
+    pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome) {
+        if !self.awaits_outcome {
+            return;
+        }
+        let Ok(hostname) = node.host.host_name() else {
+            return;
+        };
+        let report = cluster_v2::JoinOutcome {
+            token: self.token.clone(),
+            hostname,
+            outcome,
+        };
+        let told = self
+            .peer
+            .post_within(REPORT_LIMIT, routes::V2_JOIN_OUTCOME, &report);
+        if let Err(error) = told {
+            tracing::warn!(%error, "the contacted node could not be told how the join ended");
+        }
     }
 
     /// The certificate that the node shows, DER.
@@ -67,7 +98,7 @@ impl Contact {
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
         };
-        self.ask(routes::V2_JOIN, &request)
+        self.ask(routes::V2_JOIN, &request, role.role())
     }
 
     /// Asks to join a cluster on etcd.
@@ -83,7 +114,7 @@ impl Contact {
             callback: callback.clone(),
             can_handle_x509_auth: true,
         };
-        self.ask(routes::V1_JOIN, &request)
+        self.ask(routes::V1_JOIN, &request, Role::Worker)
     }
 
     /// Has a certificate signed for a key, and makes sure that it is that key's and that the
@@ -119,15 +150,18 @@ impl Contact {
         &mut self,
         path: &str,
         request: &impl Serialize,
+        role: Role,
     ) -> Result<Answer<T>, JoinError> {
         let reply = self.peer.post(path, request)?;
         if reply.status != 200 {
             return Err(JoinError::Refused {
                 status: reply.status,
                 text: error_text(&reply),
-                reason: refusal(&reply),
+                refusal: refusal(&reply),
+                role,
             });
         }
+        self.awaits_outcome = reply.takes_outcome;
         self.read(&reply)
     }
 
@@ -159,9 +193,13 @@ fn error_text(reply: &Reply) -> Option<String> {
     })
 }
 
-fn refusal(reply: &Reply) -> Option<TokenRefusal> {
-    let body: serde_json::Value = serde_json::from_str(reply.body.expose()).ok()?;
-    serde_json::from_value(body.get("reason")?.clone()).ok()
+fn refusal(reply: &Reply) -> Option<Refusal> {
+    let body: ErrorBody = serde_json::from_str(reply.body.expose()).ok()?;
+    Some(Refusal {
+        reason: body.reason?,
+        node: reply.reason_node.clone(),
+        seconds_ago: reply.reason_seconds,
+    })
 }
 
 /// An answer, and whose it is.

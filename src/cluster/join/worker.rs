@@ -15,9 +15,9 @@ use crate::model::endpoint;
 use crate::model::token::Token;
 use crate::pki::name::{AltName, Subject};
 use crate::pki::{ca, csr};
+use crate::store::admissions::CertificatePurpose;
 use crate::store::layout::Lock;
 use crate::store::token_files::CALLBACK_TOKEN;
-use crate::store::tokens::CertificatePurpose;
 use crate::wire::cluster_v2::JoinResponse;
 use crate::wire::local_v1::JoinOrder;
 

@@ -18,7 +18,7 @@ mod line;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,10 +46,8 @@ pub struct TokenFile {
 enum Lines<'a> {
     /// The token's, if they have no time.
     OneUse(&'a Token),
-    /// The token's.
-    Of(&'a Token),
-    /// Those of the token with this digest.
-    Digest(&'a TokenDigest),
+    /// Those of the tokens with these digests.
+    Of(&'a HashSet<TokenDigest>),
     /// Those whose time has run out.
     Expired(i64),
 }
@@ -58,8 +56,7 @@ impl Lines<'_> {
     fn include(self, line: &Line<'_>) -> bool {
         match self {
             Self::OneUse(token) => line.is_of(token) && line.end == End::None,
-            Self::Of(token) => line.is_of(token),
-            Self::Digest(digest) => line.digest() == *digest,
+            Self::Of(digests) => digests.contains(&line.digest()),
             Self::Expired(now) => matches!(line.end, End::At(end) if end <= now),
         }
     }
@@ -126,15 +123,13 @@ impl TokenFile {
         Ok(self.blank(Lines::OneUse(token))? > 0)
     }
 
-    /// Takes out every line of the token; durable when it returns. Says whether there was one.
-    pub fn take_out(&self, token: &Token) -> io::Result<bool> {
-        Ok(self.blank(Lines::Of(token))? > 0)
-    }
-
-    /// Takes out every line of the token with this digest, for which the whole file is read;
-    /// durable when it returns. Says whether there was one.
-    pub fn take_out_digest(&self, digest: &TokenDigest) -> io::Result<bool> {
-        Ok(self.blank(Lines::Digest(digest))? > 0)
+    /// Takes out every line of the tokens with these digests, for which the whole file is read;
+    /// durable when it returns. Says how many there were.
+    pub fn take_out(&self, digests: &HashSet<TokenDigest>) -> io::Result<usize> {
+        if digests.is_empty() {
+            return Ok(0);
+        }
+        self.blank(Lines::Of(digests))
     }
 
     /// Takes out the lines whose time has run out at `now`, in unix seconds, as far as they are known; says
@@ -209,17 +204,10 @@ impl TokenFile {
         index.follow(&file)?;
         let starts = match lines {
             Lines::OneUse(token) => index.starts_of(token),
-            // Who revokes a token may wait for the whole file to be read, and wants none missed.
-            Lines::Of(token) => {
-                if index.may_miss_lines(called) {
-                    index.load(&file, |_, _| {})?;
-                }
-                index.starts_of(token)
-            }
-            Lines::Digest(digest) => {
+            Lines::Of(digests) => {
                 let mut starts = Vec::new();
                 index.load(&file, |start, line| {
-                    if line.digest() == *digest {
+                    if digests.contains(&line.digest()) {
                         starts.push(start);
                     }
                 })?;

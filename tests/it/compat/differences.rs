@@ -551,7 +551,7 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "a node whose join failed after its token was used needs a new token",
-        here: "the token lets the same node (same address and host name) in again for 15 minutes, or until its join is known to be complete",
+        here: "the token stays the same node's (same address and host name), which may use it again for `--retry-window` (15 minutes) or until its join is known to be complete; while nothing was handed out, it is free for other nodes again",
         why: "MicroK8s's own `join` does not report that it failed",
         cases: &[],
         tests: &[

@@ -1,0 +1,418 @@
+//! `microk8s token`: what may be typed, and how tokens are shown. A token is named by its id, or
+//! given on standard input; it is never shown.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::base::exit_status::ExitStatus;
+use crate::base::{sanitize, time_text};
+use crate::cli::output::{self, Printer};
+use crate::model::token_life::State;
+use crate::wire::local_v1::{Pruned, TokenEntry, TokenList};
+
+/// The arguments of `token`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// What can be done about tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// List the tokens of this node
+    List {
+        /// How to print the list
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Show all that is known of a token
+    Show {
+        /// The token's id, as `token list` shows it, or the beginning of it; `-` reads the token
+        /// itself from standard input
+        #[arg(value_name = "ID")]
+        id: String,
+
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Take tokens back: nobody can join with them any more
+    Revoke {
+        /// Ids of tokens, as `token list` shows them, or beginnings of them; `-` reads one token
+        /// itself from standard input
+        #[arg(
+            value_name = "ID",
+            required_unless_present = "all",
+            conflicts_with = "all"
+        )]
+        ids: Vec<String>,
+
+        /// Take every token back
+        #[arg(long)]
+        all: bool,
+
+        /// How to print what was done
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Forget the tokens that are used up, expired or revoked
+    Prune {
+        /// How to print what was done
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+impl TokenCommand {
+    /// How to print the answer.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::List { format }
+            | Self::Show { format, .. }
+            | Self::Revoke { format, .. }
+            | Self::Prune { format } => *format,
+        }
+    }
+}
+
+/// Prints the list of tokens.
+pub fn list(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
+    let text = match format {
+        Format::Text if list.tokens.is_empty() => "There are no tokens.\n".to_owned(),
+        Format::Text => table(list),
+        other => structured(&shown(list), other),
+    };
+    output::print(printer, &text, ExitStatus::Success)
+}
+
+/// Prints one token.
+pub fn show(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
+    let text = match (format, list.tokens.first()) {
+        (Format::Text, Some(token)) => details(token, list.now),
+        (other, Some(token)) => structured(&Shown::new(token), other),
+        (_, None) => String::new(),
+    };
+    output::print(printer, &text, ExitStatus::Success)
+}
+
+/// Says which tokens were taken back.
+pub fn revoked(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
+    let text = match format {
+        Format::Text if list.tokens.is_empty() => {
+            "Nothing to revoke: no such token lets anybody in.\n".to_owned()
+        }
+        Format::Text => list
+            .tokens
+            .iter()
+            .map(|token| format!("Revoked token {}.\n", token.id))
+            .collect(),
+        other => {
+            let ids: Vec<&str> = list.tokens.iter().map(|token| token.id.as_str()).collect();
+            structured(&serde_json::json!({ "revoked": ids }), other)
+        }
+    };
+    output::print(printer, &text, ExitStatus::Success)
+}
+
+/// Says how many tokens were forgotten.
+pub fn pruned(printer: &mut dyn Printer, pruned: &Pruned, format: Format) -> ExitStatus {
+    let text = match format {
+        Format::Text => match pruned.pruned {
+            1 => "Forgot 1 token.\n".to_owned(),
+            number => format!("Forgot {number} tokens.\n"),
+        },
+        other => structured(pruned, other),
+    };
+    output::print(printer, &text, ExitStatus::Success)
+}
+
+/// Says why the agent did not do it.
+pub fn fail(printer: &mut dyn Printer, error: &str) -> ExitStatus {
+    output::error(printer, error, None);
+    ExitStatus::Failure
+}
+
+/// A token in JSON and YAML: times in RFC 3339, because programs read them.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    state: State,
+    role: String,
+    uses_left: Option<u32>,
+    expires: Option<String>,
+    node: Option<&'a str>,
+    issued: Option<String>,
+    issued_by_uid: Option<u32>,
+    file: Option<&'a str>,
+    admissions: u64,
+    last_used: Option<String>,
+    last_used_by: Option<&'a str>,
+    last_used_from: Option<String>,
+    last_used_as: Option<String>,
+    revoked: Option<String>,
+    revoked_by_uid: Option<u32>,
+    description: Option<&'a str>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(token: &'a TokenEntry) -> Self {
+        let last = token.last_use.as_ref();
+        Self {
+            id: &token.id,
+            state: token.state,
+            role: token.role.to_string(),
+            uses_left: token.uses_left,
+            expires: token.expires.map(time_text::moment),
+            node: token.node.as_deref(),
+            issued: token.issued_at.map(time_text::moment),
+            issued_by_uid: token.issued_by,
+            file: token.file.as_deref(),
+            admissions: token.admissions,
+            last_used: last.map(|last| time_text::moment(last.at)),
+            last_used_by: last.map(|last| last.node.as_str()),
+            last_used_from: last.map(|last| last.address.to_string()),
+            last_used_as: last.map(|last| last.role.to_string()),
+            revoked: token.revoked_at.map(time_text::moment),
+            revoked_by_uid: token.revoked_by,
+            description: token.description.as_deref(),
+        }
+    }
+}
+
+fn shown(list: &TokenList) -> Vec<Shown<'_>> {
+    list.tokens.iter().map(Shown::new).collect()
+}
+
+fn structured(value: &impl Serialize, format: Format) -> String {
+    match format {
+        Format::Text | Format::Json => {
+            let text = serde_json::to_string_pretty(value).unwrap_or_default();
+            format!("{text}\n")
+        }
+        Format::Yaml => serde_saphyr::to_string(value).unwrap_or_default(),
+    }
+}
+
+fn table(list: &TokenList) -> String {
+    let header = [
+        "ID",
+        "STATE",
+        "ROLE",
+        "USES",
+        "EXPIRES",
+        "NODE",
+        "ISSUED",
+        "USED BY",
+        "DESCRIPTION",
+    ];
+    let mut rows = vec![header.map(str::to_owned)];
+    for token in &list.tokens {
+        rows.push([
+            token.id.clone(),
+            token.state.as_str().to_owned(),
+            token.role.to_string(),
+            uses(token),
+            token
+                .expires
+                .map_or_else(|| "never".to_owned(), |end| relative(end, list.now)),
+            token.node.clone().unwrap_or_else(dash),
+            token
+                .issued_at
+                .map_or_else(dash, |at| relative(at, list.now)),
+            // Names come from other machines; one is one line and no more.
+            token
+                .last_use
+                .as_ref()
+                .map_or_else(dash, |last| sanitize::for_log(&last.node, 63)),
+            token
+                .description
+                .as_deref()
+                .map_or_else(dash, sanitize::for_terminal),
+        ]);
+    }
+    output::table(&rows)
+}
+
+fn details(token: &TokenEntry, now: i64) -> String {
+    let at = |at: i64| format!("{} ({})", time_text::moment(at), relative(at, now));
+    let by = |uid: Option<u32>| uid.map_or_else(String::new, |uid| format!(", by uid {uid}"));
+    let issued = match (token.issued_at, &token.file) {
+        (Some(moment), _) if token.issued_by.is_some() => at(moment) + &by(token.issued_by),
+        (Some(moment), _) => format!("{}, by a line in MicroK8s's token file", at(moment)),
+        (None, Some(file)) => format!("by a line in {file}"),
+        (None, None) => dash(),
+    };
+    let used = token.last_use.as_ref().map_or_else(
+        || "never".to_owned(),
+        |last| {
+            let node = sanitize::for_log(&last.node, 253);
+            let (address, role) = (last.address, last.role);
+            format!("{}, by {node} ({address}) as {role}", at(last.at))
+        },
+    );
+    let mut rows = vec![
+        ("id", token.id.clone()),
+        ("state", token.state.as_str().to_owned()),
+        ("role", token.role.to_string()),
+        (
+            "node",
+            token.node.clone().unwrap_or_else(|| "any".to_owned()),
+        ),
+        ("uses left", uses(token)),
+        (
+            "expires",
+            token.expires.map_or_else(|| "never".to_owned(), at),
+        ),
+        ("issued", issued),
+        ("let in", token.admissions.to_string()),
+        ("last used", used),
+    ];
+    if let Some(moment) = token.revoked_at {
+        rows.push(("revoked", at(moment) + &by(token.revoked_by)));
+    }
+    if let (Some(file), Some(_)) = (&token.file, token.issued_at) {
+        rows.push(("also in", file.clone()));
+    }
+    if let Some(description) = &token.description {
+        rows.push(("description", sanitize::for_terminal(description)));
+    }
+    rows.iter()
+        .map(|(name, value)| format!("{:13}{value}\n", format!("{name}:")))
+        .collect()
+}
+
+fn uses(token: &TokenEntry) -> String {
+    token
+        .uses_left
+        .map_or_else(|| "any".to_owned(), |left| left.to_string())
+}
+
+fn relative(at: i64, now: i64) -> String {
+    if at > now {
+        format!("in {}", time_text::span(at - now))
+    } else {
+        format!("{} ago", time_text::span(now - at))
+    }
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli;
+    use crate::cli::output::tests::Kept;
+    use crate::model::role::Role;
+    use crate::model::token_terms::RoleLimit;
+    use crate::wire::local_v1::TokenUse;
+
+    const NOW: i64 = 1_764_000_000;
+
+    fn token() -> TokenEntry {
+        TokenEntry {
+            id: "0123456789ab".into(),
+            state: State::Reserved,
+            role: RoleLimit::Worker,
+            uses_left: Some(0),
+            expires: Some(NOW + 7200),
+            node: None,
+            issued_at: Some(NOW - 120),
+            issued_by: Some(0),
+            file: None,
+            admissions: 1,
+            last_use: Some(TokenUse {
+                node: "n2\u{1b}[2J".into(),
+                address: [10, 99, 0, 12].into(),
+                role: Role::Worker,
+                at: NOW - 60,
+            }),
+            revoked_at: None,
+            revoked_by: None,
+            description: Some("for the rack".into()),
+        }
+    }
+
+    fn one() -> TokenList {
+        TokenList {
+            now: NOW,
+            tokens: vec![token()],
+        }
+    }
+
+    #[test]
+    fn a_list_is_a_table_for_people() {
+        let mut printer = Kept::default();
+        assert_eq!(
+            list(&mut printer, &one(), Format::Text),
+            ExitStatus::Success
+        );
+        assert_eq!(
+            printer.out,
+            "ID            STATE     ROLE    USES  EXPIRES     NODE  ISSUED         USED BY  DESCRIPTION\n\
+             0123456789ab  reserved  worker  0     in 2 hours  -     2 minutes ago  n2?[2J   for the rack\n"
+        );
+    }
+
+    #[test]
+    fn details_are_lines_with_a_name() {
+        assert_eq!(
+            details(&token(), NOW),
+            "id:          0123456789ab\n\
+             state:       reserved\n\
+             role:        worker\n\
+             node:        any\n\
+             uses left:   0\n\
+             expires:     2025-11-24T18:00:00Z (in 2 hours)\n\
+             issued:      2025-11-24T15:58:00Z (2 minutes ago), by uid 0\n\
+             let in:      1\n\
+             last used:   2025-11-24T15:59:00Z (1 minute ago), by n2?[2J (10.99.0.12) as worker\n\
+             description: for the rack\n"
+        );
+    }
+
+    #[test]
+    fn json_and_yaml_say_the_same() {
+        let json: serde_json::Value =
+            serde_json::from_str(&structured(&shown(&one()), Format::Json)).unwrap();
+        let yaml: serde_json::Value =
+            serde_saphyr::from_str(&structured(&shown(&one()), Format::Yaml)).unwrap();
+        assert_eq!(json, yaml);
+        assert_eq!(json[0]["expires"], "2025-11-24T18:00:00Z");
+        assert_eq!(json[0]["state"], "reserved");
+    }
+
+    #[test]
+    fn either_ids_or_all_are_revoked() {
+        let read = |words: &[&str]| cli::read::<TokenArgs>("token", words.iter().map(Into::into));
+        for bad in [
+            &["revoke"][..],
+            &["revoke", "--all", "abcd"],
+            &[],
+            &["lost"],
+        ] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+        for fine in [
+            &["revoke", "--all"][..],
+            &["revoke", "abcd", "ef01"],
+            &["revoke", "-"],
+        ] {
+            assert!(read(fine).is_ok(), "{fine:?}");
+        }
+    }
+}

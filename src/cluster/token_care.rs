@@ -1,0 +1,174 @@
+//! Looking after tokens: listing them, taking them back, forgetting those that are over.
+
+use crate::model::token::TokenDigest;
+use crate::model::token_life::{Issuer, State};
+use crate::model::token_terms::RoleLimit;
+use crate::store::database::StoreError;
+use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
+use crate::store::tokens::{ListedToken, Tokens};
+use crate::wire::local_v1::{Pruned, TokenEntry, TokenList, TokenSelection, TokenUse};
+
+/// The fewest digits by which a token may be named.
+const MIN_DIGITS: usize = 4;
+
+/// Why tokens could not be looked after.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenCareError {
+    /// No token has this id.
+    #[error("there is no token `{0}`")]
+    NoSuchId(String),
+    /// The token that was given is not known.
+    #[error("this token is not known on this node")]
+    NoSuchToken,
+    /// Several tokens have ids that begin like this.
+    #[error("`{0}` is the beginning of several ids: give more of it")]
+    Ambiguous(String),
+    /// Too short a beginning, or no id at all.
+    #[error(
+        "`{0}` is no token id: give {MIN_DIGITS} hexadecimal digits of it at least, as `microk8s token list` shows them"
+    )]
+    NotAnId(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The tokens that are meant, the last issued first.
+pub fn find(tokens: &Tokens, selection: &TokenSelection) -> Result<TokenList, TokenCareError> {
+    let now = tokens.now();
+    let mut entries: Vec<TokenEntry> = select(tokens, selection)?
+        .iter()
+        .map(|token| entry(token, now))
+        .collect();
+    entries.sort_by(|a, b| (b.issued_at, &a.id).cmp(&(a.issued_at, &b.id)));
+    Ok(TokenList {
+        now,
+        tokens: entries,
+    })
+}
+
+/// Takes the tokens back that are meant, and tells which of them could still have let somebody
+/// in. When one of them is not known, none is taken back.
+pub fn revoke(
+    tokens: &Tokens,
+    selection: &TokenSelection,
+    uid: u32,
+) -> Result<TokenList, TokenCareError> {
+    let now = tokens.now();
+    let mut selected = select(tokens, selection)?;
+    let revoked = tokens.revoke(&selected, uid)?;
+    selected.retain(|token| revoked.contains(&token.digest));
+    Ok(TokenList {
+        now,
+        tokens: selected.iter().map(|token| entry(token, now)).collect(),
+    })
+}
+
+/// Forgets every token that is over.
+pub fn prune(tokens: &Tokens, uid: u32) -> Result<Pruned, TokenCareError> {
+    Ok(Pruned {
+        pruned: tokens.prune(uid)?,
+    })
+}
+
+fn select(tokens: &Tokens, selection: &TokenSelection) -> Result<Vec<ListedToken>, TokenCareError> {
+    match selection {
+        TokenSelection::All => Ok(tokens.find("")?),
+        TokenSelection::Token(token) => {
+            let digest = token.digest();
+            let mut found = tokens.find(&digest.to_string())?;
+            found.retain(|token| token.digest == digest);
+            if found.is_empty() {
+                return Err(TokenCareError::NoSuchToken);
+            }
+            Ok(found)
+        }
+        TokenSelection::Ids(ids) => {
+            let mut all: Vec<ListedToken> = Vec::new();
+            for id in ids {
+                if id.len() < MIN_DIGITS || TokenDigest::first_with(id).is_none() {
+                    return Err(TokenCareError::NotAnId(id.clone()));
+                }
+                let mut found = tokens.find(id)?;
+                match (found.pop(), found.is_empty()) {
+                    (None, _) => return Err(TokenCareError::NoSuchId(id.clone())),
+                    (Some(_), false) => return Err(TokenCareError::Ambiguous(id.clone())),
+                    (Some(one), true) if all.iter().all(|other| other.digest != one.digest) => {
+                        all.push(one);
+                    }
+                    (Some(_), true) => {}
+                }
+            }
+            Ok(all)
+        }
+    }
+}
+
+fn entry(token: &ListedToken, now: i64) -> TokenEntry {
+    let id = token.digest.to_string();
+    let is_listed = matches!(token.in_file, Listed::Open | Listed::Until(_));
+    let state_in_file = if is_listed {
+        State::Issued
+    } else {
+        State::Expired
+    };
+    let expires_in_file = match token.in_file {
+        Listed::Until(end) => Some(end),
+        Listed::Not | Listed::Open | Listed::Expired => None,
+    };
+    let file = token.file.map(str::to_owned);
+    let Some(life) = &token.life else {
+        return TokenEntry {
+            id,
+            state: state_in_file,
+            role: RoleLimit::Any,
+            uses_left: match (token.in_file, token.file == Some(PERSISTENT_TOKENS)) {
+                (Listed::Open, false) => Some(1),
+                (Listed::Open | Listed::Until(_), _) => None,
+                (Listed::Not | Listed::Expired, _) => Some(0),
+            },
+            expires: expires_in_file,
+            node: None,
+            issued_at: None,
+            issued_by: None,
+            file,
+            admissions: 0,
+            last_use: None,
+            revoked_at: None,
+            revoked_by: None,
+            description: None,
+        };
+    };
+    let state = life.state(now);
+    TokenEntry {
+        id,
+        // A line in MicroK8s's file lets in whatever became of the token before.
+        state: if state.is_over() && is_listed {
+            State::Issued
+        } else {
+            state
+        },
+        role: life.role(),
+        uses_left: life.uses_left(now),
+        expires: life.expires().max(expires_in_file),
+        node: life.node().map(ToString::to_string),
+        issued_at: Some(life.issued_at()),
+        issued_by: match life.issuer() {
+            Issuer::Uid(uid) => Some(uid),
+            Issuer::TokenFile => None,
+        },
+        file,
+        admissions: life.admissions(),
+        last_use: life.last_use().map(|last| TokenUse {
+            node: last.node.name.clone(),
+            address: last.node.address,
+            role: last.role,
+            at: last.at,
+        }),
+        revoked_at: life.revoked().map(|revoked| revoked.at),
+        revoked_by: life.revoked().map(|revoked| revoked.uid),
+        description: life
+            .description()
+            .map(|description| description.as_str().to_owned()),
+    }
+}

@@ -1,0 +1,769 @@
+//! The life of a token, as a state machine of its own: no clock, no disk, no network.
+//!
+//! ```text
+//! issued --admit--> reserved --complete--> used
+//!    ^                 |
+//!    +-----failed------+   or the lease runs out
+//! ```
+//!
+//! and from everywhere to `expired` and `revoked`. A token counts its uses. Whoever was let in
+//! holds one of them: for good when the join is complete, and only for a while when nothing more
+//! is heard of it.
+//!
+//! What a join handed out decides who may have a use back. A worker that never had a certificate
+//! signed has nothing of the cluster, so its use is free again for everybody. A control plane
+//! node has the cluster's key from the first answer on; when its join fails the use stays that
+//! node's, so that one token never gives two nodes what only one of them should have.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::node::{JoiningNode, NodeName};
+use crate::model::role::Role;
+use crate::model::token_terms::{Description, Lifetime, RoleLimit, Terms, Uses};
+
+/// For how long, in seconds, a worker that was let in may have its certificates signed. After
+/// that a use of which nothing was heard is free again.
+pub const LEASE: i64 = 15 * 60;
+
+/// For how long, in seconds, a node that used a token may use it again, unless told otherwise.
+pub const RETRY_WINDOW: i64 = 15 * 60;
+
+/// Who issued a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Issuer {
+    /// A user of this machine, by `add-node`.
+    Uid(u32),
+    /// Whoever wrote a line into MicroK8s's token file.
+    TokenFile,
+}
+
+/// All that is known of a token, but the token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    issued_at: i64,
+    issuer: Issuer,
+    /// Until then any number of nodes may use it, and none of these uses is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    open_until: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<Counted>,
+    #[serde(default)]
+    role: RoleLimit,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<NodeName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    description: Option<Description>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked: Option<Revoked>,
+    /// Counted uses of which the last word is not said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tries: Vec<Try>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<LastUse>,
+    /// How often it let a node in.
+    #[serde(default)]
+    admissions: u64,
+    /// Its end was noticed by [`Life::settle`].
+    #[serde(default)]
+    end_noticed: bool,
+    /// The line by which it was issued may still stand in MicroK8s's file, as a used one.
+    #[serde(default)]
+    has_line: bool,
+}
+
+/// Uses that are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Counted {
+    uses: u32,
+    /// Their end in unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<i64>,
+    /// How many of them are used for good.
+    spent: u32,
+}
+
+/// When a token was revoked, and by which user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Unix seconds.
+    pub at: i64,
+    /// The user.
+    pub uid: u32,
+}
+
+/// The node that was let in last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUse {
+    /// Who.
+    pub node: JoiningNode,
+    /// As what.
+    pub role: Role,
+    /// When, in unix seconds.
+    pub at: i64,
+}
+
+/// One counted use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Try {
+    node: JoiningNode,
+    role: Role,
+    at: i64,
+    phase: Phase,
+}
+
+/// How far a join came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Phase {
+    /// The node has the answer, which opens nothing.
+    Admitted,
+    /// The node has a certificate or the cluster's key.
+    HandedOut,
+    /// The node said that its join failed after that: it may try again, and nobody else.
+    Failed,
+    /// The node has all that it needs, and may have failed to make use of it.
+    Served,
+    /// The join is known to be complete.
+    Complete,
+}
+
+impl Phase {
+    /// Whether the use is used, as far as others are concerned.
+    const fn is_used(self) -> bool {
+        matches!(self, Self::Served | Self::Complete)
+    }
+}
+
+/// A node that presents a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Who.
+    pub node: JoiningNode,
+    /// As what it wants to join.
+    pub role: Role,
+}
+
+/// How a token lets a node in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// As one of any number.
+    Open,
+    /// By one of its counted uses.
+    Counted,
+}
+
+/// Why a token does not let a node in, and what may be told of it to whoever has the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// The node that has it, or that it is for.
+    pub node: Option<String>,
+    /// How many seconds ago that came about.
+    pub seconds_ago: Option<i64>,
+}
+
+/// Why a token does not let a node in, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Nothing is known of it here.
+    Unknown,
+    /// Its time has run out.
+    Expired,
+    /// It was used.
+    Used,
+    /// It was taken back.
+    Revoked,
+    /// It is for another role.
+    WrongRole,
+    /// It is for another node.
+    WrongNode,
+    /// Another node is joining with it now.
+    InUse,
+    /// A reason that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl Reason {
+    /// One word for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Expired => "expired",
+            Self::Used => "used",
+            Self::Revoked => "revoked",
+            Self::WrongRole => "wrong-role",
+            Self::WrongNode => "wrong-node",
+            Self::InUse => "in-use",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            node: None,
+            seconds_ago: None,
+        }
+    }
+}
+
+/// Where a token is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It lets nodes in.
+    Issued,
+    /// All its uses are taken, and not all for good.
+    Reserved,
+    /// All its uses are used.
+    Used,
+    /// Its time has run out.
+    Expired,
+    /// It was taken back.
+    Revoked,
+}
+
+impl State {
+    /// One word for people and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::Reserved => "reserved",
+            Self::Used => "used",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Whether it cannot let anybody in any more, whatever happens to the joins under way.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Used | Self::Expired | Self::Revoked)
+    }
+}
+
+/// What became of the use of a node whose join failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// It is free for every node.
+    Free,
+    /// It is that node's alone, which may try again at once.
+    KeptForNode,
+    /// That node has none.
+    None,
+}
+
+/// What time, or the datastore, did to a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// A use is free again: nothing was heard of the join.
+    LeaseRanOut(JoiningNode),
+    /// The datastore lists the node: its join is complete.
+    Listed(JoiningNode),
+    /// The node did not say how its join went, and can no longer use the token again.
+    WindowClosed(JoiningNode),
+    /// The token's time ran out.
+    Expired,
+}
+
+/// How adding a token changed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It was alive, and may now be good for more.
+    Renewed,
+    /// It lives again.
+    Revived,
+}
+
+impl Life {
+    /// A new token.
+    pub fn issue(terms: &Terms, now: i64, issuer: Issuer) -> Self {
+        let (open_until, counted) = spans(terms, now);
+        Self {
+            issued_at: now,
+            issuer,
+            open_until,
+            counted,
+            role: terms.role.unwrap_or_default(),
+            node: terms.node.clone(),
+            description: terms.description.clone(),
+            revoked: None,
+            tries: Vec::new(),
+            last: None,
+            admissions: 0,
+            end_noticed: false,
+            has_line: false,
+        }
+    }
+
+    /// The token is issued once more: the later end counts, a token that was over lives again,
+    /// and no use that is left is lost. Expects a life that was [settled](Life::settle).
+    pub fn add(&mut self, terms: &Terms, now: i64, issuer: Issuer) -> Added {
+        let was_over = self.state(now).is_over();
+        let (open_until, counted) = spans(terms, now);
+        if was_over {
+            self.tries.clear();
+            self.revoked = None;
+            self.open_until = open_until;
+            self.counted = counted;
+            self.issued_at = now;
+            self.issuer = issuer;
+        } else {
+            let taken = self.taken();
+            let left = self.left(now);
+            self.open_until = self.open_until.max(open_until);
+            self.counted = match (self.counted.take(), counted) {
+                (old, None) => old,
+                (None, new) => new,
+                (Some(old), Some(new)) => Some(Counted {
+                    uses: taken.saturating_add(left.max(new.uses)),
+                    until: if is_over(old.until, now) {
+                        new.until
+                    } else {
+                        old.until.zip(new.until).map(|(old, new)| old.max(new))
+                    },
+                    spent: old.spent,
+                }),
+            };
+        }
+        self.end_noticed = false;
+        if terms.role.is_some() {
+            self.role = terms.role.unwrap_or_default();
+        }
+        if terms.node.is_some() {
+            self.node.clone_from(&terms.node);
+        }
+        if terms.description.is_some() {
+            self.description.clone_from(&terms.description);
+        }
+        if was_over {
+            Added::Revived
+        } else {
+            Added::Renewed
+        }
+    }
+
+    /// Whether the token lets this node in now, while `held` are being let in by it. Expects a
+    /// life that was [settled](Life::settle).
+    ///
+    /// A node that used the token and did not complete its join may use it again for `window`
+    /// seconds, and at any time when it said that its join failed.
+    pub fn judge(
+        &self,
+        claim: &Claim,
+        held: &[JoiningNode],
+        now: i64,
+        window: i64,
+    ) -> Result<Way, Refusal> {
+        if let Some(revoked) = self.revoked {
+            return Err(Refusal {
+                seconds_ago: Some(now - revoked.at),
+                ..Reason::Revoked.into()
+            });
+        }
+        let is_open = self.is_open(now);
+        if !is_open && self.live_count(now).is_none() {
+            return Err(self.why_over(now));
+        }
+        let own = self.tries.iter().find(|other| other.node == claim.node);
+        let in_window = |own: &Try| now < own.at.saturating_add(window);
+        let may_retry = own.is_some_and(|own| match own.phase {
+            Phase::Failed => true,
+            Phase::Admitted | Phase::HandedOut => in_window(own),
+            // A worker is not to become a control plane node by what it joined with.
+            Phase::Served => in_window(own) && own.role == claim.role,
+            Phase::Complete => false,
+        });
+        let others_held = held
+            .iter()
+            .filter(|node| **node != claim.node && !self.tries.iter().any(|t| t.node == **node))
+            .count();
+        let free = self
+            .left(now)
+            .saturating_sub(others_held.try_into().unwrap_or(u32::MAX));
+        let has_use = is_open || may_retry || free > 0;
+        if !has_use && self.state(now) == State::Used {
+            return Err(self.used(now));
+        }
+        if !self.role.allows(claim.role) {
+            return Err(Reason::WrongRole.into());
+        }
+        if let Some(node) = &self.node
+            && !node.as_str().eq_ignore_ascii_case(&claim.node.name)
+        {
+            return Err(Refusal {
+                node: Some(node.to_string()),
+                ..Reason::WrongNode.into()
+            });
+        }
+        if is_open {
+            return Ok(Way::Open);
+        }
+        if has_use {
+            return Ok(Way::Counted);
+        }
+        let holder = held
+            .iter()
+            .find(|node| **node != claim.node)
+            .map(|node| (node, now))
+            .or_else(|| self.tries.last().map(|other| (&other.node, other.at)));
+        Err(Refusal {
+            node: holder.map(|(node, _)| node.to_string()),
+            seconds_ago: holder.map(|(_, at)| now - at),
+            ..Reason::InUse.into()
+        })
+    }
+
+    /// A node is let in: from now on one use is its own.
+    pub fn admit(&mut self, claim: &Claim, way: Way, now: i64) {
+        self.admissions += 1;
+        self.last = Some(LastUse {
+            node: claim.node.clone(),
+            role: claim.role,
+            at: now,
+        });
+        if way == Way::Open {
+            return;
+        }
+        let phase = match claim.role {
+            Role::ControlPlane => Phase::HandedOut,
+            Role::Worker => Phase::Admitted,
+        };
+        match self.find(&claim.node) {
+            Some(own) => {
+                // What it was given before it still has.
+                own.phase = match own.phase {
+                    Phase::Admitted => phase,
+                    Phase::Served => Phase::Served,
+                    Phase::HandedOut | Phase::Failed | Phase::Complete => Phase::HandedOut,
+                };
+                own.role = claim.role;
+                own.at = now;
+            }
+            None => self.tries.push(Try {
+                node: claim.node.clone(),
+                role: claim.role,
+                at: now,
+                phase,
+            }),
+        }
+    }
+
+    /// A certificate leaves for the node.
+    pub fn hand_out(&mut self, node: &JoiningNode) {
+        if let Some(own) = self.find(node)
+            && own.phase == Phase::Admitted
+        {
+            own.phase = Phase::HandedOut;
+        }
+    }
+
+    /// The node has everything that it needs: the use is used. The node itself may still try again,
+    /// because what it has to do with it may fail, and its client may not say so.
+    pub fn serve(&mut self, node: &JoiningNode) -> bool {
+        self.find(node)
+            .map(|own| own.phase = Phase::Served)
+            .is_some()
+    }
+
+    /// The node's join is complete. Says whether the token had a use of it.
+    pub fn complete(&mut self, node: &JoiningNode) -> bool {
+        self.find(node)
+            .map(|own| own.phase = Phase::Complete)
+            .is_some()
+    }
+
+    /// The node says that its join failed.
+    pub fn fail(&mut self, node: &JoiningNode) -> Release {
+        let Some(own) = self.find(node) else {
+            return Release::None;
+        };
+        if own.phase == Phase::Admitted {
+            self.tries.retain(|other| other.node != *node);
+            return Release::Free;
+        }
+        own.phase = Phase::Failed;
+        Release::KeptForNode
+    }
+
+    /// The token lets nobody in any more. Says whether it could have.
+    pub fn revoke(&mut self, now: i64, uid: u32) -> bool {
+        let was_over = self.state(now).is_over();
+        self.tries.clear();
+        if self.revoked.is_none() {
+            self.revoked = Some(Revoked { at: now, uid });
+        }
+        !was_over
+    }
+
+    /// Does what time and the datastore did meanwhile. `is_member` tells whether the datastore
+    /// lists a control plane node.
+    pub fn settle(
+        &mut self,
+        now: i64,
+        window: i64,
+        is_member: impl Fn(&JoiningNode) -> bool,
+    ) -> Vec<Happening> {
+        let mut happenings = Vec::new();
+        let mut spent = 0;
+        self.tries.retain_mut(|other| {
+            if other.role == Role::ControlPlane
+                && other.phase != Phase::Complete
+                && is_member(&other.node)
+            {
+                other.phase = Phase::Complete;
+                happenings.push(Happening::Listed(other.node.clone()));
+            }
+            if now < other.end(window) {
+                return true;
+            }
+            match other.phase {
+                Phase::Failed => return true,
+                Phase::Admitted => {
+                    happenings.push(Happening::LeaseRanOut(other.node.clone()));
+                    return false;
+                }
+                Phase::HandedOut => {
+                    happenings.push(Happening::WindowClosed(other.node.clone()));
+                }
+                Phase::Served | Phase::Complete => {}
+            }
+            spent += 1;
+            false
+        });
+        if let Some(counted) = &mut self.counted {
+            counted.spent = counted.spent.saturating_add(spent);
+        }
+        if self.state(now) == State::Expired && !self.end_noticed {
+            self.end_noticed = true;
+            happenings.push(Happening::Expired);
+        }
+        happenings
+    }
+
+    /// Where the token is in its life.
+    pub fn state(&self, now: i64) -> State {
+        if self.revoked.is_some() {
+            return State::Revoked;
+        }
+        if self.is_open(now) {
+            return State::Issued;
+        }
+        let Some(counted) = &self.counted else {
+            return State::Expired;
+        };
+        let is_complete = self.tries.iter().all(|other| other.phase.is_used());
+        let is_taken = self.taken() >= counted.uses;
+        if is_taken && is_complete {
+            State::Used
+        } else if is_over(counted.until, now) {
+            State::Expired
+        } else if is_taken {
+            State::Reserved
+        } else {
+            State::Issued
+        }
+    }
+
+    /// The next moment at which time alone changes something: what [`Life::settle`] has to see, or
+    /// that a token was over for `kept` seconds and is forgotten.
+    pub fn next_change(&self, now: i64, window: i64, kept: i64) -> Option<i64> {
+        let ends = self
+            .tries
+            .iter()
+            .filter(|other| other.phase != Phase::Failed)
+            .map(|other| other.end(window));
+        let ends_by_itself = !matches!(self.state(now), State::Used | State::Revoked);
+        let expiry = self
+            .expires()
+            .filter(|_| !self.end_noticed && ends_by_itself);
+        let forgotten = self.over_since(now).map(|since| since.saturating_add(kept));
+        ends.chain(expiry).chain(forgotten).min()
+    }
+
+    /// Since when the token is over, in unix seconds; `None` while it is not.
+    pub fn over_since(&self, now: i64) -> Option<i64> {
+        match self.state(now) {
+            State::Issued | State::Reserved => None,
+            State::Used => Some(self.last.as_ref().map_or(self.issued_at, |last| last.at)),
+            State::Expired => self.expires(),
+            State::Revoked => self.revoked.map(|revoked| revoked.at),
+        }
+    }
+
+    /// How many more nodes it lets in; `None` while that is any number.
+    pub fn uses_left(&self, now: i64) -> Option<u32> {
+        if self.revoked.is_none() && self.is_open(now) {
+            return None;
+        }
+        Some(if self.state(now).is_over() {
+            0
+        } else {
+            self.left(now)
+        })
+    }
+
+    /// Its end, in unix seconds; `None` when it has none.
+    pub fn expires(&self) -> Option<i64> {
+        match &self.counted {
+            None => self.open_until,
+            Some(counted) => counted
+                .until
+                .map(|end| end.max(self.open_until.unwrap_or(end))),
+        }
+    }
+
+    /// Whether its line in MicroK8s's file is still to be taken out.
+    pub fn has_line(&self) -> bool {
+        self.has_line
+    }
+
+    /// Remembers whether its line in MicroK8s's file is still to be taken out.
+    pub fn set_has_line(&mut self, has_line: bool) {
+        self.has_line = has_line;
+    }
+
+    /// When it was issued, in unix seconds.
+    pub fn issued_at(&self) -> i64 {
+        self.issued_at
+    }
+
+    /// Who issued it.
+    pub fn issuer(&self) -> Issuer {
+        self.issuer
+    }
+
+    /// As what nodes may join with it.
+    pub fn role(&self) -> RoleLimit {
+        self.role
+    }
+
+    /// The only node that it is for.
+    pub fn node(&self) -> Option<&NodeName> {
+        self.node.as_ref()
+    }
+
+    /// What the operator wrote down with it.
+    pub fn description(&self) -> Option<&Description> {
+        self.description.as_ref()
+    }
+
+    /// When, and by whom it was revoked.
+    pub fn revoked(&self) -> Option<Revoked> {
+        self.revoked
+    }
+
+    /// The node that it let in last.
+    pub fn last_use(&self) -> Option<&LastUse> {
+        self.last.as_ref()
+    }
+
+    /// How often it let a node in.
+    pub fn admissions(&self) -> u64 {
+        self.admissions
+    }
+
+    /// Whether the node holds one of its counted uses, and the last word on it is not said.
+    pub fn has_try(&self, node: &JoiningNode) -> bool {
+        self.tries.iter().any(|other| other.node == *node)
+    }
+
+    /// Whether any node does.
+    pub fn has_tries(&self) -> bool {
+        !self.tries.is_empty()
+    }
+
+    /// The control plane nodes whose joins are not known to be complete.
+    pub fn awaited(&self) -> impl Iterator<Item = &JoiningNode> {
+        self.tries
+            .iter()
+            .filter(|other| other.role == Role::ControlPlane && other.phase != Phase::Complete)
+            .map(|other| &other.node)
+    }
+
+    fn find(&mut self, node: &JoiningNode) -> Option<&mut Try> {
+        self.tries.iter_mut().find(|other| other.node == *node)
+    }
+
+    fn taken(&self) -> u32 {
+        let spent = self.counted.as_ref().map_or(0, |counted| counted.spent);
+        spent.saturating_add(self.tries.len().try_into().unwrap_or(u32::MAX))
+    }
+
+    /// Whether any number of nodes may use it now.
+    fn is_open(&self, now: i64) -> bool {
+        self.open_until.is_some_and(|end| now < end)
+    }
+
+    /// The counted uses, unless their time has run out.
+    fn live_count(&self, now: i64) -> Option<&Counted> {
+        self.counted
+            .as_ref()
+            .filter(|counted| !is_over(counted.until, now))
+    }
+
+    /// How many counted uses are free.
+    fn left(&self, now: i64) -> u32 {
+        self.live_count(now)
+            .map_or(0, |counted| counted.uses.saturating_sub(self.taken()))
+    }
+
+    fn why_over(&self, now: i64) -> Refusal {
+        if self.state(now) == State::Used {
+            return self.used(now);
+        }
+        Refusal {
+            seconds_ago: self.expires().map(|end| now - end),
+            ..Reason::Expired.into()
+        }
+    }
+
+    fn used(&self, now: i64) -> Refusal {
+        Refusal {
+            node: self.last.as_ref().map(|last| last.node.to_string()),
+            seconds_ago: self.last.as_ref().map(|last| now - last.at),
+            ..Reason::Used.into()
+        }
+    }
+}
+
+impl Try {
+    /// Until when more may be heard of it.
+    fn end(&self, window: i64) -> i64 {
+        self.at.saturating_add(match (self.role, self.phase) {
+            // Its certificates may still be signed.
+            (Role::Worker, Phase::Admitted) => LEASE,
+            (Role::Worker, _) => LEASE.max(window),
+            (Role::ControlPlane, _) => window,
+        })
+    }
+}
+
+fn spans(terms: &Terms, now: i64) -> (Option<i64>, Option<Counted>) {
+    let until = match terms.lifetime {
+        Lifetime::OneUse => None,
+        Lifetime::Seconds(seconds) => Some(now.saturating_add(seconds.into())),
+    };
+    let counted = |uses: Uses| Counted {
+        uses: uses.get(),
+        until,
+        spent: 0,
+    };
+    match (until, terms.uses) {
+        (Some(until), None) => (Some(until), None),
+        (_, uses) => (None, Some(counted(uses.unwrap_or(Uses::ONE)))),
+    }
+}
+
+/// Whether an end has come; nothing without one ends.
+fn is_over(end: Option<i64>, now: i64) -> bool {
+    end.is_some_and(|end| now >= end)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,358 @@
+//! The life of a token, one case after the other, and any sequence of events.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: i64 = 1_000_000;
+
+fn claim(n: u8, role: Role) -> Claim {
+    Claim {
+        node: JoiningNode {
+            name: format!("n{n}"),
+            address: [10, 99, 0, n].into(),
+        },
+        role,
+    }
+}
+
+fn worker(n: u8) -> Claim {
+    claim(n, Role::Worker)
+}
+
+fn one_use() -> Life {
+    Life::issue(&Terms::lasting(Lifetime::OneUse), NOW, Issuer::Uid(0))
+}
+
+fn judge(life: &Life, claim: &Claim, now: i64) -> Result<Way, Reason> {
+    life.judge(claim, &[], now, RETRY_WINDOW)
+        .map_err(|refusal| refusal.reason)
+}
+
+fn admit(life: &mut Life, claim: &Claim, now: i64) {
+    let way = judge(life, claim, now).unwrap();
+    life.admit(claim, way, now);
+}
+
+fn settle(life: &mut Life, now: i64) -> Vec<Happening> {
+    life.settle(now, RETRY_WINDOW, |_| false)
+}
+
+#[test]
+fn one_node_gets_a_one_time_token_and_may_try_again() {
+    let mut life = one_use();
+    admit(&mut life, &worker(2), NOW);
+    assert_eq!(life.state(NOW), State::Reserved);
+    assert_eq!(judge(&life, &worker(3), NOW), Err(Reason::InUse));
+    admit(&mut life, &worker(2), NOW + 60);
+    life.hand_out(&worker(2).node);
+    assert!(life.complete(&worker(2).node));
+    assert_eq!(life.state(NOW + 60), State::Used);
+    for n in [2, 3] {
+        assert_eq!(judge(&life, &worker(n), NOW + 60), Err(Reason::Used));
+    }
+}
+
+#[test]
+fn a_worker_with_its_certificates_may_try_again_for_a_while_as_a_worker() {
+    let mut life = one_use();
+    admit(&mut life, &worker(2), NOW);
+    life.serve(&worker(2).node);
+    assert_eq!(life.state(NOW), State::Used);
+    assert_eq!(judge(&life, &worker(3), NOW), Err(Reason::Used));
+    let other_role = claim(2, Role::ControlPlane);
+    assert_eq!(judge(&life, &other_role, NOW), Err(Reason::Used));
+    admit(&mut life, &worker(2), NOW + 60);
+    assert_eq!(life.state(NOW + 60), State::Used, "others have lost it");
+    let late = NOW + 60 + RETRY_WINDOW;
+    settle(&mut life, late);
+    assert_eq!(judge(&life, &worker(2), late), Err(Reason::Used));
+}
+
+#[test]
+fn a_worker_that_got_nothing_gives_its_use_back() {
+    let mut life = one_use();
+    admit(&mut life, &worker(2), NOW);
+    assert_eq!(life.fail(&worker(2).node), Release::Free);
+    admit(&mut life, &worker(3), NOW);
+    let late = NOW + LEASE;
+    assert_eq!(
+        settle(&mut life, late),
+        [Happening::LeaseRanOut(worker(3).node)]
+    );
+    assert_eq!(judge(&life, &worker(4), late), Ok(Way::Counted));
+}
+
+#[test]
+fn what_was_handed_out_stays_with_the_node_that_has_it() {
+    for (role, with_certificate) in [(Role::Worker, true), (Role::ControlPlane, false)] {
+        let (mut life, n2) = (one_use(), claim(2, role));
+        admit(&mut life, &n2, NOW);
+        if with_certificate {
+            life.hand_out(&n2.node);
+        }
+        assert_eq!(life.fail(&n2.node), Release::KeptForNode);
+        let late = NOW + 100 * RETRY_WINDOW;
+        assert!(settle(&mut life, late).is_empty());
+        assert_eq!(judge(&life, &worker(3), late), Err(Reason::InUse));
+        assert_eq!(judge(&life, &n2, late), Ok(Way::Counted));
+    }
+}
+
+#[test]
+fn a_control_plane_node_of_which_nothing_is_heard_has_used_the_token() {
+    let n2 = claim(2, Role::ControlPlane);
+    let mut life = one_use();
+    admit(&mut life, &n2, NOW);
+    assert_eq!(
+        judge(&life, &n2, NOW + RETRY_WINDOW - 1),
+        Ok(Way::Counted),
+        "its client does not say how the join went"
+    );
+    let late = NOW + RETRY_WINDOW;
+    assert_eq!(
+        settle(&mut life, late),
+        [Happening::WindowClosed(n2.node.clone())]
+    );
+    assert_eq!(judge(&life, &n2, late), Err(Reason::Used));
+
+    let mut life = one_use();
+    admit(&mut life, &n2, NOW);
+    let listed = life.settle(NOW, RETRY_WINDOW, |node| *node == n2.node);
+    assert_eq!(listed, [Happening::Listed(n2.node.clone())]);
+    assert_eq!(judge(&life, &n2, NOW), Err(Reason::Used));
+}
+
+#[test]
+fn without_a_window_nobody_tries_again_unless_its_join_is_known_to_have_failed() {
+    let n2 = claim(2, Role::ControlPlane);
+    let mut life = one_use();
+    life.admit(&n2, Way::Counted, NOW);
+    let before = life.clone();
+    life.settle(NOW, 0, |_| false);
+    assert_eq!(life.state(NOW), State::Used);
+    let mut life = before;
+    life.fail(&n2.node);
+    life.settle(NOW, 0, |_| false);
+    assert_eq!(life.judge(&n2, &[], NOW, 0), Ok(Way::Counted));
+}
+
+#[test]
+fn a_token_is_for_its_role_and_its_node() {
+    let terms = Terms {
+        role: Some(RoleLimit::Worker),
+        node: Some(NodeName::parse("N2").unwrap()),
+        ..Terms::lasting(Lifetime::OneUse)
+    };
+    let life = Life::issue(&terms, NOW, Issuer::Uid(0));
+    assert_eq!(
+        judge(&life, &claim(2, Role::ControlPlane), NOW),
+        Err(Reason::WrongRole)
+    );
+    assert_eq!(judge(&life, &worker(3), NOW), Err(Reason::WrongNode));
+    assert_eq!(judge(&life, &worker(2), NOW), Ok(Way::Counted));
+}
+
+#[test]
+fn a_refusal_tells_who_and_when() {
+    let mut life = one_use();
+    admit(&mut life, &worker(2), NOW);
+    life.complete(&worker(2).node);
+    let refusal = life
+        .judge(&worker(3), &[], NOW + 120, RETRY_WINDOW)
+        .unwrap_err();
+    assert_eq!(refusal.node.as_deref(), Some("n2 (10.99.0.2)"));
+    assert_eq!(refusal.seconds_ago, Some(120));
+    let life = Life::issue(&Terms::lasting(Lifetime::Seconds(60)), NOW, Issuer::Uid(0));
+    let refusal = life
+        .judge(&worker(3), &[], NOW + 180, RETRY_WINDOW)
+        .unwrap_err();
+    assert_eq!(
+        (refusal.reason, refusal.seconds_ago),
+        (Reason::Expired, Some(120))
+    );
+}
+
+#[test]
+fn adding_a_token_again_keeps_the_later_end_and_every_use_that_is_left() {
+    let seconds = |n| Terms::lasting(Lifetime::Seconds(n));
+    let mut life = Life::issue(&seconds(600), NOW, Issuer::Uid(0));
+    assert_eq!(life.add(&seconds(60), NOW, Issuer::Uid(0)), Added::Renewed);
+    assert_eq!(life.expires(), Some(NOW + 600));
+    // A use without an end comes after the time in which any number may join.
+    life.add(&Terms::lasting(Lifetime::OneUse), NOW, Issuer::Uid(0));
+    assert_eq!(judge(&life, &worker(2), NOW + 599), Ok(Way::Open));
+    assert_eq!(judge(&life, &worker(2), NOW + 600), Ok(Way::Counted));
+    life.revoke(NOW, 0);
+    assert_eq!(judge(&life, &worker(2), NOW), Err(Reason::Revoked));
+    assert_eq!(life.add(&seconds(60), NOW, Issuer::Uid(0)), Added::Revived);
+    assert_eq!(life.expires(), Some(NOW + 60));
+    assert_eq!(judge(&life, &worker(2), NOW), Ok(Way::Open));
+}
+
+#[test]
+fn uses_are_counted_within_their_time() {
+    let terms = Terms {
+        uses: Some(Uses::try_from(2).unwrap()),
+        ..Terms::lasting(Lifetime::Seconds(60))
+    };
+    let mut life = Life::issue(&terms, NOW, Issuer::Uid(0));
+    admit(&mut life, &worker(2), NOW);
+    assert_eq!(life.uses_left(NOW), Some(1));
+    let held = [worker(3).node];
+    let refusal = life
+        .judge(&worker(4), &held, NOW, RETRY_WINDOW)
+        .unwrap_err();
+    assert_eq!(refusal.reason, Reason::InUse);
+    assert_eq!(judge(&life, &worker(4), NOW), Ok(Way::Counted));
+    assert_eq!(judge(&life, &worker(4), NOW + 60), Err(Reason::Expired));
+    assert_eq!(settle(&mut life, NOW + 60), [Happening::Expired]);
+    assert!(
+        settle(&mut life, NOW + 61).is_empty(),
+        "an end is told once"
+    );
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Join(u8, Role),
+    Sign(u8),
+    Serve(u8),
+    Complete(u8),
+    Fail(u8),
+    Listed(u8),
+    Wait(i64),
+    Revoke,
+    Add(Terms),
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    let lifetime = prop_oneof![
+        3 => Just(Lifetime::OneUse),
+        1 => (1..2000u32).prop_map(Lifetime::Seconds)
+    ];
+    (lifetime, proptest::option::of(1..4u32)).prop_map(|(lifetime, uses)| Terms {
+        uses: uses.and_then(|uses| Uses::try_from(uses).ok()),
+        ..Terms::lasting(lifetime)
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let node = 2..6u8;
+    let role = prop_oneof![Just(Role::Worker), Just(Role::ControlPlane)];
+    prop_oneof![
+        6 => (node.clone(), role).prop_map(|(n, role)| Event::Join(n, role)),
+        3 => node.clone().prop_map(Event::Sign),
+        2 => node.clone().prop_map(Event::Serve),
+        3 => node.clone().prop_map(Event::Complete),
+        2 => node.clone().prop_map(Event::Fail),
+        1 => node.prop_map(Event::Listed),
+        2 => (0..2 * LEASE).prop_map(Event::Wait),
+        1 => Just(Event::Revoke),
+        1 => terms().prop_map(Event::Add),
+    ]
+}
+
+proptest! {
+    /// From any sequence of events: no more nodes have something of the cluster by a token
+    /// than it has uses, and no use is lost: what nobody has somebody can still get.
+    #[test]
+    fn no_use_is_taken_twice_and_none_is_lost(
+        first in terms(),
+        events in proptest::collection::vec(event(), 0..40),
+        window in prop_oneof![Just(0), Just(RETRY_WINDOW), Just(10 * RETRY_WINDOW)],
+    ) {
+        let mut now = NOW;
+        let mut life = Life::issue(&first, now, Issuer::Uid(0));
+        // The uses that were ever granted, and those by which somebody got something.
+        let mut granted = life.left(now);
+        let mut handed_out = 0;
+        // The nodes whose present use is among the latter.
+        let mut holders: HashSet<u8> = HashSet::new();
+        let mut had_time = first.lifetime != Lifetime::OneUse;
+        for event in events {
+            life.settle(now, window, |_| false);
+            match event {
+                Event::Join(n, role) => {
+                    let claim = claim(n, role);
+                    if !life.has_try(&claim.node) {
+                        holders.remove(&n);
+                    }
+                    if let Ok(way) = life.judge(&claim, &[], now, window) {
+                        life.admit(&claim, way, now);
+                        let gets_key = way == Way::Counted && role == Role::ControlPlane;
+                        if gets_key && holders.insert(n) {
+                            handed_out += 1;
+                        }
+                    }
+                }
+                Event::Sign(n) | Event::Serve(n) | Event::Complete(n)
+                    if life.has_try(&worker(n).node) =>
+                {
+                    life.hand_out(&worker(n).node);
+                    if holders.insert(n) {
+                        handed_out += 1;
+                    }
+                    match event {
+                        Event::Serve(_) => life.serve(&worker(n).node),
+                        Event::Complete(_) => life.complete(&worker(n).node),
+                        _ => false,
+                    };
+                }
+                Event::Sign(_) | Event::Serve(_) | Event::Complete(_) => {}
+                Event::Fail(n) => {
+                    life.fail(&worker(n).node);
+                }
+                Event::Listed(n) => {
+                    life.settle(now, window, |node| *node == worker(n).node);
+                }
+                Event::Wait(seconds) => now += seconds,
+                Event::Revoke => {
+                    life.revoke(now, 0);
+                }
+                Event::Add(terms) => {
+                    had_time |= terms.lifetime != Lifetime::OneUse;
+                    let (taken, left) = (life.taken(), life.left(now));
+                    match life.add(&terms, now, Issuer::Uid(0)) {
+                        Added::Revived => {
+                            (granted, handed_out) = (life.left(now), 0);
+                            holders.clear();
+                        }
+                        Added::Renewed => {
+                            prop_assert!(life.left(now) >= left);
+                            prop_assert_eq!(life.taken(), taken);
+                            granted += life.left(now) - left;
+                        }
+                    }
+                }
+            }
+            life.settle(now, window, |_| false);
+            prop_assert!(handed_out <= granted, "{handed_out} of {granted}: {life:?}");
+            let is_over = life.state(now).is_over();
+            let free = life.left(now);
+            let newcomer = life.judge(&worker(99), &[], now, window);
+            prop_assert_eq!(newcomer.is_ok(), !is_over && (free > 0 || life.is_open(now)));
+            for failed in life.tries.iter().filter(|t| t.phase == Phase::Failed) {
+                let claim = Claim { node: failed.node.clone(), role: failed.role };
+                let may = life.judge(&claim, &[], now, window);
+                prop_assert!(may.is_ok() || is_over, "{life:?}");
+            }
+            // Written down and read again it is the same.
+            let text = serde_json::to_string(&life).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Life>(&text).unwrap(), &life);
+            // Something is due for as long as time can change something.
+            let is_settling = life.tries.iter().any(|t| t.phase != Phase::Failed);
+            if is_settling || is_over {
+                prop_assert!(life.next_change(now, window, 0).is_some());
+            }
+        }
+        // When nothing more happens, a use that nobody has is free in the end, unless it had a time.
+        now += 20 * RETRY_WINDOW;
+        life.settle(now, window, |_| false);
+        if !had_time && life.revoked.is_none() {
+            prop_assert!(life.left(now) + handed_out >= granted, "{handed_out} of {granted}: {life:?}");
+        }
+    }
+}

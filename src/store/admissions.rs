@@ -1,0 +1,321 @@
+//! The nodes that this one let in, and the certificates that they may still have signed.
+//!
+//! This is the business of the node that was contacted, whichever store the tokens rest in.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use crate::model::node::JoiningNode;
+use crate::model::role::Role;
+use crate::model::token::TokenDigest;
+use crate::store::database::{Database, StoreError, from_row, to_row};
+use crate::store::token_store::there;
+
+/// By the join token and by the node, its address first.
+const RIGHTS: TableDefinition<'_, (&[u8], &str), &[u8]> = TableDefinition::new("rights");
+const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
+
+/// What a certificate may be asked for with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CertificatePurpose {
+    /// The kubelet's client certificate.
+    Kubelet,
+    /// kube-proxy's client certificate.
+    Proxy,
+    /// The certificate with which a node of an etcd cluster reaches etcd.
+    Etcd,
+}
+
+impl CertificatePurpose {
+    /// All of them; the one without a suffix comes last.
+    pub const ALL: [Self; 3] = [Self::Kubelet, Self::Proxy, Self::Etcd];
+
+    /// What stands behind the join token in the token for this certificate.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Kubelet => "-kubelet",
+            Self::Proxy => "-proxy",
+            Self::Etcd => "",
+        }
+    }
+}
+
+/// A node's right to have certificates signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Right {
+    /// Whose.
+    pub node: JoiningNode,
+    /// What for.
+    pub purposes: Vec<CertificatePurpose>,
+    /// Its end in unix seconds.
+    pub until: i64,
+}
+
+/// A node that was let in by this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmittedNode {
+    /// Its name and address.
+    pub node: JoiningNode,
+    /// What it joined as.
+    pub role: Role,
+    /// Its certificates are signed.
+    pub complete: bool,
+    /// The token that let it in.
+    pub join: TokenDigest,
+}
+
+/// The nodes and their rights.
+pub struct Admissions {
+    database: Arc<Database>,
+    /// The nodes, as the database has them; not there before they were read.
+    nodes: Mutex<Option<HashMap<String, AdmittedNode>>>,
+}
+
+impl Admissions {
+    /// Those in this database.
+    pub fn new(database: Arc<Database>) -> Self {
+        Self {
+            database,
+            nodes: Mutex::default(),
+        }
+    }
+
+    /// A node is let in with a token, and may have these certificates signed until then.
+    /// What it could have signed with that token before it can no longer.
+    pub fn admit(
+        &self,
+        join: &TokenDigest,
+        admitted: AdmittedNode,
+        purposes: &[CertificatePurpose],
+        until: i64,
+    ) -> Result<(), StoreError> {
+        let join = *join;
+        let right = Right {
+            node: admitted.node.clone(),
+            purposes: purposes.to_vec(),
+            until,
+        };
+        let node = admitted.clone();
+        self.database.write(move |transaction| {
+            let mut rights = transaction.open_table(RIGHTS)?;
+            let key = right_key(&right.node);
+            if right.purposes.is_empty() {
+                rights.remove((join.as_bytes().as_slice(), key.as_str()))?;
+            } else {
+                let row = to_row(&right);
+                rights.insert((join.as_bytes().as_slice(), key.as_str()), row.as_slice())?;
+            }
+            put_node(transaction, &node)
+        })?;
+        self.remember(admitted);
+        Ok(())
+    }
+
+    /// The rights of nodes at this address that a join token gave, and that have not ended.
+    pub fn rights(
+        &self,
+        join: &TokenDigest,
+        address: IpAddr,
+        now: i64,
+    ) -> Result<Vec<Right>, StoreError> {
+        let first = format!("{address} ");
+        self.database.read(|transaction| {
+            let Some(table) = there(transaction.open_table(RIGHTS))? else {
+                return Ok(Vec::new());
+            };
+            let mut found = Vec::new();
+            for entry in table.range((join.as_bytes().as_slice(), first.as_str())..)? {
+                let (key, row) = entry?;
+                let (digest, node) = key.value();
+                if digest != join.as_bytes() || !node.starts_with(&first) {
+                    break;
+                }
+                found.push(from_row::<Right>(row.value())?);
+            }
+            found.retain(|right| now < right.until);
+            Ok(found)
+        })
+    }
+
+    /// Whether a join token gave any right that has not ended, to whomever.
+    pub fn has_right(&self, join: &TokenDigest, now: i64) -> Result<bool, StoreError> {
+        self.database.read(|transaction| {
+            let Some(table) = there(transaction.open_table(RIGHTS))? else {
+                return Ok(false);
+            };
+            for entry in table.range((join.as_bytes().as_slice(), "")..)? {
+                let (key, row) = entry?;
+                if key.value().0 != join.as_bytes() {
+                    break;
+                }
+                if now < from_row::<Right>(row.value())?.until {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// Uses one right up. Says how many are left to the node; `None` when this one was not there.
+    pub fn use_up(
+        &self,
+        join: &TokenDigest,
+        node: &JoiningNode,
+        purpose: CertificatePurpose,
+    ) -> Result<Option<usize>, StoreError> {
+        let (join, key) = (*join, right_key(node));
+        self.database.write(move |transaction| {
+            let mut table = transaction.open_table(RIGHTS)?;
+            let key = (join.as_bytes().as_slice(), key.as_str());
+            let found = table
+                .get(key)?
+                .map(|row| from_row::<Right>(row.value()))
+                .transpose()?;
+            let Some(mut right) = found.filter(|right| right.purposes.contains(&purpose)) else {
+                return Ok(None);
+            };
+            right.purposes.retain(|other| *other != purpose);
+            if right.purposes.is_empty() {
+                table.remove(key)?;
+            } else {
+                table.insert(key, to_row(&right).as_slice())?;
+            }
+            Ok(Some(right.purposes.len()))
+        })
+    }
+
+    /// Ends the rights that join tokens gave: those of one node, or of all.
+    pub fn end_rights(
+        &self,
+        joins: &[TokenDigest],
+        node: Option<&JoiningNode>,
+    ) -> Result<(), StoreError> {
+        let (joins, only) = (joins.to_vec(), node.map(right_key));
+        self.database.write(move |transaction| {
+            let mut table = transaction.open_table(RIGHTS)?;
+            for join in joins {
+                let (from, to) = (join.as_bytes().as_slice(), after(&join));
+                let range = (from, "")..(to.as_slice(), "");
+                table.retain_in(range, |(_, node), _| {
+                    only.as_ref().is_some_and(|only| only != node)
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets the rights that have ended. Nothing is written when there are none.
+    pub fn forget_ended(&self, now: i64) -> Result<(), StoreError> {
+        let has_ended = self.database.read(|transaction| {
+            let Some(table) = there(transaction.open_table(RIGHTS))? else {
+                return Ok(false);
+            };
+            for entry in table.iter()? {
+                if from_row::<Right>(entry?.1.value())?.until <= now {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })?;
+        if !has_ended {
+            return Ok(());
+        }
+        self.database.write(move |transaction| {
+            let mut table = transaction.open_table(RIGHTS)?;
+            table.retain(|_, row| from_row::<Right>(row).is_ok_and(|right| now < right.until))?;
+            Ok(())
+        })
+    }
+
+    /// Remembers whether a node's join is complete.
+    pub fn set_complete(&self, node: &JoiningNode, complete: bool) -> Result<(), StoreError> {
+        let known = self.with_nodes(|nodes| nodes.get(&node_key(node)).cloned())?;
+        let Some(mut admitted) = known.filter(|known| known.complete != complete) else {
+            return Ok(());
+        };
+        admitted.complete = complete;
+        let row = admitted.clone();
+        self.database
+            .write(move |transaction| put_node(transaction, &row))?;
+        self.remember(admitted);
+        Ok(())
+    }
+
+    /// The nodes that this one let in.
+    pub fn nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
+        let mut nodes: Vec<_> = self.with_nodes(|nodes| nodes.values().cloned().collect())?;
+        nodes.sort_by_key(node_order);
+        Ok(nodes)
+    }
+
+    /// The nodes among them for which this holds.
+    pub fn nodes_that(
+        &self,
+        holds: impl Fn(&AdmittedNode) -> bool,
+    ) -> Result<Vec<AdmittedNode>, StoreError> {
+        self.with_nodes(|nodes| nodes.values().filter(|node| holds(node)).cloned().collect())
+    }
+
+    fn with_nodes<T>(
+        &self,
+        work: impl FnOnce(&HashMap<String, AdmittedNode>) -> T,
+    ) -> Result<T, StoreError> {
+        let mut nodes = self.lock();
+        if let Some(nodes) = &*nodes {
+            return Ok(work(nodes));
+        }
+        let read = self.database.read(|transaction| {
+            let mut read = HashMap::new();
+            if let Some(table) = there(transaction.open_table(NODES))? {
+                for entry in table.iter()? {
+                    let (key, row) = entry?;
+                    read.insert(key.value().to_owned(), from_row(row.value())?);
+                }
+            }
+            Ok(read)
+        })?;
+        Ok(work(nodes.insert(read)))
+    }
+
+    fn remember(&self, admitted: AdmittedNode) {
+        if let Some(nodes) = &mut *self.lock() {
+            nodes.insert(node_key(&admitted.node), admitted);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<String, AdmittedNode>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn put_node(transaction: &WriteTransaction, admitted: &AdmittedNode) -> Result<(), redb::Error> {
+    transaction.open_table(NODES)?.insert(
+        node_key(&admitted.node).as_str(),
+        to_row(admitted).as_slice(),
+    )?;
+    Ok(())
+}
+
+/// The first key behind all those of a digest.
+fn after(join: &TokenDigest) -> Vec<u8> {
+    let mut key = join.as_bytes().to_vec();
+    key.push(0);
+    key
+}
+
+fn right_key(node: &JoiningNode) -> String {
+    format!("{} {}", node.address, node.name)
+}
+
+fn node_key(node: &JoiningNode) -> String {
+    format!("{}@{}", node.name, node.address)
+}
+
+fn node_order(admitted: &AdmittedNode) -> (String, IpAddr) {
+    (admitted.node.name.clone(), admitted.node.address)
+}

@@ -1,0 +1,355 @@
+//! The database file of this node.
+//!
+//! Writers that come together share one transaction, and so one flush to the disk: the first of
+//! them does the work of all who came meanwhile. A database that fails is closed, and opened anew
+//! by the next one who needs it, so that a full disk or a file that was repaired takes no restart.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use redb::backends::FileBackend;
+use redb::{DatabaseError, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::base::atomic_file;
+
+/// The version of what the tables hold.
+const SCHEMA: u64 = 2;
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const SCHEMA_KEY: &str = "schema";
+
+/// How much of the file is kept in memory.
+const CACHE: usize = 4 << 20;
+
+/// The database, or a file of MicroK8s's, cannot be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database.
+    #[error("cannot use the token database `{}`: {source}", path.display())]
+    Database {
+        /// Where it is.
+        path: PathBuf,
+        /// What it says.
+        #[source]
+        source: Arc<redb::Error>,
+    },
+    /// The file is no database any more.
+    #[error(
+        "the token database `{}` is damaged ({why}): bring it back from a copy, or move it away, which forgets the tokens in it", path.display()
+    )]
+    Damaged {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file was written by a later version.
+    #[error(
+        "the token database `{}` was written by a newer version of this program (its format is {found}, this program knows {SCHEMA}): use that version", path.display()
+    )]
+    Newer {
+        /// Where it is.
+        path: PathBuf,
+        /// The version that it has.
+        found: String,
+    },
+    /// A file.
+    #[error("cannot use `{}`: {source}", path.display())]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// Whoever should have written this with the others failed.
+    #[error("the token database was given up in the midst of a change")]
+    Interrupted,
+}
+
+impl StoreError {
+    /// A file that cannot be used.
+    pub fn file(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::File {
+            path: path.into(),
+            source: Arc::new(source),
+        }
+    }
+}
+
+type Work = Box<dyn FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send>;
+
+/// What one writer wants done, and where it hears how the transaction ended.
+struct Job {
+    work: Work,
+    ended: mpsc::Sender<Result<(), StoreError>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Job>,
+    has_leader: bool,
+}
+
+/// The database.
+pub struct Database {
+    path: PathBuf,
+    open: Mutex<Option<Arc<redb::Database>>>,
+    queue: Mutex<Queue>,
+}
+
+impl Database {
+    /// The database in this file. It is opened, and made when it is not there, by whoever needs it
+    /// first.
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            open: Mutex::default(),
+            queue: Mutex::default(),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads.
+    pub fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let database = self.handle()?;
+        database
+            .begin_read()
+            .map_err(redb::Error::from)
+            .and_then(|transaction| work(&transaction))
+            .map_err(|error| self.give_up(error))
+    }
+
+    /// Writes; what was written is on disk when this returns. On an error nothing was.
+    pub fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (ended, end) = mpsc::channel();
+        let (value, kept) = mpsc::channel();
+        let job = Job {
+            work: Box::new(move |transaction| {
+                // Nobody waits for it any more only when the program ends.
+                let _ = value.send(work(transaction)?);
+                Ok(())
+            }),
+            ended,
+        };
+        let leads = {
+            let mut queue = lock(&self.queue);
+            queue.jobs.push(job);
+            !std::mem::replace(&mut queue.has_leader, true)
+        };
+        if leads {
+            self.lead();
+        }
+        end.recv().map_err(|_| StoreError::Interrupted)??;
+        kept.recv().map_err(|_| StoreError::Interrupted)
+    }
+
+    /// Does the jobs of all who wait, until nobody does.
+    fn lead(&self) {
+        let mut leadership = Leadership {
+            queue: &self.queue,
+            is_handed_back: false,
+        };
+        loop {
+            let jobs = {
+                let mut queue = lock(&self.queue);
+                if queue.jobs.is_empty() {
+                    queue.has_leader = false;
+                    leadership.is_handed_back = true;
+                    return;
+                }
+                std::mem::take(&mut queue.jobs)
+            };
+            let (works, waiting): (Vec<_>, Vec<_>) =
+                jobs.into_iter().map(|job| (job.work, job.ended)).unzip();
+            let result = self.commit(works);
+            for ended in waiting {
+                let _ = ended.send(result.clone());
+            }
+        }
+    }
+
+    fn commit(&self, works: Vec<Work>) -> Result<(), StoreError> {
+        let database = self.handle()?;
+        let write = || -> Result<(), redb::Error> {
+            let transaction = begin_write(&database)?;
+            for work in works {
+                work(&transaction)?;
+            }
+            Ok(transaction.commit()?)
+        };
+        write().map_err(|error| self.give_up(error))
+    }
+
+    /// After a failure the state in memory may not be the one on disk: the next one reads it anew.
+    fn give_up(&self, source: redb::Error) -> StoreError {
+        lock(&self.open).take();
+        StoreError::Database {
+            path: self.path.clone(),
+            source: Arc::new(source),
+        }
+    }
+
+    fn handle(&self) -> Result<Arc<redb::Database>, StoreError> {
+        let mut open = lock(&self.open);
+        if let Some(database) = &*open {
+            return Ok(database.clone());
+        }
+        let database = Arc::new(self.open_file()?);
+        *open = Some(database.clone());
+        Ok(database)
+    }
+
+    fn open_file(&self) -> Result<redb::Database, StoreError> {
+        let length = match std::fs::metadata(&self.path) {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(),
+            Err(error) => return Err(StoreError::file(&self.path, error)),
+        };
+        // An empty file would be taken for a new database.
+        if length == 0 {
+            return Err(self.damaged("it is empty"));
+        }
+        let database = self.build(&self.path)?;
+        self.check_schema(&database)?;
+        Ok(database)
+    }
+
+    /// A new database gets its name when it is complete.
+    fn create(&self) -> Result<redb::Database, StoreError> {
+        let unfinished = self.path.with_extension("redb.new");
+        let to_file = |source| StoreError::file(&unfinished, source);
+        atomic_file::remove(&unfinished).map_err(to_file)?;
+        let database = self.build(&unfinished)?;
+        let set_up = || -> Result<(), redb::Error> {
+            let transaction = begin_write(&database)?;
+            transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
+            Ok(transaction.commit()?)
+        };
+        set_up().map_err(|source| StoreError::Database {
+            path: unfinished.clone(),
+            source: Arc::new(source),
+        })?;
+        atomic_file::rename(&unfinished, &self.path).map_err(to_file)?;
+        Ok(database)
+    }
+
+    fn build(&self, path: &Path) -> Result<redb::Database, StoreError> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(path != self.path)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| StoreError::file(path, source))?;
+        let opened = FileBackend::new(file).and_then(|backend| {
+            redb::Database::builder()
+                .set_cache_size(CACHE)
+                .create_with_backend(backend)
+        });
+        opened.map_err(|error| match error {
+            DatabaseError::UpgradeRequired(found) => StoreError::Newer {
+                path: self.path.clone(),
+                found: format!("file version {found}"),
+            },
+            DatabaseError::Storage(redb::StorageError::Corrupted(why)) => self.damaged(&why),
+            DatabaseError::Storage(redb::StorageError::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                self.damaged(&error.to_string())
+            }
+            other => StoreError::Database {
+                path: self.path.clone(),
+                source: Arc::new(other.into()),
+            },
+        })
+    }
+
+    fn check_schema(&self, database: &redb::Database) -> Result<(), StoreError> {
+        let read = || -> Result<Option<u64>, redb::Error> {
+            let transaction = database.begin_read()?;
+            let table = match transaction.open_table(META) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            Ok(table.get(SCHEMA_KEY)?.map(|version| version.value()))
+        };
+        match read() {
+            Ok(Some(SCHEMA)) => Ok(()),
+            Ok(Some(found)) if found > SCHEMA => Err(StoreError::Newer {
+                path: self.path.clone(),
+                found: found.to_string(),
+            }),
+            Ok(_) => Err(self.damaged("it is not of this program's making")),
+            Err(error) => Err(StoreError::Database {
+                path: self.path.clone(),
+                source: Arc::new(error),
+            }),
+        }
+    }
+
+    fn damaged(&self, why: &str) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            why: why.to_owned(),
+        }
+    }
+}
+
+/// Quick repair: after a crash the agent of a node with many tokens is back at once.
+fn begin_write(database: &redb::Database) -> Result<WriteTransaction, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+/// Whoever panics while it does the work of others leaves the lead, and them without an answer,
+/// which they notice.
+struct Leadership<'a> {
+    queue: &'a Mutex<Queue>,
+    is_handed_back: bool,
+}
+
+impl Drop for Leadership<'_> {
+    fn drop(&mut self) {
+        if !self.is_handed_back {
+            let mut queue = lock(self.queue);
+            queue.has_leader = false;
+            queue.jobs.clear();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A value as a row of a table.
+pub fn to_row<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// A row as a value; what cannot be read is an error, not a missing row.
+pub fn from_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, redb::Error> {
+    serde_json::from_slice(row)
+        .map_err(|error| redb::Error::Corrupted(format!("a record cannot be read: {error}")))
+}

@@ -1,0 +1,191 @@
+//! Where the lives of tokens rest: a trait, and the implementation in this node's database.
+//!
+//! A store knows tokens by their SHA-256 only. It is asked for few things, so that any store that
+//! can replace one record when nobody else has replaced it meanwhile can take this one's place.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redb::{ReadableTable, TableDefinition, TableError};
+use serde::{Deserialize, Serialize};
+
+use crate::model::token::TokenDigest;
+use crate::model::token_life::Life;
+use crate::store::database::{Database, StoreError, from_row, to_row};
+
+/// Keeps the lives of tokens.
+pub trait TokenStore: Send + Sync {
+    /// The life of a token; `None` when there is none.
+    fn read(&self, key: &TokenDigest) -> Result<Option<Life>, StoreError>;
+
+    /// Replaces the life of each of these tokens by what `edit` makes of it, durably; `None`
+    /// forgets it. `edit` may be called again for a token, when somebody else was faster.
+    fn update(&self, keys: &[TokenDigest], edit: Edit) -> Result<(), StoreError>;
+
+    /// All tokens whose SHA-256 begins like this, in hexadecimal digits.
+    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, Life)>, StoreError>;
+
+    /// Up to `limit` tokens for which time has something to change by now.
+    fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError>;
+}
+
+/// Makes the next life of a token out of the present one.
+pub type Edit = Box<dyn FnMut(&TokenDigest, Option<Life>) -> Option<Life> + Send>;
+
+/// Changes the lives of tokens, and brings out what came of each.
+pub fn edit_all<T: Send + 'static>(
+    store: &dyn TokenStore,
+    keys: &[TokenDigest],
+    mut change: impl FnMut(Option<Life>) -> (Option<Life>, T) + Send + 'static,
+) -> Result<HashMap<TokenDigest, T>, StoreError> {
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let outcomes = Arc::new(Mutex::new(HashMap::new()));
+    let keep = outcomes.clone();
+    let edit = move |key: &TokenDigest, life| {
+        let (next, value) = change(life);
+        keep.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(*key, value);
+        next
+    };
+    store.update(keys, Box::new(edit))?;
+    let mut kept = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut *kept))
+}
+
+/// Changes the life of one token, and brings out what came of it.
+pub fn edit<T: Send + 'static>(
+    store: &dyn TokenStore,
+    key: &TokenDigest,
+    change: impl FnMut(Option<Life>) -> (Option<Life>, T) + Send + 'static,
+) -> Result<T, StoreError> {
+    let mut outcomes = edit_all(store, std::slice::from_ref(key), change)?;
+    outcomes.remove(key).ok_or(StoreError::Interrupted)
+}
+
+const TOKENS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tokens");
+/// When time changes which token.
+const DUE: TableDefinition<'_, (i64, &[u8]), ()> = TableDefinition::new("due");
+
+/// A life, and under which moment it stands in [`DUE`].
+#[derive(Serialize, Deserialize)]
+struct Row {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due: Option<i64>,
+    life: Life,
+}
+
+/// Tells when time changes a life next.
+type NextChange = dyn Fn(&Life) -> Option<i64> + Send + Sync;
+
+/// Tokens in the database of this node.
+pub struct LocalStore {
+    database: Arc<Database>,
+    due: Arc<NextChange>,
+}
+
+impl LocalStore {
+    /// The tokens in `database`; `due` tells when time changes one next.
+    pub fn new(
+        database: Arc<Database>,
+        due: impl Fn(&Life) -> Option<i64> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            database,
+            due: Arc::new(due),
+        }
+    }
+}
+
+impl TokenStore for LocalStore {
+    fn read(&self, key: &TokenDigest) -> Result<Option<Life>, StoreError> {
+        self.database.read(|transaction| {
+            let Some(table) = there(transaction.open_table(TOKENS))? else {
+                return Ok(None);
+            };
+            let row = table.get(key.as_bytes().as_slice())?;
+            row.map(|row| from_row::<Row>(row.value()).map(|row| row.life))
+                .transpose()
+        })
+    }
+
+    fn update(&self, keys: &[TokenDigest], mut edit: Edit) -> Result<(), StoreError> {
+        let (keys, due) = (keys.to_vec(), self.due.clone());
+        self.database.write(move |transaction| {
+            let mut tokens = transaction.open_table(TOKENS)?;
+            let mut moments = transaction.open_table(DUE)?;
+            for digest in keys {
+                let key = digest.as_bytes().as_slice();
+                let old = tokens
+                    .get(key)?
+                    .map(|row| from_row::<Row>(row.value()))
+                    .transpose()?;
+                let (old_due, old) = old.map_or((None, None), |row| (row.due, Some(row.life)));
+                let next = edit(&digest, old.clone());
+                if next == old {
+                    continue;
+                }
+                let next = next.map(|life| Row {
+                    due: due(&life),
+                    life,
+                });
+                match &next {
+                    Some(row) => tokens.insert(key, to_row(row).as_slice())?,
+                    None => tokens.remove(key)?,
+                };
+                if let Some(old) = old_due {
+                    moments.remove((old, key))?;
+                }
+                if let Some(next) = next.and_then(|row| row.due) {
+                    moments.insert((next, key), ())?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, Life)>, StoreError> {
+        let first = TokenDigest::first_with(beginning);
+        self.database.read(|transaction| {
+            let (Some(table), Some(first)) = (there(transaction.open_table(TOKENS))?, first) else {
+                return Ok(Vec::new());
+            };
+            let mut found = Vec::new();
+            for entry in table.range(first.as_bytes().as_slice()..)? {
+                let (key, row) = entry?;
+                let Some(digest) = TokenDigest::from_bytes(key.value())
+                    .filter(|digest| digest.begins_with(beginning))
+                else {
+                    break;
+                };
+                found.push((digest, from_row::<Row>(row.value())?.life));
+            }
+            Ok(found)
+        })
+    }
+
+    fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
+        self.database.read(|transaction| {
+            let Some(table) = there(transaction.open_table(DUE))? else {
+                return Ok(Vec::new());
+            };
+            let end = now.saturating_add(1);
+            let mut found = Vec::new();
+            for entry in table.range(..(end, [].as_slice()))?.take(limit) {
+                found.extend(TokenDigest::from_bytes(entry?.0.value().1));
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// A table that nothing was written to yet is as good as an empty one.
+pub(super) fn there<T>(opened: Result<T, TableError>) -> Result<Option<T>, redb::Error> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

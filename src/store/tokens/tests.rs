@@ -1,0 +1,572 @@
+//! Tokens in a real database and real files.
+
+use super::*;
+use crate::base::clock::ManualClock;
+use crate::model::token_life::{RETRY_WINDOW, State};
+use crate::model::token_terms::RoleLimit;
+
+struct Fixture {
+    layout: Layout,
+    _dir: tempfile::TempDir,
+    tokens: Tokens,
+    clock: Arc<ManualClock>,
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::standalone(dir.path());
+    std::fs::create_dir_all(layout.own_state()).unwrap();
+    std::fs::create_dir_all(layout.credential("")).unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let tokens = Tokens::new(&layout, clock.clone(), RETRY_WINDOW);
+    Fixture {
+        layout,
+        _dir: dir,
+        tokens,
+        clock,
+    }
+}
+
+fn node(n: u8) -> JoiningNode {
+    JoiningNode {
+        name: format!("n{n}"),
+        address: IpAddr::from([10, 99, 0, 10 + n]),
+    }
+}
+
+fn token() -> Token {
+    Token::preset("0123456789abcdef0123456789abcdef").unwrap()
+}
+
+fn worker(n: u8) -> Claim {
+    as_worker(&node(n))
+}
+
+fn as_worker(node: &JoiningNode) -> Claim {
+    Claim {
+        node: node.clone(),
+        role: Role::Worker,
+    }
+}
+
+fn lasting(seconds: u32) -> Terms {
+    Terms::lasting(Lifetime::Seconds(seconds))
+}
+
+fn one_use() -> Terms {
+    Terms::lasting(Lifetime::OneUse)
+}
+
+const WORKER: [CertificatePurpose; 2] = [CertificatePurpose::Kubelet, CertificatePurpose::Proxy];
+
+impl Fixture {
+    fn add(&self, terms: &Terms) {
+        self.tokens.add(&token(), terms, 0).unwrap();
+    }
+
+    fn reserve(&self, n: u8) -> Result<Reservation<'_>, Reason> {
+        let reserved = self.tokens.reserve(&token(), &worker(n), |_| false);
+        reserved.unwrap().map_err(|refusal| refusal.reason)
+    }
+
+    fn join(&self, node: &JoiningNode) -> Result<(), Reason> {
+        let reserved = self.tokens.reserve(&token(), &as_worker(node), |_| false);
+        let committed = reserved
+            .unwrap()
+            .and_then(|reservation| reservation.commit(&WORKER).unwrap());
+        committed.map_err(|refusal| refusal.reason)
+    }
+
+    /// The agent ends and starts again.
+    fn restart(self) -> Self {
+        drop(self.tokens);
+        Self {
+            tokens: Tokens::new(&self.layout, self.clock.clone(), RETRY_WINDOW),
+            ..self
+        }
+    }
+
+    fn state(&self) -> State {
+        let found = self.tokens.find(&token().digest().to_string()).unwrap();
+        found[0].life.as_ref().unwrap().state(self.tokens.now())
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.layout.credential(name)
+    }
+
+    fn sign(&self, suffix: &str, node: &JoiningNode) -> bool {
+        let token = token().with_suffix(suffix);
+        match self
+            .tokens
+            .certificate_request(&token, node.address, Some(&node.name))
+            .unwrap()
+        {
+            Some(request) => self.tokens.certificate_signed(&token, &request).unwrap(),
+            None => false,
+        }
+    }
+}
+
+#[test]
+fn a_reservation_that_is_dropped_gives_the_token_back() {
+    let f = fixture();
+    f.add(&one_use());
+    let held = f.reserve(2).unwrap();
+    assert_eq!(f.reserve(3).err(), Some(Reason::InUse));
+    drop(held);
+    assert_eq!(f.join(&node(3)), Ok(()));
+}
+
+#[test]
+fn the_same_node_may_retry_for_a_while_and_nobody_else() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert_eq!(f.join(&node(3)), Err(Reason::InUse));
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert!(f.sign("-proxy", &node(2)));
+    assert!(f.sign("-kubelet", &node(2)));
+    assert!(!f.sign("-kubelet", &node(2)));
+    // What follows the certificates may fail as well, and nobody tells us.
+    assert_eq!(f.join(&node(3)), Err(Reason::Used));
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert!(f.sign("-kubelet", &node(2)) && f.sign("-proxy", &node(2)));
+    f.clock.advance(RETRY_WINDOW);
+    assert_eq!(f.join(&node(2)), Err(Reason::Used));
+    assert_eq!(f.join(&node(3)), Err(Reason::Used));
+}
+
+#[test]
+fn a_use_of_which_nothing_comes_is_free_again_and_its_certificates_are_not() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    f.clock.advance(LEASE);
+    assert!(!f.sign("-kubelet", &node(2)));
+    assert_eq!(f.join(&node(3)), Ok(()));
+    assert!(!f.sign("-kubelet", &node(2)) && f.sign("-kubelet", &node(3)));
+    f.clock.advance(LEASE);
+    assert_eq!(f.join(&node(4)), Err(Reason::Used), "n3 has a certificate");
+}
+
+#[test]
+fn a_member_of_the_datastore_does_not_use_its_token_again() {
+    let f = fixture();
+    f.add(&one_use());
+    let n2 = Claim {
+        node: node(2),
+        role: Role::ControlPlane,
+    };
+    let reserved = f.tokens.reserve(&token(), &n2, |_| false).unwrap();
+    reserved.unwrap().commit(&[]).unwrap().unwrap();
+    let check = |is_member| {
+        let checked = f.tokens.check(&token(), &n2, |_| is_member).unwrap();
+        checked.map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(check(false), Ok(()));
+    assert_eq!(check(true), Err(Reason::Used));
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(check(false), Ok(()));
+    f.tokens.sweep(|node| *node == n2.node).unwrap();
+    assert_eq!(check(false), Err(Reason::Used));
+}
+
+#[test]
+fn an_empty_token_is_unknown_whatever_the_database_holds() {
+    let f = fixture();
+    let empty = Token::presented("");
+    f.tokens.add(&empty, &one_use(), 0).unwrap();
+    let checked = f.tokens.check(&empty, &worker(2), |_| false).unwrap();
+    assert_eq!(checked, Err(Reason::Unknown.into()));
+    let reserved = f.tokens.reserve(&empty, &worker(2), |_| false).unwrap();
+    assert_eq!(reserved.err(), Some(Reason::Unknown.into()));
+}
+
+#[test]
+fn rights_to_certificates_end_with_the_window() {
+    let f = fixture();
+    f.add(&lasting(9999));
+    assert_eq!(f.join(&node(2)), Ok(()));
+    f.clock.advance(RETRY_WINDOW - 1);
+    assert!(f.sign("-proxy", &node(2)));
+    f.clock.advance(1);
+    assert!(!f.sign("-kubelet", &node(2)));
+}
+
+#[test]
+fn a_new_admission_replaces_the_rights_of_an_earlier_one() {
+    let f = fixture();
+    f.add(&lasting(60));
+    assert_eq!(f.join(&node(2)), Ok(()));
+    f.reserve(2).unwrap().commit(&[]).unwrap().unwrap();
+    assert!(!f.sign("-kubelet", &node(2)));
+}
+
+#[test]
+fn issuing_a_used_token_again_takes_the_rights_of_its_last_user() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert!(f.sign("-proxy", &node(2)));
+    f.add(&one_use());
+    assert!(f.sign("-kubelet", &node(2)), "the join is under way");
+    assert_eq!(f.join(&node(3)), Ok(()));
+    assert!(f.sign("-proxy", &node(3)) && f.sign("-kubelet", &node(3)));
+    assert_eq!(f.join(&node(2)), Ok(()), "it may try again");
+    f.add(&one_use());
+    assert!(!f.sign("-kubelet", &node(2)));
+}
+
+#[test]
+fn a_token_that_is_issued_for_longer_leaves_those_alone_who_are_joining_with_it() {
+    let f = fixture();
+    f.add(&lasting(60));
+    assert_eq!(f.join(&node(2)), Ok(()));
+    f.add(&lasting(600));
+    assert!(f.sign("-kubelet", &node(2)));
+}
+
+#[test]
+fn a_right_is_of_no_use_at_another_address() {
+    let f = fixture();
+    f.add(&lasting(60));
+    assert_eq!(f.join(&node(2)), Ok(()));
+    let elsewhere = JoiningNode {
+        address: node(3).address,
+        ..node(2)
+    };
+    assert!(!f.sign("-kubelet", &elsewhere) && !f.sign("-proxy", &elsewhere));
+    assert!(f.sign("-kubelet", &node(2)) && f.sign("-proxy", &node(2)));
+}
+
+#[test]
+fn nodes_behind_one_address_get_their_own_certificates_each() {
+    let f = fixture();
+    f.add(&lasting(60));
+    let behind = |n| JoiningNode {
+        address: node(9).address,
+        ..node(n)
+    };
+    for n in [2, 3] {
+        assert_eq!(f.join(&behind(n)), Ok(()));
+    }
+    for n in [3, 2] {
+        for suffix in ["-proxy", "-kubelet"] {
+            let token = token().with_suffix(suffix);
+            let name = (suffix == "-kubelet").then(|| behind(n).name);
+            let right = f
+                .tokens
+                .certificate_request(&token, behind(n).address, name.as_deref())
+                .unwrap()
+                .unwrap();
+            if name.is_some() {
+                assert_eq!(right.node, Some(behind(n)));
+            }
+            assert!(f.tokens.certificate_signed(&token, &right).unwrap());
+        }
+    }
+    let admitted = f.tokens.admissions().nodes().unwrap();
+    assert_eq!(admitted.len(), 2);
+    assert!(admitted.iter().all(|node| node.complete), "{admitted:?}");
+}
+
+#[test]
+fn a_token_in_the_database_and_in_the_file_admits_one_node() {
+    let f = fixture();
+    let path = f.path(token_files::CLUSTER_TOKENS);
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
+    assert_eq!(f.join(&node(3)), Err(Reason::InUse));
+}
+
+#[test]
+fn a_token_with_a_life_is_used_by_many_until_it_ends() {
+    let f = fixture();
+    f.add(&lasting(60));
+    for n in 2..6 {
+        assert_eq!(f.join(&node(n)), Ok(()));
+    }
+    // Each of them has certificates of its own, although they share the token.
+    for n in 2..6 {
+        assert!(
+            f.sign("-kubelet", &node(n)) && f.sign("-proxy", &node(n)),
+            "{n}"
+        );
+    }
+    f.clock.advance(60);
+    assert_eq!(f.join(&node(7)), Err(Reason::Expired));
+}
+
+#[test]
+fn adding_a_token_again_makes_it_live_longer_or_again() {
+    let f = fixture();
+    f.add(&lasting(600));
+    f.add(&lasting(60));
+    f.clock.advance(599);
+    assert_eq!(f.join(&node(2)), Ok(()));
+    f.clock.advance(1);
+    assert_eq!(f.join(&node(2)), Err(Reason::Expired));
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    f.sign("-kubelet", &node(2));
+    f.sign("-proxy", &node(2));
+    f.add(&one_use());
+    assert_eq!(f.join(&node(3)), Ok(()));
+}
+
+#[test]
+fn tokens_outlive_the_program() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    let f = f.restart();
+    assert_eq!(f.join(&node(3)), Err(Reason::InUse));
+    assert!(f.sign("-proxy", &node(2)) && f.sign("-kubelet", &node(2)));
+    let f = f.restart();
+    assert_eq!(f.join(&node(3)), Err(Reason::Used));
+    assert_eq!(f.tokens.admissions().nodes().unwrap().len(), 1);
+}
+
+#[test]
+fn lines_in_the_files_of_microk8s_count() {
+    let f = fixture();
+    let path = f.path(token_files::CLUSTER_TOKENS);
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
+    assert_eq!(f.join(&node(3)), Err(Reason::InUse));
+    // Who appends a line issues a token, also one that was used before.
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    assert_eq!(f.join(&node(3)), Ok(()));
+    let persistent = f.path(token_files::PERSISTENT_TOKENS);
+    std::fs::write(persistent, format!("{}\n", token().expose())).unwrap();
+    for n in 2..9 {
+        assert_eq!(f.join(&node(n)), Ok(()));
+    }
+}
+
+#[test]
+fn a_line_that_a_crash_kept_from_being_blanked_admits_nobody_else() {
+    let f = fixture();
+    let path = f.path(token_files::CLUSTER_TOKENS);
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    let reservation = f.reserve(2).unwrap();
+    reservation.admit(true, f.tokens.now()).unwrap().1.unwrap();
+    drop(reservation);
+    assert_eq!(f.join(&node(3)), Err(Reason::InUse));
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
+    assert_eq!(f.join(&node(2)), Ok(()));
+}
+
+#[test]
+fn two_requests_of_one_node_hold_a_token_until_both_have_ended() {
+    let f = fixture();
+    f.add(&one_use());
+    let first = f.reserve(2).unwrap();
+    let second = f.reserve(2).unwrap();
+    drop(first);
+    assert_eq!(f.reserve(3).err(), Some(Reason::InUse));
+    drop(second);
+    assert!(f.reserve(3).is_ok());
+}
+
+#[test]
+fn a_certificate_token_of_canonicals_agent_works_once() {
+    let f = fixture();
+    let path = f.path(token_files::CERTIFICATE_TOKENS);
+    std::fs::write(&path, format!("{}-kubelet\n", token().expose())).unwrap();
+    assert!(f.sign("-kubelet", &node(2)));
+    assert!(!f.sign("-kubelet", &node(2)));
+}
+
+#[test]
+fn of_many_nodes_at_once_one_gets_a_one_time_token() {
+    let f = fixture();
+    f.add(&one_use());
+    let admitted: usize = std::thread::scope(|scope| {
+        let tries: Vec<_> = (2..18)
+            .map(|n| {
+                scope.spawn({
+                    let f = &f;
+                    move || f.join(&node(n)).is_ok()
+                })
+            })
+            .collect();
+        tries
+            .into_iter()
+            .map(|t| usize::from(t.join().unwrap()))
+            .sum()
+    });
+    assert_eq!(admitted, 1);
+}
+
+#[test]
+fn no_token_is_on_disk_in_clear() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    let bytes = std::fs::read(f.layout.own_state().join("tokens.redb")).unwrap();
+    let needle = token();
+    assert!(
+        !bytes
+            .windows(32)
+            .any(|window| window == needle.expose().as_bytes())
+    );
+}
+
+#[test]
+fn a_node_that_says_that_its_join_failed_gives_back_what_it_can() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    let report = |n, joined| f.tokens.report(&token(), &node(n), joined).unwrap();
+    assert_eq!(report(3, false), None, "it was not let in");
+    assert_eq!(report(2, false), Some(Release::Free));
+    assert!(!f.sign("-proxy", &node(2)), "its rights have ended");
+    assert_eq!(f.join(&node(3)), Ok(()));
+    assert!(f.sign("-proxy", &node(3)));
+    assert_eq!(report(3, false), Some(Release::KeptForNode));
+    assert_eq!(f.join(&node(2)), Err(Reason::InUse));
+    f.clock.advance(10 * RETRY_WINDOW);
+    assert_eq!(f.join(&node(3)), Ok(()));
+    assert_eq!(report(3, true), Some(Release::None));
+    assert_eq!(f.state(), State::Used);
+    assert_eq!(report(3, false), Some(Release::KeptForNode));
+    let other = Token::presented("fedcba9876543210fedcba9876543210");
+    assert_eq!(f.tokens.report(&other, &node(3), false).unwrap(), None);
+}
+
+#[test]
+fn a_revoked_token_lets_nobody_in_and_signs_nothing() {
+    let f = fixture();
+    let path = f.path(token_files::CLUSTER_TOKENS);
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    let in_file = Token::presented("fedcba9876543210fedcba9876543210");
+    std::fs::write(&path, format!("{}|9999999999\n", in_file.expose())).unwrap();
+    let all = f.tokens.find("").unwrap();
+    assert_eq!(all.len(), 2);
+    assert_eq!(f.tokens.revoke(&all, 1000).unwrap().len(), 2);
+    assert_eq!(f.tokens.revoke(&f.tokens.find("").unwrap(), 0).unwrap(), []);
+    assert_eq!(f.join(&node(2)), Err(Reason::Revoked));
+    assert!(!f.sign("-kubelet", &node(2)));
+    let checked = f.tokens.check(&in_file, &worker(3), |_| false).unwrap();
+    assert_eq!(checked.unwrap_err().reason, Reason::Revoked);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
+    // It is issued again by whoever writes it again.
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    assert_eq!(f.join(&node(3)), Ok(()));
+}
+
+#[test]
+fn a_token_that_came_from_the_file_keeps_the_limits_it_was_given() {
+    let f = fixture();
+    f.add(&Terms {
+        role: Some(RoleLimit::ControlPlane),
+        ..one_use()
+    });
+    let path = f.path(token_files::CLUSTER_TOKENS);
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    assert_eq!(f.join(&node(2)), Err(Reason::WrongRole));
+    assert_ne!(std::fs::read_to_string(&path).unwrap().trim(), "");
+}
+
+#[test]
+fn what_is_over_is_pruned_and_nothing_else() {
+    let f = fixture();
+    let tokens: Vec<Token> = (0..4)
+        .map(|n| Token::presented(&format!("{n:032}")))
+        .collect();
+    f.tokens.add(&tokens[0], &one_use(), 0).unwrap();
+    f.tokens.add(&tokens[1], &lasting(60), 0).unwrap();
+    f.tokens.add(&tokens[2], &lasting(600), 0).unwrap();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    let path = f.path(token_files::CLUSTER_TOKENS);
+    let end = f.tokens.now() + 60;
+    std::fs::write(&path, format!("{}|{end}\n", tokens[3].expose())).unwrap();
+    assert_eq!(f.tokens.prune(0).unwrap(), 0);
+    f.clock.advance(60);
+    assert_eq!(f.tokens.prune(0).unwrap(), 2);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
+    let left: HashSet<_> = f
+        .tokens
+        .find("")
+        .unwrap()
+        .iter()
+        .map(|t| t.digest)
+        .collect();
+    assert_eq!(
+        left,
+        [&tokens[0], &tokens[2], &token()].map(Token::digest).into()
+    );
+}
+
+#[test]
+fn the_sweep_forgets_what_was_over_for_long_and_only_that() {
+    let f = fixture();
+    let dead = Token::presented("fedcba9876543210fedcba9876543210");
+    f.tokens.add(&dead, &lasting(60), 0).unwrap();
+    f.add(&one_use());
+    let known = || f.tokens.find("").unwrap().len();
+    f.clock.advance(60);
+    f.tokens.sweep(|_| false).unwrap();
+    f.clock.advance(KEPT - 1);
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(known(), 2);
+    f.clock.advance(1);
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(known(), 1);
+    assert_eq!(f.join(&node(2)), Ok(()));
+}
+
+#[test]
+fn a_sweep_gets_through_more_tokens_than_it_takes_at_once() {
+    let f = fixture();
+    let tokens: Vec<TokenDigest> = (0..2 * SWEEP_BATCH + 1)
+        .map(|n| Token::presented(&format!("{n:032}")).digest())
+        .collect();
+    let now = f.tokens.now();
+    token_store::edit_all(f.tokens.store.as_ref(), &tokens, move |_| {
+        (Some(Life::issue(&lasting(60), now, Issuer::Uid(0))), ())
+    })
+    .unwrap();
+    f.clock.advance(60);
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(f.tokens.store.due(f.tokens.now(), 10).unwrap(), []);
+    f.clock.advance(KEPT);
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(f.tokens.find("").unwrap(), []);
+}
+
+#[test]
+fn a_database_that_cannot_be_used_says_so_and_is_used_when_it_can() {
+    let f = fixture();
+    f.add(&one_use());
+    let path = f.layout.own_state().join("tokens.redb");
+    let whole = std::fs::read(&path).unwrap();
+    let f = f.restart();
+    let damaged: [(&str, &[u8]); 3] = [
+        ("empty", &[]),
+        ("damaged", &whole[..whole.len() / 3]),
+        (
+            "damaged",
+            b"this is no database at all, but some text that stands in its file\n",
+        ),
+    ];
+    for (word, content) in damaged {
+        std::fs::write(&path, content).unwrap();
+        let error = f.tokens.find("").unwrap_err().to_string();
+        assert!(
+            error.contains(word) && error.contains("tokens.redb"),
+            "{error}"
+        );
+        let joined = f.tokens.reserve(&token(), &worker(2), |_| false);
+        assert!(joined.is_err());
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(f.join(&node(2)), Ok(()));
+}
