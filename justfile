@@ -12,6 +12,10 @@ cluster *args:
 test *args:
     cargo test --locked {{ args }}
 
+# Joins a second, with few and with many outstanding tokens
+bench *args:
+    cargo bench --locked --bench joins -- {{ args }}
+
 # What can be checked without running anything
 check:
     cargo fmt --check

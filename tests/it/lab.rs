@@ -15,6 +15,7 @@ pub mod peer;
 pub mod pem;
 pub mod snapshot;
 pub mod standins;
+pub mod swarm;
 
 use std::fs;
 use std::io::Write;

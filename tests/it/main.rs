@@ -20,4 +20,5 @@ mod lab;
 mod membership;
 mod signing;
 mod subprocesses;
+mod swarm;
 mod tokens;

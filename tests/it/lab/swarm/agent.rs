@@ -1,0 +1,207 @@
+//! A standalone agent on a loopback address of its own: no root, no namespaces, and any number
+//! side by side.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use microk8s::base::{env_vars, wait};
+use microk8s::client::local::{self, LocalAgent, Probe};
+use microk8s::model::endpoint::AGENT_PORT;
+use microk8s::model::token::{Lifetime, Token};
+use microk8s::store::layout::Layout;
+use microk8s::store::token_files::CLUSTER_TOKENS;
+use microk8s::wire::local_v1::AddTokenRequest;
+use rand::RngExt;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+use super::PATIENCE;
+
+/// How many tokens are asked for side by side.
+const ISSUED_AT_ONCE: usize = 16;
+
+/// How often it is looked whether the agent is there.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// How much of the log a test that fails shows.
+const SHOWN_LINES: usize = 20;
+
+/// A standalone agent. It is killed, and its node directory goes, when this is dropped.
+pub struct StandaloneAgent {
+    endpoint: SocketAddr,
+    layout: Layout,
+    /// Apart from the node directory, whose path may be too long for one of a socket.
+    socket: PathBuf,
+    process: Option<Child>,
+    runtime: Runtime,
+    node_dir: TempDir,
+    _socket_dir: TempDir,
+}
+
+impl StandaloneAgent {
+    /// Makes a node below `place`, starts its agent and waits until it serves.
+    pub fn start(place: &Path) -> Self {
+        let node_dir = tempfile::tempdir_in(place).unwrap();
+        let socket_dir = tempfile::tempdir().unwrap();
+        let mut agent = Self {
+            endpoint: free_endpoint(),
+            layout: Layout::standalone(node_dir.path()),
+            socket: socket_dir.path().join("agent.sock"),
+            process: None,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap(),
+            node_dir,
+            _socket_dir: socket_dir,
+        };
+        agent.start_again();
+        agent.leave_the_loopback();
+        agent
+    }
+
+    /// Makes the node one that others have joined before, whose datastore they reach. A first join
+    /// looks for the contacted address among those of the interfaces, and the loopback's has
+    /// 127.0.0.1 alone.
+    fn leave_the_loopback(&self) {
+        let file = self.layout.backend().join("cluster.yaml");
+        let own = format!("Address: {}:", self.endpoint.ip());
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(&own), "{text}");
+        fs::write(file, text.replace(&own, "Address: 10.99.0.11:")).unwrap();
+    }
+
+    /// Starts it where it ended, and waits until it serves.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "it runs");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microk8s"));
+        command
+            .args(["agent", "--node-name", "first", "--node-dir"])
+            .arg(self.node_dir.path())
+            .args(["--bind", &self.endpoint.to_string(), "--socket"])
+            .arg(&self.socket)
+            .env_remove(env_vars::MICROK8S_LOG)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.unwrap());
+        let mut process = command.spawn().unwrap();
+        let ready = wait::until(PATIENCE, GLANCE, || {
+            let ended = process.try_wait().unwrap();
+            let ready = matches!(self.probe(), Some(Probe::Ready(_)));
+            (ready || ended.is_some()).then_some(ready)
+        });
+        self.process = Some(process);
+        assert_eq!(ready, Some(true), "the agent does not serve");
+    }
+
+    /// Kills it the hard way.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> SocketAddr {
+        self.endpoint
+    }
+
+    /// The file that stock tools append tokens to.
+    pub fn token_file(&self) -> PathBuf {
+        self.layout.credential(CLUSTER_TOKENS)
+    }
+
+    /// One-time tokens, issued by the agent into its own store.
+    pub fn issue(&self, count: usize) -> Vec<String> {
+        let Some(Probe::Ready(agent)) = self.probe() else {
+            panic!("the agent does not serve");
+        };
+        let agent = Arc::new(agent);
+        let mut tokens = Vec::with_capacity(count);
+        self.runtime.block_on(async {
+            let mut under_way = JoinSet::new();
+            while tokens.len() < count {
+                while under_way.len() < ISSUED_AT_ONCE && tokens.len() + under_way.len() < count {
+                    under_way.spawn(issue_one(agent.clone()));
+                }
+                tokens.extend(under_way.join_next().await.map(Result::unwrap));
+            }
+        });
+        tokens
+    }
+
+    /// One-time tokens that stand in MicroK8s's file, a line each, and nowhere else.
+    pub fn write_lines(&self, count: usize) -> Vec<String> {
+        let tokens = new_tokens(count);
+        let mut lines = tokens.join("\n");
+        lines.push('\n');
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(self.token_file())
+            .unwrap();
+        file.write_all(lines.as_bytes()).unwrap();
+        tokens
+    }
+
+    fn probe(&self) -> Option<Probe> {
+        self.runtime.block_on(local::probe(&self.socket)).ok()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.node_dir.path().join("agent.log")
+    }
+}
+
+impl Drop for StandaloneAgent {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.log_file()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            eprintln!("the end of the agent's log:\n{}", end.join("\n"));
+        }
+    }
+}
+
+async fn issue_one(agent: Arc<LocalAgent>) -> String {
+    let request = AddTokenRequest {
+        token: None,
+        lifetime: Lifetime::OneUse,
+    };
+    let issued = agent.add_token(&request).await.unwrap();
+    issued.token.expose().to_owned()
+}
+
+/// Tokens as `add-node` makes them, known to nobody.
+pub fn new_tokens(count: usize) -> Vec<String> {
+    let token = |_| Token::generate().unwrap().expose().to_owned();
+    (0..count).map(token).collect()
+}
+
+/// An address of the loopback network that no other agent has: picked at random among four
+/// million, below those of the joining nodes. The port is MicroK8s's own where nothing on the
+/// machine listens to it on every address.
+fn free_endpoint() -> SocketAddr {
+    let tail = rand::rng().random_range(1..1 << 22);
+    let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() + tail);
+    let listener = match TcpListener::bind((address, AGENT_PORT)) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => TcpListener::bind((address, 0)),
+        bound => bound,
+    };
+    listener.unwrap().local_addr().unwrap()
+}
