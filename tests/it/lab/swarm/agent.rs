@@ -12,7 +12,8 @@ use std::time::Duration;
 use microk8s::base::{env_vars, wait};
 use microk8s::client::local::{self, LocalAgent, Probe};
 use microk8s::model::endpoint::AGENT_PORT;
-use microk8s::model::token::{Lifetime, Token};
+use microk8s::model::token::Token;
+use microk8s::model::token_terms::{Lifetime, Terms};
 use microk8s::store::layout::Layout;
 use microk8s::store::token_files::CLUSTER_TOKENS;
 use microk8s::wire::local_v1::AddTokenRequest;
@@ -62,19 +63,7 @@ impl StandaloneAgent {
             _socket_dir: socket_dir,
         };
         agent.start_again();
-        agent.leave_the_loopback();
         agent
-    }
-
-    /// Makes the node one that others have joined before, whose datastore they reach. A first join
-    /// looks for the contacted address among those of the interfaces, and the loopback's has
-    /// 127.0.0.1 alone.
-    fn leave_the_loopback(&self) {
-        let file = self.layout.backend().join("cluster.yaml");
-        let own = format!("Address: {}:", self.endpoint.ip());
-        let text = fs::read_to_string(&file).unwrap();
-        assert!(text.contains(&own), "{text}");
-        fs::write(file, text.replace(&own, "Address: 10.99.0.11:")).unwrap();
     }
 
     /// Starts it where it ended, and waits until it serves.
@@ -181,7 +170,7 @@ impl Drop for StandaloneAgent {
 async fn issue_one(agent: Arc<LocalAgent>) -> String {
     let request = AddTokenRequest {
         token: None,
-        lifetime: Lifetime::OneUse,
+        terms: Terms::lasting(Lifetime::OneUse),
     };
     let issued = agent.add_token(&request).await.unwrap();
     issued.token.expose().to_owned()
