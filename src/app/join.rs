@@ -33,7 +33,7 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
     app::check_permission(&node, printer)?;
     let (order, connection) = match face::read(arguments, printer) {
         Typed::Join { order, connection } => (order, connection),
-        Typed::Help => return Ok(output::print(printer, face::HELP, ExitStatus::Success)),
+        Typed::Help => return Ok(face::help(printer)),
         Typed::Wrong(status) => return Err(status),
     };
     let guarded = order.role == Role::ControlPlane && !order.disable_low_memory_guard;

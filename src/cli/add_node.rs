@@ -35,9 +35,8 @@ options:
                         token, or token-check
 ";
 
-/// The options that MicroK8s does not have. Who reads the help on a terminal sees them below
-/// MicroK8s's text; what a program reads is MicroK8s's text alone.
-pub const FURTHER_HELP: &str = "
+/// The options that MicroK8s does not have; see [`output::print_help`].
+const FURTHER_HELP: &str = "
 options beyond those of MicroK8s:
   --uses N              How many nodes may join with the token: 1 unless given,
                         or any number within the time of --token-ttl

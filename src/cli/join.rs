@@ -31,6 +31,18 @@ Options:
   -h, --help                  Show this message and exit.
 ";
 
+/// The options that MicroK8s does not have; see [`output::print_help`].
+const FURTHER_HELP: &str = "
+Options beyond those of MicroK8s:
+  --timeout SECONDS           How long the datastore may take to list the
+                              node. (default: 180)
+";
+
+/// Prints the help text.
+pub fn help(printer: &mut dyn Printer) -> ExitStatus {
+    output::print_help(printer, HELP, FURTHER_HELP)
+}
+
 /// The arguments of `join`.
 #[derive(Debug, Args)]
 #[command(override_help = HELP, args_override_self = true)]
@@ -56,7 +68,7 @@ pub struct JoinArgs {
     pub disable_low_memory_guard: bool,
 
     /// Seconds that the datastore may take to list the node
-    #[arg(long, value_name = "SECONDS", default_value = "180", hide = true,
+    #[arg(long, value_name = "SECONDS", default_value = "180",
         value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub timeout: u64,
 }
@@ -351,7 +363,7 @@ mod tests {
         let join = command.find_subcommand("join").unwrap();
         for option in join.get_opts().filter(|option| !option.is_hide_set()) {
             let long = format!("--{}", option.get_long().unwrap());
-            assert!(HELP.contains(&long), "{long}");
+            assert!((HELP.to_owned() + FURTHER_HELP).contains(&long), "{long}");
         }
     }
 

@@ -122,17 +122,9 @@ enum Phase {
     HandedOut,
     /// The node said that its join failed after that: it may try again, and nobody else.
     Failed,
-    /// The node has all that it needs, and may have failed to make use of it.
+    /// The node has all that it needs, and may have failed to make use of it: for others the token
+    /// is used.
     Served,
-    /// The join is known to be complete.
-    Complete,
-}
-
-impl Phase {
-    /// Whether the use is used, as far as others are concerned.
-    const fn is_used(self) -> bool {
-        matches!(self, Self::Served | Self::Complete)
-    }
 }
 
 /// A node that presents a token.
@@ -377,7 +369,6 @@ impl Life {
             Phase::Admitted | Phase::HandedOut => in_window(own),
             // A worker is not to become a control plane node by what it joined with.
             Phase::Served => in_window(own) && own.role == claim.role,
-            Phase::Complete => false,
         });
         let others_held = held
             .iter()
@@ -440,7 +431,7 @@ impl Life {
                 own.phase = match own.phase {
                     Phase::Admitted => phase,
                     Phase::Served => Phase::Served,
-                    Phase::HandedOut | Phase::Failed | Phase::Complete => Phase::HandedOut,
+                    Phase::HandedOut | Phase::Failed => Phase::HandedOut,
                 };
                 own.role = claim.role;
                 own.at = now;
@@ -471,11 +462,14 @@ impl Life {
             .is_some()
     }
 
-    /// The node's join is complete. Says whether the token had a use of it.
+    /// The node's join is complete, and its use used for good. Says whether the token had a use of
+    /// it.
     pub fn complete(&mut self, node: &JoiningNode) -> bool {
-        self.find(node)
-            .map(|own| own.phase = Phase::Complete)
-            .is_some()
+        let before = self.tries.len();
+        self.tries.retain(|other| other.node != *node);
+        let had_one = self.tries.len() < before;
+        self.spend(u32::from(had_one));
+        had_one
     }
 
     /// The node says that its join failed.
@@ -511,13 +505,11 @@ impl Life {
     ) -> Vec<Happening> {
         let mut happenings = Vec::new();
         let mut spent = 0;
-        self.tries.retain_mut(|other| {
-            if other.role == Role::ControlPlane
-                && other.phase != Phase::Complete
-                && is_member(&other.node)
-            {
-                other.phase = Phase::Complete;
+        self.tries.retain(|other| {
+            if other.role == Role::ControlPlane && is_member(&other.node) {
                 happenings.push(Happening::Listed(other.node.clone()));
+                spent += 1;
+                return false;
             }
             if now < other.end(window) {
                 return true;
@@ -531,14 +523,12 @@ impl Life {
                 Phase::HandedOut => {
                     happenings.push(Happening::WindowClosed(other.node.clone()));
                 }
-                Phase::Served | Phase::Complete => {}
+                Phase::Served => {}
             }
             spent += 1;
             false
         });
-        if let Some(counted) = &mut self.counted {
-            counted.spent = counted.spent.saturating_add(spent);
-        }
+        self.spend(spent);
         if self.state(now) == State::Expired && !self.end_noticed {
             self.end_noticed = true;
             happenings.push(Happening::Expired);
@@ -557,7 +547,7 @@ impl Life {
         let Some(counted) = &self.counted else {
             return State::Expired;
         };
-        let is_complete = self.tries.iter().all(|other| other.phase.is_used());
+        let is_complete = self.tries.iter().all(|other| other.phase == Phase::Served);
         let is_taken = self.taken() >= counted.uses;
         if is_taken && is_complete {
             State::Used
@@ -682,12 +672,18 @@ impl Life {
     pub fn awaited(&self) -> impl Iterator<Item = &JoiningNode> {
         self.tries
             .iter()
-            .filter(|other| other.role == Role::ControlPlane && other.phase != Phase::Complete)
+            .filter(|other| other.role == Role::ControlPlane)
             .map(|other| &other.node)
     }
 
     fn find(&mut self, node: &JoiningNode) -> Option<&mut Try> {
         self.tries.iter_mut().find(|other| other.node == *node)
+    }
+
+    fn spend(&mut self, uses: u32) {
+        if let Some(counted) = &mut self.counted {
+            counted.spent = counted.spent.saturating_add(uses);
+        }
     }
 
     fn taken(&self) -> u32 {

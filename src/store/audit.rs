@@ -1,8 +1,8 @@
 //! The audit log: a line for each step in the life of a token, written where the step is made,
 //! after it is on disk.
 //!
-//! The lines go where the agent's log goes, whatever its level is, under the target
-//! [`TARGET`]. They hold the token's id, never the token.
+//! The lines go where the agent's log goes, whatever its level is, with the word `audit` in front.
+//! They hold the token's id, never the token.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::base::sanitize;
 use crate::model::node::JoiningNode;
 use crate::model::token::TokenDigest;
 
-/// By which the lines are told from the rest of the log.
+/// By which the log tells these lines from the rest of it.
 pub const TARGET: &str = "audit";
 
 /// Who brought a step about.
@@ -48,5 +48,5 @@ pub fn write(
         || "-".to_owned(),
         |node| sanitize::for_log(&node.to_string(), 120),
     );
-    tracing::info!(target: TARGET, event, %token, %actor, node, outcome);
+    tracing::info!(target: TARGET, event, %token, %actor, node, outcome, "audit");
 }

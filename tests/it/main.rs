@@ -21,4 +21,5 @@ mod membership;
 mod signing;
 mod subprocesses;
 mod swarm;
+mod token_life;
 mod tokens;

@@ -434,7 +434,8 @@ fn a_node_that_says_that_its_join_failed_gives_back_what_it_can() {
     assert_eq!(f.join(&node(3)), Ok(()));
     assert_eq!(report(3, true), Some(Release::None));
     assert_eq!(f.state(), State::Used);
-    assert_eq!(report(3, false), Some(Release::KeptForNode));
+    assert_eq!(report(3, false), Some(Release::None), "it is too late");
+    assert_eq!(f.join(&node(3)), Err(Reason::Used));
     let other = Token::presented("fedcba9876543210fedcba9876543210");
     assert_eq!(f.tokens.report(&other, &node(3), false).unwrap(), None);
 }

@@ -560,6 +560,40 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        microk8s: "a script looks for a token in `cluster-tokens.txt`, or takes its line out",
+        here: "`microk8s token show -` and `token revoke -` take the token on standard input and say by their exit code whether it was there; lines that others write count from that moment, lines that others take out no longer",
+        why: "the token that `add-node` issues is in no file",
+        cases: &[],
+        tests: &[
+            "token_life::tokens_are_listed_shown_and_revoked_by_their_ids_and_by_themselves",
+            "tokens::a_token_whose_line_somebody_took_out_of_the_file_is_dead",
+        ],
+    },
+    Difference {
+        microk8s: "nobody hears how a join ended on the joining node",
+        here: "our `join` tells an agent of ours, at `/cluster/api/v2.0/join/outcome`, which MicroK8s does not have; the agent asks for it by a header of its answer to the join, and MicroK8s's agent is not asked",
+        why: "a join that failed gives its token back at once",
+        cases: &[],
+        tests: &[
+            "token_life::a_node_that_says_that_its_join_failed_frees_what_it_did_not_use",
+            "token_life::nobody_but_the_node_itself_reports_how_its_join_ended",
+        ],
+    },
+    Difference {
+        microk8s: "expired lines stay in `cluster-tokens.txt` for ever",
+        here: "they are overwritten with blanks 30 days after their end, or by `microk8s token prune`",
+        why: "until then they tell why a token is refused",
+        cases: &[],
+        tests: &["token_life::an_expired_line_is_taken_out_by_prune_and_no_other"],
+    },
+    Difference {
+        microk8s: "`--help` of `add-node` and `join` lists MicroK8s's options",
+        here: "the same text for whoever reads it through a pipe; on a terminal the options that only exist here follow",
+        why: "people find them, and what programs read stays the same",
+        cases: &[],
+        tests: &["token_life::on_a_terminal_the_help_has_our_options_below_microk8s_own"],
+    },
+    Difference {
         microk8s: "`add-node` appends to a last line that has no end, which spoils both tokens",
         here: "a line end is put before the token",
         why: "files that people edit end without one",
@@ -726,7 +760,7 @@ pub const DIFFERENCES: &[Difference] = &[
     // The agent's answers.
     Difference {
         microk8s: "the answer to an unusable token says no more than `Invalid token`",
-        here: "it has one more field, `reason`",
+        here: "it has one more field, `reason`, and headers that name the node which has the token and say since when",
         why: "the operator of the joining node learns whether to wait, to ask for another token, or to look for a typing error",
         cases: &[
             Case {

@@ -10,6 +10,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use microk8s::base::wait;
+
 use super::Host;
 
 /// How long anything may take before the test gives up. Nothing waits for this long in a run
@@ -47,6 +49,16 @@ impl Agent {
     pub fn start_as(host: &Host, words: &[&str]) -> Self {
         let agent = Self::run(host, words);
         agent.wait_for("listening on");
+        agent
+    }
+
+    /// Starts an agent that writes errors only, and waits until it serves, which its socket tells.
+    pub fn start_quietly(host: &Host) -> Self {
+        let agent = Self::run(host, &["env", "MICROK8S_LOG=error", "microk8s", "agent"]);
+        let ready = wait::until(PATIENCE, Duration::from_millis(5), || {
+            host.socket().exists().then_some(())
+        });
+        assert!(ready.is_some(), "{}", agent.log());
         agent
     }
 
