@@ -353,3 +353,138 @@ pub fn from_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, redb::Error> {
     serde_json::from_slice(row)
         .map_err(|error| redb::Error::Corrupted(format!("a record cannot be read: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use redb::ReadableTable;
+
+    use super::*;
+    use crate::base::wait;
+
+    const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("numbers");
+
+    fn database() -> (tempfile::TempDir, Database) {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::new(dir.path().join("test.redb"));
+        (dir, database)
+    }
+
+    fn put(database: &Database, key: u64) -> Result<(), StoreError> {
+        database.write(move |transaction| {
+            transaction.open_table(TABLE)?.insert(key, key)?;
+            Ok(())
+        })
+    }
+
+    fn count(database: &Database) -> Result<usize, StoreError> {
+        database.read(|transaction| Ok(transaction.open_table(TABLE)?.iter()?.count()))
+    }
+
+    fn set_schema(database: &Database, version: u64) {
+        let set = move |transaction: &WriteTransaction| {
+            transaction.open_table(META)?.insert(SCHEMA_KEY, version)?;
+            Ok(())
+        };
+        database.write(set).unwrap();
+    }
+
+    #[test]
+    fn writers_that_come_together_share_a_transaction() {
+        let (_dir, database) = database();
+        put(&database, 99).unwrap();
+        let database = Arc::new(database);
+        let (go, wait_for) = mpsc::channel::<()>();
+        let seen: Vec<usize> = std::thread::scope(|scope| {
+            // The first one is in its transaction until all the others wait.
+            let first = &database;
+            scope.spawn(move || {
+                first.write(move |_| {
+                    let _ = wait_for.recv();
+                    Ok(())
+                })
+            });
+            let is_leading = || lock(&database.queue).has_leader.then_some(());
+            wait::until(
+                Duration::from_secs(30),
+                Duration::from_millis(1),
+                is_leading,
+            )
+            .unwrap();
+            let others: Vec<_> = (0..20)
+                .map(|key| {
+                    let (database, reader) = (&database, database.clone());
+                    scope.spawn(move || {
+                        let work = move |transaction: &WriteTransaction| {
+                            transaction.open_table(TABLE)?.insert(key, key)?;
+                            Ok(count(&reader).unwrap_or_default())
+                        };
+                        database.write(work).unwrap()
+                    })
+                })
+                .collect();
+            let all_wait = || (lock(&database.queue).jobs.len() == 20).then_some(());
+            wait::until(Duration::from_secs(30), Duration::from_millis(1), all_wait).unwrap();
+            go.send(()).unwrap();
+            others
+                .into_iter()
+                .map(|other| other.join().unwrap())
+                .collect()
+        });
+        assert_eq!(count(&database).unwrap(), 21);
+        // Nobody's change was there for others to read before the last one was made.
+        assert_eq!(seen, [1; 20]);
+    }
+
+    #[test]
+    fn one_that_fails_writes_nothing_and_the_next_one_does() {
+        let (_dir, database) = database();
+        put(&database, 1).unwrap();
+        let failed: Result<(), StoreError> = database.write(|transaction| {
+            transaction.open_table(TABLE)?.insert(2, 2)?;
+            Err(redb::Error::Io(io::Error::other("the disk is gone")))
+        });
+        let error = failed.unwrap_err().to_string();
+        assert!(error.contains("test.redb") && error.contains("the disk is gone"));
+        assert_eq!(count(&database).unwrap(), 1);
+        put(&database, 2).unwrap();
+        assert_eq!(count(&database).unwrap(), 2);
+    }
+
+    #[test]
+    fn one_that_panics_leaves_nobody_waiting() {
+        let (_dir, database) = database();
+        let panics = std::thread::scope(|scope| {
+            let one = scope.spawn(|| database.write(|_| -> Result<(), redb::Error> { panic!() }));
+            one.join().is_err()
+        });
+        assert!(panics);
+        put(&database, 1).unwrap();
+    }
+
+    #[test]
+    fn a_database_of_another_version_is_left_alone() {
+        for (version, complaint) in [(SCHEMA + 1, "newer version"), (SCHEMA - 1, "is damaged")] {
+            let (_dir, database) = database();
+            put(&database, 1).unwrap();
+            set_schema(&database, version);
+            let again = Database::new(database.path().to_owned());
+            drop(database);
+            let error = put(&again, 2).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_new_database_has_its_name_when_it_is_complete() {
+        let (dir, database) = database();
+        let unfinished = dir.path().join("test.redb.new");
+        std::fs::write(&unfinished, "what a crash left").unwrap();
+        put(&database, 1).unwrap();
+        assert!(!unfinished.exists() && database.path().exists());
+        let mode =
+            std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(database.path()).unwrap());
+        assert_eq!(mode & 0o7777, 0o600);
+    }
+}
