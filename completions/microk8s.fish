@@ -28,6 +28,8 @@ complete -c microk8s -n "__fish_microk8s_needs_command" -s h -l help -d 'Print h
 complete -c microk8s -n "__fish_microk8s_needs_command" -s V -l version -d 'Print version'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "add-node" -d 'Produce a connection string for a node to join the cluster'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "join" -d 'Join the node to a cluster'
+complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "leave" -d 'Leave the cluster that this node is in'
+complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "remove-node" -d 'Remove a node from the cluster'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "nodes" -d 'List the nodes of the cluster, as this node knows them'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "agent" -d 'Run the agent of this node'
 complete -c microk8s -n "__fish_microk8s_needs_command" -f -a "dev-cluster" -d 'Form a cluster on this machine, to try things out'
@@ -46,6 +48,10 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l controlplane 
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l skip-verify -d 'Skip the certificate verification of the node we are joining to'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l disable-low-memory-guard -d 'Join although this node has little memory'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -s h -l help -d 'Print help'
+complete -c microk8s -n "__fish_microk8s_using_subcommand leave" -l dry-run -d 'Say what would be done, and change nothing'
+complete -c microk8s -n "__fish_microk8s_using_subcommand leave" -s h -l help -d 'Print help'
+complete -c microk8s -n "__fish_microk8s_using_subcommand remove-node" -l force -d 'Remove a node that will not come back from the datastore as well, or one that Kubernetes does not know'
+complete -c microk8s -n "__fish_microk8s_using_subcommand remove-node" -s h -l help -d 'Print help'
 complete -c microk8s -n "__fish_microk8s_using_subcommand nodes" -s h -l help -d 'Print help'
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l bind -d 'The address and port to listen on for other nodes' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l keyfile -d 'The key of the certificate to serve' -r -F

@@ -6,6 +6,7 @@ mod cluster_api;
 mod connections;
 mod https;
 mod local_api;
+mod local_departure;
 mod local_socket;
 mod seats;
 mod status;

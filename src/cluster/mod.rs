@@ -9,6 +9,8 @@ pub mod fresh_node;
 pub mod identity;
 pub mod join;
 pub mod journal;
+pub mod leave;
 pub mod node;
+pub mod remove_node;
 pub mod status;
 pub mod turn;

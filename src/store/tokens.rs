@@ -497,6 +497,23 @@ impl Tokens {
         })
     }
 
+    /// Forgets the nodes of exactly this name or address; says whether there were any.
+    pub fn forget(&self, name_or_address: &str) -> Result<bool, StoreError> {
+        let address: Option<IpAddr> = name_or_address.parse().ok();
+        self.write(|transaction| {
+            let mut found = false;
+            let mut table = transaction.open_table(NODES)?;
+            table.retain(|_, value| {
+                let is_meant = serde_json::from_slice::<AdmittedNode>(value).is_ok_and(|other| {
+                    other.node.name == name_or_address || Some(other.node.address) == address
+                });
+                found |= is_meant;
+                !is_meant
+            })?;
+            Ok(found)
+        })
+    }
+
     /// Whether MicroK8s's file lists a token for one use.
     fn has_line(&self, token: &Token) -> Result<bool, StoreError> {
         let path = self.layout.credential(token_files::CLUSTER_TOKENS);

@@ -15,5 +15,9 @@ pub const LOCAL_HELLO: &str = "/local/hello";
 pub const LOCAL_TOKENS: &str = "/local/v1/tokens";
 /// `POST`, on the socket: join a cluster; answers with one event a line.
 pub const LOCAL_JOIN: &str = "/local/v1/join";
+/// `POST`, on the socket: leave the cluster; answers with one event a line.
+pub const LOCAL_LEAVE: &str = "/local/v1/leave";
+/// `POST`, on the socket: remove a node from the cluster; answers with one event a line.
+pub const LOCAL_REMOVE_NODE: &str = "/local/v1/remove-node";
 /// `GET`, on the socket: the nodes of the cluster.
 pub const LOCAL_NODES: &str = "/local/v1/nodes";
