@@ -12,6 +12,7 @@ mod known;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::forget;
 use crate::cluster::journal::{self, Journal};
@@ -223,7 +224,7 @@ impl Removal<'_> {
             let left = Secret::new(known_users::without_kubelet(users.expose(), &target.name));
             if left != users {
                 known = true;
-                let access = crate::base::atomic_file::Access::Keep { or: 0o600 };
+                let access = Access::Keep { or: 0o600 };
                 changes.push((known_users::FILE, left, access));
             }
         }
