@@ -28,8 +28,14 @@ _microk8s() {
             microk8s,join)
                 cmd="microk8s__subcmd__join"
                 ;;
+            microk8s,leave)
+                cmd="microk8s__subcmd__leave"
+                ;;
             microk8s,nodes)
                 cmd="microk8s__subcmd__nodes"
+                ;;
+            microk8s,remove-node)
+                cmd="microk8s__subcmd__remove__subcmd__node"
                 ;;
             microk8s,token)
                 cmd="microk8s__subcmd__token"
@@ -53,7 +59,7 @@ _microk8s() {
 
     case "${cmd}" in
         microk8s)
-            opts="-h -V --help --version add-node join nodes token agent dev-cluster"
+            opts="-h -V --help --version add-node join leave remove-node nodes token agent dev-cluster"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -214,8 +220,36 @@ _microk8s() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microk8s__subcmd__leave)
+            opts="-h --dry-run --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microk8s__subcmd__nodes)
             opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microk8s__subcmd__remove__subcmd__node)
+            opts="-h --force --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

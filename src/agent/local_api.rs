@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::agent::local_socket::LocalCaller;
-use crate::agent::{Shared, status};
+use crate::agent::{Shared, local_departure, status};
 use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::join::{self, Audience};
@@ -38,6 +38,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(routes::LOCAL_TOKENS_PRUNE, post(prune_tokens))
         .route(routes::LOCAL_JOIN, post(join))
         .route(routes::LOCAL_NODES, get(nodes))
+        .merge(local_departure::router())
         .with_state(shared)
 }
 
@@ -196,10 +197,10 @@ impl Audience for Client {
     }
 }
 
-/// The body of an answer that grows while a join goes on.
-struct EventBody {
-    events: UnboundedReceiver<Bytes>,
-    left: Arc<AtomicBool>,
+/// The body of an answer that grows while what was asked for goes on.
+pub(super) struct EventBody {
+    pub(super) events: UnboundedReceiver<Bytes>,
+    pub(super) left: Arc<AtomicBool>,
 }
 
 impl hyper::body::Body for EventBody {
@@ -223,7 +224,7 @@ impl Drop for EventBody {
 }
 
 /// The parser's text would quote the request, which holds a token.
-fn not_understood(error: &serde_json::Error) -> Response {
+pub(super) fn not_understood(error: &serde_json::Error) -> Response {
     let text = format!(
         "the request is not understood (column {}); does the agent have another version?",
         error.column()

@@ -6,6 +6,7 @@ mod cluster_api;
 mod connections;
 mod https;
 mod local_api;
+mod local_departure;
 mod local_socket;
 mod seats;
 mod status;
@@ -120,12 +121,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
     let _lock = take_lock(&node)?;
     match join::recover(&node) {
-        Ok(true) => {
-            tracing::warn!("an earlier join was interrupted; the node is as it was before it");
-        }
-        Ok(false) => {}
+        Ok(Some(ending)) => tracing::warn!("{ending}"),
+        Ok(None) => {}
         Err(error) => {
-            tracing::error!(%error, "an earlier join was interrupted, and cannot be taken back");
+            tracing::error!(%error, "an earlier join or leave was interrupted, and cannot be taken back");
         }
     }
     let window = settings

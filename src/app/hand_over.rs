@@ -42,9 +42,10 @@ pub fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer) -> Exi
         );
         return ExitStatus::Failure;
     }
-    if ["leave", "remove-node"].contains(&name) {
+    // On a cluster without high availability.
+    if name == "leave" {
         let text = format!(
-            "`{name}` is done by MicroK8s's own command, and MicroK8s is not installed here"
+            "`{name}` is done by MicroK8s's own command here, and MicroK8s is not installed"
         );
         output::error(printer, &text, None);
         return ExitStatus::Failure;
@@ -89,7 +90,6 @@ fn known() -> Vec<String> {
     let mut names: Vec<String> = command
         .get_subcommands()
         .map(|own| own.get_name().to_owned())
-        .chain(["leave".to_owned()])
         .collect();
     let snap = env_vars::path(env_vars::SNAP);
     for entry in snap

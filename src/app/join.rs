@@ -1,13 +1,10 @@
 //! `microk8s join`, from what was typed to the exit status.
 
 use std::ffi::OsString;
-use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::app::{self, Agent};
+use crate::app::{self, Agent, interrupt};
 use crate::base::exit_status::ExitStatus;
 use crate::cli::join::{self as face, Narrator, Typed};
 use crate::cli::output::{self, Printer};
@@ -72,14 +69,7 @@ async fn through_agent(
     let status = narrator.status();
     match ended {
         Ok(()) => Ok(status),
-        Err(error) => {
-            output::error(
-                printer,
-                &error.to_string(),
-                Some("look into the log of this node's agent"),
-            );
-            Err(ExitStatus::Failure)
-        }
+        Err(error) => Err(app::agent_failed(&error, printer)),
     }
 }
 
@@ -96,37 +86,10 @@ impl Audience for InProcess<'_, '_> {
 
     /// Until now a signal just ends the process; from now on there is something to take back.
     fn changes_begin(&mut self) {
-        let interrupted = self.interrupted.clone();
-        let (installed, wait) = mpsc::channel();
-        std::thread::spawn(move || app::block_on(catch_signals(installed, interrupted)));
-        // Nothing is changed before the signals are caught; when they cannot be, the journal
-        // still has everything that the next command needs.
-        let _ = wait.recv();
+        interrupt::catch(&self.interrupted);
     }
 
     fn has_left(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst)
     }
-}
-
-/// Waits for a signal that ends programs, and says so in `interrupted`. The signals stay caught:
-/// a second one must not cut the undoing short.
-async fn catch_signals(
-    installed: mpsc::Sender<()>,
-    interrupted: Arc<AtomicBool>,
-) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut quit = signal(SignalKind::quit())?;
-    // Whoever waits for this may have ended already.
-    let _ = installed.send(());
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = hang_up.recv() => {}
-        _ = quit.recv() => {}
-    }
-    interrupted.store(true, Ordering::SeqCst);
-    std::future::pending().await
 }

@@ -1,37 +1,99 @@
-//! `microk8s leave`: a node that is in no cluster is told so; the rest is still done by the
-//! snap's own command.
+//! `microk8s leave`, from what was typed to the exit status.
 
 use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::app::{self, hand_over};
+use crate::app::{self, Agent, hand_over, interrupt};
 use crate::base::exit_status::ExitStatus;
+use crate::cli::leave::{self as face, Narrator, Typed};
 use crate::cli::output::{self, Printer};
 use crate::cli::texts;
 use crate::cluster::join;
+use crate::cluster::leave::{self, Audience};
 use crate::store::layout::Lock;
+use crate::wire::departure_v1::LeaveEvent;
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    let node = match app::find_node_or_say(printer) {
-        Ok(node) => node,
-        Err(status) => return status,
-    };
+    match try_run(arguments, printer) {
+        Ok(status) | Err(status) => status,
+    }
+}
+
+fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
+    let node = app::find_node_or_say(printer)?;
     // The order of the looks is MicroK8s's (`messages.md`, Common).
     if node.layout.has(Lock::Stopped) {
         printer.err(texts::NOT_RUNNING);
-        return ExitStatus::Failure;
+        return Err(ExitStatus::Failure);
     }
-    if let Err(status) = app::check_permission(&node, printer) {
-        return status;
-    }
-    // The snap's own command must not work on half of a join.
+    app::check_permission(&node, printer)?;
+    // Whether the node is a member cannot be seen in half of a join, or of a leave.
     if let Err(error) = join::recover(&node) {
-        let hint =
-            "run the command as root; what an earlier join left behind has to be taken back first";
+        let hint = "run the command as root; what was interrupted earlier has to be seen to first";
         output::error(printer, &error.to_string(), Some(hint));
-        return ExitStatus::Failure;
+        return Err(ExitStatus::Failure);
     }
     if !node.layout.is_in_cluster() {
-        return output::print(printer, texts::NOT_IN_CLUSTER, ExitStatus::Failure);
+        return Ok(output::print(
+            printer,
+            texts::NOT_IN_CLUSTER,
+            ExitStatus::Failure,
+        ));
     }
-    hand_over::run("leave", &arguments, printer)
+    if !node.layout.has(Lock::HaCluster) {
+        return Ok(hand_over::run("leave", &arguments, printer));
+    }
+    let order = match face::read(arguments, printer) {
+        Typed::Leave(order) => order,
+        Typed::Help => return Ok(output::print(printer, face::HELP, ExitStatus::Success)),
+        Typed::Wrong(status) => return Err(status),
+    };
+    let left = app::block_on(async {
+        let Agent::Ready(agent) = app::find_agent(&node, printer).await? else {
+            return Ok(None);
+        };
+        let mut narrator = Narrator::new(printer);
+        let ended = agent.leave(&order, |event| narrator.tell(&event)).await;
+        let status = narrator.status();
+        ended
+            .map(|()| Some(status))
+            .map_err(|error| app::agent_failed(&error, printer))
+    });
+    let left = left.map_err(|error| {
+        output::error(printer, &error.to_string(), None);
+        ExitStatus::Failure
+    })??;
+    if let Some(status) = left {
+        return Ok(status);
+    }
+    let tokens = app::tokens_without_agent(&node, printer)?;
+    let mut narrator = Narrator::new(printer);
+    let mut audience = InProcess {
+        narrator: &mut narrator,
+        interrupted: Arc::default(),
+    };
+    leave::leave(&node, tokens.as_ref(), &order, &mut audience);
+    Ok(narrator.status())
+}
+
+/// A leave in this process: told as it happens, and taken back when the process is told to end.
+struct InProcess<'a, 'b> {
+    narrator: &'a mut Narrator<'b>,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Audience for InProcess<'_, '_> {
+    fn tell(&mut self, event: LeaveEvent) {
+        self.narrator.tell(&event);
+    }
+
+    /// Until now a signal just ends the process; from now on there is something to take back.
+    fn changes_begin(&mut self) {
+        interrupt::catch(&self.interrupted);
+    }
+
+    fn has_left(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
 }

@@ -7,9 +7,11 @@ mod add_node;
 mod agent;
 mod dev_cluster;
 mod hand_over;
+mod interrupt;
 mod join;
 mod leave;
 mod nodes;
+mod remove_node;
 mod token;
 
 use std::ffi::OsString;
@@ -20,16 +22,19 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
+use crate::base::clock::SystemClock;
 use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
 use crate::cli::output::{self, Printer, Streams};
 use crate::cli::texts;
-use crate::client::local::{self, Probe};
+use crate::client::local::{self, LocalError, Probe};
 use crate::cluster::node::Node;
 use crate::host::Host;
 use crate::host::snap::SnapHost;
 use crate::host::standalone::StandaloneHost;
+use crate::model::token_life::RETRY_WINDOW;
 use crate::store::layout::{Kind, Layout};
+use crate::store::tokens::Tokens;
 use crate::wire::local_v1::PROTOCOL;
 
 /// The program.
@@ -60,6 +65,7 @@ pub fn run(
         "add-node" => add_node::run(arguments, printer),
         "join" => join::run(arguments, printer),
         "leave" => leave::run(arguments, printer),
+        "remove-node" => remove_node::run(arguments, printer),
         "nodes" => nodes::run(arguments, printer),
         "token" => token::run(arguments, printer),
         "agent" | "cluster-agent" => agent::run(arguments, printer),
@@ -154,6 +160,31 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
             Err(ExitStatus::Failure)
         }
     }
+}
+
+/// The agent did not get to the end of what it was asked for.
+fn agent_failed(error: &LocalError, printer: &mut dyn Printer) -> ExitStatus {
+    let hint = "look into the log of this node's agent";
+    output::error(printer, &error.to_string(), Some(hint));
+    ExitStatus::Failure
+}
+
+/// The tokens of a node whose agent does not run; nothing on one that never had any.
+fn tokens_without_agent(
+    node: &Node,
+    printer: &mut dyn Printer,
+) -> Result<Option<Tokens>, ExitStatus> {
+    if !node.layout.token_database().exists() {
+        return Ok(None);
+    }
+    let tokens = Tokens::new(&node.layout, Arc::new(SystemClock), RETRY_WINDOW);
+    // Whoever may not read them learns it before anything is done.
+    if let Err(error) = tokens.admissions().nodes() {
+        let hint = "run the command as root, or start the node's agent";
+        output::error(printer, &error.to_string(), Some(hint));
+        return Err(ExitStatus::Failure);
+    }
+    Ok(Some(tokens))
 }
 
 /// Runs what waits for the agent on this thread.

@@ -11,8 +11,10 @@ pub enum ExitStatus {
     Success = 0,
     /// The command failed, or refused to run; nothing more specific fits.
     Failure = 1,
-    /// The command line could not be understood.
+    /// The command line could not be understood; also [`Self::NOT_REMOVED`].
     Usage = 2,
+    /// The node is the only voter of the datastore, so it cannot leave.
+    OnlyVoter = 3,
     /// The contacted node is not the one that the fingerprint names, or speaks no TLS.
     PeerNotVerified = 4,
     /// The contacted node refused the join.
@@ -25,15 +27,20 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// Every status, in the order of the codes.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
+        Self::OnlyVoter,
         Self::PeerNotVerified,
         Self::Refused,
         Self::UnknownAuthMode,
         Self::NotListed,
     ];
+
+    /// The datastore did not remove a member. MicroK8s's `leave` and `remove-node` have the code
+    /// of a wrong command line for it (recording `leave-dqlite-remove-fails`).
+    pub const NOT_REMOVED: Self = Self::Usage;
 
     /// The code that the shell sees.
     pub const fn code(self) -> u8 {

@@ -10,7 +10,7 @@ use crate::cli::output::{self, Printer};
 use crate::cli::{self, texts};
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
-use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
+use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 /// The help text (recording `join-help`).
 pub const HELP: &str = "\
@@ -251,25 +251,12 @@ impl<'a> Narrator<'a> {
                 "This node is already a member of the cluster.\n".to_owned()
             }
             JoinEvent::Failed(failure) => {
-                self.fail(failure);
+                self.status = output::failure(self.printer, failure);
                 return;
             }
         };
         // A join goes on although nobody reads what it says.
         let _ = self.printer.out(&text);
-    }
-
-    fn fail(&mut self, failure: &JoinFailure) {
-        self.status = ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure);
-        if let Some(text) = &failure.microk8s_text {
-            let _ = self.printer.out(&format!("{text}\n"));
-        }
-        if let Some(error) = &failure.error {
-            self.printer.err(&format!("error: {error}"));
-        }
-        if let Some(hint) = &failure.hint {
-            self.printer.err(&format!("hint: {hint}"));
-        }
     }
 
     /// How the join ended.

@@ -5,8 +5,10 @@ pub mod agent;
 pub mod argparse;
 pub mod dev_cluster;
 pub mod join;
+pub mod leave;
 pub mod nodes;
 pub mod output;
+pub mod remove_node;
 pub mod texts;
 pub mod token;
 
@@ -37,6 +39,10 @@ pub enum Command {
     AddNode(add_node::AddNodeArgs),
     /// Join the node to a cluster
     Join(join::JoinArgs),
+    /// Leave the cluster that this node is in
+    Leave(leave::LeaveArgs),
+    /// Remove a node from the cluster
+    RemoveNode(remove_node::RemoveNodeArgs),
     /// List the nodes of the cluster, as this node knows them
     Nodes(nodes::NodesArgs),
     /// List, show, take back and forget the tokens of this node

@@ -6,6 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use crate::base::exit_status::ExitStatus;
+use crate::wire::local_v1::JoinFailure;
 
 /// Where a command prints.
 pub trait Printer {
@@ -91,6 +92,22 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
 pub fn print_help(printer: &mut dyn Printer, help: &str, further: &str) -> ExitStatus {
     let further = if printer.has_reader() { further } else { "" };
     print(printer, &format!("{help}{further}"), ExitStatus::Success)
+}
+
+/// Prints why something failed: MicroK8s's own line on standard output, where it has one. Says what
+/// the exit status is.
+pub fn failure(printer: &mut dyn Printer, failure: &JoinFailure) -> ExitStatus {
+    if let Some(text) = &failure.microk8s_text {
+        // The exit status tells it as well.
+        let _ = printer.out(&format!("{text}\n"));
+    }
+    if let Some(error) = &failure.error {
+        printer.err(&format!("error: {error}"));
+    }
+    if let Some(hint) = &failure.hint {
+        printer.err(&format!("hint: {hint}"));
+    }
+    ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure)
 }
 
 /// Prints, and says how that ended.

@@ -19,6 +19,10 @@ pub const NOT_RUNNING: &str = "microk8s is not running, try microk8s start";
 /// Recording `leave-not-in-cluster`.
 pub const NOT_IN_CLUSTER: &str = "This MicroK8s deployment is not acting as a node in a cluster.\n";
 
+/// Recording `remove-node-on-worker`.
+pub const REMOVE_NODE_ON_WORKER: &str =
+    "This MicroK8s deployment is acting as a node in a cluster. Please use microk8s leave.\n";
+
 /// Recording `join-hostpath-warning`.
 pub const HOSTPATH_WARNING: &str =
     "WARNING: Hostpath storage is enabled and is not suitable for multi node clusters.\n\n";

@@ -8,6 +8,7 @@ use reqwest::Response;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::wire::departure_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
     AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeList, PROTOCOL, Pruned,
@@ -56,8 +57,8 @@ pub enum LocalError {
     /// The agent said something that is not understood.
     #[error("the agent at `{}` gave an answer that is not understood", .0.display())]
     NotUnderstood(PathBuf),
-    /// The agent ended before the join did.
-    #[error("the agent stopped before the join was complete")]
+    /// The agent ended before what it was asked for did.
+    #[error("the agent stopped before it was done")]
     Interrupted,
 }
 
@@ -130,11 +131,48 @@ impl LocalAgent {
     pub async fn join(
         &self,
         order: &JoinOrder,
-        mut on_event: impl FnMut(JoinEvent),
+        on_event: impl FnMut(JoinEvent),
     ) -> Result<(), LocalError> {
-        let mut response = self
-            .send(self.client.post(url(routes::LOCAL_JOIN)).json(order))
-            .await?;
+        let is_last = |event: &JoinEvent| {
+            matches!(
+                event,
+                JoinEvent::Joined { .. } | JoinEvent::AlreadyMember { .. } | JoinEvent::Failed(_)
+            )
+        };
+        self.follow(routes::LOCAL_JOIN, order, is_last, on_event)
+            .await
+    }
+
+    /// Leaves the cluster; as [`Self::join`].
+    pub async fn leave(
+        &self,
+        order: &LeaveOrder,
+        on_event: impl FnMut(LeaveEvent),
+    ) -> Result<(), LocalError> {
+        self.follow(routes::LOCAL_LEAVE, order, LeaveEvent::is_last, on_event)
+            .await
+    }
+
+    /// Removes a node from the cluster; as [`Self::join`].
+    pub async fn remove_node(
+        &self,
+        order: &RemoveOrder,
+        on_event: impl FnMut(RemoveEvent),
+    ) -> Result<(), LocalError> {
+        let path = routes::LOCAL_REMOVE_NODE;
+        self.follow(path, order, RemoveEvent::is_last, on_event)
+            .await
+    }
+
+    /// Sends an order, and passes on the events that it is answered with, until the last one.
+    async fn follow<E: DeserializeOwned>(
+        &self,
+        path: &str,
+        order: &impl Serialize,
+        is_last: impl Fn(&E) -> bool,
+        mut on_event: impl FnMut(E),
+    ) -> Result<(), LocalError> {
+        let mut response = self.send(self.client.post(url(path)).json(order)).await?;
         let mut buffer = Vec::new();
         let mut ended = false;
         while let Some(chunk) = response
@@ -145,14 +183,9 @@ impl LocalAgent {
             buffer.extend_from_slice(&chunk);
             while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = buffer.drain(..=end).collect();
-                let event: JoinEvent = serde_json::from_slice(&line)
+                let event: E = serde_json::from_slice(&line)
                     .map_err(|_| LocalError::NotUnderstood(self.socket.clone()))?;
-                ended |= matches!(
-                    event,
-                    JoinEvent::Joined { .. }
-                        | JoinEvent::AlreadyMember { .. }
-                        | JoinEvent::Failed(_)
-                );
+                ended |= is_last(&event);
                 on_event(event);
             }
         }

@@ -5,7 +5,13 @@
 //! killed is taken back by the next command that looks, or by the agent when it starts. An entry
 //! goes when it is undone, so an undo that is cut off itself goes on where it stopped. The
 //! journal holds old keys: its folder is 0700, its entries 0600, and it is removed when done.
+//!
+//! What cannot be undone, the datastore's forgetting this node, is entered with the steps that
+//! lead on from there ([`Onward`]); once it has happened, these are taken instead.
 
+mod onward;
+
+use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +26,8 @@ use crate::base::secret::Secret;
 use crate::base::wait;
 use crate::host::{Action, CommandError, Host, Service};
 use crate::store::layout::Layout;
+
+pub use onward::{Ahead, Onward};
 
 /// How long a request of a service that was stopped may take to reach the datastore.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
@@ -59,6 +67,28 @@ pub enum JournalError {
         /// Why.
         why: String,
     },
+}
+
+/// How a change that was not made final has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The node is as it was before.
+    TakenBack,
+    /// It could not be undone any more, and is complete.
+    Completed,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TakenBack => {
+                "an earlier join or leave was interrupted; the node is as it was before it"
+            }
+            Self::Completed => {
+                "an earlier leave was interrupted after the datastore had forgotten this node; it is complete now"
+            }
+        })
+    }
 }
 
 /// What undoes one change.
@@ -192,9 +222,20 @@ impl Journal {
         finish(&self.folder)
     }
 
-    /// Takes all changes back.
-    pub fn roll_back(self, host: &dyn Host) -> Result<(), JournalError> {
-        undo_all(&self.folder, host)
+    /// Takes all changes back, unless the point from which there is no way back has been passed:
+    /// then they are completed.
+    pub fn roll_back(self, host: &dyn Host) -> Result<Ending, JournalError> {
+        end(&self.folder, host)
+    }
+
+    /// The datastore is about to be asked to forget this node, or has done so.
+    pub fn enter_onward(&mut self, onward: &Onward) -> Result<(), JournalError> {
+        onward.write(&self.folder)
+    }
+
+    /// Takes the steps that lead on.
+    pub fn go_on(&mut self, onward: &Onward, host: &dyn Host) -> Result<(), JournalError> {
+        onward.go(&self.folder, host)
     }
 
     fn remember_file(&mut self, path: &Path) -> Result<(), JournalError> {
@@ -242,16 +283,28 @@ pub fn is_open(layout: &Layout) -> bool {
     folder.exists() || done(&folder).exists()
 }
 
-/// Takes back what an interrupted change left behind; says whether there was something.
-pub fn recover(layout: &Layout, host: &dyn Host) -> Result<bool, JournalError> {
+/// Takes back, or completes, what an interrupted change left behind; `None` when there is nothing.
+pub fn recover(layout: &Layout, host: &dyn Host) -> Result<Option<Ending>, JournalError> {
     let folder = folder_of(layout);
     // A change that became final just before the power went needs no more than tidying up.
     remove_done(&folder)?;
     if !folder.exists() {
-        return Ok(false);
+        return Ok(None);
     }
-    undo_all(&folder, host)?;
-    Ok(true)
+    end(&folder, host).map(Some)
+}
+
+fn end(folder: &Path, host: &dyn Host) -> Result<Ending, JournalError> {
+    if let Some(onward) = Onward::read(folder)? {
+        if onward.has_happened(host) {
+            onward.complete(folder, host)?;
+            return Ok(Ending::Completed);
+        }
+        // Which way it goes is decided once: half of it undone, there is no way on any more.
+        Onward::give_up(folder)?;
+    }
+    undo_all(folder, host)?;
+    Ok(Ending::TakenBack)
 }
 
 /// The journal is moved away before it is deleted: half a journal must never be replayed.
@@ -382,191 +435,4 @@ fn leave_datastore(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::host::scripted::ScriptedHost;
-
-    type Tree = BTreeMap<PathBuf, (u32, Vec<u8>)>;
-
-    fn tree(root: &Path) -> Tree {
-        let mut found = Tree::new();
-        let mut folders = vec![root.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).unwrap() {
-                let path = entry.unwrap().path();
-                let meta = std::fs::symlink_metadata(&path).unwrap();
-                if path.ends_with("var/cluster-agent") {
-                    continue;
-                }
-                let content = if meta.is_dir() {
-                    Vec::new()
-                } else {
-                    std::fs::read(&path).unwrap()
-                };
-                if meta.is_dir() {
-                    folders.push(path.clone());
-                }
-                found.insert(path, (meta.mode(), content));
-            }
-        }
-        found
-    }
-
-    fn node() -> (tempfile::TempDir, Layout) {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::standalone(dir.path());
-        for folder in [
-            "args",
-            "var/kubernetes/backend",
-            "var/kubernetes/backend.backup",
-        ] {
-            std::fs::create_dir_all(layout.data().join(folder)).unwrap();
-        }
-        std::fs::write(layout.args("kubelet"), "--old\n").unwrap();
-        std::fs::write(layout.backend().join("cluster.yaml"), "own").unwrap();
-        std::fs::write(layout.backend_backup().join("cluster.yaml"), "older").unwrap();
-        (dir, layout)
-    }
-
-    fn change(layout: &Layout, host: &ScriptedHost) -> Journal {
-        let mut journal = Journal::begin(layout).unwrap();
-        let secret = Access::Set {
-            mode: 0o600,
-            uid: None,
-            gid: None,
-        };
-        journal
-            .write(&layout.args("kubelet"), b"--new\n", secret)
-            .unwrap();
-        journal
-            .write(&layout.args("kubelet"), b"--newer\n", secret)
-            .unwrap();
-        journal.write(&layout.args("added"), b"x", secret).unwrap();
-        journal
-            .service(host, Action::Restart, Service::Kubelite)
-            .unwrap();
-        journal
-            .move_folder(&layout.backend(), &layout.backend_backup())
-            .unwrap();
-        journal.make_folder(&layout.backend(), 0o755).unwrap();
-        journal
-            .write(&layout.backend().join("init.yaml"), b"y", secret)
-            .unwrap();
-        journal.remove(&layout.args("added")).unwrap();
-        journal.remove(&layout.args("nothing")).unwrap();
-        journal
-            .service(host, Action::Stop, Service::K8sDqlite)
-            .unwrap();
-        journal
-    }
-
-    #[test]
-    fn rolled_back_changes_leave_no_trace_but_restarted_services() {
-        let (_dir, layout) = node();
-        let host = ScriptedHost::default();
-        let before = tree(layout.data());
-        change(&layout, &host).roll_back(&host).unwrap();
-        assert_eq!(tree(layout.data()), before);
-        assert_eq!(
-            host.calls()[2..],
-            ["restart daemon-k8s-dqlite", "restart daemon-kubelite"]
-        );
-        assert!(!folder_of(&layout).exists());
-    }
-
-    #[test]
-    fn changes_of_a_killed_process_are_taken_back_later() {
-        let (_dir, layout) = node();
-        let host = ScriptedHost::default();
-        let before = tree(layout.data());
-        // Dropped without an end, as by a process that was killed.
-        drop(change(&layout, &host));
-        assert!(recover(&layout, &host).unwrap());
-        assert_eq!(tree(layout.data()), before);
-        assert!(!recover(&layout, &host).unwrap());
-    }
-
-    #[test]
-    fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
-        let steps = {
-            let (_dir, layout) = node();
-            let host = ScriptedHost::default();
-            drop(change(&layout, &host));
-            entries(&folder_of(&layout)).unwrap().len()
-        };
-        for cut in 0..=steps {
-            let (_dir, layout) = node();
-            let host = ScriptedHost::default();
-            let before = tree(layout.data());
-            drop(change(&layout, &host));
-            for path in entries(&folder_of(&layout))
-                .unwrap()
-                .into_iter()
-                .rev()
-                .take(cut)
-            {
-                let entry = std::fs::read(&path).unwrap();
-                undo_one(&path, &host, &mut Vec::new()).unwrap();
-                // Killed after the undoing and before the entry was gone: it is done again.
-                std::fs::write(&path, entry).unwrap();
-                undo_one(&path, &host, &mut Vec::new()).unwrap();
-            }
-            recover(&layout, &host).unwrap();
-            assert_eq!(tree(layout.data()), before, "cut off after {cut} steps");
-        }
-    }
-
-    #[test]
-    fn a_service_that_stays_down_is_told_apart_from_files_that_are_not_back() {
-        let (_dir, layout) = node();
-        let mut host = ScriptedHost::default();
-        let before = tree(layout.data());
-        let journal = change(&layout, &host);
-        host.broken = vec![Service::Kubelite];
-        let error = journal.roll_back(&host).unwrap_err();
-        assert!(matches!(error, JournalError::NotRestarted(_)), "{error}");
-        assert_eq!(tree(layout.data()), before);
-        assert!(!is_open(&layout));
-    }
-
-    #[test]
-    fn final_changes_stay() {
-        let (_dir, layout) = node();
-        let host = ScriptedHost::default();
-        change(&layout, &host).commit().unwrap();
-        let after = tree(layout.data());
-        assert!(!recover(&layout, &host).unwrap());
-        assert_eq!(tree(layout.data()), after);
-        assert_eq!(
-            std::fs::read_to_string(layout.args("kubelet")).unwrap(),
-            "--newer\n"
-        );
-        assert_eq!(
-            std::fs::read_to_string(layout.backend_backup().join("cluster.yaml")).unwrap(),
-            "own"
-        );
-    }
-
-    #[test]
-    fn old_secrets_in_the_journal_are_for_root_alone() {
-        let (_dir, layout) = node();
-        let host = ScriptedHost::default();
-        let journal = change(&layout, &host);
-        assert_eq!(
-            std::fs::metadata(&journal.folder).unwrap().mode() & 0o777,
-            0o700
-        );
-        for entry in std::fs::read_dir(&journal.folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                assert_eq!(
-                    std::fs::metadata(&path).unwrap().mode() & 0o777,
-                    0o600,
-                    "{path:?}"
-                );
-            }
-        }
-    }
-}
+mod tests;

@@ -118,8 +118,12 @@ impl DatastoreDemo {
 
     /// Its members, as its shell prints them in JSON.
     pub fn members(backend: &Path) -> Result<String, CommandError> {
-        let servers = format!("file://{}", backend.join(CLUSTER_FILE).display());
-        shell(&servers, datastore_shell::LIST)
+        shell(&servers_of(backend), datastore_shell::LIST)
+    }
+
+    /// Removes the member at this address.
+    pub fn remove(backend: &Path, address: &str) -> Result<(), CommandError> {
+        shell(&servers_of(backend), &datastore_shell::remove(address)).map(drop)
     }
 
     /// Has these members forget the one at `own`.
@@ -127,6 +131,10 @@ impl DatastoreDemo {
         let servers = servers.join(",");
         datastore_shell::forget(own, |command| shell(&servers, command))
     }
+}
+
+fn servers_of(backend: &Path) -> String {
+    format!("file://{}", backend.join(CLUSTER_FILE).display())
 }
 
 fn shell(servers: &str, command: &str) -> Result<String, CommandError> {

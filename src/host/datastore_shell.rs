@@ -9,13 +9,18 @@ pub const LIST: &str = ".cluster";
 /// What the shell may take: MicroK8s gives it as long.
 pub const LIMIT: Duration = Duration::from_secs(4);
 
+/// Removes the member at this address.
+pub fn remove(address: &str) -> String {
+    format!(".remove {address}")
+}
+
 /// Has the datastore forget a member; one that it does not list is no error.
 pub fn forget(
     own: &str,
     shell: impl Fn(&str) -> Result<String, CommandError>,
 ) -> Result<(), CommandError> {
     if lists(&shell(LIST)?, own) {
-        shell(&format!(".remove {own}"))?;
+        shell(&remove(own))?;
     }
     Ok(())
 }

@@ -53,6 +53,9 @@ pub trait Host: Send + Sync {
     /// `kubectl get no -o json`, or `None` where there is no Kubernetes to ask.
     fn control_plane_nodes(&self) -> Result<Option<String>, CommandError>;
 
+    /// What `kubectl` says to these arguments, or `None` where there is no Kubernetes to ask.
+    fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError>;
+
     /// Whether a datastore runs here, so that the node can be a control plane node.
     fn has_datastore(&self) -> bool;
 
@@ -64,6 +67,10 @@ pub trait Host: Send + Sync {
         servers: &[String],
         own: &str,
     ) -> Result<(), CommandError>;
+
+    /// Has the members of the datastore in this folder forget the one at this address, which they
+    /// list.
+    fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError>;
 
     /// Asks the datastore in this folder, through its shell, for its members; JSON.
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError>;

@@ -79,6 +79,11 @@ impl Host for ScriptedHost {
         Ok(Some(r#"{"items": []}"#.into()))
     }
 
+    fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError> {
+        self.call(format!("kubectl {}", arguments.join(" ")));
+        Ok(None)
+    }
+
     fn has_datastore(&self) -> bool {
         true
     }
@@ -90,6 +95,11 @@ impl Host for ScriptedHost {
         own: &str,
     ) -> Result<(), CommandError> {
         self.call(format!("leave {own}"));
+        Ok(())
+    }
+
+    fn remove_datastore_member(&self, _backend: &Path, address: &str) -> Result<(), CommandError> {
+        self.call(format!("remove {address}"));
         Ok(())
     }
 

@@ -82,7 +82,13 @@ impl SnapHost {
         command::run_with(&program.to_string_lossy(), arguments, &variables, limit)
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> Result<String, CommandError> {
+    /// A command to the datastore whose members the file in this folder lists.
+    fn own_shell(&self, backend: &Path, command: &str) -> Result<String, CommandError> {
+        let servers = format!("file://{}", backend.join("cluster.yaml").display());
+        self.shell(backend, &servers, command)
+    }
+
+    fn run_kubectl(&self, arguments: &[&str]) -> Result<String, CommandError> {
         self.run_own("microk8s-kubectl.wrapper", arguments, KUBECTL_LIMIT)
     }
 }
@@ -117,14 +123,18 @@ impl Host for SnapHost {
     }
 
     fn apply_manifest(&self, path: &Path) -> Result<(), CommandError> {
-        self.kubectl(&["apply", "-f", &path.to_string_lossy()])
+        self.run_kubectl(&["apply", "-f", &path.to_string_lossy()])
             .map(drop)
     }
 
     fn control_plane_nodes(&self) -> Result<Option<String>, CommandError> {
         const LABEL: &str = "node.kubernetes.io/microk8s-controlplane=microk8s-controlplane";
-        self.kubectl(&["get", "no", "-o", "json", "-l", LABEL])
+        self.run_kubectl(&["get", "no", "-o", "json", "-l", LABEL])
             .map(Some)
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError> {
+        self.run_kubectl(arguments).map(Some)
     }
 
     fn has_datastore(&self) -> bool {
@@ -142,8 +152,12 @@ impl Host for SnapHost {
     }
 
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
-        let servers = format!("file://{}", backend.join("cluster.yaml").display());
-        self.shell(backend, &servers, datastore_shell::LIST)
+        self.own_shell(backend, datastore_shell::LIST)
+    }
+
+    fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError> {
+        self.own_shell(backend, &datastore_shell::remove(address))
+            .map(drop)
     }
 }
 

@@ -23,6 +23,10 @@ impl StandaloneHost {
     }
 }
 
+const NO_DATASTORE: CommandError = CommandError::NotAvailable(
+    "no datastore runs on this standalone node, so it cannot be a control plane node",
+);
+
 impl Host for StandaloneHost {
     fn host_name(&self) -> io::Result<String> {
         match &self.name {
@@ -50,6 +54,10 @@ impl Host for StandaloneHost {
         Ok(None)
     }
 
+    fn kubectl(&self, _arguments: &[&str]) -> Result<Option<String>, CommandError> {
+        Ok(None)
+    }
+
     fn has_datastore(&self) -> bool {
         self.datastore.is_some()
     }
@@ -66,12 +74,17 @@ impl Host for StandaloneHost {
         }
     }
 
-    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
-        if self.datastore.is_some() {
-            return DatastoreDemo::members(backend);
+    fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError> {
+        match self.datastore {
+            Some(_) => DatastoreDemo::remove(backend, address),
+            None => Err(NO_DATASTORE),
         }
-        Err(CommandError::NotAvailable(
-            "no datastore runs on this standalone node, so it cannot be a control plane node",
-        ))
+    }
+
+    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
+        match self.datastore {
+            Some(_) => DatastoreDemo::members(backend),
+            None => Err(NO_DATASTORE),
+        }
     }
 }

@@ -246,6 +246,34 @@ impl Admissions {
         Ok(())
     }
 
+    /// Forgets the nodes of exactly this name or address, and what they could still have signed.
+    /// Says whether there were any.
+    pub fn forget(&self, name_or_address: &str) -> Result<bool, StoreError> {
+        let address: Option<IpAddr> = name_or_address.parse().ok();
+        let gone = self.nodes_that(|other| {
+            other.node.name == name_or_address || Some(other.node.address) == address
+        })?;
+        for other in &gone {
+            self.end_rights(&[other.join], Some(&other.node))?;
+        }
+        let keys: Vec<String> = gone.iter().map(|other| node_key(&other.node)).collect();
+        if keys.is_empty() {
+            return Ok(false);
+        }
+        let rows = keys.clone();
+        self.database.write(move |transaction| {
+            let mut table = transaction.open_table(NODES)?;
+            for key in rows {
+                table.remove(key.as_str())?;
+            }
+            Ok(())
+        })?;
+        if let Some(nodes) = &mut *self.lock() {
+            nodes.retain(|key, _| !keys.contains(key));
+        }
+        Ok(true)
+    }
+
     /// The nodes that this one let in.
     pub fn nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
         let mut nodes: Vec<_> = self.with_nodes(|nodes| nodes.values().cloned().collect())?;

@@ -159,6 +159,11 @@ pub fn init_yaml(own: &str, voters: &[String]) -> String {
     text
 }
 
+/// `init.yaml` of a node that begins a cluster of its own (recording `leave-alone`).
+pub fn init_alone_yaml(own: &str) -> String {
+    format!("Address: {}\n", quoted(own))
+}
+
 /// What `init.yaml` says.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Init {

@@ -43,6 +43,14 @@ pub fn with_kubelet(text: &str, token: &Secret, node: &str) -> String {
     )
 }
 
+/// The file's text without the line of the kubelet of this node, by its exact name.
+pub fn without_kubelet(text: &str, node: &str) -> String {
+    let user = format!("system:node:{node}");
+    text.split_inclusive('\n')
+        .filter(|line| line.split(',').nth(1).map(str::trim) != Some(user.as_str()))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +61,13 @@ mod tests {
     fn a_name_that_begins_like_another_is_another() {
         assert_eq!(token_of(FILE, "system:node:n1"), None);
         assert_eq!(token_of(FILE, "system:node:n10").unwrap().expose(), "t2");
+    }
+
+    #[test]
+    fn a_kubelet_goes_and_one_whose_name_begins_like_it_stays() {
+        let text = with_kubelet(FILE, &Secret::new("t4"), "n1");
+        assert_eq!(without_kubelet(&text, "n1"), FILE);
+        assert_eq!(without_kubelet(FILE, "n1"), FILE);
     }
 
     #[test]

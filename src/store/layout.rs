@@ -176,6 +176,11 @@ impl Layout {
         self.data.join("var/kubernetes/backend.backup")
     }
 
+    /// Where the folder of a new datastore is made ready, until it takes the place of the other.
+    pub fn backend_next(&self) -> PathBuf {
+        self.data.join("var/kubernetes/backend.next")
+    }
+
     /// The manifest of the pod network.
     pub fn cni_manifest(&self) -> PathBuf {
         self.args("cni-network/cni.yaml")
@@ -199,6 +204,11 @@ impl Layout {
     /// Our own state; mode 0700.
     pub fn own_state(&self) -> PathBuf {
         self.data.join("var/cluster-agent")
+    }
+
+    /// The tokens of the node's agent, and the nodes that it let in.
+    pub fn token_database(&self) -> PathBuf {
+        self.own_state().join("tokens.redb")
     }
 
     /// The agent's socket.

@@ -105,7 +105,7 @@ impl Tokens {
     /// The node's tokens. Nothing is read before it is needed, so that a database of which nothing
     /// can be had keeps nobody from doing what can be done without it.
     pub fn new(layout: &Layout, clock: Arc<dyn Clock>, window: i64) -> Self {
-        let database = Arc::new(Database::new(layout.own_state().join("tokens.redb")));
+        let database = Arc::new(Database::new(layout.token_database()));
         let time = clock.clone();
         let due = move |life: &Life| life.next_change(time.unix_seconds(), window, KEPT);
         let file = |name| TokenFile::new(layout.credential(name));

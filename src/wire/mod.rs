@@ -2,6 +2,7 @@
 
 pub mod cluster_v1;
 pub mod cluster_v2;
+pub mod departure_v1;
 pub mod error_body;
 pub mod lenient;
 pub mod local_v1;

@@ -29,5 +29,9 @@ pub const LOCAL_TOKENS_REVOKE: &str = "/local/v1/tokens/revoke";
 pub const LOCAL_TOKENS_PRUNE: &str = "/local/v1/tokens/prune";
 /// `POST`, on the socket: join a cluster; answers with one event a line.
 pub const LOCAL_JOIN: &str = "/local/v1/join";
+/// `POST`, on the socket: leave the cluster; answers with one event a line.
+pub const LOCAL_LEAVE: &str = "/local/v1/leave";
+/// `POST`, on the socket: remove a node from the cluster; answers with one event a line.
+pub const LOCAL_REMOVE_NODE: &str = "/local/v1/remove-node";
 /// `GET`, on the socket: the nodes of the cluster.
 pub const LOCAL_NODES: &str = "/local/v1/nodes";

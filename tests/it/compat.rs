@@ -16,6 +16,7 @@ mod nodes;
 pub mod placeholders;
 pub mod preconditions;
 pub mod recording;
+mod remove_node;
 pub mod requests;
 mod scenario;
 

@@ -12,7 +12,7 @@ use crate::lab::skip;
 
 /// A script in a namespace where nothing but the loopback is, as root of that namespace. It finds
 /// the program as `$0`.
-fn in_network_of_its_own(script: &str, arguments: &[&str]) -> Option<Command> {
+pub fn in_network_of_its_own(script: &str, arguments: &[&str]) -> Option<Command> {
     let unshare = || {
         let mut command = Command::new("unshare");
         command.args(["--net", "--map-root-user", "--user"]);
@@ -47,7 +47,7 @@ fn dev_cluster(arguments: &[&str]) -> Option<Output> {
     Some(command(arguments)?.output().unwrap())
 }
 
-fn is_dqlite_installed() -> bool {
+pub fn is_dqlite_installed() -> bool {
     Command::new("sh")
         .args(["-c", "command -v dqlite-demo && command -v dqlite"])
         .output()

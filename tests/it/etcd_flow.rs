@@ -195,6 +195,20 @@ fn a_control_plane_node_takes_over_an_etcd_outside_of_the_cluster() {
             .iter()
             .all(|call| !call.contains("k8s-dqlite"))
     );
+
+    // When it leaves it uses its own datastore again.
+    n2.run(&["microk8s", "leave"]).ok();
+    let arguments = n2.read("args/kube-apiserver");
+    assert!(arguments.contains(inside), "{arguments}");
+    assert!(!arguments.contains("--etcd-cafile"), "{arguments}");
+    for gone in [
+        "certs/remote-etcd-ca.crt",
+        "certs/remote-etcd.crt",
+        "certs/remote-etcd.key",
+        "var/lock/no-k8s-dqlite",
+    ] {
+        assert!(!n2.path(gone).exists(), "{gone}");
+    }
 }
 
 #[test]
@@ -219,6 +233,10 @@ fn a_cluster_with_token_authentication_is_joined_with_its_administrators_token()
         n2.read("credentials/known_tokens.csv"),
         "admintoken,admin,admin,\"system:masters\"\n"
     );
+    n2.run(&["microk8s", "leave"]).ok();
+    let users = n2.read("credentials/known_tokens.csv");
+    assert!(!users.contains("admintoken"), "{users}");
+    assert!(users.ends_with(",admin,admin,\"system:masters\"\n"));
 }
 
 #[test]

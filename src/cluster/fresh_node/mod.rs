@@ -164,7 +164,7 @@ impl Writer<'_> {
         let server_names = server_names(fresh);
         let ca_key = take("ca")?;
         self.key("certs/ca.key", &ca_key)?;
-        let (ca, ca_pem) = Ca::create(&Subject::common_name("10.152.183.1"), ca_key)?;
+        let (ca, ca_pem) = authority(ca_key)?;
         self.file("certs/ca.crt", &ca_pem, 0o644)?;
         self.file("certs/ca.srl", &random_serial()?, 0o644)?;
         self.key("certs/serviceaccount.key", &take("serviceaccount")?)?;
@@ -221,18 +221,8 @@ impl Writer<'_> {
     }
 
     fn datastore(&mut self, fresh: &FreshNode) -> Result<(), FreshNodeError> {
-        let key = PrivateKey::generate(Bits::Rsa4096)?;
-        self.key("var/kubernetes/backend/cluster.key", &key)?;
-        let names = vec![
-            AltName::Dns(fresh.hostname.clone()),
-            AltName::Ip(IpAddr::from([127, 0, 0, 1])),
-        ];
-        let certificate = ca::self_signed(
-            &Subject::common_name("k8s"),
-            &key,
-            Profile::Server(names),
-            ca::LONG,
-        )?;
+        let (certificate, key) = datastore_identity(&fresh.hostname)?;
+        self.file("var/kubernetes/backend/cluster.key", key.expose(), 0o600)?;
         self.file("var/kubernetes/backend/cluster.crt", &certificate, 0o640)?;
         let member = Member {
             address: fresh.datastore.to_string(),
@@ -250,6 +240,27 @@ impl Writer<'_> {
             0o644,
         )
     }
+}
+
+/// The authority of a node with this key, and its certificate as PEM.
+pub fn authority(key: PrivateKey) -> Result<(Ca, String), PkiError> {
+    Ca::create(&Subject::common_name("10.152.183.1"), key)
+}
+
+/// The certificate and key of a datastore that is new, both PEM.
+pub fn datastore_identity(hostname: &str) -> Result<(String, Secret), PkiError> {
+    let key = PrivateKey::generate(Bits::Rsa4096)?;
+    let names = vec![
+        AltName::Dns(hostname.to_owned()),
+        AltName::Ip(IpAddr::from([127, 0, 0, 1])),
+    ];
+    let certificate = ca::self_signed(
+        &Subject::common_name("k8s"),
+        &key,
+        Profile::Server(names),
+        ca::LONG,
+    )?;
+    Ok((certificate, key.to_pem()?))
 }
 
 /// A client of the API server that a node has a certificate for.

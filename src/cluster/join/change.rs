@@ -1,16 +1,15 @@
 //! The changes of a join, in the terms of a node.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
+use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::{Node, Privacy};
+use crate::cluster::turn::TurnError;
 use crate::host::{Action, Service};
-use crate::pki::key::{Bits, PrivateKey};
-use crate::pki::kubeconfig::{self, Identity};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
 use crate::wire::local_v1::JoinOrder;
@@ -51,7 +50,7 @@ impl<'a> Change<'a> {
 
     fn undo(&mut self) -> Result<(), JournalError> {
         match self.journal.take() {
-            Some(journal) => journal.roll_back(self.node.host.as_ref()),
+            Some(journal) => journal.roll_back(self.node.host.as_ref()).map(drop),
             None => Ok(()),
         }
     }
@@ -74,7 +73,9 @@ impl<'a> Change<'a> {
         if self.journal.is_none() {
             self.journal = Some(Journal::begin(&self.node.layout)?);
         }
-        self.journal.as_mut().ok_or(JoinError::Busy)
+        self.journal
+            .as_mut()
+            .ok_or(JoinError::Turn(TurnError::Busy))
     }
 
     /// Writes a file that is shared in this way.
@@ -229,55 +230,5 @@ impl Drop for Change<'_> {
         if let Err(error) = self.undo() {
             tracing::error!(%error, "the changes of a join cannot be taken back");
         }
-    }
-}
-
-/// A key of the node.
-pub struct NodeKey {
-    /// The key.
-    pub key: PrivateKey,
-    /// The key as PEM.
-    pub pem: Secret,
-    /// It was made for this join.
-    pub is_new: bool,
-}
-
-impl NodeKey {
-    /// The node's key of this name, or a new one.
-    pub fn read_or_make(node: &Node, name: &str) -> Result<Self, JoinError> {
-        match node.layout.read(&node.layout.cert(&format!("{name}.key"))) {
-            Ok(pem) => Ok(Self {
-                key: PrivateKey::from_pem(&pem)?,
-                pem: Secret::new(pem),
-                is_new: false,
-            }),
-            Err(error) if error.is_missing() => {
-                let key = PrivateKey::generate(Bits::Rsa2048)?;
-                let pem = key.to_pem()?;
-                Ok(Self {
-                    key,
-                    pem,
-                    is_new: true,
-                })
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// A kubeconfig for the user of a certificate of this key.
-    pub fn kubeconfig(&self, ca: &str, server: &str, user: &str, certificate: &str) -> Secret {
-        let identity = Identity::Certificate {
-            certificate,
-            key: &self.pem,
-        };
-        kubeconfig::text(ca, server, user, &identity)
-    }
-}
-
-/// The URL of an API server.
-pub fn api_server_url(host: &str, port: &str) -> String {
-    match host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => format!("https://[{address}]:{port}"),
-        _ => format!("https://{host}:{port}"),
     }
 }

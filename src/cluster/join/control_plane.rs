@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use crate::base::secret::Secret;
 use crate::base::wait;
 use crate::cluster::cni;
-use crate::cluster::fresh_node::client_certificates;
-use crate::cluster::join::change::{Change, NodeKey, api_server_url};
+use crate::cluster::identity::{self, Renewed};
+use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::Answer;
 use crate::cluster::join::{Audience, still_wanted};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
 use crate::model::endpoint;
-use crate::pki::ca::{self, Ca, LONG, Profile};
+use crate::pki::ca::{self, Ca};
 use crate::store::dqlite::{self, Member};
 use crate::store::known_users;
 use crate::store::layout::Lock;
@@ -28,14 +28,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A dot appears as often as MicroK8s's client prints one (`messages.md`, join).
 const NOT_LISTED_DOT: Duration = Duration::from_secs(5);
 const NOT_ANSWERING_DOT: Duration = Duration::from_secs(2);
-
-/// A certificate and kubeconfig of the node under the cluster's authority.
-struct Renewed {
-    name: &'static str,
-    key: NodeKey,
-    certificate: String,
-    kubeconfig: Option<(&'static str, Secret)>,
-}
 
 /// All that the join needs, before anything is changed.
 pub struct Plan {
@@ -87,7 +79,7 @@ impl Plan {
             },
             None => Self::dqlite(node, &answer, own)?,
         };
-        let renewed = renew(node, &ca, &ca_pem, &answer)?;
+        let renewed = identity::renew(node, &ca, &ca_pem, answer.apiport.as_deref())?;
         let servers = reissue_servers(node, &ca)?;
         Ok(Self {
             answer,
@@ -309,48 +301,6 @@ impl super::Plan for Plan {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// The node's client certificates under the cluster's authority.
-fn renew(
-    node: &Node,
-    ca: &Ca,
-    ca_pem: &str,
-    answer: &JoinResponse,
-) -> Result<Vec<Renewed>, JoinError> {
-    let hostname = node.host.host_name().map_err(JoinError::Machine)?;
-    let addresses = node
-        .addresses(node.agent_bind().ip())
-        .map_err(JoinError::Machine)?;
-    let arguments = node.arguments("kube-apiserver")?;
-    let port = answer
-        .apiport
-        .as_deref()
-        .filter(|port| !port.is_empty())
-        .or_else(|| arguments.get("--secure-port"))
-        .unwrap_or("16443");
-    let server = api_server_url("127.0.0.1", port);
-    client_certificates(&hostname, &addresses)
-        .into_iter()
-        .map(|client| {
-            let key = NodeKey::read_or_make(node, client.file)?;
-            let certificate = ca.issue(
-                &client.subject,
-                &key.key,
-                Profile::Client(client.names),
-                LONG,
-            )?;
-            let kubeconfig = client
-                .kubeconfig
-                .map(|(name, user)| (name, key.kubeconfig(ca_pem, &server, &user, &certificate)));
-            Ok(Renewed {
-                name: client.file,
-                key,
-                certificate,
-                kubeconfig,
-            })
-        })
-        .collect()
 }
 
 /// The node's server certificates, signed anew. MicroK8s leaves this to a helper that notices

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::{sanitize, time_text};
 use crate::client::remote::RemoteError;
+use crate::cluster::identity::IdentityError;
 use crate::cluster::journal::JournalError;
+use crate::cluster::turn::TurnError;
 use crate::model::role::Role;
 use crate::model::token_life::{Reason, Refusal};
 use crate::pki::PkiError;
@@ -17,18 +18,9 @@ use crate::wire::local_v1::JoinFailure;
 /// Why a join failed.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// A join of this node is under way.
-    #[error("another join of this node is under way")]
-    Busy,
-    /// The node's directory is not there, or not ours.
-    #[error("cannot use the node directory: `{}`: {source}", path.display())]
-    NoNode {
-        /// Which folder.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// Another change is under way, or the node's directory is not ours.
+    #[error(transparent)]
+    Turn(#[from] TurnError),
     /// A standalone node has no datastore to join with.
     #[error("no datastore runs on this standalone node, so it cannot be a control plane node")]
     NoDatastore,
@@ -123,6 +115,16 @@ pub enum JoinError {
     },
 }
 
+impl From<IdentityError> for JoinError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Read(error) => Self::Read(error),
+            IdentityError::Pki(error) => Self::Pki(error),
+            IdentityError::Machine(error) => Self::Machine(error),
+        }
+    }
+}
+
 impl From<&JoinError> for JoinFailure {
     fn from(error: &JoinError) -> Self {
         Self {
@@ -140,10 +142,7 @@ impl From<&JoinError> for JoinFailure {
 /// The part of the join that failed.
 fn stage(error: &JoinError) -> &'static str {
     match error {
-        JoinError::Busy
-        | JoinError::NoNode { .. }
-        | JoinError::NoDatastore
-        | JoinError::Machine(_) => "preflight",
+        JoinError::Turn(_) | JoinError::NoDatastore | JoinError::Machine(_) => "preflight",
         JoinError::Remote(_) | JoinError::NotVerified(_) => "contact",
         JoinError::Refused { .. } => "admission",
         JoinError::NotUnderstood { .. }
@@ -206,7 +205,7 @@ fn microk8s_text(error: &JoinError) -> Option<String> {
 fn hint(error: &JoinError) -> Option<String> {
     Some(
         match error {
-            JoinError::Busy => "wait until it has ended, and look what it said",
+            JoinError::Turn(TurnError::Busy) => "wait until it has ended, and look what it said",
             JoinError::NoDatastore => "join as a worker, with --worker",
             JoinError::Remote(RemoteError::Connect { .. } | RemoteError::NoAnswer { .. }) => {
                 "check the address and the port, that the cluster agent runs there, and that no firewall is in between; the token is not used up"
@@ -241,7 +240,7 @@ fn hint(error: &JoinError) -> Option<String> {
             JoinError::NotTakenBack { .. } => {
                 "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
             }
-            JoinError::NoNode { source, .. }
+            JoinError::Turn(TurnError::NoNode { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
                 "run the command as root, or start the node's agent"
@@ -302,8 +301,7 @@ fn exit(error: &JoinError) -> ExitStatus {
         JoinError::UnknownAuthMode(_) => ExitStatus::UnknownAuthMode,
         JoinError::NotListed { .. } => ExitStatus::NotListed,
         JoinError::NotTakenBack { error, .. } => exit(error),
-        JoinError::Busy
-        | JoinError::NoNode { .. }
+        JoinError::Turn(_)
         | JoinError::NoDatastore
         | JoinError::Machine(_)
         | JoinError::Remote(_)

@@ -3,8 +3,9 @@
 
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
+use crate::cluster::identity::{NodeKey, api_server_url};
 use crate::cluster::join::Audience;
-use crate::cluster::join::change::{Change, NodeKey, api_server_url};
+use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
 use crate::cluster::join::worker::{Identities, REMOTE_CA, WORKER_LABELS};

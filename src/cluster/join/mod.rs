@@ -12,28 +12,21 @@ mod peer;
 mod worker;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::base::atomic_file;
-use crate::base::file_lock::{FileLock, FileLockError};
-use crate::base::wait;
 use crate::cluster::first_join;
-use crate::cluster::journal;
+use crate::cluster::identity::NodeKey;
+use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
+use crate::cluster::turn;
 use crate::model::role::Role;
 use crate::pki::ca;
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::{Outcome, RequestedRole};
 use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
 
-use change::{Change, NodeKey};
+use change::Change;
 pub use error::JoinError;
 use peer::Contact;
-
-/// How long another join of the node may take to end, and how often that is looked at.
-const BUSY_LIMIT: Duration = Duration::from_secs(60);
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Who wants to know how a join goes.
 pub trait Audience {
@@ -63,10 +56,10 @@ fn attempt(
     order: &JoinOrder,
     audience: &mut dyn Audience,
 ) -> Result<JoinEvent, JoinError> {
-    let _lock = take_lock(node)?;
-    // What a killed join left behind is taken back before anything else.
-    if journal::recover(&node.layout, node.host.as_ref())? {
-        tracing::warn!("an earlier join was interrupted; the node is as it was before it");
+    let _lock = turn::take(node)?;
+    // What a killed join or leave left behind is seen to before anything else.
+    if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
+        tracing::warn!("{ending}");
     }
     let is_ha = node.layout.has(Lock::HaCluster);
     let role = if is_ha { order.role } else { Role::Worker };
@@ -201,44 +194,6 @@ fn requested_role(order: &JoinOrder) -> RequestedRole {
     }
 }
 
-/// One join at a time on one node. The lock is on the folder of our own state, where no other
-/// user can take it; it goes with the lock when it holds nothing else.
-struct JoinLock {
-    folder: PathBuf,
-    _lock: FileLock,
-}
-
-impl Drop for JoinLock {
-    fn drop(&mut self) {
-        atomic_file::remove_empty_folder(&self.folder);
-    }
-}
-
-/// Takes the lock. A join that is under way is waited for: it may be one whose caller was
-/// killed, and that is being taken back right now.
-fn take_lock(node: &Node) -> Result<JoinLock, JoinError> {
-    let folder = node.layout.own_state();
-    let try_take = || match atomic_file::make_folder(&folder, 0o700)
-        .map_err(FileLockError::Io)
-        .and_then(|()| FileLock::try_take_folder(&folder))
-    {
-        Err(FileLockError::Held) => None,
-        Ok(lock) => Some(Ok(lock)),
-        Err(FileLockError::Io(source)) => Some(Err(source)),
-    };
-    match wait::until(BUSY_LIMIT, BUSY_PAUSE, try_take) {
-        None => Err(JoinError::Busy),
-        Some(Ok(lock)) => Ok(JoinLock {
-            folder,
-            _lock: lock,
-        }),
-        Some(Err(source)) => Err(JoinError::NoNode {
-            path: folder,
-            source,
-        }),
-    }
-}
-
 /// What the node is in the cluster of the node that shows this certificate; `None` when it is
 /// no member.
 ///
@@ -282,12 +237,12 @@ fn warn_of_other_network(
     Ok(())
 }
 
-/// Takes back what an interrupted join left behind, unless one is under way right now.
-pub fn recover(node: &Node) -> Result<bool, JoinError> {
+/// Sees to what an interrupted join or leave left behind, unless one is under way right now.
+pub fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
     if !journal::is_open(&node.layout) {
-        return Ok(false);
+        return Ok(None);
     }
-    let _lock = take_lock(node)?;
+    let _lock = turn::take(node)?;
     Ok(journal::recover(&node.layout, node.host.as_ref())?)
 }
 

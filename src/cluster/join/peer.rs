@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::base::secret::Secret;
 use crate::client::remote::{Peer, Reply};
-use crate::cluster::join::change::NodeKey;
+use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::source_address;
 use crate::cluster::node::Node;

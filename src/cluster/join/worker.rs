@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::cluster::fresh_node::node_names;
+use crate::cluster::identity::{NodeKey, api_server_url};
 use crate::cluster::join::Audience;
-use crate::cluster::join::change::{Change, NodeKey, api_server_url};
+use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
 use crate::cluster::node::{Node, Privacy};

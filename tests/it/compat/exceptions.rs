@@ -25,6 +25,14 @@ pub enum Mode {
     JoinThroughAgent,
     /// `join` against the recorded answers of MicroK8s's agent.
     JoinRecordedAgent,
+    /// `leave` with no agent on the leaving node.
+    LeaveInProcess,
+    /// `leave` through our agent.
+    LeaveThroughAgent,
+    /// `remove-node` with no agent on the node.
+    RemoveInProcess,
+    /// `remove-node` through our agent.
+    RemoveThroughAgent,
     /// The recorded requests of MicroK8s's own `join`, and of curl, against our agent.
     Requests,
     /// No command: the files of a fresh node.
@@ -76,11 +84,13 @@ pub enum Effect {
     AnyCalls,
     /// There are no calls on any host.
     NoCalls,
+    /// Other calls in place of these, which stand together, on the host of the command.
+    InsteadOfCalls(&'static [&'static str], &'static [&'static str]),
 }
 
 use Effect::{
-    Also, AnyCalls, As, Blanked, Exit, Instead, JsonType, NoCalls, Only, Patch, Reason, Status,
-    Stdout, Untouched, Without,
+    Also, AnyCalls, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType, NoCalls, Only, Patch,
+    Reason, Status, Stdout, Untouched, Without,
 };
 use Side::{Every, N1, Own};
 
@@ -182,6 +192,16 @@ impl Effect {
             }
             AnyCalls => {
                 expected.calls.insert(own.to_owned(), None);
+            }
+            InsteadOfCalls(before, after) => {
+                if let Some(Some(calls)) = expected.calls.get_mut(own) {
+                    let place = calls
+                        .windows(before.len())
+                        .position(|window| window == before)
+                        .unwrap_or_else(|| panic!("{before:?} are not among {calls:?}"));
+                    let after = after.iter().map(|call| (*call).to_owned());
+                    calls.splice(place..place + before.len(), after);
+                }
             }
             NoCalls => {
                 expected

@@ -104,6 +104,13 @@ fn by_path(changes: Vec<Value>) -> BTreeMap<String, Map<String, Value>> {
             };
             // Who wrote a file cannot be seen in the file.
             change.remove("by");
+            // Nor does it matter in which order the files stand that hold the same key.
+            if let Some(Value::Array(files)) = change
+                .get_mut("summary")
+                .and_then(|summary| summary.get_mut("key_of_cert"))
+            {
+                files.sort_by_key(Value::to_string);
+            }
             (change["path"].as_str().unwrap().to_owned(), change)
         })
         .collect()
@@ -180,6 +187,16 @@ impl Observed {
                 authorities.push(Authority {
                     name: "remote ca (n1)".to_owned(),
                     certificate: lab.host("n1").fresh("certs/ca.crt"),
+                });
+            }
+            // Whoever leaves as a control plane node gets an authority of its own.
+            let now = after.0[&host.name].file("certs/ca.crt");
+            if let Some(certificate) =
+                now.filter(|now| authorities.iter().all(|known| known.certificate != *now))
+            {
+                authorities.push(Authority {
+                    name: "new ca".to_owned(),
+                    certificate: certificate.to_vec(),
                 });
             }
             let around = Surroundings {

@@ -4,8 +4,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
+
 use super::placeholders::Placeholders;
 use crate::lab::network::MICROK8S_GID;
+use crate::lab::nodes::HOSTS;
 use crate::lab::peer::{Peer, Reply, Speaks, http};
 use crate::lab::{Host, Lab, now};
 
@@ -33,8 +36,12 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
         // add-node, on n1
         "args/cluster-agent says --bind 0.0.0.0:25001" => bind_25001(n1()),
         "certs/ca.crt is a self-signed certificate with CN=127.0.0.1" => old_authority(n1()),
-        "var/lock/clustered.lock exists" => lock(n1(), "clustered.lock"),
-        "var/lock/stopped.lock exists" => lock(n1(), "stopped.lock"),
+        "var/lock/clustered.lock exists" | "n1: var/lock/clustered.lock exists" => {
+            lock(n1(), "clustered.lock");
+        }
+        "var/lock/stopped.lock exists" | "n1: var/lock/stopped.lock exists" => {
+            lock(n1(), "stopped.lock");
+        }
         "var/lock/ha-cluster is missing" | "n1: var/lock/ha-cluster is missing" => {
             n1().remove("var/lock/ha-cluster");
         }
@@ -133,6 +140,54 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
             n2().remove("args/cni-network/cni.yaml");
         }
 
+        // leave
+        "n2 joined n1 as worker" => join(lab, " --worker"),
+        "n2 joined n1 as control plane"
+        | "n2 joined n1 as control plane; dqlite lists n1 and n2 as voters" => join(lab, ""),
+        "n2: var/lock/no-k8s-dqlite was removed" => n2().remove("var/lock/no-k8s-dqlite"),
+        "n2: every kubectl call fails" => n2().stand_ins.fail_kubectl(),
+        "n2: the dqlite shell's .remove exits 1" => n2().stand_ins.fail_dqlite_remove(),
+        "n1: var/lock/no-cert-reissue exists" => lock(n1(), "no-cert-reissue"),
+        "n1: no var/kubernetes/backend.backup" => {}
+        "n1: cluster.yaml lists n1 and n2 as voters" => {
+            datastore(n1(), &[("10.99.0.11", 100, 0), ("10.99.0.12", 101, 0)]);
+        }
+        "n1: cluster.yaml lists n1 as voter and n2 as stand-by" => {
+            datastore(n1(), &[("10.99.0.11", 100, 0), ("10.99.0.12", 101, 1)]);
+        }
+
+        // remove-node, on n1
+        "n1: cluster.yaml lists n1 alone" | "cluster.yaml lists n1 alone" => {
+            datastore(n1(), &[("10.99.0.11", 100, 0)]);
+        }
+        "cluster.yaml lists n1 and n2" => {
+            datastore(n1(), &[("10.99.0.11", 100, 0), ("10.99.0.12", 101, 0)]);
+        }
+        "cluster.yaml lists 10.99.0.11 and 10.99.0.13" => {
+            datastore(n1(), &[("10.99.0.11", 100, 0), ("10.99.0.13", 101, 0)]);
+        }
+        "n1: the API server knows the nodes n1, n2, n3 (10.99.0.11 to .13)" => {
+            kubernetes(n1(), &["n1", "n2", "n3"]);
+        }
+        "the API server knows n1 and n2" => kubernetes(n1(), &["n1", "n2"]),
+        "n1: the API server knows n2 without an InternalIP" => {
+            n1().stand_ins.kubernetes_knows("n2", None);
+        }
+        "n1: credentials/callback-tokens.txt holds an entry for n2 and one for n3" => {
+            let entry = |name, letter: &str| format!("{name}:25000 {}\n", letter.repeat(64));
+            let entries = entry("n2", "a") + &entry("n3", "b");
+            n1().write("credentials/callback-tokens.txt", &entries, 0o660);
+        }
+        "the dqlite shell's .remove exits 1" => n1().stand_ins.fail_dqlite_remove(),
+        "n1: args/kube-apiserver has --token-auth-file" => {
+            let option = "--token-auth-file=${SNAP_DATA}/credentials/known_tokens.csv\n";
+            let arguments = n1().read("args/kube-apiserver") + option;
+            n1().write("args/kube-apiserver", &arguments, 0o644);
+        }
+        "n1: known_tokens.csv holds admin, system:node:n2 and system:node:n22" => {
+            n1().write("credentials/known_tokens.csv", KNOWN_TOKENS, 0o644);
+        }
+
         // what listens on n1 in place of an agent
         "nothing is listening" | "no agent runs on n1" => scene.no_agent = true,
         "a plain HTTP server listens on n1:25000" => {
@@ -165,6 +220,28 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
             scene.peer = Some(Peer::start(n1(), Speaks::Tls, |_| Reply::Close));
         }
         other => panic!("no way is known to bring about: {other}"),
+    }
+}
+
+/// The users of a cluster with token authentication.
+const KNOWN_TOKENS: &str = "AAAA,admin,admin,\"system:masters\"\n\
+    BBBB,system:node:n2,kubelet-1,\"system:nodes\"\n\
+    CCCC,system:node:n22,kubelet-2,\"system:nodes\"\n";
+
+/// Has n2 join n1, by our own programs.
+fn join(lab: &Lab, option: &str) {
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let agent = n1.agent();
+    let lines = n1.shell("microk8s add-node --format short").ok();
+    let line = lines.lines().next().unwrap();
+    n2.shell(&format!("{line}{option}")).ok();
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+}
+
+fn kubernetes(host: &Host, names: &[&str]) {
+    for (name, address) in HOSTS.iter().filter(|(name, _)| names.contains(name)) {
+        host.stand_ins.kubernetes_knows(name, Some(address));
     }
 }
 

@@ -201,9 +201,36 @@ pub fn join_against_recorded_agent(name: &str) {
     agent.check_requests(&stage);
 }
 
-/// `leave` on a node that is in no cluster.
-pub fn leave(name: &str) {
-    if let Some(mut stage) = Stage::set(Recording::load(name), Mode::JoinInProcess) {
+/// `leave`, with no agent on the leaving node.
+pub fn leave_in_process(name: &str) {
+    if let Some(mut stage) = Stage::set(Recording::load(name), Mode::LeaveInProcess) {
         stage.play();
     }
+}
+
+/// `leave` through our agent.
+pub fn leave_through_agent(name: &str) {
+    through_own_agent(name, Mode::LeaveThroughAgent);
+}
+
+/// `remove-node`, with no agent on the node.
+pub fn remove_node_in_process(name: &str) {
+    if let Some(mut stage) = Stage::set(Recording::load(name), Mode::RemoveInProcess) {
+        stage.play();
+    }
+}
+
+/// `remove-node` through our agent.
+pub fn remove_node_through_agent(name: &str) {
+    through_own_agent(name, Mode::RemoveThroughAgent);
+}
+
+/// A scenario of one command, through the agent on its host.
+fn through_own_agent(name: &str, mode: Mode) {
+    let Some(mut stage) = Stage::set(Recording::load(name), mode) else {
+        return;
+    };
+    let host = stage.recording.commands[0].host.clone();
+    stage.start_agent(&host);
+    stage.play();
 }

@@ -64,7 +64,8 @@ fn entry(
     if let Some((before, _)) = changed.filter(|(before, after)| before.mode != after.mode) {
         put("mode_before", json!(before.mode_text()));
     }
-    if node.group() != "root" {
+    // Of what is gone the recordings name the mode alone.
+    if after.is_some() && node.group() != "root" {
         put("group", json!(node.group()));
     }
     if let Some((before, _)) = changed.filter(|(before, after)| before.gid != after.gid) {

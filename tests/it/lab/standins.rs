@@ -34,6 +34,10 @@ if [ -e "$here/fatal-$1-$2" ]; then
     kill -KILL "$PPID"
     exit 1
 fi
+if [ -e "$here/term-$1-$2" ]; then
+    rm "$here/term-$1-$2"
+    kill -TERM "$PPID"
+fi
 case "$1 $2" in
 'start microk8s.daemon-k8s-dqlite' | 'restart microk8s.daemon-k8s-dqlite') ;;
 *) exit 0 ;;
@@ -42,6 +46,7 @@ cd "$data/var/kubernetes/backend" 2>/dev/null || exit 0
 value() { sed -n "s/^$1: *//p" "$2"; }
 if [ -e init.yaml ] && [ ! -e cluster.yaml ]; then
     own=$(value Address init.yaml) id=100
+    rm -f "$here/removed"
     : > cluster.yaml
     # Addresses keep the quotes that they have: those of IPv6 need them.
     for address in $(sed -n 's/^ *- *//p' init.yaml); do
@@ -60,9 +65,41 @@ fi
 
 const KUBECTL: &str = r#"
 log "kubectl $*"
-case "$1" in
-get) cat "$here/kubectl-get.json" ;;
-apply)
+if [ -e "$here/kubectl-fails" ]; then
+    echo 'The connection to the server 127.0.0.1:16443 was refused' >&2
+    exit 1
+fi
+known() {
+    if [ ! -e "$here/nodes/$1.json" ]; then
+        printf 'Error from server (NotFound): nodes "%s" not found\n' "$1" >&2
+        exit 1
+    fi
+}
+case "$1 ${2:-} ${3:-}" in
+'get no -o')
+    if [ "${5:-}" = -l ]; then
+        cat "$here/kubectl-get.json"
+    else
+        printf '{"kind":"List","items":['
+        sep=
+        for node in "$here"/nodes/*.json; do
+            [ -e "$node" ] || break
+            printf '%s' "$sep"
+            cat "$node"
+            sep=,
+        done
+        printf ']}\n'
+    fi
+    ;;
+'get no '*)
+    known "$3"
+    cat "$here/nodes/$3.json"
+    ;;
+'delete no '*)
+    known "$3"
+    rm "$here/nodes/$3.json"
+    ;;
+apply*)
     for refusal in "$here"/refuse-apply-*; do
         [ -e "$refusal" ] || break
         rm "$refusal"
@@ -73,22 +110,36 @@ apply)
 esac
 "#;
 
+/// Members that were removed stand in a file of their own: as in the recordings, `cluster.yaml` of
+/// the node that asks stays as it is.
 const DQLITE: &str = r#"
 log "dqlite $*"
+for command do :; done
 if [ -e "$here/dqlite-fails" ]; then
     echo 'Error: no available dqlite leader server found' >&2
     exit 1
 fi
+case "$command" in
+'.remove '*)
+    if [ -e "$here/dqlite-remove-fails" ]; then
+        echo 'Error: remove failed' >&2
+        exit 1
+    fi
+    echo "${command#.remove }" >> "$here/removed"
+    exit 0
+    ;;
+esac
 if [ -e "$here/dqlite.json" ]; then
     cat "$here/dqlite.json"
     exit 0
 fi
-awk '
+touch "$here/removed"
+awk -v removed="$(tr '\n' ' ' < "$here/removed")" '
     BEGIN { printf "[" }
     { gsub(/[\047"]/, "") }
     /Address:/ { address = $NF }
     /ID:/ { id = $NF }
-    /Role:/ { printf "%s{\"ID\":%s,\"Address\":\"%s\",\"Role\":%s}", sep, id, address, $NF; sep = "," }
+    /Role:/ && !index(" " removed, " " address " ") { printf "%s{\"ID\":%s,\"Address\":\"%s\",\"Role\":%s}", sep, id, address, $NF; sep = "," }
     END { print "]" }
 ' "$data/var/kubernetes/backend/cluster.yaml"
 "#;
@@ -97,6 +148,7 @@ impl StandIns {
     /// Writes the stand-ins to where the snap and the `PATH` of a host have the programs.
     pub fn install(directory: &Path, snap: &Path, snap_data: &Path) -> Self {
         fs::create_dir_all(directory.join("bin")).unwrap();
+        fs::create_dir_all(directory.join("nodes")).unwrap();
         fs::create_dir_all(snap.join("bin")).unwrap();
         let head = HEAD
             .replace("{here}", directory.to_str().unwrap())
@@ -143,6 +195,16 @@ impl StandIns {
         fs::write(self.directory.join(format!("fatal-{action}-{service}")), "").unwrap();
     }
 
+    /// At the next `snapctl <action> <service>` its caller is asked to end.
+    pub fn ask_caller_to_end(&self, action: &str, service: &str) {
+        fs::write(self.directory.join(format!("term-{action}-{service}")), "").unwrap();
+    }
+
+    /// From now on the dqlite shell lists again whom it has removed.
+    pub fn forget_removed(&self) {
+        let _ = fs::remove_file(self.directory.join("removed"));
+    }
+
     /// From now on no call to a service fails.
     pub fn repair_services(&self) {
         for entry in fs::read_dir(&self.directory).unwrap().flatten() {
@@ -163,6 +225,52 @@ impl StandIns {
     /// From now on the dqlite shell exits 1.
     pub fn fail_dqlite(&self) {
         fs::write(self.directory.join("dqlite-fails"), "").unwrap();
+    }
+
+    /// From now on the dqlite shell removes nobody.
+    pub fn fail_dqlite_remove(&self) {
+        fs::write(self.directory.join("dqlite-remove-fails"), "").unwrap();
+    }
+
+    /// From now on the dqlite shell works again.
+    pub fn repair_dqlite(&self) {
+        for name in ["dqlite-fails", "dqlite-remove-fails"] {
+            let _ = fs::remove_file(self.directory.join(name));
+        }
+    }
+
+    /// From now on every call of kubectl fails, as while the API server is down.
+    pub fn fail_kubectl(&self) {
+        fs::write(self.directory.join("kubectl-fails"), "").unwrap();
+    }
+
+    /// From now on kubectl works again.
+    pub fn repair_kubectl(&self) {
+        fs::remove_file(self.directory.join("kubectl-fails")).unwrap();
+    }
+
+    /// The API server knows this node too, with this address or with none.
+    pub fn kubernetes_knows(&self, name: &str, address: Option<&str>) {
+        let mut addresses = vec![serde_json::json!({"address": name, "type": "Hostname"})];
+        addresses.extend(
+            address.map(|address| serde_json::json!({"address": address, "type": "InternalIP"})),
+        );
+        let node = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name},
+            "status": {"addresses": addresses},
+        });
+        let path = self.directory.join("nodes").join(format!("{name}.json"));
+        fs::write(path, node.to_string()).unwrap();
+    }
+
+    /// Whether the API server knows a node of this name.
+    pub fn is_in_kubernetes(&self, name: &str) -> bool {
+        self.directory
+            .join("nodes")
+            .join(format!("{name}.json"))
+            .exists()
     }
 
     /// From now on the dqlite shell lists these addresses, whatever `cluster.yaml` says.

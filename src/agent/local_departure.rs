@@ -1,0 +1,142 @@
+//! The part of the local API by which nodes leave and are removed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde::Serialize;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use crate::agent::Shared;
+use crate::agent::local_api::{EventBody, not_understood};
+use crate::agent::local_socket::LocalCaller;
+use crate::base::sanitize;
+use crate::cluster::leave::{self, Audience};
+use crate::cluster::remove_node;
+use crate::wire::departure_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
+use crate::wire::local_v1::JoinFailure;
+use crate::wire::routes;
+
+/// The routes.
+pub fn router() -> Router<Arc<Shared>> {
+    Router::new()
+        .route(routes::LOCAL_LEAVE, post(leave))
+        .route(routes::LOCAL_REMOVE_NODE, post(remove_node))
+}
+
+/// Leaves, and sends each event as a line of JSON when it happens. A client that goes away before
+/// the end does not want the leave any more.
+async fn leave(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<LocalCaller>,
+    body: Bytes,
+) -> Response {
+    let order: LeaveOrder = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => return not_understood(&error),
+    };
+    tracing::info!(
+        dry_run = order.dry_run,
+        uid = caller.uid,
+        pid = caller.pid,
+        "leaving the cluster"
+    );
+    let (events, left, response) = stream();
+    let mut client = Client {
+        events,
+        left,
+        shared: shared.clone(),
+    };
+    tokio::task::spawn_blocking(move || {
+        let gate = &shared.gate;
+        leave::leave(gate.node(), Some(gate.tokens()), &order, &mut client);
+    });
+    response
+}
+
+/// Removes a node, and sends each event as a line of JSON when it happens. A removal that has begun
+/// is not cut short when the client goes away: it is most of the work, and can be repeated.
+async fn remove_node(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<LocalCaller>,
+    body: Bytes,
+) -> Response {
+    let order: RemoveOrder = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => return not_understood(&error),
+    };
+    tracing::info!(
+        node = %sanitize::for_log(&order.node, 253),
+        force = order.force,
+        uid = caller.uid,
+        pid = caller.pid,
+        "removing a node"
+    );
+    let (events, _left, response) = stream();
+    tokio::task::spawn_blocking(move || {
+        let gate = &shared.gate;
+        remove_node::remove_node(gate.node(), Some(gate.tokens()), &order, &mut |event| {
+            match &event {
+                RemoveEvent::Failed(failure) => log_failure("the node was not removed", failure),
+                event => tracing::info!(?event, "remove-node"),
+            }
+            send(&events, &event);
+        });
+    });
+    response
+}
+
+/// A way for events to an answer that grows with them, and a flag that tells when nobody reads.
+fn stream() -> (UnboundedSender<Bytes>, Arc<AtomicBool>, Response) {
+    let (sender, receiver): (_, UnboundedReceiver<Bytes>) = mpsc::unbounded_channel();
+    let left = Arc::new(AtomicBool::new(false));
+    let body = Body::new(EventBody {
+        events: receiver,
+        left: left.clone(),
+    });
+    let response = ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response();
+    (sender, left, response)
+}
+
+fn send(events: &UnboundedSender<Bytes>, event: &impl Serialize) {
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    // A client that left is noticed by the flag.
+    let _ = events.send(Bytes::from(line));
+}
+
+fn log_failure(what: &str, failure: &JoinFailure) {
+    let why = failure
+        .microk8s_text
+        .as_deref()
+        .or(failure.error.as_deref())
+        .unwrap_or_default();
+    let why = sanitize::for_log(why, 500);
+    tracing::warn!(stage = failure.stage, exit = failure.exit, "{what}: {why}");
+}
+
+/// The client that a leave is for.
+struct Client {
+    events: UnboundedSender<Bytes>,
+    left: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+impl Audience for Client {
+    fn tell(&mut self, event: LeaveEvent) {
+        match &event {
+            LeaveEvent::Failed(failure) => log_failure("the leave failed", failure),
+            event => tracing::info!(?event, "leave"),
+        }
+        send(&self.events, &event);
+    }
+
+    fn has_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst) || self.shared.stopping.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,130 @@
+//! The keys of a node, and the certificates and kubeconfigs that an authority gives it.
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::base::secret::Secret;
+use crate::cluster::fresh_node::client_certificates;
+use crate::cluster::node::Node;
+use crate::pki::PkiError;
+use crate::pki::ca::{Ca, LONG, Profile};
+use crate::pki::key::{Bits, PrivateKey};
+use crate::pki::kubeconfig::{self, Identity};
+use crate::store::layout::ReadError;
+
+/// Why an identity cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file of the node.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A key or certificate.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The machine does not know its name or addresses.
+    #[error("cannot tell this machine's name and addresses: {0}")]
+    Machine(#[source] io::Error),
+}
+
+/// A key of the node.
+pub struct NodeKey {
+    /// The key.
+    pub key: PrivateKey,
+    /// The key as PEM.
+    pub pem: Secret,
+    /// It was made just now, and is nowhere else yet.
+    pub is_new: bool,
+}
+
+impl NodeKey {
+    /// The node's key of this name, or a new one.
+    pub fn read_or_make(node: &Node, name: &str) -> Result<Self, IdentityError> {
+        match node.layout.read(&node.layout.cert(&format!("{name}.key"))) {
+            Ok(pem) => Ok(Self {
+                key: PrivateKey::from_pem(&pem)?,
+                pem: Secret::new(pem),
+                is_new: false,
+            }),
+            Err(error) if error.is_missing() => {
+                let key = PrivateKey::generate(Bits::Rsa2048)?;
+                let pem = key.to_pem()?;
+                Ok(Self {
+                    key,
+                    pem,
+                    is_new: true,
+                })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A kubeconfig for the user of a certificate of this key.
+    pub fn kubeconfig(&self, ca: &str, server: &str, user: &str, certificate: &str) -> Secret {
+        let identity = Identity::Certificate {
+            certificate,
+            key: &self.pem,
+        };
+        kubeconfig::text(ca, server, user, &identity)
+    }
+}
+
+/// The URL of an API server.
+pub fn api_server_url(host: &str, port: &str) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("https://[{address}]:{port}"),
+        _ => format!("https://{host}:{port}"),
+    }
+}
+
+/// A certificate and kubeconfig of the node under an authority.
+pub struct Renewed {
+    /// The name of its files below `certs`, without the ending.
+    pub name: &'static str,
+    /// Its key.
+    pub key: NodeKey,
+    /// The certificate, PEM.
+    pub certificate: String,
+    /// The kubeconfig that holds it: name and text.
+    pub kubeconfig: Option<(&'static str, Secret)>,
+}
+
+/// The node's client certificates under this authority. `port` is that of its API server; without
+/// one the node's own arguments say it.
+pub fn renew(
+    node: &Node,
+    ca: &Ca,
+    ca_pem: &str,
+    port: Option<&str>,
+) -> Result<Vec<Renewed>, IdentityError> {
+    let hostname = node.host.host_name().map_err(IdentityError::Machine)?;
+    let addresses = node
+        .addresses(node.agent_bind().ip())
+        .map_err(IdentityError::Machine)?;
+    let arguments = node.arguments("kube-apiserver")?;
+    let port = port
+        .filter(|port| !port.is_empty())
+        .or_else(|| arguments.get("--secure-port"))
+        .unwrap_or("16443");
+    let server = api_server_url("127.0.0.1", port);
+    client_certificates(&hostname, &addresses)
+        .into_iter()
+        .map(|client| {
+            let key = NodeKey::read_or_make(node, client.file)?;
+            let certificate = ca.issue(
+                &client.subject,
+                &key.key,
+                Profile::Client(client.names),
+                LONG,
+            )?;
+            let kubeconfig = client
+                .kubeconfig
+                .map(|(name, user)| (name, key.kubeconfig(ca_pem, &server, &user, &certificate)));
+            Ok(Renewed {
+                name: client.file,
+                key,
+                certificate,
+                kubeconfig,
+            })
+        })
+        .collect()
+}

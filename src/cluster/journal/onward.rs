@@ -1,0 +1,152 @@
+//! The point from which a leave cannot be undone, and the way on from there.
+//!
+//! Only the datastore's other members can let this node in again, and only by a new join. So
+//! everything is prepared first, then the steps that are left are entered here, and then the
+//! datastore is asked to forget the node. Whoever finds the journal after that asks the datastore
+//! which way to go: back when it lists the node, on when it does not.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{JournalError, file_error, finish};
+use crate::base::atomic_file::{self, Access};
+use crate::base::wait;
+use crate::cluster::forget;
+use crate::host::{Action, Host, Service};
+
+/// Beside the entries, and none of them.
+const FILE: &str = "onward";
+/// Where the folder that is replaced is kept until the end.
+const REPLACED: &str = "replaced.kept";
+/// How long a datastore that was started may take to answer, and how often it is asked.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is left to do once the datastore has forgotten this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Onward {
+    /// The datastore is known to have forgotten it.
+    pub forgotten: bool,
+    /// The folder of the datastore.
+    pub backend: PathBuf,
+    /// The node's address there, `address:port`.
+    pub own: String,
+    /// What is left. Each step may be taken twice.
+    pub steps: Vec<Ahead>,
+}
+
+/// A step that leads on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Ahead {
+    /// The folder `from` takes the place of `to`. One such step at most.
+    Replace {
+        /// The new one.
+        from: PathBuf,
+        /// Its place.
+        to: PathBuf,
+    },
+    /// A service.
+    Service {
+        /// What is done to it.
+        action: Action,
+        /// Which one.
+        service: Service,
+    },
+}
+
+impl Onward {
+    pub(super) fn write(&self, folder: &Path) -> Result<(), JournalError> {
+        let path = folder.join(FILE);
+        let text = serde_json::to_vec(self).map_err(|error| JournalError::Entry {
+            path: path.clone(),
+            why: error.to_string(),
+        })?;
+        atomic_file::write(&path, &text, Access::PRIVATE).map_err(file_error("write", &path))
+    }
+
+    pub(super) fn read(folder: &Path) -> Result<Option<Self>, JournalError> {
+        let path = folder.join(FILE);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file_error("read", &path)(error)),
+        };
+        let read = serde_json::from_slice(&text).map_err(|error| JournalError::Entry {
+            path,
+            why: error.to_string(),
+        })?;
+        Ok(Some(read))
+    }
+
+    /// The leave is taken back from here on.
+    pub(super) fn give_up(folder: &Path) -> Result<(), JournalError> {
+        let path = folder.join(FILE);
+        atomic_file::remove(&path).map_err(file_error("remove", &path))
+    }
+
+    /// Whether the datastore has forgotten the node. One that nobody can ask counts as one that
+    /// still lists it: the leave is taken back then, and can be repeated.
+    pub(super) fn has_happened(&self, host: &dyn Host) -> bool {
+        if self.forgotten {
+            return true;
+        }
+        let lists = || forget::lists(host, &self.backend, &self.own);
+        let lists = lists().or_else(|| {
+            // Without this node's vote the others may be too few to answer.
+            host.service(Action::Start, Service::K8sDqlite).ok()?;
+            wait::until(ANSWER_LIMIT, ANSWER_PAUSE, lists)
+        });
+        lists == Some(false)
+    }
+
+    /// Takes the steps.
+    pub(super) fn go(&self, folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
+        let mut failed = None;
+        for step in &self.steps {
+            match step {
+                Ahead::Replace { from, to } => replace(folder, from, to)?,
+                // One service that does not come up must not keep the others down.
+                Ahead::Service { action, service } => {
+                    if let Err(error) = host.service(*action, *service) {
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Takes the steps of a leave that was interrupted, and drops its journal.
+    pub(super) fn complete(&self, folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
+        // Nobody needs to be asked again, should this be cut off as well.
+        let known = Self {
+            forgotten: true,
+            ..self.clone()
+        };
+        known.write(folder)?;
+        // It may run on the folder that is going to be replaced.
+        host.service(Action::Stop, Service::K8sDqlite)?;
+        match self.go(folder, host) {
+            Err(JournalError::Service(error)) => {
+                tracing::warn!(%error, "a service did not come up after this node had left");
+            }
+            other => other?,
+        }
+        finish(folder)
+    }
+}
+
+/// Puts the folder `from` in the place of `to`, or has done so already.
+fn replace(journal: &Path, from: &Path, to: &Path) -> Result<(), JournalError> {
+    if !from.exists() {
+        return Ok(());
+    }
+    if to.exists() {
+        let aside = journal.join(REPLACED);
+        atomic_file::rename(to, &aside).map_err(file_error("move", to))?;
+    }
+    atomic_file::rename(from, to).map_err(file_error("move", from))
+}

@@ -1,0 +1,207 @@
+//! Why a leave failed, and what is said of it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::base::exit_status::ExitStatus;
+use crate::base::sanitize;
+use crate::cluster::identity::IdentityError;
+use crate::cluster::journal::JournalError;
+use crate::cluster::turn::TurnError;
+use crate::host::CommandError;
+use crate::pki::PkiError;
+use crate::store::dqlite::Malformed;
+use crate::store::layout::ReadError;
+use crate::wire::local_v1::JoinFailure;
+
+/// Why a leave failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaveError {
+    /// Another change is under way, or the node's directory is not ours.
+    #[error(transparent)]
+    Turn(#[from] TurnError),
+    /// There is nothing to leave.
+    #[error("This MicroK8s deployment is not acting as a node in a cluster.")]
+    NotInCluster,
+    /// The others would be left without the data.
+    #[error("this node is the only voter of the datastore, and others depend on it")]
+    OnlyVoter,
+    /// A worker without the mark of one.
+    #[error("Not in clustering mode.")]
+    NotMarked(PathBuf),
+    /// The machine does not know its name or addresses.
+    #[error("cannot tell this machine's name and addresses: {0}")]
+    Machine(#[source] io::Error),
+    /// The datastore could not be asked.
+    #[error("cannot ask the datastore who is in the cluster: {0}")]
+    NotAsked(#[source] CommandError),
+    /// What the datastore says of itself is not understood.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The datastore did not forget the node.
+    #[error("the datastore did not forget this node: {source}")]
+    NotForgotten {
+        /// The member that was asked first.
+        contacted: String,
+        /// Why.
+        #[source]
+        source: CommandError,
+    },
+    /// A file of the node.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A key or certificate.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// A change.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The datastore has forgotten the node, and the rest is still to be done.
+    #[error(
+        "the cluster's datastore has forgotten this node, but the node could not be made one on its own: {0}"
+    )]
+    NotCompleted(#[source] JournalError),
+    /// Whoever asked for the leave went away.
+    #[error("interrupted")]
+    Interrupted,
+    /// The leave failed, and the node is not as it was.
+    #[error("{error}; the node could not be brought back to how it was: {undo}")]
+    NotTakenBack {
+        /// Why the leave failed.
+        error: Box<LeaveError>,
+        /// Why it could not be undone.
+        undo: JournalError,
+    },
+}
+
+impl From<IdentityError> for LeaveError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Read(error) => Self::Read(error),
+            IdentityError::Pki(error) => Self::Pki(error),
+            IdentityError::Machine(error) => Self::Machine(error),
+        }
+    }
+}
+
+impl From<&LeaveError> for JoinFailure {
+    fn from(error: &LeaveError) -> Self {
+        let text = microk8s_text(error);
+        Self {
+            stage: stage(error).to_owned(),
+            error: text
+                .is_none()
+                .then(|| sanitize::for_terminal(&error.to_string())),
+            microk8s_text: text,
+            hint: hint(error).map(str::to_owned),
+            exit: exit(error).code(),
+        }
+    }
+}
+
+/// What the shell of the datastore said, which MicroK8s's command lets through.
+pub(crate) fn said(error: &CommandError) -> Option<String> {
+    match error {
+        CommandError::Failed { output, .. } if !output.trim().is_empty() => {
+            Some(sanitize::for_terminal(output.trim_end()))
+        }
+        _ => None,
+    }
+}
+
+/// MicroK8s's line when the shell cannot remove a member, and what was tried (recordings
+/// `leave-dqlite-remove-fails` and `remove-node-remove-fails`).
+pub(crate) fn not_forgotten(contacted: &str, source: &CommandError) -> String {
+    let tried = match source {
+        CommandError::Failed {
+            command, status, ..
+        } => format!("`{command}` failed ({status})"),
+        other => other.to_string(),
+    };
+    let tried = sanitize::for_terminal(&tried);
+    format!("Contacting node {contacted} failed. Error:\n{tried}")
+}
+
+fn stage(error: &LeaveError) -> &'static str {
+    match error {
+        LeaveError::Turn(_)
+        | LeaveError::NotInCluster
+        | LeaveError::OnlyVoter
+        | LeaveError::NotMarked(_)
+        | LeaveError::Machine(_)
+        | LeaveError::NotAsked(_)
+        | LeaveError::Malformed(_) => "preflight",
+        LeaveError::NotForgotten { .. } => "datastore",
+        LeaveError::Read(_) | LeaveError::Pki(_) | LeaveError::Journal(_) => "apply",
+        LeaveError::NotCompleted(_) => "complete",
+        LeaveError::Interrupted => "interrupted",
+        LeaveError::NotTakenBack { .. } => "undo",
+    }
+}
+
+/// The lines that MicroK8s prints on standard output (`messages.md`, leave).
+fn microk8s_text(error: &LeaveError) -> Option<String> {
+    Some(match error {
+        LeaveError::NotInCluster | LeaveError::NotMarked(_) => error.to_string(),
+        LeaveError::OnlyVoter => {
+            "This node currently holds the only copy of the Kubernetes database so it cannot leave the cluster.\n\
+             To remove this node you can either first remove all other nodes with 'microk8s remove-node' or\n\
+             form a highly available cluster by adding at least three nodes."
+                .to_owned()
+        }
+        LeaveError::NotForgotten { contacted, source } => not_forgotten(contacted, source),
+        _ => return None,
+    })
+}
+
+fn hint(error: &LeaveError) -> Option<&'static str> {
+    Some(match error {
+        LeaveError::Turn(TurnError::Busy) => "wait until it has ended, and look what it said",
+        LeaveError::Turn(TurnError::NoNode { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            "run the command as root, or start the node's agent"
+        }
+        LeaveError::NotMarked(_) => {
+            "a worker has `var/lock/no-k8s-dqlite` in its node directory, and this one has not; make that file, and run the command again. Nothing was changed"
+        }
+        LeaveError::NotAsked(_) => {
+            "a leave needs a datastore that answers: look into the log of this node's datastore, and whether most of the voters run"
+        }
+        LeaveError::NotForgotten { .. } => {
+            "this node is as it was; see that most voters of the datastore run and reach each other on its port, 19001, then run the command again"
+        }
+        LeaveError::Journal(JournalError::Service(_)) => {
+            "look into the service's log; this node is as it was, and the same command may be tried again"
+        }
+        LeaveError::NotCompleted(_) => {
+            "cure the cause; the next start of the node's agent, or the next command, completes the leave"
+        }
+        LeaveError::NotTakenBack {
+            undo: JournalError::NotRestarted(_),
+            ..
+        } => "look into the service's log, and start it again",
+        LeaveError::NotTakenBack { .. } => {
+            "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
+        }
+        _ => return None,
+    })
+}
+
+fn exit(error: &LeaveError) -> ExitStatus {
+    match error {
+        LeaveError::OnlyVoter => ExitStatus::OnlyVoter,
+        LeaveError::NotForgotten { .. } | LeaveError::NotMarked(_) => ExitStatus::NOT_REMOVED,
+        LeaveError::NotTakenBack { error, .. } => exit(error),
+        LeaveError::Turn(_)
+        | LeaveError::NotInCluster
+        | LeaveError::Machine(_)
+        | LeaveError::NotAsked(_)
+        | LeaveError::Malformed(_)
+        | LeaveError::Read(_)
+        | LeaveError::Pki(_)
+        | LeaveError::Journal(_)
+        | LeaveError::NotCompleted(_)
+        | LeaveError::Interrupted => ExitStatus::Failure,
+    }
+}

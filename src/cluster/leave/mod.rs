@@ -1,0 +1,314 @@
+//! Leaving a cluster.
+//!
+//! Everything that the node will be on its own is made ready first. Then services and files
+//! change through the journal, as in a join, and a leave that fails leaves the node as it was. A
+//! control plane node is then forgotten by the datastore, which this node cannot undo: from there
+//! on the leave is completed, now or by whoever finds the journal.
+
+mod error;
+mod plan;
+
+use std::time::{Duration, Instant};
+
+use crate::base::wait;
+use crate::cluster::forget;
+use crate::cluster::journal::{self, Ahead, Ending, Journal, JournalError, Onward};
+use crate::cluster::node::Node;
+use crate::cluster::turn;
+use crate::host::{Action, CommandError, Service};
+use crate::model::role::Role;
+use crate::store::tokens::Tokens;
+use crate::wire::departure_v1::{LeaveEvent, LeaveOrder};
+use crate::wire::local_v1::JoinFailure;
+
+pub use error::LeaveError;
+pub(crate) use error::{not_forgotten, said};
+use plan::{Forget, Plan, Step};
+
+/// How long the node's own API server is waited for: MicroK8s asks ten times, five seconds apart,
+/// and prints a dot for each (recording `leave-kubectl-fails`).
+const UP_LIMIT: Duration = Duration::from_secs(50);
+const UP_DOT: Duration = Duration::from_secs(5);
+const UP_FIRST_PAUSE: Duration = Duration::from_millis(100);
+const UP_LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long the datastore is asked to forget this node: without its vote, and with it.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+const ASK_WITH_VOTE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Who wants to know how a leave goes.
+pub trait Audience {
+    /// Something happened.
+    fn tell(&mut self, event: LeaveEvent);
+
+    /// The node is going to be changed from now on.
+    fn changes_begin(&mut self) {}
+
+    /// Whether the leave is not wanted any more; it is taken back then, as long as it can be.
+    fn has_left(&self) -> bool {
+        false
+    }
+}
+
+/// Leaves the cluster. The last event that the audience is told says how it ended. `tokens` are
+/// those of the node's agent.
+pub fn leave(
+    node: &Node,
+    tokens: Option<&Tokens>,
+    order: &LeaveOrder,
+    audience: &mut dyn Audience,
+) {
+    let ended = attempt(node, tokens, order, audience).unwrap_or_else(|error| {
+        if let LeaveError::NotForgotten { source, .. } = &error
+            && let Some(text) = said(source)
+        {
+            audience.tell(LeaveEvent::Said { text });
+        }
+        LeaveEvent::Failed(JoinFailure::from(&error))
+    });
+    audience.tell(ended);
+}
+
+fn attempt(
+    node: &Node,
+    tokens: Option<&Tokens>,
+    order: &LeaveOrder,
+    audience: &mut dyn Audience,
+) -> Result<LeaveEvent, LeaveError> {
+    let _turn = turn::take(node)?;
+    if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
+        tracing::warn!("{ending}");
+    }
+    let plan = Plan::prepare(node)?;
+    let role = plan.role;
+    if order.dry_run {
+        let steps = plan.in_words(node.layout.data());
+        return Ok(LeaveEvent::Would { role, steps });
+    }
+    audience.changes_begin();
+    let mut leaving = Leaving::begin(node)?;
+    if let Err(error) = leaving.follow(&plan, audience) {
+        leaving.take_back(error)?;
+    }
+    forget_nodes(tokens, audience);
+    start_alone(node, audience);
+    Ok(LeaveEvent::Left { role })
+}
+
+/// A leave that is under way. One that ends in no orderly way, by a panic, is taken back as well.
+struct Leaving<'a> {
+    node: &'a Node,
+    journal: Option<Journal>,
+    forgotten: bool,
+}
+
+impl<'a> Leaving<'a> {
+    fn begin(node: &'a Node) -> Result<Self, LeaveError> {
+        Ok(Self {
+            node,
+            journal: Some(Journal::begin(&node.layout)?),
+            forgotten: false,
+        })
+    }
+
+    fn follow(&mut self, plan: &Plan, audience: &mut dyn Audience) -> Result<(), LeaveError> {
+        let host = self.node.host.clone();
+        let host = host.as_ref();
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        if plan.role == Role::Worker {
+            audience.tell(LeaveEvent::Configuring);
+        }
+        if plan.forget.is_none() {
+            audience.tell(LeaveEvent::Certificates);
+        }
+        for step in &plan.before {
+            still_wanted(audience)?;
+            match step {
+                Step::Service(action, service) => journal.service(host, *action, *service)?,
+                Step::Write {
+                    path,
+                    content,
+                    access,
+                } => journal.write(path, content.expose().as_bytes(), *access)?,
+                Step::Remove(path) => journal.remove(path)?,
+                Step::MakeFolder(path) => journal.make_folder(path, 0o755)?,
+            }
+        }
+        still_wanted(audience)?;
+        let Some(forget) = &plan.forget else {
+            for step in &plan.after {
+                match step {
+                    Ahead::Replace { from, to } => journal.move_folder(from, to)?,
+                    Ahead::Service { action, service } => {
+                        journal.service(host, *action, *service)?;
+                    }
+                }
+                still_wanted(audience)?;
+            }
+            journal.commit()?;
+            self.journal = None;
+            return Ok(());
+        };
+        let mut onward = Onward {
+            forgotten: false,
+            backend: self.node.layout.backend(),
+            own: forget.own.clone(),
+            steps: plan.after.clone(),
+        };
+        journal.enter_onward(&onward)?;
+        ask_to_forget(self.node, forget, audience)?;
+        self.forgotten = true;
+        onward.forgotten = true;
+        journal
+            .enter_onward(&onward)
+            .map_err(LeaveError::NotCompleted)?;
+        audience.tell(LeaveEvent::Certificates);
+        match journal.go_on(&onward, host) {
+            Err(JournalError::Service(error)) => audience.tell(LeaveEvent::Warning {
+                message: format!("this node has left, but a service did not come up: {error}"),
+            }),
+            other => other.map_err(LeaveError::NotCompleted)?,
+        }
+        journal.commit().map_err(LeaveError::NotCompleted)?;
+        self.journal = None;
+        Ok(())
+    }
+
+    /// Takes everything back: `error` made the leave fail. When there is no way back any more it
+    /// is completed, and is no failure.
+    fn take_back(mut self, error: LeaveError) -> Result<(), LeaveError> {
+        let Some(journal) = self.journal.take() else {
+            return Err(error);
+        };
+        match journal.roll_back(self.node.host.as_ref()) {
+            Ok(Ending::TakenBack) => Err(error),
+            Ok(Ending::Completed) => Ok(()),
+            Err(undo) if self.forgotten => Err(LeaveError::NotCompleted(undo)),
+            Err(undo) => Err(LeaveError::NotTakenBack {
+                error: Box::new(error),
+                undo,
+            }),
+        }
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(journal) = self.journal.take()
+            && let Err(error) = journal.roll_back(self.node.host.as_ref())
+        {
+            tracing::error!(%error, "the changes of a leave cannot be taken back");
+        }
+    }
+}
+
+fn still_wanted(audience: &dyn Audience) -> Result<(), LeaveError> {
+    if audience.has_left() {
+        Err(LeaveError::Interrupted)
+    } else {
+        Ok(())
+    }
+}
+
+/// Has the datastore forget this node, whose own part of it is stopped, as MicroK8s does.
+///
+/// Of two voters one alone cannot decide: then this node's own is started once more, and gives
+/// its vote. Where there are more voters than two and still too few to decide, they would be too
+/// few afterwards as well, and the leave fails.
+fn ask_to_forget(node: &Node, own: &Forget, audience: &dyn Audience) -> Result<(), LeaveError> {
+    let (host, backend) = (node.host.as_ref(), node.layout.backend());
+    let is_over = || audience.has_left();
+    let ask = |limit| forget::ask(host, &backend, &own.own, limit, &is_over);
+    let Err(first) = ask(ASK_LIMIT) else {
+        return Ok(());
+    };
+    still_wanted(audience)?;
+    let not_forgotten = |source| LeaveError::NotForgotten {
+        contacted: own.contacted.clone(),
+        source,
+    };
+    if !own.needs_own_vote {
+        return Err(not_forgotten(first));
+    }
+    let with_own_vote = || -> Result<(), CommandError> {
+        host.service(Action::Start, Service::K8sDqlite)?;
+        ask(ASK_WITH_VOTE_LIMIT)?;
+        host.service(Action::Stop, Service::K8sDqlite)
+    };
+    with_own_vote().map_err(|second| {
+        tracing::debug!(%second, "nor with this node's own vote");
+        not_forgotten(first)
+    })
+}
+
+/// The nodes that this one let in are not in its cluster any more.
+fn forget_nodes(tokens: Option<&Tokens>, audience: &mut dyn Audience) {
+    let Some(tokens) = tokens else { return };
+    let forgotten = tokens.admissions().nodes().and_then(|nodes| {
+        nodes
+            .iter()
+            .try_for_each(|admitted| tokens.admissions().forget(&admitted.node.name).map(drop))
+    });
+    if let Err(error) = forgotten {
+        audience.tell(LeaveEvent::Warning {
+            message: format!("`microk8s nodes` may still list the cluster's nodes: {error}"),
+        });
+    }
+}
+
+/// Waits until the node's own API server answers, and gives it the manifest of the pod network.
+/// The node has left, whatever comes of it.
+fn start_alone(node: &Node, audience: &mut dyn Audience) {
+    audience.tell(LeaveEvent::Waiting);
+    let up = wait_until_up(node, audience);
+    audience.tell(LeaveEvent::WaitingDone);
+    let message = match up {
+        Ok(true) => {
+            let manifest = node.layout.cni_manifest();
+            if !manifest.exists() {
+                return;
+            }
+            match node.host.apply_manifest(&manifest) {
+                Ok(()) => return,
+                Err(error) => format!(
+                    "this node has left, but the manifest of its pod network could not be applied: {error}"
+                ),
+            }
+        }
+        Ok(false) if audience.has_left() => return,
+        Ok(false) => format!(
+            "this node has left, but its own API server did not answer within {} seconds; look into the log of {}",
+            UP_LIMIT.as_secs(),
+            Service::Kubelite.daemon()
+        ),
+        Err(error) => {
+            format!("this node has left, but its own API server cannot be asked: {error}")
+        }
+    };
+    audience.tell(LeaveEvent::Warning { message });
+}
+
+fn wait_until_up(node: &Node, audience: &mut dyn Audience) -> Result<bool, CommandError> {
+    let end = wait::end_of(UP_LIMIT);
+    let mut pause = UP_FIRST_PAUSE;
+    let mut next_dot = Instant::now();
+    loop {
+        match node.host.kubectl(&["get", "service/kubernetes"]) {
+            Ok(_) => return Ok(true),
+            Err(CommandError::Failed { .. } | CommandError::TimedOut { .. }) => {}
+            // A program that is not there will not come.
+            Err(error) => return Err(error),
+        }
+        let now = Instant::now();
+        if now >= end || audience.has_left() {
+            return Ok(false);
+        }
+        if now >= next_dot {
+            audience.tell(LeaveEvent::NotUp);
+            next_dot += UP_DOT;
+        }
+        wait::between_looks(pause.min(end - now));
+        pause = (pause * 2).min(UP_LONGEST_PAUSE);
+    }
+}

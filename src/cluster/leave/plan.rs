@@ -1,0 +1,430 @@
+//! All that a leave is going to do, before anything is changed.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::base::atomic_file::Access;
+use crate::base::secret::Secret;
+use crate::cluster::first_join::random_text;
+use crate::cluster::fresh_node;
+use crate::cluster::identity::{self, IdentityError};
+use crate::cluster::journal::Ahead;
+use crate::cluster::leave::error::LeaveError;
+use crate::cluster::node::{Node, Privacy};
+use crate::host::{Action, Service};
+use crate::model::endpoint;
+use crate::model::role::Role;
+use crate::pki::ca::{self, Ca};
+use crate::pki::key::{Bits, PrivateKey};
+use crate::store::args_file::ArgsFile;
+use crate::store::dqlite::{self, DatastoreRole, Member};
+use crate::store::known_users;
+use crate::store::layout::Lock;
+use crate::store::token_files::{CALLBACK_TOKEN, CALLBACK_TOKENS};
+
+/// The kubelet's labels and authority on a node of its own (recording `leave-worker`).
+const OWN_LABELS: &str =
+    "\"microk8s.io/cluster=true,node.kubernetes.io/microk8s-controlplane=microk8s-controlplane\"";
+const OWN_CA: &str = "${SNAP_DATA}/certs/ca.crt";
+/// Where the API server of a fresh node keeps its data (recording `fresh-node.json`).
+const OWN_DATASTORE: &str = "\"unix://${SNAP_DATA}/var/kubernetes/backend/kine.sock:12379\"";
+
+/// A step that can be undone.
+pub(super) enum Step {
+    Service(Action, Service),
+    Write {
+        path: PathBuf,
+        content: Secret,
+        access: Access,
+    },
+    Remove(PathBuf),
+    MakeFolder(PathBuf),
+}
+
+/// The datastore's part.
+pub(super) struct Forget {
+    /// This node, as the datastore lists it.
+    pub own: String,
+    /// The first of the other members.
+    pub contacted: String,
+    /// There is one other voter, who cannot decide alone.
+    pub needs_own_vote: bool,
+}
+
+/// What a leave does, in order.
+pub(super) struct Plan {
+    pub role: Role,
+    /// What can be undone.
+    pub before: Vec<Step>,
+    /// What cannot; nothing where no other member is left with the datastore.
+    pub forget: Option<Forget>,
+    /// What comes last.
+    pub after: Vec<Ahead>,
+}
+
+impl Plan {
+    /// Looks at the node, and makes the keys and certificates that it will have.
+    pub fn prepare(node: &Node) -> Result<Self, LeaveError> {
+        if !node.layout.is_in_cluster() {
+            return Err(LeaveError::NotInCluster);
+        }
+        if node.layout.has(Lock::Clustered) {
+            Self::worker(node)
+        } else {
+            Self::control_plane(node)
+        }
+    }
+
+    /// The order is that of recording `leave-worker`; all of it can be undone.
+    fn worker(node: &Node) -> Result<Self, LeaveError> {
+        let layout = &node.layout;
+        let mark = layout.lock(Lock::NoK8sDqlite);
+        if !mark.exists() {
+            return Err(LeaveError::NotMarked(mark));
+        }
+        let mut steps = Steps::new(node);
+        for service in [
+            Service::ApiserverProxy,
+            Service::Kubelite,
+            Service::K8sDqlite,
+        ] {
+            steps.service(Action::Stop, service);
+        }
+        steps.arguments("kubelet", |arguments| {
+            arguments.set("--client-ca-file", OWN_CA);
+            arguments.set("--node-labels", OWN_LABELS);
+        })?;
+        steps.remove(&layout.lock(Lock::Clustered));
+        steps.remove(&mark);
+        let no_proxy = layout.lock(Lock::NoApiserverProxy);
+        if !no_proxy.exists() {
+            steps.keep_access(&no_proxy, "", 0o644);
+        }
+        let theirs = layout.cert("ca.remote.crt");
+        let certificate = layout.read(&layout.cert("ca.crt"))?;
+        // Who was a control plane node of the same cluster before has the cluster's authority.
+        let is_clusters = layout.read(&theirs).is_ok_and(|theirs| {
+            ca::certificate_der(&theirs).ok() == ca::certificate_der(&certificate).ok()
+        });
+        steps.remove(&theirs);
+        steps.remove(&layout.args("traefik/provider.yaml"));
+        if is_clusters {
+            steps.new_authority()?;
+        } else {
+            let key = Secret::new(layout.read(&layout.cert("ca.key"))?);
+            steps.renew(&Ca::from_pem(&certificate, key.expose())?, &certificate)?;
+        }
+        steps.forget_tokens()?;
+        let after = steps.new_datastore()?;
+        Ok(Self {
+            role: Role::Worker,
+            before: steps.steps,
+            forget: None,
+            after,
+        })
+    }
+
+    /// The order is that of recording `leave-controlplane`, but for what cannot be undone, which
+    /// comes last.
+    fn control_plane(node: &Node) -> Result<Self, LeaveError> {
+        let forget = if node.uses_dqlite() {
+            check_voters(node)?;
+            other_members(node)?
+        } else {
+            None
+        };
+        let mut steps = Steps::new(node);
+        steps.service(Action::Stop, Service::Kubelite);
+        steps.service(Action::Stop, Service::K8sDqlite);
+        if !node.uses_dqlite() {
+            steps.own_datastore()?;
+        }
+        steps.new_authority()?;
+        steps.forget_tokens()?;
+        let after = steps.new_datastore()?;
+        Ok(Self {
+            role: Role::ControlPlane,
+            before: steps.steps,
+            forget,
+            after,
+        })
+    }
+
+    /// The steps in words, one line each.
+    pub fn in_words(&self, data: &Path) -> Vec<String> {
+        let short = |path: &Path| {
+            let path = path.strip_prefix(data).unwrap_or(path);
+            path.display().to_string()
+        };
+        let service = |action: Action, service: Service| {
+            format!("{} the service {}", action.verb(), service.daemon())
+        };
+        let before = self.before.iter().map(|step| match step {
+            Step::Service(action, which) => service(*action, *which),
+            Step::Write { path, .. } => format!("write {}", short(path)),
+            Step::Remove(path) => format!("remove {}", short(path)),
+            Step::MakeFolder(path) => format!("make {}", short(path)),
+        });
+        let forget = self.forget.iter().map(|forget| {
+            format!(
+                "have the datastore forget {}; from here on there is no way back",
+                forget.own
+            )
+        });
+        let after = self.after.iter().map(|step| match step {
+            Ahead::Replace { from, to } => format!("put {} in place of {}", short(from), short(to)),
+            Ahead::Service {
+                action,
+                service: which,
+            } => service(*action, *which),
+        });
+        before.chain(forget).chain(after).collect()
+    }
+}
+
+/// A plan shows what it does, and none of its keys.
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.in_words(Path::new("/")))
+            .finish()
+    }
+}
+
+/// The steps so far.
+struct Steps<'a> {
+    node: &'a Node,
+    steps: Vec<Step>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(node: &'a Node) -> Self {
+        Self {
+            node,
+            steps: Vec::new(),
+        }
+    }
+
+    fn service(&mut self, action: Action, service: Service) {
+        self.steps.push(Step::Service(action, service));
+    }
+
+    fn write(&mut self, path: &Path, content: &str, privacy: Privacy) {
+        self.put(path, content, self.node.access(privacy));
+    }
+
+    fn keep_access(&mut self, path: &Path, content: &str, or: u32) {
+        self.put(path, content, Access::Keep { or });
+    }
+
+    fn put(&mut self, path: &Path, content: &str, access: Access) {
+        self.steps.push(Step::Write {
+            path: path.to_owned(),
+            content: Secret::new(content),
+            access,
+        });
+    }
+
+    fn remove(&mut self, path: &Path) {
+        if path.exists() {
+            self.steps.push(Step::Remove(path.to_owned()));
+        }
+    }
+
+    fn arguments(
+        &mut self,
+        service: &str,
+        edit: impl FnOnce(&mut ArgsFile),
+    ) -> Result<(), LeaveError> {
+        let mut arguments = self.node.arguments(service)?;
+        edit(&mut arguments);
+        let path = self.node.layout.args(service);
+        self.write(&path, &arguments.text(), Privacy::Group);
+        Ok(())
+    }
+
+    /// An authority that nobody else has the key of, and everything that the old one signed.
+    fn new_authority(&mut self) -> Result<(), LeaveError> {
+        let layout = &self.node.layout;
+        let key = PrivateKey::generate(Bits::Rsa2048)?;
+        let pem = key.to_pem()?;
+        let accounts = PrivateKey::generate(Bits::Rsa2048)?.to_pem()?;
+        let (ca, certificate) = fresh_node::authority(key)?;
+        self.keep_access(&layout.cert("ca.crt"), &certificate, 0o644);
+        self.write(&layout.cert("ca.key"), pem.expose(), Privacy::Root);
+        self.write(
+            &layout.cert("serviceaccount.key"),
+            accounts.expose(),
+            Privacy::Root,
+        );
+        let server = layout.cert("server.crt");
+        if let Ok(old) = layout.read(&server) {
+            self.keep_access(&server, &ca.reissue_server(&old)?, 0o644);
+        }
+        self.renew(&ca, &certificate)
+    }
+
+    /// The certificates and kubeconfigs of the node's own services, signed by `ca`.
+    fn renew(&mut self, ca: &Ca, ca_pem: &str) -> Result<(), LeaveError> {
+        let layout = &self.node.layout;
+        for renewed in identity::renew(self.node, ca, ca_pem, None)? {
+            let name = renewed.name;
+            if renewed.key.is_new {
+                let path = layout.cert(&format!("{name}.key"));
+                self.write(&path, renewed.key.pem.expose(), Privacy::Root);
+            }
+            let path = layout.cert(&format!("{name}.crt"));
+            self.keep_access(&path, &renewed.certificate, 0o644);
+            if let Some((name, text)) = renewed.kubeconfig {
+                let privacy = if name == "client.config" {
+                    Privacy::GroupReads
+                } else {
+                    Privacy::Root
+                };
+                self.write(&layout.credential(name), text.expose(), privacy);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tokens by which members call each other, and by which the cluster's users are known.
+    fn forget_tokens(&mut self) -> Result<(), LeaveError> {
+        let layout = &self.node.layout;
+        self.remove(&layout.credential(CALLBACK_TOKEN));
+        self.remove(&layout.credential(CALLBACK_TOKENS));
+        let users = layout.credential(known_users::FILE);
+        let arguments = self.node.arguments("kube-apiserver")?;
+        if arguments.get("--token-auth-file").is_some() {
+            let administrator = known_users::with_admin_token("", &random_text(32));
+            self.write(&users, &administrator, Privacy::Group);
+        } else {
+            self.remove(&users);
+        }
+        self.remove(&layout.lock(Lock::NoCertReissue));
+        Ok(())
+    }
+
+    /// An API server that used an etcd of the cluster's uses the node's own datastore again.
+    fn own_datastore(&mut self) -> Result<(), LeaveError> {
+        let layout = &self.node.layout;
+        self.arguments("kube-apiserver", |arguments| {
+            arguments.set("--etcd-servers", OWN_DATASTORE);
+            for key in ["--etcd-cafile", "--etcd-certfile", "--etcd-keyfile"] {
+                arguments.remove(key);
+            }
+        })?;
+        for name in ["remote-etcd-ca.crt", "remote-etcd.crt", "remote-etcd.key"] {
+            self.remove(&layout.cert(name));
+        }
+        self.remove(&layout.lock(Lock::NoK8sDqlite));
+        Ok(())
+    }
+
+    /// A new, empty datastore is made ready beside the old one; what puts it to use comes last.
+    fn new_datastore(&mut self) -> Result<Vec<Ahead>, LeaveError> {
+        let layout = &self.node.layout;
+        let (backend, next) = (layout.backend(), layout.backend_next());
+        let (certificate, key, mode) = match own_identity(self.node) {
+            Some((certificate, key)) => (certificate, key, 0o640),
+            None => {
+                let hostname = self.node.host.host_name().map_err(IdentityError::Machine)?;
+                let (certificate, key) = fresh_node::datastore_identity(&hostname)?;
+                (certificate, key, 0o644)
+            }
+        };
+        self.steps.push(Step::MakeFolder(next.clone()));
+        self.keep_access(&next.join("cluster.crt"), &certificate, mode);
+        self.keep_access(&next.join("cluster.key"), key.expose(), 0o600);
+        let init = dqlite::init_alone_yaml(&lonely_address(self.node));
+        self.keep_access(&next.join("init.yaml"), &init, 0o644);
+        let start = |service| Ahead::Service {
+            action: Action::Start,
+            service,
+        };
+        Ok(vec![
+            Ahead::Replace {
+                from: next,
+                to: backend,
+            },
+            start(Service::K8sDqlite),
+            start(Service::Kubelite),
+        ])
+    }
+}
+
+/// The certificate and key of the datastore that the node had before it joined, where they are
+/// still there and not those that the cluster uses.
+fn own_identity(node: &Node) -> Option<(String, Secret)> {
+    let layout = &node.layout;
+    let read = |folder: PathBuf, name: &str| layout.read(&folder.join(name)).ok();
+    let certificate = read(layout.backend_backup(), "cluster.crt")?;
+    let key = Secret::new(read(layout.backend_backup(), "cluster.key")?);
+    ca::check_pair(&certificate, key.expose()).ok()?;
+    let used = read(layout.backend(), "cluster.crt").map(Secret::new);
+    let is_clusters = used.is_some_and(|used| ca::check_pair(used.expose(), key.expose()).is_ok());
+    (!is_clusters).then_some((certificate, key))
+}
+
+/// Where the datastore of a node on its own listens: on the loopback (recording `leave-alone`),
+/// but beside a standalone agent that shares the machine with others, at that one's address.
+fn lonely_address(node: &Node) -> String {
+    let port = own_entry(node).map_or(endpoint::DATASTORE_PORT, |own| own.port());
+    let bind = node.agent_bind().ip();
+    let address = if node.is_standalone() && !bind.is_unspecified() {
+        bind
+    } else {
+        IpAddr::from([127, 0, 0, 1])
+    };
+    endpoint::join(address, port)
+}
+
+/// This node, as its datastore knows itself.
+pub(super) fn own_entry(node: &Node) -> Option<Member> {
+    let info = node
+        .layout
+        .read(&node.layout.backend().join("info.yaml"))
+        .ok()?;
+    dqlite::read_info(&info).ok()
+}
+
+fn members(node: &Node) -> Result<Vec<Member>, LeaveError> {
+    let answer = node
+        .host
+        .datastore_members(&node.layout.backend())
+        .map_err(LeaveError::NotAsked)?;
+    Ok(dqlite::read_shell_answer(&answer)?)
+}
+
+/// The data must stay with somebody (recording `leave-only-voter`).
+fn check_voters(node: &Node) -> Result<(), LeaveError> {
+    let members = members(node)?;
+    let mut voters = members
+        .iter()
+        .filter(|member| member.role == DatastoreRole::Voter);
+    let only = match (voters.next(), voters.next()) {
+        (Some(only), None) if members.len() > 1 => only,
+        _ => return Ok(()),
+    };
+    match own_entry(node) {
+        Some(own) if own.address == only.address => Err(LeaveError::OnlyVoter),
+        _ => Ok(()),
+    }
+}
+
+/// Whom to ask to forget this node: nobody when it is alone, or forgotten already.
+fn other_members(node: &Node) -> Result<Option<Forget>, LeaveError> {
+    let members = members(node)?;
+    let Some(own) = own_entry(node) else {
+        return Ok(None);
+    };
+    let is_own = |member: &&Member| member.address == own.address;
+    let other = members.iter().find(|member| !is_own(member));
+    let listed = members.iter().find(is_own);
+    let is_voter = |member: &&Member| member.role == DatastoreRole::Voter;
+    Ok(listed.zip(other).map(|(own, other)| Forget {
+        own: own.address.clone(),
+        contacted: other.address.clone(),
+        needs_own_vote: is_voter(&own) && members.iter().filter(is_voter).count() == 2,
+    }))
+}

@@ -1,0 +1,167 @@
+//! Why a node was not removed, and what is said of it.
+
+use std::io;
+
+use crate::base::exit_status::ExitStatus;
+use crate::base::sanitize;
+use crate::cluster::journal::JournalError;
+use crate::cluster::leave::not_forgotten;
+use crate::cluster::turn::TurnError;
+use crate::host::CommandError;
+use crate::store::database::StoreError;
+use crate::store::dqlite::Malformed;
+use crate::store::layout::ReadError;
+use crate::wire::local_v1::JoinFailure;
+
+/// Why a node was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// Another change is under way, or the node's directory is not ours.
+    #[error(transparent)]
+    Turn(#[from] TurnError),
+    /// A worker removes nobody.
+    #[error(
+        "This MicroK8s deployment is acting as a node in a cluster. Please use microk8s leave."
+    )]
+    OnWorker,
+    /// Kubernetes does not know the node.
+    #[error("Node {0} does not exist in Kubernetes.")]
+    NotInKubernetes(String),
+    /// Nobody knows the node, on a cluster without high availability or without Kubernetes.
+    #[error("Node {0} does not exist.")]
+    Unknown(String),
+    /// The node has no address.
+    #[error("Node {0} is not part of the cluster.")]
+    NoAddress(String),
+    /// The node is still a member of the datastore.
+    #[error("node {0} is registered with the datastore")]
+    Registered(String),
+    /// Without it there is no cluster.
+    #[error("node {0} is the last member of the datastore, which cannot be removed")]
+    LastMember(String),
+    /// Kubernetes could not be asked.
+    #[error("cannot ask Kubernetes about node {node}: {source}")]
+    NotAsked {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: CommandError,
+    },
+    /// The datastore could not be asked.
+    #[error("cannot ask the datastore who is in the cluster: {0}")]
+    NoAnswer(#[source] CommandError),
+    /// What the datastore or Kubernetes says is not understood.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The datastore did not forget the node.
+    #[error("the datastore did not forget the node: {source}")]
+    NotForgotten {
+        /// The member that was asked first.
+        contacted: String,
+        /// Why.
+        #[source]
+        source: CommandError,
+    },
+    /// Kubernetes did not delete the node.
+    #[error("Kubernetes did not delete node {node}: {source}")]
+    NotDeleted {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: CommandError,
+    },
+    /// A file of this node.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A file of this node could not be changed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The nodes that this one let in.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<&RemoveError> for JoinFailure {
+    fn from(error: &RemoveError) -> Self {
+        let text = microk8s_text(error);
+        Self {
+            stage: stage(error).to_owned(),
+            error: text
+                .is_none()
+                .then(|| sanitize::for_terminal(&error.to_string())),
+            microk8s_text: text.map(|text| sanitize::for_terminal(&text)),
+            hint: hint(error).map(str::to_owned),
+            exit: exit(error).code(),
+        }
+    }
+}
+
+fn stage(error: &RemoveError) -> &'static str {
+    match error {
+        RemoveError::Turn(_)
+        | RemoveError::OnWorker
+        | RemoveError::NotInKubernetes(_)
+        | RemoveError::Unknown(_)
+        | RemoveError::NoAddress(_)
+        | RemoveError::Registered(_)
+        | RemoveError::LastMember(_)
+        | RemoveError::NotAsked { .. }
+        | RemoveError::NoAnswer(_)
+        | RemoveError::Malformed(_) => "preflight",
+        RemoveError::NotForgotten { .. } => "datastore",
+        RemoveError::NotDeleted { .. } => "kubernetes",
+        RemoveError::Read(_) | RemoveError::Journal(_) | RemoveError::Store(_) => "apply",
+    }
+}
+
+/// The lines that MicroK8s prints on standard output (`messages.md`, remove-node). Two of them end
+/// in a blank.
+fn microk8s_text(error: &RemoveError) -> Option<String> {
+    Some(match error {
+        RemoveError::OnWorker
+        | RemoveError::NotInKubernetes(_)
+        | RemoveError::Unknown(_)
+        | RemoveError::NoAddress(_) => error.to_string(),
+        RemoveError::Registered(node) => format!(
+            "Removal failed. Node {node} is registered with dqlite. Please, run first 'microk8s leave' on the departing node. \n\
+             If the node is not available anymore and will never attempt to join the cluster in the future use the '--force' flag \n\
+             to unregister the node while removing it."
+        ),
+        RemoveError::NotForgotten { contacted, source } => not_forgotten(contacted, source),
+        _ => return None,
+    })
+}
+
+fn hint(error: &RemoveError) -> Option<&'static str> {
+    Some(match error {
+        RemoveError::Turn(TurnError::Busy) => "wait until it has ended, and look what it said",
+        RemoveError::Turn(TurnError::NoNode { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            "run the command as root, or start the node's agent"
+        }
+        RemoveError::NotInKubernetes(_) => {
+            "`microk8s kubectl get nodes` and `microk8s nodes` list the nodes; with --force a node that only the datastore or this node still knows is removed as well"
+        }
+        RemoveError::NotAsked { .. } => {
+            "see that the API server runs; with --force the node is removed from the datastore all the same"
+        }
+        RemoveError::NoAnswer(_) | RemoveError::NotForgotten { .. } => {
+            "see that most voters of the datastore run and reach each other on its port, 19001, then run the command again"
+        }
+        RemoveError::NotDeleted { .. } => {
+            "the datastore does not list the node any more; run the command again when the API server answers"
+        }
+        RemoveError::LastMember(_) => "to take this node out of service, remove MicroK8s from it",
+        _ => return None,
+    })
+}
+
+fn exit(error: &RemoveError) -> ExitStatus {
+    match error {
+        RemoveError::NotForgotten { .. } => ExitStatus::NOT_REMOVED,
+        _ => ExitStatus::Failure,
+    }
+}

@@ -1,0 +1,72 @@
+//! One change of a node at a time.
+//!
+//! The lock is on the folder of our own state, where no other user can take it; the folder goes
+//! with the lock when it holds nothing else.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::atomic_file;
+use crate::base::file_lock::{FileLock, FileLockError};
+use crate::base::wait;
+use crate::cluster::node::Node;
+
+/// How long another change of the node may take to end, and how often that is looked at.
+const BUSY_LIMIT: Duration = Duration::from_secs(60);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// The right to change the node, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    folder: PathBuf,
+    _lock: FileLock,
+}
+
+/// Why the node cannot be changed now.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    /// A join or leave of this node is under way.
+    #[error("another join or leave of this node is under way")]
+    Busy,
+    /// The node's directory is not there, or not ours.
+    #[error("cannot use the node directory: `{}`: {source}", path.display())]
+    NoNode {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        atomic_file::remove_empty_folder(&self.folder);
+    }
+}
+
+/// Waits for the turn. A change that is under way is waited for: it may be one whose caller was
+/// killed, and that is being taken back right now.
+pub fn take(node: &Node) -> Result<Turn, TurnError> {
+    let folder = node.layout.own_state();
+    let try_take = || match atomic_file::make_folder(&folder, 0o700)
+        .map_err(FileLockError::Io)
+        .and_then(|()| FileLock::try_take_folder(&folder))
+    {
+        Err(FileLockError::Held) => None,
+        Ok(lock) => Some(Ok(lock)),
+        Err(FileLockError::Io(source)) => Some(Err(source)),
+    };
+    match wait::until(BUSY_LIMIT, BUSY_PAUSE, try_take) {
+        None => Err(TurnError::Busy),
+        Some(Ok(lock)) => Ok(Turn {
+            folder,
+            _lock: lock,
+        }),
+        Some(Err(source)) => Err(TurnError::NoNode {
+            path: folder,
+            source,
+        }),
+    }
+}
