@@ -161,6 +161,9 @@ trait JoinStep: Sized + Send + Sync + 'static {
     /// What the log calls it.
     const NAME: &'static str;
 
+    /// What the log says when it is granted.
+    const GRANTED: &'static str;
+
     /// Whether a node that this was granted may say later how its join ended.
     const TAKES_OUTCOME: bool = false;
 
@@ -179,6 +182,7 @@ trait JoinStep: Sized + Send + Sync + 'static {
 
 impl JoinStep for cluster_v2::JoinRequest {
     const NAME: &'static str = "join";
+    const GRANTED: &'static str = "admitted";
     const TAKES_OUTCOME: bool = true;
     type Answer = cluster_v2::JoinResponse;
 
@@ -201,6 +205,7 @@ impl JoinStep for cluster_v2::JoinRequest {
 
 impl JoinStep for cluster_v1::JoinRequest {
     const NAME: &'static str = "join-etcd";
+    const GRANTED: &'static str = "admitted";
     const TAKES_OUTCOME: bool = true;
     type Answer = cluster_v1::JoinResponse;
 
@@ -223,6 +228,7 @@ impl JoinStep for cluster_v1::JoinRequest {
 
 impl JoinStep for cluster_v1::SignCertRequest {
     const NAME: &'static str = "sign-cert";
+    const GRANTED: &'static str = "signed";
     type Answer = cluster_v1::SignCertResponse;
 
     fn read(body: &[u8]) -> Result<Self, DecodeError> {
@@ -249,6 +255,7 @@ impl JoinStep for cluster_v1::SignCertRequest {
 
 impl JoinStep for cluster_v2::JoinOutcome {
     const NAME: &'static str = "join-outcome";
+    const GRANTED: &'static str = "noted";
     type Answer = cluster_v2::OutcomeTaken;
 
     fn read(body: &[u8]) -> Result<Self, DecodeError> {
@@ -324,7 +331,10 @@ fn write_line<R: JoinStep>(request: &R, caller: Caller, error: Option<&AdmitErro
     let role = role.map_or_else(|| "-".to_owned(), |role| role.to_string());
     let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
     match error {
-        None => tracing::info!(request, %address, node, role, %token, outcome = "admitted"),
+        None => {
+            let outcome = R::GRANTED;
+            tracing::info!(request, %address, node, role, %token, outcome);
+        }
         Some(AdmitError::InvalidToken(refusal)) => {
             let reason = refusal.reason.as_str();
             let of = refusal.node.as_deref().unwrap_or("-");
