@@ -31,6 +31,8 @@ pub use onward::{Ahead, Onward};
 
 /// How long a request of a service that was stopped may take to reach the datastore.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
+/// How long the datastore may take to settle what keeps it from forgetting this node.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Changes that are under way.
 #[derive(Debug)]
@@ -429,7 +431,21 @@ fn leave_datastore(
     own: &str,
 ) -> Result<(), CommandError> {
     host.service(Action::Stop, Service::K8sDqlite)?;
-    host.leave_datastore(backend, servers, own)?;
+    let mut last = None;
+    // While its members settle another change they refuse this one.
+    let forgotten = wait::until(SETTLED, ON_ITS_WAY, || {
+        match host.leave_datastore(backend, servers, own) {
+            Err(error @ (CommandError::Failed { .. } | CommandError::TimedOut { .. })) => {
+                last = Some(error);
+                None
+            }
+            done => Some(done),
+        }
+    });
+    match (forgotten, last) {
+        (None, Some(error)) => return Err(error),
+        (forgotten, _) => forgotten.unwrap_or(Ok(()))?,
+    }
     wait::between_looks(ON_ITS_WAY);
     host.leave_datastore(backend, servers, own)
 }
