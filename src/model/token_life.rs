@@ -15,7 +15,13 @@
 //! node has the cluster's key from the first answer on; when its join fails the use stays that
 //! node's, so that one token never gives two nodes what only one of them should have.
 
+mod refusal;
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
+
+pub use refusal::{Reason, Refusal};
 
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
@@ -143,66 +149,6 @@ pub enum Way {
     Open,
     /// By one of its counted uses.
     Counted,
-}
-
-/// Why a token does not let a node in, and what may be told of it to whoever has the token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Why.
-    pub reason: Reason,
-    /// The node that has it, or that it is for.
-    pub node: Option<String>,
-    /// How many seconds ago that came about.
-    pub seconds_ago: Option<i64>,
-}
-
-/// Why a token does not let a node in, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reason {
-    /// Nothing is known of it here.
-    Unknown,
-    /// Its time has run out.
-    Expired,
-    /// It was used.
-    Used,
-    /// It was taken back.
-    Revoked,
-    /// It is for another role.
-    WrongRole,
-    /// It is for another node.
-    WrongNode,
-    /// Another node is joining with it now.
-    InUse,
-    /// A reason that this version does not know.
-    #[serde(other)]
-    Other,
-}
-
-impl Reason {
-    /// One word for logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Expired => "expired",
-            Self::Used => "used",
-            Self::Revoked => "revoked",
-            Self::WrongRole => "wrong-role",
-            Self::WrongNode => "wrong-node",
-            Self::InUse => "in-use",
-            Self::Other => "other",
-        }
-    }
-}
-
-impl From<Reason> for Refusal {
-    fn from(reason: Reason) -> Self {
-        Self {
-            reason,
-            node: None,
-            seconds_ago: None,
-        }
-    }
 }
 
 /// Where a token is in its life.
@@ -760,6 +706,3 @@ fn spans(terms: &Terms, now: i64) -> (Option<i64>, Option<Counted>) {
 fn is_over(end: Option<i64>, now: i64) -> bool {
     end.is_some_and(|end| now >= end)
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,8 +5,12 @@
 //! who may use it again, is [`Life`]'s business; here it is kept, together with MicroK8s's own
 //! token files, and every step is written to the audit log.
 
+mod care;
+mod certificates;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::clock::Clock;
@@ -17,7 +21,7 @@ use crate::model::token_life::{
     Added, Claim, Happening, Issuer, LEASE, Life, Reason, Refusal, Release, Way,
 };
 use crate::model::token_terms::{Lifetime, Terms};
-use crate::store::admissions::{Admissions, AdmittedNode, CertificatePurpose, Right};
+use crate::store::admissions::{Admissions, AdmittedNode, CertificatePurpose};
 use crate::store::audit::{self, Actor};
 use crate::store::database::{Database, StoreError};
 use crate::store::layout::Layout;
@@ -25,12 +29,9 @@ use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
 use crate::store::token_store::{self, LocalStore, TokenStore};
 
-/// For how long, in seconds, a token is remembered after its end, so that whoever still uses it
-/// is told what became of it.
-const KEPT: i64 = 30 * 24 * 60 * 60;
-
-/// How many tokens one pass of [`Tokens::sweep`] goes through at once.
-const SWEEP_BATCH: usize = 1000;
+use care::KEPT;
+pub use care::ListedToken;
+pub use certificates::CertificateRequest;
 
 /// The tokens of this node.
 pub struct Tokens {
@@ -75,30 +76,6 @@ impl Source {
     fn is_counted(self) -> bool {
         matches!(self, Self::Store(Way::Counted) | Self::Line)
     }
-}
-
-/// A certificate that a node may have signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateRequest {
-    /// What for.
-    pub purpose: CertificatePurpose,
-    /// Who; not known for a token that Canonical's agent issued.
-    pub node: Option<JoiningNode>,
-    /// The join token; not known for a token that Canonical's agent issued.
-    join: Option<TokenDigest>,
-}
-
-/// A token as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedToken {
-    /// Its SHA-256.
-    pub digest: TokenDigest,
-    /// What the store knows of it.
-    pub life: Option<Life>,
-    /// What stands in one of MicroK8s's files.
-    pub in_file: Listed,
-    /// Which file that is.
-    pub file: Option<&'static str>,
 }
 
 impl Tokens {
@@ -259,101 +236,6 @@ impl Tokens {
         })
     }
 
-    /// Whether a token gives any right to a certificate at all.
-    pub fn gives_certificates(&self, token: &Token) -> Result<bool, StoreError> {
-        let now = self.now();
-        for (_, join) in join_tokens(token) {
-            if self.admissions.has_right(&join.digest(), now)? {
-                return Ok(true);
-            }
-        }
-        Ok(self.right_in_file(token)?.is_some())
-    }
-
-    /// Finds the right to a certificate that this token gives to the node at `address`, without
-    /// using it up. No other node's right counts.
-    ///
-    /// Several nodes may be joining with one token from one address: the one with the name in
-    /// the request comes first. A kube-proxy names nobody; there a node comes first whose kubelet
-    /// has no certificate yet.
-    pub fn certificate_request(
-        &self,
-        token: &Token,
-        address: IpAddr,
-        name: Option<&str>,
-    ) -> Result<Option<CertificateRequest>, StoreError> {
-        let now = self.now();
-        for (purpose, join) in join_tokens(token) {
-            let join = join.digest();
-            let found = self
-                .admissions
-                .rights(&join, address, now)?
-                .into_iter()
-                .filter(|right| right.purposes.contains(&purpose))
-                .min_by_key(|right: &Right| {
-                    let is_named = name == Some(right.node.name.as_str());
-                    (
-                        !is_named,
-                        !right.purposes.contains(&CertificatePurpose::Kubelet),
-                    )
-                });
-            if let Some(right) = found {
-                return Ok(Some(CertificateRequest {
-                    purpose,
-                    node: Some(right.node),
-                    join: Some(join),
-                }));
-            }
-        }
-        self.right_in_file(token)
-    }
-
-    /// The right that a line of Canonical's agent gives.
-    fn right_in_file(&self, token: &Token) -> Result<Option<CertificateRequest>, StoreError> {
-        let listed = look_up(&self.certificate_file, token, self.now())?;
-        let purpose = CertificatePurpose::ALL
-            .into_iter()
-            .find(|purpose| token.expose().ends_with(purpose.suffix()));
-        Ok(match (listed, purpose) {
-            (Listed::Open | Listed::Until(_), Some(purpose)) => Some(CertificateRequest {
-                purpose,
-                node: None,
-                join: None,
-            }),
-            _ => None,
-        })
-    }
-
-    /// Uses the right up: the certificate is signed and may leave when this has returned `true`.
-    /// The last one that the node needs completes its join.
-    pub fn certificate_signed(
-        &self,
-        token: &Token,
-        request: &CertificateRequest,
-    ) -> Result<bool, StoreError> {
-        let (Some(node), Some(join)) = (&request.node, &request.join) else {
-            let file = &self.certificate_file;
-            return file
-                .consume(token)
-                .map_err(|source| StoreError::file(file.path(), source));
-        };
-        let Some(left) = self.admissions.use_up(join, node, request.purpose)? else {
-            return Ok(false);
-        };
-        if left == 0 {
-            let by = node.clone();
-            let used = self.change_try(join, node, move |life| life.serve(&by))?;
-            self.admissions.set_complete(node, true)?;
-            if used == Some(true) {
-                self.audit_join("used", join, node, "its certificates are signed");
-            }
-        } else {
-            let by = node.clone();
-            self.change_try(join, node, move |life| life.hand_out(&by))?;
-        }
-        Ok(true)
-    }
-
     /// A node that was let in says how its join ended. `None` when the token is not known, or did
     /// not let that node in.
     pub fn report(
@@ -421,187 +303,6 @@ impl Tokens {
                 (Some(life), Some(value))
             })
         })
-    }
-
-    /// All tokens whose SHA-256 begins like this, those in MicroK8s's files as well.
-    pub fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
-        let now = self.now();
-        let mut found: Vec<ListedToken> = self
-            .store
-            .find(beginning)?
-            .into_iter()
-            .map(|(digest, mut life)| {
-                life.settle(now, self.window, |_| false);
-                ListedToken {
-                    digest,
-                    life: Some(life),
-                    in_file: Listed::Not,
-                    file: None,
-                }
-            })
-            .collect();
-        let mut places: HashMap<TokenDigest, usize> = found
-            .iter()
-            .enumerate()
-            .map(|(at, token)| (token.digest, at))
-            .collect();
-        for (file, name) in [
-            (&self.cluster_file, token_files::CLUSTER_TOKENS),
-            (&self.persistent_file, token_files::PERSISTENT_TOKENS),
-        ] {
-            let entries = file
-                .entries(now)
-                .map_err(|source| StoreError::file(file.path(), source))?;
-            for (digest, in_file) in entries {
-                if !digest.begins_with(beginning) {
-                    continue;
-                }
-                let at = *places.entry(digest).or_insert_with(|| {
-                    found.push(ListedToken {
-                        digest,
-                        life: None,
-                        in_file,
-                        file: None,
-                    });
-                    found.len() - 1
-                });
-                (found[at].in_file, found[at].file) = (in_file, Some(name));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Takes tokens back. Says which of them could still have let somebody in.
-    pub fn revoke(&self, tokens: &[ListedToken], uid: u32) -> Result<Vec<TokenDigest>, StoreError> {
-        let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
-        let (now, window) = (self.now(), self.window);
-        let was_alive = token_store::edit_all(self.store.as_ref(), &digests, move |life| {
-            let mut life = life.unwrap_or_else(|| by_line(now));
-            life.settle(now, window, |_| false);
-            let was_alive = life.revoke(now, uid);
-            (Some(life), was_alive)
-        })?;
-        let in_files: HashSet<TokenDigest> = tokens
-            .iter()
-            .filter(|token| token.in_file != Listed::Not)
-            .map(|token| token.digest)
-            .collect();
-        for file in [&self.cluster_file, &self.persistent_file] {
-            file.take_out(&in_files)
-                .map_err(|source| StoreError::file(file.path(), source))?;
-        }
-        self.admissions.end_rights(&digests, None)?;
-        let mut revoked = Vec::new();
-        for token in tokens {
-            let digest = token.digest;
-            let is_listed = matches!(token.in_file, Listed::Open | Listed::Until(_));
-            if is_listed || was_alive.get(&digest).copied().unwrap_or_default() {
-                audit::write("revoked", &digest, Actor::Uid(uid), None, "ok");
-                revoked.push(digest);
-            }
-        }
-        Ok(revoked)
-    }
-
-    /// Forgets every token that is over, and takes expired lines out of MicroK8s's file. Says how
-    /// many there were.
-    pub fn prune(&self, uid: u32) -> Result<usize, StoreError> {
-        let is_done = |life: &Life, now| life.state(now).is_over() && !life.has_tries();
-        let mut over = Vec::new();
-        for token in self.find("")? {
-            if token.life.is_some_and(|life| is_done(&life, self.now())) {
-                over.push(token.digest);
-            }
-        }
-        let forgotten = self.forget_if(&over, Actor::Uid(uid), is_done)?;
-        Ok(forgotten + self.blank_expired(self.now())?)
-    }
-
-    /// Does what time and the datastore have done to tokens meanwhile; to be called every now and
-    /// then.
-    pub fn sweep(&self, is_member: impl Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
-        let awaited: Vec<TokenDigest> = lock(&self.awaited).iter().copied().collect();
-        let still = self.settle(&awaited, &is_member)?;
-        lock(&self.awaited).retain(|digest| still.contains(digest) || !awaited.contains(digest));
-        loop {
-            let due = self.store.due(self.now(), SWEEP_BATCH)?;
-            self.settle(&due, &is_member)?;
-            let forgotten = self.forget_if(&due, Actor::Agent, |life, now| {
-                life.over_since(now)
-                    .is_some_and(|since| since.saturating_add(KEPT) <= now)
-            })?;
-            // Those that expired have moved on as well: the next batch is another one.
-            if due.len() < SWEEP_BATCH
-                || (forgotten == 0 && self.store.due(self.now(), 1)? == due[..1])
-            {
-                break;
-            }
-        }
-        self.admissions.forget_ended(self.now())?;
-        // Until then the line tells why the token does not let anybody in.
-        self.blank_expired(self.now().saturating_sub(KEPT))?;
-        Ok(())
-    }
-
-    /// Settles tokens. Says by which of them control plane nodes are still awaited.
-    fn settle(
-        &self,
-        digests: &[TokenDigest],
-        is_member: &dyn Fn(&JoiningNode) -> bool,
-    ) -> Result<HashSet<TokenDigest>, StoreError> {
-        let mut members = HashSet::new();
-        for digest in digests {
-            let life = self.store.read(digest)?;
-            let awaited = life.iter().flat_map(Life::awaited);
-            members.extend(awaited.filter(|node| is_member(node)).cloned());
-        }
-        let (now, window) = (self.now(), self.window);
-        let settled = token_store::edit_all(self.store.as_ref(), digests, move |life| {
-            life.map_or((None, (Vec::new(), false)), |mut life| {
-                let happenings = life.settle(now, window, |node| members.contains(node));
-                let awaits = life.awaited().next().is_some();
-                (Some(life), (happenings, awaits))
-            })
-        })?;
-        let mut still = HashSet::new();
-        for (digest, (happenings, awaits)) in settled {
-            audit_happenings(&digest, &happenings);
-            if awaits {
-                still.insert(digest);
-            }
-        }
-        Ok(still)
-    }
-
-    /// Forgets those of these tokens for which this holds, and says how many that were.
-    fn forget_if(
-        &self,
-        digests: &[TokenDigest],
-        actor: Actor,
-        holds: impl Fn(&Life, i64) -> bool + Send + 'static,
-    ) -> Result<usize, StoreError> {
-        let (now, window) = (self.now(), self.window);
-        let forgotten = token_store::edit_all(self.store.as_ref(), digests, move |life| {
-            let forget = life.as_ref().is_some_and(|life| {
-                let mut settled = life.clone();
-                settled.settle(now, window, |_| false);
-                holds(&settled, now)
-            });
-            (life.filter(|_| !forget), forget)
-        })?;
-        let mut count = 0;
-        for (digest, _) in forgotten.iter().filter(|(_, forgotten)| **forgotten) {
-            audit::write("pruned", digest, actor, None, "ok");
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    /// Takes lines out of MicroK8s's file whose time ran out until then.
-    fn blank_expired(&self, until: i64) -> Result<usize, StoreError> {
-        let file = &self.cluster_file;
-        file.blank_expired(until)
-            .map_err(|source| StoreError::file(file.path(), source))
     }
 
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
@@ -777,14 +478,6 @@ fn issue_by_line(life: Option<Life>, now: i64) -> Life {
     }
 }
 
-/// The join tokens to which this may be the token for a certificate.
-fn join_tokens(token: &Token) -> impl Iterator<Item = (CertificatePurpose, Token)> {
-    CertificatePurpose::ALL.into_iter().filter_map(|purpose| {
-        let join = token.expose().strip_suffix(purpose.suffix())?;
-        Some((purpose, Token::presented(join)))
-    })
-}
-
 fn look_up(file: &TokenFile, token: &Token, now: i64) -> Result<Listed, StoreError> {
     file.look_up(token, now)
         .map_err(|source| StoreError::file(file.path(), source))
@@ -811,6 +504,3 @@ fn nodes_of(held: &[(JoiningNode, usize)]) -> Vec<JoiningNode> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-#[cfg(test)]
-mod tests;

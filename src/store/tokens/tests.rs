@@ -1,5 +1,8 @@
 //! Tokens in a real database and real files.
 
+use std::net::IpAddr;
+
+use super::care::SWEEP_BATCH;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::model::token_life::{RETRY_WINDOW, State};

@@ -1,0 +1,63 @@
+//! Why a token does not let a node in.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a token does not let a node in, and what may be told of it to whoever has the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// The node that has it, or that it is for.
+    pub node: Option<String>,
+    /// How many seconds ago that came about.
+    pub seconds_ago: Option<i64>,
+}
+
+/// Why a token does not let a node in, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Nothing is known of it here.
+    Unknown,
+    /// Its time has run out.
+    Expired,
+    /// It was used.
+    Used,
+    /// It was taken back.
+    Revoked,
+    /// It is for another role.
+    WrongRole,
+    /// It is for another node.
+    WrongNode,
+    /// Another node is joining with it now.
+    InUse,
+    /// A reason that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl Reason {
+    /// One word for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Expired => "expired",
+            Self::Used => "used",
+            Self::Revoked => "revoked",
+            Self::WrongRole => "wrong-role",
+            Self::WrongNode => "wrong-node",
+            Self::InUse => "in-use",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            node: None,
+            seconds_ago: None,
+        }
+    }
+}

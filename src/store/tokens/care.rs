@@ -1,0 +1,215 @@
+//! Tokens looked after: listed, taken back, forgotten, and kept up with the time.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::model::node::JoiningNode;
+use crate::model::token::TokenDigest;
+use crate::model::token_life::Life;
+use crate::store::audit::{self, Actor};
+use crate::store::database::StoreError;
+use crate::store::token_files::{self, Listed};
+use crate::store::token_store;
+use crate::store::tokens::{Tokens, audit_happenings, by_line, lock};
+
+/// For how long, in seconds, a token is remembered after its end, so that whoever still uses it
+/// is told what became of it.
+pub(super) const KEPT: i64 = 30 * 24 * 60 * 60;
+
+/// How many tokens one pass of [`Tokens::sweep`] goes through at once.
+pub(super) const SWEEP_BATCH: usize = 1000;
+
+/// A token as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedToken {
+    /// Its SHA-256.
+    pub digest: TokenDigest,
+    /// What the store knows of it.
+    pub life: Option<Life>,
+    /// What stands in one of MicroK8s's files.
+    pub in_file: Listed,
+    /// Which file that is.
+    pub file: Option<&'static str>,
+}
+
+impl Tokens {
+    /// All tokens whose SHA-256 begins like this, those in MicroK8s's files as well.
+    pub fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
+        let now = self.now();
+        let mut found: Vec<ListedToken> = self
+            .store
+            .find(beginning)?
+            .into_iter()
+            .map(|(digest, mut life)| {
+                life.settle(now, self.window, |_| false);
+                ListedToken {
+                    digest,
+                    life: Some(life),
+                    in_file: Listed::Not,
+                    file: None,
+                }
+            })
+            .collect();
+        let mut places: HashMap<TokenDigest, usize> = found
+            .iter()
+            .enumerate()
+            .map(|(at, token)| (token.digest, at))
+            .collect();
+        for (file, name) in [
+            (&self.cluster_file, token_files::CLUSTER_TOKENS),
+            (&self.persistent_file, token_files::PERSISTENT_TOKENS),
+        ] {
+            let entries = file
+                .entries(now)
+                .map_err(|source| StoreError::file(file.path(), source))?;
+            for (digest, in_file) in entries {
+                if !digest.begins_with(beginning) {
+                    continue;
+                }
+                let at = *places.entry(digest).or_insert_with(|| {
+                    found.push(ListedToken {
+                        digest,
+                        life: None,
+                        in_file,
+                        file: None,
+                    });
+                    found.len() - 1
+                });
+                (found[at].in_file, found[at].file) = (in_file, Some(name));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes tokens back. Says which of them could still have let somebody in.
+    pub fn revoke(&self, tokens: &[ListedToken], uid: u32) -> Result<Vec<TokenDigest>, StoreError> {
+        let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
+        let (now, window) = (self.now(), self.window);
+        let was_alive = token_store::edit_all(self.store.as_ref(), &digests, move |life| {
+            let mut life = life.unwrap_or_else(|| by_line(now));
+            life.settle(now, window, |_| false);
+            let was_alive = life.revoke(now, uid);
+            (Some(life), was_alive)
+        })?;
+        let in_files: HashSet<TokenDigest> = tokens
+            .iter()
+            .filter(|token| token.in_file != Listed::Not)
+            .map(|token| token.digest)
+            .collect();
+        for file in [&self.cluster_file, &self.persistent_file] {
+            file.take_out(&in_files)
+                .map_err(|source| StoreError::file(file.path(), source))?;
+        }
+        self.admissions.end_rights(&digests, None)?;
+        let mut revoked = Vec::new();
+        for token in tokens {
+            let digest = token.digest;
+            let is_listed = matches!(token.in_file, Listed::Open | Listed::Until(_));
+            if is_listed || was_alive.get(&digest).copied().unwrap_or_default() {
+                audit::write("revoked", &digest, Actor::Uid(uid), None, "ok");
+                revoked.push(digest);
+            }
+        }
+        Ok(revoked)
+    }
+
+    /// Forgets every token that is over, and takes expired lines out of MicroK8s's file. Says how
+    /// many there were.
+    pub fn prune(&self, uid: u32) -> Result<usize, StoreError> {
+        let is_done = |life: &Life, now| life.state(now).is_over() && !life.has_tries();
+        let mut over = Vec::new();
+        for token in self.find("")? {
+            if token.life.is_some_and(|life| is_done(&life, self.now())) {
+                over.push(token.digest);
+            }
+        }
+        let forgotten = self.forget_if(&over, Actor::Uid(uid), is_done)?;
+        Ok(forgotten + self.blank_expired(self.now())?)
+    }
+
+    /// Does what time and the datastore have done to tokens meanwhile; to be called every now and
+    /// then.
+    pub fn sweep(&self, is_member: impl Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
+        let awaited: Vec<TokenDigest> = lock(&self.awaited).iter().copied().collect();
+        let still = self.settle(&awaited, &is_member)?;
+        lock(&self.awaited).retain(|digest| still.contains(digest) || !awaited.contains(digest));
+        loop {
+            let due = self.store.due(self.now(), SWEEP_BATCH)?;
+            self.settle(&due, &is_member)?;
+            let forgotten = self.forget_if(&due, Actor::Agent, |life, now| {
+                life.over_since(now)
+                    .is_some_and(|since| since.saturating_add(KEPT) <= now)
+            })?;
+            // Those that expired have moved on as well: the next batch is another one.
+            if due.len() < SWEEP_BATCH
+                || (forgotten == 0 && self.store.due(self.now(), 1)? == due[..1])
+            {
+                break;
+            }
+        }
+        self.admissions.forget_ended(self.now())?;
+        // Until then the line tells why the token does not let anybody in.
+        self.blank_expired(self.now().saturating_sub(KEPT))?;
+        Ok(())
+    }
+
+    /// Settles tokens. Says by which of them control plane nodes are still awaited.
+    fn settle(
+        &self,
+        digests: &[TokenDigest],
+        is_member: &dyn Fn(&JoiningNode) -> bool,
+    ) -> Result<HashSet<TokenDigest>, StoreError> {
+        let mut members = HashSet::new();
+        for digest in digests {
+            let life = self.store.read(digest)?;
+            let awaited = life.iter().flat_map(Life::awaited);
+            members.extend(awaited.filter(|node| is_member(node)).cloned());
+        }
+        let (now, window) = (self.now(), self.window);
+        let settled = token_store::edit_all(self.store.as_ref(), digests, move |life| {
+            life.map_or((None, (Vec::new(), false)), |mut life| {
+                let happenings = life.settle(now, window, |node| members.contains(node));
+                let awaits = life.awaited().next().is_some();
+                (Some(life), (happenings, awaits))
+            })
+        })?;
+        let mut still = HashSet::new();
+        for (digest, (happenings, awaits)) in settled {
+            audit_happenings(&digest, &happenings);
+            if awaits {
+                still.insert(digest);
+            }
+        }
+        Ok(still)
+    }
+
+    /// Forgets those of these tokens for which this holds, and says how many that were.
+    fn forget_if(
+        &self,
+        digests: &[TokenDigest],
+        actor: Actor,
+        holds: impl Fn(&Life, i64) -> bool + Send + 'static,
+    ) -> Result<usize, StoreError> {
+        let (now, window) = (self.now(), self.window);
+        let forgotten = token_store::edit_all(self.store.as_ref(), digests, move |life| {
+            let forget = life.as_ref().is_some_and(|life| {
+                let mut settled = life.clone();
+                settled.settle(now, window, |_| false);
+                holds(&settled, now)
+            });
+            (life.filter(|_| !forget), forget)
+        })?;
+        let mut count = 0;
+        for (digest, _) in forgotten.iter().filter(|(_, forgotten)| **forgotten) {
+            audit::write("pruned", digest, actor, None, "ok");
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Takes lines out of MicroK8s's file whose time ran out until then.
+    fn blank_expired(&self, until: i64) -> Result<usize, StoreError> {
+        let file = &self.cluster_file;
+        file.blank_expired(until)
+            .map_err(|source| StoreError::file(file.path(), source))
+    }
+}

@@ -1,0 +1,126 @@
+//! Which certificates a node may have signed with the token that let it in.
+
+use std::net::IpAddr;
+
+use crate::model::node::JoiningNode;
+use crate::model::token::{Token, TokenDigest};
+use crate::store::admissions::{CertificatePurpose, Right};
+use crate::store::database::StoreError;
+use crate::store::token_files::Listed;
+use crate::store::tokens::{Tokens, look_up};
+
+/// A certificate that a node may have signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateRequest {
+    /// What for.
+    pub purpose: CertificatePurpose,
+    /// Who; not known for a token that Canonical's agent issued.
+    pub node: Option<JoiningNode>,
+    /// The join token; not known for a token that Canonical's agent issued.
+    join: Option<TokenDigest>,
+}
+
+impl Tokens {
+    /// Whether a token gives any right to a certificate at all.
+    pub fn gives_certificates(&self, token: &Token) -> Result<bool, StoreError> {
+        let now = self.now();
+        for (_, join) in join_tokens(token) {
+            if self.admissions.has_right(&join.digest(), now)? {
+                return Ok(true);
+            }
+        }
+        Ok(self.right_in_file(token)?.is_some())
+    }
+
+    /// Finds the right to a certificate that this token gives to the node at `address`, without
+    /// using it up. No other node's right counts.
+    ///
+    /// Several nodes may be joining with one token from one address: the one with the name in
+    /// the request comes first. A kube-proxy names nobody; there a node comes first whose kubelet
+    /// has no certificate yet.
+    pub fn certificate_request(
+        &self,
+        token: &Token,
+        address: IpAddr,
+        name: Option<&str>,
+    ) -> Result<Option<CertificateRequest>, StoreError> {
+        let now = self.now();
+        for (purpose, join) in join_tokens(token) {
+            let join = join.digest();
+            let found = self
+                .admissions
+                .rights(&join, address, now)?
+                .into_iter()
+                .filter(|right| right.purposes.contains(&purpose))
+                .min_by_key(|right: &Right| {
+                    let is_named = name == Some(right.node.name.as_str());
+                    (
+                        !is_named,
+                        !right.purposes.contains(&CertificatePurpose::Kubelet),
+                    )
+                });
+            if let Some(right) = found {
+                return Ok(Some(CertificateRequest {
+                    purpose,
+                    node: Some(right.node),
+                    join: Some(join),
+                }));
+            }
+        }
+        self.right_in_file(token)
+    }
+
+    /// The right that a line of Canonical's agent gives.
+    fn right_in_file(&self, token: &Token) -> Result<Option<CertificateRequest>, StoreError> {
+        let listed = look_up(&self.certificate_file, token, self.now())?;
+        let purpose = CertificatePurpose::ALL
+            .into_iter()
+            .find(|purpose| token.expose().ends_with(purpose.suffix()));
+        Ok(match (listed, purpose) {
+            (Listed::Open | Listed::Until(_), Some(purpose)) => Some(CertificateRequest {
+                purpose,
+                node: None,
+                join: None,
+            }),
+            _ => None,
+        })
+    }
+
+    /// Uses the right up: the certificate is signed and may leave when this has returned `true`.
+    /// The last one that the node needs completes its join.
+    pub fn certificate_signed(
+        &self,
+        token: &Token,
+        request: &CertificateRequest,
+    ) -> Result<bool, StoreError> {
+        let (Some(node), Some(join)) = (&request.node, &request.join) else {
+            let file = &self.certificate_file;
+            return file
+                .consume(token)
+                .map_err(|source| StoreError::file(file.path(), source));
+        };
+        let Some(left) = self.admissions.use_up(join, node, request.purpose)? else {
+            return Ok(false);
+        };
+        if left == 0 {
+            let by = node.clone();
+            let used = self.change_try(join, node, move |life| life.serve(&by))?;
+            self.admissions.set_complete(node, true)?;
+            if used == Some(true) {
+                self.audit_join("used", join, node, "its certificates are signed");
+            }
+        } else {
+            let by = node.clone();
+            self.change_try(join, node, move |life| life.hand_out(&by))?;
+        }
+        Ok(true)
+    }
+}
+
+/// The join tokens to which this may be the token for a certificate.
+fn join_tokens(token: &Token) -> impl Iterator<Item = (CertificatePurpose, Token)> {
+    CertificatePurpose::ALL.into_iter().filter_map(|purpose| {
+        let join = token.expose().strip_suffix(purpose.suffix())?;
+        Some((purpose, Token::presented(join)))
+    })
+}
