@@ -219,7 +219,7 @@ impl Gate {
             Role::ControlPlane => &[],
         };
         reservation
-            .commit(certificates)?
+            .commit(certificates, false)?
             .map_err(AdmitError::InvalidToken)?;
         Ok(answer)
     }
@@ -540,7 +540,7 @@ impl Gate {
         self.append(token_files::CALLBACK_TOKENS, &callback)?;
         first_join::stop_reissuing(&self.node)?;
         reservation
-            .commit(&certificates)?
+            .commit(&certificates, !request.can_handle_x509_auth)?
             .map_err(AdmitError::InvalidToken)?;
         Ok(answer)
     }

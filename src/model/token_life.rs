@@ -116,6 +116,9 @@ struct Try {
     role: Role,
     at: i64,
     phase: Phase,
+    /// The node got all that it needs once.
+    #[serde(default)]
+    was_served: bool,
 }
 
 /// How far a join came.
@@ -131,6 +134,15 @@ enum Phase {
     /// The node has all that it needs, and may have failed to make use of it: for others the token
     /// is used.
     Served,
+    /// The datastore lists the control plane node. Its join may still fail, and be taken back.
+    Listed,
+}
+
+impl Phase {
+    /// Whether the use is used, as far as others are concerned.
+    const fn is_used(self) -> bool {
+        matches!(self, Self::Served | Self::Listed)
+    }
 }
 
 /// A node that presents a token.
@@ -309,13 +321,7 @@ impl Life {
             return Err(self.why_over(now));
         }
         let own = self.tries.iter().find(|other| other.node == claim.node);
-        let in_window = |own: &Try| now < own.at.saturating_add(window);
-        let may_retry = own.is_some_and(|own| match own.phase {
-            Phase::Failed => true,
-            Phase::Admitted | Phase::HandedOut => in_window(own),
-            // A worker is not to become a control plane node by what it joined with.
-            Phase::Served => in_window(own) && own.role == claim.role,
-        });
+        let may_retry = own.is_some_and(|own| own.may_be_repeated(claim.role, now, window));
         let others_held = held
             .iter()
             .filter(|node| **node != claim.node && !self.tries.iter().any(|t| t.node == **node))
@@ -357,7 +363,10 @@ impl Life {
     }
 
     /// A node is let in: from now on one use is its own.
-    pub fn admit(&mut self, claim: &Claim, way: Way, now: i64) {
+    ///
+    /// `hands_out` tells whether the answer itself holds what opens something in the cluster; that
+    /// for a control plane node always does.
+    pub fn admit(&mut self, claim: &Claim, way: Way, hands_out: bool, now: i64) {
         self.admissions += 1;
         self.last = Some(LastUse {
             node: claim.node.clone(),
@@ -368,8 +377,8 @@ impl Life {
             return;
         }
         let phase = match claim.role {
-            Role::ControlPlane => Phase::HandedOut,
-            Role::Worker => Phase::Admitted,
+            Role::Worker if !hands_out => Phase::Admitted,
+            Role::Worker | Role::ControlPlane => Phase::HandedOut,
         };
         match self.find(&claim.node) {
             Some(own) => {
@@ -377,7 +386,7 @@ impl Life {
                 own.phase = match own.phase {
                     Phase::Admitted => phase,
                     Phase::Served => Phase::Served,
-                    Phase::HandedOut | Phase::Failed => Phase::HandedOut,
+                    Phase::HandedOut | Phase::Failed | Phase::Listed => Phase::HandedOut,
                 };
                 own.role = claim.role;
                 own.at = now;
@@ -387,6 +396,7 @@ impl Life {
                 role: claim.role,
                 at: now,
                 phase,
+                was_served: false,
             }),
         }
     }
@@ -404,7 +414,10 @@ impl Life {
     /// because what it has to do with it may fail, and its client may not say so.
     pub fn serve(&mut self, node: &JoiningNode) -> bool {
         self.find(node)
-            .map(|own| own.phase = Phase::Served)
+            .map(|own| {
+                own.phase = Phase::Served;
+                own.was_served = true;
+            })
             .is_some()
     }
 
@@ -442,34 +455,34 @@ impl Life {
     }
 
     /// Does what time and the datastore did meanwhile. `is_member` tells whether the datastore
-    /// lists a control plane node.
+    /// lists a control plane node; nothing when that is not known here.
     pub fn settle(
         &mut self,
         now: i64,
         window: i64,
-        is_member: impl Fn(&JoiningNode) -> bool,
+        is_member: impl Fn(&JoiningNode) -> Option<bool>,
     ) -> Vec<Happening> {
         let mut happenings = Vec::new();
         let mut spent = 0;
-        self.tries.retain(|other| {
-            if other.role == Role::ControlPlane && is_member(&other.node) {
-                happenings.push(Happening::Listed(other.node.clone()));
-                spent += 1;
-                return false;
+        self.tries.retain_mut(|other| {
+            match (other.phase, is_member(&other.node)) {
+                (Phase::HandedOut, Some(true)) if other.role == Role::ControlPlane => {
+                    other.phase = Phase::Listed;
+                    happenings.push(Happening::Listed(other.node.clone()));
+                }
+                // It was taken back.
+                (Phase::Listed, Some(false)) => other.phase = Phase::HandedOut,
+                _ => {}
             }
-            if now < other.end(window) {
+            if !other.ends() || now < other.end(window) {
                 return true;
             }
-            match other.phase {
-                Phase::Failed => return true,
-                Phase::Admitted => {
-                    happenings.push(Happening::LeaseRanOut(other.node.clone()));
-                    return false;
-                }
-                Phase::HandedOut => {
-                    happenings.push(Happening::WindowClosed(other.node.clone()));
-                }
-                Phase::Served => {}
+            if other.phase == Phase::Admitted {
+                happenings.push(Happening::LeaseRanOut(other.node.clone()));
+                return false;
+            }
+            if !other.phase.is_used() {
+                happenings.push(Happening::WindowClosed(other.node.clone()));
             }
             spent += 1;
             false
@@ -493,7 +506,7 @@ impl Life {
         let Some(counted) = &self.counted else {
             return State::Expired;
         };
-        let is_complete = self.tries.iter().all(|other| other.phase == Phase::Served);
+        let is_complete = self.tries.iter().all(|other| other.phase.is_used());
         let is_taken = self.taken() >= counted.uses;
         if is_taken && is_complete {
             State::Used
@@ -512,7 +525,7 @@ impl Life {
         let ends = self
             .tries
             .iter()
-            .filter(|other| other.phase != Phase::Failed)
+            .filter(|other| other.ends())
             .map(|other| other.end(window));
         let ends_by_itself = !matches!(self.state(now), State::Used | State::Revoked);
         let expiry = self
@@ -614,11 +627,14 @@ impl Life {
         !self.tries.is_empty()
     }
 
-    /// The control plane nodes whose joins are not known to be complete.
+    /// The control plane nodes of which the datastore may have something to say.
     pub fn awaited(&self) -> impl Iterator<Item = &JoiningNode> {
         self.tries
             .iter()
-            .filter(|other| other.role == Role::ControlPlane)
+            .filter(|other| {
+                other.role == Role::ControlPlane
+                    && matches!(other.phase, Phase::HandedOut | Phase::Listed)
+            })
             .map(|other| &other.node)
     }
 
@@ -675,14 +691,31 @@ impl Life {
 }
 
 impl Try {
-    /// Until when more may be heard of it.
+    /// Whether the node may use the token again in this role.
+    ///
+    /// A worker that has something of the cluster is not to become a control plane node by what it
+    /// joined with.
+    fn may_be_repeated(&self, role: Role, now: i64, window: i64) -> bool {
+        let in_window = now < self.at.saturating_add(window);
+        let role_fits =
+            self.phase == Phase::Admitted || self.role == role || self.role == Role::ControlPlane;
+        role_fits
+            && match self.phase {
+                Phase::Failed => !self.was_served || now < self.end(window),
+                Phase::Admitted | Phase::HandedOut | Phase::Served => in_window,
+                Phase::Listed => false,
+            }
+    }
+
+    /// Whether time ends it. A node whose join failed before it had all may come back at any time.
+    fn ends(&self) -> bool {
+        self.phase != Phase::Failed || self.was_served
+    }
+
+    /// Until when more may be heard of it: its certificates may still be signed, and it may say
+    /// that its join failed.
     fn end(&self, window: i64) -> i64 {
-        self.at.saturating_add(match (self.role, self.phase) {
-            // Its certificates may still be signed.
-            (Role::Worker, Phase::Admitted) => LEASE,
-            (Role::Worker, _) => LEASE.max(window),
-            (Role::ControlPlane, _) => window,
-        })
+        self.at.saturating_add(LEASE.max(window))
     }
 }
 

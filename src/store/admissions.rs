@@ -54,6 +54,8 @@ pub struct Right {
     pub purposes: Vec<CertificatePurpose>,
     /// Its end in unix seconds.
     pub until: i64,
+    /// It came with a counted use of the token, and is good for nothing without that.
+    pub is_counted: bool,
 }
 
 /// A node that was let in by this one.
@@ -93,12 +95,14 @@ impl Admissions {
         admitted: AdmittedNode,
         purposes: &[CertificatePurpose],
         until: i64,
+        is_counted: bool,
     ) -> Result<(), StoreError> {
         let join = *join;
         let right = Right {
             node: admitted.node.clone(),
             purposes: purposes.to_vec(),
             until,
+            is_counted,
         };
         let node = admitted.clone();
         self.database.write(move |transaction| {
@@ -167,6 +171,7 @@ impl Admissions {
         join: &TokenDigest,
         node: &JoiningNode,
         purpose: CertificatePurpose,
+        now: i64,
     ) -> Result<Option<usize>, StoreError> {
         let (join, key) = (*join, right_key(node));
         self.database.write(move |transaction| {
@@ -176,7 +181,9 @@ impl Admissions {
                 .get(key)?
                 .map(|row| from_row::<Right>(row.value()))
                 .transpose()?;
-            let Some(mut right) = found.filter(|right| right.purposes.contains(&purpose)) else {
+            let Some(mut right) =
+                found.filter(|right| now < right.until && right.purposes.contains(&purpose))
+            else {
                 return Ok(None);
             };
             right.purposes.retain(|other| *other != purpose);
@@ -232,34 +239,57 @@ impl Admissions {
         })
     }
 
-    /// Remembers whether a node's join is complete.
-    pub fn set_complete(&self, node: &JoiningNode, complete: bool) -> Result<(), StoreError> {
-        let known = self.with_nodes(|nodes| nodes.get(&node_key(node)).cloned())?;
-        let Some(mut admitted) = known.filter(|known| known.complete != complete) else {
-            return Ok(());
-        };
-        admitted.complete = complete;
-        let row = admitted.clone();
-        self.database
-            .write(move |transaction| put_node(transaction, &row))?;
-        self.remember(admitted);
+    /// Remembers whether the join of a node, by this token, is complete.
+    pub fn set_complete(
+        &self,
+        join: &TokenDigest,
+        node: &JoiningNode,
+        complete: bool,
+    ) -> Result<(), StoreError> {
+        let (join, key) = (*join, node_key(node));
+        let changed = self.database.write(move |transaction| {
+            let known = node_in(transaction, &key)?;
+            let Some(mut admitted) = known.filter(|known| known.join == join) else {
+                return Ok(None);
+            };
+            admitted.complete = complete;
+            put_node(transaction, &admitted)?;
+            Ok(Some(admitted))
+        })?;
+        if let Some(admitted) = changed {
+            self.remember(admitted);
+        }
         Ok(())
     }
 
-    /// Forgets the nodes of exactly this name or address, and what they could still have signed.
-    /// Says whether there were any.
-    pub fn forget(&self, name_or_address: &str) -> Result<bool, StoreError> {
-        let address: Option<IpAddr> = name_or_address.parse().ok();
-        let gone = self.nodes_that(|other| {
-            other.node.name == name_or_address || Some(other.node.address) == address
+    /// Forgets a node by which nothing came of this token.
+    pub fn forget_unfinished(
+        &self,
+        join: &TokenDigest,
+        node: &JoiningNode,
+    ) -> Result<(), StoreError> {
+        let (join, key) = (*join, node_key(node));
+        let row = key.clone();
+        let is_gone = self.database.write(move |transaction| {
+            let known = node_in(transaction, &row)?;
+            let is_it = known.is_some_and(|known| known.join == join && !known.complete);
+            if is_it {
+                transaction.open_table(NODES)?.remove(row.as_str())?;
+            }
+            Ok(is_it)
         })?;
-        for other in &gone {
+        if is_gone && let Some(nodes) = &mut *self.lock() {
+            nodes.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Forgets these nodes, and what they could still have signed.
+    pub fn forget(&self, gone: &[AdmittedNode]) -> Result<(), StoreError> {
+        for other in gone {
             self.end_rights(&[other.join], Some(&other.node))?;
         }
         let keys: Vec<String> = gone.iter().map(|other| node_key(&other.node)).collect();
-        if keys.is_empty() {
-            return Ok(false);
-        }
         let rows = keys.clone();
         self.database.write(move |transaction| {
             let mut table = transaction.open_table(NODES)?;
@@ -271,7 +301,17 @@ impl Admissions {
         if let Some(nodes) = &mut *self.lock() {
             nodes.retain(|key, _| !keys.contains(key));
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// The node, if it was let in last by this token.
+    pub fn find(
+        &self,
+        join: &TokenDigest,
+        node: &JoiningNode,
+    ) -> Result<Option<AdmittedNode>, StoreError> {
+        let key = node_key(node);
+        self.with_nodes(|nodes| nodes.get(&key).filter(|known| known.join == *join).cloned())
     }
 
     /// The nodes that this one let in.
@@ -319,6 +359,12 @@ impl Admissions {
     fn lock(&self) -> MutexGuard<'_, Option<HashMap<String, AdmittedNode>>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn node_in(transaction: &WriteTransaction, key: &str) -> Result<Option<AdmittedNode>, redb::Error> {
+    let table = transaction.open_table(NODES)?;
+    let row = table.get(key)?;
+    row.map(|row| from_row(row.value())).transpose()
 }
 
 fn put_node(transaction: &WriteTransaction, admitted: &AdmittedNode) -> Result<(), redb::Error> {

@@ -83,10 +83,18 @@ impl StoreError {
 
 type Work = Box<dyn FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send>;
 
-/// What one writer wants done, and where it hears how the transaction ended.
+/// What one writer wants done, and where it hears what comes of it.
 struct Job {
     work: Work,
-    ended: mpsc::Sender<Result<(), StoreError>>,
+    turn: mpsc::Sender<Turn>,
+}
+
+/// What a writer who waits is told.
+enum Turn {
+    /// The transaction has ended.
+    Ended(Result<(), StoreError>),
+    /// It is on him to do the jobs of all who wait by now, his own among them.
+    Lead,
 }
 
 #[derive(Default)]
@@ -128,7 +136,7 @@ impl Database {
             .begin_read()
             .map_err(redb::Error::from)
             .and_then(|transaction| work(&transaction))
-            .map_err(|error| self.give_up(error))
+            .map_err(|error| self.give_up(&database, error))
     }
 
     /// Writes; what was written is on disk when this returns. On an error nothing was.
@@ -136,7 +144,7 @@ impl Database {
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (ended, end) = mpsc::channel();
+        let (turn, turns) = mpsc::channel();
         let (value, kept) = mpsc::channel();
         let job = Job {
             work: Box::new(move |transaction| {
@@ -144,7 +152,7 @@ impl Database {
                 let _ = value.send(work(transaction)?);
                 Ok(())
             }),
-            ended,
+            turn,
         };
         let leads = {
             let mut queue = lock(&self.queue);
@@ -154,33 +162,35 @@ impl Database {
         if leads {
             self.lead();
         }
-        end.recv().map_err(|_| StoreError::Interrupted)??;
+        loop {
+            match turns.recv().map_err(|_| StoreError::Interrupted)? {
+                Turn::Ended(result) => break result?,
+                Turn::Lead => self.lead(),
+            }
+        }
         kept.recv().map_err(|_| StoreError::Interrupted)
     }
 
-    /// Does the jobs of all who wait, until nobody does.
+    /// Does the jobs of all who wait, and hands the lead to the first of those who came meanwhile.
     fn lead(&self) {
         let mut leadership = Leadership {
             queue: &self.queue,
             is_handed_back: false,
         };
-        loop {
-            let jobs = {
-                let mut queue = lock(&self.queue);
-                if queue.jobs.is_empty() {
-                    queue.has_leader = false;
-                    leadership.is_handed_back = true;
-                    return;
-                }
-                std::mem::take(&mut queue.jobs)
-            };
-            let (works, waiting): (Vec<_>, Vec<_>) =
-                jobs.into_iter().map(|job| (job.work, job.ended)).unzip();
-            let result = self.commit(works);
-            for ended in waiting {
-                let _ = ended.send(result.clone());
-            }
+        let jobs = std::mem::take(&mut lock(&self.queue).jobs);
+        let (works, waiting): (Vec<_>, Vec<_>) =
+            jobs.into_iter().map(|job| (job.work, job.turn)).unzip();
+        let result = self.commit(works);
+        for turn in waiting {
+            // Whoever waits is there until he is told.
+            let _ = turn.send(Turn::Ended(result.clone()));
         }
+        let mut queue = lock(&self.queue);
+        queue.has_leader = match queue.jobs.first() {
+            Some(next) => next.turn.send(Turn::Lead).is_ok(),
+            None => false,
+        };
+        leadership.is_handed_back = true;
     }
 
     fn commit(&self, works: Vec<Work>) -> Result<(), StoreError> {
@@ -192,12 +202,12 @@ impl Database {
             }
             Ok(transaction.commit()?)
         };
-        write().map_err(|error| self.give_up(error))
+        write().map_err(|error| self.give_up(&database, error))
     }
 
     /// After a failure the state in memory may not be the one on disk: the next one reads it anew.
-    fn give_up(&self, source: redb::Error) -> StoreError {
-        lock(&self.open).take();
+    fn give_up(&self, database: &Arc<redb::Database>, source: redb::Error) -> StoreError {
+        lock(&self.open).take_if(|open| Arc::ptr_eq(open, database));
         StoreError::Database {
             path: self.path.clone(),
             source: Arc::new(source),

@@ -124,21 +124,24 @@ impl TokenStore for LocalStore {
                     .transpose()?;
                 let (old_due, old) = old.map_or((None, None), |row| (row.due, Some(row.life)));
                 let next = edit(&digest, old.clone());
-                if next == old {
+                let next_due = next.as_ref().and_then(|life| due(life));
+                if next == old && next_due == old_due {
                     continue;
                 }
-                let next = next.map(|life| Row {
-                    due: due(&life),
-                    life,
-                });
-                match &next {
-                    Some(row) => tokens.insert(key, to_row(row).as_slice())?,
+                match next {
+                    Some(life) => {
+                        let row = Row {
+                            due: next_due,
+                            life,
+                        };
+                        tokens.insert(key, to_row(&row).as_slice())?
+                    }
                     None => tokens.remove(key)?,
                 };
                 if let Some(old) = old_due {
                     moments.remove((old, key))?;
                 }
-                if let Some(next) = next.and_then(|row| row.due) {
+                if let Some(next) = next_due {
                     moments.insert((next, key), ())?;
                 }
             }

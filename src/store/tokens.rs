@@ -11,6 +11,7 @@ mod certificates;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::clock::Clock;
@@ -56,9 +57,27 @@ pub struct Reservation<'a> {
     token: Token,
     claim: Claim,
     source: Source,
-    /// The control plane nodes of this token that are members of the datastore by now.
-    members: Vec<JoiningNode>,
+    /// What the datastore says of the control plane nodes that joined with it.
+    members: Members,
+    /// The life of the token when it was judged.
+    seen: Option<Life>,
     is_committed: bool,
+}
+
+/// Which control plane nodes the datastore lists, of those that were asked for.
+type Members = HashMap<JoiningNode, bool>;
+
+fn members_of(life: &Life, is_member: &dyn Fn(&JoiningNode) -> bool) -> Members {
+    life.awaited()
+        .map(|node| (node.clone(), is_member(node)))
+        .collect()
+}
+
+/// A token that would let a node in.
+struct Found {
+    source: Source,
+    members: Members,
+    seen: Option<Life>,
 }
 
 /// Where a token was found.
@@ -118,11 +137,11 @@ impl Tokens {
                 let life = Life::issue(&terms, now, Issuer::Uid(uid));
                 return (Some(life), (Vec::new(), None));
             };
-            let happenings = life.settle(now, window, |_| false);
+            let happenings = life.settle(now, window, |_| None);
             let added = life.add(&terms, now, Issuer::Uid(uid));
             (Some(life), (happenings, Some(added)))
         })?;
-        audit_happenings(&digest, &happenings);
+        self.note(&digest, &happenings)?;
         if added == Some(Added::Revived) {
             self.admissions.end_rights(&[digest], None)?;
         }
@@ -160,11 +179,11 @@ impl Tokens {
             .get(&digest)
             .map(|all| nodes_of(all))
             .unwrap_or_default();
-        let (source, members) = match self.judge(token, claim, &holders, &is_member)? {
+        let found = match self.judge(token, claim, &holders, &is_member)? {
             Ok(found) => found,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if source.is_counted() {
+        if found.source.is_counted() {
             let all = held.entry(digest).or_default();
             match all.iter_mut().find(|(node, _)| *node == claim.node) {
                 Some((_, requests)) => *requests += 1,
@@ -177,8 +196,9 @@ impl Tokens {
             tokens: self,
             token: token.clone(),
             claim: claim.clone(),
-            source,
-            members,
+            source: found.source,
+            members: found.members,
+            seen: found.seen,
             is_committed: false,
         }))
     }
@@ -189,7 +209,7 @@ impl Tokens {
         claim: &Claim,
         holders: &[JoiningNode],
         is_member: &dyn Fn(&JoiningNode) -> bool,
-    ) -> Result<Result<(Source, Vec<JoiningNode>), Refusal>, StoreError> {
+    ) -> Result<Result<Found, Refusal>, StoreError> {
         if token.expose().is_empty() {
             return Ok(Err(Reason::Unknown.into()));
         }
@@ -197,21 +217,29 @@ impl Tokens {
         let digest = token.digest();
         let listed = look_up(&self.persistent_file, token, now)?;
         if matches!(listed, Listed::Open | Listed::Until(_)) {
-            return Ok(Ok((Source::OpenLine, Vec::new())));
+            return Ok(Ok(Found {
+                source: Source::OpenLine,
+                members: Members::new(),
+                seen: None,
+            }));
         }
         let stored = self.store.read(&digest)?;
         let mut life = stored.clone();
-        let members: Vec<JoiningNode> = life
-            .iter()
-            .flat_map(Life::awaited)
-            .filter(|node| is_member(node))
-            .cloned()
-            .collect();
+        let members = life
+            .as_ref()
+            .map(|life| members_of(life, is_member))
+            .unwrap_or_default();
         let mut refusal = None;
         if let Some(life) = &mut life {
-            life.settle(now, self.window, |node| members.contains(node));
+            life.settle(now, self.window, |node| members.get(node).copied());
             match life.judge(claim, holders, now, self.window) {
-                Ok(way) => return Ok(Ok((Source::Store(way), members))),
+                Ok(way) => {
+                    return Ok(Ok(Found {
+                        source: Source::Store(way),
+                        members,
+                        seen: stored,
+                    }));
+                }
                 Err(why) => refusal = Some(why),
             }
         }
@@ -225,12 +253,17 @@ impl Tokens {
         if in_file == Listed::Not && self.store.read(&digest)? != stored {
             return self.judge(token, claim, holders, is_member);
         }
+        let found = |source| Found {
+            source,
+            members,
+            seen: stored,
+        };
         Ok(match in_file {
-            Listed::Until(_) => Ok((Source::OpenLine, members)),
+            Listed::Until(_) => Ok(found(Source::OpenLine)),
             // The line counts from the moment it is written, also for a token used before.
             Listed::Open => issue_by_line(life, now)
                 .judge(claim, holders, now, self.window)
-                .map(|_| (Source::Line, members)),
+                .map(|_| found(Source::Line)),
             Listed::Expired => Err(refusal.unwrap_or_else(|| Reason::Expired.into())),
             Listed::Not => Err(refusal.unwrap_or_else(|| Reason::Unknown.into())),
         })
@@ -245,42 +278,74 @@ impl Tokens {
         has_joined: bool,
     ) -> Result<Option<Release>, StoreError> {
         let join = token.digest();
-        let admitted = self
-            .admissions
-            .nodes_that(|other| other.node == *node && other.join == join)?;
-        if admitted.is_empty() {
+        if self.admissions.find(&join, node)?.is_none() {
             return Ok(None);
         }
         let by = node.clone();
         if has_joined {
             let used = self.change_try(&join, node, move |life| life.complete(&by))?;
-            self.admissions.set_complete(node, true)?;
+            self.admissions.set_complete(&join, node, true)?;
             if used == Some(true) {
                 self.audit_join("complete", &join, node, "the node says that it has joined");
             }
             return Ok(Some(Release::None));
         }
+        self.release(&join, node, "the node says that its join failed")
+            .map(Some)
+    }
+
+    /// A node does not make use of what a token gave to it.
+    fn release(
+        &self,
+        join: &TokenDigest,
+        node: &JoiningNode,
+        why: &str,
+    ) -> Result<Release, StoreError> {
+        let by = node.clone();
         let release = self
-            .change_try(&join, node, move |life| life.fail(&by))?
+            .change_try(join, node, move |life| life.fail(&by))?
             .unwrap_or(Release::None);
-        self.admissions.end_rights(&[join], Some(node))?;
-        self.admissions.set_complete(node, false)?;
+        self.admissions.end_rights(&[*join], Some(node))?;
         match release {
-            Release::Free => self.audit_join(
-                "released",
-                &join,
-                node,
-                "the node says that its join failed",
-            ),
-            Release::KeptForNode => self.audit_join(
-                "kept",
-                &join,
-                node,
-                "the node says that its join failed; it may try again, and nobody else",
-            ),
-            Release::None => {}
+            Release::Free => {
+                self.admissions.forget_unfinished(join, node)?;
+                self.audit_join("released", join, node, why);
+            }
+            Release::KeptForNode => {
+                self.admissions.set_complete(join, node, false)?;
+                let outcome = format!("{why}; it may try again, and nobody else");
+                self.audit_join("kept", join, node, &outcome);
+            }
+            Release::None => self.admissions.set_complete(join, node, false)?,
         }
-        Ok(Some(release))
+        Ok(release)
+    }
+
+    /// Forgets the nodes of exactly this name or address; says whether there were any. They cannot
+    /// come back with what they joined with.
+    pub fn forget(&self, name_or_address: &str) -> Result<bool, StoreError> {
+        let address: Option<IpAddr> = name_or_address.parse().ok();
+        let gone = self.admissions.nodes_that(|other| {
+            other.node.name == name_or_address || Some(other.node.address) == address
+        })?;
+        for other in &gone {
+            let node = other.node.clone();
+            self.change_try(&other.join, &other.node, move |life| life.complete(&node))?;
+        }
+        self.admissions.forget(&gone)?;
+        Ok(!gone.is_empty())
+    }
+
+    /// Writes down what happened to a token by itself.
+    fn note(&self, digest: &TokenDigest, happenings: &[Happening]) -> Result<(), StoreError> {
+        for happening in happenings {
+            audit_happening(digest, happening);
+            if let Happening::LeaseRanOut(node) = happening {
+                self.admissions.end_rights(&[*digest], Some(node))?;
+                self.admissions.forget_unfinished(digest, node)?;
+            }
+        }
+        Ok(())
     }
 
     /// Changes the life of a token when the node holds one of its counted uses.
@@ -345,27 +410,36 @@ impl Tokens {
 
 impl Reservation<'_> {
     /// Lets the node in: from now on the use is its own, durably, and it may have these
-    /// certificates signed.
+    /// certificates signed. `hands_out` tells whether the answer holds credentials.
     pub fn commit(
         mut self,
         certificates: &[CertificatePurpose],
+        hands_out: bool,
     ) -> Result<Result<(), Refusal>, StoreError> {
         let tokens = self.tokens;
         let digest = self.token.digest();
         let now = tokens.now();
+        let in_file = || look_up(&tokens.cluster_file, &self.token, now);
         let has_line = match self.source {
-            Source::Line => true,
             // Who has a token of the store in the file too has one token, not two.
-            Source::Store(Way::Counted) => {
-                look_up(&tokens.cluster_file, &self.token, now)? == Listed::Open
+            Source::Line | Source::Store(Way::Counted) => in_file()? == Listed::Open,
+            Source::Store(Way::Open) => false,
+            Source::OpenLine => {
+                // It may have been taken out since it was looked up.
+                let persistent = look_up(&tokens.persistent_file, &self.token, now)?;
+                if !persistent.is_usable() && !matches!(in_file()?, Listed::Until(_)) {
+                    return Ok(Err(Reason::Revoked.into()));
+                }
+                false
             }
-            Source::Store(Way::Open) | Source::OpenLine => false,
         };
+        let mut way = Way::Open;
         if self.source != Source::OpenLine {
-            let (happenings, admitted) = self.admit(has_line, now)?;
-            audit_happenings(&digest, &happenings);
-            if let Err(refusal) = admitted {
-                return Ok(Err(refusal));
+            let (happenings, admitted) = self.admit(has_line, hands_out, now)?;
+            tokens.note(&digest, &happenings)?;
+            match admitted {
+                Ok(found) => way = found,
+                Err(refusal) => return Ok(Err(refusal)),
             }
         }
         self.is_committed = true;
@@ -376,10 +450,14 @@ impl Reservation<'_> {
             join: digest,
         };
         let end = now.saturating_add(LEASE);
-        if let Err(error) = tokens.admissions.admit(&digest, node, certificates, end) {
+        let is_counted = way == Way::Counted;
+        let written = tokens
+            .admissions
+            .admit(&digest, node, certificates, end, is_counted);
+        if let Err(error) = written {
             if !certificates.is_empty() {
                 // The lease gives the use back when this fails as well.
-                let _ = tokens.report(&self.token, &self.claim.node, false);
+                let _ = tokens.release(&digest, &self.claim.node, "it cannot be written down");
                 return Err(error);
             }
             // The node is in; only its name is missing in the list of nodes.
@@ -405,22 +483,26 @@ impl Reservation<'_> {
     fn admit(
         &self,
         has_line: bool,
+        hands_out: bool,
         now: i64,
-    ) -> Result<(Vec<Happening>, Result<(), Refusal>), StoreError> {
+    ) -> Result<(Vec<Happening>, Result<Way, Refusal>), StoreError> {
         let (claim, source, window) = (self.claim.clone(), self.source, self.tokens.window);
-        let members = self.members.clone();
+        let (members, seen) = (self.members.clone(), self.seen.clone());
         token_store::edit(
             self.tokens.store.as_ref(),
             &self.token.digest(),
             move |life| {
                 let mut happenings = Vec::new();
+                // A line issues the token once: not when somebody has used or revoked it meanwhile.
+                let is_issued = source == Source::Line && has_line && life == seen;
                 let settled = life.map(|mut life| {
-                    happenings = life.settle(now, window, |node| members.contains(node));
+                    happenings = life.settle(now, window, |node| members.get(node).copied());
                     life
                 });
-                let life = match (settled, source) {
-                    (life, Source::Line) => Some(issue_by_line(life, now)),
-                    (life, _) => life,
+                let life = if is_issued {
+                    Some(issue_by_line(settled, now))
+                } else {
+                    settled
                 };
                 let Some(mut life) = life else {
                     return (None, (happenings, Err(Reason::Unknown.into())));
@@ -428,9 +510,9 @@ impl Reservation<'_> {
                 // Nobody else can have got in between, but it may have been revoked.
                 match life.judge(&claim, &[], now, window) {
                     Ok(way) => {
-                        life.admit(&claim, way, now);
+                        life.admit(&claim, way, hands_out, now);
                         life.set_has_line(has_line);
-                        (Some(life), (happenings, Ok(())))
+                        (Some(life), (happenings, Ok(way)))
                     }
                     Err(refusal) => (Some(life), (happenings, Err(refusal))),
                 }
@@ -483,18 +565,16 @@ fn look_up(file: &TokenFile, token: &Token, now: i64) -> Result<Listed, StoreErr
         .map_err(|source| StoreError::file(file.path(), source))
 }
 
-fn audit_happenings(digest: &TokenDigest, happenings: &[Happening]) {
-    for happening in happenings {
-        let (event, node, outcome) = match happening {
-            Happening::LeaseRanOut(node) => {
-                ("released", Some(node), "nothing more was heard of the join")
-            }
-            Happening::Listed(node) => ("used", Some(node), "the datastore lists the node"),
-            Happening::WindowClosed(node) => ("used", Some(node), "the time to try again is over"),
-            Happening::Expired => ("expired", None, "ok"),
-        };
-        audit::write(event, digest, Actor::Agent, node, outcome);
-    }
+fn audit_happening(digest: &TokenDigest, happening: &Happening) {
+    let (event, node, outcome) = match happening {
+        Happening::LeaseRanOut(node) => {
+            ("released", Some(node), "nothing more was heard of the join")
+        }
+        Happening::Listed(node) => ("used", Some(node), "the datastore lists the node"),
+        Happening::WindowClosed(node) => ("used", Some(node), "the time to try again is over"),
+        Happening::Expired => ("expired", None, "ok"),
+    };
+    audit::write(event, digest, Actor::Agent, node, outcome);
 }
 
 fn nodes_of(held: &[(JoiningNode, usize)]) -> Vec<JoiningNode> {

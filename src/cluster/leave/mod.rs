@@ -248,7 +248,7 @@ fn forget_nodes(tokens: Option<&Tokens>, audience: &mut dyn Audience) {
     let forgotten = tokens.admissions().nodes().and_then(|nodes| {
         nodes
             .iter()
-            .try_for_each(|admitted| tokens.admissions().forget(&admitted.node.name).map(drop))
+            .try_for_each(|admitted| tokens.forget(&admitted.node.name).map(drop))
     });
     if let Err(error) = forgotten {
         audience.tell(LeaveEvent::Warning {

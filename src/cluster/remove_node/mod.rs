@@ -239,9 +239,9 @@ impl Removal<'_> {
             }
         }
         if let Some(tokens) = self.tokens {
-            known |= tokens.admissions().forget(&target.name)?;
+            known |= tokens.forget(&target.name)?;
             for address in &target.addresses {
-                known |= tokens.admissions().forget(&address.to_string())?;
+                known |= tokens.forget(&address.to_string())?;
             }
         }
         Ok(known)

@@ -33,11 +33,11 @@ fn judge(life: &Life, claim: &Claim, now: i64) -> Result<Way, Reason> {
 
 fn admit(life: &mut Life, claim: &Claim, now: i64) {
     let way = judge(life, claim, now).unwrap();
-    life.admit(claim, way, now);
+    life.admit(claim, way, false, now);
 }
 
 fn settle(life: &mut Life, now: i64) -> Vec<Happening> {
-    life.settle(now, RETRY_WINDOW, |_| false)
+    life.settle(now, RETRY_WINDOW, |_| None)
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_control_plane_node_of_which_nothing_is_heard_has_used_the_token() {
 
     let mut life = one_use();
     admit(&mut life, &n2, NOW);
-    let listed = life.settle(NOW, RETRY_WINDOW, |node| *node == n2.node);
+    let listed = life.settle(NOW, RETRY_WINDOW, |node| Some(*node == n2.node));
     assert_eq!(listed, [Happening::Listed(n2.node.clone())]);
     assert_eq!(judge(&life, &n2, NOW), Err(Reason::Used));
 }
@@ -129,14 +129,52 @@ fn a_control_plane_node_of_which_nothing_is_heard_has_used_the_token() {
 fn without_a_window_nobody_tries_again_unless_its_join_is_known_to_have_failed() {
     let n2 = claim(2, Role::ControlPlane);
     let mut life = one_use();
-    life.admit(&n2, Way::Counted, NOW);
-    let before = life.clone();
-    life.settle(NOW, 0, |_| false);
-    assert_eq!(life.state(NOW), State::Used);
-    let mut life = before;
+    life.admit(&n2, Way::Counted, false, NOW);
+    life.settle(NOW, 0, |_| None);
+    let again = |life: &Life| life.judge(&n2, &[], NOW, 0).map_err(|why| why.reason);
+    assert_eq!(again(&life), Err(Reason::InUse));
     life.fail(&n2.node);
-    life.settle(NOW, 0, |_| false);
-    assert_eq!(life.judge(&n2, &[], NOW, 0), Ok(Way::Counted));
+    life.settle(NOW, 0, |_| None);
+    assert_eq!(again(&life), Ok(Way::Counted));
+}
+
+#[test]
+fn a_join_that_fails_after_the_datastore_listed_the_node_costs_it_nothing() {
+    let n2 = claim(2, Role::ControlPlane);
+    let mut life = one_use();
+    admit(&mut life, &n2, NOW);
+    life.settle(NOW, RETRY_WINDOW, |_| Some(true));
+    assert_eq!(judge(&life, &n2, NOW), Err(Reason::Used));
+    assert_eq!(life.fail(&n2.node), Release::KeptForNode);
+    // A list that is some seconds old changes nothing.
+    assert_eq!(life.settle(NOW, RETRY_WINDOW, |_| Some(true)), []);
+    assert_eq!(judge(&life, &n2, NOW), Ok(Way::Counted));
+    let mut taken_back = one_use();
+    admit(&mut taken_back, &n2, NOW);
+    taken_back.settle(NOW, RETRY_WINDOW, |_| Some(true));
+    taken_back.settle(NOW, RETRY_WINDOW, |_| Some(false));
+    assert_eq!(judge(&taken_back, &n2, NOW), Ok(Way::Counted));
+}
+
+#[test]
+fn a_worker_does_not_become_a_control_plane_node_by_saying_that_it_failed() {
+    let mut life = one_use();
+    admit(&mut life, &worker(2), NOW);
+    life.serve(&worker(2).node);
+    assert_eq!(life.fail(&worker(2).node), Release::KeptForNode);
+    let other_role = claim(2, Role::ControlPlane);
+    assert_eq!(judge(&life, &other_role, NOW), Err(Reason::InUse));
+    assert_eq!(judge(&life, &worker(2), NOW), Ok(Way::Counted));
+    // Nor does it keep a way in for ever.
+    settle(&mut life, NOW + LEASE);
+    assert_eq!(judge(&life, &worker(2), NOW + LEASE), Err(Reason::Used));
+}
+
+#[test]
+fn an_answer_with_credentials_in_it_is_handed_out() {
+    let mut life = one_use();
+    life.admit(&worker(2), Way::Counted, true, NOW);
+    assert_eq!(life.fail(&worker(2).node), Release::KeptForNode);
 }
 
 #[test]
@@ -273,7 +311,7 @@ proptest! {
         let mut holders: HashSet<u8> = HashSet::new();
         let mut had_time = first.lifetime != Lifetime::OneUse;
         for event in events {
-            life.settle(now, window, |_| false);
+            life.settle(now, window, |_| None);
             match event {
                 Event::Join(n, role) => {
                     let claim = claim(n, role);
@@ -281,7 +319,7 @@ proptest! {
                         holders.remove(&n);
                     }
                     if let Ok(way) = life.judge(&claim, &[], now, window) {
-                        life.admit(&claim, way, now);
+                        life.admit(&claim, way, false, now);
                         let gets_key = way == Way::Counted && role == Role::ControlPlane;
                         if gets_key && holders.insert(n) {
                             handed_out += 1;
@@ -306,7 +344,7 @@ proptest! {
                     life.fail(&worker(n).node);
                 }
                 Event::Listed(n) => {
-                    life.settle(now, window, |node| *node == worker(n).node);
+                    life.settle(now, window, |node| Some(*node == worker(n).node));
                 }
                 Event::Wait(seconds) => now += seconds,
                 Event::Revoke => {
@@ -328,7 +366,7 @@ proptest! {
                     }
                 }
             }
-            life.settle(now, window, |_| false);
+            life.settle(now, window, |_| None);
             prop_assert!(handed_out <= granted, "{handed_out} of {granted}: {life:?}");
             let is_over = life.state(now).is_over();
             let free = life.left(now);
@@ -350,7 +388,7 @@ proptest! {
         }
         // When nothing more happens, a use that nobody has is free in the end, unless it had a time.
         now += 20 * RETRY_WINDOW;
-        life.settle(now, window, |_| false);
+        life.settle(now, window, |_| None);
         if !had_time && life.revoked.is_none() {
             prop_assert!(life.left(now) + handed_out >= granted, "{handed_out} of {granted}: {life:?}");
         }

@@ -9,7 +9,7 @@ use crate::store::audit::{self, Actor};
 use crate::store::database::StoreError;
 use crate::store::token_files::{self, Listed};
 use crate::store::token_store;
-use crate::store::tokens::{Tokens, audit_happenings, by_line, lock};
+use crate::store::tokens::{Members, Tokens, by_line, lock, members_of};
 
 /// For how long, in seconds, a token is remembered after its end, so that whoever still uses it
 /// is told what became of it.
@@ -40,7 +40,7 @@ impl Tokens {
             .find(beginning)?
             .into_iter()
             .map(|(digest, mut life)| {
-                life.settle(now, self.window, |_| false);
+                life.settle(now, self.window, |_| None);
                 ListedToken {
                     digest,
                     life: Some(life),
@@ -86,7 +86,7 @@ impl Tokens {
         let (now, window) = (self.now(), self.window);
         let was_alive = token_store::edit_all(self.store.as_ref(), &digests, move |life| {
             let mut life = life.unwrap_or_else(|| by_line(now));
-            life.settle(now, window, |_| false);
+            life.settle(now, window, |_| None);
             let was_alive = life.revoke(now, uid);
             (Some(life), was_alive)
         })?;
@@ -115,7 +115,8 @@ impl Tokens {
     /// Forgets every token that is over, and takes expired lines out of MicroK8s's file. Says how
     /// many there were.
     pub fn prune(&self, uid: u32) -> Result<usize, StoreError> {
-        let is_done = |life: &Life, now| life.state(now).is_over() && !life.has_tries();
+        let is_done =
+            |life: &Life, now| life.state(now).is_over() && !life.has_tries() && !life.has_line();
         let mut over = Vec::new();
         for token in self.find("")? {
             if token.life.is_some_and(|life| is_done(&life, self.now())) {
@@ -136,8 +137,10 @@ impl Tokens {
             let due = self.store.due(self.now(), SWEEP_BATCH)?;
             self.settle(&due, &is_member)?;
             let forgotten = self.forget_if(&due, Actor::Agent, |life, now| {
-                life.over_since(now)
-                    .is_some_and(|since| since.saturating_add(KEPT) <= now)
+                !life.has_line()
+                    && life
+                        .over_since(now)
+                        .is_some_and(|since| since.saturating_add(KEPT) <= now)
             })?;
             // Those that expired have moved on as well: the next batch is another one.
             if due.len() < SWEEP_BATCH
@@ -158,26 +161,36 @@ impl Tokens {
         digests: &[TokenDigest],
         is_member: &dyn Fn(&JoiningNode) -> bool,
     ) -> Result<HashSet<TokenDigest>, StoreError> {
-        let mut members = HashSet::new();
-        for digest in digests {
-            let life = self.store.read(digest)?;
-            let awaited = life.iter().flat_map(Life::awaited);
-            members.extend(awaited.filter(|node| is_member(node)).cloned());
-        }
         let (now, window) = (self.now(), self.window);
-        let settled = token_store::edit_all(self.store.as_ref(), digests, move |life| {
-            life.map_or((None, (Vec::new(), false)), |mut life| {
-                let happenings = life.settle(now, window, |node| members.contains(node));
-                let awaits = life.awaited().next().is_some();
-                (Some(life), (happenings, awaits))
+        let mut members = Members::new();
+        let mut still = HashSet::new();
+        let mut changing = Vec::new();
+        for digest in digests {
+            let Some(mut life) = self.store.read(digest)? else {
+                continue;
+            };
+            members.extend(members_of(&life, is_member));
+            let before = life.clone();
+            life.settle(now, window, |node| members.get(node).copied());
+            if life.awaited().next().is_some() {
+                still.insert(*digest);
+            }
+            // One that is due is written again also when only the moment has changed.
+            let is_due = life
+                .next_change(now, window, KEPT)
+                .is_none_or(|at| at <= now);
+            if life != before || is_due {
+                changing.push(*digest);
+            }
+        }
+        let settled = token_store::edit_all(self.store.as_ref(), &changing, move |life| {
+            life.map_or((None, Vec::new()), |mut life| {
+                let happenings = life.settle(now, window, |node| members.get(node).copied());
+                (Some(life), happenings)
             })
         })?;
-        let mut still = HashSet::new();
-        for (digest, (happenings, awaits)) in settled {
-            audit_happenings(&digest, &happenings);
-            if awaits {
-                still.insert(digest);
-            }
+        for (digest, happenings) in settled {
+            self.note(&digest, &happenings)?;
         }
         Ok(still)
     }
@@ -193,7 +206,7 @@ impl Tokens {
         let forgotten = token_store::edit_all(self.store.as_ref(), digests, move |life| {
             let forget = life.as_ref().is_some_and(|life| {
                 let mut settled = life.clone();
-                settled.settle(now, window, |_| false);
+                settled.settle(now, window, |_| None);
                 holds(&settled, now)
             });
             (life.filter(|_| !forget), forget)

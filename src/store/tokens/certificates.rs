@@ -18,6 +18,8 @@ pub struct CertificateRequest {
     pub node: Option<JoiningNode>,
     /// The join token; not known for a token that Canonical's agent issued.
     join: Option<TokenDigest>,
+    /// It came with a counted use of the join token.
+    is_counted: bool,
 }
 
 impl Tokens {
@@ -64,6 +66,7 @@ impl Tokens {
                     purpose,
                     node: Some(right.node),
                     join: Some(join),
+                    is_counted: right.is_counted,
                 }));
             }
         }
@@ -81,6 +84,7 @@ impl Tokens {
                 purpose,
                 node: None,
                 join: None,
+                is_counted: false,
             }),
             _ => None,
         })
@@ -99,19 +103,33 @@ impl Tokens {
                 .consume(token)
                 .map_err(|source| StoreError::file(file.path(), source));
         };
-        let Some(left) = self.admissions.use_up(join, node, request.purpose)? else {
+        // First the use is marked as one by which something was handed out, so that nobody can give
+        // it back any more: then the right is used up, which one request alone can do.
+        let life = self.store.read(join)?;
+        if life.as_ref().is_some_and(|life| life.revoked().is_some()) {
+            return Ok(false);
+        }
+        let by = node.clone();
+        if request.is_counted
+            && self
+                .change_try(join, node, move |life| life.hand_out(&by))?
+                .is_none()
+        {
+            return Ok(false);
+        }
+        let Some(left) = self
+            .admissions
+            .use_up(join, node, request.purpose, self.now())?
+        else {
             return Ok(false);
         };
         if left == 0 {
             let by = node.clone();
             let used = self.change_try(join, node, move |life| life.serve(&by))?;
-            self.admissions.set_complete(node, true)?;
+            self.admissions.set_complete(join, node, true)?;
             if used == Some(true) {
                 self.audit_join("used", join, node, "its certificates are signed");
             }
-        } else {
-            let by = node.clone();
-            self.change_try(join, node, move |life| life.hand_out(&by))?;
         }
         Ok(true)
     }

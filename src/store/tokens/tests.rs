@@ -76,7 +76,7 @@ impl Fixture {
         let reserved = self.tokens.reserve(&token(), &as_worker(node), |_| false);
         let committed = reserved
             .unwrap()
-            .and_then(|reservation| reservation.commit(&WORKER).unwrap());
+            .and_then(|reservation| reservation.commit(&WORKER, false).unwrap());
         committed.map_err(|refusal| refusal.reason)
     }
 
@@ -162,16 +162,23 @@ fn a_member_of_the_datastore_does_not_use_its_token_again() {
         role: Role::ControlPlane,
     };
     let reserved = f.tokens.reserve(&token(), &n2, |_| false).unwrap();
-    reserved.unwrap().commit(&[]).unwrap().unwrap();
+    reserved.unwrap().commit(&[], false).unwrap().unwrap();
     let check = |is_member| {
         let checked = f.tokens.check(&token(), &n2, |_| is_member).unwrap();
         checked.map_err(|refusal| refusal.reason)
     };
     assert_eq!(check(false), Ok(()));
     assert_eq!(check(true), Err(Reason::Used));
-    f.tokens.sweep(|_| false).unwrap();
-    assert_eq!(check(false), Ok(()));
     f.tokens.sweep(|node| *node == n2.node).unwrap();
+    assert_eq!(f.state(), State::Used);
+    assert_eq!(check(true), Err(Reason::Used));
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(
+        check(false),
+        Ok(()),
+        "it was taken out of the datastore again"
+    );
+    f.clock.advance(RETRY_WINDOW);
     assert_eq!(check(false), Err(Reason::Used));
 }
 
@@ -202,7 +209,7 @@ fn a_new_admission_replaces_the_rights_of_an_earlier_one() {
     let f = fixture();
     f.add(&lasting(60));
     assert_eq!(f.join(&node(2)), Ok(()));
-    f.reserve(2).unwrap().commit(&[]).unwrap().unwrap();
+    f.reserve(2).unwrap().commit(&[], false).unwrap().unwrap();
     assert!(!f.sign("-kubelet", &node(2)));
 }
 
@@ -357,7 +364,11 @@ fn a_line_that_a_crash_kept_from_being_blanked_admits_nobody_else() {
     let path = f.path(token_files::CLUSTER_TOKENS);
     std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
     let reservation = f.reserve(2).unwrap();
-    reservation.admit(true, f.tokens.now()).unwrap().1.unwrap();
+    reservation
+        .admit(true, false, f.tokens.now())
+        .unwrap()
+        .1
+        .unwrap();
     drop(reservation);
     assert_eq!(f.join(&node(3)), Err(Reason::InUse));
     assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
@@ -573,4 +584,114 @@ fn a_database_that_cannot_be_used_says_so_and_is_used_when_it_can() {
     }
     std::fs::write(&path, &whole).unwrap();
     assert_eq!(f.join(&node(2)), Ok(()));
+}
+
+#[test]
+fn nothing_is_signed_for_a_use_that_was_given_back() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    let proxy = token().with_suffix("-proxy");
+    let request = |n: u8| {
+        let found = f.tokens.certificate_request(&proxy, node(n).address, None);
+        found.unwrap().unwrap()
+    };
+    // The request was found good, and then the node says that its join failed.
+    let late = request(2);
+    assert_eq!(
+        f.tokens.report(&token(), &node(2), false).unwrap(),
+        Some(Release::Free)
+    );
+    assert!(!f.tokens.certificate_signed(&proxy, &late).unwrap());
+    assert_eq!(f.join(&node(3)), Ok(()));
+    // The same when the time to sign has run out meanwhile.
+    let late = request(3);
+    f.clock.advance(LEASE);
+    assert_eq!(f.join(&node(4)), Ok(()));
+    assert!(!f.tokens.certificate_signed(&proxy, &late).unwrap());
+    assert!(f.sign("-proxy", &node(4)));
+}
+
+#[test]
+fn signing_and_giving_back_at_once_never_leave_two_nodes_with_certificates() {
+    for _ in 0..40 {
+        let f = fixture();
+        f.add(&one_use());
+        assert_eq!(f.join(&node(2)), Ok(()));
+        let signed = std::thread::scope(|scope| {
+            let signs = scope.spawn(|| f.sign("-proxy", &node(2)));
+            f.tokens.report(&token(), &node(2), false).unwrap();
+            signs.join().unwrap()
+        });
+        assert!(!(signed && f.join(&node(3)).is_ok()));
+    }
+}
+
+#[test]
+fn two_requests_of_one_node_with_a_line_use_it_once() {
+    let f = fixture();
+    let path = f.path(token_files::CLUSTER_TOKENS);
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    let (first, second) = (f.reserve(2).unwrap(), f.reserve(2).unwrap());
+    first.commit(&WORKER, false).unwrap().unwrap();
+    second.commit(&WORKER, false).unwrap().unwrap();
+    assert_eq!(f.join(&node(3)), Err(Reason::InUse));
+}
+
+#[test]
+fn a_token_that_is_revoked_while_a_node_is_let_in_lets_it_in_no_more() {
+    for file in [token_files::CLUSTER_TOKENS, token_files::PERSISTENT_TOKENS] {
+        let f = fixture();
+        std::fs::write(f.path(file), format!("{}\n", token().expose())).unwrap();
+        let reservation = f.reserve(2).unwrap();
+        let all = f.tokens.find("").unwrap();
+        assert_eq!(f.tokens.revoke(&all, 0).unwrap().len(), 1);
+        let refused = reservation.commit(&[], false).unwrap().unwrap_err();
+        assert_eq!(refused.reason, Reason::Revoked, "{file}");
+        assert_eq!(f.join(&node(3)), Err(Reason::Revoked), "{file}");
+    }
+}
+
+#[test]
+fn a_node_that_was_removed_does_not_come_back_with_its_token() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert!(f.sign("-proxy", &node(2)) && f.sign("-kubelet", &node(2)));
+    assert!(f.tokens.forget("n2").unwrap());
+    assert_eq!(f.join(&node(2)), Err(Reason::Used));
+    assert!(!f.tokens.forget("n2").unwrap());
+}
+
+#[test]
+fn a_node_by_which_nothing_came_of_its_token_is_forgotten() {
+    let f = fixture();
+    f.add(&one_use());
+    for n in 2..9 {
+        assert_eq!(f.join(&node(n)), Ok(()));
+        f.tokens.report(&token(), &node(n), false).unwrap();
+    }
+    assert_eq!(f.join(&node(9)), Ok(()));
+    f.clock.advance(LEASE);
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(f.tokens.admissions().nodes().unwrap(), []);
+}
+
+#[test]
+fn a_token_whose_line_is_still_to_go_is_not_pruned() {
+    let f = fixture();
+    let path = f.path(token_files::CLUSTER_TOKENS);
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    let reservation = f.reserve(2).unwrap();
+    reservation
+        .admit(true, false, f.tokens.now())
+        .unwrap()
+        .1
+        .unwrap();
+    drop(reservation);
+    f.clock.advance(LEASE);
+    f.tokens.revoke(&f.tokens.find("").unwrap(), 0).unwrap();
+    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    assert_eq!(f.tokens.prune(0).unwrap(), 0);
+    assert_eq!(f.join(&node(3)), Err(Reason::Revoked));
 }
