@@ -50,6 +50,7 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l node -d '
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l description -d 'A line to remember the token by, which `microk8s token list` shows' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l timeout -d 'Seconds that the datastore may take to list the node' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l token-file -d 'Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l worker -d 'Join as a worker only node'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l controlplane -d 'Join running the control plane on HA clusters (the default)'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l skip-verify -d 'Skip the certificate verification of the node we are joining to'

@@ -2,14 +2,17 @@
 //! (`messages.md`, join).
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
+use crate::base::secret::Secret;
 use crate::cli::output::{self, Printer};
-use crate::cli::{self, texts};
-use crate::model::join_url::JoinUrl;
+use crate::cli::{self, texts, token_file};
+use crate::model::join_url::{InvalidJoinUrl, JoinUrl};
 use crate::model::role::Role;
+use crate::model::token::MIN_LEN;
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 /// The help text (recording `join-help`).
@@ -36,6 +39,11 @@ const FURTHER_HELP: &str = "
 Options beyond those of MicroK8s:
   --timeout SECONDS           How long the datastore may take to list the
                               node. (default: 180)
+  --token-file FILE           Read the token from FILE, or from standard input
+                              where it is `-`, so that it is not in the process
+                              list. CONNECTION is then given without it, as
+                              <master>:<port>[/<fingerprint>], or not at all
+                              where FILE holds a whole connection string.
 ";
 
 /// Prints the help text.
@@ -71,6 +79,10 @@ pub struct JoinArgs {
     #[arg(long, value_name = "SECONDS", default_value = "180",
         value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub timeout: u64,
+
+    /// Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
 }
 
 /// What was typed, as far as it can be judged without looking at the node.
@@ -80,7 +92,7 @@ pub enum Typed {
     Join {
         /// What to do.
         order: JoinOrder,
-        /// The connection string as it was typed.
+        /// What was typed to say whom to contact: the connection string, or what stood in its place.
         connection: String,
     },
     /// The help text was asked for.
@@ -106,9 +118,10 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             return Typed::Wrong(usage_error(printer, first));
         }
     };
-    let connection = match &args.connection[..] {
+    let typed = match &args.connection[..] {
+        [] if args.token_file.is_some() => None,
         [] => return Typed::Wrong(usage_error(printer, "Missing argument 'CONNECTION'.")),
-        [only] => only.clone(),
+        [only] => Some(only.as_str()),
         [_, one] => {
             return Typed::Wrong(usage_error(
                 printer,
@@ -120,7 +133,21 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             return Typed::Wrong(usage_error(printer, &text));
         }
     };
-    match JoinUrl::parse(&connection) {
+    let parsed = match &args.token_file {
+        None => JoinUrl::parse(typed.unwrap_or_default()),
+        Some(path) => match url_from_file(path, typed, printer) {
+            Ok(parsed) => parsed,
+            Err(status) => return Typed::Wrong(status),
+        },
+    };
+    let connection = match &args.token_file {
+        None => typed.unwrap_or_default().to_owned(),
+        Some(path) => {
+            let option = format!("--token-file {}", token_file::quoted(path));
+            typed.map_or(option.clone(), |typed| format!("{typed} {option}"))
+        }
+    };
+    match parsed {
         Ok(url) => Typed::Join {
             order: JoinOrder {
                 url,
@@ -136,10 +163,51 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             },
             connection,
         },
+        Err(InvalidJoinUrl::SecondToken) => Typed::Wrong(usage_error(
+            printer,
+            "The token is given twice: with '--token-file', CONNECTION is <master>:<port>[/<fingerprint>].",
+        )),
         Err(error) => {
             let text = format!("Invalid connection: {error}\n");
             Typed::Wrong(output::print(printer, &text, ExitStatus::Failure))
         }
+    }
+}
+
+/// The connection string, put together from a file and from what was typed. Whatever else is wrong
+/// than the string itself is printed.
+fn url_from_file(
+    path: &Path,
+    typed: Option<&str>,
+    printer: &mut dyn Printer,
+) -> Result<Result<JoinUrl, InvalidJoinUrl>, ExitStatus> {
+    // What would be refused whatever the file holds is refused before standard input is waited for.
+    let placeholder = Secret::new("0".repeat(MIN_LEN));
+    if let Some(Err(error)) = typed.map(|typed| JoinUrl::parse_with_token(typed, &placeholder)) {
+        return Ok(Err(error));
+    }
+    let file = token_file::read(path).map_err(|error| {
+        output::error(printer, &error.to_string(), None);
+        ExitStatus::Failure
+    })?;
+    if file.is_public {
+        printer.err(&format!(
+            "warning: everybody on this machine can read the token file `{}`",
+            path.display()
+        ));
+    }
+    let is_whole = file.text.expose().contains('/');
+    match typed {
+        None if is_whole => Ok(JoinUrl::parse(file.text.expose())),
+        None => Err(usage_error(
+            printer,
+            "Missing argument 'CONNECTION': the token file holds a token, and no address.",
+        )),
+        Some(_) if is_whole => Err(usage_error(
+            printer,
+            "The token file holds a whole connection string, so 'CONNECTION' is given twice.",
+        )),
+        Some(typed) => Ok(JoinUrl::parse_with_token(typed, &file.text)),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod output;
 pub mod remove_node;
 pub mod texts;
 pub mod token;
+pub mod token_file;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
