@@ -51,6 +51,8 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l descripti
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l timeout -d 'Seconds that the datastore may take to list the node' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l token-file -d 'Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string' -r -F
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l node-label -d 'Label the node; may be given several times' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l node-ip -d 'The address of this machine under which the node registers itself with Kubernetes' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l worker -d 'Join as a worker only node'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l controlplane -d 'Join running the control plane on HA clusters (the default)'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l skip-verify -d 'Skip the certificate verification of the node we are joining to'

@@ -2,6 +2,7 @@
 //! (`messages.md`, join).
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,6 +12,7 @@ use crate::base::secret::Secret;
 use crate::cli::output::{self, Printer};
 use crate::cli::{self, texts, token_file};
 use crate::model::join_url::{InvalidJoinUrl, JoinUrl};
+use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::MIN_LEN;
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
@@ -44,6 +46,9 @@ Options beyond those of MicroK8s:
                               list. CONNECTION is then given without it, as
                               <master>:<port>[/<fingerprint>], or not at all
                               where FILE holds a whole connection string.
+  --node-label KEY=VALUE      Label the node; may be given several times.
+  --node-ip ADDRESS           The address of this machine under which the
+                              node registers itself with Kubernetes.
 ";
 
 /// Prints the help text.
@@ -83,6 +88,14 @@ pub struct JoinArgs {
     /// Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
+
+    /// Label the node; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub node_label: Vec<NodeLabel>,
+
+    /// The address of this machine under which the node registers itself with Kubernetes
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Option<IpAddr>,
 }
 
 /// What was typed, as far as it can be judged without looking at the node.
@@ -118,6 +131,10 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             return Typed::Wrong(usage_error(printer, first));
         }
     };
+    if let Some(key) = labelled_twice(&args.node_label) {
+        let text = format!("Label '{key}' is given twice, with two values.");
+        return Typed::Wrong(usage_error(printer, &text));
+    }
     let typed = match &args.connection[..] {
         [] if args.token_file.is_some() => None,
         [] => return Typed::Wrong(usage_error(printer, "Missing argument 'CONNECTION'.")),
@@ -160,6 +177,8 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
                 skip_verify: args.skip_verify,
                 disable_low_memory_guard: args.disable_low_memory_guard,
                 timeout_seconds: args.timeout,
+                labels: args.node_label,
+                node_ip: args.node_ip,
             },
             connection,
         },
@@ -172,6 +191,18 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             Typed::Wrong(output::print(printer, &text, ExitStatus::Failure))
         }
     }
+}
+
+/// The key of a label that is to have two values.
+fn labelled_twice(labels: &[NodeLabel]) -> Option<&str> {
+    labels
+        .iter()
+        .find(|one| {
+            labels
+                .iter()
+                .any(|other| other.key() == one.key() && other != *one)
+        })
+        .map(NodeLabel::key)
 }
 
 /// The connection string, put together from a file and from what was typed. Whatever else is wrong

@@ -155,3 +155,80 @@ fn a_token_file_that_is_of_no_use_is_refused_before_anything_is_sent() {
     }
     assert!(before == n1.snapshot());
 }
+
+/// The value of an argument of the kubelet's.
+fn kubelet(host: &Host, key: &str) -> Option<String> {
+    let arguments = host.read("args/kubelet");
+    let line = arguments.lines().find(|line| line.starts_with(key))?;
+    Some(line[key.len() + 1..].replace('"', ""))
+}
+
+#[test]
+fn a_worker_gets_the_labels_and_the_address_that_were_ordered_beside_its_own() {
+    both_ways(|n1, n2| {
+        n2.add_address("10.99.0.112/24");
+        let whole = new_connection(n1).join("/");
+        let output = n2.shell(&format!(
+            "microk8s join {whole} --worker --node-label disk=ssd --node-ip 10.99.0.112 --node-label=example.com/rack=4"
+        ));
+        assert_joined(&output);
+        assert_eq!(
+            kubelet(n2, "--node-labels").unwrap(),
+            "microk8s.io/cluster=true,node.kubernetes.io/microk8s-worker=microk8s-worker,disk=ssd,example.com/rack=4"
+        );
+        assert_eq!(kubelet(n2, "--node-ip").unwrap(), "10.99.0.112");
+    });
+}
+
+#[test]
+fn a_control_plane_gets_the_labels_that_were_ordered_beside_the_clusters() {
+    both_ways(|n1, n2| {
+        let cluster = kubelet(n1, "--node-labels").unwrap();
+        let whole = new_connection(n1).join("/");
+        assert_joined(&n2.shell(&format!("microk8s join {whole} --node-label disk=ssd")));
+        assert_eq!(
+            kubelet(n2, "--node-labels").unwrap(),
+            format!("{cluster},disk=ssd")
+        );
+        assert_eq!(kubelet(n2, "--node-ip"), None);
+    });
+}
+
+#[test]
+fn labels_and_addresses_that_cannot_be_are_refused_before_anything_is_sent() {
+    both_ways(|n1, n2| {
+        let whole = new_connection(n1).join("/");
+        let before = n2.snapshot();
+        for (option, code, says) in [
+            ("--node-label disk", 2, "has the form KEY=VALUE"),
+            (
+                "--node-label node-role.kubernetes.io/worker=",
+                2,
+                "a node may not set labels below kubernetes.io",
+            ),
+            (
+                "--node-label a=b --node-label a=c",
+                2,
+                "Label 'a' is given twice",
+            ),
+            ("--node-ip n2", 2, "invalid value 'n2'"),
+            (
+                "--node-ip 10.99.0.11",
+                1,
+                "error: 10.99.0.11 is no address of this machine",
+            ),
+            (
+                "--node-ip 127.0.0.1",
+                1,
+                "error: 127.0.0.1 cannot be reached from other machines",
+            ),
+        ] {
+            let output = n2.shell(&format!("microk8s join {whole} --worker {option}"));
+            assert_eq!(output.code, Some(code), "{option}: {output:?}");
+            assert!(output.stderr.contains(says), "{option}: {output:?}");
+            assert_eq!(output.stdout, "", "{option}");
+        }
+        assert!(before == n2.snapshot());
+        assert_joined(&n2.shell(&format!("microk8s join {whole} --worker")));
+    });
+}
