@@ -203,7 +203,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__join)
-            opts="-h --worker --controlplane --skip-verify --disable-low-memory-guard --timeout --token-file --node-label --node-ip --help"
+            opts="-h --worker --controlplane --skip-verify --disable-low-memory-guard --timeout --token-file --node-label --node-ip --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -234,6 +234,10 @@ _microk8s() {
                     ;;
                 --node-ip)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
                 *)

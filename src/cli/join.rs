@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::secret::Secret;
-use crate::cli::output::{self, Printer};
+use crate::cli::output::{self, OutputLost, Printer};
 use crate::cli::{self, texts, token_file};
 use crate::model::join_url::{InvalidJoinUrl, JoinUrl};
 use crate::model::node_label::NodeLabel;
@@ -49,6 +49,7 @@ Options beyond those of MicroK8s:
   --node-label KEY=VALUE      Label the node; may be given several times.
   --node-ip ADDRESS           The address of this machine under which the
                               node registers itself with Kubernetes.
+  --format FORMAT             text, or json: one object a line. (default: text)
 ";
 
 /// Prints the help text.
@@ -96,6 +97,19 @@ pub struct JoinArgs {
     /// The address of this machine under which the node registers itself with Kubernetes
     #[arg(long, value_name = "ADDRESS")]
     pub node_ip: Option<IpAddr>,
+
+    /// How the join is told: `json` is an object a line
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// How a join is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// As MicroK8s tells it.
+    Text,
+    /// A line of JSON for each event.
+    Json,
 }
 
 /// What was typed, as far as it can be judged without looking at the node.
@@ -114,11 +128,16 @@ pub enum Typed {
     Wrong(ExitStatus),
 }
 
+/// The arguments by their names.
+pub fn parse(arguments: Vec<OsString>) -> Result<JoinArgs, clap::Error> {
+    cli::read("join", unknown_options_last(arguments))
+}
+
 /// Reads the arguments as MicroK8s's command does: an option that it does not know counts as an
 /// argument, and a second argument is an error (recordings `join-unknown-option`,
 /// `join-two-arguments`).
 pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
-    let args: JoinArgs = match cli::read("join", unknown_options_last(arguments)) {
+    let args: JoinArgs = match parse(arguments) {
         Ok(args) => args,
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => return Typed::Help,
         Err(error) => {
@@ -307,6 +326,15 @@ and replace the API server endpoints with the one provided by the loadbalancer i
 
 ";
 
+/// Who tells a join, and prints what comes before it.
+pub trait Teller: Printer {
+    /// Tells one event.
+    fn tell(&mut self, event: &JoinEvent);
+
+    /// How the join ended; one that ends without a word failed.
+    fn status(&self) -> ExitStatus;
+}
+
 /// Tells a join on a terminal, or to whoever reads, as MicroK8s does.
 pub struct Narrator<'a> {
     printer: &'a mut dyn Printer,
@@ -321,9 +349,24 @@ impl<'a> Narrator<'a> {
             status: ExitStatus::Failure,
         }
     }
+}
 
-    /// Tells one event.
-    pub fn tell(&mut self, event: &JoinEvent) {
+impl Printer for Narrator<'_> {
+    fn out(&mut self, text: &str) -> Result<(), OutputLost> {
+        self.printer.out(text)
+    }
+
+    fn err(&mut self, line: &str) {
+        self.printer.err(line);
+    }
+
+    fn has_reader(&self) -> bool {
+        self.printer.has_reader()
+    }
+}
+
+impl Teller for Narrator<'_> {
+    fn tell(&mut self, event: &JoinEvent) {
         let text = match event {
             JoinEvent::Contacting { address } => format!("Contacting cluster at {address}\n"),
             JoinEvent::Warning {
@@ -358,8 +401,7 @@ impl<'a> Narrator<'a> {
         let _ = self.printer.out(&text);
     }
 
-    /// How the join ended.
-    pub fn status(&self) -> ExitStatus {
+    fn status(&self) -> ExitStatus {
         self.status
     }
 }

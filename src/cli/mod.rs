@@ -5,6 +5,7 @@ pub mod agent;
 pub mod argparse;
 pub mod dev_cluster;
 pub mod join;
+pub mod join_events;
 pub mod leave;
 pub mod nodes;
 pub mod output;

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::Value;
 
 use crate::lab::{Host, Lab, Output};
 
@@ -231,4 +234,157 @@ fn labels_and_addresses_that_cannot_be_are_refused_before_anything_is_sent() {
         assert!(before == n2.snapshot());
         assert_joined(&n2.shell(&format!("microk8s join {whole} --worker")));
     });
+}
+
+/// Holds a value against the part of JSON Schema that our schema uses; another keyword panics.
+fn assert_valid(value: &Value, schema: &Value, place: &str) {
+    for (keyword, rule) in schema.as_object().unwrap() {
+        let holds = match keyword.as_str() {
+            "$schema" | "title" | "description" => true,
+            "type" => {
+                let types = rule.as_array().map_or(vec![rule.clone()], Clone::clone);
+                types.iter().any(|kind| match kind.as_str().unwrap() {
+                    "object" => value.is_object(),
+                    "string" => value.is_string(),
+                    "number" => value.is_number(),
+                    "integer" => value.is_i64() || value.is_u64(),
+                    "null" => value.is_null(),
+                    other => panic!("type `{other}`"),
+                })
+            }
+            "enum" => rule.as_array().unwrap().contains(value),
+            "minimum" => value
+                .as_f64()
+                .is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "required" => rule
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|name| value.get(name.as_str().unwrap()).is_some()),
+            "properties" => {
+                for (name, field) in value.as_object().unwrap() {
+                    let known = rule
+                        .get(name)
+                        .unwrap_or_else(|| panic!("{place}: `{name}` is not described"));
+                    assert_valid(field, known, name);
+                }
+                true
+            }
+            other => panic!("keyword `{other}`"),
+        };
+        assert!(holds, "{place}: `{value}` breaks `{keyword}`: {rule}");
+    }
+}
+
+/// The lines of a join, each held against the schema, and all against each other.
+fn events(output: &Output) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/join-events.schema.json");
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let lines: Vec<Value> = output
+        .stdout
+        .lines()
+        .map(|line| {
+            let value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{output:?}"));
+            assert_valid(&value, &schema, "line");
+            value
+        })
+        .collect();
+    let (last, before) = lines.split_last().unwrap_or_else(|| panic!("{output:?}"));
+    assert_eq!(last["kind"], "end");
+    assert_eq!(last["exit"].as_i64(), output.code.map(i64::from));
+    assert!(before.iter().all(|line| line["kind"] != "end"));
+    assert!(lines.is_sorted_by_key(|line| line["seconds"].as_f64().unwrap()));
+    lines
+}
+
+/// Kind and stage of a line.
+fn told(lines: &[Value]) -> Vec<(&str, &str)> {
+    lines
+        .iter()
+        .map(|line| {
+            (
+                line["kind"].as_str().unwrap(),
+                line["stage"].as_str().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_join_is_told_in_json_by_the_schema() {
+    both_ways(|n1, n2| {
+        let [address, token, _] = new_connection(n1);
+        let line = format!("microk8s join --format json {address}/{token}");
+        let output = n2.shell(&line);
+        let lines = events(&output);
+        let mut kinds = told(&lines);
+        kinds.dedup();
+        assert_eq!(
+            kinds,
+            [
+                ("progress", "contact"),
+                ("warning", "contact"),
+                ("progress", "datastore"),
+                ("end", "done")
+            ]
+        );
+        let last = lines.last().unwrap();
+        assert_eq!(
+            (&last["outcome"], &last["role"]),
+            (&"joined".into(), &"control-plane".into())
+        );
+        assert!(output.stderr.starts_with("warning: "), "{output:?}");
+        assert!(!output.stdout.contains(&token), "{output:?}");
+        // Once more, as a member.
+        let again = events(&n2.shell(&line));
+        assert_eq!(again.last().unwrap()["outcome"], "already-member");
+    });
+}
+
+#[test]
+fn a_join_that_fails_is_told_in_json_wherever_it_fails() {
+    both_ways(|n1, n2| {
+        let [address, _, fingerprint] = new_connection(n1);
+        let unknown = format!("{address}/{}/{fingerprint}", "0".repeat(32));
+        for (arguments, stage, code) in [
+            (unknown.as_str(), "admission", 6),
+            ("10.99.0.1:9/00000000000000000000000000000000", "contact", 1),
+            ("nonsense", "preflight", 1),
+            ("", "preflight", 2),
+            ("--node-label x", "preflight", 2),
+            ("--token-file /nowhere", "preflight", 1),
+        ] {
+            let output = n2.shell(&format!("microk8s join --format=json {arguments}"));
+            let lines = events(&output);
+            let last = lines.last().unwrap();
+            assert_eq!(output.code, Some(code), "{output:?}");
+            assert_eq!(
+                (&last["stage"], &last["outcome"]),
+                (&stage.into(), &"failed".into()),
+                "{output:?}"
+            );
+            assert_ne!(last["message"], "", "{output:?}");
+        }
+    });
+}
+
+#[test]
+fn json_does_not_repeat_the_connection_string_that_was_typed() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    let token = "0123456789abcdef".repeat(2);
+    n1.write("var/lock/low-memory-guard.lock", "", 0o600);
+    for (more, says) in [
+        ("", "microk8s join CONNECTION --worker"),
+        ("again", "unexpected extra argument"),
+        (&token, "extra argument (CONNECTION)"),
+    ] {
+        let output = n1.shell(&format!(
+            "microk8s join --format json 10.99.0.1:9/{token} {more}"
+        ));
+        let lines = events(&output);
+        let message = lines.last().unwrap()["message"].as_str().unwrap();
+        assert!(message.contains(says), "{output:?}");
+        assert!(!output.stdout.contains(&token), "{output:?}");
+    }
 }
