@@ -203,7 +203,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__join)
-            opts="-h --worker --controlplane --skip-verify --disable-low-memory-guard --timeout --token-file --node-label --node-ip --format --help"
+            opts="-h --worker --controlplane --skip-verify --disable-low-memory-guard --timeout --token-file --node-label --node-ip --format --no-progress --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -9,6 +9,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::cli::join::{self as face, Narrator, Teller, Typed};
 use crate::cli::join_events::{self, Lines};
 use crate::cli::output::{self, Printer};
+use crate::cli::progress::Spinner;
 use crate::cli::texts;
 use crate::client::local::LocalAgent;
 use crate::cluster::join::{self, Audience};
@@ -18,12 +19,20 @@ use crate::wire::local_v1::{JoinEvent, JoinOrder};
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     if join_events::is_wanted(&arguments) {
         let mut lines = Lines::new(&arguments, printer);
-        let (Ok(status) | Err(status)) = try_run(arguments, &mut lines);
+        let status = run_with(arguments, &mut lines);
         return lines.finish(status);
     }
-    match try_run(arguments, &mut Narrator::new(printer)) {
-        Ok(status) | Err(status) => status,
-    }
+    run_with(arguments, &mut Narrator::new(printer))
+}
+
+fn run_with(arguments: Vec<OsString>, teller: &mut dyn Teller) -> ExitStatus {
+    let wants_none = face::parse(arguments.clone()).map_or(true, |args| args.no_progress);
+    let (Ok(status) | Err(status)) = if wants_none || !output::can_redraw() {
+        try_run(arguments, teller)
+    } else {
+        try_run(arguments, &mut Spinner::new(teller))
+    };
+    status
 }
 
 fn try_run(arguments: Vec<OsString>, printer: &mut dyn Teller) -> Result<ExitStatus, ExitStatus> {

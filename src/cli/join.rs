@@ -49,6 +49,7 @@ Options beyond those of MicroK8s:
   --node-label KEY=VALUE      Label the node; may be given several times.
   --node-ip ADDRESS           The address of this machine under which the
                               node registers itself with Kubernetes.
+  --no-progress               Show no spinner on a terminal.
   --format FORMAT             text, or json: one object a line. (default: text)
 ";
 
@@ -101,6 +102,10 @@ pub struct JoinArgs {
     /// How the join is told: `json` is an object a line
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+
+    /// Show no spinner on a terminal
+    #[arg(long)]
+    pub no_progress: bool,
 }
 
 /// How a join is told.

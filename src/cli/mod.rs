@@ -9,6 +9,7 @@ pub mod join_events;
 pub mod leave;
 pub mod nodes;
 pub mod output;
+pub mod progress;
 pub mod remove_node;
 pub mod texts;
 pub mod token;

@@ -388,3 +388,52 @@ fn json_does_not_repeat_the_connection_string_that_was_typed() {
         assert!(!output.stdout.contains(&token), "{output:?}");
     }
 }
+
+#[test]
+fn a_spinner_is_drawn_on_a_terminal_and_only_there() {
+    const SPINS: &str = "joining through 10.99.0.11 (";
+    if !Path::new("/usr/bin/script").exists() {
+        return crate::lab::skip("`script` is not installed");
+    }
+    both_ways(|n1, n2| {
+        // Slow enough for the spinner to be drawn.
+        n2.stand_ins.dqlite_lists(&[]);
+        let told = n2.scratch().join("told");
+        for (more, redirected, spins) in [
+            ("", String::new(), true),
+            ("--no-progress", String::new(), false),
+            ("", "2>/dev/null".to_owned(), false),
+            ("", format!(">{}", told.display()), true),
+        ] {
+            let whole = new_connection(n1).join("/");
+            let output = n2.shell(&format!(
+                "TERM=xterm script -qec 'microk8s join {whole} --timeout 1 {more} {redirected}' /dev/null"
+            ));
+            assert_eq!(output.code, Some(8), "{output:?}");
+            assert_eq!(output.stdout.contains(SPINS), spins, "{output:?}");
+            if spins && redirected.is_empty() {
+                // Whatever is told stands on a line from which the spinner was taken.
+                for line in ["Waiting for this node", "error: "] {
+                    let cleared = format!("\r\u{1b}[2K{line}");
+                    assert!(output.stdout.contains(&cleared), "{output:?}");
+                }
+            }
+            if redirected.is_empty() {
+                // The dots stand on their line, and the error on one of its own.
+                assert!(
+                    output
+                        .stdout
+                        .contains("Waiting for this node to finish joining the cluster. . "),
+                    "{output:?}"
+                );
+            } else if redirected.starts_with('>') {
+                let plain = fs::read_to_string(&told).unwrap();
+                assert!(
+                    plain.starts_with("Contacting cluster at 10.99.0.11\nWaiting for"),
+                    "{plain}"
+                );
+                assert!(!plain.contains('\u{1b}'), "{plain}");
+            }
+        }
+    });
+}
