@@ -50,11 +50,17 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l node -d '
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l description -d 'A line to remember the token by, which `microk8s token list` shows' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l timeout -d 'Seconds that the datastore may take to list the node' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l token-file -d 'Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string' -r -F
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l node-label -d 'Label the node; may be given several times' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l node-ip -d 'The address of this machine under which the node registers itself with Kubernetes' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l format -d 'How the join is told: `json` is an object a line' -r -f -a "text\t'As MicroK8s tells it'
+json\t'A line of JSON for each event'"
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l worker -d 'Join as a worker only node'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l controlplane -d 'Join running the control plane on HA clusters (the default)'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l skip-verify -d 'Skip the certificate verification of the node we are joining to'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l disable-low-memory-guard -d 'Join although this node has little memory'
-complete -c microk8s -n "__fish_microk8s_using_subcommand join" -s h -l help -d 'Print help'
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l no-progress -d 'Show no spinner on a terminal'
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand leave" -l dry-run -d 'Say what would be done, and change nothing'
 complete -c microk8s -n "__fish_microk8s_using_subcommand leave" -s h -l help -d 'Print help'
 complete -c microk8s -n "__fish_microk8s_using_subcommand remove-node" -l force -d 'Remove a node that will not come back from the datastore as well, or one that Kubernetes does not know'

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::app::{self, Agent, interrupt};
 use crate::base::exit_status::ExitStatus;
-use crate::cli::join::{self as face, Narrator, Typed};
+use crate::cli::join::{self as face, Narrator, Teller, Typed};
+use crate::cli::join_events::{self, Lines};
 use crate::cli::output::{self, Printer};
+use crate::cli::progress::Spinner;
 use crate::cli::texts;
 use crate::client::local::LocalAgent;
 use crate::cluster::join::{self, Audience};
@@ -15,12 +17,25 @@ use crate::model::role::Role;
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    match try_run(arguments, printer) {
-        Ok(status) | Err(status) => status,
+    if join_events::is_wanted(&arguments) {
+        let mut lines = Lines::new(&arguments, printer);
+        let status = run_with(arguments, &mut lines);
+        return lines.finish(status);
     }
+    run_with(arguments, &mut Narrator::new(printer))
 }
 
-fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
+fn run_with(arguments: Vec<OsString>, teller: &mut dyn Teller) -> ExitStatus {
+    let wants_none = face::parse(arguments.clone()).map_or(true, |args| args.no_progress);
+    let (Ok(status) | Err(status)) = if wants_none || !output::can_redraw() {
+        try_run(arguments, teller)
+    } else {
+        try_run(arguments, &mut Spinner::new(teller))
+    };
+    status
+}
+
+fn try_run(arguments: Vec<OsString>, printer: &mut dyn Teller) -> Result<ExitStatus, ExitStatus> {
     let node = app::find_node_or_say(printer)?;
     if node.layout.hostpath_storage().is_dir() {
         printer
@@ -50,38 +65,34 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
     if let Some(status) = joined {
         return Ok(status);
     }
-    let mut narrator = Narrator::new(printer);
     let mut audience = InProcess {
-        narrator: &mut narrator,
+        teller: printer,
         interrupted: Arc::default(),
     };
     join::join(&node, &order, &mut audience);
-    Ok(narrator.status())
+    Ok(printer.status())
 }
 
 async fn through_agent(
     agent: &LocalAgent,
     order: &JoinOrder,
-    printer: &mut dyn Printer,
+    teller: &mut dyn Teller,
 ) -> Result<ExitStatus, ExitStatus> {
-    let mut narrator = Narrator::new(printer);
-    let ended = agent.join(order, |event| narrator.tell(&event)).await;
-    let status = narrator.status();
-    match ended {
-        Ok(()) => Ok(status),
-        Err(error) => Err(app::agent_failed(&error, printer)),
+    match agent.join(order, |event| teller.tell(&event)).await {
+        Ok(()) => Ok(teller.status()),
+        Err(error) => Err(app::agent_failed(&error, teller)),
     }
 }
 
 /// A join in this process: told as it happens, and taken back when the process is told to end.
-struct InProcess<'a, 'b> {
-    narrator: &'a mut Narrator<'b>,
+struct InProcess<'a> {
+    teller: &'a mut dyn Teller,
     interrupted: Arc<AtomicBool>,
 }
 
-impl Audience for InProcess<'_, '_> {
+impl Audience for InProcess<'_> {
     fn tell(&mut self, event: JoinEvent) {
-        self.narrator.tell(&event);
+        self.teller.tell(&event);
     }
 
     /// Until now a signal just ends the process; from now on there is something to take back.

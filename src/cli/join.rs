@@ -2,14 +2,19 @@
 //! (`messages.md`, join).
 
 use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
-use crate::cli::output::{self, Printer};
-use crate::cli::{self, texts};
-use crate::model::join_url::JoinUrl;
+use crate::base::secret::Secret;
+use crate::cli::output::{self, OutputLost, Printer};
+use crate::cli::{self, texts, token_file};
+use crate::model::join_url::{InvalidJoinUrl, JoinUrl};
+use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
+use crate::model::token::MIN_LEN;
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 /// The help text (recording `join-help`).
@@ -36,6 +41,16 @@ const FURTHER_HELP: &str = "
 Options beyond those of MicroK8s:
   --timeout SECONDS           How long the datastore may take to list the
                               node. (default: 180)
+  --token-file FILE           Read the token from FILE, or from standard input
+                              where it is `-`, so that it is not in the process
+                              list. CONNECTION is then given without it, as
+                              <master>:<port>[/<fingerprint>], or not at all
+                              where FILE holds a whole connection string.
+  --node-label KEY=VALUE      Label the node; may be given several times.
+  --node-ip ADDRESS           The address of this machine under which the
+                              node registers itself with Kubernetes.
+  --no-progress               Show no spinner on a terminal.
+  --format FORMAT             text, or json: one object a line. (default: text)
 ";
 
 /// Prints the help text.
@@ -71,6 +86,35 @@ pub struct JoinArgs {
     #[arg(long, value_name = "SECONDS", default_value = "180",
         value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub timeout: u64,
+
+    /// Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+
+    /// Label the node; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub node_label: Vec<NodeLabel>,
+
+    /// The address of this machine under which the node registers itself with Kubernetes
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Option<IpAddr>,
+
+    /// How the join is told: `json` is an object a line
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+
+    /// Show no spinner on a terminal
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// How a join is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// As MicroK8s tells it.
+    Text,
+    /// A line of JSON for each event.
+    Json,
 }
 
 /// What was typed, as far as it can be judged without looking at the node.
@@ -80,7 +124,7 @@ pub enum Typed {
     Join {
         /// What to do.
         order: JoinOrder,
-        /// The connection string as it was typed.
+        /// What was typed to say whom to contact: the connection string, or what stood in its place.
         connection: String,
     },
     /// The help text was asked for.
@@ -89,11 +133,16 @@ pub enum Typed {
     Wrong(ExitStatus),
 }
 
+/// The arguments by their names.
+pub fn parse(arguments: Vec<OsString>) -> Result<JoinArgs, clap::Error> {
+    cli::read("join", unknown_options_last(arguments))
+}
+
 /// Reads the arguments as MicroK8s's command does: an option that it does not know counts as an
 /// argument, and a second argument is an error (recordings `join-unknown-option`,
 /// `join-two-arguments`).
 pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
-    let args: JoinArgs = match cli::read("join", unknown_options_last(arguments)) {
+    let args: JoinArgs = match parse(arguments) {
         Ok(args) => args,
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => return Typed::Help,
         Err(error) => {
@@ -106,9 +155,14 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             return Typed::Wrong(usage_error(printer, first));
         }
     };
-    let connection = match &args.connection[..] {
+    if let Some(key) = labelled_twice(&args.node_label) {
+        let text = format!("Label '{key}' is given twice, with two values.");
+        return Typed::Wrong(usage_error(printer, &text));
+    }
+    let typed = match &args.connection[..] {
+        [] if args.token_file.is_some() => None,
         [] => return Typed::Wrong(usage_error(printer, "Missing argument 'CONNECTION'.")),
-        [only] => only.clone(),
+        [only] => Some(only.as_str()),
         [_, one] => {
             return Typed::Wrong(usage_error(
                 printer,
@@ -120,7 +174,21 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             return Typed::Wrong(usage_error(printer, &text));
         }
     };
-    match JoinUrl::parse(&connection) {
+    let parsed = match &args.token_file {
+        None => JoinUrl::parse(typed.unwrap_or_default()),
+        Some(path) => match url_from_file(path, typed, printer) {
+            Ok(parsed) => parsed,
+            Err(status) => return Typed::Wrong(status),
+        },
+    };
+    let connection = match &args.token_file {
+        None => typed.unwrap_or_default().to_owned(),
+        Some(path) => {
+            let option = format!("--token-file {}", token_file::quoted(path));
+            typed.map_or(option.clone(), |typed| format!("{typed} {option}"))
+        }
+    };
+    match parsed {
         Ok(url) => Typed::Join {
             order: JoinOrder {
                 url,
@@ -133,13 +201,68 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
                 skip_verify: args.skip_verify,
                 disable_low_memory_guard: args.disable_low_memory_guard,
                 timeout_seconds: args.timeout,
+                labels: args.node_label,
+                node_ip: args.node_ip,
             },
             connection,
         },
+        Err(InvalidJoinUrl::SecondToken) => Typed::Wrong(usage_error(
+            printer,
+            "The token is given twice: with '--token-file', CONNECTION is <master>:<port>[/<fingerprint>].",
+        )),
         Err(error) => {
             let text = format!("Invalid connection: {error}\n");
             Typed::Wrong(output::print(printer, &text, ExitStatus::Failure))
         }
+    }
+}
+
+/// The key of a label that is to have two values.
+fn labelled_twice(labels: &[NodeLabel]) -> Option<&str> {
+    labels
+        .iter()
+        .find(|one| {
+            labels
+                .iter()
+                .any(|other| other.key() == one.key() && other != *one)
+        })
+        .map(NodeLabel::key)
+}
+
+/// The connection string, put together from a file and from what was typed. Whatever else is wrong
+/// than the string itself is printed.
+fn url_from_file(
+    path: &Path,
+    typed: Option<&str>,
+    printer: &mut dyn Printer,
+) -> Result<Result<JoinUrl, InvalidJoinUrl>, ExitStatus> {
+    // What would be refused whatever the file holds is refused before standard input is waited for.
+    let placeholder = Secret::new("0".repeat(MIN_LEN));
+    if let Some(Err(error)) = typed.map(|typed| JoinUrl::parse_with_token(typed, &placeholder)) {
+        return Ok(Err(error));
+    }
+    let file = token_file::read(path).map_err(|error| {
+        output::error(printer, &error.to_string(), None);
+        ExitStatus::Failure
+    })?;
+    if file.is_public {
+        printer.err(&format!(
+            "warning: everybody on this machine can read the token file `{}`",
+            path.display()
+        ));
+    }
+    let is_whole = file.text.expose().contains('/');
+    match typed {
+        None if is_whole => Ok(JoinUrl::parse(file.text.expose())),
+        None => Err(usage_error(
+            printer,
+            "Missing argument 'CONNECTION': the token file holds a token, and no address.",
+        )),
+        Some(_) if is_whole => Err(usage_error(
+            printer,
+            "The token file holds a whole connection string, so 'CONNECTION' is given twice.",
+        )),
+        Some(typed) => Ok(JoinUrl::parse_with_token(typed, &file.text)),
     }
 }
 
@@ -208,6 +331,15 @@ and replace the API server endpoints with the one provided by the loadbalancer i
 
 ";
 
+/// Who tells a join, and prints what comes before it.
+pub trait Teller: Printer {
+    /// Tells one event.
+    fn tell(&mut self, event: &JoinEvent);
+
+    /// How the join ended; one that ends without a word failed.
+    fn status(&self) -> ExitStatus;
+}
+
 /// Tells a join on a terminal, or to whoever reads, as MicroK8s does.
 pub struct Narrator<'a> {
     printer: &'a mut dyn Printer,
@@ -222,9 +354,24 @@ impl<'a> Narrator<'a> {
             status: ExitStatus::Failure,
         }
     }
+}
 
-    /// Tells one event.
-    pub fn tell(&mut self, event: &JoinEvent) {
+impl Printer for Narrator<'_> {
+    fn out(&mut self, text: &str) -> Result<(), OutputLost> {
+        self.printer.out(text)
+    }
+
+    fn err(&mut self, line: &str) {
+        self.printer.err(line);
+    }
+
+    fn has_reader(&self) -> bool {
+        self.printer.has_reader()
+    }
+}
+
+impl Teller for Narrator<'_> {
+    fn tell(&mut self, event: &JoinEvent) {
         let text = match event {
             JoinEvent::Contacting { address } => format!("Contacting cluster at {address}\n"),
             JoinEvent::Warning {
@@ -259,8 +406,7 @@ impl<'a> Narrator<'a> {
         let _ = self.printer.out(&text);
     }
 
-    /// How the join ended.
-    pub fn status(&self) -> ExitStatus {
+    fn status(&self) -> ExitStatus {
         self.status
     }
 }

@@ -5,12 +5,15 @@ pub mod agent;
 pub mod argparse;
 pub mod dev_cluster;
 pub mod join;
+pub mod join_events;
 pub mod leave;
 pub mod nodes;
 pub mod output;
+pub mod progress;
 pub mod remove_node;
 pub mod texts;
 pub mod token;
+pub mod token_file;
 
 use clap::{CommandFactory, Parser, Subcommand};
 

@@ -1,5 +1,5 @@
 //! Standard output and standard error. Nothing else in the library writes to them, but the
-//! agent's log.
+//! agent's log and the spinner of a join.
 //!
 //! A reader that goes away early is no error: `add-node | head -1` is a success.
 
@@ -57,6 +57,12 @@ impl Printer for Streams {
         // There is nowhere left to complain about standard error.
         let _ = writeln!(io::stderr().lock(), "{line}");
     }
+}
+
+/// Whether standard error is a terminal on which a line can be drawn again.
+pub fn can_redraw() -> bool {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stderr().is_terminal() && !is_dumb
 }
 
 /// Prints an error and what to do about it.

@@ -45,6 +45,8 @@ pub struct FingerprintTooShort;
 impl FingerprintPrefix {
     /// The shortest fingerprint that MicroK8s accepts.
     pub const MIN_LEN: usize = 12;
+    /// The length of a whole fingerprint.
+    pub const MAX_LEN: usize = 64;
 
     /// Takes what was typed.
     pub fn parse(text: &str) -> Result<Self, FingerprintTooShort> {

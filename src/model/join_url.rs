@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::secret::Secret;
 use crate::model::endpoint;
 use crate::model::fingerprint::FingerprintPrefix;
 use crate::model::token::{MIN_LEN, Token};
@@ -40,6 +41,9 @@ pub enum InvalidJoinUrl {
     /// The token has fewer than 32 characters.
     #[error("Cluster token size should be at least {MIN_LEN} bytes")]
     ShortToken,
+    /// A token where none may stand.
+    #[error("The token is given twice")]
+    SecondToken,
     /// The fingerprint has fewer than 12 characters.
     #[error("{}", crate::model::fingerprint::FingerprintTooShort)]
     ShortFingerprint,
@@ -51,11 +55,40 @@ impl JoinUrl {
     /// Beyond MicroK8s, an IPv6 address in brackets is understood.
     pub fn parse(text: &str) -> Result<Self, InvalidJoinUrl> {
         let parts: Vec<&str> = text.split('/').collect();
-        let (host_and_port, token, fingerprint) = match parts[..] {
-            [host_and_port, token] => (host_and_port, token, None),
-            [host_and_port, token, fingerprint] => (host_and_port, token, Some(fingerprint)),
-            _ => return Err(InvalidJoinUrl::Format),
-        };
+        match parts[..] {
+            [host_and_port, token] => Self::read(host_and_port, token, None),
+            [host_and_port, token, fingerprint] => {
+                Self::read(host_and_port, token, Some(fingerprint))
+            }
+            _ => Err(InvalidJoinUrl::Format),
+        }
+    }
+
+    /// Reads a connection string without its token, `<ip>:<port>[/<fingerprint>]`, for a token
+    /// that came another way.
+    ///
+    /// What stands behind the port is taken for a second token where it looks like one rather
+    /// than like a fingerprint: it has a token's length, and is no whole fingerprint.
+    pub fn parse_with_token(text: &str, token: &Secret) -> Result<Self, InvalidJoinUrl> {
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts[..] {
+            [host_and_port] => Self::read(host_and_port, token.expose(), None),
+            [_, second] if second.chars().count() >= MIN_LEN && !is_whole_fingerprint(second) => {
+                Err(InvalidJoinUrl::SecondToken)
+            }
+            [host_and_port, fingerprint] => {
+                Self::read(host_and_port, token.expose(), Some(fingerprint))
+            }
+            [_, second, _] if !second.is_empty() => Err(InvalidJoinUrl::SecondToken),
+            _ => Err(InvalidJoinUrl::Format),
+        }
+    }
+
+    fn read(
+        host_and_port: &str,
+        token: &str,
+        fingerprint: Option<&str>,
+    ) -> Result<Self, InvalidJoinUrl> {
         let (host, port) = if host_and_port.starts_with('[') {
             endpoint::split(host_and_port).ok_or(InvalidJoinUrl::Format)?
         } else {
@@ -85,6 +118,10 @@ impl JoinUrl {
     pub fn endpoint(&self) -> std::net::SocketAddr {
         (self.address, self.port).into()
     }
+}
+
+fn is_whole_fingerprint(text: &str) -> bool {
+    text.len() == FingerprintPrefix::MAX_LEN && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// A port, with the blanks around it and the underscores inside it that MicroK8s lets pass
@@ -183,6 +220,44 @@ mod tests {
             let text = text.replace('T', TOKEN);
             assert_eq!(JoinUrl::parse(&text), Err(why), "{text}");
         }
+    }
+
+    #[test]
+    fn without_its_token_a_connection_string_has_an_address_and_maybe_a_fingerprint() {
+        use InvalidJoinUrl::*;
+        let token = Secret::new(TOKEN);
+        let read = |text: &str| JoinUrl::parse_with_token(text, &token);
+        let whole = "0123456789abcdef".repeat(4);
+        for (text, fingerprint) in [
+            ("10.99.0.11:25000".to_owned(), None),
+            (
+                "10.99.0.11:25000/e3b0c44298fc".to_owned(),
+                Some("e3b0c44298fc"),
+            ),
+            (format!("[fd00::1]:25000/{whole}"), Some(whole.as_str())),
+        ] {
+            let url = read(&text).unwrap();
+            assert_eq!(url.token.expose(), TOKEN);
+            assert_eq!(
+                url.fingerprint.map(|print| print.to_string()).as_deref(),
+                fingerprint
+            );
+        }
+        for (text, why) in [
+            ("", Format),
+            ("10.99.0.11", Format),
+            ("10.99.0.11:25000/", ShortFingerprint),
+            ("10.99.0.11:25000//e3b0c44298fc", Format),
+            ("10.99.0.11:25000/T", SecondToken),
+            ("10.99.0.11:25000/T/e3b0c44298fc", SecondToken),
+            ("10.99.0.11:25000/a/b/c", Format),
+        ] {
+            assert_eq!(read(&text.replace('T', TOKEN)), Err(why), "{text}");
+        }
+        assert_eq!(
+            JoinUrl::parse_with_token("10.99.0.11:25000", &Secret::new("short")),
+            Err(ShortToken)
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod endpoint;
 pub mod fingerprint;
 pub mod join_url;
 pub mod node;
+pub mod node_label;
 pub mod role;
 pub mod token;
 pub mod token_life;

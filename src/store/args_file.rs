@@ -32,6 +32,16 @@ impl ArgsFile {
             .map(|(_, value)| unquote(value))
     }
 
+    /// All values of an argument that may stand several times, without quotes around them.
+    pub fn get_all(&self, key: &str) -> Vec<&str> {
+        self.lines
+            .iter()
+            .filter_map(|line| split(line))
+            .filter(|(found, _)| *found == key)
+            .map(|(_, value)| unquote(value))
+            .collect()
+    }
+
     /// Sets an argument where it stands, or at the end.
     pub fn set(&mut self, key: &str, value: &str) {
         let line = format!("{key}={value}");

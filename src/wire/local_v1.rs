@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::join_url::JoinUrl;
+use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::model::token_life::State;
@@ -138,6 +139,13 @@ pub struct JoinOrder {
     pub disable_low_memory_guard: bool,
     /// How many seconds the datastore may take to list the node.
     pub timeout_seconds: u64,
+    /// Labels for the node, beside those that the join gives it.
+    #[serde(default)]
+    pub labels: Vec<NodeLabel>,
+    /// The address under which the node registers itself with Kubernetes, one of its own; without
+    /// one the kubelet chooses, as the contacted node's arguments say.
+    #[serde(default)]
+    pub node_ip: Option<IpAddr>,
 }
 
 /// What happens during a join.

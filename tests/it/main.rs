@@ -16,6 +16,7 @@ mod etcd_flow;
 mod field_usage;
 mod generated;
 mod hand_over;
+mod join_options;
 mod killed;
 mod lab;
 mod leaving;

@@ -665,6 +665,8 @@ fn nothing_that_holds_a_token_shows_it() {
             skip_verify: false,
             disable_low_memory_guard: false,
             timeout_seconds: 1,
+            labels: Vec::new(),
+            node_ip: None,
         }),
     ];
     for holder in holders {

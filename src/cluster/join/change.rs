@@ -10,12 +10,16 @@ use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::turn::TurnError;
 use crate::host::{Action, Service};
+use crate::model::node_label::NodeLabel;
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
 use crate::wire::local_v1::JoinOrder;
 
 /// The mode of lock files that MicroK8s's client makes (recording `join-worker-ok`).
 const LOCK_MODE: u32 = 0o700;
+
+/// The argument with which a kubelet labels its node.
+pub const NODE_LABELS: &str = "--node-labels";
 
 /// The changes that a join makes to its node.
 pub struct Change<'a> {
@@ -179,11 +183,13 @@ impl<'a> Change<'a> {
         self.service(Action::Restart, Service::Kubelite)
     }
 
-    /// The kubelet gets the arguments of the contacted node's, but for what is that node's own.
+    /// The kubelet gets the arguments of the contacted node's, but for what is that node's own, and
+    /// what the operator ordered for this node.
     pub fn kubelet(
         &mut self,
         theirs: &str,
         own: &str,
+        order: &JoinOrder,
         edit: impl FnOnce(&mut ArgsFile),
     ) -> Result<(), JoinError> {
         let mut arguments = ArgsFile::parse(theirs);
@@ -192,6 +198,15 @@ impl<'a> Change<'a> {
         }
         arguments.remove("--hostname-override");
         edit(&mut arguments);
+        // What the operator said counts for more than what came with the answer.
+        if let Some(address) = order.node_ip {
+            arguments.set("--node-ip", &address.to_string());
+        }
+        if !order.labels.is_empty() {
+            let present = arguments.get_all(NODE_LABELS).join(",");
+            let labels = NodeLabel::add_to(&present, &order.labels);
+            arguments.set(NODE_LABELS, &format!("\"{labels}\""));
+        }
         self.write(
             &self.node.layout.args("kubelet"),
             &arguments.text(),

@@ -276,7 +276,7 @@ impl super::Plan for Plan {
         }
         change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
         let theirs = answer.kubelet_args.as_deref().unwrap_or_default();
-        change.kubelet(theirs, &self.own.to_string(), |_| {})?;
+        change.kubelet(theirs, &self.own.to_string(), order, |_| {})?;
         if let Some(token) = &answer.callback_token {
             change.write(
                 &layout.credential(CALLBACK_TOKEN),

@@ -27,6 +27,12 @@ pub enum JoinError {
     /// The machine does not know its name or addresses.
     #[error("cannot tell this machine's name and addresses: {0}")]
     Machine(#[source] io::Error),
+    /// The node's address was ordered, and is another machine's.
+    #[error("{0} is no address of this machine, so it cannot be the node's")]
+    NotOwnAddress(IpAddr),
+    /// The node's address was ordered, and leads nobody here.
+    #[error("{0} cannot be reached from other machines, so it cannot be the node's address")]
+    UnreachableAddress(IpAddr),
     /// The contacted node could not be talked to.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -142,7 +148,11 @@ impl From<&JoinError> for JoinFailure {
 /// The part of the join that failed.
 fn stage(error: &JoinError) -> &'static str {
     match error {
-        JoinError::Turn(_) | JoinError::NoDatastore | JoinError::Machine(_) => "preflight",
+        JoinError::Turn(_)
+        | JoinError::NoDatastore
+        | JoinError::Machine(_)
+        | JoinError::NotOwnAddress(_)
+        | JoinError::UnreachableAddress(_) => "preflight",
         JoinError::Remote(_) | JoinError::NotVerified(_) => "contact",
         JoinError::Refused { .. } => "admission",
         JoinError::NotUnderstood { .. }
@@ -207,6 +217,9 @@ fn hint(error: &JoinError) -> Option<String> {
         match error {
             JoinError::Turn(TurnError::Busy) => "wait until it has ended, and look what it said",
             JoinError::NoDatastore => "join as a worker, with --worker",
+            JoinError::NotOwnAddress(_) | JoinError::UnreachableAddress(_) => {
+                "`ip address` lists the addresses of this machine"
+            }
             JoinError::Remote(RemoteError::Connect { .. } | RemoteError::NoAnswer { .. }) => {
                 "check the address and the port, that the cluster agent runs there, and that no firewall is in between; the token is not used up"
             }
@@ -304,6 +317,8 @@ fn exit(error: &JoinError) -> ExitStatus {
         JoinError::Turn(_)
         | JoinError::NoDatastore
         | JoinError::Machine(_)
+        | JoinError::NotOwnAddress(_)
+        | JoinError::UnreachableAddress(_)
         | JoinError::Remote(_)
         | JoinError::NotUnderstood { .. }
         | JoinError::MissingField { .. }

@@ -5,7 +5,7 @@ use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::{NodeKey, api_server_url};
 use crate::cluster::join::Audience;
-use crate::cluster::join::change::Change;
+use crate::cluster::join::change::{Change, NODE_LABELS};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
 use crate::cluster::join::worker::{Identities, REMOTE_CA, WORKER_LABELS};
@@ -105,7 +105,7 @@ impl super::Plan for Plan {
     fn apply(
         &self,
         change: &mut Change<'_>,
-        _order: &JoinOrder,
+        order: &JoinOrder,
         _audience: &mut dyn Audience,
     ) -> Result<(), JoinError> {
         let answer = &self.answer;
@@ -121,9 +121,10 @@ impl super::Plan for Plan {
         change.kubelet(
             answer.kubelet_args.as_deref().unwrap_or_default(),
             own,
+            order,
             |arguments| {
                 arguments.set("--client-ca-file", REMOTE_CA);
-                arguments.set("--node-labels", WORKER_LABELS);
+                arguments.set(NODE_LABELS, WORKER_LABELS);
             },
         )?;
         change.write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group)?;

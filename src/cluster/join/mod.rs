@@ -68,6 +68,7 @@ fn attempt(
     }
 
     check_node(node, role)?;
+    check_address(node, order)?;
 
     audience.tell(JoinEvent::Contacting {
         address: order.url.address,
@@ -86,6 +87,13 @@ fn attempt(
         if own_role != order.role {
             audience.tell(JoinEvent::Warning {
                 message: format!("this node is a {own_role} node of the cluster, and stays one"),
+                from_microk8s: false,
+            });
+        }
+        if order.node_ip.is_some() || !order.labels.is_empty() {
+            audience.tell(JoinEvent::Warning {
+                message: "nothing was changed: labels and address of the node are as they were"
+                    .to_owned(),
                 from_microk8s: false,
             });
         }
@@ -175,6 +183,26 @@ fn check_node(node: &Node, role: Role) -> Result<(), JoinError> {
         NodeKey::read_or_make(node, key)?;
     }
     node.host.host_name().map_err(JoinError::Machine)?;
+    Ok(())
+}
+
+/// A kubelet does not start with an address that is none of its machine's, or that no other
+/// machine can reach.
+fn check_address(node: &Node, order: &JoinOrder) -> Result<(), JoinError> {
+    let Some(address) = order.node_ip else {
+        return Ok(());
+    };
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let interfaces = node.host.interfaces().map_err(JoinError::Machine)?;
+    if !interfaces.iter().any(|own| own.address == address) {
+        return Err(JoinError::NotOwnAddress(address));
+    }
+    if address.is_loopback() || is_link_local {
+        return Err(JoinError::UnreachableAddress(address));
+    }
     Ok(())
 }
 

@@ -1,0 +1,264 @@
+//! `join --format json`: a join as lines of JSON, for programs.
+//!
+//! The form is described by `docs/join-events.schema.json` and is one of its own: what the agent
+//! and the command line tell each other may change without it.
+
+use std::ffi::OsString;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::base::exit_status::ExitStatus;
+use crate::cli::join::{self, Teller};
+use crate::cli::output::{self, OutputLost, Printer};
+use crate::model::role::Role;
+use crate::model::token::MIN_LEN;
+use crate::wire::local_v1::{JoinEvent, JoinFailure};
+
+/// One line.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    kind: Kind,
+    stage: &'a str,
+    message: &'a str,
+    seconds: f64,
+    outcome: Option<Outcome>,
+    role: Option<Role>,
+    hint: Option<&'a str>,
+    exit: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Progress,
+    Warning,
+    End,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    Joined,
+    AlreadyMember,
+    Failed,
+}
+
+/// How a join ended.
+#[derive(Default)]
+struct End<'a> {
+    message: &'a str,
+    role: Option<Role>,
+    hint: Option<&'a str>,
+}
+
+/// Tells a join as lines of JSON on standard output, where nothing else is printed. Standard error
+/// is as without it.
+pub struct Lines<'a> {
+    printer: &'a mut dyn Printer,
+    began: Instant,
+    stage: String,
+    /// What was typed and may hold a token: what MicroK8s's texts repeat of it is left out, because
+    /// what programs read is often kept.
+    typed: Vec<String>,
+    /// Text that was meant for standard output.
+    said: String,
+    /// The last error that was printed, and what to do about it.
+    error: Option<String>,
+    hint: Option<String>,
+    ended: Option<ExitStatus>,
+}
+
+/// Whether these arguments ask for JSON. Arguments that are not understood do as well when they
+/// seem to: a program that reads JSON is told what is wrong in JSON.
+pub fn is_wanted(arguments: &[OsString]) -> bool {
+    match join::parse(arguments.to_vec()) {
+        Ok(args) => args.format == join::Format::Json,
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => false,
+        Err(_) => {
+            arguments
+                .windows(2)
+                .any(|pair| pair[0] == "--format" && pair[1] == "json")
+                || arguments.iter().any(|argument| argument == "--format=json")
+        }
+    }
+}
+
+impl<'a> Lines<'a> {
+    /// The clock begins to run.
+    pub fn new(arguments: &[OsString], printer: &'a mut dyn Printer) -> Self {
+        Self {
+            printer,
+            began: Instant::now(),
+            stage: "preflight".to_owned(),
+            typed: arguments
+                .iter()
+                .map(|argument| argument.to_string_lossy().into_owned())
+                .filter(|argument| argument.chars().count() >= MIN_LEN)
+                .collect(),
+            said: String::new(),
+            error: None,
+            hint: None,
+            ended: None,
+        }
+    }
+
+    /// The command is over: there is a last line in any case, and its exit code is the command's.
+    pub fn finish(mut self, status: ExitStatus) -> ExitStatus {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        let said = std::mem::take(&mut self.said);
+        let (error, hint) = (self.error.take(), self.hint.take());
+        let message = self
+            .typed
+            .iter()
+            .fold(error.unwrap_or(said), |message, typed| {
+                message.replace(typed.as_str(), "CONNECTION")
+            });
+        let end = End {
+            message: &message,
+            hint: hint.as_deref(),
+            ..End::default()
+        };
+        self.end(Outcome::Failed, status, &end);
+        status
+    }
+
+    fn line(&mut self, kind: Kind, message: &str) {
+        let stage = self.stage.clone();
+        self.write(&Line {
+            kind,
+            stage: &stage,
+            message: message.trim(),
+            seconds: self.seconds(),
+            outcome: None,
+            role: None,
+            hint: None,
+            exit: None,
+        });
+    }
+
+    fn end(&mut self, outcome: Outcome, status: ExitStatus, end: &End<'_>) {
+        self.ended = Some(status);
+        let stage = self.stage.clone();
+        self.write(&Line {
+            kind: Kind::End,
+            stage: &stage,
+            message: end.message.trim(),
+            seconds: self.seconds(),
+            outcome: Some(outcome),
+            role: end.role,
+            hint: end.hint,
+            exit: Some(status.code()),
+        });
+    }
+
+    fn write(&mut self, line: &Line<'_>) {
+        let text = serde_json::to_string(line).unwrap_or_default();
+        // A join goes on although nobody reads what it says.
+        let _ = self.printer.out(&format!("{text}\n"));
+    }
+
+    /// Since the command began, to the millisecond.
+    fn seconds(&self) -> f64 {
+        (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
+    }
+
+    fn failed(&mut self, failure: &JoinFailure) {
+        if let Some(error) = &failure.error {
+            output::error(self.printer, error, failure.hint.as_deref());
+        } else if let Some(hint) = &failure.hint {
+            self.printer.err(&format!("hint: {hint}"));
+        }
+        self.stage.clone_from(&failure.stage);
+        let message = failure.microk8s_text.as_ref().or(failure.error.as_ref());
+        let end = End {
+            message: message.map_or("the join failed", String::as_str),
+            hint: failure.hint.as_deref(),
+            role: None,
+        };
+        let status = ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure);
+        self.end(Outcome::Failed, status, &end);
+    }
+}
+
+impl Printer for Lines<'_> {
+    fn out(&mut self, text: &str) -> Result<(), OutputLost> {
+        self.said.push_str(text);
+        Ok(())
+    }
+
+    fn err(&mut self, line: &str) {
+        if let Some(hint) = line.strip_prefix("hint: ") {
+            self.hint = Some(hint.to_owned());
+        } else if let Some(warning) = line.strip_prefix("warning: ") {
+            self.line(Kind::Warning, warning);
+        } else if !line.is_empty() {
+            let error = line
+                .strip_prefix("error: ")
+                .or_else(|| line.strip_prefix("Error: "))
+                .unwrap_or(line);
+            self.error = Some(error.to_owned());
+        }
+        self.printer.err(line);
+    }
+}
+
+impl Teller for Lines<'_> {
+    fn tell(&mut self, event: &JoinEvent) {
+        // What was said before the join began stopped nothing.
+        let said = std::mem::take(&mut self.said);
+        if !said.is_empty() {
+            self.line(Kind::Warning, &said);
+        }
+        match event {
+            JoinEvent::Contacting { address } => {
+                self.stage = "contact".to_owned();
+                self.line(Kind::Progress, &format!("Contacting cluster at {address}"));
+            }
+            JoinEvent::Warning {
+                message,
+                from_microk8s: true,
+            } => self.line(Kind::Warning, message),
+            JoinEvent::Warning { message, .. } => self.err(&format!("warning: {message}")),
+            JoinEvent::Waiting => {
+                self.stage = "datastore".to_owned();
+                self.line(
+                    Kind::Progress,
+                    "Waiting for this node to finish joining the cluster",
+                );
+            }
+            JoinEvent::NotListed => {
+                self.line(Kind::Progress, "The datastore does not list this node yet");
+            }
+            JoinEvent::NotAnswering => {
+                self.line(Kind::Progress, "The datastore could not be asked yet");
+            }
+            JoinEvent::WaitingDone => self.line(Kind::Progress, "The waiting is over"),
+            JoinEvent::Joined { role, .. } => {
+                self.stage = "done".to_owned();
+                let end = End {
+                    message: "Successfully joined the cluster.",
+                    role: Some(*role),
+                    hint: None,
+                };
+                self.end(Outcome::Joined, ExitStatus::Success, &end);
+            }
+            JoinEvent::AlreadyMember { role } => {
+                self.stage = "done".to_owned();
+                let end = End {
+                    message: "This node is already a member of the cluster.",
+                    role: Some(*role),
+                    hint: None,
+                };
+                self.end(Outcome::AlreadyMember, ExitStatus::Success, &end);
+            }
+            JoinEvent::Failed(failure) => self.failed(failure),
+        }
+    }
+
+    fn status(&self) -> ExitStatus {
+        self.ended.unwrap_or(ExitStatus::Failure)
+    }
+}

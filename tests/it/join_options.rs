@@ -1,0 +1,439 @@
+//! The options of `join` that MicroK8s does not have.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::lab::{Host, Lab, Output};
+
+/// A new connection string of this node: address and port, token, fingerprint.
+fn new_connection(host: &Host) -> [String; 3] {
+    let line = host.shell("microk8s add-node --format short").ok();
+    let words: Vec<&str> = line.lines().next().unwrap().split(' ').collect();
+    let parts: Vec<String> = words[2].split('/').map(str::to_owned).collect();
+    parts.try_into().unwrap()
+}
+
+/// A file on the host that only its owner can read.
+fn private_file(host: &Host, name: &str, content: &[u8]) -> String {
+    let path = host.scratch().join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Both ways to join: in the process of the command, and through an agent on the joining node.
+fn both_ways(test: impl Fn(&Host, &Host)) {
+    for through_agent in [false, true] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let _agents = (n1.agent(), through_agent.then(|| n2.agent()));
+        test(n1, n2);
+    }
+}
+
+fn assert_joined(output: &Output) {
+    assert_eq!(
+        (output.code, output.stderr.as_str()),
+        (Some(0), ""),
+        "{output:?}"
+    );
+    assert!(
+        output
+            .stdout
+            .ends_with("Successfully joined the cluster.\n"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_token_comes_from_a_file_or_from_standard_input() {
+    both_ways(|n1, n2| {
+        let [address, token, fingerprint] = new_connection(n1);
+        let file = private_file(n2, "token", format!("{token}\n").as_bytes());
+        let line = format!("microk8s join --token-file {file} {address}/{fingerprint} --worker");
+        assert_joined(&n2.shell(&line));
+    });
+    both_ways(|n1, n2| {
+        let whole = new_connection(n1).join("/");
+        let words = ["microk8s", "join", "--worker", "--token-file", "-"];
+        assert_joined(&n2.run_with_input(&words, whole.as_bytes()));
+    });
+}
+
+#[test]
+fn a_token_file_that_everybody_can_read_is_warned_of() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    let file = private_file(n2, "token", new_connection(n1).join("/").as_bytes());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = n2.shell(&format!("microk8s join --token-file={file} --worker"));
+    assert_eq!(
+        (output.code, output.stderr),
+        (
+            Some(0),
+            format!("warning: everybody on this machine can read the token file `{file}`\n")
+        )
+    );
+}
+
+#[test]
+fn a_token_file_that_is_of_no_use_is_refused_before_anything_is_sent() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    // Nothing listens here: a join that got as far as connecting would say so.
+    const ADDRESS: &str = "10.99.0.1:9";
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let before = n1.snapshot();
+    let folder = n1.scratch().display().to_string();
+    let whole = format!("{ADDRESS}/{TOKEN}/e3b0c44298fc");
+    let file = |name: &str, content: &[u8]| private_file(n1, name, content);
+    for (file, connection, code, says) in [
+        (
+            format!("{folder}/none"),
+            ADDRESS,
+            1,
+            "error: cannot read the token file `",
+        ),
+        (folder.clone(), ADDRESS, 1, "` is a directory\n"),
+        (file("empty", b"\n"), ADDRESS, 1, "` is empty\n"),
+        (
+            file("latin1", b"0123456789abcdef\xe9"),
+            ADDRESS,
+            1,
+            "` is not UTF-8 text\n",
+        ),
+        (
+            file("long", &[b'a'; 5000]),
+            ADDRESS,
+            1,
+            "` is longer than 4096 bytes\n",
+        ),
+        (
+            file("two", format!("{TOKEN}\n{TOKEN}\n").as_bytes()),
+            ADDRESS,
+            1,
+            "holds more than a token",
+        ),
+        (
+            file("short", b"0123"),
+            ADDRESS,
+            1,
+            "Invalid connection: Cluster token size should be at least 32 bytes\n",
+        ),
+        (
+            file("token", TOKEN.as_bytes()),
+            "",
+            2,
+            "Error: Missing argument 'CONNECTION': the token file holds a token, and no address.\n",
+        ),
+        (
+            file("token", TOKEN.as_bytes()),
+            &whole,
+            2,
+            "Error: The token is given twice",
+        ),
+        (
+            file("whole", whole.as_bytes()),
+            ADDRESS,
+            2,
+            "'CONNECTION' is given twice.\n",
+        ),
+    ] {
+        let output = n1.shell(&format!("microk8s join --token-file {file} {connection}"));
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert_eq!(output.code, Some(code), "{output:?}");
+        assert!(said.contains(says), "{says}: {output:?}");
+        assert!(
+            !said.contains("Contacting") && !said.contains(TOKEN),
+            "{output:?}"
+        );
+    }
+    assert!(before == n1.snapshot());
+}
+
+/// The value of an argument of the kubelet's.
+fn kubelet(host: &Host, key: &str) -> Option<String> {
+    let arguments = host.read("args/kubelet");
+    let line = arguments.lines().find(|line| line.starts_with(key))?;
+    Some(line[key.len() + 1..].replace('"', ""))
+}
+
+#[test]
+fn a_worker_gets_the_labels_and_the_address_that_were_ordered_beside_its_own() {
+    both_ways(|n1, n2| {
+        n2.add_address("10.99.0.112/24");
+        let whole = new_connection(n1).join("/");
+        let output = n2.shell(&format!(
+            "microk8s join {whole} --worker --node-label disk=ssd --node-ip 10.99.0.112 --node-label=example.com/rack=4"
+        ));
+        assert_joined(&output);
+        assert_eq!(
+            kubelet(n2, "--node-labels").unwrap(),
+            "microk8s.io/cluster=true,node.kubernetes.io/microk8s-worker=microk8s-worker,disk=ssd,example.com/rack=4"
+        );
+        assert_eq!(kubelet(n2, "--node-ip").unwrap(), "10.99.0.112");
+    });
+}
+
+#[test]
+fn a_control_plane_gets_the_labels_that_were_ordered_beside_the_clusters() {
+    both_ways(|n1, n2| {
+        let cluster = kubelet(n1, "--node-labels").unwrap();
+        let whole = new_connection(n1).join("/");
+        assert_joined(&n2.shell(&format!("microk8s join {whole} --node-label disk=ssd")));
+        assert_eq!(
+            kubelet(n2, "--node-labels").unwrap(),
+            format!("{cluster},disk=ssd")
+        );
+        assert_eq!(kubelet(n2, "--node-ip"), None);
+    });
+}
+
+#[test]
+fn labels_and_addresses_that_cannot_be_are_refused_before_anything_is_sent() {
+    both_ways(|n1, n2| {
+        let whole = new_connection(n1).join("/");
+        let before = n2.snapshot();
+        for (option, code, says) in [
+            ("--node-label disk", 2, "has the form KEY=VALUE"),
+            (
+                "--node-label node-role.kubernetes.io/worker=",
+                2,
+                "a node may not set labels below kubernetes.io",
+            ),
+            (
+                "--node-label a=b --node-label a=c",
+                2,
+                "Label 'a' is given twice",
+            ),
+            ("--node-ip n2", 2, "invalid value 'n2'"),
+            (
+                "--node-ip 10.99.0.11",
+                1,
+                "error: 10.99.0.11 is no address of this machine",
+            ),
+            (
+                "--node-ip 127.0.0.1",
+                1,
+                "error: 127.0.0.1 cannot be reached from other machines",
+            ),
+        ] {
+            let output = n2.shell(&format!("microk8s join {whole} --worker {option}"));
+            assert_eq!(output.code, Some(code), "{option}: {output:?}");
+            assert!(output.stderr.contains(says), "{option}: {output:?}");
+            assert_eq!(output.stdout, "", "{option}");
+        }
+        assert!(before == n2.snapshot());
+        assert_joined(&n2.shell(&format!("microk8s join {whole} --worker")));
+    });
+}
+
+/// Holds a value against the part of JSON Schema that our schema uses; another keyword panics.
+fn assert_valid(value: &Value, schema: &Value, place: &str) {
+    for (keyword, rule) in schema.as_object().unwrap() {
+        let holds = match keyword.as_str() {
+            "$schema" | "title" | "description" => true,
+            "type" => {
+                let types = rule.as_array().map_or(vec![rule.clone()], Clone::clone);
+                types.iter().any(|kind| match kind.as_str().unwrap() {
+                    "object" => value.is_object(),
+                    "string" => value.is_string(),
+                    "number" => value.is_number(),
+                    "integer" => value.is_i64() || value.is_u64(),
+                    "null" => value.is_null(),
+                    other => panic!("type `{other}`"),
+                })
+            }
+            "enum" => rule.as_array().unwrap().contains(value),
+            "minimum" => value
+                .as_f64()
+                .is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "required" => rule
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|name| value.get(name.as_str().unwrap()).is_some()),
+            "properties" => {
+                for (name, field) in value.as_object().unwrap() {
+                    let known = rule
+                        .get(name)
+                        .unwrap_or_else(|| panic!("{place}: `{name}` is not described"));
+                    assert_valid(field, known, name);
+                }
+                true
+            }
+            other => panic!("keyword `{other}`"),
+        };
+        assert!(holds, "{place}: `{value}` breaks `{keyword}`: {rule}");
+    }
+}
+
+/// The lines of a join, each held against the schema, and all against each other.
+fn events(output: &Output) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/join-events.schema.json");
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let lines: Vec<Value> = output
+        .stdout
+        .lines()
+        .map(|line| {
+            let value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{output:?}"));
+            assert_valid(&value, &schema, "line");
+            value
+        })
+        .collect();
+    let (last, before) = lines.split_last().unwrap_or_else(|| panic!("{output:?}"));
+    assert_eq!(last["kind"], "end");
+    assert_eq!(last["exit"].as_i64(), output.code.map(i64::from));
+    assert!(before.iter().all(|line| line["kind"] != "end"));
+    assert!(lines.is_sorted_by_key(|line| line["seconds"].as_f64().unwrap()));
+    lines
+}
+
+/// Kind and stage of a line.
+fn told(lines: &[Value]) -> Vec<(&str, &str)> {
+    lines
+        .iter()
+        .map(|line| {
+            (
+                line["kind"].as_str().unwrap(),
+                line["stage"].as_str().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_join_is_told_in_json_by_the_schema() {
+    both_ways(|n1, n2| {
+        let [address, token, _] = new_connection(n1);
+        let line = format!("microk8s join --format json {address}/{token}");
+        let output = n2.shell(&line);
+        let lines = events(&output);
+        let mut kinds = told(&lines);
+        kinds.dedup();
+        assert_eq!(
+            kinds,
+            [
+                ("progress", "contact"),
+                ("warning", "contact"),
+                ("progress", "datastore"),
+                ("end", "done")
+            ]
+        );
+        let last = lines.last().unwrap();
+        assert_eq!(
+            (&last["outcome"], &last["role"]),
+            (&"joined".into(), &"control-plane".into())
+        );
+        assert!(output.stderr.starts_with("warning: "), "{output:?}");
+        assert!(!output.stdout.contains(&token), "{output:?}");
+        // Once more, as a member.
+        let again = events(&n2.shell(&line));
+        assert_eq!(again.last().unwrap()["outcome"], "already-member");
+    });
+}
+
+#[test]
+fn a_join_that_fails_is_told_in_json_wherever_it_fails() {
+    both_ways(|n1, n2| {
+        let [address, _, fingerprint] = new_connection(n1);
+        let unknown = format!("{address}/{}/{fingerprint}", "0".repeat(32));
+        for (arguments, stage, code) in [
+            (unknown.as_str(), "admission", 6),
+            ("10.99.0.1:9/00000000000000000000000000000000", "contact", 1),
+            ("nonsense", "preflight", 1),
+            ("", "preflight", 2),
+            ("--node-label x", "preflight", 2),
+            ("--token-file /nowhere", "preflight", 1),
+        ] {
+            let output = n2.shell(&format!("microk8s join --format=json {arguments}"));
+            let lines = events(&output);
+            let last = lines.last().unwrap();
+            assert_eq!(output.code, Some(code), "{output:?}");
+            assert_eq!(
+                (&last["stage"], &last["outcome"]),
+                (&stage.into(), &"failed".into()),
+                "{output:?}"
+            );
+            assert_ne!(last["message"], "", "{output:?}");
+        }
+    });
+}
+
+#[test]
+fn json_does_not_repeat_the_connection_string_that_was_typed() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    let token = "0123456789abcdef".repeat(2);
+    n1.write("var/lock/low-memory-guard.lock", "", 0o600);
+    for (more, says) in [
+        ("", "microk8s join CONNECTION --worker"),
+        ("again", "unexpected extra argument"),
+        (&token, "extra argument (CONNECTION)"),
+    ] {
+        let output = n1.shell(&format!(
+            "microk8s join --format json 10.99.0.1:9/{token} {more}"
+        ));
+        let lines = events(&output);
+        let message = lines.last().unwrap()["message"].as_str().unwrap();
+        assert!(message.contains(says), "{output:?}");
+        assert!(!output.stdout.contains(&token), "{output:?}");
+    }
+}
+
+#[test]
+fn a_spinner_is_drawn_on_a_terminal_and_only_there() {
+    const SPINS: &str = "joining through 10.99.0.11 (";
+    if !Path::new("/usr/bin/script").exists() {
+        return crate::lab::skip("`script` is not installed");
+    }
+    both_ways(|n1, n2| {
+        // Slow enough for the spinner to be drawn.
+        n2.stand_ins.dqlite_lists(&[]);
+        let told = n2.scratch().join("told");
+        for (more, redirected, spins) in [
+            ("", String::new(), true),
+            ("--no-progress", String::new(), false),
+            ("", "2>/dev/null".to_owned(), false),
+            ("", format!(">{}", told.display()), true),
+        ] {
+            let whole = new_connection(n1).join("/");
+            let output = n2.shell(&format!(
+                "TERM=xterm script -qec 'microk8s join {whole} --timeout 1 {more} {redirected}' /dev/null"
+            ));
+            assert_eq!(output.code, Some(8), "{output:?}");
+            assert_eq!(output.stdout.contains(SPINS), spins, "{output:?}");
+            if spins && redirected.is_empty() {
+                // Whatever is told stands on a line from which the spinner was taken.
+                for line in ["Waiting for this node", "error: "] {
+                    let cleared = format!("\r\u{1b}[2K{line}");
+                    assert!(output.stdout.contains(&cleared), "{output:?}");
+                }
+            }
+            if redirected.is_empty() {
+                // The dots stand on their line, and the error on one of its own.
+                assert!(
+                    output
+                        .stdout
+                        .contains("Waiting for this node to finish joining the cluster. . "),
+                    "{output:?}"
+                );
+            } else if redirected.starts_with('>') {
+                let plain = fs::read_to_string(&told).unwrap();
+                assert!(
+                    plain.starts_with("Contacting cluster at 10.99.0.11\nWaiting for"),
+                    "{plain}"
+                );
+                assert!(!plain.contains('\u{1b}'), "{plain}");
+            }
+        }
+    });
+}
