@@ -691,20 +691,16 @@ impl Life {
 }
 
 impl Try {
-    /// Whether the node may use the token again in this role.
-    ///
-    /// A worker that has something of the cluster is not to become a control plane node by what it
-    /// joined with.
+    /// Whether the node may use the token again in this role. A worker that has all that it needs is
+    /// not to become a control plane node by what it joined with, unless it says that it has failed.
     fn may_be_repeated(&self, role: Role, now: i64, window: i64) -> bool {
         let in_window = now < self.at.saturating_add(window);
-        let role_fits =
-            self.phase == Phase::Admitted || self.role == role || self.role == Role::ControlPlane;
-        role_fits
-            && match self.phase {
-                Phase::Failed => !self.was_served || now < self.end(window),
-                Phase::Admitted | Phase::HandedOut | Phase::Served => in_window,
-                Phase::Listed => false,
-            }
+        match self.phase {
+            Phase::Failed => !self.was_served || now < self.end(window),
+            Phase::Admitted | Phase::HandedOut => in_window,
+            Phase::Served => in_window && self.role == role,
+            Phase::Listed => false,
+        }
     }
 
     /// Whether time ends it. A node whose join failed before it had all may come back at any time.
