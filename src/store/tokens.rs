@@ -355,6 +355,7 @@ impl Tokens {
         node: &JoiningNode,
         mut change: impl FnMut(&mut Life) -> T + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
+        // Most who ask for nothing that is counted are told so without a write.
         if !self
             .store
             .read(join)?
@@ -362,10 +363,12 @@ impl Tokens {
         {
             return Ok(None);
         }
+        let node = node.clone();
         token_store::edit(self.store.as_ref(), join, move |life| {
             life.map_or((None, None), |mut life| {
-                let value = change(&mut life);
-                (Some(life), Some(value))
+                // The use may have been given back since it was looked at.
+                let value = life.has_try(&node).then(|| change(&mut life));
+                (Some(life), value)
             })
         })
     }

@@ -695,3 +695,59 @@ fn a_token_whose_line_is_still_to_go_is_not_pruned() {
     assert_eq!(f.tokens.prune(0).unwrap(), 0);
     assert_eq!(f.join(&node(3)), Err(Reason::Revoked));
 }
+
+/// A store into which somebody else gets between a look and the next change.
+struct Overtaken {
+    store: Box<dyn TokenStore>,
+    overtaking: Mutex<Option<token_store::Edit>>,
+}
+
+impl TokenStore for Overtaken {
+    fn read(&self, key: &TokenDigest) -> Result<Option<Life>, StoreError> {
+        self.store.read(key)
+    }
+
+    fn update(&self, keys: &[TokenDigest], edit: token_store::Edit) -> Result<(), StoreError> {
+        if let Some(first) = lock(&self.overtaking).take() {
+            self.store.update(keys, first)?;
+        }
+        self.store.update(keys, edit)
+    }
+
+    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, Life)>, StoreError> {
+        self.store.find(beginning)
+    }
+
+    fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
+        self.store.due(now, limit)
+    }
+}
+
+#[test]
+fn nothing_is_signed_for_a_use_that_is_given_back_at_that_very_moment() {
+    for revoked in [false, true] {
+        let mut f = fixture();
+        f.add(&one_use());
+        assert_eq!(f.join(&node(2)), Ok(()));
+        let now = f.tokens.now();
+        let give_back = move |_: &TokenDigest, life: Option<Life>| {
+            life.map(|mut life| {
+                if revoked {
+                    life.revoke(now, 0);
+                } else {
+                    assert_eq!(life.fail(&node(2)), Release::Free);
+                }
+                life
+            })
+        };
+        let tokens = f.tokens;
+        f.tokens = Tokens {
+            store: Box::new(Overtaken {
+                store: tokens.store,
+                overtaking: Mutex::new(Some(Box::new(give_back))),
+            }),
+            ..tokens
+        };
+        assert!(!f.sign("-proxy", &node(2)), "revoked: {revoked}");
+    }
+}
