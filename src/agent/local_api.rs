@@ -24,7 +24,7 @@ use crate::cluster::join::{self, Audience};
 use crate::cluster::{status as cluster_status, token_care};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, JoinEvent, JoinOrder, PROTOCOL, TokenSelection,
+    AddTokenRequest, Hello, JoinEvent, JoinFailure, JoinOrder, PROTOCOL, TokenSelection,
 };
 use crate::wire::routes;
 
@@ -145,19 +145,14 @@ async fn join(
         pid = caller.pid,
         "joining"
     );
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let left = Arc::new(AtomicBool::new(false));
+    let (events, left, response) = stream();
     let mut client = Client {
-        events: sender,
-        left: left.clone(),
+        events,
+        left,
         shared: shared.clone(),
     };
     tokio::task::spawn_blocking(move || join::join(shared.gate.node(), &order, &mut client));
-    let body = Body::new(EventBody {
-        events: receiver,
-        left,
-    });
-    ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+    response
 }
 
 /// The client that a join is for.
@@ -170,26 +165,10 @@ struct Client {
 impl Audience for Client {
     fn tell(&mut self, event: JoinEvent) {
         match &event {
-            JoinEvent::Failed(failure) => {
-                let why = failure
-                    .microk8s_text
-                    .as_deref()
-                    .or(failure.error.as_deref())
-                    .unwrap_or_default();
-                // It may come from the other node.
-                let why = sanitize::for_log(why, 500);
-                tracing::warn!(
-                    stage = failure.stage,
-                    exit = failure.exit,
-                    "the join failed: {why}"
-                );
-            }
+            JoinEvent::Failed(failure) => log_failure("the join failed", failure),
             event => tracing::info!(?event, "join"),
         }
-        let mut line = serde_json::to_vec(&event).unwrap_or_default();
-        line.push(b'\n');
-        // A client that left is noticed by the flag.
-        let _ = self.events.send(Bytes::from(line));
+        send(&self.events, &event);
     }
 
     fn has_left(&self) -> bool {
@@ -197,10 +176,41 @@ impl Audience for Client {
     }
 }
 
+/// A way for events to an answer that grows with them, and a flag that tells when nobody reads.
+pub(super) fn stream() -> (UnboundedSender<Bytes>, Arc<AtomicBool>, Response) {
+    let (sender, receiver): (_, UnboundedReceiver<Bytes>) = mpsc::unbounded_channel();
+    let left = Arc::new(AtomicBool::new(false));
+    let body = Body::new(EventBody {
+        events: receiver,
+        left: left.clone(),
+    });
+    let response = ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response();
+    (sender, left, response)
+}
+
+/// Sends one event as a line of JSON.
+pub(super) fn send(events: &UnboundedSender<Bytes>, event: &impl Serialize) {
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    // A client that left is noticed by the flag.
+    let _ = events.send(Bytes::from(line));
+}
+
+/// What the log says of something that failed; the text may come from another node.
+pub(super) fn log_failure(what: &str, failure: &JoinFailure) {
+    let why = failure
+        .microk8s_text
+        .as_deref()
+        .or(failure.error.as_deref())
+        .unwrap_or_default();
+    let why = sanitize::for_log(why, 500);
+    tracing::warn!(stage = failure.stage, exit = failure.exit, "{what}: {why}");
+}
+
 /// The body of an answer that grows while what was asked for goes on.
-pub(super) struct EventBody {
-    pub(super) events: UnboundedReceiver<Bytes>,
-    pub(super) left: Arc<AtomicBool>,
+struct EventBody {
+    events: UnboundedReceiver<Bytes>,
+    left: Arc<AtomicBool>,
 }
 
 impl hyper::body::Body for EventBody {

@@ -4,22 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Extension, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::post;
-use serde::Serialize;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::agent::Shared;
-use crate::agent::local_api::{EventBody, not_understood};
+use crate::agent::local_api::{log_failure, not_understood, send, stream};
 use crate::agent::local_socket::LocalCaller;
 use crate::base::sanitize;
 use crate::cluster::leave::{self, Audience};
 use crate::cluster::remove_node;
 use crate::wire::departure_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
-use crate::wire::local_v1::JoinFailure;
 use crate::wire::routes;
 
 /// The routes.
@@ -89,35 +86,6 @@ async fn remove_node(
         });
     });
     response
-}
-
-/// A way for events to an answer that grows with them, and a flag that tells when nobody reads.
-fn stream() -> (UnboundedSender<Bytes>, Arc<AtomicBool>, Response) {
-    let (sender, receiver): (_, UnboundedReceiver<Bytes>) = mpsc::unbounded_channel();
-    let left = Arc::new(AtomicBool::new(false));
-    let body = Body::new(EventBody {
-        events: receiver,
-        left: left.clone(),
-    });
-    let response = ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response();
-    (sender, left, response)
-}
-
-fn send(events: &UnboundedSender<Bytes>, event: &impl Serialize) {
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    // A client that left is noticed by the flag.
-    let _ = events.send(Bytes::from(line));
-}
-
-fn log_failure(what: &str, failure: &JoinFailure) {
-    let why = failure
-        .microk8s_text
-        .as_deref()
-        .or(failure.error.as_deref())
-        .unwrap_or_default();
-    let why = sanitize::for_log(why, 500);
-    tracing::warn!(stage = failure.stage, exit = failure.exit, "{what}: {why}");
 }
 
 /// The client that a leave is for.

@@ -71,6 +71,18 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// What to do when it kept a change from being taken back.
+    pub fn hint_of_undoing(&self) -> &'static str {
+        match self {
+            Self::NotRestarted(_) => "look into the service's log, and start it again",
+            Self::File { .. } | Self::Service(_) | Self::Entry { .. } => {
+                "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
+            }
+        }
+    }
+}
+
 /// How a change that was not made final has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {

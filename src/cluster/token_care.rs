@@ -106,7 +106,7 @@ fn select(tokens: &Tokens, selection: &TokenSelection) -> Result<Vec<ListedToken
 
 fn entry(token: &ListedToken, now: i64) -> TokenEntry {
     let id = token.digest.to_string();
-    let is_listed = matches!(token.in_file, Listed::Open | Listed::Until(_));
+    let is_listed = token.in_file.is_usable();
     let state_in_file = if is_listed {
         State::Issued
     } else {

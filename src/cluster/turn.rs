@@ -40,6 +40,19 @@ pub enum TurnError {
     },
 }
 
+impl TurnError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Busy => Some("wait until it has ended, and look what it said"),
+            Self::NoNode { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run the command as root, or start the node's agent")
+            }
+            Self::NoNode { .. } => None,
+        }
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         atomic_file::remove_empty_folder(&self.folder);

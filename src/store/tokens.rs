@@ -11,6 +11,7 @@ mod certificates;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -215,8 +216,7 @@ impl Tokens {
         }
         let now = self.now();
         let digest = token.digest();
-        let listed = look_up(&self.persistent_file, token, now)?;
-        if matches!(listed, Listed::Open | Listed::Until(_)) {
+        if look_up(&self.persistent_file, token, now)?.is_usable() {
             return Ok(Ok(Found {
                 source: Source::OpenLine,
                 members: Members::new(),
@@ -375,9 +375,7 @@ impl Tokens {
 
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
     fn take_line_out(&self, token: &Token) -> Result<(), StoreError> {
-        let file = &self.cluster_file;
-        file.consume(token)
-            .map_err(|source| StoreError::file(file.path(), source))?;
+        with_file(&self.cluster_file, |file| file.consume(token))?;
         token_store::edit(self.store.as_ref(), &token.digest(), |life| {
             let life = life.map(|mut life| {
                 life.set_has_line(false);
@@ -564,8 +562,15 @@ fn issue_by_line(life: Option<Life>, now: i64) -> Life {
 }
 
 fn look_up(file: &TokenFile, token: &Token, now: i64) -> Result<Listed, StoreError> {
-    file.look_up(token, now)
-        .map_err(|source| StoreError::file(file.path(), source))
+    with_file(file, |file| file.look_up(token, now))
+}
+
+/// Does something with a token file; an error names the file.
+fn with_file<T>(
+    file: &TokenFile,
+    work: impl FnOnce(&TokenFile) -> io::Result<T>,
+) -> Result<T, StoreError> {
+    work(file).map_err(|source| StoreError::file(file.path(), source))
 }
 
 fn audit_happening(digest: &TokenDigest, happening: &Happening) {

@@ -215,7 +215,7 @@ fn microk8s_text(error: &JoinError) -> Option<String> {
 fn hint(error: &JoinError) -> Option<String> {
     Some(
         match error {
-            JoinError::Turn(TurnError::Busy) => "wait until it has ended, and look what it said",
+            JoinError::Turn(error) => return error.hint().map(str::to_owned),
             JoinError::NoDatastore => "join as a worker, with --worker",
             JoinError::NotOwnAddress(_) | JoinError::UnreachableAddress(_) => {
                 "`ip address` lists the addresses of this machine"
@@ -246,18 +246,7 @@ fn hint(error: &JoinError) -> Option<String> {
             JoinError::Journal(JournalError::Service(_)) => {
                 "look into the service's log; this node is as it was, and the same command may be tried again"
             }
-            JoinError::NotTakenBack {
-                undo: JournalError::NotRestarted(_),
-                ..
-            } => "look into the service's log, and start it again",
-            JoinError::NotTakenBack { .. } => {
-                "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
-            }
-            JoinError::Turn(TurnError::NoNode { source, .. })
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                "run the command as root, or start the node's agent"
-            }
+            JoinError::NotTakenBack { undo, .. } => undo.hint_of_undoing(),
             _ => return None,
         }
         .to_owned(),

@@ -156,12 +156,7 @@ fn microk8s_text(error: &LeaveError) -> Option<String> {
 
 fn hint(error: &LeaveError) -> Option<&'static str> {
     Some(match error {
-        LeaveError::Turn(TurnError::Busy) => "wait until it has ended, and look what it said",
-        LeaveError::Turn(TurnError::NoNode { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied =>
-        {
-            "run the command as root, or start the node's agent"
-        }
+        LeaveError::Turn(error) => return error.hint(),
         LeaveError::NotMarked(_) => {
             "a worker has `var/lock/no-k8s-dqlite` in its node directory, and this one has not; make that file, and run the command again. Nothing was changed"
         }
@@ -177,13 +172,7 @@ fn hint(error: &LeaveError) -> Option<&'static str> {
         LeaveError::NotCompleted(_) => {
             "cure the cause; the next start of the node's agent, or the next command, completes the leave"
         }
-        LeaveError::NotTakenBack {
-            undo: JournalError::NotRestarted(_),
-            ..
-        } => "look into the service's log, and start it again",
-        LeaveError::NotTakenBack { .. } => {
-            "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
-        }
+        LeaveError::NotTakenBack { undo, .. } => undo.hint_of_undoing(),
         _ => return None,
     })
 }

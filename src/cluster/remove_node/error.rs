@@ -1,7 +1,5 @@
 //! Why a node was not removed, and what is said of it.
 
-use std::io;
-
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::journal::JournalError;
@@ -136,12 +134,7 @@ fn microk8s_text(error: &RemoveError) -> Option<String> {
 
 fn hint(error: &RemoveError) -> Option<&'static str> {
     Some(match error {
-        RemoveError::Turn(TurnError::Busy) => "wait until it has ended, and look what it said",
-        RemoveError::Turn(TurnError::NoNode { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied =>
-        {
-            "run the command as root, or start the node's agent"
-        }
+        RemoveError::Turn(error) => return error.hint(),
         RemoveError::NotInKubernetes(_) => {
             "`microk8s kubectl get nodes` and `microk8s nodes` list the nodes; with --force a node that only the datastore or this node still knows is removed as well"
         }

@@ -9,7 +9,7 @@ use crate::store::audit::{self, Actor};
 use crate::store::database::StoreError;
 use crate::store::token_files::{self, Listed};
 use crate::store::token_store;
-use crate::store::tokens::{Members, Tokens, by_line, lock, members_of};
+use crate::store::tokens::{Members, Tokens, by_line, lock, members_of, with_file};
 
 /// For how long, in seconds, a token is remembered after its end, so that whoever still uses it
 /// is told what became of it.
@@ -58,10 +58,7 @@ impl Tokens {
             (&self.cluster_file, token_files::CLUSTER_TOKENS),
             (&self.persistent_file, token_files::PERSISTENT_TOKENS),
         ] {
-            let entries = file
-                .entries(now)
-                .map_err(|source| StoreError::file(file.path(), source))?;
-            for (digest, in_file) in entries {
+            for (digest, in_file) in with_file(file, |file| file.entries(now))? {
                 if !digest.begins_with(beginning) {
                     continue;
                 }
@@ -96,15 +93,13 @@ impl Tokens {
             .map(|token| token.digest)
             .collect();
         for file in [&self.cluster_file, &self.persistent_file] {
-            file.take_out(&in_files)
-                .map_err(|source| StoreError::file(file.path(), source))?;
+            with_file(file, |file| file.take_out(&in_files))?;
         }
         self.admissions.end_rights(&digests, None)?;
         let mut revoked = Vec::new();
         for token in tokens {
             let digest = token.digest;
-            let is_listed = matches!(token.in_file, Listed::Open | Listed::Until(_));
-            if is_listed || was_alive.get(&digest).copied().unwrap_or_default() {
+            if token.in_file.is_usable() || was_alive.get(&digest).copied().unwrap_or_default() {
                 audit::write("revoked", &digest, Actor::Uid(uid), None, "ok");
                 revoked.push(digest);
             }
@@ -221,8 +216,6 @@ impl Tokens {
 
     /// Takes lines out of MicroK8s's file whose time ran out until then.
     fn blank_expired(&self, until: i64) -> Result<usize, StoreError> {
-        let file = &self.cluster_file;
-        file.blank_expired(until)
-            .map_err(|source| StoreError::file(file.path(), source))
+        with_file(&self.cluster_file, |file| file.blank_expired(until))
     }
 }

@@ -7,7 +7,7 @@ use crate::model::token::{Token, TokenDigest};
 use crate::store::admissions::{CertificatePurpose, Right};
 use crate::store::database::StoreError;
 use crate::store::token_files::Listed;
-use crate::store::tokens::{Tokens, look_up};
+use crate::store::tokens::{Tokens, look_up, with_file};
 
 /// A certificate that a node may have signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,10 +98,7 @@ impl Tokens {
         request: &CertificateRequest,
     ) -> Result<bool, StoreError> {
         let (Some(node), Some(join)) = (&request.node, &request.join) else {
-            let file = &self.certificate_file;
-            return file
-                .consume(token)
-                .map_err(|source| StoreError::file(file.path(), source));
+            return with_file(&self.certificate_file, |file| file.consume(token));
         };
         // First the use is marked as one by which something was handed out, so that nobody can give
         // it back any more: then the right is used up, which one request alone can do.
