@@ -1,6 +1,7 @@
 //! The exit codes of the program, each with its meaning.
 //!
-//! Codes up to 7 are MicroK8s's own and keep their meaning; `docs/exit-codes.md` is held against
+//! Codes up to 7 are MicroK8s's own and keep their meaning. Those from 8 on are those of a join: one
+//! for each stage that can fail without a code of MicroK8s's. `docs/exit-codes.md` is held against
 //! this file by a test.
 
 /// How the program ended.
@@ -23,11 +24,30 @@ pub enum ExitStatus {
     UnknownAuthMode = 7,
     /// The datastore did not list the node in time.
     NotListed = 8,
+    /// This node is in no state to join; nothing was sent.
+    NotReady = 9,
+    /// The contacted node cannot be reached, or does not answer.
+    Unreachable = 10,
+    /// The contacted node's answer is of no use.
+    BadAnswer = 11,
+    /// The node's certificates were not signed, or could not be made.
+    NoCertificates = 12,
+    /// A file of the node could not be changed.
+    NotApplied = 13,
+    /// A service of the node did not start, stop or restart.
+    ServiceFailed = 14,
+    /// The API server does not answer through the worker's proxy.
+    NoApiServer = 15,
+    /// The join failed, and not everything that it changed could be taken back.
+    NotTakenBack = 16,
+    /// The join was interrupted while there was something to take back. Shells show the same code
+    /// for a program that Ctrl-C ended.
+    Interrupted = 130,
 }
 
 impl ExitStatus {
     /// Every status, in the order of the codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 17] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -36,6 +56,15 @@ impl ExitStatus {
         Self::Refused,
         Self::UnknownAuthMode,
         Self::NotListed,
+        Self::NotReady,
+        Self::Unreachable,
+        Self::BadAnswer,
+        Self::NoCertificates,
+        Self::NotApplied,
+        Self::ServiceFailed,
+        Self::NoApiServer,
+        Self::NotTakenBack,
+        Self::Interrupted,
     ];
 
     /// The datastore did not remove a member. MicroK8s's `leave` and `remove-node` have the code

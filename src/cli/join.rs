@@ -4,8 +4,10 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
+use jiff::SignedDuration;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::secret::Secret;
@@ -39,8 +41,10 @@ Options:
 /// The options that MicroK8s does not have; see [`output::print_help`].
 const FURTHER_HELP: &str = "
 Options beyond those of MicroK8s:
-  --timeout SECONDS           How long the datastore may take to list the
-                              node. (default: 180)
+  --timeout DURATION          How long the datastore may take to list the
+                              node, or the API server to answer a worker:
+                              seconds, or with a unit, 90s or 3m.
+                              (default: 180)
   --token-file FILE           Read the token from FILE, or from standard input
                               where it is `-`, so that it is not in the process
                               list. CONNECTION is then given without it, as
@@ -82,9 +86,8 @@ pub struct JoinArgs {
     #[arg(long)]
     pub disable_low_memory_guard: bool,
 
-    /// Seconds that the datastore may take to list the node
-    #[arg(long, value_name = "SECONDS", default_value = "180",
-        value_parser = clap::value_parser!(u64).range(..=86_400))]
+    /// How long the datastore may take to list the node, or the API server to answer a worker: seconds, or with a unit as in 90s or 3m
+    #[arg(long, value_name = "DURATION", default_value = "180", value_parser = seconds)]
     pub timeout: u64,
 
     /// Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string
@@ -115,6 +118,24 @@ pub enum Format {
     Text,
     /// A line of JSON for each event.
     Json,
+}
+
+/// The longest `--timeout`: a day.
+const LONGEST: u64 = 86_400;
+
+/// Reads a duration: seconds, or a number with a unit. Less than a second counts as one.
+fn seconds(text: &str) -> Result<u64, String> {
+    let seconds = if text.chars().all(|c| c.is_ascii_digit()) {
+        text.parse().ok()
+    } else {
+        let duration: Option<SignedDuration> = text.parse().ok();
+        duration
+            .and_then(|duration| Duration::try_from(duration).ok())
+            .map(|duration| duration.as_secs() + u64::from(duration.subsec_nanos() > 0))
+    };
+    seconds
+        .filter(|seconds| *seconds <= LONGEST)
+        .ok_or_else(|| "it is no duration of a day at most, as in 5, 90s or 3m".to_owned())
 }
 
 /// What was typed, as far as it can be judged without looking at the node.
@@ -382,6 +403,8 @@ impl Teller for Narrator<'_> {
                 self.printer.err(&format!("warning: {message}"));
                 return;
             }
+            // MicroK8s says nothing of it.
+            JoinEvent::Stage { .. } => return,
             JoinEvent::Waiting => {
                 "Waiting for this node to finish joining the cluster. ".to_owned()
             }
@@ -488,6 +511,27 @@ mod tests {
         }
         assert!(matches!(typed(&["--nope", "-h"]).0, Typed::Help));
         assert!(matches!(typed(&["--help"]).0, Typed::Help));
+    }
+
+    #[test]
+    fn a_timeout_is_a_number_of_seconds_or_has_a_unit() {
+        for (text, expected) in [
+            ("180", Some(180)),
+            ("0", Some(0)),
+            ("5s", Some(5)),
+            ("3m", Some(180)),
+            ("1m30s", Some(90)),
+            ("250ms", Some(1)),
+            ("24h", Some(86_400)),
+            ("86401", None),
+            ("25h", None),
+            ("99999999999999999999", None),
+            ("", None),
+            ("-5s", None),
+            ("5 parsecs", None),
+        ] {
+            assert_eq!(seconds(text).ok(), expected, "{text}");
+        }
     }
 
     #[test]

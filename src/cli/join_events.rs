@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::base::exit_status::ExitStatus;
 use crate::cli::join::{self, Teller};
 use crate::cli::output::{self, OutputLost, Printer};
+use crate::model::join_stage::{JoinStage, Retry};
 use crate::model::role::Role;
 use crate::model::token::MIN_LEN;
 use crate::wire::local_v1::{JoinEvent, JoinFailure};
@@ -25,6 +26,7 @@ struct Line<'a> {
     outcome: Option<Outcome>,
     role: Option<Role>,
     hint: Option<&'a str>,
+    retry: Option<Retry>,
     exit: Option<u8>,
 }
 
@@ -50,6 +52,7 @@ struct End<'a> {
     message: &'a str,
     role: Option<Role>,
     hint: Option<&'a str>,
+    retry: Option<Retry>,
 }
 
 /// Tells a join as lines of JSON on standard output, where nothing else is printed. Standard error
@@ -90,7 +93,7 @@ impl<'a> Lines<'a> {
         Self {
             printer,
             began: Instant::now(),
-            stage: "preflight".to_owned(),
+            stage: JoinStage::Preflight.name().to_owned(),
             typed: arguments
                 .iter()
                 .map(|argument| argument.to_string_lossy().into_owned())
@@ -135,6 +138,7 @@ impl<'a> Lines<'a> {
             outcome: None,
             role: None,
             hint: None,
+            retry: None,
             exit: None,
         });
     }
@@ -150,6 +154,7 @@ impl<'a> Lines<'a> {
             outcome: Some(outcome),
             role: end.role,
             hint: end.hint,
+            retry: end.retry,
             exit: Some(status.code()),
         });
     }
@@ -166,16 +171,13 @@ impl<'a> Lines<'a> {
     }
 
     fn failed(&mut self, failure: &JoinFailure) {
-        if let Some(error) = &failure.error {
-            output::error(self.printer, error, failure.hint.as_deref());
-        } else if let Some(hint) = &failure.hint {
-            self.printer.err(&format!("hint: {hint}"));
-        }
+        output::explain(self.printer, failure);
         self.stage.clone_from(&failure.stage);
         let message = failure.microk8s_text.as_ref().or(failure.error.as_ref());
         let end = End {
             message: message.map_or("the join failed", String::as_str),
             hint: failure.hint.as_deref(),
+            retry: failure.retry,
             role: None,
         };
         let status = ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure);
@@ -212,18 +214,20 @@ impl Teller for Lines<'_> {
         if !said.is_empty() {
             self.line(Kind::Warning, &said);
         }
+        if let Some(stage) = event.begins() {
+            self.stage = stage.name().to_owned();
+        }
         match event {
             JoinEvent::Contacting { address } => {
-                self.stage = "contact".to_owned();
                 self.line(Kind::Progress, &format!("Contacting cluster at {address}"));
             }
+            JoinEvent::Stage { stage } => self.line(Kind::Progress, stage.doing()),
             JoinEvent::Warning {
                 message,
                 from_microk8s: true,
             } => self.line(Kind::Warning, message),
             JoinEvent::Warning { message, .. } => self.err(&format!("warning: {message}")),
             JoinEvent::Waiting => {
-                self.stage = "datastore".to_owned();
                 self.line(
                     Kind::Progress,
                     "Waiting for this node to finish joining the cluster",
@@ -241,7 +245,7 @@ impl Teller for Lines<'_> {
                 let end = End {
                     message: "Successfully joined the cluster.",
                     role: Some(*role),
-                    hint: None,
+                    ..End::default()
                 };
                 self.end(Outcome::Joined, ExitStatus::Success, &end);
             }
@@ -250,7 +254,7 @@ impl Teller for Lines<'_> {
                 let end = End {
                     message: "This node is already a member of the cluster.",
                     role: Some(*role),
-                    hint: None,
+                    ..End::default()
                 };
                 self.end(Outcome::AlreadyMember, ExitStatus::Success, &end);
             }

@@ -107,13 +107,22 @@ pub fn failure(printer: &mut dyn Printer, failure: &JoinFailure) -> ExitStatus {
         // The exit status tells it as well.
         let _ = printer.out(&format!("{text}\n"));
     }
+    explain(printer, failure);
+    ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure)
+}
+
+/// Says on standard error why something failed, in which stage, and what to do.
+pub fn explain(printer: &mut dyn Printer, failure: &JoinFailure) {
     if let Some(error) = &failure.error {
         printer.err(&format!("error: {error}"));
+    }
+    if let Some(retry) = failure.retry {
+        let (stage, advice) = (&failure.stage, retry.advice());
+        printer.err(&format!("failed stage: {stage}; {advice}"));
     }
     if let Some(hint) = &failure.hint {
         printer.err(&format!("hint: {hint}"));
     }
-    ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure)
 }
 
 /// Prints, and says how that ended.

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::base::exit_status::ExitStatus;
 use crate::cli::join::Teller;
 use crate::cli::output::{OutputLost, Printer};
+use crate::model::join_stage::JoinStage;
 use crate::wire::local_v1::JoinEvent;
 
 /// How often the spinner moves.
@@ -87,6 +88,7 @@ impl Teller for Spinner<'_> {
                 self.hide();
             }
             JoinEvent::Contacting { .. }
+            | JoinEvent::Stage { .. }
             | JoinEvent::Warning { .. }
             | JoinEvent::Waiting
             | JoinEvent::NotListed
@@ -96,9 +98,8 @@ impl Teller for Spinner<'_> {
         self.aside(|teller| teller.tell(event));
         match event {
             JoinEvent::Contacting { address } => self.show(format!("joining through {address}")),
-            JoinEvent::Waiting if !has_dots => {
-                self.show("waiting for the datastore to list this node".to_owned());
-            }
+            JoinEvent::Stage { stage } => self.show(stage.doing().to_owned()),
+            JoinEvent::Waiting if !has_dots => self.show(JoinStage::Datastore.doing().to_owned()),
             JoinEvent::WaitingDone => self.show("finishing".to_owned()),
             JoinEvent::Waiting
             | JoinEvent::Warning { .. }

@@ -2,6 +2,7 @@
 
 pub mod endpoint;
 pub mod fingerprint;
+pub mod join_stage;
 pub mod join_url;
 pub mod node;
 pub mod node_label;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::join_stage::{JoinStage, Retry};
 use crate::model::join_url::JoinUrl;
 use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
@@ -12,7 +13,7 @@ use crate::model::token_life::State;
 use crate::model::token_terms::{RoleLimit, Terms};
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// `GET /local/hello`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -137,7 +138,8 @@ pub struct JoinOrder {
     pub skip_verify: bool,
     /// Whether the node joins although it has little memory.
     pub disable_low_memory_guard: bool,
-    /// How many seconds the datastore may take to list the node.
+    /// How many seconds the datastore may take to list the node, or the API server to answer a
+    /// worker through its proxy.
     pub timeout_seconds: u64,
     /// Labels for the node, beside those that the join gives it.
     #[serde(default)]
@@ -156,6 +158,11 @@ pub enum JoinEvent {
     Contacting {
         /// The node's address.
         address: IpAddr,
+    },
+    /// A part of the join begins that no other event tells of.
+    Stage {
+        /// Which one.
+        stage: JoinStage,
     },
     /// Something to know that stops nothing.
     Warning {
@@ -188,11 +195,32 @@ pub enum JoinEvent {
     Failed(JoinFailure),
 }
 
-/// A join that failed.
+impl JoinEvent {
+    /// The part of the join that begins with it.
+    pub const fn begins(&self) -> Option<JoinStage> {
+        match self {
+            Self::Contacting { .. } => Some(JoinStage::Contact),
+            Self::Waiting => Some(JoinStage::Datastore),
+            Self::Stage { stage } => Some(*stage),
+            Self::Warning { .. }
+            | Self::NotListed
+            | Self::NotAnswering
+            | Self::WaitingDone
+            | Self::Joined { .. }
+            | Self::AlreadyMember { .. }
+            | Self::Failed(_) => None,
+        }
+    }
+}
+
+/// A join, leave or removal that failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinFailure {
-    /// Which part of the join failed.
+    /// Which part of it failed; of a join, the name of a [`JoinStage`].
     pub stage: String,
+    /// Whether it is of use to try again, where that is known.
+    #[serde(default)]
+    pub retry: Option<Retry>,
     /// MicroK8s's own line for this failure, for standard output.
     pub microk8s_text: Option<String>,
     /// What went wrong, where MicroK8s has no line for it.

@@ -17,6 +17,13 @@ use crate::lab::skip;
 /// The name under which the completions are registered and the pages are called.
 const PROGRAM: &str = "microk8s";
 
+/// The pages that have the table of exit codes.
+const WITH_EXIT_STATUS: [&str; 3] = [
+    "microk8s-join.1",
+    "microk8s-leave.1",
+    "microk8s-remove-node.1",
+];
+
 #[test]
 fn completions_and_manual_pages_are_those_of_the_command_line() {
     let mut wrong = Vec::new();
@@ -118,15 +125,21 @@ fn the_page_of_join_says_what_join_takes() {
         "CONNECTION",
         "--worker",
         "--skip-verify",
+        "EXIT STATUS",
+        "the datastore did not list the node",
     ] {
         assert!(text.contains(word), "`{word}` is missing in:\n{text}");
     }
 }
 
+fn project_root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
 /// The checkout, in which the generated files are written again first where that is wanted.
 fn project() -> PathBuf {
     static WRITTEN: Once = Once::new();
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = project_root();
     WRITTEN.call_once(|| {
         if std::env::var_os("UPDATE_GENERATED").is_some() {
             write_again(&root.join("completions"), &completions());
@@ -169,9 +182,30 @@ fn manual_pages() -> BTreeMap<String, String> {
             .manual("Cluster membership");
         let mut text = Vec::new();
         page.render(&mut text).unwrap();
-        pages.insert(page.get_filename(), String::from_utf8(text).unwrap());
+        let mut text = String::from_utf8(text).unwrap();
+        if WITH_EXIT_STATUS.contains(&&*page.get_filename()) {
+            text += &exit_status();
+        }
+        pages.insert(page.get_filename(), text);
     }
     pages
+}
+
+/// The table of exit codes as a section of a page.
+fn exit_status() -> String {
+    let document = fs::read_to_string(project_root().join("docs/exit-codes.md")).unwrap();
+    let mut section = ".SH \"EXIT STATUS\"\n".to_owned();
+    for row in document.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
+        let [code, meaning, advice] = cells[..] else {
+            continue;
+        };
+        if code.parse::<u8>().is_ok() {
+            let text = format!("{meaning}. What to do: {advice}.").replace('-', "\\-");
+            section += &format!(".TP\n\\fB{code}\\fR\n{text}\n");
+        }
+    }
+    section
 }
 
 /// File names and texts of a folder; nothing where there is no folder.

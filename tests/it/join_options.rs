@@ -217,12 +217,12 @@ fn labels_and_addresses_that_cannot_be_are_refused_before_anything_is_sent() {
             ("--node-ip n2", 2, "invalid value 'n2'"),
             (
                 "--node-ip 10.99.0.11",
-                1,
+                9,
                 "error: 10.99.0.11 is no address of this machine",
             ),
             (
                 "--node-ip 127.0.0.1",
-                1,
+                9,
                 "error: 127.0.0.1 cannot be reached from other machines",
             ),
         ] {
@@ -324,6 +324,10 @@ fn a_join_is_told_in_json_by_the_schema() {
             [
                 ("progress", "contact"),
                 ("warning", "contact"),
+                ("progress", "admission"),
+                ("progress", "certificates"),
+                ("progress", "apply"),
+                ("progress", "services"),
                 ("progress", "datastore"),
                 ("end", "done")
             ]
@@ -346,13 +350,16 @@ fn a_join_that_fails_is_told_in_json_wherever_it_fails() {
     both_ways(|n1, n2| {
         let [address, _, fingerprint] = new_connection(n1);
         let unknown = format!("{address}/{}/{fingerprint}", "0".repeat(32));
-        for (arguments, stage, code) in [
-            (unknown.as_str(), "admission", 6),
-            ("10.99.0.1:9/00000000000000000000000000000000", "contact", 1),
-            ("nonsense", "preflight", 1),
-            ("", "preflight", 2),
-            ("--node-label x", "preflight", 2),
-            ("--token-file /nowhere", "preflight", 1),
+        let nobody = "10.99.0.1:9/00000000000000000000000000000000";
+        let other = format!("{address}/{}/ffffffffffff", "0".repeat(32));
+        for (arguments, stage, code, retry) in [
+            (unknown.as_str(), "admission", 6, Some("no-retry")),
+            (nobody, "contact", 10, Some("try-again")),
+            (&other, "identity", 4, Some("no-retry")),
+            ("nonsense", "preflight", 1, None),
+            ("", "preflight", 2, None),
+            ("--node-label x", "preflight", 2, None),
+            ("--token-file /nowhere", "preflight", 1, None),
         ] {
             let output = n2.shell(&format!("microk8s join --format=json {arguments}"));
             let lines = events(&output);
@@ -364,6 +371,14 @@ fn a_join_that_fails_is_told_in_json_wherever_it_fails() {
                 "{output:?}"
             );
             assert_ne!(last["message"], "", "{output:?}");
+            assert_eq!(last["retry"].as_str(), retry, "{output:?}");
+            // In text, standard error names the stage as well.
+            if retry.is_some() {
+                let output = n2.shell(&format!("microk8s join {arguments}"));
+                let line = format!("\nfailed stage: {stage}; ");
+                let told = format!("\n{}", output.stderr);
+                assert!(told.contains(&line), "{output:?}");
+            }
         }
     });
 }

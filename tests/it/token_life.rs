@@ -74,8 +74,10 @@ fn assert_hint(output: &Output, words: &[&str]) {
         (Some(6), REFUSED),
         "{output:?}"
     );
-    let hint = output.stderr.strip_prefix("hint: ").unwrap_or_default();
-    assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+    let stage = "failed stage: admission; trying the same command again will not help\n";
+    let hint = output.stderr.strip_prefix(stage).unwrap_or_default();
+    let hint = hint.strip_prefix("hint: ").unwrap_or_default();
+    assert_eq!(output.stderr.lines().count(), 2, "{output:?}");
     for word in words {
         assert!(hint.contains(word), "`{word}` is missing: {output:?}");
     }

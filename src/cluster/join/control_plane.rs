@@ -10,10 +10,11 @@ use crate::cluster::identity::{self, Renewed};
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::Answer;
-use crate::cluster::join::{Audience, still_wanted};
+use crate::cluster::join::{Audience, begin, still_wanted};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
 use crate::model::endpoint;
+use crate::model::join_stage::JoinStage;
 use crate::pki::ca::{self, Ca};
 use crate::store::dqlite::{self, Member};
 use crate::store::known_users;
@@ -284,6 +285,7 @@ impl super::Plan for Plan {
                 Privacy::Group,
             )?;
         }
+        begin(JoinStage::Services, audience);
         match &self.datastore {
             Datastore::Dqlite(cluster) => self.join_dqlite(change, cluster, order, audience)?,
             Datastore::Etcd { servers } => self.use_etcd(change, servers)?,

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::base::exit_status::ExitStatus;
 use crate::base::{sanitize, time_text};
 use crate::client::remote::RemoteError;
 use crate::cluster::identity::IdentityError;
+use crate::cluster::join::verdict;
 use crate::cluster::journal::JournalError;
 use crate::cluster::turn::TurnError;
+use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
 use crate::model::token_life::{Reason, Refusal};
 use crate::pki::PkiError;
@@ -90,6 +91,15 @@ pub enum JoinError {
         /// The contacted node's text, where it gave one.
         text: Option<String>,
     },
+    /// Nobody said whether a certificate is signed.
+    #[error("the {certificate} certificate was not signed: {source}")]
+    SigningUnanswered {
+        /// Which one.
+        certificate: &'static str,
+        /// What came instead of an answer.
+        #[source]
+        source: RemoteError,
+    },
     /// An authentication mode that nobody here knows.
     #[error("Unknown API auth mode '{0}' received from control plane node.")]
     UnknownAuthMode(String),
@@ -98,6 +108,22 @@ pub enum JoinError {
     NotListed {
         /// How long it was waited for.
         seconds: u64,
+    },
+    /// The API server does not answer through the worker's proxy.
+    #[error(
+        "the API server did not answer through this node's proxy within {seconds} seconds: {why}"
+    )]
+    NoApiServer {
+        /// How long it was waited for.
+        seconds: u64,
+        /// What came instead of an answer.
+        why: String,
+    },
+    /// The worker's proxy was started, and does not run.
+    #[error("this node's proxy to the API servers, `{service}`, does not run")]
+    NoProxy {
+        /// The proxy's service.
+        service: &'static str,
     },
     /// A file of the node.
     #[error(transparent)]
@@ -131,40 +157,20 @@ impl From<IdentityError> for JoinError {
     }
 }
 
-impl From<&JoinError> for JoinFailure {
-    fn from(error: &JoinError) -> Self {
-        Self {
-            stage: stage(error).to_owned(),
-            microk8s_text: microk8s_text(error).map(|text| sanitize::for_terminal(&text)),
-            error: microk8s_text(error)
+impl JoinError {
+    /// What is told of a join that failed while this stage was under way.
+    pub fn failure(&self, running: JoinStage) -> JoinFailure {
+        let text = microk8s_text(self).map(|text| sanitize::for_terminal(&text));
+        JoinFailure {
+            stage: verdict::stage(self, running).name().to_owned(),
+            retry: Some(verdict::retry(self)),
+            error: text
                 .is_none()
-                .then(|| sanitize::for_terminal(&error.to_string())),
-            hint: hint(error),
-            exit: exit(error).code(),
+                .then(|| sanitize::for_terminal(&self.to_string())),
+            microk8s_text: text,
+            hint: hint(self, running),
+            exit: verdict::exit(self, running).code(),
         }
-    }
-}
-
-/// The part of the join that failed.
-fn stage(error: &JoinError) -> &'static str {
-    match error {
-        JoinError::Turn(_)
-        | JoinError::NoDatastore
-        | JoinError::Machine(_)
-        | JoinError::NotOwnAddress(_)
-        | JoinError::UnreachableAddress(_) => "preflight",
-        JoinError::Remote(_) | JoinError::NotVerified(_) => "contact",
-        JoinError::Refused { .. } => "admission",
-        JoinError::NotUnderstood { .. }
-        | JoinError::MissingField { .. }
-        | JoinError::BadField { .. }
-        | JoinError::NoWorkers
-        | JoinError::UnknownAuthMode(_) => "answer",
-        JoinError::NotSigned { .. } => "certificates",
-        JoinError::Read(_) | JoinError::Pki(_) | JoinError::Journal(_) => "apply",
-        JoinError::NotListed { .. } => "datastore",
-        JoinError::Interrupted => "interrupted",
-        JoinError::NotTakenBack { .. } => "undo",
     }
 }
 
@@ -212,7 +218,7 @@ fn microk8s_text(error: &JoinError) -> Option<String> {
 
 /// What to do. Hints hold no join command and no phrase that scripts look for in what commands
 /// print.
-fn hint(error: &JoinError) -> Option<String> {
+fn hint(error: &JoinError, running: JoinStage) -> Option<String> {
     Some(
         match error {
             JoinError::Turn(error) => return error.hint().map(str::to_owned),
@@ -239,10 +245,18 @@ fn hint(error: &JoinError) -> Option<String> {
             JoinError::NotUnderstood { .. } | JoinError::MissingField { .. } | JoinError::BadField { .. } => {
                 "something other than a cluster agent answers there, or one of a version that this program does not understand"
             }
-            JoinError::NotSigned { .. } => "look into the log of the contacted node's cluster agent; the token is not used up",
+            JoinError::NotSigned { .. } | JoinError::SigningUnanswered { .. } => "look into the log of the contacted node's cluster agent; the token is not used up",
             JoinError::NotListed { .. } => {
                 "check that the nodes of the cluster reach each other on the datastore's port, 19001; this node is as it was, and the same command may be tried again"
             }
+            JoinError::NoApiServer { .. } => {
+                "check that this node reaches the API servers of the cluster, by default on port 16443, and look into the log of its service daemon-apiserver-proxy; this node is as it was"
+            }
+            JoinError::NoProxy { .. } => {
+                "look into the service's log; this node is as it was"
+            }
+            // What is at fault is what an earlier join or leave left behind.
+            JoinError::Journal(undo) if running == JoinStage::Preflight => undo.hint_of_undoing(),
             JoinError::Journal(JournalError::Service(_)) => {
                 "look into the service's log; this node is as it was, and the same command may be tried again"
             }
@@ -293,34 +307,6 @@ fn hint_of_token(refusal: &Refusal, role: Role) -> String {
     }
 }
 
-fn exit(error: &JoinError) -> ExitStatus {
-    match error {
-        JoinError::Remote(
-            RemoteError::NotTls | RemoteError::Tls(_) | RemoteError::OtherCertificate(_),
-        )
-        | JoinError::NotVerified(_) => ExitStatus::PeerNotVerified,
-        JoinError::Refused { .. } => ExitStatus::Refused,
-        JoinError::UnknownAuthMode(_) => ExitStatus::UnknownAuthMode,
-        JoinError::NotListed { .. } => ExitStatus::NotListed,
-        JoinError::NotTakenBack { error, .. } => exit(error),
-        JoinError::Turn(_)
-        | JoinError::NoDatastore
-        | JoinError::Machine(_)
-        | JoinError::NotOwnAddress(_)
-        | JoinError::UnreachableAddress(_)
-        | JoinError::Remote(_)
-        | JoinError::NotUnderstood { .. }
-        | JoinError::MissingField { .. }
-        | JoinError::BadField { .. }
-        | JoinError::NoWorkers
-        | JoinError::NotSigned { .. }
-        | JoinError::Read(_)
-        | JoinError::Pki(_)
-        | JoinError::Journal(_)
-        | JoinError::Interrupted => ExitStatus::Failure,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,7 +346,7 @@ mod tests {
                 1,
             ),
         ] {
-            let failure = JoinFailure::from(&error);
+            let failure = error.failure(JoinStage::Contact);
             assert_eq!(failure.microk8s_text.as_deref(), Some(text));
             assert_eq!((failure.exit, failure.error), (exit, None));
         }
@@ -375,7 +361,7 @@ mod tests {
             role: Role::Worker,
         };
         assert_eq!(
-            JoinFailure::from(&error).microk8s_text.unwrap(),
+            error.failure(JoinStage::Contact).microk8s_text.unwrap(),
             "Connection failed. ?[2J (500)."
         );
     }

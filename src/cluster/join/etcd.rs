@@ -4,13 +4,14 @@
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::{NodeKey, api_server_url};
-use crate::cluster::join::Audience;
 use crate::cluster::join::change::{Change, NODE_LABELS};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
 use crate::cluster::join::worker::{Identities, REMOTE_CA, WORKER_LABELS};
+use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
+use crate::model::join_stage::JoinStage;
 use crate::model::token::Token;
 use crate::pki::csr;
 use crate::pki::kubeconfig::{self, Identity};
@@ -45,9 +46,11 @@ impl Plan {
         node: &Node,
         order: &JoinOrder,
         contact: &mut Contact,
+        audience: &mut dyn Audience,
     ) -> Result<Self, JoinError> {
         let callback = random_text(64);
         let answer = contact.join_v1(node, &callback)?;
+        begin(JoinStage::Certificates, audience);
         let mode = answer.api_authn_mode.as_deref().unwrap_or("Token");
         if !["Cert", "Token"].contains(&mode) {
             return Err(JoinError::UnknownAuthMode(mode.to_owned()));
@@ -106,7 +109,7 @@ impl super::Plan for Plan {
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,
-        _audience: &mut dyn Audience,
+        audience: &mut dyn Audience,
     ) -> Result<(), JoinError> {
         let answer = &self.answer;
         let layout = &change.node().layout;
@@ -162,6 +165,7 @@ impl super::Plan for Plan {
                 }
             }
         }
+        begin(JoinStage::Services, audience);
         change.become_worker()
     }
 }

@@ -9,6 +9,7 @@ mod control_plane;
 mod error;
 mod etcd;
 mod peer;
+mod verdict;
 mod worker;
 
 use std::net::IpAddr;
@@ -18,11 +19,12 @@ use crate::cluster::identity::NodeKey;
 use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
 use crate::cluster::turn;
+use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
 use crate::pki::ca;
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::{Outcome, RequestedRole};
-use crate::wire::local_v1::{JoinEvent, JoinFailure, JoinOrder};
+use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 use change::Change;
 pub use error::JoinError;
@@ -44,11 +46,41 @@ pub trait Audience {
 
 /// Joins a cluster. The last event that the audience is told says how it ended.
 pub fn join(node: &Node, order: &JoinOrder, audience: &mut dyn Audience) {
-    let ended = match attempt(node, order, audience) {
+    let mut progress = Progress {
+        audience,
+        running: JoinStage::Preflight,
+    };
+    let ended = match attempt(node, order, &mut progress) {
         Ok(ended) => ended,
-        Err(error) => JoinEvent::Failed(JoinFailure::from(&error)),
+        Err(error) => JoinEvent::Failed(error.failure(progress.running)),
     };
     audience.tell(ended);
+}
+
+/// Passes on what happens, and knows which stage is under way.
+struct Progress<'a> {
+    audience: &'a mut dyn Audience,
+    running: JoinStage,
+}
+
+impl Audience for Progress<'_> {
+    fn tell(&mut self, event: JoinEvent) {
+        self.running = event.begins().unwrap_or(self.running);
+        self.audience.tell(event);
+    }
+
+    fn changes_begin(&mut self) {
+        self.audience.changes_begin();
+    }
+
+    fn has_left(&self) -> bool {
+        self.audience.has_left()
+    }
+}
+
+/// A stage begins of which nothing else tells.
+fn begin(stage: JoinStage, audience: &mut dyn Audience) {
+    audience.tell(JoinEvent::Stage { stage });
 }
 
 fn attempt(
@@ -125,6 +157,7 @@ fn carry_out(
 ) -> Result<(), JoinError> {
     let plan = prepare(node, order, role, contact, audience)?;
     audience.changes_begin();
+    begin(JoinStage::Apply, audience);
     let mut change = Change::new(node);
     let done = change
         .lock(Lock::JoinInProgress)
@@ -153,12 +186,14 @@ fn prepare(
     contact: &mut Contact,
     audience: &mut dyn Audience,
 ) -> Result<Box<dyn Plan>, JoinError> {
+    begin(JoinStage::Admission, audience);
     if !node.layout.has(Lock::HaCluster) {
-        let plan = etcd::Plan::prepare(node, order, contact)?;
+        let plan = etcd::Plan::prepare(node, order, contact, audience)?;
         warn_of_other_network(node, plan.cluster_cidr(), audience)?;
         return Ok(Box::new(plan));
     }
     let answer = contact.join(node, requested_role(order))?;
+    begin(JoinStage::Certificates, audience);
     let theirs = answer.cluster_cidr.clone();
     let plan: Box<dyn Plan> = match role {
         Role::Worker => Box::new(worker::Plan::prepare(node, order, answer, contact)?),

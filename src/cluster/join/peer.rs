@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::secret::Secret;
-use crate::client::remote::{Peer, Reply};
+use crate::client::remote::{Peer, RemoteError, Reply};
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::source_address;
@@ -128,7 +128,19 @@ impl Contact {
         authority: &str,
     ) -> Result<String, JoinError> {
         let request = cluster_v1::SignCertRequest { token, request };
-        let reply = self.peer.post(routes::V1_SIGN_CERT, &request)?;
+        let reply =
+            self.peer
+                .post(routes::V1_SIGN_CERT, &request)
+                .map_err(|source| match source {
+                    // Somebody else answers now.
+                    RemoteError::NotTls
+                    | RemoteError::Tls(_)
+                    | RemoteError::OtherCertificate(_) => JoinError::Remote(source),
+                    _ => JoinError::SigningUnanswered {
+                        certificate,
+                        source,
+                    },
+                })?;
         if reply.status != 200 {
             return Err(JoinError::NotSigned {
                 certificate,

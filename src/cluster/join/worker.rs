@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use crate::cluster::fresh_node::node_names;
 use crate::cluster::identity::{NodeKey, api_server_url};
-use crate::cluster::join::Audience;
 use crate::cluster::join::change::{Change, NODE_LABELS};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
+use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
 use crate::model::endpoint;
+use crate::model::join_stage::JoinStage;
 use crate::model::token::Token;
 use crate::pki::name::{AltName, Subject};
 use crate::pki::{ca, csr};
@@ -102,7 +103,7 @@ impl super::Plan for Plan {
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,
-        _audience: &mut dyn Audience,
+        audience: &mut dyn Audience,
     ) -> Result<(), JoinError> {
         let answer = &self.answer;
         let layout = &change.node().layout;
@@ -134,6 +135,7 @@ impl super::Plan for Plan {
             &self.provider,
             Privacy::Group,
         )?;
+        begin(JoinStage::Services, audience);
         change.service(Action::Restart, Service::ApiserverProxy)?;
         change.become_worker()
     }

@@ -95,6 +95,7 @@ impl From<&LeaveError> for JoinFailure {
             microk8s_text: text,
             hint: hint(error).map(str::to_owned),
             exit: exit(error).code(),
+            ..Self::default()
         }
     }
 }

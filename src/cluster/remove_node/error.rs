@@ -92,6 +92,7 @@ impl From<&RemoveError> for JoinFailure {
             microk8s_text: text.map(|text| sanitize::for_terminal(&text)),
             hint: hint(error).map(str::to_owned),
             exit: exit(error).code(),
+            ..Self::default()
         }
     }
 }

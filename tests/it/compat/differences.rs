@@ -338,7 +338,11 @@ pub const DIFFERENCES: &[Difference] = &[
         cases: &[Case {
             of: &["join-malformed-ipv6-bracketed"],
             modes: JOIN,
-            effects: &[Stdout("Contacting cluster at fd00::1\n"), ERROR_LINE],
+            effects: &[
+                Stdout("Contacting cluster at fd00::1\n"),
+                ERROR_LINE,
+                Exit(10),
+            ],
         }],
         tests: &["membership::nodes_join_over_ipv6_by_the_string_that_add_node_prints"],
     },
@@ -403,23 +407,34 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     // What the user sees.
     Difference {
-        microk8s: "a Python traceback on stderr when the peer is not reachable, when its answer is no JSON or lacks a field, or when a service cannot be restarted",
-        here: "one line `error: …` that says what failed on what, then at most a line `hint: …`",
-        why: "a traceback tells an operator neither what to do nor what was done",
-        cases: &[Case {
-            of: &[
-                "join-refused",
-                "join-refused-worker",
-                "join-malformed-port-space",
-                "join-malformed-port-underscore",
-                "join-peer-200-not-json",
-                "join-peer-200-empty-object",
-                "join-service-restart-fails",
-            ],
-            modes: JOIN,
-            effects: &[ERROR_LINE],
-        }],
-        tests: &[],
+        microk8s: "a Python traceback on stderr and exit code 1 when the peer is not reachable, when its answer is no JSON or lacks a field, or when a service cannot be restarted",
+        here: "one line `error: …` that says what failed on what, one that names the failed stage and says whether trying again can help, at most a line `hint: …`; an exit code for each stage (`exit-codes.md`)",
+        why: "a traceback tells an operator neither what to do nor what was done, and a script cannot tell what is worth another try",
+        cases: &[
+            Case {
+                of: &[
+                    "join-refused",
+                    "join-refused-worker",
+                    "join-malformed-port-space",
+                    "join-malformed-port-underscore",
+                ],
+                modes: JOIN,
+                effects: &[ERROR_LINE, Exit(10)],
+            },
+            Case {
+                of: &["join-peer-200-not-json", "join-peer-200-empty-object"],
+                modes: JOIN,
+                effects: &[ERROR_LINE, Exit(11)],
+            },
+            Case {
+                of: &["join-service-restart-fails"],
+                modes: JOIN,
+                effects: &[ERROR_LINE, Exit(14)],
+            },
+        ],
+        tests: &[
+            "documents::the_table_of_stages_has_the_stages_of_a_join_in_order_each_with_its_exit_code",
+        ],
     },
     Difference {
         microk8s: "a join that fails says what failed",

@@ -16,7 +16,7 @@ use crate::lab::{Lab, Output};
 pub enum Stderr {
     /// These bytes.
     Exactly(String),
-    /// One line `error: …`, after it at most lines that start with `hint: `.
+    /// One line `error: …`, after it at most lines that start with `failed stage: ` or `hint: `.
     ErrorLine,
     /// A text on how the command is used. Its wording is nobody's interface.
     Usage,
@@ -266,12 +266,13 @@ fn compare_output(
 
 /// What is wrong with a standard error.
 fn complaint(expected: &Stderr, stderr: &str, exit: i32) -> Option<String> {
-    // What went wrong stands where MicroK8s puts it; a hint on what to do about it comes after.
+    // What went wrong stands where MicroK8s puts it; where it went wrong and what to do about it
+    // come after.
     let told: String = match exit {
         0 => stderr.to_owned(),
         _ => stderr
             .split_inclusive('\n')
-            .filter(|line| !line.starts_with("hint: "))
+            .filter(|line| !line.starts_with("hint: ") && !line.starts_with("failed stage: "))
             .collect(),
     };
     let one_line = told.lines().count() == 1 && told.ends_with('\n');
