@@ -6,6 +6,7 @@ use aws_lc_rs::signature::{
     VerificationAlgorithm,
 };
 use der::asn1::{BitString, SetOfVec};
+use der::oid::db::rfc2985::{PKCS_9_AT_CHALLENGE_PASSWORD, PKCS_9_AT_UNSTRUCTURED_NAME};
 use der::oid::db::rfc5912::{
     ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ID_EC_PUBLIC_KEY, ID_EXTENSION_REQ, RSA_ENCRYPTION,
     SECP_256_R_1, SECP_384_R_1, SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION,
@@ -24,6 +25,11 @@ use crate::pki::PkiError;
 use crate::pki::key::PrivateKey;
 use crate::pki::name::{AltName, Subject};
 use crate::pki::profile::{alternative_names, extension, sha256_with_rsa};
+use crate::pki::public_key;
+
+/// The longest request that is read, in bytes of PEM. One with the longest key and as many names as
+/// a node may have takes half of it.
+const MAX_LEN: usize = 16 * 1024;
 
 /// A request for these names, signed with the key; PEM.
 pub fn create(subject: &Subject, names: &[AltName], key: &PrivateKey) -> Result<String, PkiError> {
@@ -56,12 +62,32 @@ pub struct ParsedRequest {
 }
 
 impl ParsedRequest {
-    /// Reads a request from PEM and verifies that its sender has the key.
+    /// Reads a request from PEM and verifies that its sender has the key, which must be a strong
+    /// one.
+    ///
+    /// Text around the PEM block is passed over, as OpenSSL does, which can write some itself.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         let bad = |why: &dyn ToString| PkiError::malformed("certificate request", why.to_string());
-        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
-            .map_err(|error| bad(&error))?;
+        if pem.len() > MAX_LEN {
+            return Err(bad(&format_args!(
+                "it has {} bytes, more than {MAX_LEN}",
+                pem.len()
+            )));
+        }
+        let mut blocks = CertificateSigningRequestDer::pem_slice_iter(pem.as_bytes());
+        let der = match (blocks.next(), blocks.next()) {
+            (Some(Ok(only)), None) => only,
+            (None, _) => return Err(bad(&"there is no PEM block `CERTIFICATE REQUEST`")),
+            (Some(Err(error)), _) => return Err(bad(&error)),
+            (Some(Ok(_)), Some(_)) => return Err(bad(&"something follows its PEM block")),
+        };
         let request = CertReq::from_der(&der).map_err(|error| bad(&error))?;
+        // What was read must be what was signed: there is one way to write it in DER.
+        if request.to_der()? != *der {
+            return Err(bad(&"it is not in DER"));
+        }
+        public_key::check(&request.info.public_key)
+            .map_err(|why| PkiError::malformed("key for a certificate", why))?;
         verify(
             &request.info.public_key,
             &request.algorithm,
@@ -70,8 +96,11 @@ impl ParsedRequest {
         )?;
         let mut extensions = None;
         for attribute in request.info.attributes.iter() {
-            if attribute.oid != ID_EXTENSION_REQ {
-                continue;
+            match attribute.oid {
+                ID_EXTENSION_REQ => {}
+                // What OpenSSL asks its user for; nothing of it gets into a certificate.
+                PKCS_9_AT_CHALLENGE_PASSWORD | PKCS_9_AT_UNSTRUCTURED_NAME => continue,
+                other => return Err(bad(&format_args!("the attribute {other} is unknown"))),
             }
             let mut values = attribute.values.iter();
             let (Some(value), None, None) = (values.next(), values.next(), &extensions) else {

@@ -250,8 +250,8 @@ fn contains(base: IpAddr, prefix: u8, address: IpAddr) -> bool {
     }
 }
 
-/// The names that are asked for. Requests for usages are passed over, as MicroK8s does; a
-/// request to be an authority is not.
+/// The names that are asked for. Requests for usages are passed over, as MicroK8s does, but for
+/// those of an authority, which are refused like a request to be one.
 fn alternative_names(request: &ParsedRequest) -> Result<Vec<AltName>, Violation> {
     let mut seen = Vec::new();
     let mut names = Vec::new();
@@ -278,13 +278,16 @@ fn alternative_names(request: &ParsedRequest) -> Result<Vec<AltName>, Violation>
             if BasicConstraints::from_der(value).map_err(|_| bad())?.ca {
                 return Err(Violation::Authority);
             }
-        } else if ![
-            KeyUsage::OID,
-            ExtendedKeyUsage::OID,
-            SubjectKeyIdentifier::OID,
-        ]
-        .contains(&oid)
-        {
+        } else if oid == KeyUsage::OID {
+            let usage = KeyUsage::from_der(value).map_err(|_| bad())?;
+            if usage.key_cert_sign() || usage.crl_sign() {
+                return Err(Violation::Authority);
+            }
+        } else if oid == ExtendedKeyUsage::OID {
+            ExtendedKeyUsage::from_der(value).map_err(|_| bad())?;
+        } else if oid == SubjectKeyIdentifier::OID {
+            SubjectKeyIdentifier::from_der(value).map_err(|_| bad())?;
+        } else {
             return Err(bad());
         }
     }

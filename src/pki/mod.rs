@@ -7,6 +7,7 @@ pub mod key;
 pub mod kubeconfig;
 pub mod name;
 mod profile;
+mod public_key;
 
 /// Why something about keys or certificates failed.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,7 @@ pub mod network;
 pub mod nodes;
 pub mod peer;
 pub mod pem;
+pub mod request;
 pub mod snapshot;
 pub mod standins;
 pub mod swarm;

@@ -9,6 +9,7 @@
 mod agent_life;
 mod architecture;
 mod bad_input;
+mod certificate_policy;
 mod compat;
 mod dev_cluster;
 mod documents;
@@ -16,6 +17,7 @@ mod etcd_flow;
 mod field_usage;
 mod generated;
 mod hand_over;
+mod hostile_requests;
 mod join_options;
 mod killed;
 mod lab;

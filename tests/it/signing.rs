@@ -8,11 +8,11 @@ use crate::compat::requests::{certificate_request, curl};
 use crate::lab::agent::Agent;
 use crate::lab::{Host, Lab, pem};
 
-const SIGN: &str = "https://10.99.0.11:25000/cluster/api/v1.0/sign-cert";
+pub const SIGN: &str = "https://10.99.0.11:25000/cluster/api/v1.0/sign-cert";
 const JOIN: &str = "https://10.99.0.11:25000/cluster/api/v2.0/join";
 
 /// A token that n2 has used to begin a join as a worker.
-fn joining_worker(lab: &Lab) -> String {
+pub fn joining_worker(lab: &Lab) -> String {
     let token = lab
         .host("n1")
         .shell("microk8s add-node --format token")

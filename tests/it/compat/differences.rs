@@ -1228,6 +1228,8 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &[
             "signing::a_worker_is_signed_nothing_but_its_own_certificates_and_the_refusal_is_logged",
             "signing::a_request_whose_signature_is_wrong_is_not_signed",
+            "hostile_requests::hostile_requests_are_refused_with_their_reason_in_the_log_and_cost_the_worker_nothing",
+            "certificate_policy::no_well_formed_request_yields_a_certificate_outside_the_policy",
         ],
     },
     Difference {

@@ -1,0 +1,97 @@
+//! Public keys of others: which ones are strong enough for a certificate.
+
+use der::asn1::{AnyRef, UintRef};
+use der::oid::db::rfc5912::{ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1};
+use der::{Decode, Sequence, Tag, Tagged};
+use x509_cert::spki::{ObjectIdentifier, SubjectPublicKeyInfoOwned};
+
+/// The lengths of RSA keys that are taken, in bits.
+const LEAST_BITS: usize = 2048;
+const MOST_BITS: usize = 8192;
+/// The smallest exponent that is taken. Every tool makes keys with this one; smaller ones have been
+/// the way in wherever a verifier was careless.
+const LEAST_EXPONENT: u64 = 65_537;
+
+/// Why a key gets no certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WeakKey {
+    /// An RSA key that is too short, or so long that every use of it would be slow.
+    #[error("an RSA key of {0} bits, and only {LEAST_BITS} to {MOST_BITS} bits are taken")]
+    RsaLength(usize),
+    /// An RSA key with an exponent that is too small, or larger than any verifier takes.
+    #[error(
+        "an RSA key with an unusual exponent, and only odd ones from {LEAST_EXPONENT} to 64 bits are taken"
+    )]
+    RsaExponent,
+    /// Another curve, or none.
+    #[error("a key on an elliptic curve that is not P-256 or P-384")]
+    Curve,
+    /// Another kind of key.
+    #[error("a key that is neither RSA nor on an elliptic curve")]
+    Kind,
+    /// Not what it says that it is.
+    #[error("a key that is malformed")]
+    Malformed,
+}
+
+/// RFC 8017, A.1.1.
+#[derive(Sequence)]
+struct RsaPublicKey<'a> {
+    modulus: UintRef<'a>,
+    exponent: UintRef<'a>,
+}
+
+/// Makes sure that a key may be certified: RSA of 2048 to 8192 bits, or P-256 or P-384.
+pub fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
+    let parameters = key.algorithm.parameters.as_ref();
+    let bits = key
+        .subject_public_key
+        .as_bytes()
+        .ok_or(WeakKey::Malformed)?;
+    match key.algorithm.oid {
+        RSA_ENCRYPTION => {
+            if parameters.map(Tagged::tag) != Some(Tag::Null) {
+                return Err(WeakKey::Malformed);
+            }
+            check_rsa(bits)
+        }
+        ID_EC_PUBLIC_KEY => {
+            let curve: Option<ObjectIdentifier> =
+                parameters.and_then(|curve| AnyRef::from(curve).decode_as().ok());
+            let length = match curve {
+                Some(SECP_256_R_1) => 65,
+                Some(SECP_384_R_1) => 97,
+                _ => return Err(WeakKey::Curve),
+            };
+            // The point is written out, as every tool does.
+            match bits {
+                [4, ..] if bits.len() == length => Ok(()),
+                _ => Err(WeakKey::Malformed),
+            }
+        }
+        _ => Err(WeakKey::Kind),
+    }
+}
+
+fn check_rsa(bits: &[u8]) -> Result<(), WeakKey> {
+    let key = RsaPublicKey::from_der(bits).map_err(|_| WeakKey::Malformed)?;
+    let modulus = key.modulus.as_bytes();
+    let length = modulus.first().map_or(0, |first| {
+        modulus.len() * 8 - first.leading_zeros() as usize
+    });
+    if !(LEAST_BITS..=MOST_BITS).contains(&length) {
+        return Err(WeakKey::RsaLength(length));
+    }
+    // An even modulus is the product of no two large primes.
+    if modulus.last().is_none_or(|last| last % 2 == 0) {
+        return Err(WeakKey::Malformed);
+    }
+    let exponent = key.exponent.as_bytes();
+    let value = exponent
+        .iter()
+        .try_fold(0u64, |value, byte| {
+            Some(value.checked_mul(256)? + u64::from(*byte))
+        })
+        .filter(|value| *value >= LEAST_EXPONENT && value % 2 == 1);
+    value.map(drop).ok_or(WeakKey::RsaExponent)
+}
