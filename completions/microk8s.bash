@@ -123,7 +123,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__agent)
-            opts="-h --bind --keyfile --certfile --timeout --enable-metrics --min-tls-version --retry-window --node-dir --socket --node-name --datastore-demo --help"
+            opts="-h --bind --keyfile --certfile --timeout --enable-metrics --min-tls-version --retry-window --log-format --max-connections --node-dir --socket --node-name --datastore-demo --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -154,6 +154,14 @@ _microk8s() {
                     return 0
                     ;;
                 --retry-window)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --max-connections)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -92,11 +92,14 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l bind -d 'The
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l keyfile -d 'The key of the certificate to serve' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l certfile -d 'The certificate to serve' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l timeout -d 'Seconds that a request may take' -r
-complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l enable-metrics -d 'Accepted for MicroK8s\'s sake; there are no metrics yet' -r -f -a "true\t''
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l enable-metrics -d 'Serves metrics for Prometheus at /metrics' -r -f -a "true\t''
 false\t''"
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l min-tls-version -d 'The oldest version of TLS to speak' -r -f -a "tls12\t'TLS 1.2 and 1.3'
 tls13\t'TLS 1.3 only'"
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l retry-window -d 'Seconds for which a node that used a token may use it again, because its join may have failed without a word; 900 unless given, 0 for never' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l log-format -d 'The form of the log on standard error; `text` unless given' -r -f -a "text\t'Lines for people'
+json\t'One JSON object a line'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l max-connections -d 'How many connections of other nodes are kept open, a quarter of them for one address; 4096 unless given, and fewer where the limit on open files is lower' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l node-dir -d 'The directory of a standalone node; made when there is none' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l socket -d 'The socket of the local API' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l node-name -d 'The name of a standalone node, when it is not the machine\'s' -r

@@ -8,16 +8,20 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::agent::{Shared, status};
+use crate::agent::metrics::{Limit, Metrics};
+use crate::agent::places::{COME_AGAIN, Work};
+use crate::agent::{Shared, guesses, metrics_page, reasons, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
 use crate::model::role::Role;
 use crate::model::token::Token;
+use crate::model::token_life::Reason;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
 use crate::wire::{cluster_v1, cluster_v2, routes};
@@ -28,8 +32,17 @@ const BODY_LIMIT: usize = 1 << 20;
 /// How long a client may take to send the body of a request.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// The routes for other nodes.
+/// The routes for other nodes, and what is done around every request to one of them.
 pub fn router(shared: Arc<Shared>) -> Router {
+    let metrics_page = if shared.serves_metrics {
+        metrics_page::router()
+    } else {
+        Router::new()
+    };
+    let watch = guesses::Watch {
+        guesses: shared.guesses.clone(),
+        metrics: shared.metrics.clone(),
+    };
     Router::new()
         .route(routes::HEALTH, only(get(health).head(wrong_method)))
         .route(
@@ -48,19 +61,25 @@ pub fn router(shared: Arc<Shared>) -> Router {
             routes::V2_JOIN_OUTCOME,
             only(post(perform::<cluster_v2::JoinOutcome>)),
         )
+        .merge(metrics_page)
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn_with_state(watch, guesses::layer))
+        .layer(middleware::from_fn_with_state(
+            shared.metrics.clone(),
+            request_log::remote,
+        ))
         .with_state(shared)
 }
 
 /// A known path with another method is 404 without a body (recording `http-wrong-method`).
-fn only(methods: MethodRouter<Arc<Shared>>) -> MethodRouter<Arc<Shared>> {
+pub(super) fn only(methods: MethodRouter<Arc<Shared>>) -> MethodRouter<Arc<Shared>> {
     methods.fallback(wrong_method)
 }
 
 /// The body is read, and thrown away: over HTTP/2 an answer that comes before the end of the
 /// request looks like a fault to some clients.
-async fn wrong_method(_body: Whole) -> StatusCode {
+pub(super) async fn wrong_method(_body: Whole) -> StatusCode {
     StatusCode::NOT_FOUND
 }
 
@@ -73,7 +92,7 @@ async fn health(_body: Whole) -> Response {
 }
 
 /// The body of a request, all of it and in time.
-struct Whole(Bytes);
+pub(super) struct Whole(Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Whole {
     type Rejection = Response;
@@ -164,6 +183,9 @@ trait JoinStep: Sized + Send + Sync + 'static {
     /// What the log says when it is granted.
     const GRANTED: &'static str;
 
+    /// What it needs a place for.
+    const WORK: Work = Work::Other;
+
     /// Whether a node that this was granted may say later how its join ended.
     const TAKES_OUTCOME: bool = false;
 
@@ -178,11 +200,15 @@ trait JoinStep: Sized + Send + Sync + 'static {
     fn who(&self) -> (&str, Option<Role>);
 
     fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError>;
+
+    /// Counts what came of it; `refused` says why it was not granted.
+    fn count(&self, metrics: &Metrics, refused: Option<&'static str>);
 }
 
 impl JoinStep for cluster_v2::JoinRequest {
     const NAME: &'static str = "join";
     const GRANTED: &'static str = "admitted";
+    const WORK: Work = Work::Join;
     const TAKES_OUTCOME: bool = true;
     type Answer = cluster_v2::JoinResponse;
 
@@ -201,11 +227,16 @@ impl JoinStep for cluster_v2::JoinRequest {
     fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
         gate.join(self, caller)
     }
+
+    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
+        metrics.join(self.worker.role(), refused);
+    }
 }
 
 impl JoinStep for cluster_v1::JoinRequest {
     const NAME: &'static str = "join-etcd";
     const GRANTED: &'static str = "admitted";
+    const WORK: Work = Work::Join;
     const TAKES_OUTCOME: bool = true;
     type Answer = cluster_v1::JoinResponse;
 
@@ -223,6 +254,10 @@ impl JoinStep for cluster_v1::JoinRequest {
 
     fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
         gate.join_v1(self, caller)
+    }
+
+    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
+        metrics.join(Role::Worker, refused);
     }
 }
 
@@ -251,6 +286,10 @@ impl JoinStep for cluster_v1::SignCertRequest {
             certificate: Some(signed.certificate),
         })
     }
+
+    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
+        metrics.certificate(refused);
+    }
 }
 
 impl JoinStep for cluster_v2::JoinOutcome {
@@ -274,6 +313,12 @@ impl JoinStep for cluster_v2::JoinOutcome {
         gate.report(self, caller)?;
         Ok(cluster_v2::OutcomeTaken {})
     }
+
+    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
+        if refused.is_none() {
+            metrics.join_outcome(self.outcome);
+        }
+    }
 }
 
 /// Does the work on a thread of its own, because it reads and writes files and may wait for
@@ -291,10 +336,21 @@ async fn perform<R: JoinStep>(
             return status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()));
         }
     };
+    let Some(place) = shared.places.take(R::WORK).await else {
+        return busy(&shared, &request, caller);
+    };
     let limit = shared.timeout;
-    let task = tokio::task::spawn_blocking(move || {
-        let result = request.perform(&shared.gate, caller);
-        write_line(&request, caller, result.as_ref().err());
+    let own = shared.clone();
+    let task = request_log::on_a_thread(move || {
+        let result = request.perform(&own.gate, caller);
+        let error = result.as_ref().err();
+        request.count(&own.metrics, error.map(reasons::of));
+        // Whoever presents one unknown token after the other has no claim to a line for each.
+        let is_unknown = matches!(error, Some(AdmitError::InvalidToken(refusal)) if refusal.reason == Reason::Unknown);
+        if !is_unknown || !own.guesses.is_over(caller.remote) {
+            write_line(&request, caller, error);
+        }
+        drop(place);
         result
     });
     match timeout(limit, task).await {
@@ -315,6 +371,7 @@ async fn perform<R: JoinStep>(
             )
         }
         Err(_) => {
+            shared.metrics.limit_hit(Limit::Timeout);
             let seconds = limit.as_secs();
             status::json(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -322,6 +379,20 @@ async fn perform<R: JoinStep>(
             )
         }
     }
+}
+
+/// The answer when no place got free; nothing was done, and the token was not looked at.
+fn busy<R: JoinStep>(shared: &Shared, request: &R, caller: Caller) -> Response {
+    const REASON: &str = "busy";
+    shared.metrics.limit_hit(Limit::Joins);
+    request.count(&shared.metrics, Some(REASON));
+    let node = sanitize::for_log(request.who().0, 80);
+    let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
+    tracing::warn!(request, %address, node, %token, outcome = "refused", reason = REASON, "too many requests of joining nodes are under way");
+    let body = ErrorBody::new(format!(
+        "Too many nodes are joining at the moment, try again in {COME_AGAIN} seconds"
+    ));
+    status::try_again(StatusCode::SERVICE_UNAVAILABLE, COME_AGAIN, &body)
 }
 
 /// What the log says of a request: the one place where an operator learns why a join failed.

@@ -2,17 +2,25 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::service::{Service, service_fn};
+use hyper::{Method, Request};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tower::ServiceExt;
+
+use crate::agent::seats::{self, Seat};
+
+/// So much of a body between two looks shows that it flows.
+const FLOW: usize = 64 << 10;
 
 /// The router as a service for one connection; each request learns who is at its other end.
 pub fn service<C: Clone + Send + Sync + 'static>(
@@ -29,23 +37,83 @@ pub fn service<C: Clone + Send + Sync + 'static>(
     })
 }
 
-/// The service, with a count of the requests that are under way.
-pub fn counted<S>(
-    service: S,
+/// [`service`] for a connection that has a seat, with a count of the requests under way. While a
+/// request is worked on, the seat is not lost.
+pub fn seated<C: Clone + Send + Sync + 'static>(
+    router: Router,
+    caller: C,
+    seat: Arc<Seat>,
     under_way: watch::Sender<usize>,
-) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
-where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>,
-{
-    service_fn(move |request| {
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
+    service_fn(move |mut request: Request<Incoming>| {
         let counted = Counted::new(under_way.clone());
-        let answer = service.call(request);
+        let whole = Arc::new(seats::Request::new(seat.clone()));
+        request.extensions_mut().insert(caller.clone());
+        let is_order = request.method() == Method::POST;
+        let request = request.map(|body| Body::new(Arriving::new(body, whole.clone())));
+        let answer = router.clone().oneshot(request);
         async move {
-            let answer = answer.await;
+            let answer = answer.await.unwrap_or_else(|never| match never {});
+            // Every order needs a token.
+            whole.is_over(is_order && answer.status().is_success());
             drop(counted);
-            answer
+            Ok(answer)
         }
     })
+}
+
+/// A body that tells the seat of its connection when it has come as a whole.
+struct Arriving {
+    body: Incoming,
+    request: Arc<seats::Request>,
+    since_look: usize,
+}
+
+impl Arriving {
+    fn new(body: Incoming, request: Arc<seats::Request>) -> Self {
+        if body.is_end_stream() {
+            request.is_whole();
+        }
+        Self {
+            body,
+            request,
+            since_look: 0,
+        }
+    }
+}
+
+impl hyper::body::Body for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.since_look += frame.data_ref().map_or(0, Bytes::len);
+                if self.since_look >= FLOW {
+                    self.since_look = 0;
+                    self.request.seat().flows();
+                }
+            }
+            // A connection that is about to be closed for another one begins nothing any more.
+            Poll::Ready(None) if !self.request.is_whole() => return Poll::Pending,
+            Poll::Ready(_) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // The end is to be polled for: it is noticed there.
+        false
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// One request under way; no longer so when this is dropped.

@@ -1,6 +1,8 @@
 //! The listener for other nodes: TLS, limits on what a stranger may hold open, and the end of
 //! it all.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::agent::MinTls;
 use crate::agent::certificate::ServedCertificate;
 use crate::agent::connections;
+use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::seats::{Seat, Seats};
 use crate::cluster::admit::Caller;
 
@@ -28,9 +31,18 @@ const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a connection on which nothing is asked stays open. A client that asks again opens
 /// another one, at the cost of a handshake.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// The same for an agent that was told to stop. A request whose head is there is let to its end.
+const LAST_IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// How long an HTTP/2 connection is silent before its other end is asked whether it is there, and
 /// how long that may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How much of a request's head, or of an answer, is in memory for one connection, in bytes.
+const BUFFER: usize = 64 << 10;
+/// How many requests one HTTP/2 connection may have under way.
+const STREAMS: u32 = 16;
+/// How much of a body may come over HTTP/2 before it is taken, in bytes, and of all bodies.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
 /// How often at most the log says that connections are refused.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 /// The first byte of every TLS handshake.
@@ -55,35 +67,50 @@ pub fn acceptor(served: &ServedCertificate, min_tls: MinTls) -> Result<TlsAccept
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// What serving needs beside the listener.
+pub struct Server {
+    /// TLS.
+    pub acceptor: TlsAcceptor,
+    /// What answers.
+    pub router: Router,
+    /// For how many connections there is room.
+    pub seats: Seats,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+    /// Told when the agent is to stop.
+    pub stopped: watch::Receiver<bool>,
+}
+
 /// Serves connections until told to stop; then lets the open ones end.
-pub async fn serve(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    router: Router,
-    mut stopped: watch::Receiver<bool>,
-) {
+pub async fn serve(listener: TcpListener, server: Server) {
+    let mut stopped = server.stopped.clone();
+    let server = Arc::new(server);
     let graceful = GracefulShutdown::new();
-    let seats = Seats::for_this_process();
-    let mut complained: Option<Instant> = None;
+    let mut complaints = Complaints::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = next(&listener, &server.seats) => accepted,
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(seat) = seats.take(peer.ip()) else {
+                let Some((seat, made_room)) = server.seats.take(peer.ip()) else {
                     drop(stream);
-                    if complained.is_none_or(|last| last.elapsed() > COMPLAINT_PAUSE) {
-                        complained = Some(Instant::now());
-                        tracing::warn!(%peer, "too many connections; this one is closed");
+                    if complaints.is_news() {
+                        tracing::warn!(%peer, "too many connections, all of them at work: this one is closed");
                     }
                     continue;
                 };
-                let (acceptor, router, watcher) =
-                    (acceptor.clone(), router.clone(), graceful.watcher());
+                if made_room && complaints.is_news() {
+                    tracing::warn!(%peer, "too many connections: quiet ones are closed to make room for this one and others");
+                }
+                let (server, watcher) = (server.clone(), graceful.watcher());
                 tokio::spawn(async move {
-                    if let Err(why) = connection(stream, seat, acceptor, router, watcher).await {
+                    let ended = tokio::select! {
+                        ended = connection(stream, seat.clone(), &server, watcher) => ended,
+                        () = seat.evicted() => Err("closed to make room for another one".into()),
+                    };
+                    if let Err(why) = ended {
                         tracing::debug!(%peer, %why, "connection");
                     }
                 });
@@ -95,28 +122,51 @@ pub async fn serve(
     graceful.shutdown().await;
 }
 
+/// When the log last said that there are too many connections.
+#[derive(Default)]
+struct Complaints(Option<Instant>);
+
+impl Complaints {
+    fn is_news(&mut self) -> bool {
+        let is_news = self.0.is_none_or(|last| last.elapsed() > COMPLAINT_PAUSE);
+        if is_news {
+            self.0 = Some(Instant::now());
+        }
+        is_news
+    }
+}
+
+/// The next connection, once those that had to go for others are gone.
+async fn next(listener: &TcpListener, seats: &Seats) -> io::Result<(TcpStream, SocketAddr)> {
+    seats.settled().await;
+    listener.accept().await
+}
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn connection(
     stream: TcpStream,
-    _seat: Seat,
-    acceptor: TlsAcceptor,
-    router: Router,
+    seat: Arc<Seat>,
+    server: &Server,
     watcher: Watcher,
 ) -> Result<(), Failure> {
     let caller = Caller::new(stream.peer_addr()?.ip(), stream.local_addr()?.ip());
     stream.set_nodelay(true)?;
     let mut first = [0];
-    let stream = timeout(HANDSHAKE_LIMIT, async {
+    let shaken = timeout(HANDSHAKE_LIMIT, async {
         stream.peek(&mut first).await?;
         if first[0] != TLS_HANDSHAKE {
             return Err(refuse_plain(stream).await);
         }
-        acceptor.accept(stream).await
-    })
-    .await??;
+        server.acceptor.accept(stream).await
+    });
+    let Ok(stream) = shaken.await else {
+        server.metrics.limit_hit(Limit::Handshake);
+        return Err("the handshake took too long".into());
+    };
+    let stream = stream?;
     let (under_way, requests) = watch::channel(0);
-    let service = connections::counted(connections::service(router, caller), under_way);
+    let service = connections::seated(server.router.clone(), caller, seat, under_way);
     // What was agreed on is known, so that no first bytes have to be waited for to find it out.
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
     let stream = TokioIo::new(stream);
@@ -125,15 +175,19 @@ async fn connection(
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
-            .max_concurrent_streams(64)
+            .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(BUFFER)
             .serve_connection(stream, service);
-        until_idle(watcher, served, requests).await
+        until_idle(watcher, served, requests, server).await
     } else {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_LIMIT)
+            .max_buf_size(BUFFER)
             .serve_connection(stream, service);
-        until_idle(watcher, served, requests).await
+        until_idle(watcher, served, requests, server).await
     }
 }
 
@@ -144,22 +198,33 @@ async fn until_idle<C>(
     watcher: Watcher,
     served: C,
     requests: watch::Receiver<usize>,
+    server: &Server,
 ) -> Result<(), Failure>
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
+    let mut stopped = server.stopped.clone();
+    let last_idle = async {
+        // An error is the end of whoever says so, which is the same.
+        let _ = stopped.wait_for(|stop| *stop).await;
+        connections::idle(requests.clone(), LAST_IDLE_LIMIT).await;
+    };
     tokio::select! {
         ended = watcher.watch(served) => Ok(ended?),
-        () = connections::idle(requests, IDLE_LIMIT) => Err("nothing is asked any more".into()),
+        () = connections::idle(requests.clone(), IDLE_LIMIT) => {
+            server.metrics.limit_hit(Limit::Idle);
+            Err("nothing is asked any more".into())
+        }
+        () = last_idle => Err("the agent stops, and nothing is asked".into()),
     }
 }
 
 /// What MicroK8s's agent says to a client that speaks no TLS (`http-api.md`, Transport).
-async fn refuse_plain(mut stream: TcpStream) -> std::io::Error {
+async fn refuse_plain(mut stream: TcpStream) -> io::Error {
     const ANSWER: &[u8] =
         b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
     match stream.write_all(ANSWER).await {
-        Ok(()) => std::io::Error::other("the client speaks no TLS"),
+        Ok(()) => io::Error::other("the client speaks no TLS"),
         Err(error) => error,
     }
 }

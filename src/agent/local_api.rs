@@ -10,6 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Frame;
@@ -17,7 +18,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::agent::local_socket::LocalCaller;
-use crate::agent::{Shared, local_departure, status};
+use crate::agent::{Shared, local_departure, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::join::{self, Audience};
@@ -39,6 +40,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(routes::LOCAL_JOIN, post(join))
         .route(routes::LOCAL_NODES, get(nodes))
         .merge(local_departure::router())
+        .layer(middleware::from_fn(request_log::local))
         .with_state(shared)
 }
 
@@ -119,7 +121,7 @@ async fn nodes(State(shared): State<Arc<Shared>>) -> Response {
 async fn answer<T: Serialize + Send + 'static, E: std::error::Error + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Response {
-    match tokio::task::spawn_blocking(work).await {
+    match request_log::on_a_thread(work).await {
         Ok(Ok(value)) => status::json(StatusCode::OK, &value),
         Ok(Err(error)) => refuse(&error.to_string()),
         Err(panic) => refuse(&panic.to_string()),
@@ -151,7 +153,7 @@ async fn join(
         left,
         shared: shared.clone(),
     };
-    tokio::task::spawn_blocking(move || join::join(shared.gate.node(), &order, &mut client));
+    request_log::on_a_thread(move || join::join(shared.gate.node(), &order, &mut client));
     response
 }
 

@@ -10,9 +10,9 @@ use axum::response::Response;
 use axum::routing::post;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::agent::Shared;
 use crate::agent::local_api::{log_failure, not_understood, send, stream};
 use crate::agent::local_socket::LocalCaller;
+use crate::agent::{Shared, request_log};
 use crate::base::sanitize;
 use crate::cluster::leave::{self, Audience};
 use crate::cluster::remove_node;
@@ -49,7 +49,7 @@ async fn leave(
         left,
         shared: shared.clone(),
     };
-    tokio::task::spawn_blocking(move || {
+    request_log::on_a_thread(move || {
         let gate = &shared.gate;
         leave::leave(gate.node(), Some(gate.tokens()), &order, &mut client);
     });
@@ -75,7 +75,7 @@ async fn remove_node(
         "removing a node"
     );
     let (events, _left, response) = stream();
-    tokio::task::spawn_blocking(move || {
+    request_log::on_a_thread(move || {
         let gate = &shared.gate;
         remove_node::remove_node(gate.node(), Some(gate.tokens()), &order, &mut |event| {
             match &event {

@@ -4,10 +4,16 @@
 mod certificate;
 mod cluster_api;
 mod connections;
+mod guesses;
 mod https;
 mod local_api;
 mod local_departure;
 mod local_socket;
+mod metrics;
+mod metrics_page;
+mod places;
+mod reasons;
+mod request_log;
 mod seats;
 mod status;
 
@@ -34,6 +40,9 @@ use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
 
 use certificate::{CertificateError, ServedCertificate};
+use guesses::Guesses;
+use metrics::Metrics;
+use places::Places;
 
 /// How the agent is to run.
 #[derive(Debug, Clone)]
@@ -52,6 +61,10 @@ pub struct Settings {
     pub min_tls: MinTls,
     /// For how long a node may use again the token that it used.
     pub retry_window: Duration,
+    /// How many connections of other nodes are kept open.
+    pub max_connections: usize,
+    /// Whether `/metrics` is there.
+    pub serves_metrics: bool,
 }
 
 /// The oldest version of TLS that is spoken.
@@ -107,9 +120,19 @@ struct Shared {
     served: ServedCertificate,
     bind: SocketAddr,
     timeout: Duration,
+    metrics: Arc<Metrics>,
+    serves_metrics: bool,
+    census: metrics_page::Census,
+    guesses: Arc<Guesses>,
+    places: Places,
     /// The agent was told to stop: joins that are under way are taken back.
     stopping: AtomicBool,
 }
+
+/// How many connections of other nodes are kept open, unless another number is given. A join takes
+/// a few short ones, so this is far above what a cluster needs, and what they hold in memory stays
+/// small.
+pub const MAX_CONNECTIONS: usize = 4096;
 
 /// How often it is looked what time has done to the tokens.
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);
@@ -186,6 +209,11 @@ async fn serve(
         served,
         bind,
         timeout: settings.timeout,
+        metrics: Metrics::new(),
+        serves_metrics: settings.serves_metrics,
+        census: metrics_page::Census::default(),
+        guesses: Arc::default(),
+        places: Places::default(),
         stopping: AtomicBool::new(false),
     });
     let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
@@ -195,12 +223,16 @@ async fn serve(
 
     let sweeper = tokio::spawn(sweep(shared.clone()));
     let (stop, stopped) = watch::channel(false);
-    let remote = tokio::spawn(https::serve(
-        listener,
+    let seats = seats::for_this_process(settings.max_connections, shared.metrics.clone());
+    tracing::debug!(connections = seats.most(), "room for connections");
+    let server = https::Server {
         acceptor,
-        cluster_api::router(shared.clone()),
-        stopped.clone(),
-    ));
+        router: cluster_api::router(shared.clone()),
+        seats,
+        metrics: shared.metrics.clone(),
+        stopped: stopped.clone(),
+    };
+    let remote = tokio::spawn(https::serve(listener, server));
     let local = tokio::spawn(local_socket::serve(
         socket,
         local_api::router(shared.clone()),

@@ -1,10 +1,11 @@
 //! What a refusal is on the wire: the one place where the rules meet HTTP.
 
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::agent::reasons;
 use crate::cluster::admit::AdmitError;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::routes;
@@ -36,9 +37,15 @@ fn of(error: &AdmitError) -> StatusCode {
     }
 }
 
+/// Why a request was refused, in a word; a mark on its answer that does not travel. The limit on
+/// unknown tokens goes by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused(pub &'static str);
+
 /// The answer to a request that failed.
 pub fn refusal(error: &AdmitError) -> Response {
     let mut answer = json(of(error), &body(error));
+    answer.extensions_mut().insert(Refused(reasons::of(error)));
     if let AdmitError::InvalidToken(refusal) = error {
         let seconds = refusal.seconds_ago.map(|seconds| seconds.to_string());
         for (name, value) in [
@@ -67,6 +74,15 @@ fn body(error: &AdmitError) -> ErrorBody {
         body.reason = Some(refusal.reason);
     }
     body
+}
+
+/// An answer that asks the client to come again after so many seconds.
+pub fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> Response {
+    let mut answer = json(status, body);
+    answer
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    answer
 }
 
 /// A JSON answer, without a newline at its end, as MicroK8s's.

@@ -14,7 +14,7 @@ use crate::app;
 use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
 use crate::cli;
-use crate::cli::agent::{AgentArgs, MinTlsVersion};
+use crate::cli::agent::{AgentArgs, LogFormat, MinTlsVersion};
 use crate::cli::output::{self, Printer};
 use crate::cluster::fresh_node::{self, FreshNode};
 use crate::cluster::node::Node;
@@ -35,7 +35,6 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
         Ok(args) => args,
         Err(error) => return app::refuse_arguments(&error, printer),
     };
-    start_log();
     match try_run(typed) {
         Ok(()) => ExitStatus::Success,
         Err(Refusal { status, text, hint }) => {
@@ -67,6 +66,7 @@ fn try_run(typed: AgentArgs) -> Result<(), Refusal> {
     let host = machine(&layout, &typed);
     let node = Node::new(layout, host);
     if !node.layout.exists() {
+        start_log(typed.log_format);
         make_node(&node, &typed)?;
     }
     let args = if typed.says_nothing_of_serving() {
@@ -74,6 +74,7 @@ fn try_run(typed: AgentArgs) -> Result<(), Refusal> {
     } else {
         typed
     };
+    start_log(args.log_format);
     let settings = settings(&node, args)?;
     agent::run(node, settings).map_err(Refusal::new)
 }
@@ -151,14 +152,13 @@ fn from_file(node: &Node, typed: AgentArgs) -> Result<AgentArgs, Refusal> {
         datastore_demo: typed.datastore_demo,
         socket: typed.socket.or(read.socket),
         retry_window: typed.retry_window.or(read.retry_window),
+        log_format: typed.log_format.or(read.log_format),
+        max_connections: typed.max_connections.or(read.max_connections),
         ..read
     })
 }
 
 fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
-    if args.enable_metrics == Some(true) {
-        tracing::warn!("--enable-metrics is accepted, but this version serves no metrics");
-    }
     let min_tls = match args.min_tls_version {
         None | Some(MinTlsVersion::Tls12) => MinTls::Tls12,
         Some(MinTlsVersion::Tls13) => MinTls::Tls13,
@@ -182,11 +182,14 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
         timeout: Duration::from_secs(args.timeout.unwrap_or(TIMEOUT).max(1)),
         min_tls,
         retry_window: Duration::from_secs(args.retry_window.unwrap_or(RETRY_WINDOW.unsigned_abs())),
+        max_connections: args.max_connections.unwrap_or(agent::MAX_CONNECTIONS),
+        serves_metrics: args.enable_metrics.unwrap_or_default(),
     })
 }
 
-/// The log goes to standard error, where the service manager picks it up.
-fn start_log() {
+/// The log goes to standard error, where the service manager picks it up. A second start, as on a
+/// node that was just made, keeps the first log.
+fn start_log(format: Option<LogFormat>) {
     let filter =
         EnvFilter::try_from_env(env_vars::MICROK8S_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
     // What happens to tokens is on record, however quiet the log is.
@@ -194,11 +197,19 @@ fn start_log() {
         Ok(directive) => filter.add_directive(directive),
         Err(_) => filter,
     };
-    // A second start in one process, as in tests, keeps the first log.
-    let _ = tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .try_init();
+        .with_writer(std::io::stderr);
+    let _ = match format.unwrap_or(LogFormat::Text) {
+        LogFormat::Text => log
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .try_init(),
+        // The request's id is in the span, and an object of its own in the line.
+        LogFormat::Json => log
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init(),
+    };
 }

@@ -24,8 +24,8 @@ pub struct AgentArgs {
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 
-    /// Accepted for MicroK8s's sake; there are no metrics yet
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", hide = true)]
+    /// Serves metrics for Prometheus at /metrics
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub enable_metrics: Option<bool>,
 
     /// The oldest version of TLS to speak
@@ -36,6 +36,15 @@ pub struct AgentArgs {
     /// failed without a word; 900 unless given, 0 for never
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=31_536_000))]
     pub retry_window: Option<u64>,
+
+    /// The form of the log on standard error; `text` unless given
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// How many connections of other nodes are kept open, a quarter of them for one address; 4096
+    /// unless given, and fewer where the limit on open files is lower
+    #[arg(long, value_name = "COUNT", value_parser = max_connections)]
+    pub max_connections: Option<usize>,
 
     /// The directory of a standalone node; made when there is none
     #[arg(long, value_name = "DIRECTORY")]
@@ -52,6 +61,15 @@ pub struct AgentArgs {
     /// Runs a demonstration datastore beside a standalone node
     #[arg(long, hide = true)]
     pub datastore_demo: bool,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 /// The versions of TLS that MicroK8s's agent knows.
@@ -90,4 +108,11 @@ fn bind(text: &str) -> Result<SocketAddr, String> {
     whole
         .parse()
         .map_err(|_| "give an IP address and a port, as in 0.0.0.0:25000 or [::]:25000".to_owned())
+}
+
+fn max_connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 16..=1_000_000) => Ok(count),
+        _ => Err("give a number from 16 to 1000000".to_owned()),
+    }
 }

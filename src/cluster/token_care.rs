@@ -1,7 +1,7 @@
 //! Looking after tokens: listing them, taking them back, forgetting those that are over.
 
 use crate::model::token::TokenDigest;
-use crate::model::token_life::{Issuer, State};
+use crate::model::token_life::Issuer;
 use crate::model::token_terms::RoleLimit;
 use crate::store::database::StoreError;
 use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
@@ -106,12 +106,7 @@ fn select(tokens: &Tokens, selection: &TokenSelection) -> Result<Vec<ListedToken
 
 fn entry(token: &ListedToken, now: i64) -> TokenEntry {
     let id = token.digest.to_string();
-    let is_listed = token.in_file.is_usable();
-    let state_in_file = if is_listed {
-        State::Issued
-    } else {
-        State::Expired
-    };
+    let state = token.state(now);
     let expires_in_file = match token.in_file {
         Listed::Until(end) => Some(end),
         Listed::Not | Listed::Open | Listed::Expired => None,
@@ -120,7 +115,7 @@ fn entry(token: &ListedToken, now: i64) -> TokenEntry {
     let Some(life) = &token.life else {
         return TokenEntry {
             id,
-            state: state_in_file,
+            state,
             role: RoleLimit::Any,
             uses_left: match (token.in_file, token.file == Some(PERSISTENT_TOKENS)) {
                 (Listed::Open, false) => Some(1),
@@ -139,15 +134,9 @@ fn entry(token: &ListedToken, now: i64) -> TokenEntry {
             description: None,
         };
     };
-    let state = life.state(now);
     TokenEntry {
         id,
-        // A line in MicroK8s's file lets in whatever became of the token before.
-        state: if state.is_over() && is_listed {
-            State::Issued
-        } else {
-            state
-        },
+        state,
         role: life.role(),
         uses_left: life.uses_left(now),
         expires: life.expires().max(expires_in_file),

@@ -14,11 +14,18 @@ pub enum Role {
     Worker,
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Role {
+    /// The role in a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::ControlPlane => "control-plane",
             Self::Worker => "worker",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }

@@ -180,6 +180,15 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [Self; 5] = [
+        Self::Issued,
+        Self::Reserved,
+        Self::Used,
+        Self::Expired,
+        Self::Revoked,
+    ];
+
     /// One word for people and logs.
     pub const fn as_str(self) -> &'static str {
         match self {

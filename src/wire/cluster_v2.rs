@@ -123,6 +123,16 @@ pub enum Outcome {
     Failed,
 }
 
+impl Outcome {
+    /// The outcome in a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The answer to a [`JoinOutcome`] that was taken.
 #[derive(Debug, Clone, Serialize)]
 pub struct OutcomeTaken {}

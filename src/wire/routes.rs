@@ -16,6 +16,10 @@ pub const TAKES_OUTCOME: &str = "microk8s-takes-outcome";
 pub const REASON_NODE: &str = "microk8s-reason-node";
 /// The header that says how many seconds ago a token came to be of no use.
 pub const REASON_SECONDS: &str = "microk8s-reason-seconds";
+/// The header of an answer that holds the id by which the agent's log knows the request.
+pub const REQUEST_ID: &str = "x-request-id";
+/// `GET`: what the agent counts, where it runs with `--enable-metrics`.
+pub const METRICS: &str = "/metrics";
 
 /// `GET`, on the socket: which protocol the agent speaks.
 pub const LOCAL_HELLO: &str = "/local/hello";

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::model::node::JoiningNode;
 use crate::model::token::TokenDigest;
-use crate::model::token_life::Life;
+use crate::model::token_life::{Life, State};
 use crate::store::audit::{self, Actor};
 use crate::store::database::StoreError;
 use crate::store::token_files::{self, Listed};
@@ -29,6 +29,22 @@ pub struct ListedToken {
     pub in_file: Listed,
     /// Which file that is.
     pub file: Option<&'static str>,
+}
+
+impl ListedToken {
+    /// Where the token is in its life. A line in MicroK8s's file lets in whatever became of the
+    /// token before.
+    pub fn state(&self, now: i64) -> State {
+        let is_listed = self.in_file.is_usable();
+        match &self.life {
+            None if is_listed => State::Issued,
+            None => State::Expired,
+            Some(life) => match life.state(now) {
+                state if state.is_over() && is_listed => State::Issued,
+                state => state,
+            },
+        }
+    }
 }
 
 impl Tokens {

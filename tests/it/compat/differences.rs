@@ -1263,6 +1263,15 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        microk8s: "an address may present as many unknown tokens as it likes, and each is answered with status 500",
+        here: "after 30 in a row, and 10 a minute from then on, status 429 with `Retry-After`; a valid token from there is taken all the same",
+        why: "a machine that tries an old token for ever fills the log, in which others look for their reason",
+        cases: &[],
+        tests: &[
+            "limits::an_address_with_too_many_unknown_tokens_gets_429_and_its_valid_one_is_taken_all_the_same",
+        ],
+    },
+    Difference {
         microk8s: "the log of the agent has no address and no reason",
         here: "it has both, and never a token",
         why: "it is where an operator learns why a join failed",

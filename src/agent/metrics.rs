@@ -1,0 +1,287 @@
+//! What the agent counts, for `/metrics`; `docs/metrics.md` lists all of it.
+//!
+//! A label's value is a word of this program's own, never a stranger's: nobody can make the agent
+//! keep a series for each request.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::model::role::Role;
+use crate::wire::cluster_v2::Outcome;
+
+/// The media type of what [`Metrics::text`] gives.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds in seconds: from a look at a token to a datastore that is moved first.
+const SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 240.0,
+];
+
+type Words<const N: usize> = [(&'static str, &'static str); N];
+type Route<const N: usize> = [(&'static str, Cow<'static, str>); N];
+type Count = Counter<u64, AtomicU64>;
+type Level = Gauge<i64, AtomicI64>;
+
+/// What the agent counts.
+pub struct Metrics {
+    registry: Registry,
+    joins: Family<Words<3>, Count>,
+    join_outcomes: Family<Words<1>, Count>,
+    certificates: Family<Words<2>, Count>,
+    tokens: Family<Words<1>, Level>,
+    requests: Family<Route<2>, Count>,
+    durations: Family<Route<1>, Histogram, fn() -> Histogram>,
+    under_way: Level,
+    connections: Level,
+    accepted: Count,
+    limits: Family<Words<1>, Count>,
+}
+
+/// A limit that somebody ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// A connection was closed to make room for another one.
+    Evicted,
+    /// A connection was closed at once, since every other one was at work.
+    Connections,
+    /// The TLS handshake did not come to its end in time.
+    Handshake,
+    /// Nothing was asked on a connection for too long.
+    Idle,
+    /// A body was too large.
+    BodySize,
+    /// A body did not come to its end in time.
+    BodyTime,
+    /// An address presented too many unknown tokens.
+    UnknownTokens,
+    /// Too many requests of joining nodes were under way.
+    Joins,
+    /// A request took longer than `--timeout` allows.
+    Timeout,
+}
+
+impl Limit {
+    /// All of them.
+    const ALL: [Self; 9] = [
+        Self::Evicted,
+        Self::Connections,
+        Self::Handshake,
+        Self::Idle,
+        Self::BodySize,
+        Self::BodyTime,
+        Self::UnknownTokens,
+        Self::Joins,
+        Self::Timeout,
+    ];
+
+    /// The word for it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Connections => "connections",
+            Self::Handshake => "handshake",
+            Self::Idle => "idle",
+            Self::BodySize => "body-size",
+            Self::BodyTime => "body-time",
+            Self::UnknownTokens => "unknown-tokens",
+            Self::Joins => "joins",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+impl Metrics {
+    /// Nothing has been counted yet.
+    pub fn new() -> Arc<Self> {
+        let mut registry = Registry::with_prefix("microk8s_agent");
+        let joins = Family::default();
+        registry.register("joins", "Join requests answered", joins.clone());
+        let join_outcomes = Family::default();
+        registry.register(
+            "join_outcomes",
+            "Joins whose end the joining node told",
+            join_outcomes.clone(),
+        );
+        let certificates = Family::default();
+        registry.register(
+            "certificates",
+            "Certificate requests of joining nodes answered",
+            certificates.clone(),
+        );
+        let tokens = Family::default();
+        registry.register("tokens", "Tokens that this node knows", tokens.clone());
+        let requests = Family::default();
+        registry.register("requests", "Requests answered", requests.clone());
+        let histogram: fn() -> Histogram = || Histogram::new(SECONDS);
+        let durations = Family::new_with_constructor(histogram);
+        registry.register_with_unit(
+            "request_duration",
+            "From the head of a request to the head of its answer",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let under_way = Level::default();
+        registry.register(
+            "requests_in_progress",
+            "Requests under way",
+            under_way.clone(),
+        );
+        let connections = Level::default();
+        registry.register("connections", "Connections open now", connections.clone());
+        let accepted = Count::default();
+        registry.register(
+            "connections_accepted",
+            "Connections accepted",
+            accepted.clone(),
+        );
+        let limits = Family::<Words<1>, Count>::default();
+        registry.register(
+            "limits_hit",
+            "Limits that somebody ran into",
+            limits.clone(),
+        );
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        registry.register("build", "The program", Info::new(version));
+        let metrics = Self {
+            registry,
+            joins,
+            join_outcomes,
+            certificates,
+            tokens,
+            requests,
+            durations,
+            under_way,
+            connections,
+            accepted,
+            limits,
+        };
+        metrics.begin();
+        Arc::new(metrics)
+    }
+
+    /// What is counted from the first is there with a zero, so that a rise from nothing shows.
+    fn begin(&self) {
+        for limit in Limit::ALL {
+            drop(self.limits.get_or_create(&[("limit", limit.as_str())]));
+        }
+        for role in [Role::ControlPlane, Role::Worker] {
+            let [outcome, reason] = outcome("admitted", None);
+            drop(
+                self.joins
+                    .get_or_create(&[("role", role.as_str()), outcome, reason]),
+            );
+        }
+        drop(self.certificates.get_or_create(&outcome("signed", None)));
+        for outcome in [Outcome::Joined, Outcome::Failed] {
+            drop(
+                self.join_outcomes
+                    .get_or_create(&[("outcome", outcome.as_str())]),
+            );
+        }
+    }
+
+    /// A join request was answered; `refused` says why not with yes.
+    pub fn join(&self, role: Role, refused: Option<&'static str>) {
+        let [outcome, reason] = outcome("admitted", refused);
+        self.joins
+            .get_or_create(&[("role", role.as_str()), outcome, reason])
+            .inc();
+    }
+
+    /// A joining node said how its join ended.
+    pub fn join_outcome(&self, outcome: Outcome) {
+        self.join_outcomes
+            .get_or_create(&[("outcome", outcome.as_str())])
+            .inc();
+    }
+
+    /// A certificate was signed; `refused` says why not.
+    pub fn certificate(&self, refused: Option<&'static str>) {
+        self.certificates
+            .get_or_create(&outcome("signed", refused))
+            .inc();
+    }
+
+    /// How many tokens there are in each state.
+    pub fn set_tokens(&self, by_state: impl IntoIterator<Item = (&'static str, i64)>) {
+        for (state, count) in by_state {
+            self.tokens.get_or_create(&[("state", state)]).set(count);
+        }
+    }
+
+    /// A request began.
+    pub fn request_began(&self) {
+        self.under_way.inc();
+    }
+
+    /// A request ended: with this answer, or because whoever asked went away. The endpoint is the
+    /// route's path; `None` is one that does not exist.
+    pub fn request_ended(
+        &self,
+        endpoint: Option<&str>,
+        status: Option<StatusCode>,
+        took: Duration,
+    ) {
+        match status {
+            Some(StatusCode::PAYLOAD_TOO_LARGE) => self.limit_hit(Limit::BodySize),
+            Some(StatusCode::REQUEST_TIMEOUT) => self.limit_hit(Limit::BodyTime),
+            _ => {}
+        }
+        let endpoint: Cow<'static, str> =
+            endpoint.map_or("other".into(), |path| path.to_owned().into());
+        let status = status.map_or("none".into(), |status| status.as_str().to_owned().into());
+        self.under_way.dec();
+        self.durations
+            .get_or_create(&[("endpoint", endpoint.clone())])
+            .observe(took.as_secs_f64());
+        self.requests
+            .get_or_create(&[("endpoint", endpoint), ("status", status)])
+            .inc();
+    }
+
+    /// A connection was accepted, and is open until [`Metrics::connection_closed`].
+    pub fn connection_opened(&self) {
+        self.accepted.inc();
+        self.connections.inc();
+    }
+
+    /// A connection is gone.
+    pub fn connection_closed(&self) {
+        self.connections.dec();
+    }
+
+    /// Somebody ran into a limit.
+    pub fn limit_hit(&self, limit: Limit) {
+        self.limits
+            .get_or_create(&[("limit", limit.as_str())])
+            .inc();
+    }
+
+    /// All of it in the text format of OpenMetrics, which Prometheus reads.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        match text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // A `String` takes all that is written to it.
+            Err(std::fmt::Error) => String::new(),
+        }
+    }
+}
+
+fn outcome(good: &'static str, refused: Option<&'static str>) -> Words<2> {
+    [
+        ("outcome", refused.map_or(good, |_| "refused")),
+        ("reason", refused.unwrap_or_default()),
+    ]
+}

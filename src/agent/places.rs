@@ -1,0 +1,95 @@
+//! How many requests of joining nodes are worked on at once.
+//!
+//! Each is a thread that reads and writes files and may wait for a service. Whoever finds no place
+//! waits for one, and is told to come again when that takes too long: a node that is told so can,
+//! one that hears nothing cannot tell what became of its token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// How many join requests are worked on at once.
+const JOINS: usize = 64;
+/// How many other requests are: signatures, and how joins ended. They come from nodes that were
+/// let in, and are short, so that those who wait to be let in do not stand in their way.
+const OTHERS: usize = 64;
+/// How long a request waits for a place.
+const WAIT: Duration = Duration::from_secs(30);
+/// After how many seconds whoever found no place should come again.
+pub const COME_AGAIN: u64 = 10;
+
+/// The places.
+#[derive(Debug, Clone)]
+pub struct Places {
+    joins: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+    wait: Duration,
+}
+
+/// A place; free again when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// For what kind of request a place is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// To be let in.
+    Join,
+    /// What a node that was let in asks for.
+    Other,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self::new(JOINS, OTHERS, WAIT)
+    }
+}
+
+impl Places {
+    fn new(joins: usize, others: usize, wait: Duration) -> Self {
+        Self {
+            joins: Arc::new(Semaphore::new(joins)),
+            others: Arc::new(Semaphore::new(others)),
+            wait,
+        }
+    }
+
+    /// A place, when one gets free in time; those who came first get theirs first.
+    pub async fn take(&self, work: Work) -> Option<Place> {
+        let places = match work {
+            Work::Join => self.joins.clone(),
+            Work::Other => self.others.clone(),
+        };
+        let permit = timeout(self.wait, places.acquire_owned())
+            .await
+            .ok()?
+            .ok()?;
+        Some(Place { _permit: permit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_waited_for_and_given_up_in_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let places = Places::new(1, 1, Duration::from_millis(50));
+            let first = places.take(Work::Join).await;
+            assert!(first.is_some());
+            assert!(places.take(Work::Join).await.is_none(), "no place is left");
+            assert!(places.take(Work::Other).await.is_some(), "another kind");
+            let (second, ()) = tokio::join!(places.take(Work::Join), async { drop(first) });
+            assert!(second.is_some());
+        });
+    }
+}

@@ -1,0 +1,40 @@
+//! Why a node was not let in, in a word: what metrics count by.
+
+use crate::cluster::admit::AdmitError;
+use crate::pki::csr_policy::Violation;
+
+/// The word for a refusal.
+pub fn of(error: &AdmitError) -> &'static str {
+    match error {
+        AdmitError::InvalidToken(refusal) => refusal.reason.as_str(),
+        AdmitError::NotHa => "not-ha",
+        AdmitError::IsHa => "is-ha",
+        AdmitError::Port(_) => "port",
+        AdmitError::SameAddress(_) => "same-address",
+        AdmitError::Name { .. } => "name-not-resolved",
+        AdmitError::NoName(_) => "no-name",
+        AdmitError::NameTaken(_) => "name-taken",
+        AdmitError::Unusable(_) => "unusable-value",
+        AdmitError::AlreadyKnown(_) => "already-known",
+        AdmitError::NeedsX509 | AdmitError::NeedsCustomEtcd => "too-old",
+        AdmitError::Unsignable(_) => "unsignable",
+        AdmitError::Policy(violation) => of_policy(violation),
+        AdmitError::ControlPlane(_) => "control-plane-list",
+        AdmitError::FirstJoin(_) => "first-join",
+        AdmitError::Read(_) => "read",
+        AdmitError::Store(_) => "store",
+        AdmitError::Write { .. } => "write",
+        AdmitError::NoKnownToken(_) => "no-known-token",
+        AdmitError::Service(_) => "service",
+    }
+}
+
+/// The word for what a certificate request asks for against the policy.
+fn of_policy(violation: &Violation) -> &'static str {
+    match violation {
+        Violation::Subject { .. } => "policy-subject",
+        Violation::Name(_) | Violation::NamesOfProxy | Violation::TooManyNames => "policy-names",
+        Violation::Authority => "policy-authority",
+        Violation::Extension(_) => "policy-extension",
+    }
+}

@@ -1,0 +1,175 @@
+//! What the log and the metrics say of every request, whatever it asks for: who asked, for what,
+//! and how it was answered, with an id that is in each line of the log about it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use rand::RngExt;
+use tokio::task::JoinHandle;
+use tracing::{Instrument, Span};
+
+use crate::agent::local_socket::LocalCaller;
+use crate::agent::metrics::Metrics;
+use crate::base::sanitize;
+use crate::cluster::admit::Caller;
+use crate::store::audit;
+use crate::wire::routes;
+
+/// How much of a path is in the log.
+const SHOWN_PATH: usize = 200;
+/// How much of a method's name is in the log.
+const SHOWN_METHOD: usize = 16;
+
+/// By which the lines of the log about one request are known. It is in the answer as well
+/// ([`routes::REQUEST_ID`]), so that who asked can name it to whoever reads the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    fn new() -> Self {
+        Self(rand::rng().random::<u64>() >> 16)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012x}", self.0)
+    }
+}
+
+/// Watches a request from another node.
+pub async fn remote(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let address = request
+        .extensions()
+        .get()
+        .map(|caller: &Caller| caller.remote);
+    let asker = address.map_or(Asker::Unknown, Asker::Address);
+    watch(asker, Some(metrics), request, next).await
+}
+
+/// Watches a request of the node's own command line.
+pub async fn local(request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<LocalCaller>();
+    let asker = caller.map_or(Asker::Unknown, |caller| Asker::Uid(caller.uid));
+    watch(asker, None, request, next).await
+}
+
+async fn watch(
+    asker: Asker,
+    metrics: Option<Arc<Metrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = RequestId::new();
+    // Among the lines that no level of the log leaves out are some about requests, and they too
+    // need the id: hence the target.
+    let span = tracing::info_span!(target: audit::TARGET, "request", %id);
+    let watched = Watched::new(asker, metrics, &request, span.clone());
+    let mut answer = next.run(request).instrument(span).await;
+    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+        answer.headers_mut().insert(routes::REQUEST_ID, id);
+    }
+    watched.answered(answer.status());
+    answer
+}
+
+/// Does what may wait for files or services on a thread of its own; what it logs is still of the
+/// request that it is done for.
+pub fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
+}
+
+/// Who asks.
+enum Asker {
+    Address(IpAddr),
+    Uid(u32),
+    Unknown,
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Unknown => f.write_str("-"),
+        }
+    }
+}
+
+/// A request under way; when it is dropped, the request is over.
+struct Watched {
+    asker: Asker,
+    metrics: Option<Arc<Metrics>>,
+    method: Method,
+    path: String,
+    endpoint: Option<MatchedPath>,
+    span: Span,
+    began: Instant,
+    status: Option<StatusCode>,
+}
+
+impl Watched {
+    fn new(asker: Asker, metrics: Option<Arc<Metrics>>, request: &Request, span: Span) -> Self {
+        if let Some(metrics) = &metrics {
+            metrics.request_began();
+        }
+        Self {
+            asker,
+            metrics,
+            method: request.method().clone(),
+            // What is after a `?` may be anything, and means nothing here.
+            path: sanitize::for_log(request.uri().path(), SHOWN_PATH),
+            endpoint: request.extensions().get().cloned(),
+            span,
+            began: Instant::now(),
+            status: None,
+        }
+    }
+
+    fn answered(mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// Whether the line about it is for whoever looks for a fault, and else only noise: what
+    /// monitoring asks for every few seconds, what the local API logs itself, and what an address
+    /// asks that was told to ask less often.
+    fn is_noise(&self) -> bool {
+        let is_look = self.method == Method::GET && self.status == Some(StatusCode::OK);
+        is_look
+            || matches!(self.asker, Asker::Uid(_))
+            || self.status == Some(StatusCode::TOO_MANY_REQUESTS)
+    }
+
+    fn write_line(&self, took: Duration) {
+        let (address, path) = (&self.asker, &self.path);
+        let method = sanitize::for_log(self.method.as_str(), SHOWN_METHOD);
+        let milliseconds = took.as_micros() as f64 / 1000.0;
+        let Some(status) = self.status.map(|status| status.as_u16()) else {
+            tracing::info!(%address, method, path, milliseconds, "not answered: the connection ended");
+            return;
+        };
+        if self.is_noise() {
+            tracing::debug!(%address, method, path, status, milliseconds, "answered");
+        } else {
+            tracing::info!(%address, method, path, status, milliseconds, "answered");
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        self.span.in_scope(|| self.write_line(took));
+        if let Some(metrics) = &self.metrics {
+            let endpoint = self.endpoint.as_ref().map(MatchedPath::as_str);
+            metrics.request_ended(endpoint, self.status, took);
+        }
+    }
+}

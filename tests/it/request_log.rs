@@ -1,0 +1,134 @@
+//! What the log says of a request, and how its lines are told to be of the same one.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+
+const JOIN: &str = "https://10.99.0.11:25000/cluster/api/v2.0/join";
+
+/// The lines of a log in JSON for which this holds.
+fn lines(log: &str, holds: impl Fn(&Value) -> bool) -> Vec<Value> {
+    log.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .filter(|line| holds(line))
+        .collect()
+}
+
+fn id(line: &Value) -> &str {
+    line["span"]["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no id: {line}"))
+}
+
+#[test]
+fn all_lines_about_one_request_have_the_id_that_its_answer_has() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let words = ["microk8s", "agent", "--log-format", "json"];
+    let agent = Agent::start_as(n1, &words);
+    let url = n1.shell("microk8s add-node --format short").ok();
+    let token = url.split('/').nth(1).unwrap().to_owned();
+    let body = format!(
+        "{{\"token\":\"{token}\",\"hostname\":\"n2\",\"port\":\"25000\",\"worker\":true,\"can_handle_x509_auth\":true}}"
+    );
+    let ask = format!("curl -sk -D - -o /dev/null '{JOIN}?secret=in-the-query' -d '{body}'");
+    let head = n2.shell(&ask).ok();
+    let given = head
+        .lines()
+        .find_map(|line| line.strip_prefix("x-request-id: "))
+        .unwrap_or_else(|| panic!("{head}"))
+        .trim();
+    agent.wait_for("\"path\":\"/cluster/api/v2.0/join\"");
+
+    let log = agent.log();
+    assert!(
+        !log.contains(&token) && !log.contains("in-the-query"),
+        "{log}"
+    );
+    let of_request = lines(&log, |line| line["span"]["id"] == given);
+    let one = |holds: &dyn Fn(&Value) -> bool| {
+        let found: Vec<_> = of_request.iter().filter(|line| holds(line)).collect();
+        assert_eq!(found.len(), 1, "{log}");
+        found[0].clone()
+    };
+    let join = one(&|line| line["request"] == "join");
+    assert_eq!(
+        (
+            &join["address"],
+            &join["node"],
+            &join["role"],
+            &join["outcome"]
+        ),
+        (
+            &"10.99.0.12".into(),
+            &"n2".into(),
+            &"worker".into(),
+            &"admitted".into()
+        )
+    );
+    let answered = one(&|line| line["message"] == "answered");
+    assert_eq!(
+        (
+            &answered["address"],
+            &answered["method"],
+            &answered["status"]
+        ),
+        (&"10.99.0.12".into(), &"POST".into(), &200.into())
+    );
+    assert!(answered["milliseconds"].as_f64().unwrap() > 0.0);
+    let audit: BTreeSet<_> = of_request
+        .iter()
+        .filter(|line| line["message"] == "audit")
+        .map(|line| line["event"].as_str().unwrap())
+        .collect();
+    assert!(audit.contains("reserved"), "{log}");
+    let of_others = lines(&log, |line| line["event"] == "issued");
+    assert_ne!(
+        id(&of_others[0]),
+        given,
+        "the request on the socket has its own"
+    );
+}
+
+#[test]
+fn audit_lines_have_the_id_also_in_a_log_of_errors_alone() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let n1 = lab.host("n1");
+    let agent = Agent::start_quietly(n1);
+    n1.shell("microk8s add-node").ok();
+    agent.wait_for("audit");
+    let log = agent.log();
+    let issued = log
+        .lines()
+        .find(|line| line.contains("event=\"issued\""))
+        .unwrap();
+    assert!(issued.contains("request{id="), "{issued}");
+}
+
+#[test]
+fn a_path_or_method_cannot_forge_a_line() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let agent = n1.agent();
+    let long = "a".repeat(2000);
+    let ask = format!(
+        "curl -sk -o /dev/null -X FORGED-BY-A-STRANGER-FOR-EVER 'https://10.99.0.11:25000/%0aforged/{long}'"
+    );
+    n2.shell(&ask).ok();
+    agent.wait_for("/%0aforged/");
+    let log = agent.log();
+    let line = log.lines().find(|line| line.contains("forged")).unwrap();
+    assert!(
+        line.len() < 500 && line.contains("FORGED-BY-A-STRA…"),
+        "{line}"
+    );
+}
