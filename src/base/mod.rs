@@ -5,6 +5,7 @@ pub mod clock;
 pub mod env_vars;
 pub mod exit_status;
 pub mod file_lock;
+pub mod os_words;
 pub mod sanitize;
 pub mod secret;
 pub mod time_text;

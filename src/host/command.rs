@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::base::{sanitize, wait};
+use crate::base::{os_words, sanitize, wait};
+use crate::host::feed;
 
 /// Why a program did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,7 @@ pub enum CommandError {
         /// The command line.
         command: String,
         /// How it ended.
-        status: String,
+        status: ExitStatus,
         /// What it printed on standard error.
         output: String,
     },
@@ -48,6 +49,31 @@ pub enum CommandError {
     NotAvailable(&'static str),
 }
 
+impl CommandError {
+    /// The words of MicroK8s's agent for a program that did not do what it was asked to
+    /// (recordings `http-configure-restart-fails`, `http-dqlite-remove-fails`).
+    pub fn in_microk8s_words(&self) -> String {
+        match self {
+            Self::NotStarted { command, source } => {
+                let program = command.split(' ').next().unwrap_or_default();
+                let why = os_words::of(source);
+                format!("command [{command}] failed with exit code -1: fork/exec {program}: {why}")
+            }
+            Self::Failed {
+                command, status, ..
+            } => format!(
+                "command [{command}] failed with exit code {}: {}",
+                status.code().unwrap_or(-1),
+                feed::in_short(status)
+            ),
+            Self::TimedOut { command, seconds } => {
+                format!("command [{command}] did not end within {seconds} seconds")
+            }
+            Self::NotAvailable(why) => (*why).to_owned(),
+        }
+    }
+}
+
 fn said(output: &str) -> String {
     match output.trim() {
         "" => String::new(),
@@ -56,10 +82,10 @@ fn said(output: &str) -> String {
 }
 
 /// How often a program that runs is looked at.
-const GLANCE: Duration = Duration::from_millis(5);
+pub(super) const GLANCE: Duration = Duration::from_millis(5);
 /// How long what a program left in its pipes is waited for once it has ended: another program
 /// that it started may hold them open for ever.
-const STRAGGLERS: Duration = Duration::from_secs(1);
+pub(super) const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// Runs a program and gives what it prints on standard output.
 pub fn run(program: &str, arguments: &[&str], limit: Duration) -> Result<String, CommandError> {
@@ -96,7 +122,7 @@ pub fn run_with(
     }
     Err(CommandError::Failed {
         command: command(),
-        status: ended.status.to_string(),
+        status: ended.status,
         output: ended.errors,
     })
 }
@@ -143,7 +169,7 @@ pub(super) fn run_unless(
 }
 
 /// Kills a program that leads its process group, and the rest of the group.
-fn end_group(child: &mut Child) {
+pub(super) fn end_group(child: &mut Child) {
     // The child has not been waited for, so the number is still its group's.
     if let Ok(id) = i32::try_from(child.id()) {
         let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
@@ -211,10 +237,16 @@ mod tests {
             error.to_string(),
             "`sh -c echo why >&2; exit 3` failed (exit status: 3): why"
         );
-        assert!(matches!(
-            run("/no/such/program", &[], Duration::ZERO),
-            Err(CommandError::NotStarted { .. })
-        ));
+        assert_eq!(
+            error.in_microk8s_words(),
+            "command [sh -c echo why >&2; exit 3] failed with exit code 3: exit status 3"
+        );
+        let error = run("/no/such/program", &["x"], Duration::ZERO).unwrap_err();
+        assert!(matches!(error, CommandError::NotStarted { .. }), "{error}");
+        assert_eq!(
+            error.in_microk8s_words(),
+            "command [/no/such/program x] failed with exit code -1: fork/exec /no/such/program: no such file or directory"
+        );
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn wait_for(companion: &mut Companion, file: &Path) -> Result<(), CommandError> 
         Some(None) => Ok(()),
         Some(Some(status)) => Err(CommandError::Failed {
             command: SERVER.to_owned(),
-            status: status.to_string(),
+            status,
             output: String::new(),
         }),
         None => Err(CommandError::TimedOut {

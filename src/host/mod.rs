@@ -5,6 +5,7 @@
 pub mod command;
 pub mod datastore_demo;
 pub mod datastore_shell;
+pub mod feed;
 pub mod network;
 pub mod process;
 #[cfg(test)]
@@ -15,8 +16,10 @@ pub mod standalone;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 pub use command::CommandError;
+pub use feed::FeedError;
 
 /// A machine that can be a node.
 pub trait Host: Send + Sync {
@@ -74,6 +77,16 @@ pub trait Host: Send + Sync {
 
     /// Asks the datastore in this folder, through its shell, for its members; JSON.
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError>;
+
+    /// Has MicroK8s enable or disable an add-on, for as long as that may take.
+    fn switch_addon(&self, addon: &str, enable: bool, limit: Duration) -> Result<(), CommandError>;
+
+    /// Runs a script of MicroK8s's own, for as long as that may take.
+    fn run_script(&self, script: &Path, limit: Duration) -> Result<(), CommandError>;
+
+    /// Gives an image to the container runtime: an archive, as it comes. The runtime may stand
+    /// still for `patience`.
+    fn import_image(&self, image: &mut dyn io::Read, patience: Duration) -> Result<(), FeedError>;
 }
 
 /// An address of an interface, with the length of its network's prefix.
@@ -119,7 +132,7 @@ impl Action {
     }
 }
 
-/// The services of a MicroK8s node that joining touches.
+/// The services of a MicroK8s node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Service {
@@ -135,6 +148,20 @@ pub enum Service {
     ApiserverProxy,
     /// The pod network of a cluster without high availability.
     Flanneld,
+    /// The container runtime.
+    Containerd,
+    /// This agent.
+    ClusterAgent,
+    /// The kubelet, where it runs by itself.
+    Kubelet,
+    /// The API server, where it runs by itself.
+    Apiserver,
+    /// kube-proxy, where it runs by itself.
+    Proxy,
+    /// The scheduler, where it runs by itself.
+    Scheduler,
+    /// The controllers, where they run by themselves.
+    ControllerManager,
 }
 
 impl Service {
@@ -147,6 +174,13 @@ impl Service {
             Self::ApiserverKicker => "daemon-apiserver-kicker",
             Self::ApiserverProxy => "daemon-apiserver-proxy",
             Self::Flanneld => "daemon-flanneld",
+            Self::Containerd => "daemon-containerd",
+            Self::ClusterAgent => "daemon-cluster-agent",
+            Self::Kubelet => "daemon-kubelet",
+            Self::Apiserver => "daemon-apiserver",
+            Self::Proxy => "daemon-proxy",
+            Self::Scheduler => "daemon-scheduler",
+            Self::ControllerManager => "daemon-controller-manager",
         }
     }
 }

@@ -5,9 +5,10 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::host::command::CommandError;
-use crate::host::{Action, Group, Host, InterfaceAddress, Service};
+use crate::host::{Action, FeedError, Group, Host, InterfaceAddress, Service};
 
 /// A machine in memory.
 #[derive(Debug, Default)]
@@ -108,5 +109,21 @@ impl Host for ScriptedHost {
         self.members
             .clone()
             .ok_or(CommandError::NotAvailable("no shell"))
+    }
+
+    fn switch_addon(&self, addon: &str, enable: bool, _: Duration) -> Result<(), CommandError> {
+        self.call(format!("addon {addon} {enable}"));
+        Ok(())
+    }
+
+    fn run_script(&self, script: &Path, _: Duration) -> Result<(), CommandError> {
+        self.call(format!("run {}", script.display()));
+        Ok(())
+    }
+
+    fn import_image(&self, image: &mut dyn io::Read, _: Duration) -> Result<(), FeedError> {
+        let count = io::copy(image, &mut io::sink()).map_err(FeedError::Input)?;
+        self.call(format!("import {count}"));
+        Ok(())
     }
 }

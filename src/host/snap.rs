@@ -1,11 +1,14 @@
 //! A machine with MicroK8s's snap: services through snapd, Kubernetes and the datastore through
 //! the snap's own programs.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::base::env_vars;
 use crate::host::command::{self, CommandError};
+use crate::host::feed::{self, FeedError};
 use crate::host::{Action, Group, Host, Service, datastore_shell, network};
 
 /// A service may take its time to stop and to start.
@@ -73,13 +76,21 @@ impl SnapHost {
         arguments: &[&str],
         limit: Duration,
     ) -> Result<String, CommandError> {
-        let variables = [
-            (env_vars::SNAP, self.snap.as_path()),
+        let program = self.snap.join(program);
+        command::run_with(
+            &program.to_string_lossy(),
+            arguments,
+            &self.variables(),
+            limit,
+        )
+    }
+
+    fn variables(&self) -> [(&'static str, &Path); 3] {
+        [
+            (env_vars::SNAP, &self.snap),
             (env_vars::SNAP_DATA, &self.data),
             (env_vars::SNAP_COMMON, &self.common),
-        ];
-        let program = self.snap.join(program);
-        command::run_with(&program.to_string_lossy(), arguments, &variables, limit)
+        ]
     }
 
     /// A command to the datastore whose members the file in this folder lists.
@@ -158,6 +169,40 @@ impl Host for SnapHost {
     fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError> {
         self.own_shell(backend, &datastore_shell::remove(address))
             .map(drop)
+    }
+
+    /// Recording `http-configure-addon`.
+    fn switch_addon(&self, addon: &str, enable: bool, limit: Duration) -> Result<(), CommandError> {
+        let program = match enable {
+            true => "microk8s-enable.wrapper",
+            false => "microk8s-disable.wrapper",
+        };
+        self.run_own(program, &[addon], limit).map(drop)
+    }
+
+    fn run_script(&self, script: &Path, limit: Duration) -> Result<(), CommandError> {
+        command::run_with(&script.to_string_lossy(), &[], &self.variables(), limit).map(drop)
+    }
+
+    /// The call is MicroK8s's (read in its sources; recording `http-image-import` has its failure).
+    fn import_image(&self, image: &mut dyn Read, patience: Duration) -> Result<(), FeedError> {
+        let mut command = Command::new(self.snap.join("bin/ctr"));
+        command
+            .args(["--namespace", "k8s.io", "--address"])
+            .arg(self.common.join("run/containerd.sock"))
+            .args(["image", "import", "--platform", platform(), "-"])
+            .envs(self.variables());
+        feed::feed(command, image, patience)
+    }
+}
+
+/// What container images call this machine's processor.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
     }
 }
 

@@ -3,10 +3,11 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::host::command::CommandError;
 use crate::host::datastore_demo::DatastoreDemo;
-use crate::host::{Action, Group, Host, Service, network};
+use crate::host::{Action, FeedError, Group, Host, Service, network};
 
 /// A machine without MicroK8s.
 #[derive(Debug, Default)]
@@ -86,5 +87,23 @@ impl Host for StandaloneHost {
             Some(_) => DatastoreDemo::members(backend),
             None => Err(NO_DATASTORE),
         }
+    }
+
+    fn switch_addon(&self, _: &str, _: bool, _: Duration) -> Result<(), CommandError> {
+        Err(CommandError::NotAvailable(
+            "a standalone node has no add-ons",
+        ))
+    }
+
+    fn run_script(&self, _: &Path, _: Duration) -> Result<(), CommandError> {
+        Err(CommandError::NotAvailable(
+            "a standalone node has no scripts of MicroK8s",
+        ))
+    }
+
+    fn import_image(&self, _: &mut dyn io::Read, _: Duration) -> Result<(), FeedError> {
+        Err(FeedError::NotAvailable(
+            "a standalone node has no container runtime",
+        ))
     }
 }

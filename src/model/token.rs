@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use rand::TryRng;
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,21 @@ impl TokenDigest {
         Some(Self(bytes))
     }
 
+    /// All 64 hexadecimal digits.
+    pub fn digits(&self) -> String {
+        hex(&self.0)
+    }
+
+    /// Reads what [`Self::digits`] wrote; `None` for anything else.
+    pub fn from_digits(text: &str) -> Option<Self> {
+        Self::first_with(text).filter(|_| text.len() == 64)
+    }
+
+    /// Whether both are the same, found out in a time that does not depend on where they differ.
+    pub fn matches(&self, other: &Self) -> bool {
+        verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+
     /// Whether it begins with these hexadecimal digits.
     pub fn begins_with(&self, digits: &str) -> bool {
         hex(&self.0).starts_with(&digits.to_ascii_lowercase())
@@ -134,15 +150,14 @@ impl TokenDigest {
 
 impl Serialize for TokenDigest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&hex(&self.0))
+        serializer.serialize_str(&self.digits())
     }
 }
 
 impl<'de> Deserialize<'de> for TokenDigest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::first_with(&text)
-            .filter(|_| text.len() == 64)
+        Self::from_digits(&text)
             .ok_or_else(|| serde::de::Error::custom("a digest has 64 hexadecimal digits"))
     }
 }

@@ -67,6 +67,22 @@ impl ArgsFile {
         }
     }
 
+    /// Changes arguments as MicroK8s's agent does: the new ones come last, one that is to be
+    /// updated and to go is updated, and empty lines are dropped (recordings
+    /// `http-configure-update`, `http-configure-remove`).
+    pub fn reconfigure(&mut self, update: &[(String, String)], remove: &[String]) {
+        self.lines.retain(|line| !line.trim().is_empty());
+        for key in remove {
+            if !update.iter().any(|(updated, _)| updated == key) {
+                self.remove(key);
+            }
+        }
+        for (key, value) in update {
+            self.set(key, value);
+        }
+        self.ends_in_newline = true;
+    }
+
     fn places(&self, key: &str) -> Vec<usize> {
         (0..self.lines.len())
             .filter(|&place| split(&self.lines[place]).is_some_and(|(found, _)| found == key))

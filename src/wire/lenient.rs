@@ -67,6 +67,63 @@ impl Fields {
         }
     }
 
+    /// A list of objects, empty when missing; `object` is MicroK8s's name for one of them.
+    pub fn objects(&self, name: &str, object: &'static str) -> Result<Vec<Self>, DecodeError> {
+        let read = |item: &Value| match item {
+            Value::Object(fields) => Ok(Self {
+                object,
+                fields: fields.clone(),
+            }),
+            Value::Null => Ok(Self {
+                object,
+                fields: Map::new(),
+            }),
+            other => Err(self.wrong_type(name, other, object)),
+        };
+        self.list(name)?.iter().map(read).collect()
+    }
+
+    /// A list of texts, empty when missing.
+    pub fn texts(&self, name: &str) -> Result<Vec<String>, DecodeError> {
+        self.list(name)?
+            .iter()
+            .map(|item| self.as_text(name, item))
+            .collect()
+    }
+
+    /// Names and texts from a list of objects, in their order; empty when missing.
+    pub fn text_pairs(&self, name: &str) -> Result<Vec<(String, String)>, DecodeError> {
+        let mut pairs = Vec::new();
+        for item in self.list(name)? {
+            match item {
+                Value::Object(fields) => {
+                    for (key, value) in fields {
+                        pairs.push((key.clone(), self.as_text(name, value)?));
+                    }
+                }
+                Value::Null => {}
+                other => return Err(self.wrong_type(name, other, "map[string]string")),
+            }
+        }
+        Ok(pairs)
+    }
+
+    fn as_text(&self, name: &str, value: &Value) -> Result<String, DecodeError> {
+        match value {
+            Value::Null => Ok(String::new()),
+            Value::String(text) => Ok(text.clone()),
+            other => Err(self.wrong_type(name, other, "string")),
+        }
+    }
+
+    fn list(&self, name: &str) -> Result<&[Value], DecodeError> {
+        match self.get(name) {
+            None => Ok(&[]),
+            Some(Value::Array(items)) => Ok(items),
+            Some(other) => Err(self.wrong_type(name, other, "slice")),
+        }
+    }
+
     /// The last field of this name, in any case; `None` when missing or `null`.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.fields
@@ -155,6 +212,26 @@ mod tests {
             read("{\"token\":\"a\"} x"),
             Err(DecodeError::Syntax(_))
         ));
+    }
+
+    #[test]
+    fn lists_are_read_and_what_is_none_is_named() {
+        let fields = read(
+            r#"{"service": [{"name": "a", "update": [{"--x": "1"}, {"--y": "2"}]}, null], "remove": ["--z"], "n": 5}"#,
+        )
+        .unwrap();
+        let services = fields.objects("service", "Service").unwrap();
+        assert_eq!(services[0].text("name"), Ok("a"));
+        assert_eq!(services[1].text("name"), Ok(""));
+        let pairs = [("--x", "1"), ("--y", "2")].map(|(key, value)| (key.into(), value.into()));
+        assert_eq!(services[0].text_pairs("update"), Ok(pairs.to_vec()));
+        assert_eq!(fields.texts("remove"), Ok(vec!["--z".to_owned()]));
+        assert_eq!(fields.texts("missing"), Ok(vec![]));
+        let wrong =
+            "Json: cannot unmarshal number into Go struct field JoinRequest.n of type slice";
+        assert_eq!(fields.texts("n").unwrap_err().to_string(), wrong);
+        assert!(fields.text_pairs("remove").is_err());
+        assert!(fields.objects("remove", "Service").is_err());
     }
 
     proptest::proptest! {

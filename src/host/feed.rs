@@ -1,0 +1,261 @@
+//! Running a program that reads what somebody else sends: as it comes, never all of it at once.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::base::{os_words, sanitize, wait};
+use crate::host::command::{self, GLANCE, STRAGGLERS};
+
+/// How much is held in memory on the way.
+const BUFFER: usize = 64 << 10;
+/// How much of what the program says is kept: the end of it.
+const LAST_WORDS: usize = 2 << 10;
+
+/// Why a program did not take what it was fed. The texts are those of MicroK8s's agent, as far as
+/// it has any.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// It could not be started.
+    #[error("fork/exec {program}: {}", os_words::of(.source))]
+    NotStarted {
+        /// Which program.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What it was to be fed did not come to its end; the program was killed.
+    #[error("{0}")]
+    Input(#[source] io::Error),
+    /// It said that it failed.
+    #[error("{}", in_short(.status))]
+    Failed {
+        /// How it ended.
+        status: ExitStatus,
+        /// The last of what it printed.
+        said: String,
+    },
+    /// It took nothing more, or did not end, and was killed.
+    #[error("no progress within {0} seconds")]
+    Stalled(u64),
+    /// There is nothing on this machine to feed.
+    #[error("{0}")]
+    NotAvailable(&'static str),
+}
+
+/// As Go writes it, in which MicroK8s's agent is written.
+pub(super) fn in_short(status: &ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal: {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// Runs a program with `input` on its standard input. It may stand still for `patience`, and take
+/// that long to end after the last byte.
+pub fn feed(
+    mut command: Command,
+    input: &mut dyn Read,
+    patience: Duration,
+) -> Result<(), FeedError> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // A group of its own, so that what it starts can be ended with it.
+        .process_group(0)
+        .spawn()
+        .map_err(|source| FeedError::NotStarted {
+            program: command.get_program().to_string_lossy().into_owned(),
+            source,
+        })?;
+    let said = child.stderr.take().map(LastWords::of);
+    let ended = pass_on(&mut child, input, patience).and_then(|()| end_of(&mut child, patience));
+    let status = match ended {
+        Ok(status) => status,
+        Err(error) => {
+            command::end_group(&mut child);
+            return Err(error);
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    Err(FeedError::Failed {
+        status,
+        said: said.map_or_else(String::new, |said| said.text()),
+    })
+}
+
+/// Passes on all of the input, and then closes the pipe. A program that reads no more is not fed
+/// any longer: how it ends tells why.
+fn pass_on(child: &mut Child, input: &mut dyn Read, patience: Duration) -> Result<(), FeedError> {
+    let Some(pipe) = child.stdin.take() else {
+        return Ok(());
+    };
+    let mut pipe = File::from(OwnedFd::from(pipe));
+    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .map_err(|error| FeedError::Input(error.into()))?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let count = match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(FeedError::Input(error)),
+        };
+        if !write_all(&mut pipe, &buffer[..count], patience)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes all of it; false when nobody reads any more.
+fn write_all(pipe: &mut File, mut bytes: &[u8], patience: Duration) -> Result<bool, FeedError> {
+    while !bytes.is_empty() {
+        match pipe.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for_room(pipe, patience)?,
+            Err(error) => return Err(FeedError::Input(error)),
+        }
+    }
+    Ok(true)
+}
+
+fn wait_for_room(pipe: &File, patience: Duration) -> Result<(), FeedError> {
+    let mut pipes = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+    let limit = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    match poll(&mut pipes, limit) {
+        Ok(0) => Err(FeedError::Stalled(patience.as_secs())),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(FeedError::Input(error.into())),
+    }
+}
+
+fn end_of(child: &mut Child, patience: Duration) -> Result<ExitStatus, FeedError> {
+    wait::until(patience, GLANCE, || child.try_wait().transpose())
+        .unwrap_or_else(|| Err(io::Error::from(ErrorKind::TimedOut)))
+        .map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => FeedError::Stalled(patience.as_secs()),
+            _ => FeedError::Input(error),
+        })
+}
+
+/// The last of what comes out of a pipe.
+struct LastWords {
+    kept: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl LastWords {
+    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+        let kept: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let sink = Arc::clone(&kept);
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; LAST_WORDS];
+            loop {
+                match pipe.read(&mut buffer) {
+                    Ok(count) if count > 0 => {
+                        let mut kept = sink.lock().unwrap_or_else(PoisonError::into_inner);
+                        kept.extend_from_slice(&buffer[..count]);
+                        let too_many = kept.len().saturating_sub(LAST_WORDS);
+                        kept.drain(..too_many);
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    _ => return,
+                }
+            }
+        });
+        Self { kept, reader }
+    }
+
+    /// On one line. Another program may hold the pipe open for ever, so its end is not waited for
+    /// longer than is due to a program that has ended.
+    fn text(&self) -> String {
+        wait::until(STRAGGLERS, GLANCE, || {
+            self.reader.is_finished().then_some(())
+        });
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        sanitize::for_log(String::from_utf8_lossy(&kept).trim(), LAST_WORDS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(line: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        command
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn every_byte_arrives() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("got");
+        let bytes: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let line = format!("cat > {}", file.display());
+        feed(shell(&line), &mut bytes.as_slice(), PATIENCE).unwrap();
+        assert!(std::fs::read(file).unwrap() == bytes);
+    }
+
+    #[test]
+    fn a_program_that_fails_says_how_and_why() {
+        let error = feed(
+            shell("echo no room >&2; exit 3"),
+            &mut io::repeat(0).take(1 << 20),
+            PATIENCE,
+        )
+        .unwrap_err();
+        assert_eq!(error.to_string(), "exit status 3");
+        assert!(matches!(error, FeedError::Failed { said, .. } if said == "no room"));
+        let missing = Command::new("/no/such/program");
+        let error = feed(missing, &mut io::empty(), PATIENCE).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "fork/exec /no/such/program: no such file or directory"
+        );
+    }
+
+    #[test]
+    fn a_program_that_takes_nothing_is_ended() {
+        let limit = Duration::from_millis(50);
+        let began = std::time::Instant::now();
+        for (line, bytes) in [("sleep 60", 1 << 20), ("cat > /dev/null; sleep 60", 10)] {
+            let error = feed(shell(line), &mut io::repeat(0).take(bytes), limit).unwrap_err();
+            assert!(matches!(error, FeedError::Stalled(_)), "{error}");
+        }
+        assert!(began.elapsed() < PATIENCE);
+    }
+
+    #[test]
+    fn a_program_whose_input_breaks_off_is_ended_and_has_not_succeeded() {
+        struct BreaksOff;
+        impl Read for BreaksOff {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("gone"))
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let done = folder.path().join("done");
+        let line = format!("cat > /dev/null; touch {}", done.display());
+        let error = feed(shell(&line), &mut BreaksOff, PATIENCE).unwrap_err();
+        assert!(matches!(error, FeedError::Input(_)), "{error}");
+        assert!(!done.exists());
+    }
+}
