@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::places::{COME_AGAIN, Work};
-use crate::agent::{Shared, guesses, metrics_page, reasons, request_log, status};
+use crate::agent::{Shared, callback_api, guesses, metrics_page, reasons, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
 use crate::model::role::Role;
@@ -62,6 +62,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
             only(post(perform::<cluster_v2::JoinOutcome>)),
         )
         .merge(metrics_page)
+        .merge(callback_api::routes())
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(watch, guesses::layer))
@@ -92,7 +93,7 @@ async fn health(_body: Whole) -> Response {
 }
 
 /// The body of a request, all of it and in time.
-pub(super) struct Whole(Bytes);
+pub(super) struct Whole(pub(super) Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Whole {
     type Rejection = Response;
@@ -321,8 +322,7 @@ impl JoinStep for cluster_v2::JoinOutcome {
     }
 }
 
-/// Does the work on a thread of its own, because it reads and writes files and may wait for
-/// services, and answers.
+/// Does what is asked for, and answers.
 async fn perform<R: JoinStep>(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
@@ -339,9 +339,8 @@ async fn perform<R: JoinStep>(
     let Some(place) = shared.places.take(R::WORK).await else {
         return busy(&shared, &request, caller);
     };
-    let limit = shared.timeout;
     let own = shared.clone();
-    let task = request_log::on_a_thread(move || {
+    let done = in_time(&shared, move || {
         let result = request.perform(&own.gate, caller);
         let error = result.as_ref().err();
         request.count(&own.metrics, error.map(reasons::of));
@@ -353,8 +352,8 @@ async fn perform<R: JoinStep>(
         drop(place);
         result
     });
-    match timeout(limit, task).await {
-        Ok(Ok(Ok(value))) => {
+    match done.await {
+        Ok(Ok(value)) => {
             let mut answer = status::json(StatusCode::OK, &value);
             if R::TAKES_OUTCOME {
                 let yes = HeaderValue::from_static("yes");
@@ -362,21 +361,29 @@ async fn perform<R: JoinStep>(
             }
             answer
         }
-        Ok(Ok(Err(error))) => status::refusal(&error),
-        Ok(Err(panic)) => {
-            tracing::error!(%panic, "a request failed unexpectedly");
-            status::json(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                &ErrorBody::new("Internal error"),
-            )
-        }
+        Ok(Err(error)) => status::refusal(&error),
+        Err(answer) => answer,
+    }
+}
+
+/// Does work on a thread of its own, because it reads and writes files and may wait for services.
+///
+/// # Errors
+///
+/// The answer when the work panics, or takes longer than a request may; it goes on then.
+pub(super) async fn in_time<T: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Response> {
+    let limit = shared.timeout;
+    match timeout(limit, request_log::on_a_thread(work)).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(panic)) => Err(status::unexpected(&panic)),
         Err(_) => {
             shared.metrics.limit_hit(Limit::Timeout);
             let seconds = limit.as_secs();
-            status::json(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &ErrorBody::new(format!("The request took longer than {seconds} seconds")),
-            )
+            let error = ErrorBody::new(format!("The request took longer than {seconds} seconds"));
+            Err(status::json(StatusCode::SERVICE_UNAVAILABLE, &error))
         }
     }
 }

@@ -67,13 +67,15 @@ pub enum Limit {
     UnknownTokens,
     /// Too many requests of joining nodes were under way.
     Joins,
+    /// Too many requests of the cluster's other nodes were under way.
+    Callbacks,
     /// A request took longer than `--timeout` allows.
     Timeout,
 }
 
 impl Limit {
     /// All of them.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Evicted,
         Self::Connections,
         Self::Handshake,
@@ -82,6 +84,7 @@ impl Limit {
         Self::BodyTime,
         Self::UnknownTokens,
         Self::Joins,
+        Self::Callbacks,
         Self::Timeout,
     ];
 
@@ -96,6 +99,7 @@ impl Limit {
             Self::BodyTime => "body-time",
             Self::UnknownTokens => "unknown-tokens",
             Self::Joins => "joins",
+            Self::Callbacks => "callbacks",
             Self::Timeout => "timeout",
         }
     }

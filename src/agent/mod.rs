@@ -1,11 +1,13 @@
 //! Floor 5: the daemon: MicroK8s's cluster API over HTTPS for other nodes, and the local API over
 //! a Unix socket for the command line.
 
+mod callback_api;
 mod certificate;
 mod cluster_api;
 mod connections;
 mod guesses;
 mod https;
+mod image_stream;
 mod local_api;
 mod local_departure;
 mod local_socket;
@@ -33,6 +35,7 @@ use crate::base::atomic_file;
 use crate::base::clock::SystemClock;
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::cluster::admit::Gate;
+use crate::cluster::callback::{CallbackFrom, Callbacks};
 use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::host::{Action, Service};
@@ -65,6 +68,10 @@ pub struct Settings {
     pub max_connections: usize,
     /// Whether `/metrics` is there.
     pub serves_metrics: bool,
+    /// From where callbacks are taken.
+    pub callback_from: CallbackFrom,
+    /// Where Cluster API puts its token.
+    pub capi_token: PathBuf,
 }
 
 /// The oldest version of TLS that is spoken.
@@ -117,6 +124,9 @@ pub enum AgentError {
 /// What the two interfaces share.
 struct Shared {
     gate: Gate,
+    callbacks: Callbacks,
+    /// Where Cluster API puts its token.
+    capi_token: PathBuf,
     served: ServedCertificate,
     bind: SocketAddr,
     timeout: Duration,
@@ -205,6 +215,8 @@ async fn serve(
     let bind = listener.local_addr().map_err(AgentError::Runtime)?;
     let group = node.host.group();
     let shared = Arc::new(Shared {
+        callbacks: Callbacks::new(node.clone(), settings.callback_from),
+        capi_token: settings.capi_token.clone(),
         gate: Gate::new(node, tokens),
         served,
         bind,

@@ -1,4 +1,4 @@
-//! How many requests of joining nodes are worked on at once.
+//! How many requests of other nodes are worked on at once.
 //!
 //! Each is a thread that reads and writes files and may wait for a service. Whoever finds no place
 //! waits for one, and is told to come again when that takes too long: a node that is told so can,
@@ -15,6 +15,9 @@ const JOINS: usize = 64;
 /// How many other requests are: signatures, and how joins ended. They come from nodes that were
 /// let in, and are short, so that those who wait to be let in do not stand in their way.
 const OTHERS: usize = 64;
+/// How many callbacks are: they may wait for services, and come from the cluster, if they are not
+/// refused at once.
+const CALLBACKS: usize = 32;
 /// How long a request waits for a place.
 const WAIT: Duration = Duration::from_secs(30);
 /// After how many seconds whoever found no place should come again.
@@ -25,6 +28,7 @@ pub const COME_AGAIN: u64 = 10;
 pub struct Places {
     joins: Arc<Semaphore>,
     others: Arc<Semaphore>,
+    callbacks: Arc<Semaphore>,
     wait: Duration,
 }
 
@@ -41,6 +45,8 @@ pub enum Work {
     Join,
     /// What a node that was let in asks for.
     Other,
+    /// What the cluster has this node do.
+    Callback,
 }
 
 impl Default for Places {
@@ -54,6 +60,7 @@ impl Places {
         Self {
             joins: Arc::new(Semaphore::new(joins)),
             others: Arc::new(Semaphore::new(others)),
+            callbacks: Arc::new(Semaphore::new(CALLBACKS)),
             wait,
         }
     }
@@ -63,6 +70,7 @@ impl Places {
         let places = match work {
             Work::Join => self.joins.clone(),
             Work::Other => self.others.clone(),
+            Work::Callback => self.callbacks.clone(),
         };
         let permit = timeout(self.wait, places.acquire_owned())
             .await

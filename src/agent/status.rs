@@ -1,13 +1,23 @@
 //! What a refusal is on the wire: the one place where the rules meet HTTP.
 
+use std::io::ErrorKind;
+
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::task::JoinError;
 
 use crate::agent::reasons;
 use crate::cluster::admit::AdmitError;
+use crate::cluster::callback;
+use crate::cluster::capi::RemoveError;
+use crate::cluster::configure::ConfigureError;
+use crate::cluster::image_import::ImportError;
+use crate::cluster::upgrade::UpgradeError;
+use crate::model::token_life::Reason;
 use crate::wire::error_body::ErrorBody;
+use crate::wire::lenient::DecodeError;
 use crate::wire::routes;
 
 /// MicroK8s's status for each refusal (`http-api.md`; recording `http-join-check-order`).
@@ -83,6 +93,82 @@ pub fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> Response
         .headers_mut()
         .insert(RETRY_AFTER, HeaderValue::from(seconds));
     answer
+}
+
+/// The answer to a callback that is not taken. It counts as an unknown token also where the token
+/// is right, so that nobody learns the difference.
+pub fn unknown_callback(refused: &callback::Refused) -> Response {
+    let body = ErrorBody::new(refused.to_string());
+    let mut answer = json(StatusCode::INTERNAL_SERVER_ERROR, &body);
+    let mark = Refused(Reason::Unknown.as_str());
+    answer.extensions_mut().insert(mark);
+    answer
+}
+
+/// The answer to a callback that failed; a mistake of the caller's differs from trouble here.
+pub fn not_configured(error: &ConfigureError) -> Response {
+    let status = match error {
+        ConfigureError::UnknownService(_)
+        | ConfigureError::NoArguments(_)
+        | ConfigureError::Argument { .. }
+        | ConfigureError::Addon(_) => StatusCode::BAD_REQUEST,
+        ConfigureError::Update { .. }
+        | ConfigureError::Read { .. }
+        | ConfigureError::Restart { .. }
+        | ConfigureError::Switch { .. }
+        | ConfigureError::Turn(_)
+        | ConfigureError::Journal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    json(status, &ErrorBody::new(error.to_string()))
+}
+
+/// The answer to an upgrade that failed: always the same status (recording `http-upgrade`).
+pub fn not_upgraded(error: &UpgradeError) -> Response {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    json(status, &ErrorBody::new(error.to_string()))
+}
+
+/// The answer to an image that was not imported (recording `http-image-import`).
+pub fn not_imported(error: &ImportError) -> Response {
+    let status = match error {
+        ImportError::CutOff(cause) if cause.kind() == ErrorKind::TimedOut => {
+            StatusCode::REQUEST_TIMEOUT
+        }
+        ImportError::CutOff(_) => StatusCode::BAD_REQUEST,
+        ImportError::NotTaken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    json(status, &ErrorBody::new(error.to_string()))
+}
+
+/// The answer when the datastore was not asked to forget a member, or did not (recordings
+/// `http-dqlite-remove*`).
+pub fn not_removed(error: &RemoveError) -> Response {
+    let status = match error {
+        RemoveError::InvalidToken(_) => StatusCode::UNAUTHORIZED,
+        RemoveError::NoEndpoint(_) => StatusCode::BAD_REQUEST,
+        RemoveError::NoTokenFile(_) | RemoveError::LastMember(_) | RemoveError::NotRemoved(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    json(status, &ErrorBody::new(error.to_string()))
+}
+
+/// A request to forget a member that is no JSON; MicroK8s puts something before its text
+/// (recording `http-empty-body`).
+pub fn removal_not_understood(error: &DecodeError) -> Response {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_ascii_lowercase());
+    let inner: String = first.into_iter().chain(letters).collect();
+    let error = ErrorBody::new(format!("Failed to unmarshal JSON: {inner}"));
+    json(StatusCode::BAD_REQUEST, &error)
+}
+
+/// The answer when the work for a request panicked.
+pub fn unexpected(panic: &JoinError) -> Response {
+    tracing::error!(%panic, "a request failed unexpectedly");
+    let error = ErrorBody::new("Internal error");
+    json(StatusCode::INTERNAL_SERVER_ERROR, &error)
 }
 
 /// A JSON answer, without a newline at its end, as MicroK8s's.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::cli;
 use crate::cli::agent::{AgentArgs, LogFormat, MinTlsVersion};
 use crate::cli::output::{self, Printer};
+use crate::cluster::callback::CallbackFrom;
 use crate::cluster::fresh_node::{self, FreshNode};
 use crate::cluster::node::Node;
 use crate::host::datastore_demo::DatastoreDemo;
@@ -154,6 +156,8 @@ fn from_file(node: &Node, typed: AgentArgs) -> Result<AgentArgs, Refusal> {
         retry_window: typed.retry_window.or(read.retry_window),
         log_format: typed.log_format.or(read.log_format),
         max_connections: typed.max_connections.or(read.max_connections),
+        callback_from: typed.callback_from.or(read.callback_from),
+        capi_dir: typed.capi_dir.or(read.capi_dir),
         ..read
     })
 }
@@ -181,6 +185,14 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
         socket: node.layout.socket(args.socket.as_deref()),
         timeout: Duration::from_secs(args.timeout.unwrap_or(TIMEOUT).max(1)),
         min_tls,
+        callback_from: match args.callback_from {
+            None | Some(cli::agent::CallbackFrom::Cluster) => CallbackFrom::Cluster,
+            Some(cli::agent::CallbackFrom::Any) => CallbackFrom::Any,
+        },
+        capi_token: args
+            .capi_dir
+            .unwrap_or_else(|| PathBuf::from("/capi"))
+            .join("etc/token"),
         retry_window: Duration::from_secs(args.retry_window.unwrap_or(RETRY_WINDOW.unsigned_abs())),
         max_connections: args.max_connections.unwrap_or(agent::MAX_CONNECTIONS),
         serves_metrics: args.enable_metrics.unwrap_or_default(),

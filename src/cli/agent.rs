@@ -45,6 +45,14 @@ pub struct AgentArgs {
     /// unless given, and fewer where the limit on open files is lower
     #[arg(long, value_name = "COUNT", value_parser = max_connections)]
     pub max_connections: Option<usize>,
+    /// Who may have this node do something with the cluster's callback token: `cluster`, the
+    /// node itself and control plane nodes, unless given; `any`, everybody, as with MicroK8s
+    #[arg(long, value_enum, value_name = "WHO")]
+    pub callback_from: Option<CallbackFrom>,
+
+    /// The folder of Cluster API, with its token in `etc/token`; `/capi` unless given
+    #[arg(long, value_name = "DIRECTORY")]
+    pub capi_dir: Option<PathBuf>,
 
     /// The directory of a standalone node; made when there is none
     #[arg(long, value_name = "DIRECTORY")]
@@ -85,6 +93,15 @@ pub enum MinTlsVersion {
     Tls12,
     /// TLS 1.3 only
     Tls13,
+}
+
+/// From where callbacks are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CallbackFrom {
+    /// From the node itself, and from control plane nodes
+    Cluster,
+    /// From everywhere
+    Any,
 }
 
 impl AgentArgs {

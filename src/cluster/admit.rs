@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
+use crate::cluster::callback;
 use crate::cluster::first_join::{self, FirstJoinError};
 use crate::cluster::node::Node;
 use crate::host::{Action, CommandError, Service};
@@ -202,7 +203,7 @@ impl Gate {
             .tokens
             .reserve(&request.token, &claim, is_member)?
             .map_err(AdmitError::InvalidToken)?;
-        let answer = self.make_ready(answer, caller, uses_dqlite)?;
+        let answer = self.make_ready(answer, request, caller, uses_dqlite)?;
         let answer = match request.worker.role() {
             Role::Worker => cluster_v2::JoinResponse {
                 control_plane_nodes: Some(self.control_plane_nodes()?),
@@ -417,6 +418,7 @@ impl Gate {
     fn make_ready(
         &self,
         answer: cluster_v2::JoinResponse,
+        request: &cluster_v2::JoinRequest,
         caller: Caller,
         uses_dqlite: bool,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
@@ -430,8 +432,18 @@ impl Gate {
         let callback_token = first_join::own_callback_token(&self.node)?;
         first_join::direct_pod_network(&self.node, caller.remote)?;
         first_join::stop_reissuing(&self.node)?;
+        // What a worker does not know nobody can take from it. A control plane node has to know.
+        let has_digest =
+            request.worker.role() == Role::Worker && request.can_handle_callback_digest;
+        let (callback_token, digest) = if has_digest {
+            let (own, digest) = callback::for_worker(&callback_token);
+            (own, Some(digest))
+        } else {
+            (callback_token, None)
+        };
         Ok(cluster_v2::JoinResponse {
             callback_token: Some(callback_token),
+            callback_token_sha256: digest,
             ..answer
         })
     }
@@ -718,7 +730,7 @@ fn service_networks(node: &Node) -> Vec<(IpAddr, u8)> {
 }
 
 /// The `InternalIP` of each node in the JSON of `kubectl get no -o json`.
-fn internal_addresses(json: &str) -> Option<Vec<String>> {
+pub(super) fn internal_addresses(json: &str) -> Option<Vec<String>> {
     let list: serde_json::Value = serde_json::from_str(json).ok()?;
     let address = |node: &serde_json::Value| -> Option<String> {
         let addresses = node["status"]["addresses"].as_array()?;

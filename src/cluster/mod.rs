@@ -2,11 +2,15 @@
 
 pub mod add_node;
 pub mod admit;
+pub mod callback;
+pub mod capi;
 pub mod cni;
+pub mod configure;
 pub mod first_join;
 pub mod forget;
 pub mod fresh_node;
 pub mod identity;
+pub mod image_import;
 pub mod join;
 pub mod journal;
 pub mod leave;
@@ -15,3 +19,4 @@ pub mod remove_node;
 pub mod status;
 pub mod token_care;
 pub mod turn;
+pub mod upgrade;

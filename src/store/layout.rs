@@ -166,6 +166,11 @@ impl Layout {
         self.data.join("credentials").join(name)
     }
 
+    /// The phases of one of MicroK8s's supervised upgrades, as scripts.
+    pub fn upgrade_scripts(&self, upgrade: &str) -> PathBuf {
+        self.snap.join("upgrade-scripts").join(upgrade)
+    }
+
     /// The folder of the datastore.
     pub fn backend(&self) -> PathBuf {
         self.data.join("var/kubernetes/backend")

@@ -3,6 +3,7 @@
 pub mod admissions;
 pub mod args_file;
 pub mod audit;
+pub mod callback_tokens;
 pub mod database;
 pub mod dqlite;
 pub mod known_users;

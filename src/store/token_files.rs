@@ -17,8 +17,11 @@ pub const PERSISTENT_TOKENS: &str = "persistent-cluster-tokens.txt";
 pub const CERTIFICATE_TOKENS: &str = "certs-request-tokens.txt";
 /// The tokens by which this node may call the nodes of an etcd cluster.
 pub const CALLBACK_TOKENS: &str = "callback-tokens.txt";
-/// The token that this node's agent is called with.
+/// The token that this node's agent is called with; beside [`CALLBACK_DIGEST`], by this node alone.
 pub const CALLBACK_TOKEN: &str = "callback-token.txt";
+/// The SHA-256 of the token that a worker's agent is called with by its cluster. MicroK8s has no
+/// such file.
+pub const CALLBACK_DIGEST: &str = "callback-token.sha256";
 
 /// What a token file says of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! Version 1 of MicroK8s's cluster API: joining a cluster on etcd, and signing certificates.
+//! Version 1 of MicroK8s's cluster API: joining a cluster on etcd, signing certificates, and what
+//! the control plane has other nodes do.
 //!
-//! `sign-cert` is recorded in `http-sign-cert`; the answer to a join is described in
-//! `http-api.md` (read in MicroK8s's sources, not recorded).
+//! `sign-cert` is recorded in `http-sign-cert`, the rest in `http-configure-*` and `http-upgrade`;
+//! the answer to a join is described in `http-api.md` (read in MicroK8s's sources, not recorded).
 
 use serde::{Deserialize, Serialize};
 
@@ -89,4 +90,161 @@ impl SignCertRequest {
 pub struct SignCertResponse {
     /// The certificate, PEM.
     pub certificate: Option<String>,
+}
+
+/// `POST /cluster/api/v1.0/configure`: other arguments for services, and add-ons on or off.
+#[derive(Debug, Clone)]
+pub struct ConfigureRequest {
+    /// The callback token.
+    pub callback: Token,
+    /// What becomes of which service, in this order.
+    pub services: Vec<ServiceChange>,
+    /// What becomes of which add-on, after the services.
+    pub addons: Vec<AddonChange>,
+}
+
+/// What becomes of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceChange {
+    /// The service, as the caller names it.
+    pub name: String,
+    /// Arguments, with their dashes, and their new values.
+    pub update: Vec<(String, String)>,
+    /// Arguments that go. One that is updated as well stays.
+    pub remove: Vec<String>,
+    /// Whether the service is started anew.
+    pub restart: bool,
+}
+
+/// What becomes of an add-on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddonChange {
+    /// The add-on, as the caller names it.
+    pub name: String,
+    /// On, off, or as it is.
+    pub to: Option<Switch>,
+}
+
+/// Whether an add-on runs from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+impl ConfigureRequest {
+    /// Reads a request as MicroK8s's agent does: `restart` is meant when it is exactly `true` or
+    /// `"yes"`, and `enable` wins over `disable` (recordings `http-configure-restart`,
+    /// `http-configure-addon`).
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        let fields = Fields::read(body, "v1.ConfigureRequest", "ConfigureRequest")?;
+        let services = fields.objects("service", "ConfigureServiceRequest")?;
+        let addons = fields.objects("addon", "ConfigureAddonRequest")?;
+        let service = |fields: &Fields| {
+            Ok(ServiceChange {
+                name: fields.text("name")?.to_owned(),
+                update: fields.text_pairs("arguments_update")?,
+                remove: fields.texts("arguments_remove")?,
+                restart: fields
+                    .get("restart")
+                    .is_some_and(|value| *value == true || *value == "yes"),
+            })
+        };
+        let addon = |fields: &Fields| {
+            let (on, off) = (fields.flag("enable")?, fields.flag("disable")?);
+            Ok(AddonChange {
+                name: fields.text("name")?.to_owned(),
+                to: on
+                    .then_some(Switch::On)
+                    .or_else(|| off.then_some(Switch::Off)),
+            })
+        };
+        Ok(Self {
+            callback: Token::presented(fields.text("callback")?),
+            services: services.iter().map(service).collect::<Result<_, _>>()?,
+            addons: addons.iter().map(addon).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// `POST /cluster/api/v1.0/upgrade`: a phase of one of MicroK8s's supervised upgrades.
+#[derive(Debug, Clone)]
+pub struct UpgradeRequest {
+    /// The callback token.
+    pub callback: Token,
+    /// The upgrade, by the name of its folder.
+    pub upgrade: String,
+    /// How far the upgrade is to go: `prepare`, `commit` or `rollback`.
+    pub phase: String,
+}
+
+impl UpgradeRequest {
+    /// Reads a request as MicroK8s's agent does.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        let fields = Fields::read(body, "v1.UpgradeRequest", "UpgradeRequest")?;
+        Ok(Self {
+            callback: Token::presented(fields.text("callback")?),
+            upgrade: fields.text("upgrade")?.to_owned(),
+            phase: fields.text("phase")?.to_owned(),
+        })
+    }
+}
+
+/// The answer to a [`ConfigureRequest`] or an [`UpgradeRequest`] that was carried out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Done {
+    result: &'static str,
+}
+
+impl Default for Done {
+    fn default() -> Self {
+        Self { result: "ok" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_true_and_yes_restart_a_service() {
+        for (value, restart) in [
+            ("true", true),
+            ("\"yes\"", true),
+            ("\"true\"", false),
+            ("\"True\"", false),
+            ("1", false),
+            ("false", false),
+            ("null", false),
+        ] {
+            let body = format!(r#"{{"service": [{{"name": "kubelet", "restart": {value}}}]}}"#);
+            let request = ConfigureRequest::read(body.as_bytes()).unwrap();
+            assert_eq!(request.services[0].restart, restart, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_addon_that_is_both_enabled_and_disabled_is_enabled() {
+        for (fields, to) in [
+            (r#""enable": true, "disable": true"#, Some(Switch::On)),
+            (r#""disable": true"#, Some(Switch::Off)),
+            (r#""enable": false"#, None),
+        ] {
+            let body = format!(r#"{{"addon": [{{"name": "dns", {fields}}}]}}"#);
+            let request = ConfigureRequest::read(body.as_bytes()).unwrap();
+            assert_eq!(request.addons[0].to, to, "{fields}");
+        }
+        let body = r#"{"addon": [{"name": "dns", "enable": "true"}]}"#;
+        assert!(ConfigureRequest::read(body.as_bytes()).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_makes_a_reader_panic(body in r#"[\[\]{}:,"a-z_ 0-9]{0,80}"#) {
+            let _ = ConfigureRequest::read(body.as_bytes());
+            let _ = UpgradeRequest::read(body.as_bytes());
+        }
+    }
 }

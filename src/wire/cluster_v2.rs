@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::secret::Secret;
 use crate::model::role::Role;
-use crate::model::token::Token;
+use crate::model::token::{Token, TokenDigest};
 use crate::wire::lenient::{DecodeError, Fields};
 
 /// `POST /cluster/api/v2.0/join`.
@@ -25,6 +25,10 @@ pub struct JoinRequest {
     pub can_handle_x509_auth: bool,
     /// The node can be told of an external etcd.
     pub can_handle_custom_etcd: bool,
+    /// The node, a worker, needs no more of the cluster's callback token than its digest. MicroK8s
+    /// knows no such field, and passes over it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub can_handle_callback_digest: bool,
 }
 
 /// The role in a request, as MicroK8s's client writes it (recordings `join-worker-ok`,
@@ -78,6 +82,10 @@ impl JoinRequest {
             },
             can_handle_x509_auth: fields.flag("can_handle_x509_auth")?,
             can_handle_custom_etcd: fields.flag("can_handle_custom_etcd")?,
+            // Whatever else somebody may mean by a field of this name, it must not end the join.
+            can_handle_callback_digest: fields
+                .get("can_handle_callback_digest")
+                .is_some_and(|value| *value == true),
         })
     }
 }
@@ -145,7 +153,8 @@ pub struct OutcomeTaken {}
 pub struct JoinResponse {
     /// The cluster's CA certificate, PEM.
     pub ca: Option<String>,
-    /// What the contacted node's agent shows when it calls the joining node's.
+    /// What the contacted node's agent shows when it calls the joining node's; with
+    /// [`Self::callback_token_sha256`], the joining worker's own token for its own agent.
     pub callback_token: Option<Secret>,
     /// The port of the API server.
     pub apiport: Option<String>,
@@ -188,6 +197,43 @@ pub struct JoinResponse {
     /// The client key for an external etcd, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd_key: Option<Secret>,
+    /// The SHA-256 of the cluster's callback token, for a worker that said that it can handle it:
+    /// enough to tell a control plane's call, and of no use to make one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback_token_sha256: Option<TokenDigest>,
+}
+
+/// `POST /cluster/api/v2.0/dqlite/remove`: the datastore is to forget a member.
+#[derive(Debug, Clone)]
+pub struct RemoveRequest {
+    /// The member, `address:port`.
+    pub remove_endpoint: String,
+}
+
+impl RemoveRequest {
+    /// Reads a request as MicroK8s's agent does.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        let fields = Fields::read(
+            body,
+            "v2.RemoveFromDqliteRequest",
+            "RemoveFromDqliteRequest",
+        )?;
+        Ok(Self {
+            remove_endpoint: fields.text("remove_endpoint")?.to_owned(),
+        })
+    }
+}
+
+/// The answer to an image that was imported.
+#[derive(Debug, Clone, Serialize)]
+pub struct Imported {
+    status: &'static str,
+}
+
+impl Default for Imported {
+    fn default() -> Self {
+        Self { status: "OK" }
+    }
 }
 
 #[cfg(test)]
@@ -203,10 +249,20 @@ mod tests {
             worker: RequestedRole::Worker,
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
+            can_handle_callback_digest: false,
         };
         assert_eq!(
             serde_json::to_string(&request).unwrap(),
             r#"{"token":"0123456789abcdef0123456789abcdef","hostname":"n2","port":"25000","worker":"as-worker","can_handle_x509_auth":true,"can_handle_custom_etcd":true}"#
+        );
+        let announced = JoinRequest {
+            can_handle_callback_digest: true,
+            ..request.clone()
+        };
+        assert!(
+            serde_json::to_string(&announced)
+                .unwrap()
+                .ends_with(r#","can_handle_callback_digest":true}"#)
         );
         for (worker, text) in [
             (RequestedRole::ControlPlane, r#""worker":"as-master""#),

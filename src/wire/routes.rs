@@ -6,6 +6,18 @@ pub const HEALTH: &str = "/health";
 pub const V1_JOIN: &str = "/cluster/api/v1.0/join";
 /// `POST`: have a certificate signed.
 pub const V1_SIGN_CERT: &str = "/cluster/api/v1.0/sign-cert";
+/// `POST`: other arguments for services, and add-ons on or off.
+pub const V1_CONFIGURE: &str = "/cluster/api/v1.0/configure";
+/// `POST`: a phase of a supervised upgrade.
+pub const V1_UPGRADE: &str = "/cluster/api/v1.0/upgrade";
+/// `POST`: an image for the container runtime; the body is the archive.
+pub const V2_IMAGE_IMPORT: &str = "/cluster/api/v2.0/image/import";
+/// `POST`: the datastore is to forget a member.
+pub const V2_DQLITE_REMOVE: &str = "/cluster/api/v2.0/dqlite/remove";
+/// The header with the callback token of [`V2_IMAGE_IMPORT`].
+pub const CALLBACK_TOKEN: &str = "x-microk8s-callback-token";
+/// The header with the token of [`V2_DQLITE_REMOVE`], which Cluster API has.
+pub const CAPI_TOKEN: &str = "capi-auth-token";
 /// `POST`: join a cluster on dqlite.
 pub const V2_JOIN: &str = "/cluster/api/v2.0/join";
 /// `POST`: say how a join ended.

@@ -132,6 +132,11 @@ impl Host {
         self.root.join("common")
     }
 
+    /// Where Cluster API would put its token, below `etc`; on a machine this is `/capi`.
+    pub fn capi(&self) -> PathBuf {
+        self.root.join("capi")
+    }
+
     /// Where the agent's socket is unless it is told otherwise.
     pub fn socket(&self) -> PathBuf {
         self.snap_common().join("run/cluster-agent.sock")

@@ -9,8 +9,10 @@
 mod agent_life;
 mod architecture;
 mod bad_input;
+mod callbacks;
 mod certificate_policy;
 mod compat;
+mod configuring;
 mod dev_cluster;
 mod documents;
 mod etcd_flow;
@@ -18,6 +20,7 @@ mod field_usage;
 mod generated;
 mod hand_over;
 mod hostile_requests;
+mod image_import;
 mod join_options;
 mod killed;
 mod lab;

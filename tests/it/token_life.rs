@@ -625,6 +625,7 @@ fn nothing_that_holds_a_token_shows_it() {
             worker: cluster_v2::RequestedRole::Worker,
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
+            can_handle_callback_digest: false,
         }),
         Box::new(cluster_v2::JoinOutcome {
             token: token.clone(),

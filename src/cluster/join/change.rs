@@ -11,8 +11,10 @@ use crate::cluster::node::{Node, Privacy};
 use crate::cluster::turn::TurnError;
 use crate::host::{Action, Service};
 use crate::model::node_label::NodeLabel;
+use crate::model::token::TokenDigest;
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
+use crate::store::token_files::{CALLBACK_DIGEST, CALLBACK_TOKEN};
 use crate::wire::local_v1::JoinOrder;
 
 /// The mode of lock files that MicroK8s's client makes (recording `join-worker-ok`).
@@ -157,6 +159,26 @@ impl<'a> Change<'a> {
             Privacy::Root
         };
         self.write(&self.node.layout.credential(name), text.expose(), privacy)
+    }
+
+    /// The token by which this node's agent is called; with a digest of the cluster's, the token is
+    /// this node's own.
+    pub fn callback_token(
+        &mut self,
+        token: Option<&Secret>,
+        clusters: Option<&TokenDigest>,
+    ) -> Result<(), JoinError> {
+        let layout = &self.node.layout;
+        if let Some(token) = token {
+            let path = layout.credential(CALLBACK_TOKEN);
+            self.write(&path, token.expose(), Privacy::Group)?;
+        }
+        let path = layout.credential(CALLBACK_DIGEST);
+        match clusters {
+            Some(digest) => self.write(&path, &format!("{}\n", digest.digits()), Privacy::Root),
+            // One of an earlier cluster would make this token none of the new one's.
+            None => Ok(self.journal()?.remove(&path)?),
+        }
     }
 
     /// kube-proxy and the datastore's users get the cluster's pod network.

@@ -19,7 +19,6 @@ use crate::pki::ca::{self, Ca};
 use crate::store::dqlite::{self, Member};
 use crate::store::known_users;
 use crate::store::layout::Lock;
-use crate::store::token_files::CALLBACK_TOKEN;
 use crate::wire::cluster_v2::JoinResponse;
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
@@ -278,13 +277,7 @@ impl super::Plan for Plan {
         change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
         let theirs = answer.kubelet_args.as_deref().unwrap_or_default();
         change.kubelet(theirs, &self.own.to_string(), order, |_| {})?;
-        if let Some(token) = &answer.callback_token {
-            change.write(
-                &layout.credential(CALLBACK_TOKEN),
-                token.expose(),
-                Privacy::Group,
-            )?;
-        }
+        change.callback_token(answer.callback_token.as_ref(), None)?;
         begin(JoinStage::Services, audience);
         match &self.datastore {
             Datastore::Dqlite(cluster) => self.join_dqlite(change, cluster, order, audience)?,

@@ -17,7 +17,6 @@ use crate::pki::csr;
 use crate::pki::kubeconfig::{self, Identity};
 use crate::pki::name::Subject;
 use crate::store::admissions::CertificatePurpose;
-use crate::store::token_files::CALLBACK_TOKEN;
 use crate::wire::cluster_v1::JoinResponse;
 use crate::wire::local_v1::JoinOrder;
 
@@ -114,11 +113,7 @@ impl super::Plan for Plan {
         let answer = &self.answer;
         let layout = &change.node().layout;
         let callback = Secret::new(format!("{}\n", self.callback.expose()));
-        change.write(
-            &layout.credential(CALLBACK_TOKEN),
-            callback.expose(),
-            Privacy::Group,
-        )?;
+        change.callback_token(Some(&callback), None)?;
         change.pod_network(answer.cluster_cidr.as_deref())?;
         let own = answer.hostname_override.as_deref().unwrap_or_default();
         change.kubelet(

@@ -97,6 +97,7 @@ impl Contact {
             worker: role,
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
+            can_handle_callback_digest: role.role() == Role::Worker,
         };
         self.ask(routes::V2_JOIN, &request, role.role())
     }

@@ -19,7 +19,6 @@ use crate::pki::name::{AltName, Subject};
 use crate::pki::{ca, csr};
 use crate::store::admissions::CertificatePurpose;
 use crate::store::layout::Lock;
-use crate::store::token_files::CALLBACK_TOKEN;
 use crate::wire::cluster_v2::JoinResponse;
 use crate::wire::local_v1::JoinOrder;
 
@@ -122,13 +121,10 @@ impl super::Plan for Plan {
         )?;
         change.kube_proxy()?;
         self.identities.apply(change, &self.ca, &self.server)?;
-        if let Some(token) = &answer.callback_token {
-            change.write(
-                &layout.credential(CALLBACK_TOKEN),
-                token.expose(),
-                Privacy::Group,
-            )?;
-        }
+        change.callback_token(
+            answer.callback_token.as_ref(),
+            answer.callback_token_sha256.as_ref(),
+        )?;
         change.unlock(Lock::NoApiserverProxy)?;
         change.write(
             &layout.args("traefik/provider.yaml"),

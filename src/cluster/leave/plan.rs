@@ -21,7 +21,7 @@ use crate::store::args_file::ArgsFile;
 use crate::store::dqlite::{self, DatastoreRole, Member};
 use crate::store::known_users;
 use crate::store::layout::Lock;
-use crate::store::token_files::{CALLBACK_TOKEN, CALLBACK_TOKENS};
+use crate::store::token_files::{CALLBACK_DIGEST, CALLBACK_TOKEN, CALLBACK_TOKENS};
 
 /// The kubelet's labels and authority on a node of its own (recording `leave-worker`).
 const OWN_LABELS: &str =
@@ -292,6 +292,7 @@ impl<'a> Steps<'a> {
     fn forget_tokens(&mut self) -> Result<(), LeaveError> {
         let layout = &self.node.layout;
         self.remove(&layout.credential(CALLBACK_TOKEN));
+        self.remove(&layout.credential(CALLBACK_DIGEST));
         self.remove(&layout.credential(CALLBACK_TOKENS));
         let users = layout.credential(known_users::FILE);
         let arguments = self.node.arguments("kube-apiserver")?;

@@ -4,8 +4,8 @@
 //! a difference that no recording shows, and the tests that it names hold it.
 
 use super::exceptions::Effect::{
-    Also, AnyCalls, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType, NoCalls, Only, Patch,
-    Reason, Status, Stdout, Untouched, Without,
+    Also, AlsoSent, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType,
+    NoCalls, Only, Patch, Reason, Status, Stdout, Untouched, Without,
 };
 use super::exceptions::Mode::{
     AddNodeAlone, AddNodeThroughAgent, FreshNode, JoinInProcess, JoinRecordedAgent,
@@ -26,11 +26,7 @@ const OUR_AGENT: &[Mode] = &[JoinInProcess, JoinThroughAgent, Requests];
 const ERROR_LINE: Effect = Effect::Stderr(|| expectation::Stderr::ErrorLine);
 const USAGE: Effect = Effect::Stderr(|| expectation::Stderr::Usage);
 const WARNING: Effect = Effect::Stderr(|| expectation::Stderr::Line("warning: "));
-const NO_SUCH_PATH: &[Effect] = &[
-    Status(404),
-    Stdout("{\"error\":\"Not found\"}"),
-    JsonType("application/json"),
-];
+const NOTHING_HAPPENS: &[Effect] = &[Untouched(N1), NoCalls];
 
 /// Joins that end, at their first command, with a control plane node.
 const CONTROL_PLANE: &[&str] = &[
@@ -40,6 +36,53 @@ const CONTROL_PLANE: &[&str] = &[
     "join-third-voter",
     "join-via-virtual-ip",
     "join-worker-after-controlplane",
+];
+
+/// Joins that ask for a worker.
+const WORKER_REQUESTS: &[&str] = &[
+    "join-worker-*",
+    "join-*-worker",
+    "join-cis-hardening",
+    "join-fingerprint-full",
+    "join-hostname-other-ip",
+    "join-hostname-preferred-*",
+    "join-hostpath-warning",
+    "join-no-fingerprint",
+    "join-one-time-token-twice",
+    "join-service-restart-fails",
+    "join-sign-fails",
+    "join-skip-verify-wrong",
+    "join-stopped-lock",
+    "join-ttl-*",
+];
+
+/// Joins whose every command ends with a worker.
+const EVERY_COMMAND_A_WORKER: &[&str] = &[
+    "join-worker-control-plane-list",
+    "join-worker-no-keys",
+    "join-worker-ok",
+    "join-cis-hardening",
+    "join-fingerprint-full",
+    "join-guard-worker",
+    "join-guard-disable-worker",
+    "join-hostname-preferred-resolves",
+    "join-hostpath-warning",
+    "join-no-fingerprint",
+    "join-skip-verify-wrong",
+    "join-stopped-lock",
+    "join-ttl-two-nodes",
+];
+
+const OWN_CALLBACK_TOKEN: &[Effect] = &[
+    Patch(
+        Own,
+        &["credentials/callback-token.txt"],
+        r#"{"content": "<OWN_CALLBACK_TOKEN>"}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "credentials/callback-token.sha256", "change": "added", "mode": "0600", "kind": "text", "content": "<CALLBACK_TOKEN_SHA256>\n"}"#,
+    ),
 ];
 
 /// Joins that end with a worker.
@@ -1193,32 +1236,145 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &[],
     },
     Difference {
-        microk8s: "the agent also answers `v1.0/configure`, `v1.0/upgrade`, `v2.0/image/import` and `v2.0/dqlite/remove`",
-        here: "not yet: 404, as for any unknown path",
-        why: "they come with later versions",
+        microk8s: "`configure` takes any name for a service, `../credentials/newfile` included, and any text for an argument",
+        here: "the services of MicroK8s and no others, arguments of one line; else status 400 and nothing changes",
+        why: "the name becomes a path, and a line end another argument",
         cases: &[
             Case {
-                of: &["http-wrong-method"],
+                of: &["http-configure-path"],
                 modes: &[Requests],
-                effects: &[Only(&[4, 5, 6, 7], NO_SUCH_PATH)],
+                effects: &[
+                    Status(400),
+                    Stdout(r#"{"error":"Unknown service \"../credentials/newfile\""}"#),
+                    Only(&[1], NOTHING_HAPPENS),
+                ],
             },
             Case {
-                of: &["http-malformed-json"],
+                of: &["http-configure-remove"],
                 modes: &[Requests],
-                effects: &[Only(&[8, 9, 10], NO_SUCH_PATH)],
+                effects: &[
+                    Status(400),
+                    Stdout(r#"{"error":"Unknown service \"testservice\""}"#),
+                    Only(&[1, 2], NOTHING_HAPPENS),
+                ],
             },
             Case {
-                of: &["http-empty-body"],
+                of: &["http-configure-update"],
                 modes: &[Requests],
-                effects: &[Only(&[4, 5, 6, 7], NO_SUCH_PATH)],
-            },
-            Case {
-                of: &["http-empty-object"],
-                modes: &[Requests],
-                effects: &[Only(&[4, 5, 6], NO_SUCH_PATH)],
+                effects: &[
+                    Status(400),
+                    Stdout(r#"{"error":"Unknown service \"testservice\""}"#),
+                    Only(&[1, 2, 3, 4], NOTHING_HAPPENS),
+                    Only(
+                        &[4],
+                        &[Stdout(r#"{"error":"Unknown service \"newservice\""}"#)],
+                    ),
+                ],
             },
         ],
-        tests: &[],
+        tests: &[
+            "compat::http::of_known_services::http_configure_update",
+            "compat::http::of_known_services::http_configure_remove",
+            "configuring::no_name_or_argument_leads_out_of_the_arguments_of_a_service",
+        ],
+    },
+    Difference {
+        microk8s: "`configure` changes and restarts one service after the other; what it has done before a failure stays",
+        here: "all arguments change together, then each service restarts once; when one does not come up, the arguments are the old ones again",
+        why: "half of a change is a broken node",
+        cases: &[],
+        tests: &[
+            "configuring::the_services_of_a_request_change_together_or_not_at_all",
+            "configuring::arguments_with_which_a_service_does_not_start_are_taken_back",
+        ],
+    },
+    Difference {
+        microk8s: "`upgrade` runs whatever script the name of an upgrade leads to, `../` included",
+        here: "an upgrade is the name of a folder of `upgrade-scripts`",
+        why: "no path gets through",
+        cases: &[],
+        tests: &["configuring::an_upgrade_is_a_script_of_microk8s_and_no_other_file"],
+    },
+    Difference {
+        microk8s: "every node of a cluster knows its one callback token, and with it configures and upgrades every other one",
+        here: "the token is taken from the node itself and from control plane nodes, by their addresses; our own worker asks for a token of its own, with a field that MicroK8s passes over, and learns the SHA-256 of the cluster's. `agent --callback-from any` is MicroK8s's way",
+        why: "who is root on a worker must not be root on all nodes",
+        cases: &[
+            Case {
+                of: WORKER_REQUESTS,
+                modes: &[JoinRecordedAgent],
+                effects: &[AlsoSent(r#"{"can_handle_callback_digest": true}"#)],
+            },
+            Case {
+                of: EVERY_COMMAND_A_WORKER,
+                modes: &[JoinInProcess, JoinThroughAgent],
+                effects: OWN_CALLBACK_TOKEN,
+            },
+            Case {
+                of: &["join-one-time-token-twice"],
+                modes: &[JoinInProcess, JoinThroughAgent],
+                effects: &[Only(&[1], OWN_CALLBACK_TOKEN)],
+            },
+            Case {
+                of: &["join-worker-after-controlplane"],
+                modes: &[JoinInProcess, JoinThroughAgent],
+                effects: &[Only(&[2], OWN_CALLBACK_TOKEN)],
+            },
+            Case {
+                of: &["leave-worker", "leave-kubectl-fails"],
+                modes: LEAVE,
+                effects: &[Also(
+                    Own,
+                    r#"{"path": "credentials/callback-token.sha256", "change": "removed", "mode": "0600", "kind": "text"}"#,
+                )],
+            },
+        ],
+        tests: &[
+            "callbacks::a_workers_token_opens_nothing_on_a_control_plane_node",
+            "callbacks::the_clusters_token_opens_nothing_from_a_workers_address",
+            "callbacks::a_control_plane_node_configures_a_worker_that_knows_no_more_than_a_digest",
+            "callbacks::the_operator_may_have_it_as_with_microk8s",
+        ],
+    },
+    Difference {
+        microk8s: "`image/import` and all that it starts end after `--timeout`",
+        here: "an image may take as long as it moves: it ends when nothing comes for a minute, or for `--timeout` where that is less; one that breaks off is not imported, with status 400 or 408",
+        why: "a large image over a slow link is no fault",
+        cases: &[],
+        tests: &[
+            "image_import::an_image_that_moves_is_not_cut_off_and_one_that_stands_still_is",
+            "image_import::an_image_whose_sender_goes_away_is_not_imported",
+        ],
+    },
+    Difference {
+        microk8s: "`dqlite/remove` hands everything on to the datastore's shell, once",
+        here: "status 400 for what is no address and port; the last member stays; the members are asked again while they find a new leader, and one that they do not list is removed already",
+        why: "what the shell makes of such a command nobody knows, and without its last member the datastore is gone",
+        cases: &[
+            Case {
+                of: &["http-dqlite-remove"],
+                modes: &[Requests],
+                effects: &[Only(
+                    &[4],
+                    &[
+                        Status(400),
+                        Stdout(
+                            r#"{"error":"Failed to remove from dqlite: \"\" is no address and port"}"#,
+                        ),
+                        NoCalls,
+                    ],
+                )],
+            },
+            Case {
+                of: &["http-dqlite-remove-fails"],
+                modes: &[Requests],
+                effects: &[Status(200), Stdout("null"), AnyCallsOn("n1")],
+            },
+        ],
+        tests: &[
+            "configuring::cluster_api_does_not_remove_the_last_member",
+            "configuring::a_member_that_the_datastore_keeps_is_told_as_recorded",
+        ],
     },
     Difference {
         microk8s: "a worker's certificate token gets any subject signed, `O=system:masters` included",

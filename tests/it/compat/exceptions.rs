@@ -72,6 +72,8 @@ pub enum Effect {
     JsonType(&'static str),
     /// A field `reason` in the agent's answer, which is an error.
     Reason(&'static str),
+    /// A worker's join request has these fields too: a JSON object.
+    AlsoSent(&'static str),
     /// Other effects, but for these commands of the scenario alone.
     Only(&'static [usize], &'static [Effect]),
     Stdout(&'static str),
@@ -82,6 +84,8 @@ pub enum Effect {
     As(&'static str),
     /// Calls on the host where the command runs are not looked at.
     AnyCalls,
+    /// Calls on this host are not looked at.
+    AnyCallsOn(&'static str),
     /// There are no calls on any host.
     NoCalls,
     /// Other calls in place of these, which stand together, on the host of the command.
@@ -89,8 +93,8 @@ pub enum Effect {
 }
 
 use Effect::{
-    Also, AnyCalls, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType, NoCalls, Only, Patch,
-    Reason, Status, Stdout, Untouched, Without,
+    Also, AlsoSent, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType,
+    NoCalls, Only, Patch, Reason, Status, Stdout, Untouched, Without,
 };
 use Side::{Every, N1, Own};
 
@@ -171,11 +175,12 @@ impl Effect {
             Exit(code) => expected.exit = code,
             Status(code) => expected.status = Some(code),
             JsonType(kind) => {
-                if expected.stdout.starts_with(['{', '[']) {
+                if serde_json::from_str::<Value>(&expected.stdout).is_ok() {
                     expected.content_type = Some(kind.to_owned());
                 }
             }
             Reason(reason) => expected.reason = Some(reason.to_owned()),
+            AlsoSent(fields) => expected.sent = serde_json::from_str(fields).unwrap(),
             Only(commands, effects) => {
                 if commands.contains(&command.n) {
                     effects
@@ -192,6 +197,9 @@ impl Effect {
             }
             AnyCalls => {
                 expected.calls.insert(own.to_owned(), None);
+            }
+            AnyCallsOn(host) => {
+                expected.calls.insert(host.to_owned(), None);
             }
             InsteadOfCalls(before, after) => {
                 if let Some(Some(calls)) = expected.calls.get_mut(own) {

@@ -15,9 +15,20 @@ use super::scenario::Stage;
 macro_rules! recordings {
     ($run:path $(, $more:ident)*) => {
         crate::compat::recorded!($run:
+            http_configure_addon,
+            http_configure_bad_token,
+            http_configure_path,
+            http_configure_remove,
+            http_configure_restart,
+            http_configure_restart_fails,
+            http_configure_update,
+            http_dqlite_remove,
+            http_dqlite_remove_fails,
+            http_dqlite_remove_no_token_file,
             http_empty_body,
             http_empty_object,
             http_health,
+            http_image_import,
             http_join_case_keys,
             http_join_check_order,
             http_join_no_content_type,
@@ -30,6 +41,7 @@ macro_rules! recordings {
             http_sign_cert,
             http_sign_cert_bad_csr,
             http_unknown_path,
+            http_upgrade,
             http_wrong_method,
             $($more,)*
         );
@@ -68,15 +80,47 @@ mod over_http_1_1 {
     }
 }
 
+/// The recordings speak of services that there are not, and which we refuse. With the names of two
+/// that there are, all is as recorded.
+mod of_known_services {
+    crate::compat::recorded!(run: http_configure_remove, http_configure_update);
+
+    const NAMES_OF: [(&str, &str); 2] = [("testservice", "flanneld"), ("newservice", "etcd")];
+
+    fn run(name: &str) {
+        let mut recording = crate::compat::recording::Recording::load_as(name, &NAMES_OF);
+        let missing = "n1: args/etcd is missing".to_owned();
+        recording.preconditions.push(missing);
+        super::replay_recording(recording, "--http2", "2");
+    }
+
+    #[test]
+    fn all_recordings_of_other_services_are_here() {
+        assert_eq!(NAMES.len(), 2);
+    }
+}
+
+fn replay(name: &str, option: &str, version: &str) {
+    replay_recording(Recording::load(name), option, version);
+}
+
 /// Runs the recorded `curl` lines against our agent and compares the answers, the node directory
 /// and the calls.
-fn replay(name: &str, option: &str, version: &str) {
-    let recording = Recording::load(name);
+fn replay_recording(recording: Recording, option: &str, version: &str) {
+    let name = recording.name.clone();
     let Some(mut stage) = Stage::set(recording, Mode::Requests) else {
         return;
     };
     put_tokens_into_the_file(&mut stage);
-    stage.start_agent("n1");
+    // The client of the recordings is no node of the cluster, and its machine has no `/capi`.
+    let capi = stage.lab.host("n1").capi();
+    let arguments = [
+        "--callback-from",
+        "any",
+        "--capi-dir",
+        capi.to_str().unwrap(),
+    ];
+    stage.start_agent_with("n1", &arguments);
     let wire = stage.recording.wire();
     for index in 0..stage.recording.commands.len() {
         let command = &stage.recording.commands[index];

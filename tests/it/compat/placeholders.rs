@@ -18,6 +18,7 @@ impl Placeholders {
         placeholders.fingerprint(lab.host("n1"));
         for host in lab.hosts() {
             for (directory, name) in [
+                (host.capi(), "/capi"),
                 (host.snap_common(), "$SNAP_COMMON"),
                 (host.snap_data(), "$SNAP_DATA"),
                 (host.snap(), "$SNAP"),

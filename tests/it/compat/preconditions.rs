@@ -188,6 +188,33 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
             n1().write("credentials/known_tokens.csv", KNOWN_TOKENS, 0o644);
         }
 
+        // callbacks and Cluster API, on n1
+        "n1: credentials/callback-token.txt holds CCCC... (64 letters C)" => {
+            let token = format!("{}\n", "C".repeat(64));
+            n1().write("credentials/callback-token.txt", &token, 0o600);
+        }
+        "n1: args/testservice holds the lines --one=1, '--two 2', an empty line, '# note', --three, --four=a=b" =>
+        {
+            n1().write("args/testservice", ARGUMENTS, 0o644);
+        }
+        "n1: args/flanneld holds the lines --one=1, '--two 2', an empty line, '# note', --three, --four=a=b" =>
+        {
+            n1().write("args/flanneld", ARGUMENTS, 0o644);
+        }
+        "n1: args/etcd is missing" => n1().remove("args/etcd"),
+        "enabling the addon nosuch fails" => n1().stand_ins.fail_addon("nosuch"),
+        "n1: restarting microk8s.daemon-etcd fails" => {
+            n1().stand_ins
+                .fail_service("restart", "microk8s.daemon-etcd");
+        }
+        "no ctr program is present" => {}
+        "n1: /capi/etc/token holds capi-secret" => {
+            let folder = n1().capi().join("etc");
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("token"), "capi-secret\n").unwrap();
+        }
+        "n1: /capi/etc/token is missing" => {}
+
         // what listens on n1 in place of an agent
         "nothing is listening" | "no agent runs on n1" => scene.no_agent = true,
         "a plain HTTP server listens on n1:25000" => {
@@ -227,6 +254,9 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
 const KNOWN_TOKENS: &str = "AAAA,admin,admin,\"system:masters\"\n\
     BBBB,system:node:n2,kubelet-1,\"system:nodes\"\n\
     CCCC,system:node:n22,kubelet-2,\"system:nodes\"\n";
+
+/// The arguments of a service, written in every way.
+const ARGUMENTS: &str = "--one=1\n--two 2\n\n# note\n--three\n--four=a=b\n";
 
 /// Has n2 join n1, by our own programs.
 fn join(lab: &Lab, option: &str) {

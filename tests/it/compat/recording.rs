@@ -15,6 +15,9 @@ pub struct Recording {
     pub commands: Vec<Command>,
     #[serde(skip)]
     folder: PathBuf,
+    /// Words that stand for others.
+    #[serde(skip)]
+    words: &'static [(&'static str, &'static str)],
 }
 
 /// One command of a scenario.
@@ -59,6 +62,32 @@ impl Recording {
         recording
     }
 
+    /// The scenario with other words in place of some, as a scenario of its own.
+    pub fn load_as(name: &str, words: &'static [(&'static str, &'static str)]) -> Self {
+        let mut recording = Self::load(name);
+        recording.name += "-in-other-words";
+        recording.words = words;
+        let mut commands = std::mem::take(&mut recording.commands);
+        for command in &mut commands {
+            command.line = recording.in_its_words(&command.line);
+        }
+        recording.commands = commands;
+        for text in &mut recording.preconditions {
+            for (before, after) in words {
+                *text = text.replace(before, after);
+            }
+        }
+        recording
+    }
+
+    fn in_its_words(&self, text: &str) -> String {
+        self.words
+            .iter()
+            .fold(text.to_owned(), |text, (before, after)| {
+                text.replace(before, after)
+            })
+    }
+
     pub fn stdout(&self, command: &Command) -> String {
         self.file(command, "stdout.txt").unwrap()
     }
@@ -90,7 +119,7 @@ impl Recording {
             return Vec::new();
         };
         text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
+            .map(|line| serde_json::from_str(&self.in_its_words(line)).unwrap())
             .collect()
     }
 
@@ -114,7 +143,8 @@ impl Recording {
             1 => name.to_owned(),
             _ => format!("{}.{name}", command.n),
         };
-        fs::read_to_string(self.folder.join(name)).ok()
+        let text = fs::read_to_string(self.folder.join(name)).ok()?;
+        Some(self.in_its_words(&text))
     }
 }
 

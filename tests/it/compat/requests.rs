@@ -63,11 +63,16 @@ impl RecordedAgent {
         let told = |method: &str, path: &str, host: &str, kind: &str, body: &Value| {
             format!("{method} {path} at {host} as {kind}\n{body:#}\n")
         };
+        let also = stage.expected(&stage.recording.commands[0]).sent;
         let recorded: String = stage
             .recording
             .wire()
             .iter()
             .map(|exchange| {
+                let mut request = exchange["request"].clone();
+                if request["worker"] == "as-worker" {
+                    object_of(&mut request).extend(also.clone());
+                }
                 told(
                     exchange["method"].as_str().unwrap(),
                     exchange["path"].as_str().unwrap(),
@@ -75,7 +80,7 @@ impl RecordedAgent {
                     exchange["request_headers"]["Content-Type"][0]
                         .as_str()
                         .unwrap(),
-                    &exchange["request"],
+                    &request,
                 )
             })
             .collect();
@@ -197,6 +202,10 @@ struct PemValue<'a> {
     kind: &'static str,
     text: &'a str,
     summary: Map<String, Value>,
+}
+
+fn object_of(value: &mut Value) -> &mut Map<String, Value> {
+    value.as_object_mut().unwrap()
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -399,15 +408,34 @@ fn forget_other_hosts(value: &mut Value) {
     }
 }
 
-/// The callback token comes into being with the first join.
+/// The callback token comes into being with the first join; a worker gets one of its own.
 pub fn learn_callback_token(lab: &Lab, placeholders: &mut Placeholders) {
-    let path = lab.host("n1").path("credentials/callback-token.txt");
-    if let (false, Ok(token)) = (
+    let token_of =
+        |host: &Host| fs::read_to_string(host.path("credentials/callback-token.txt")).ok();
+    if let (false, Some(token)) = (
         placeholders.knows("<CALLBACK_TOKEN>"),
-        fs::read_to_string(path),
+        token_of(lab.host("n1")),
     ) {
-        placeholders.set("<CALLBACK_TOKEN>", token.trim_end());
+        let token = token.trim_end();
+        placeholders.set("<CALLBACK_TOKEN>", token);
+        placeholders.set("<CALLBACK_TOKEN_SHA256>", &sha256(token.as_bytes()));
     }
+    for host in lab.hosts().iter().filter(|host| host.name != "n1") {
+        if let Some(token) = token_of(host)
+            && placeholders.hide(&token) == token
+        {
+            placeholders.set("<OWN_CALLBACK_TOKEN>", token.trim_end());
+        }
+    }
+}
+
+/// In hexadecimal digits, by a program that is not ours.
+pub fn sha256(bytes: &[u8]) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    let output = Process::new("sha256sum").arg(file.path()).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    told.split_whitespace().next().unwrap().to_owned()
 }
 
 /// The body of a recorded request with the values of this run; a certificate request is made anew.

@@ -51,8 +51,13 @@ impl Stage {
 
     /// Starts an agent on a host.
     pub fn start_agent(&mut self, host: &str) {
-        self.agents
-            .insert(host.to_owned(), self.lab.host(host).agent());
+        self.start_agent_with(host, &[]);
+    }
+
+    /// Starts an agent with further arguments on a host.
+    pub fn start_agent_with(&mut self, host: &str, arguments: &[&str]) {
+        let agent = Agent::start(self.lab.host(host), arguments);
+        self.agents.insert(host.to_owned(), agent);
     }
 
     /// Has `add-node` make the tokens that the scenario's commands speak of.

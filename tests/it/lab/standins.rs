@@ -144,6 +144,28 @@ awk -v removed="$(tr '\n' ' ' < "$here/removed")" '
 ' "$data/var/kubernetes/backend/cluster.yaml"
 "#;
 
+/// Enables and disables add-ons.
+const SWITCH: &str = r#"
+log "$(basename "$0" .wrapper) $*"
+if [ -e "$here/fail-addon-$1" ]; then
+    echo "Addon $1 was not found" >&2
+    exit 1
+fi
+"#;
+
+/// The container runtime's client: what it is fed goes into a file, and its end is written down.
+const CTR: &str = r#"
+log "ctr $*"
+if [ -e "$here/ctr-fails" ]; then
+    head -c 1000 >/dev/null
+    echo 'ctr: unrecognized image format' >&2
+    exit 1
+fi
+echo "$$" > "$here/ctr.pid"
+sha256sum | cut -d ' ' -f 1 > "$here/ctr.sha256.part"
+mv "$here/ctr.sha256.part" "$here/ctr.sha256"
+"#;
+
 impl StandIns {
     /// Writes the stand-ins to where the snap and the `PATH` of a host have the programs.
     pub fn install(directory: &Path, snap: &Path, snap_data: &Path) -> Self {
@@ -157,6 +179,8 @@ impl StandIns {
             (directory.join("bin/snapctl"), SNAPCTL),
             (snap.join("microk8s-kubectl.wrapper"), KUBECTL),
             (snap.join("bin/dqlite"), DQLITE),
+            (snap.join("microk8s-enable.wrapper"), SWITCH),
+            (snap.join("microk8s-disable.wrapper"), SWITCH),
         ] {
             fs::write(&path, format!("{head}{body}")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -167,6 +191,39 @@ impl StandIns {
         stand_ins.control_plane_nodes(&[]);
         stand_ins.forget_calls();
         stand_ins
+    }
+
+    /// From now on there is a container runtime.
+    pub fn install_ctr(&self, snap: &Path, snap_common: &Path) {
+        let head = HEAD
+            .replace("{here}", self.directory.to_str().unwrap())
+            .replace("{data}", snap_common.to_str().unwrap())
+            .replace("SNAP_DATA", "SNAP_COMMON");
+        let path = snap.join("bin/ctr");
+        fs::write(&path, format!("{head}{CTR}")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// From now on the container runtime takes no image, and says so before it has read all of one.
+    pub fn fail_ctr(&self) {
+        fs::write(self.directory.join("ctr-fails"), "").unwrap();
+    }
+
+    /// The SHA-256 of the image that the container runtime has last read to its end.
+    pub fn imported(&self) -> Option<String> {
+        let text = fs::read_to_string(self.directory.join("ctr.sha256")).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// The process of the container runtime's client that was last started.
+    pub fn ctr_process(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.directory.join("ctr.pid")).ok()?;
+        text.trim().parse().ok()
+    }
+
+    /// From now on this add-on cannot be enabled.
+    pub fn fail_addon(&self, addon: &str) {
+        fs::write(self.directory.join(format!("fail-addon-{addon}")), "").unwrap();
     }
 
     /// The directory that goes first on the `PATH`.

@@ -1,0 +1,359 @@
+//! Callbacks: requests by which the control plane has other nodes do something.
+//!
+//! With MicroK8s every node of a cluster knows the one token that opens them, so that whoever is
+//! root on a worker, or reads one of its files, is root on all nodes. Here the token counts only
+//! from where it belongs: from the node itself, and from the cluster's control plane nodes. A worker
+//! is given a token of its own, which opens its own agent for itself and nothing else.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::base::secret::Secret;
+use crate::cluster::admit::{Caller, internal_addresses};
+use crate::cluster::first_join;
+use crate::cluster::node::Node;
+use crate::model::endpoint;
+use crate::model::token::{Token, TokenDigest};
+use crate::store::callback_tokens::{self, Owner};
+use crate::store::dqlite::{self, Member};
+use crate::store::layout::{Lock, ReadError};
+
+/// From where a callback is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CallbackFrom {
+    /// From the node itself, and from control plane nodes.
+    #[default]
+    Cluster,
+    /// From everywhere, as with MicroK8s.
+    Any,
+}
+
+/// Who may have this node do something.
+pub struct Callbacks {
+    node: Node,
+    from: CallbackFrom,
+}
+
+/// Why a callback is not taken. A stranger is told MicroK8s's text and no more; the reason is for
+/// the log.
+#[derive(Debug, thiserror::Error)]
+#[error("Invalid token")]
+pub struct Refused(#[source] pub Reason);
+
+/// The reason of a [`Refused`].
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// It is no callback token of this node's.
+    #[error("the callback token is unknown")]
+    Unknown,
+    /// The token is right, and comes from somewhere else.
+    #[error(
+        "the callback token is the cluster's, but {0} is neither this node nor a control plane node"
+    )]
+    NotControlPlane(IpAddr),
+    /// A worker's own token is for that worker.
+    #[error("the callback token is this worker's own, and {0} is not this worker")]
+    NotThisNode(IpAddr),
+    /// The token is right, and nobody can say what the control plane nodes are.
+    #[error("the callback token is the cluster's, but the control plane nodes are not known: {0}")]
+    NobodyKnows(String),
+    /// The files with the tokens.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Callbacks {
+    /// Callbacks of this node.
+    pub fn new(node: Node, from: CallbackFrom) -> Self {
+        Self { node, from }
+    }
+
+    /// The node that is called.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Whether the caller may have this node do something. The token is looked at first, so that
+    /// nobody without one makes this node ask the datastore.
+    pub fn check(&self, token: &Token, caller: Caller) -> Result<(), Refused> {
+        let owner = callback_tokens::owner(&self.node.layout, token)
+            .map_err(|error| Refused(error.into()))?
+            .ok_or(Refused(Reason::Unknown))?;
+        if self.from == CallbackFrom::Any || self.is_this_node(caller) {
+            return Ok(());
+        }
+        match owner {
+            Owner::Worker => Err(Refused(Reason::NotThisNode(caller.remote))),
+            Owner::Cluster => self.is_control_plane(caller.remote).map_err(Refused),
+        }
+    }
+
+    fn is_this_node(&self, caller: Caller) -> bool {
+        caller.remote.is_loopback()
+            || caller.remote == caller.local
+            || self.node.host.interfaces().is_ok_and(|interfaces| {
+                interfaces
+                    .iter()
+                    .any(|entry| endpoint::plain(entry.address) == caller.remote)
+            })
+    }
+
+    fn is_control_plane(&self, address: IpAddr) -> Result<(), Reason> {
+        let is_among = |known: &BTreeSet<IpAddr>| {
+            known
+                .contains(&address)
+                .then_some(())
+                .ok_or(Reason::NotControlPlane(address))
+        };
+        let node = &self.node;
+        if node.layout.has(Lock::Clustered) {
+            return is_among(&control_plane_of_worker(node));
+        }
+        if !node.layout.has(Lock::HaCluster) {
+            // A cluster without high availability has one control plane node: this one.
+            return Err(Reason::NotControlPlane(address));
+        }
+        if !node.uses_dqlite() {
+            return is_among(&by_kubernetes(node)?);
+        }
+        // The file is at hand, and as old as its last change; the datastore itself knows better.
+        let by_file = first_join::datastore_members(node).unwrap_or_default();
+        if by_file.iter().any(|member| member.is_at(address)) {
+            return Ok(());
+        }
+        is_among(&by_datastore(node)?)
+    }
+}
+
+/// A new callback token for a worker, and what it is to know of the cluster's.
+pub fn for_worker(cluster: &Secret) -> (Secret, TokenDigest) {
+    let digest = Token::presented(cluster.expose()).digest();
+    (
+        first_join::random_text(cluster.expose().len().max(64)),
+        digest,
+    )
+}
+
+fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, Reason> {
+    let unknown = |why: &dyn ToString| Reason::NobodyKnows(why.to_string());
+    let answer = node
+        .host
+        .datastore_members(&node.layout.backend())
+        .map_err(|error| unknown(&error))?;
+    let members = dqlite::read_shell_answer(&answer).map_err(|error| unknown(&error))?;
+    Ok(members
+        .iter()
+        .filter_map(Member::ip)
+        .map(endpoint::plain)
+        .collect())
+}
+
+/// Where the datastore is somebody else's, Kubernetes knows which nodes have the control plane.
+fn by_kubernetes(node: &Node) -> Result<BTreeSet<IpAddr>, Reason> {
+    let unknown = |why: String| Reason::NobodyKnows(why);
+    let listed = node
+        .host
+        .control_plane_nodes()
+        .map_err(|error| unknown(error.to_string()))?
+        .ok_or_else(|| unknown("there is no Kubernetes on this node".to_owned()))?;
+    let addresses = internal_addresses(&listed)
+        .ok_or_else(|| unknown("kubectl gave no list of nodes".to_owned()))?;
+    Ok(addresses
+        .iter()
+        .filter_map(|address| address.parse().ok())
+        .map(endpoint::plain)
+        .collect())
+}
+
+/// The control plane nodes that a worker knows: those that its proxy leads to, a list that MicroK8s
+/// keeps up to date, and in the older kind of cluster the one that has etcd.
+fn control_plane_of_worker(node: &Node) -> BTreeSet<IpAddr> {
+    let layout = &node.layout;
+    let mut endpoints: Vec<String> = Vec::new();
+    if let Ok(text) = layout.read(&layout.args("traefik/provider.yaml")) {
+        endpoints.extend(proxied(&text));
+    }
+    if !layout.has(Lock::HaCluster)
+        && let Ok(arguments) = node.arguments("flanneld")
+    {
+        let listed = arguments.get("--etcd-endpoints").unwrap_or_default();
+        endpoints.extend(listed.split(',').map(str::to_owned));
+    }
+    endpoints
+        .iter()
+        .map(|endpoint| endpoint.trim().trim_start_matches("https://"))
+        .filter_map(endpoint::address_of)
+        .map(endpoint::plain)
+        .collect()
+}
+
+/// The servers in `provider.yaml` (recording `join-worker-ok`).
+fn proxied(provider: &str) -> Vec<String> {
+    let provider: Value = serde_saphyr::from_str(provider).unwrap_or_default();
+    provider["tcp"]["services"]["kube-apiserver"]["loadBalancer"]["servers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|server| server["address"].as_str().map(str::to_owned))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::host::InterfaceAddress;
+    use crate::host::scripted::ScriptedHost;
+    use crate::store::layout::Layout;
+    use crate::store::token_files::{CALLBACK_DIGEST, CALLBACK_TOKEN};
+
+    struct Place {
+        _root: TempDir,
+        node: Node,
+        host: Arc<ScriptedHost>,
+    }
+
+    /// A node at 10.99.0.11 with the cluster's token `CLUSTER`.
+    fn place(members: Option<&str>) -> Place {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path(), root.path(), root.path());
+        for folder in [
+            "args/traefik",
+            "credentials",
+            "var/lock",
+            "var/kubernetes/backend",
+        ] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        fs::write(layout.credential(CALLBACK_TOKEN), "CLUSTER\n").unwrap();
+        fs::write(layout.lock(Lock::HaCluster), "").unwrap();
+        let servers = "--etcd-servers=unix://${SNAP_DATA}/var/kubernetes/backend/kine.sock:12379\n";
+        fs::write(layout.args("kube-apiserver"), servers).unwrap();
+        let members_file = layout.backend().join("cluster.yaml");
+        fs::write(
+            members_file,
+            "- Address: 10.99.0.12:19001\n  ID: 1\n  Role: 0\n",
+        )
+        .unwrap();
+        let host = Arc::new(ScriptedHost {
+            interfaces: vec![InterfaceAddress {
+                interface: "eth0".into(),
+                address: "10.99.0.11".parse().unwrap(),
+                prefix: 24,
+            }],
+            members: members.map(str::to_owned),
+            ..ScriptedHost::default()
+        });
+        let node = Node::new(layout, host.clone());
+        Place {
+            _root: root,
+            node,
+            host,
+        }
+    }
+
+    impl Place {
+        fn check(&self, from: CallbackFrom, token: &str, address: &str) -> Result<(), Reason> {
+            let caller = Caller::new(address.parse().unwrap(), "10.99.0.11".parse().unwrap());
+            Callbacks::new(self.node.clone(), from)
+                .check(&Token::presented(token), caller)
+                .map_err(|refused| refused.0)
+        }
+
+        fn takes(&self, token: &str, address: &str) -> bool {
+            self.check(CallbackFrom::Cluster, token, address).is_ok()
+        }
+    }
+
+    #[test]
+    fn a_control_plane_node_is_called_by_itself_and_by_others_of_its_kind() {
+        let members = r#"[{"ID": 1, "Address": "10.99.0.13:19001", "Role": 0}]"#;
+        let place = place(Some(members));
+        for address in [
+            "127.0.0.1",
+            "::1",
+            "10.99.0.11",
+            "::ffff:10.99.0.11",
+            "10.99.0.12",
+            "::ffff:10.99.0.12",
+        ] {
+            assert!(place.takes("CLUSTER", address), "{address}");
+        }
+        assert!(place.host.calls().is_empty(), "the file knows them");
+        assert!(
+            place.takes("CLUSTER", "10.99.0.13"),
+            "the datastore knows it"
+        );
+        for address in ["10.99.0.120", "10.99.0.1", "10.1.5.3", "fd00::1"] {
+            let refused = place.check(CallbackFrom::Cluster, "CLUSTER", address);
+            assert!(
+                matches!(refused, Err(Reason::NotControlPlane(_))),
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_without_a_token_has_the_datastore_asked() {
+        let place = place(Some("[]"));
+        for token in ["", "nope", "CLUSTER2"] {
+            for from in [CallbackFrom::Cluster, CallbackFrom::Any] {
+                let refused = place.check(from, token, "10.99.0.12");
+                assert!(matches!(refused, Err(Reason::Unknown)), "{token}");
+            }
+        }
+        assert!(place.host.calls().is_empty());
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_nobody_else_is_let_in_but_by_the_operators_word() {
+        let place = place(None);
+        let refused = place.check(CallbackFrom::Cluster, "CLUSTER", "10.99.0.13");
+        assert!(matches!(refused, Err(Reason::NobodyKnows(_))));
+        place
+            .check(CallbackFrom::Any, "CLUSTER", "10.99.0.13")
+            .unwrap();
+    }
+
+    #[test]
+    fn a_worker_takes_the_clusters_token_from_its_control_plane_and_its_own_from_itself() {
+        let place = place(None);
+        let layout = &place.node.layout;
+        fs::write(layout.lock(Lock::Clustered), "").unwrap();
+        let provider = "tcp:\n  services:\n    kube-apiserver:\n      loadBalancer:\n        servers:\n        - address: 10.99.0.12:16443\n        - address: '[fd00::2]:16443'\n";
+        fs::write(layout.args("traefik/provider.yaml"), provider).unwrap();
+        let (own, digest) = for_worker(&Secret::new("CLUSTER"));
+        assert_eq!(own.expose().len(), 64);
+        fs::write(layout.credential(CALLBACK_TOKEN), own.expose()).unwrap();
+        fs::write(layout.credential(CALLBACK_DIGEST), digest.digits()).unwrap();
+        for address in ["10.99.0.12", "fd00::2", "10.99.0.11", "127.0.0.1"] {
+            assert!(place.takes("CLUSTER", address), "{address}");
+        }
+        assert!(!place.takes("CLUSTER", "10.99.0.13"));
+        assert!(place.takes(own.expose(), "127.0.0.1"));
+        let refused = place.check(CallbackFrom::Cluster, own.expose(), "10.99.0.12");
+        assert!(matches!(refused, Err(Reason::NotThisNode(_))));
+    }
+
+    #[test]
+    fn in_a_cluster_on_etcd_a_worker_is_called_by_the_node_with_etcd() {
+        let place = place(None);
+        let layout = &place.node.layout;
+        fs::remove_file(layout.lock(Lock::HaCluster)).unwrap();
+        assert!(
+            !place.takes("CLUSTER", "10.99.0.12"),
+            "nobody else has a control plane"
+        );
+        fs::write(layout.lock(Lock::Clustered), "").unwrap();
+        let endpoints = "--etcd-endpoints=https://10.99.0.12:12379\n";
+        fs::write(layout.args("flanneld"), endpoints).unwrap();
+        assert!(place.takes("CLUSTER", "10.99.0.12"));
+        assert!(!place.takes("CLUSTER", "10.99.0.13"));
+    }
+}

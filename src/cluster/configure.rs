@@ -1,0 +1,438 @@
+//! Other arguments for the services of this node, and add-ons on or off: what the control plane asks
+//! for when an add-on of MicroK8s changes the whole cluster.
+//!
+//! The services change together or not at all: everything is checked first, the arguments of all of
+//! them are written through the journal, then they restart, and where one does not come up the
+//! arguments are the old ones again. Add-ons are MicroK8s's own scripts and come last: what they have
+//! done nobody can undo.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::atomic_file::Access;
+use crate::cluster::journal::{self, Journal, JournalError};
+use crate::cluster::node::Node;
+use crate::cluster::turn::{self, TurnError};
+use crate::host::{Action, CommandError, Service};
+use crate::store::args_file::ArgsFile;
+use crate::store::layout::{Lock, ReadError};
+use crate::wire::cluster_v1::{AddonChange, ConfigureRequest, ServiceChange, Switch};
+
+/// How MicroK8s begins the names of its services.
+const PREFIX: &str = "microk8s.daemon-";
+/// The mode of a new file of arguments (recording `http-configure-update`).
+const NEW_FILE: u32 = 0o640;
+
+/// Why the node is not configured otherwise; texts that MicroK8s's agent has are its own.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// A name that is none of MicroK8s's services.
+    #[error("Unknown service {0:?}")]
+    UnknownService(String),
+    /// A service that has no arguments.
+    #[error("Service {0:?} has no arguments")]
+    NoArguments(String),
+    /// Text that a line of an arguments file cannot hold, or that is no argument.
+    #[error("Argument {argument:?} of service {service:?} cannot be set: {why}")]
+    Argument {
+        /// Whose.
+        service: String,
+        /// Which one.
+        argument: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A name that no add-on can have.
+    #[error("{0:?} is not the name of an addon")]
+    Addon(String),
+    /// Arguments cannot be read or written; nothing has changed.
+    #[error("Failed to update arguments of service {service:?}: {source}")]
+    Update {
+        /// Whose.
+        service: String,
+        /// Why.
+        #[source]
+        source: JournalError,
+    },
+    /// Arguments cannot be read; nothing has changed.
+    #[error("Failed to update arguments of service {service:?}: {source}")]
+    Read {
+        /// Whose.
+        service: String,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// A service did not restart; the arguments are the old ones.
+    #[error("Failed to restart service {service:?}: {}", .source.in_microk8s_words())]
+    Restart {
+        /// As it was named in the request.
+        service: String,
+        /// Why.
+        #[source]
+        source: CommandError,
+    },
+    /// An add-on's script failed.
+    #[error("Failed to {} addon {addon:?}: {}", .to.verb(), .source.in_microk8s_words())]
+    Switch {
+        /// Which one.
+        addon: String,
+        /// What was wanted.
+        to: Switch,
+        /// Why.
+        #[source]
+        source: CommandError,
+    },
+    /// Something else changes the node.
+    #[error("The node cannot be configured now: {0}")]
+    Turn(#[from] TurnError),
+    /// What was changed, or an earlier change, cannot be taken back or made final.
+    #[error("The node cannot be configured: {0}")]
+    Journal(#[from] JournalError),
+}
+
+impl Switch {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::On => "enable",
+            Self::Off => "disable",
+        }
+    }
+}
+
+/// Configures the node. An add-on may take `limit`.
+pub fn configure(
+    node: &Node,
+    request: &ConfigureRequest,
+    limit: Duration,
+) -> Result<(), ConfigureError> {
+    let services: Vec<Configured<'_>> = request
+        .services
+        .iter()
+        .map(|change| Configured::check(node, change))
+        .collect::<Result<_, _>>()?;
+    for addon in &request.addons {
+        check_addon(addon)?;
+    }
+    if services.iter().any(Configured::is_a_change) {
+        let _turn = turn::take(node)?;
+        if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
+            tracing::warn!("{ending}");
+        }
+        change_services(node, &services)?;
+    }
+    // The turn is over: an add-on's script may itself have this node configured.
+    for addon in &request.addons {
+        if let Some(to) = addon.to {
+            node.host
+                .switch_addon(&addon.name, to == Switch::On, limit)
+                .map_err(|source| ConfigureError::Switch {
+                    addon: addon.name.clone(),
+                    to,
+                    source,
+                })?;
+        }
+    }
+    Ok(())
+}
+
+/// A service that is to change, and that there is.
+struct Configured<'a> {
+    change: &'a ServiceChange,
+    service: Service,
+    arguments: Option<PathBuf>,
+}
+
+impl<'a> Configured<'a> {
+    fn check(node: &Node, change: &'a ServiceChange) -> Result<Self, ConfigureError> {
+        let name = &change.name;
+        let (service, file) = known(name, node.layout.has(Lock::Lite))
+            .ok_or_else(|| ConfigureError::UnknownService(name.clone()))?;
+        let has_arguments = !change.update.is_empty() || !change.remove.is_empty();
+        if has_arguments && file.is_none() {
+            return Err(ConfigureError::NoArguments(name.clone()));
+        }
+        let bad = |argument: &str, why| ConfigureError::Argument {
+            service: name.clone(),
+            argument: argument.to_owned(),
+            why,
+        };
+        for (key, value) in &change.update {
+            if !is_argument(key) {
+                return Err(bad(
+                    key,
+                    "an argument is a word that begins with two dashes",
+                ));
+            }
+            if value.contains(char::is_control) {
+                return Err(bad(
+                    key,
+                    "its value holds a line end or another control character",
+                ));
+            }
+        }
+        Ok(Self {
+            change,
+            service,
+            arguments: file
+                .filter(|_| has_arguments)
+                .map(|file| node.layout.args(file)),
+        })
+    }
+
+    fn is_a_change(&self) -> bool {
+        self.arguments.is_some() || self.change.restart
+    }
+
+    fn not_restarted(&self, source: CommandError) -> ConfigureError {
+        ConfigureError::Restart {
+            service: self.change.name.clone(),
+            source,
+        }
+    }
+}
+
+/// Changes files and restarts services; on an error nothing has changed.
+fn change_services(node: &Node, services: &[Configured<'_>]) -> Result<(), ConfigureError> {
+    let files = new_files(node, services)?;
+    // To restart this agent ends this request as well, so it comes when all else is done.
+    let (this_agent, others): (Vec<_>, Vec<_>) = services
+        .iter()
+        .filter(|configured| configured.change.restart)
+        .partition(|configured| configured.service == Service::ClusterAgent);
+    let restarts = once_each(&others);
+    if files.is_empty() {
+        for configured in restarts {
+            node.host
+                .service(Action::Restart, configured.service)
+                .map_err(|source| configured.not_restarted(source))?;
+        }
+    } else {
+        let mut journal = Journal::begin(&node.layout)?;
+        if let Err(error) = apply(node, &mut journal, &files, &restarts) {
+            journal.roll_back(node.host.as_ref())?;
+            return Err(error);
+        }
+    }
+    for configured in once_each(&this_agent) {
+        node.host
+            .service(Action::Restart, configured.service)
+            .map_err(|source| configured.not_restarted(source))?;
+    }
+    Ok(())
+}
+
+/// A service is restarted once, however many of its parts change.
+fn once_each<'a, 'b>(services: &[&'b Configured<'a>]) -> Vec<&'b Configured<'a>> {
+    let mut seen = Vec::new();
+    let mut restarts = Vec::new();
+    for configured in services {
+        if !seen.contains(&configured.service) {
+            seen.push(configured.service);
+            restarts.push(*configured);
+        }
+    }
+    restarts
+}
+
+fn apply(
+    node: &Node,
+    journal: &mut Journal,
+    files: &[NewFile],
+    restarts: &[&Configured<'_>],
+) -> Result<(), ConfigureError> {
+    for file in files {
+        journal
+            .write(
+                &file.path,
+                file.text.as_bytes(),
+                Access::Keep { or: NEW_FILE },
+            )
+            .map_err(|source| ConfigureError::Update {
+                service: file.service.clone(),
+                source,
+            })?;
+    }
+    for configured in restarts {
+        journal
+            .service(node.host.as_ref(), Action::Restart, configured.service)
+            .map_err(|error| match error {
+                JournalError::Service(source) => configured.not_restarted(source),
+                other => other.into(),
+            })?;
+    }
+    Ok(journal.commit()?)
+}
+
+/// A file of arguments that reads otherwise from now on.
+struct NewFile {
+    path: PathBuf,
+    service: String,
+    before: Option<String>,
+    text: String,
+}
+
+/// The files that change; several changes may concern the same one.
+fn new_files(node: &Node, services: &[Configured<'_>]) -> Result<Vec<NewFile>, ConfigureError> {
+    let mut files: Vec<NewFile> = Vec::new();
+    for configured in services {
+        let Some(path) = &configured.arguments else {
+            continue;
+        };
+        let place = match files.iter().position(|file| file.path == *path) {
+            Some(place) => place,
+            None => {
+                let service = configured.change.name.clone();
+                let before = match node.layout.read(path) {
+                    Ok(text) => Some(text),
+                    Err(error) if error.is_missing() => None,
+                    Err(source) => return Err(ConfigureError::Read { service, source }),
+                };
+                files.push(NewFile {
+                    path: path.clone(),
+                    service,
+                    text: before.clone().unwrap_or_default(),
+                    before,
+                });
+                files.len() - 1
+            }
+        };
+        let mut arguments = ArgsFile::parse(&files[place].text);
+        arguments.reconfigure(&configured.change.update, &configured.change.remove);
+        files[place].text = arguments.text();
+    }
+    files.retain(|file| file.before.as_ref() != Some(&file.text));
+    Ok(files)
+}
+
+/// The services that can be configured, by the names that MicroK8s's programs have for them, with
+/// their files below `args`. With the lock `lite.lock` Kubernetes runs in one service (recording
+/// `http-configure-restart`).
+fn known(name: &str, is_lite: bool) -> Option<(Service, Option<&'static str>)> {
+    let of_kubernetes = |service, file| {
+        Some((
+            if is_lite { Service::Kubelite } else { service },
+            Some(file),
+        ))
+    };
+    match name.strip_prefix(PREFIX).unwrap_or(name) {
+        "kubelet" => of_kubernetes(Service::Kubelet, "kubelet"),
+        "kube-apiserver" | "apiserver" => of_kubernetes(Service::Apiserver, "kube-apiserver"),
+        "kube-proxy" | "proxy" => of_kubernetes(Service::Proxy, "kube-proxy"),
+        "kube-scheduler" | "scheduler" => of_kubernetes(Service::Scheduler, "kube-scheduler"),
+        "kube-controller-manager" | "controller-manager" => {
+            of_kubernetes(Service::ControllerManager, "kube-controller-manager")
+        }
+        "kubelite" => Some((Service::Kubelite, Some("kubelite"))),
+        "k8s-dqlite" => Some((Service::K8sDqlite, Some("k8s-dqlite"))),
+        "etcd" => Some((Service::Etcd, Some("etcd"))),
+        "flanneld" => Some((Service::Flanneld, Some("flanneld"))),
+        "containerd" => Some((Service::Containerd, Some("containerd"))),
+        "apiserver-proxy" => Some((Service::ApiserverProxy, Some("apiserver-proxy"))),
+        "apiserver-kicker" => Some((Service::ApiserverKicker, None)),
+        "cluster-agent" => Some((Service::ClusterAgent, Some("cluster-agent"))),
+        _ => None,
+    }
+}
+
+fn is_argument(key: &str) -> bool {
+    let strange = |c: char| c.is_whitespace() || c.is_control() || c == '=';
+    key.strip_prefix("--")
+        .is_some_and(|name| !name.is_empty() && !name.contains(strange))
+}
+
+/// A name, perhaps with a repository's before it, and with what the add-on is to be told behind a
+/// colon: `dns`, `community/istio`, `dns:1.1.1.1,8.8.8.8`.
+fn check_addon(addon: &AddonChange) -> Result<(), ConfigureError> {
+    let name = addon.name.as_str();
+    let (path, told) = name.split_once(':').unwrap_or((name, ""));
+    let is_word = |word: &str| {
+        let rest = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(rest)
+    };
+    let is_name = path.split('/').count() <= 2 && path.split('/').all(is_word);
+    if is_name && !told.contains(char::is_control) {
+        Ok(())
+    } else {
+        Err(ConfigureError::Addon(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_known_by_the_names_of_the_recordings_and_no_path_is_one() {
+        for (name, is_lite, service, file) in [
+            ("kubelet", true, Service::Kubelite, Some("kubelet")),
+            ("kubelet", false, Service::Kubelet, Some("kubelet")),
+            ("kube-proxy", false, Service::Proxy, Some("kube-proxy")),
+            ("apiserver", true, Service::Kubelite, Some("kube-apiserver")),
+            (
+                "microk8s.daemon-containerd",
+                true,
+                Service::Containerd,
+                Some("containerd"),
+            ),
+            ("etcd", true, Service::Etcd, Some("etcd")),
+            ("apiserver-kicker", true, Service::ApiserverKicker, None),
+        ] {
+            assert_eq!(known(name, is_lite), Some((service, file)), "{name}");
+        }
+        for name in [
+            "",
+            "testservice",
+            "../credentials/newfile",
+            "/etc/passwd",
+            "kubelet/",
+            "./kubelet",
+            "kubelet\0",
+            " kubelet",
+            "Kubelet",
+            "cni-network/cni.yaml",
+            "microk8s.daemon-",
+            "microk8s.daemon-../x",
+            "microk8s.daemon-microk8s.daemon-etcd",
+        ] {
+            assert_eq!(known(name, true), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn addons_are_names_and_no_paths_or_options() {
+        let check = |name: &str| {
+            check_addon(&AddonChange {
+                name: name.to_owned(),
+                to: None,
+            })
+        };
+        for name in [
+            "dns",
+            "nosuch",
+            "community/istio",
+            "dns:1.1.1.1,8.8.8.8",
+            "a-b.c_d",
+        ] {
+            check(name).unwrap();
+        }
+        for name in [
+            "", "-h", "--help", "../x", "a/../b", "a/b/c", "/a", "a/", "a b", "a\nb", "dns:a\nb",
+            "é",
+        ] {
+            assert!(check(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn an_argument_is_one_word_with_dashes() {
+        for key in ["--one", "--node-labels", "--v"] {
+            assert!(is_argument(key), "{key}");
+        }
+        for key in [
+            "", "--", "one", "-v", "--a=b", "--a b", "--a\n--b", "# note",
+        ] {
+            assert!(!is_argument(key), "{key}");
+        }
+    }
+}
