@@ -1,106 +1,212 @@
-//! Joins and leaves that are killed: SIGKILL at every change of a file, one after the other.
+//! Joins and leaves that are killed: SIGKILL right before and right after every change of a file.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
+use crate::lab::agent::Agent;
 use crate::lab::snapshot::Snapshot;
+use crate::lab::standins::Running;
 use crate::lab::{Host, Lab, nodes, skip};
 use crate::leaving::{assert_of_one_authority, cluster};
 
-/// The system calls by which files change; each may be the last one of a process.
-const CHANGING: [&str; 7] = [
-    "rename",
-    "renameat",
-    "renameat2",
-    "unlink",
-    "unlinkat",
-    "mkdir",
-    "rmdir",
-];
+/// The system calls by which what a folder holds changes.
+const CHANGING: &str =
+    "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,symlink,symlinkat";
 
-/// Kills a command at its first, second, third … change of a file, until it gets to its end, and
-/// each time starts the agent of the host. `check` is told what the node is like then. Every step
-/// of the command is met, also one that is added tomorrow.
-fn kill_everywhere(host: &Host, line: &str, before: &Snapshot, check: impl Fn(&str, &Snapshot)) {
-    let kept = host.scratch().join("kept");
-    nodes::copy(&host.snap_data(), &kept);
-    let mut killed = 0;
-    for call in CHANGING {
-        for number in 1.. {
-            // Where a folder is emptied, not every file in it is another step.
-            let number = if call == "unlinkat" {
-                number * 7
-            } else {
-                number
-            };
-            let at = format!("{call} {number}");
-            let output = host.shell(&format!(
-                "strace -qq -o /dev/null -e trace={call} -e inject={call}:signal=SIGKILL:when={number} {line}"
-            ));
-            let ended = output.code == Some(0);
-            assert!(
-                ended || output.code == Some(137) || output.code.is_none(),
-                "{at}: {output:?}"
-            );
-            let agent = host.agent();
+/// The system calls on entering which a process is killed, and every which of them.
+///
+/// Each change is flushed to the disk right after it, and the content of a file also right before
+/// the file takes its place (`every_change_of_a_file_is_flushed_before_the_next` holds that). So the
+/// flushes are the moments right before and right after each change, and what is done between two
+/// changes, such as a call to a service, has one before it and one after it as well. Where a folder
+/// is emptied, every seventh file in it is enough.
+const KILLED_AT: [(&str, usize); 2] = [("fsync", 1), ("unlinkat", 7)];
+
+/// What kills a process on entering a system call for the `number`th time.
+fn fatal(call: &str, number: usize) -> String {
+    format!("-e trace={call} -e inject={call}:signal=SIGKILL:when={number}")
+}
+
+/// Whose process is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Killed {
+    /// The command's, which does the work where no agent runs.
+    Command,
+    /// The agent's.
+    Agent,
+}
+
+/// What a command that was killed has left, once an agent has seen to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    TakenBack,
+    Complete,
+}
+
+/// A node, and a command on it that is killed.
+struct Victim<'a> {
+    host: &'a Host,
+    line: String,
+    before: Snapshot,
+    /// What the node is like after a command that nobody disturbs.
+    complete: Snapshot,
+    /// The services after it.
+    services: BTreeMap<String, Running>,
+}
+
+impl<'a> Victim<'a> {
+    /// Runs the command undisturbed once; then the node is as before again.
+    fn new(host: &'a Host, line: &str) -> Self {
+        let before = host.snapshot();
+        let kept = host.scratch().join("undisturbed");
+        nodes::copy(&host.snap_data(), &kept);
+        host.stand_ins.watch_services();
+        host.shell(line).ok();
+        let complete = host.snapshot();
+        let services = host.stand_ins.services();
+        fs::remove_dir_all(host.snap_data()).unwrap();
+        fs::rename(&kept, host.snap_data()).unwrap();
+        host.stand_ins.forget_removed();
+        Self {
+            host,
+            line: line.to_owned(),
+            before,
+            complete,
+            services,
+        }
+    }
+
+    /// Kills the command at its first, second, third … flush, until it gets to its end, and each
+    /// time starts the agent of the host. Every step of the command is met, also one that is added
+    /// tomorrow. `check` looks at the node then.
+    fn kill_everywhere(&self, killed: Killed, check: impl Fn(&str, Ending)) {
+        self.kill_at_every(1, killed, check);
+    }
+
+    /// The same at every `stride`th flush. An odd stride meets the moments before a change and
+    /// those after one alike.
+    fn kill_at_every(&self, stride: usize, killed: Killed, check: impl Fn(&str, Ending)) {
+        let (host, sparsely) = (self.host, stride);
+        let kept = host.scratch().join("kept");
+        nodes::copy(&host.snap_data(), &kept);
+        let mut kills = 0;
+        for (call, every) in KILLED_AT {
+            let stride = every * sparsely;
+            for number in (stride..).step_by(stride) {
+                let at = format!("{call} {number}");
+                host.stand_ins.watch_services();
+                host.stand_ins.forget_calls();
+                let ended = match killed {
+                    Killed::Command => self.kill_command(call, number),
+                    Killed::Agent => self.kill_agent(call, number),
+                };
+                self.recover();
+                for journal in ["journal", "journal.done"] {
+                    let journal = host.path("var/cluster-agent").join(journal);
+                    assert!(!journal.exists(), "{at}");
+                }
+                let now = host.snapshot();
+                if now == self.before {
+                    self.assert_taken_back(&at);
+                    check(&at, Ending::TakenBack);
+                } else {
+                    self.assert_complete(&at, &now);
+                    check(&at, Ending::Complete);
+                    fs::remove_dir_all(host.snap_data()).unwrap();
+                    nodes::copy(&kept, &host.snap_data());
+                }
+                host.stand_ins.forget_removed();
+                if ended {
+                    break;
+                }
+                kills += 1;
+            }
+        }
+        // Each step is an entry in the journal and a change; fewer were not the steps of this command.
+        assert!(kills > 80 / sparsely, "{kills}");
+    }
+
+    /// Whether the command got to its end.
+    fn kill_command(&self, call: &str, number: usize) -> bool {
+        let output = self.host.shell(&format!(
+            "strace -qq -o /dev/null {} {}",
+            fatal(call, number),
+            self.line
+        ));
+        let ended = output.code == Some(0);
+        let was_killed = output.code == Some(137) || output.code.is_none();
+        assert!(ended || was_killed, "{call} {number}: {output:?}");
+        ended
+    }
+
+    /// The same while the agent does the work. strace counts for each thread by itself.
+    fn kill_agent(&self, call: &str, number: usize) -> bool {
+        let agent = self.host.agent();
+        let mut strace = Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-p", &agent.pid().to_string()])
+            .args(fatal(call, number).split(' '))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(strace.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("attached"), "{line}");
+        let ended = self.host.shell(&self.line).code == Some(0);
+        if ended {
             agent.signal(Signal::SIGTERM);
             agent.ends();
-            for journal in ["journal", "journal.done"] {
-                let journal = host.path("var/cluster-agent").join(journal);
-                assert!(!journal.exists(), "{at}");
-            }
-            let now = host.snapshot();
-            if now != *before {
-                check(&at, &now);
-                fs::remove_dir_all(host.snap_data()).unwrap();
-                nodes::copy(&kept, &host.snap_data());
-                host.stand_ins.forget_removed();
-            }
-            if ended {
-                break;
-            }
-            killed += 1;
-        }
-    }
-    // Each step is an entry in the journal and a change; fewer were not the steps of this command.
-    assert!(killed > 40, "{killed}");
-}
-
-/// Whether a node is like one on which nobody disturbed the command: the same files with the same
-/// modes and owners, and the same contents but for keys and certificates, which are new each time.
-fn assert_complete(at: &str, now: &Snapshot, before: &Snapshot, complete: &Snapshot) {
-    let paths = |snapshot: &Snapshot| -> Vec<String> {
-        let nodes = snapshot.nodes.iter();
-        nodes
-            .map(|(path, node)| format!("{path} {:o} {} {}", node.mode, node.uid, node.gid))
-            .collect()
-    };
-    assert_eq!(paths(now), paths(complete), "{at}");
-    for (path, node) in &now.nodes {
-        let is_new = before.nodes.get(path) != complete.nodes.get(path);
-        let is_random = path.starts_with("certs/") || path.starts_with("credentials/");
-        if is_new && is_random {
-            assert!(before.nodes.get(path) != Some(node), "{at}: {path}");
         } else {
-            assert!(complete.nodes.get(path) == Some(node), "{at}: {path}");
+            agent.was_killed();
         }
+        strace.wait().unwrap();
+        ended
+    }
+
+    fn recover(&self) {
+        let agent = self.host.agent();
+        agent.signal(Signal::SIGTERM);
+        agent.ends();
+    }
+
+    /// What was stopped or started in between runs again, with the files that were there before,
+    /// and the datastore does not know the node.
+    fn assert_taken_back(&self, at: &str) {
+        let services = self.host.stand_ins.services();
+        let all_run = services.values().all(|state| *state == Running::Fresh);
+        assert!(all_run, "{at}: {services:?}");
+    }
+
+    /// The node is like one on which nobody disturbed the command: the same files with the same
+    /// modes and owners, and the same contents but for keys and certificates, which are new each
+    /// time; and the same services run.
+    fn assert_complete(&self, at: &str, now: &Snapshot) {
+        let (before, complete) = (&self.before, &self.complete);
+        let paths = |snapshot: &Snapshot| -> Vec<String> {
+            let nodes = snapshot.nodes.iter();
+            nodes
+                .map(|(path, node)| format!("{path} {:o} {} {}", node.mode, node.uid, node.gid))
+                .collect()
+        };
+        assert_eq!(paths(now), paths(complete), "{at}");
+        for (path, node) in &now.nodes {
+            let is_new = before.nodes.get(path) != complete.nodes.get(path);
+            let is_random = path.starts_with("certs/") || path.starts_with("credentials/");
+            if is_new && is_random {
+                assert!(before.nodes.get(path) != Some(node), "{at}: {path}");
+            } else {
+                assert!(complete.nodes.get(path) == Some(node), "{at}: {path}");
+            }
+        }
+        assert_eq!(self.host.stand_ins.services(), self.services, "{at}");
     }
 }
-
-/// What the host's node is like after a command that nobody disturbs; then it is as before again.
-fn undisturbed(host: &Host, line: &str) -> Snapshot {
-    let kept = host.scratch().join("undisturbed");
-    nodes::copy(&host.snap_data(), &kept);
-    host.shell(line).ok();
-    let complete = host.snapshot();
-    fs::remove_dir_all(host.snap_data()).unwrap();
-    fs::rename(&kept, host.snap_data()).unwrap();
-    host.stand_ins.forget_removed();
-    complete
-}
-
 fn can_kill() -> bool {
     let found = Command::new("strace")
         .arg("--version")
@@ -134,11 +240,11 @@ fn killed_leave(option: &str) {
     if option == "--worker" {
         keep_datastore_key(n2);
     }
-    let before = n2.snapshot();
-    let complete = undisturbed(n2, "microk8s leave");
-    kill_everywhere(n2, "microk8s leave", &before, |at, now| {
-        assert_complete(at, now, &before, &complete);
-        assert_of_one_authority(&n2.snap_data());
+    let leave = Victim::new(n2, "microk8s leave");
+    leave.kill_everywhere(Killed::Command, |_, ending| {
+        if ending == Ending::Complete {
+            assert_of_one_authority(&n2.snap_data());
+        }
     });
 }
 
@@ -152,23 +258,115 @@ fn a_control_planes_leave_that_is_killed_anywhere_is_undone_or_complete_when_the
     killed_leave("");
 }
 
-#[test]
-fn a_workers_join_that_is_killed_anywhere_is_undone_or_complete_when_the_agent_starts() {
+/// A lab whose n1 waits for others, and the line with which they join it.
+fn contacted(prepare: impl Fn(&Host)) -> Option<(Lab, Agent, String)> {
     if !can_kill() {
-        return;
+        return None;
     }
-    let Some(lab) = Lab::new(&["n1", "n2"]) else {
-        return;
-    };
-    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
-    let _agent = n1.agent();
-    let line = n1
+    let lab = Lab::new(&["n1", "n2"])?;
+    lab.hosts().iter().for_each(prepare);
+    let agent = lab.host("n1").agent();
+    let line = lab
+        .host("n1")
         .shell("microk8s add-node --token-ttl 3600 --format short")
         .ok();
-    let line = format!("{} --worker", line.trim());
-    let before = n2.snapshot();
-    let complete = undisturbed(n2, &line);
-    kill_everywhere(n2, &line, &before, |at, now| {
-        assert_complete(at, now, &before, &complete);
+    Some((lab, agent, line.trim().to_owned()))
+}
+
+#[test]
+fn a_workers_join_that_is_killed_anywhere_is_undone_or_complete_when_the_agent_starts() {
+    let Some((lab, _agent, line)) = contacted(|_| ()) else {
+        return;
+    };
+    let join = Victim::new(lab.host("n2"), &format!("{line} --worker"));
+    join.kill_everywhere(Killed::Command, |_, _| ());
+}
+
+#[test]
+fn a_join_without_high_availability_that_is_killed_anywhere_is_undone_or_complete() {
+    let Some((lab, _agent, line)) = contacted(|host| host.remove("var/lock/ha-cluster")) else {
+        return;
+    };
+    let join = Victim::new(lab.host("n2"), &line);
+    // Its steps are those of a worker's join but for a few.
+    join.kill_at_every(3, Killed::Command, |_, _| ());
+}
+
+fn killed_control_plane_join(killed: Killed, stride: usize) {
+    let Some((lab, _agent, line)) = contacted(|_| ()) else {
+        return;
+    };
+    let n2 = lab.host("n2");
+    let entered = RefCell::new(0);
+    let join = Victim::new(n2, &line);
+    join.kill_at_every(stride, killed, |at, ending| {
+        let calls = n2.stand_ins.calls();
+        let place = |wanted: &str| calls.iter().position(|call| call.contains(wanted));
+        let Some(entry) = place("snapctl start microk8s.daemon-k8s-dqlite") else {
+            return;
+        };
+        let left = place(".remove 10.99.0.12:19001");
+        match ending {
+            Ending::Complete => assert_eq!(left, None, "{at}: {calls:?}"),
+            Ending::TakenBack => {
+                // Before the node's own datastore comes up again.
+                let alone = place("restart microk8s.daemon-k8s-dqlite");
+                assert!(Some(entry) < left && left < alone, "{at}: {calls:?}");
+                *entered.borrow_mut() += 1;
+            }
+        }
     });
+    assert!(*entered.borrow() > 1);
+}
+
+#[test]
+fn a_control_planes_join_that_is_killed_anywhere_is_undone_or_complete_when_the_agent_starts() {
+    killed_control_plane_join(Killed::Command, 1);
+}
+
+#[test]
+fn a_join_whose_agent_is_killed_anywhere_is_undone_or_complete_when_it_starts_again() {
+    // The steps are the same ones; what differs is who takes them.
+    killed_control_plane_join(Killed::Agent, 5);
+}
+
+/// A change that is not flushed before the next one could be lost while the next one is not, and
+/// the kills above would not meet the moment between the two.
+#[test]
+fn every_change_of_a_file_is_flushed_before_the_next() {
+    let Some((lab, _agent, line)) = contacted(|_| ()) else {
+        return;
+    };
+    let n2 = lab.host("n2");
+    let (as_worker, leave) = (format!("{line} --worker"), "microk8s leave");
+    for line in [&as_worker, leave, &line, leave] {
+        let trace = n2.scratch().join("trace");
+        let strace = format!(
+            "strace -qq -y -o {} -e signal=none -e trace=fsync,{CHANGING}",
+            trace.display()
+        );
+        n2.shell(&format!("{strace} {line}")).ok();
+        let trace = fs::read_to_string(trace).unwrap();
+        let mut calls: Vec<&str> = trace.lines().collect();
+        // The last one takes away the folder of the lock, and may be lost.
+        let last = calls.pop().unwrap();
+        assert!(last.starts_with("rmdir("), "{last}");
+        assert!(calls.len() > 100, "{line}: {}", calls.len());
+        for step in calls.windows(2) {
+            let [this, next] = step else { unreachable!() };
+            let is_flush = |call: &str| call.starts_with("fsync(");
+            let empties = |call: &str| call.starts_with("unlinkat(");
+            assert!(
+                is_flush(this) || is_flush(next) || (empties(this) && empties(next)),
+                "{line}: {this} {next}"
+            );
+            if let Some((_, new)) = next.split_once(".new-").filter(|_| !is_flush(next)) {
+                let new = new.split('"').next().unwrap();
+                assert!(
+                    is_flush(this) && this.contains(new),
+                    "{line}: {this} {next}"
+                );
+            }
+        }
+    }
 }

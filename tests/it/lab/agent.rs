@@ -130,8 +130,13 @@ impl Agent {
     }
 
     /// Kills it the hard way, as a power failure would.
-    pub fn kill(mut self) {
+    pub fn kill(self) {
         self.signal(Signal::SIGKILL);
+        self.was_killed();
+    }
+
+    /// Waits for its end, which somebody else brought about the hard way.
+    pub fn was_killed(mut self) {
         assert_eq!(self.wait().signal(), Some(9));
     }
 

@@ -4,15 +4,28 @@
 //! beside that log tell it to. Starting or restarting `k8s-dqlite` does to the datastore's files
 //! what the recordings show: `init.yaml` and `update.yaml` become `cluster.yaml` and `info.yaml`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
 /// The stand-ins of one host.
 pub struct StandIns {
     directory: PathBuf,
+    data: PathBuf,
+}
+
+/// What became of a service that somebody started, stopped or restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    Stopped,
+    /// With the files that the node has now.
+    Fresh,
+    /// With files that have changed since.
+    Stale,
 }
 
 /// The head of every stand-in: where its files are, and how a call is written down. The umask is
@@ -38,6 +51,12 @@ if [ -e "$here/term-$1-$2" ]; then
     rm "$here/term-$1-$2"
     kill -TERM "$PPID"
 fi
+if [ -d "$here/services" ]; then
+    case "$1" in
+    stop) echo stopped ;;
+    *) {files} ;;
+    esac > "$here/services/$2"
+fi
 case "$1 $2" in
 'start microk8s.daemon-k8s-dqlite' | 'restart microk8s.daemon-k8s-dqlite') ;;
 *) exit 0 ;;
@@ -62,6 +81,10 @@ elif [ -e update.yaml ]; then
     mv update.yaml update.yaml.applied
 fi
 "#;
+
+/// What tells the files that a service runs with from any others.
+const FILES: &str = "find $data/args $data/certs $data/credentials $data/var/kubernetes/backend \\
+    -type f -exec cksum {} + | sort | cksum";
 
 const KUBECTL: &str = r#"
 log "kubectl $*"
@@ -175,8 +198,9 @@ impl StandIns {
         let head = HEAD
             .replace("{here}", directory.to_str().unwrap())
             .replace("{data}", snap_data.to_str().unwrap());
+        let snapctl = SNAPCTL.replace("{files}", FILES);
         for (path, body) in [
-            (directory.join("bin/snapctl"), SNAPCTL),
+            (directory.join("bin/snapctl"), snapctl.as_str()),
             (snap.join("microk8s-kubectl.wrapper"), KUBECTL),
             (snap.join("bin/dqlite"), DQLITE),
             (snap.join("microk8s-enable.wrapper"), SWITCH),
@@ -187,6 +211,7 @@ impl StandIns {
         }
         let stand_ins = Self {
             directory: directory.to_owned(),
+            data: snap_data.to_owned(),
         };
         stand_ins.control_plane_nodes(&[]);
         stand_ins.forget_calls();
@@ -240,6 +265,36 @@ impl StandIns {
     /// Starts the log anew.
     pub fn forget_calls(&self) {
         fs::write(self.directory.join("calls.log"), "").unwrap();
+    }
+
+    /// From now on it is kept which services run, and with which files; none is known yet.
+    pub fn watch_services(&self) {
+        let folder = self.directory.join("services");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(folder).unwrap();
+    }
+
+    /// The services that were touched since they are watched.
+    pub fn services(&self) -> BTreeMap<String, Running> {
+        let script = format!("data=$0; {FILES}");
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .arg(&self.data)
+            .output()
+            .unwrap();
+        let state = |path: PathBuf| match fs::read(path).unwrap() {
+            text if text == b"stopped\n" => Running::Stopped,
+            text if text == output.stdout => Running::Fresh,
+            _ => Running::Stale,
+        };
+        fs::read_dir(self.directory.join("services"))
+            .unwrap()
+            .flatten()
+            .map(|entry| {
+                let name = entry.file_name().into_string().unwrap();
+                (name, state(entry.path()))
+            })
+            .collect()
     }
 
     /// From now on `snapctl <action> <service>` fails.
@@ -374,8 +429,6 @@ impl StandIns {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
 
     struct Place {
