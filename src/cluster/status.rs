@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::cluster::first_join;
 use crate::cluster::node::Node;
+use crate::cluster::{first_join, kubernetes};
 use crate::model::role::Role;
 use crate::store::database::StoreError;
 use crate::store::dqlite::{self, Member};
@@ -11,7 +11,8 @@ use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
 use crate::wire::local_v1::{NodeEntry, NodeList};
 
-/// The nodes: this one, the members of its datastore, and those that it let in.
+/// The nodes: this one, the members of its datastore, the workers that it let in, and those that
+/// others let in, of which Kubernetes knows.
 pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, StoreError> {
     let own_role = if node.layout.has(Lock::Clustered) {
         Role::Worker
@@ -31,6 +32,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         return Ok(list);
     }
     let admitted = tokens.admissions().nodes()?;
+    let listed = kubernetes::nodes(node.host.as_ref());
     for member in members(node) {
         let Some(address) = member.ip() else { continue };
         let known = own_addresses.contains(&address)
@@ -43,7 +45,11 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
             name: admitted
                 .iter()
                 .find(|other| other.role == Role::ControlPlane && other.node.address == address)
-                .map(|other| other.node.name.clone()),
+                .map(|other| other.node.name.clone())
+                .or_else(|| {
+                    let known = listed.iter().find(|other| other.address == Some(address));
+                    known.map(|other| other.name.clone())
+                }),
             address,
             role: Role::ControlPlane,
         });
@@ -57,6 +63,22 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
             address: other.node.address,
             role: Role::Worker,
         });
+    }
+    for other in listed {
+        let Some(address) = other.address else {
+            continue;
+        };
+        let known = own_addresses.contains(&address)
+            || list.nodes.iter().any(|entry| {
+                entry.address == address || entry.name.as_deref() == Some(other.name.as_str())
+            });
+        if !known {
+            list.nodes.push(NodeEntry {
+                name: Some(other.name),
+                address,
+                role: other.role,
+            });
+        }
     }
     Ok(list)
 }

@@ -28,6 +28,7 @@ mod leaving;
 mod limits;
 mod membership;
 mod metrics;
+mod real_cluster;
 mod real_datastore;
 mod removing;
 mod request_log;

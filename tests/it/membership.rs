@@ -342,3 +342,31 @@ fn the_log_tells_who_asked_for_what_and_why_it_was_refused() {
         assert!(line.contains(part), "`{part}` is missing in: {line}");
     }
 }
+
+/// Each remembers the workers that it let in itself; of the others Kubernetes knows.
+#[test]
+fn a_control_plane_node_lists_the_workers_and_names_that_kubernetes_knows() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agents = [n1.agent(), n2.agent()];
+    n2.shell(&join_line(n1)).ok();
+    n2.stand_ins.kubernetes_knows("n1", Some("10.99.0.11"));
+    n2.stand_ins.kubernetes_knows("n2", Some("10.99.0.12"));
+    n2.stand_ins.kubernetes_knows("n3", Some("10.99.0.13"));
+    n2.stand_ins.kubernetes_knows("n4", None);
+    assert_eq!(
+        n2.shell("microk8s nodes").ok(),
+        "NAME  ADDRESS     ROLE\n\
+         n2    10.99.0.12  control-plane\n\
+         n1    10.99.0.11  control-plane\n\
+         n3    10.99.0.13  worker\n"
+    );
+    n2.stand_ins.fail_kubectl();
+    let list = n2.shell("microk8s nodes").ok();
+    assert!(
+        !list.contains("n3") && list.contains("10.99.0.11"),
+        "{list}"
+    );
+}

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::error::RemoveError;
+use crate::cluster::kubernetes;
 use crate::cluster::node::Node;
 use crate::host::CommandError;
 use crate::model::endpoint;
@@ -58,12 +59,12 @@ impl Target {
         if let Some(address) = address
             && let Ok(Some(list)) = host.kubectl(&["get", "no", "-o", "json"])
         {
-            target.name = name_of(&list, address).unwrap_or_else(|| typed.to_owned());
+            target.name = kubernetes::name_of(&list, address).unwrap_or_else(|| typed.to_owned());
         }
         match host.kubectl(&["get", "no", &target.name, "-o", "json"]) {
             Ok(Some(found)) => {
                 let found: Value = serde_json::from_str(&found).unwrap_or_default();
-                target.add(internal_addresses(&found));
+                target.add(kubernetes::internal_addresses(&found));
             }
             Ok(None) => target.in_kubernetes = InKubernetes::NoKubernetes,
             Err(error) if is_not_found(&error) => target.in_kubernetes = InKubernetes::No(error),
@@ -163,22 +164,4 @@ impl Target {
 /// Whether Kubernetes has answered, and has no such thing.
 pub(super) fn is_not_found(error: &CommandError) -> bool {
     matches!(error, CommandError::Failed { output, .. } if output.contains("(NotFound)"))
-}
-
-/// The name of the node with this internal address, in what `kubectl get no -o json` prints.
-fn name_of(list: &str, address: IpAddr) -> Option<String> {
-    let list: Value = serde_json::from_str(list).ok()?;
-    let mut nodes = list["items"].as_array()?.iter();
-    let found = nodes.find(|node| internal_addresses(node).contains(&address))?;
-    found["metadata"]["name"].as_str().map(str::to_owned)
-}
-
-fn internal_addresses(node: &Value) -> Vec<IpAddr> {
-    node["status"]["addresses"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry["type"] == "InternalIP")
-        .filter_map(|entry| entry["address"].as_str()?.parse().ok())
-        .collect()
 }

@@ -1,0 +1,277 @@
+//! Three control plane nodes and two workers, each on a machine of its own as far as the network
+//! goes, with a real dqlite beside each control plane node.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use microk8s::base::wait;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::dev_cluster::is_dqlite_installed;
+use crate::lab::network::{self, Network};
+use crate::lab::skip;
+
+const HOSTS: [(&str, &str); 5] = [
+    ("c1", "10.99.0.11"),
+    ("c2", "10.99.0.12"),
+    ("c3", "10.99.0.13"),
+    ("w1", "10.99.0.21"),
+    ("w2", "10.99.0.22"),
+];
+/// How long the datastore may take to settle who is a member, and who has a vote.
+const PATIENCE: Duration = Duration::from_secs(60);
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// A machine with a standalone node, whose agent runs.
+struct Machine {
+    name: &'static str,
+    address: &'static str,
+    namespace: String,
+    directory: PathBuf,
+    agent: Option<Child>,
+}
+
+impl Machine {
+    fn start(name: &'static str, address: &'static str, network: &Network, root: &Path) -> Self {
+        let mut machine = Self {
+            name,
+            address,
+            namespace: network.namespace(name).to_owned(),
+            directory: root.join(name),
+            agent: None,
+        };
+        let bind = format!("{address}:25000");
+        let mut words = vec!["agent", "--node-name", name, "--bind", &bind];
+        if machine.is_control_plane() {
+            words.push("--datastore-demo");
+        }
+        let log = File::create(root.join(format!("{name}.log"))).unwrap();
+        let agent = machine.command(&words).stderr(log).spawn().unwrap();
+        machine.agent = Some(agent);
+        machine
+    }
+
+    fn is_control_plane(&self) -> bool {
+        self.name.starts_with('c')
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.namespace])
+            .arg(env!("CARGO_BIN_EXE_microk8s"))
+            .args(words)
+            .env("MICROK8S_NODE_DIR", &self.directory)
+            .stdin(Stdio::null());
+        for variable in ["SNAP", "SNAP_DATA", "SNAP_COMMON"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    #[track_caller]
+    fn ok(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(
+            output.status.success(),
+            "{}: {words:?}: {output:?}",
+            self.name
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What the datastore lists, a member a line, asked from this node by way of the members that
+    /// its own part of it knows: one that has no vote may not know who leads.
+    fn datastore(&self) -> String {
+        let file = self
+            .directory
+            .join("current/var/kubernetes/backend/cluster.yaml");
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.namespace, "timeout", "20"])
+            .args(["dqlite", "-s", &format!("file://{}", file.display())])
+            .args(["k8s", ".cluster"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}: {output:?}", self.name);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The addresses of its members.
+    fn members(&self) -> BTreeSet<String> {
+        let list = self.datastore();
+        let rows = list.lines().filter_map(|line| line.split('|').nth(1));
+        rows.map(|at| at.strip_suffix(":19001").unwrap().to_owned())
+            .collect()
+    }
+
+    /// The addresses in a role that `microk8s nodes` lists.
+    fn nodes(&self, role: &str) -> BTreeSet<String> {
+        let list = self.ok(&["nodes"]);
+        let rows = list
+            .lines()
+            .map(|row| row.split_whitespace().collect::<Vec<_>>());
+        rows.filter(|row| row[2] == role)
+            .map(|row| row[1].to_owned())
+            .collect()
+    }
+
+    /// Kills the agent and its datastore, as a power failure would.
+    fn kill(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        let datastore = children(agent.id());
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        for child in datastore {
+            // A companion has a process group of its own.
+            let _ = killpg(child, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let Some(mut agent) = self.agent.take() else {
+            return;
+        };
+        let _ = kill(Pid::from_raw(agent.id().cast_signed()), Signal::SIGTERM);
+        let _ = agent.wait();
+    }
+}
+
+fn children(parent: u32) -> Vec<Pid> {
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    let ids = list.split_whitespace().map(|id| id.parse().unwrap());
+    ids.map(Pid::from_raw).collect()
+}
+
+/// The machines that still run.
+struct Cluster {
+    machines: Vec<Machine>,
+    _network: Network,
+    _directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let network = Network::new(&HOSTS).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let machines = HOSTS
+            .map(|(name, address)| Machine::start(name, address, &network, directory.path()))
+            .into();
+        let cluster = Self {
+            machines,
+            _network: network,
+            _directory: directory,
+        };
+        for machine in &cluster.machines {
+            let socket = machine.directory.join("common/run/cluster-agent.sock");
+            let ready = wait::until(PATIENCE, GLANCE, || socket.exists().then_some(()));
+            assert!(
+                ready.is_some(),
+                "the agent of {} does not run",
+                machine.name
+            );
+        }
+        cluster
+    }
+
+    fn on(&self, name: &str) -> &Machine {
+        self.machines
+            .iter()
+            .find(|machine| machine.name == name)
+            .unwrap()
+    }
+
+    fn join(&self, name: &str, through: &str) {
+        let line = self.on(through).ok(&["add-node", "--format", "short"]);
+        let connection = line.trim().strip_prefix("microk8s join ").unwrap();
+        let mut words = vec!["join", connection];
+        if !self.on(name).is_control_plane() {
+            words.push("--worker");
+        }
+        self.on(name).ok(&words);
+    }
+
+    /// Waits until that many members have a vote, so that one can be spared.
+    fn has_voters(&self, asked: &str, count: usize) {
+        let voters = || {
+            let list = self.on(asked).datastore();
+            let voters = list.lines().filter(|line| line.ends_with("|voter"));
+            (voters.count() == count).then_some(())
+        };
+        assert!(wait::until(PATIENCE, GLANCE, voters).is_some());
+    }
+
+    /// The datastore and `microk8s nodes` name these control plane nodes, whichever of them is
+    /// asked, and c1 names these workers.
+    #[track_caller]
+    fn is(&self, control_planes: &[&str], workers: &[&str]) {
+        let addresses = |names: &[&str]| -> BTreeSet<String> {
+            names
+                .iter()
+                .map(|name| self.on(name).address.to_owned())
+                .collect()
+        };
+        let expected = addresses(control_planes);
+        for name in control_planes {
+            let machine = self.on(name);
+            assert_eq!(machine.members(), expected, "{name}");
+            assert_eq!(machine.nodes("control-plane"), expected, "{name}");
+        }
+        assert_eq!(self.on("c1").nodes("worker"), addresses(workers));
+    }
+}
+
+#[test]
+fn the_datastore_and_the_list_of_nodes_agree_on_every_machine_after_each_change() {
+    if !is_dqlite_installed() {
+        return skip("Debian's package go-dqlite is not installed");
+    }
+    if let Some(reason) = network::missing() {
+        return skip(reason);
+    }
+    let mut cluster = Cluster::new();
+    cluster.is(&["c1"], &[]);
+    cluster.join("c2", "c1");
+    cluster.is(&["c1", "c2"], &[]);
+    // Any member lets others in.
+    cluster.join("c3", "c2");
+    cluster.is(&["c1", "c2", "c3"], &[]);
+    cluster.join("w1", "c1");
+    cluster.join("w2", "c1");
+    cluster.is(&["c1", "c2", "c3"], &["w1", "w2"]);
+    cluster.has_voters("c1", 3);
+
+    cluster.on("c1").ok(&["remove-node", "w1"]);
+    cluster.is(&["c1", "c2", "c3"], &["w2"]);
+
+    let dead = cluster
+        .machines
+        .iter_mut()
+        .find(|machine| machine.name == "c3");
+    dead.unwrap().kill();
+    let refused = cluster.on("c1").run(&["remove-node", "10.99.0.13"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    cluster
+        .on("c1")
+        .ok(&["remove-node", "10.99.0.13", "--force"]);
+    cluster.is(&["c1", "c2"], &["w2"]);
+    cluster.has_voters("c1", 2);
+
+    cluster.on("c2").ok(&["leave"]);
+    cluster.is(&["c1"], &["w2"]);
+    let own = BTreeSet::from(["10.99.0.12".to_owned()]);
+    let left = cluster.on("c2");
+    assert_eq!(
+        (left.members(), left.nodes("control-plane")),
+        (own.clone(), own)
+    );
+}
