@@ -1252,14 +1252,14 @@ fn write_program(path: &Path, script: &str) {
 }
 
 /// A service call of a host that hangs until it is released.
-struct Held {
+pub struct Held {
     reached: PathBuf,
     hold: PathBuf,
 }
 
 impl Held {
     /// From now on `snapctl <call>` hangs, the first time and every time.
-    fn at(host: &Host, call: &str) -> Self {
+    pub fn at(host: &Host, call: &str) -> Self {
         let bin = host.stand_ins.bin();
         let (reached, hold) = (host.scratch().join("reached"), host.scratch().join("hold"));
         fs::write(&hold, "").unwrap();
@@ -1274,11 +1274,11 @@ impl Held {
         Self { reached, hold }
     }
 
-    fn is_reached(&self) -> bool {
+    pub fn is_reached(&self) -> bool {
         self.reached.exists()
     }
 
-    fn release(self) {
+    pub fn release(self) {
         fs::remove_file(self.hold).unwrap();
     }
 }

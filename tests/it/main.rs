@@ -35,5 +35,6 @@ mod request_log;
 mod signing;
 mod subprocesses;
 mod swarm;
+mod terminal;
 mod token_life;
 mod tokens;

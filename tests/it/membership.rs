@@ -1,7 +1,7 @@
 //! Joins that no recording shows: members that come again, nodes on IPv6, settings of their own,
 //! and what must be true before a node is called a member.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::compat::requests::curl_line;
 use crate::lab::network::ip;
@@ -100,14 +100,26 @@ fn a_node_is_a_member_when_the_datastore_lists_its_very_address() {
     });
 }
 
+/// How long a control plane join may take whose services answer at once: MicroK8s's sleeps for ten
+/// seconds, whatever they do. The promise is for a release build with nothing else to do:
+///
+///     cargo test --release --test it -- --nocapture a_control_plane_join_waits_for_no_clock
+const JOIN_LIMIT: Duration = if cfg!(debug_assertions) {
+    Duration::from_secs(8)
+} else {
+    Duration::from_millis(300)
+};
+
 #[test]
 fn a_control_plane_join_waits_for_no_clock() {
     both_ways(&["n1", "n2"], |lab| {
         let line = join_line(lab.host("n1"));
-        let began = Instant::now();
-        lab.host("n2").shell(&line).ok();
-        // MicroK8s sleeps for ten seconds here, whatever the services do.
-        assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+        // The clock runs on the host, so that what it takes to get there does not count.
+        let timed = format!("began=$(date +%s%N) && {line} >&2 && echo $(($(date +%s%N) - began))");
+        let took = lab.host("n2").shell(&timed).ok();
+        let took = Duration::from_nanos(took.trim().parse().unwrap());
+        println!("a control plane join took {took:?} of {JOIN_LIMIT:?}");
+        assert!(took < JOIN_LIMIT, "{took:?}");
     });
 }
 

@@ -1,0 +1,157 @@
+//! What a person sees: the commands in a terminal, looked at as it shows them.
+
+use std::time::Duration;
+
+use microk8s::base::wait;
+
+use crate::field_usage::Held;
+use crate::lab::{Host, Lab, skip};
+
+/// Nothing waits for this long in a run where all is well.
+const PATIENCE: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// A terminal on a host. It goes away when it is dropped.
+struct Terminal<'a> {
+    host: &'a Host,
+}
+
+impl<'a> Terminal<'a> {
+    /// Runs a line of shell in it, with `done` below when the line has ended.
+    fn run(host: &'a Host, line: &str) -> Self {
+        let terminal = Self { host };
+        // Whoever waits for input keeps the terminal open.
+        let line = format!("{line}; echo done; exec cat");
+        terminal.tmux(&["new-session", "-d", "-x", "100", "-y", "30", &line]);
+        terminal
+    }
+
+    fn tmux(&self, words: &[&str]) -> String {
+        // A server of its own, whose socket is among the host's files.
+        let folder = format!("TMUX_TMPDIR={}", self.host.scratch().display());
+        let tmux = ["env", &folder, "tmux", "-L", "terminal", "-f", "/dev/null"];
+        self.host.run(&[&tmux, words].concat()).ok()
+    }
+
+    /// The lines on the screen, without the empty ones below; colours are escape sequences.
+    fn screen(&self) -> String {
+        let shown = self.tmux(&["capture-pane", "-p", "-e", "-t", "0"]);
+        shown.trim_end().to_owned()
+    }
+
+    /// The screen, as soon as a text is on it.
+    #[track_caller]
+    fn shows(&self, text: &str) -> String {
+        let mut screen = String::new();
+        let found = wait::until(PATIENCE, GLANCE, || {
+            screen = self.screen();
+            screen.contains(text).then_some(())
+        });
+        assert!(found.is_some(), "`{text}` is not shown:\n{screen}");
+        screen
+    }
+
+    /// The screen when the line has ended.
+    #[track_caller]
+    fn ends(&self) -> String {
+        let screen = self.shows("done");
+        screen.strip_suffix("done").unwrap().trim_end().to_owned()
+    }
+}
+
+impl Drop for Terminal<'_> {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+fn lab() -> Option<Lab> {
+    let found = std::process::Command::new("tmux").arg("-V").output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        skip("`tmux` is not installed");
+        return None;
+    }
+    Lab::new(&["n1", "n2"])
+}
+
+fn join_line(host: &Host) -> String {
+    let line = host.shell("microk8s add-node --format short").ok();
+    line.trim_end().to_owned()
+}
+
+/// The spinner, with the stage and how long it has taken.
+const SPINS: &str = " joining through 10.99.0.11 (";
+/// Recording `join-controlplane-ok`.
+const JOINED: &str = include_str!("compat/recordings/join-controlplane-ok/stdout.txt");
+
+/// A text as a terminal shows it: blanks at the ends of lines do not show.
+fn shown(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn a_spinner_is_shown_while_a_join_waits_and_nothing_of_it_is_left() {
+    for redirected in [false, true] {
+        let Some(lab) = lab() else { return };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let _agent = n1.agent();
+        let told = n2.scratch().join("told");
+        let (into, above, left) = match redirected {
+            false => (String::new(), "Contacting cluster at 10.99.0.11\n", JOINED),
+            true => (format!(" > {}", told.display()), "", ""),
+        };
+        let held = Held::at(n2, "stop microk8s.daemon-kubelite");
+        let terminal = Terminal::run(n2, &format!("{}{into}", join_line(n1)));
+        let screen = terminal.shows(SPINS);
+        let spinner = screen.strip_prefix(above).unwrap();
+        assert!("|/-\\".contains(&spinner[..1]), "{screen}");
+        assert_eq!(spinner.lines().count(), 1, "{screen}");
+        terminal.shows("(1s)");
+        held.release();
+        assert_eq!(terminal.ends(), shown(left));
+        if redirected {
+            assert_eq!(std::fs::read_to_string(&told).unwrap(), JOINED);
+        }
+    }
+}
+
+#[test]
+fn no_spinner_is_shown_where_none_is_wanted() {
+    let Some(lab) = lab() else { return };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    let held = Held::at(n2, "stop microk8s.daemon-kubelite");
+    let line = format!("{} --no-progress", join_line(n1));
+    let terminal = Terminal::run(n2, &line);
+    let reached = wait::until(PATIENCE, GLANCE, || held.is_reached().then_some(()));
+    assert!(reached.is_some(), "{}", terminal.screen());
+    assert_eq!(terminal.screen(), "Contacting cluster at 10.99.0.11");
+    held.release();
+    assert_eq!(terminal.ends(), shown(JOINED));
+}
+
+#[test]
+fn nothing_is_coloured_where_no_colour_is_wanted() {
+    let Some(lab) = lab() else { return };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    let joins = join_line(n1);
+    let lines = [
+        // The log of an agent.
+        "timeout 2 microk8s agent",
+        // A join that fails, with its hint.
+        "microk8s join 10.99.0.11:1/0123456789abcdef0123456789abcdef",
+        // What the parser of the command line says, of commands that MicroK8s lacks as well.
+        "microk8s join --nonsense",
+        "microk8s token --nonsense",
+        "microk8s token --help",
+        joins.as_str(),
+    ];
+    for line in lines {
+        let terminal = Terminal::run(n2, &format!("export NO_COLOR=1; {line}"));
+        let screen = terminal.ends();
+        assert!(!screen.is_empty(), "{line}");
+        assert!(!screen.contains('\u{1b}'), "{line}: {screen}");
+    }
+}
