@@ -38,6 +38,7 @@ use crate::cluster::admit::Gate;
 use crate::cluster::callback::{CallbackFrom, Callbacks};
 use crate::cluster::join;
 use crate::cluster::node::Node;
+use crate::cluster::pod_network;
 use crate::host::{Action, Service};
 use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
@@ -270,7 +271,7 @@ async fn serve(
     Ok(())
 }
 
-/// Keeps the tokens up with the time. A store that cannot be used is said once, and tried again:
+/// Keeps the tokens up with the time, and the pod network up with its manifest. A store that cannot be used is said once, and tried again:
 /// the agent serves what it can meanwhile.
 async fn sweep(shared: Arc<Shared>) {
     let mut said = None;
@@ -278,6 +279,9 @@ async fn sweep(shared: Arc<Shared>) {
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pause.tick().await;
+        let gate = shared.clone();
+        // Kubernetes may take its time, and nobody waits for it here.
+        tokio::task::spawn_blocking(move || pod_network::catch_up(gate.gate.node()));
         let gate = shared.clone();
         let swept = tokio::task::spawn_blocking(move || gate.gate.sweep()).await;
         let problem = match swept {

@@ -16,6 +16,7 @@ pub mod journal;
 mod kubernetes;
 pub mod leave;
 pub mod node;
+pub mod pod_network;
 pub mod remove_node;
 pub mod status;
 pub mod token_care;

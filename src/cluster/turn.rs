@@ -62,6 +62,15 @@ impl Drop for Turn {
 /// Waits for the turn. A change that is under way is waited for: it may be one whose caller was
 /// killed, and that is being taken back right now.
 pub fn take(node: &Node) -> Result<Turn, TurnError> {
+    take_within(node, BUSY_LIMIT)
+}
+
+/// Takes the turn if nobody has it.
+pub fn take_now(node: &Node) -> Result<Turn, TurnError> {
+    take_within(node, Duration::ZERO)
+}
+
+fn take_within(node: &Node, limit: Duration) -> Result<Turn, TurnError> {
     let folder = node.layout.own_state();
     let try_take = || match atomic_file::make_folder(&folder, 0o700)
         .map_err(FileLockError::Io)
@@ -71,7 +80,7 @@ pub fn take(node: &Node) -> Result<Turn, TurnError> {
         Ok(lock) => Some(Ok(lock)),
         Err(FileLockError::Io(source)) => Some(Err(source)),
     };
-    match wait::until(BUSY_LIMIT, BUSY_PAUSE, try_take) {
+    match wait::until(limit, BUSY_PAUSE, try_take) {
         None => Err(TurnError::Busy),
         Some(Ok(lock)) => Ok(Turn {
             folder,

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use microk8s::base::wait;
 use nix::sys::signal::Signal;
 
 use crate::lab::agent::Agent;
@@ -13,6 +15,10 @@ use crate::lab::snapshot::Snapshot;
 use crate::lab::standins::Running;
 use crate::lab::{Host, Lab, nodes, skip};
 use crate::leaving::{assert_of_one_authority, cluster};
+
+/// Nothing waits for this long in a run where all is well.
+const PATIENCE: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// The system calls by which what a folder holds changes.
 const CHANGING: &str =
@@ -169,8 +175,15 @@ impl<'a> Victim<'a> {
         ended
     }
 
+    /// What the agent sees to when it starts, and right after.
     fn recover(&self) {
         let agent = self.host.agent();
+        let owed = self.host.path("var/cluster-agent/pod-network.changed");
+        let settled = wait::until(PATIENCE, GLANCE, || (!owed.exists()).then_some(()));
+        assert!(
+            settled.is_some(),
+            "the manifest of the pod network is not applied"
+        );
         agent.signal(Signal::SIGTERM);
         agent.ends();
     }
@@ -241,9 +254,12 @@ fn killed_leave(option: &str) {
         keep_datastore_key(n2);
     }
     let leave = Victim::new(n2, "microk8s leave");
-    leave.kill_everywhere(Killed::Command, |_, ending| {
+    leave.kill_everywhere(Killed::Command, |at, ending| {
         if ending == Ending::Complete {
             assert_of_one_authority(&n2.snap_data());
+            let calls = n2.stand_ins.calls();
+            let applies = |call: &String| call.starts_with("kubectl apply ");
+            assert!(calls.iter().any(applies), "{at}: {calls:?}");
         }
     });
 }

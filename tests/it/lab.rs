@@ -35,6 +35,9 @@ use self::standins::StandIns;
 /// The agent's own state, which the recordings know nothing of.
 const OWN_STATE: &str = "var/cluster-agent";
 
+/// The program that the hosts get, where it is not the one that was built with the tests.
+pub const PROGRAM_VARIABLE: &str = "MICROK8S_PROGRAM";
+
 /// Hosts on one network. Everything goes away when it is dropped.
 pub struct Lab {
     hosts: Vec<Host>,
@@ -110,7 +113,8 @@ impl Host {
             fs::set_permissions(entry.unwrap().path(), readable).unwrap();
         }
         let stand_ins = StandIns::install(&root.join("stand-ins"), &snap, &data);
-        let binary = env!("CARGO_BIN_EXE_microk8s");
+        let binary = std::env::var(PROGRAM_VARIABLE)
+            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_microk8s").to_owned());
         symlink(binary, stand_ins.bin().join("microk8s")).unwrap();
         Self {
             name: name.to_owned(),

@@ -10,10 +10,12 @@ mod plan;
 
 use std::time::{Duration, Instant};
 
+use crate::base::atomic_file::Access;
 use crate::base::wait;
 use crate::cluster::forget;
 use crate::cluster::journal::{self, Ahead, Ending, Journal, JournalError, Onward};
 use crate::cluster::node::Node;
+use crate::cluster::pod_network;
 use crate::cluster::turn;
 use crate::host::{Action, CommandError, Service};
 use crate::model::role::Role;
@@ -118,6 +120,10 @@ impl<'a> Leaving<'a> {
         };
         if plan.role == Role::Worker {
             audience.tell(LeaveEvent::Configuring);
+        }
+        // Whoever completes the leave knows by this that the new API server has to be told.
+        if self.node.layout.cni_manifest().exists() {
+            journal.write(&pod_network::mark(self.node), b"", Access::PRIVATE)?;
         }
         if plan.forget.is_none() {
             audience.tell(LeaveEvent::Certificates);
@@ -265,11 +271,10 @@ fn start_alone(node: &Node, audience: &mut dyn Audience) {
     audience.tell(LeaveEvent::WaitingDone);
     let message = match up {
         Ok(true) => {
-            let manifest = node.layout.cni_manifest();
-            if !manifest.exists() {
+            if !pod_network::mark(node).exists() {
                 return;
             }
-            match node.host.apply_manifest(&manifest) {
+            match pod_network::apply(node, Duration::ZERO) {
                 Ok(()) => return,
                 Err(error) => format!(
                     "this node has left, but the manifest of its pod network could not be applied: {error}"
