@@ -18,6 +18,7 @@ mod reasons;
 mod request_log;
 mod seats;
 mod status;
+mod tcp;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,7 +27,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -207,12 +207,10 @@ async fn serve(
     served: ServedCertificate,
     settings: &Settings,
 ) -> Result<(), AgentError> {
-    let listener = TcpListener::bind(settings.bind)
-        .await
-        .map_err(|source| AgentError::Listen {
-            bind: settings.bind,
-            source,
-        })?;
+    let listener = tcp::listen(settings.bind).map_err(|source| AgentError::Listen {
+        bind: settings.bind,
+        source,
+    })?;
     let bind = listener.local_addr().map_err(AgentError::Runtime)?;
     let group = node.host.group();
     let shared = Arc::new(Shared {

@@ -11,6 +11,7 @@ pub fn of(error: &AdmitError) -> &'static str {
         AdmitError::IsHa => "is-ha",
         AdmitError::Port(_) => "port",
         AdmitError::SameAddress(_) => "same-address",
+        AdmitError::LinkLocal(_) => "link-local",
         AdmitError::Name { .. } => "name-not-resolved",
         AdmitError::NoName(_) => "no-name",
         AdmitError::NameTaken(_) => "name-taken",

@@ -26,7 +26,8 @@ fn of(error: &AdmitError) -> StatusCode {
         AdmitError::NotHa => StatusCode::NOT_IMPLEMENTED,
         AdmitError::Port(_) => StatusCode::BAD_GATEWAY,
         AdmitError::SameAddress(_) => StatusCode::SERVICE_UNAVAILABLE,
-        AdmitError::Name { .. }
+        AdmitError::LinkLocal(_)
+        | AdmitError::Name { .. }
         | AdmitError::NoName(_)
         | AdmitError::NameTaken(_)
         | AdmitError::Unusable(_) => StatusCode::BAD_REQUEST,

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cli::output::{self, Printer};
+use crate::model::endpoint;
 use crate::model::node::NodeName;
 use crate::wire::departure_v1::{RemoveEvent, RemoveOrder};
 
@@ -91,7 +92,7 @@ pub fn read(arguments: Vec<OsString>, is_ha: bool, printer: &mut dyn Printer) ->
 }
 
 fn is_node(text: &str) -> bool {
-    text.parse::<std::net::IpAddr>().is_ok() || NodeName::parse(text).is_ok()
+    endpoint::read_address(text).is_some() || NodeName::parse(text).is_ok()
 }
 
 fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {

@@ -80,6 +80,11 @@ pub enum AdmitError {
     /// The node joins itself.
     #[error("The joining node has the same IP ({0}) as the node we contact")]
     SameAddress(IpAddr),
+    /// The node calls from an address that no other node could reach it at.
+    #[error(
+        "The joining node has the link-local address {0}, which is known on its own link only. Refusing join"
+    )]
+    LinkLocal(IpAddr),
     /// The node's name leads elsewhere, or nowhere.
     #[error(
         "The hostname ({name}) of the joining node does not resolve to the IP \"{address}\". Refusing join"
@@ -270,6 +275,7 @@ impl Gate {
         if caller.remote == caller.local {
             return Err(AdmitError::SameAddress(caller.local));
         }
+        check_reach(caller)?;
         if self.calls_kubelets_by_name()? && !self.leads_to(&request.hostname, caller.remote) {
             return Err(AdmitError::Name {
                 name: request.hostname.clone(),
@@ -484,6 +490,7 @@ impl Gate {
         if self.node.layout.has(Lock::HaCluster) {
             return Err(AdmitError::IsHa);
         }
+        check_reach(caller)?;
         let layout = &self.node.layout;
         let api_server = self.node.arguments("kube-apiserver")?;
         let token_auth = api_server
@@ -680,6 +687,14 @@ pub struct Signed {
 
 fn unsignable(error: ReadError) -> AdmitError {
     AdmitError::Unsignable(PkiError::malformed("certificate authority", error))
+}
+
+/// The cluster's nodes call each other by the addresses that they join from.
+fn check_reach(caller: Caller) -> Result<(), AdmitError> {
+    if endpoint::is_link_local_v6(caller.remote) {
+        return Err(AdmitError::LinkLocal(caller.remote));
+    }
+    Ok(())
 }
 
 fn joining_node(hostname: &str, caller: Caller) -> JoiningNode {

@@ -18,6 +18,20 @@ pub fn plain(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// Whether an IPv6 address means another machine on each link. (IPv4 has such addresses too; those
+/// are unique on the one network where they are used.)
+pub fn is_link_local_v6(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// The address in a text, however it is spelled, with or without brackets.
+pub fn read_address(text: &str) -> Option<IpAddr> {
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'));
+    inner.unwrap_or(text).parse().ok().map(plain)
+}
+
 /// Splits `host:port` at its last colon; brackets around the host are dropped.
 pub fn split(endpoint: &str) -> Option<(&str, &str)> {
     let (host, port) = endpoint.rsplit_once(':')?;
@@ -36,6 +50,21 @@ pub fn address_of(endpoint: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_many_spellings() {
+        let address: IpAddr = "fd00::a".parse().unwrap();
+        for text in ["fd00::a", "FD00::A", "[fd00:0:0::a]", "fd00::0.0.0.10"] {
+            assert_eq!(read_address(text), Some(address), "{text}");
+        }
+        assert_eq!(
+            read_address("::ffff:10.99.0.12"),
+            Some("10.99.0.12".parse().unwrap())
+        );
+        for text in ["n2", "[fd00::a", "fd00::a%eth0", "10.99.0.12:25000"] {
+            assert_eq!(read_address(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn ipv6_stands_in_brackets() {

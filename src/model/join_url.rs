@@ -32,6 +32,11 @@ pub enum InvalidJoinUrl {
     /// The address is no IP address.
     #[error("Invalid master IP")]
     Address,
+    /// An IPv6 address that leads nowhere without the name of an interface.
+    #[error(
+        "A link-local address is known on its own link only. Use another address of the master"
+    )]
+    LinkLocal,
     /// The port is a number that no port has.
     #[error("Master PORT not in range 1:65535")]
     PortRange,
@@ -97,7 +102,7 @@ impl JoinUrl {
                 .filter(|(_, port)| !port.contains(':'))
                 .ok_or(InvalidJoinUrl::Format)?
         };
-        let address = host.parse().map_err(|_| InvalidJoinUrl::Address)?;
+        let address = parse_address(host)?;
         let port = parse_port(port)?;
         if token.chars().count() < MIN_LEN {
             return Err(InvalidJoinUrl::ShortToken);
@@ -117,6 +122,21 @@ impl JoinUrl {
     /// Where to connect to.
     pub fn endpoint(&self) -> std::net::SocketAddr {
         (self.address, self.port).into()
+    }
+}
+
+/// An address that other nodes can have as well: a cluster's nodes write it down for each other,
+/// which those of a link, `fe80::1%eth0`, are not fit for.
+fn parse_address(text: &str) -> Result<IpAddr, InvalidJoinUrl> {
+    let (address, scope) = match text.split_once('%') {
+        Some((address, _)) => (address, true),
+        None => (text, false),
+    };
+    let address: IpAddr = address.parse().map_err(|_| InvalidJoinUrl::Address)?;
+    match endpoint::plain(address) {
+        address if endpoint::is_link_local_v6(address) => Err(InvalidJoinUrl::LinkLocal),
+        _ if scope => Err(InvalidJoinUrl::Address),
+        address => Ok(address),
     }
 }
 
@@ -190,6 +210,12 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv4_address_in_ipv6_is_the_ipv4_address() {
+        let url = JoinUrl::parse(&format!("[::ffff:10.99.0.11]:25000/{TOKEN}")).unwrap();
+        assert_eq!(url.address, "10.99.0.11".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
     fn malformed_strings_are_told_apart_as_microk8s_does() {
         use InvalidJoinUrl::*;
         for (text, why) in [
@@ -200,6 +226,10 @@ mod tests {
             ("10.99.0.11:25000/T/000000000000/x", Format),
             ("fd00::1:25000/T", Format),
             ("[fd00::1]/T", Address),
+            ("[fd00::1%eth0]:25000/T", Address),
+            ("[fe80::1]:25000/T", LinkLocal),
+            ("[fe80::1%eth0]:25000/T", LinkLocal),
+            ("10.99.0.11%eth0:25000/T", Address),
             ("localhost:25000/T", Address),
             ("10.99.0.256:25000/T", Address),
             ("010.099.0.11:25000/T", Address),

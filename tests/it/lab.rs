@@ -76,6 +76,25 @@ impl Lab {
         })
     }
 
+    /// A lab whose hosts have an address of IPv6 each, besides that of IPv4: fd99::11 is n1's.
+    pub fn dual_stack(hosts: &[&str]) -> Option<Self> {
+        let lab = Self::new(hosts)?;
+        for host in &lab.hosts {
+            host.add_ipv6();
+        }
+        Some(lab)
+    }
+
+    /// A lab whose hosts know no IPv4 but that of the loopback.
+    pub fn ipv6_only(hosts: &[&str]) -> Option<Self> {
+        let lab = Self::dual_stack(hosts)?;
+        for host in &lab.hosts {
+            host.shell("ip -4 address flush dev eth0; ip -6 route add default dev eth0")
+                .ok();
+        }
+        Some(lab)
+    }
+
     /// The host of that name.
     pub fn host(&self, name: &str) -> &Host {
         self.hosts.iter().find(|host| host.name == name).unwrap()
@@ -292,6 +311,13 @@ impl Host {
             "eth0",
         ])
         .unwrap();
+    }
+
+    /// Gives the host its address of IPv6, to be used at once.
+    fn add_ipv6(&self) {
+        let address = format!("{}/64", nodes::ipv6(&self.name));
+        let add = ["address", "add", &address, "dev", "eth0", "nodad"];
+        network::ip(&[&["-netns", &self.namespace], &add[..]].concat()).unwrap();
     }
 
     /// Gives the host one more interface with an address. It is a bridge, whatever its name says.

@@ -21,6 +21,7 @@ mod generated;
 mod hand_over;
 mod hostile_requests;
 mod image_import;
+mod ipv6;
 mod join_options;
 mod killed;
 mod lab;

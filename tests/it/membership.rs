@@ -1,10 +1,9 @@
-//! Joins that no recording shows: members that come again, nodes on IPv6, settings of their own,
+//! Joins that no recording shows: members that come again, settings of their own,
 //! and what must be true before a node is called a member.
 
 use std::time::Duration;
 
 use crate::compat::requests::curl_line;
-use crate::lab::network::ip;
 use crate::lab::{Host, Lab, PROGRAM_VARIABLE};
 
 const MEMBER: &str =
@@ -156,62 +155,6 @@ fn a_token_whose_join_failed_on_the_joining_node_serves_its_next_try_and_no_othe
         assert_eq!(n3.shell(&line).code, Some(6));
         n2.shell(&line).ok();
     });
-}
-
-#[test]
-fn nodes_join_over_ipv6_by_the_string_that_add_node_prints() {
-    for (role, through_agent) in [
-        ("--worker", false),
-        ("--worker", true),
-        ("", false),
-        ("", true),
-    ] {
-        let Some(lab) = Lab::new(&["n1", "n2"]) else {
-            return;
-        };
-        for (host, address) in [("n1", "fd99::11"), ("n2", "fd99::12")] {
-            let host = lab.host(host);
-            let address = format!("{address}/64");
-            let add = ["address", "add", &address, "dev", "eth0", "nodad"];
-            ip(&[&["-netns", host.namespace()], &add[..]].concat()).unwrap();
-            // All addresses of both kinds.
-            let arguments = host.read("args/cluster-agent").replace("0.0.0.0:", "[::]:");
-            host.write("args/cluster-agent", &arguments, 0o644);
-        }
-        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
-        let _agent = n1.agent();
-        let _other = through_agent.then(|| n2.agent());
-        let lines = n1.shell("microk8s add-node --format short").ok();
-        let line = lines
-            .lines()
-            .find(|line| line.contains("fd99::11"))
-            .unwrap();
-        assert!(
-            line.starts_with("microk8s join [fd99::11]:25000/"),
-            "{lines}"
-        );
-        let output = n2.shell(&format!("{line} {role}"));
-        assert_eq!(output.code, Some(0), "{output:?}");
-        assert!(
-            output
-                .stdout
-                .starts_with("Contacting cluster at fd99::11\n"),
-            "{output:?}"
-        );
-        match role {
-            "" => {
-                let init = "Address: '[fd99::12]:19001'\nCluster:\n- '[fd99::11]:19001'\n";
-                let made = n2
-                    .read("var/kubernetes/backend/init.yaml")
-                    .replace('"', "'");
-                assert_eq!(made, init);
-            }
-            _ => assert!(
-                n2.read("args/traefik/provider.yaml")
-                    .contains("[fd99::11]:16443")
-            ),
-        }
-    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Target {
     pub fn look_up(node: &Node, tokens: Option<&Tokens>, typed: &str) -> Result<Self, RemoveError> {
         let host = node.host.as_ref();
         let mut target = Self::only_named(typed);
-        let address: Option<IpAddr> = typed.parse().ok();
+        let address = endpoint::read_address(typed);
         target.addresses.extend(address);
         if let Some(address) = address
             && let Ok(Some(list)) = host.kubectl(&["get", "no", "-o", "json"])

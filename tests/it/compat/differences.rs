@@ -387,7 +387,18 @@ pub const DIFFERENCES: &[Difference] = &[
                 Exit(10),
             ],
         }],
-        tests: &["membership::nodes_join_over_ipv6_by_the_string_that_add_node_prints"],
+        tests: &[
+            "ipv6::nodes_join_over_ipv6_by_the_string_that_add_node_prints",
+            "ipv6::hosts_without_ipv4_form_a_cluster_that_a_worker_leaves_and_a_control_plane_too",
+            "ipv6::all_formats_of_add_node_bring_addresses_of_ipv6_that_every_way_to_join_takes",
+        ],
+    },
+    Difference {
+        microk8s: "a node is let in from a link-local address of IPv6, by which no other node can reach it",
+        here: "`join` does not take such an address, and the contacted node refuses a node that calls from one; the token stays",
+        why: "nodes write each other's addresses down, and this one means another machine on each link",
+        cases: &[],
+        tests: &["ipv6::addresses_of_one_link_are_refused_on_both_sides"],
     },
     Difference {
         microk8s: "a control plane node counts as joined when any line of the datastore's list contains its address: `10.99.0.120` will do for `10.99.0.12`",

@@ -18,6 +18,12 @@ pub const HOSTS: [(&str, &str); 3] = [
     ("n3", "10.99.0.13"),
 ];
 
+/// The address of IPv6 that a host has in a lab with IPv6: it ends like that of IPv4.
+pub fn ipv6(host: &str) -> String {
+    let (_, address) = HOSTS.iter().find(|(name, _)| *name == host).unwrap();
+    format!("fd99::{}", address.rsplit('.').next().unwrap())
+}
+
 /// Where the trees of this and other test processes lie.
 pub fn cache() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
