@@ -219,7 +219,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__join)
-            opts="-h --worker --controlplane --skip-verify --disable-low-memory-guard --timeout --token-file --node-label --node-ip --format --no-progress --help"
+            opts="-h --worker --controlplane --skip-verify --disable-low-memory-guard --timeout --token-file --node-label --node-ip --format --dry-run --no-progress --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -59,6 +59,7 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l worker -d 'Jo
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l controlplane -d 'Join running the control plane on HA clusters (the default)'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l skip-verify -d 'Skip the certificate verification of the node we are joining to'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l disable-low-memory-guard -d 'Join although this node has little memory'
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l dry-run -d 'Look what stands in the way of the join, say how to cure it, and change nothing'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l no-progress -d 'Show no spinner on a terminal'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand leave" -l dry-run -d 'Say what would be done, and change nothing'

@@ -24,6 +24,7 @@ use crate::model::token::Token;
 use crate::model::token_life::Reason;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
+use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
 /// The largest body that is taken; a certificate request has two kilobytes.
@@ -56,6 +57,14 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(
             routes::V2_JOIN,
             only(post(perform::<cluster_v2::JoinRequest>)),
+        )
+        .route(
+            routes::V1_JOIN_CHECK,
+            only(post(perform::<Look<cluster_v1::JoinRequest>>)),
+        )
+        .route(
+            routes::V2_JOIN_CHECK,
+            only(post(perform::<Look<cluster_v2::JoinRequest>>)),
         )
         .route(
             routes::V2_JOIN_OUTCOME,
@@ -260,6 +269,61 @@ impl JoinStep for cluster_v1::JoinRequest {
     fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
         metrics.join(Role::Worker, refused);
     }
+}
+
+/// A look at a join, which says what the join would and asks for nothing.
+struct Look<R>(R);
+
+impl JoinStep for Look<cluster_v2::JoinRequest> {
+    const NAME: &'static str = "join-check";
+    const GRANTED: &'static str = "looked at";
+    const WORK: Work = Work::Join;
+    type Answer = JoinCheck;
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        cluster_v2::JoinRequest::read(body).map(Self)
+    }
+
+    fn token(&self) -> &Token {
+        self.0.token()
+    }
+
+    fn who(&self) -> (&str, Option<Role>) {
+        self.0.who()
+    }
+
+    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        gate.look(&self.0, caller)
+    }
+
+    /// A look is no join; it counts as a request.
+    fn count(&self, _: &Metrics, _: Option<&'static str>) {}
+}
+
+impl JoinStep for Look<cluster_v1::JoinRequest> {
+    const NAME: &'static str = "join-etcd-check";
+    const GRANTED: &'static str = "looked at";
+    const WORK: Work = Work::Join;
+    type Answer = JoinCheck;
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        cluster_v1::JoinRequest::read(body).map(Self)
+    }
+
+    fn token(&self) -> &Token {
+        self.0.token()
+    }
+
+    fn who(&self) -> (&str, Option<Role>) {
+        self.0.who()
+    }
+
+    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        gate.look_v1(&self.0, caller)
+    }
+
+    /// A look is no join; it counts as a request.
+    fn count(&self, _: &Metrics, _: Option<&'static str>) {}
 }
 
 impl JoinStep for cluster_v1::SignCertRequest {

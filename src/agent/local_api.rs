@@ -21,12 +21,13 @@ use crate::agent::local_socket::LocalCaller;
 use crate::agent::{Shared, local_departure, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
-use crate::cluster::join::{self, Audience};
+use crate::cluster::join::{self, Audience, preflight};
 use crate::cluster::{status as cluster_status, token_care};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
     AddTokenRequest, Hello, JoinEvent, JoinFailure, JoinOrder, PROTOCOL, TokenSelection,
 };
+use crate::wire::preflight_v1::CheckOrder;
 use crate::wire::routes;
 
 /// The routes for the command line.
@@ -38,6 +39,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(routes::LOCAL_TOKENS_REVOKE, post(revoke_tokens))
         .route(routes::LOCAL_TOKENS_PRUNE, post(prune_tokens))
         .route(routes::LOCAL_JOIN, post(join))
+        .route(routes::LOCAL_JOIN_CHECK, post(check_join))
         .route(routes::LOCAL_NODES, get(nodes))
         .merge(local_departure::router())
         .layer(middleware::from_fn(request_log::local))
@@ -154,6 +156,28 @@ async fn join(
         shared: shared.clone(),
     };
     request_log::on_a_thread(move || join::join(shared.gate.node(), &order, &mut client));
+    response
+}
+
+/// Looks what stands in the way of a join, and sends each finding when it is there.
+async fn check_join(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<LocalCaller>,
+    body: Bytes,
+) -> Response {
+    let order: CheckOrder = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => return not_understood(&error),
+    };
+    if let Some(url) = &order.url {
+        let (to, token) = (url.endpoint(), url.token.digest());
+        let (uid, pid) = (caller.uid, caller.pid);
+        tracing::info!(%to, %token, role = %order.role, uid, pid, "looking at a join");
+    }
+    let (events, _, response) = stream();
+    request_log::on_a_thread(move || {
+        preflight::check(shared.gate.node(), &order, |event| send(&events, &event));
+    });
     response
 }
 

@@ -72,15 +72,8 @@ pub fn refusal(error: &AdmitError) -> Response {
     answer
 }
 
-/// What a stranger is told. Whatever is wrong with this node itself stays in its log.
 fn body(error: &AdmitError) -> ErrorBody {
-    let text = match error {
-        AdmitError::Read(_) => "Failed to read the files of the contacted node".to_owned(),
-        AdmitError::Store(_) => "Failed to use the token store of the contacted node".to_owned(),
-        AdmitError::Write { .. } => "Failed to write the files of the contacted node".to_owned(),
-        other => other.to_string(),
-    };
-    let mut body = ErrorBody::new(text);
+    let mut body = ErrorBody::new(error.told());
     if let AdmitError::InvalidToken(refusal) = error {
         body.reason = Some(refusal.reason);
     }

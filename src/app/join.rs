@@ -7,17 +7,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::app::{self, Agent, interrupt};
 use crate::base::exit_status::ExitStatus;
 use crate::cli::join::{self as face, Narrator, Teller, Typed};
-use crate::cli::join_events::{self, Lines};
+use crate::cli::join_check::{self, Report};
+use crate::cli::join_events::Lines;
 use crate::cli::output::{self, Printer};
+use crate::cli::overheard;
 use crate::cli::progress::Spinner;
 use crate::cli::texts;
 use crate::client::local::LocalAgent;
-use crate::cluster::join::{self, Audience};
-use crate::model::role::Role;
+use crate::cluster::join::{self, Audience, preflight};
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    if join_events::is_wanted(&arguments) {
+    if join_check::is_wanted(&arguments) {
+        let mut report = Report::new(&arguments, printer);
+        let failed = check(arguments, &mut report).err();
+        return report.finish(failed);
+    }
+    if overheard::wants_json(&arguments) {
         let mut lines = Lines::new(&arguments, printer);
         let status = run_with(arguments, &mut lines);
         return lines.finish(status);
@@ -45,11 +51,12 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Teller) -> Result<ExitSta
     app::check_permission(&node, printer)?;
     let (order, connection) = match face::read(arguments, printer) {
         Typed::Join { order, connection } => (order, connection),
+        // Arguments that ask for a look do not get here.
+        Typed::Check { .. } => return Err(ExitStatus::Usage),
         Typed::Help => return Ok(face::help(printer)),
         Typed::Wrong(status) => return Err(status),
     };
-    let guarded = order.role == Role::ControlPlane && !order.disable_low_memory_guard;
-    if guarded && join::has_low_memory_guard(&node) {
+    if join::is_guarded(&node, order.role, order.disable_low_memory_guard) {
         return Err(face::refuse_for_memory(printer, &connection));
     }
     let joined = app::block_on(async {
@@ -71,6 +78,43 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Teller) -> Result<ExitSta
     };
     join::join(&node, &order, &mut audience);
     Ok(printer.status())
+}
+
+/// Looks what stands in the way of a join.
+fn check(arguments: Vec<OsString>, report: &mut Report<'_>) -> Result<(), ExitStatus> {
+    let node = app::find_node_or_say(report)?;
+    app::check_permission(&node, report)?;
+    let order = match face::read(arguments, report) {
+        Typed::Check { order, invalid } => {
+            if let Some(error) = invalid {
+                report.tell_invalid(error);
+            }
+            order
+        }
+        Typed::Join { .. } | Typed::Help => return Err(ExitStatus::Usage),
+        Typed::Wrong(status) => return Err(status),
+    };
+    if let Some(url) = &order.url {
+        report.contacts(url.address);
+    }
+    let looked = app::block_on(async {
+        match app::find_agent(&node, report).await? {
+            Agent::NotRunning => Ok(false),
+            Agent::Ready(agent) => match agent.check_join(&order, |event| report.tell(event)).await
+            {
+                Ok(()) => Ok(true),
+                Err(error) => Err(app::agent_failed(&error, report)),
+            },
+        }
+    });
+    let looked = looked.map_err(|error| {
+        output::error(report, &error.to_string(), None);
+        ExitStatus::Failure
+    })??;
+    if !looked {
+        preflight::check(&node, &order, |event| report.tell(event));
+    }
+    Ok(())
 }
 
 async fn through_agent(

@@ -18,6 +18,7 @@ use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::MIN_LEN;
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
+use crate::wire::preflight_v1::CheckOrder;
 
 /// The help text (recording `join-help`).
 pub const HELP: &str = "\
@@ -53,6 +54,8 @@ Options beyond those of MicroK8s:
   --node-label KEY=VALUE      Label the node; may be given several times.
   --node-ip ADDRESS           The address of this machine under which the
                               node registers itself with Kubernetes.
+  --dry-run                   Look what stands in the way of the join, say how
+                              to cure it, and change nothing.
   --no-progress               Show no spinner on a terminal.
   --format FORMAT             text, or json: one object a line. (default: text)
 ";
@@ -106,6 +109,10 @@ pub struct JoinArgs {
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
 
+    /// Look what stands in the way of the join, say how to cure it, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
     /// Show no spinner on a terminal
     #[arg(long)]
     pub no_progress: bool,
@@ -147,6 +154,13 @@ pub enum Typed {
         order: JoinOrder,
         /// What was typed to say whom to contact: the connection string, or what stood in its place.
         connection: String,
+    },
+    /// A look at what stands in the way of a join.
+    Check {
+        /// What to look at.
+        order: CheckOrder,
+        /// Why the connection string was not understood.
+        invalid: Option<InvalidJoinUrl>,
     },
     /// The help text was asked for.
     Help,
@@ -209,15 +223,31 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             typed.map_or(option.clone(), |typed| format!("{typed} {option}"))
         }
     };
+    let role = if args.worker {
+        Role::Worker
+    } else {
+        Role::ControlPlane
+    };
     match parsed {
+        Err(InvalidJoinUrl::SecondToken) => Typed::Wrong(usage_error(
+            printer,
+            "The token is given twice: with '--token-file', CONNECTION is <master>:<port>[/<fingerprint>].",
+        )),
+        parsed if args.dry_run => Typed::Check {
+            invalid: parsed.as_ref().err().copied(),
+            order: CheckOrder {
+                url: parsed.ok(),
+                role,
+                role_was_named: args.worker || args.controlplane,
+                skip_verify: args.skip_verify,
+                disable_low_memory_guard: args.disable_low_memory_guard,
+                node_ip: args.node_ip,
+            },
+        },
         Ok(url) => Typed::Join {
             order: JoinOrder {
                 url,
-                role: if args.worker {
-                    Role::Worker
-                } else {
-                    Role::ControlPlane
-                },
+                role,
                 role_was_named: args.worker || args.controlplane,
                 skip_verify: args.skip_verify,
                 disable_low_memory_guard: args.disable_low_memory_guard,
@@ -227,12 +257,8 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
             },
             connection,
         },
-        Err(InvalidJoinUrl::SecondToken) => Typed::Wrong(usage_error(
-            printer,
-            "The token is given twice: with '--token-file', CONNECTION is <master>:<port>[/<fingerprint>].",
-        )),
         Err(error) => {
-            let text = format!("Invalid connection: {error}\n");
+            let text = format!("{}\n", texts::invalid_connection(error));
             Typed::Wrong(output::print(printer, &text, ExitStatus::Failure))
         }
     }

@@ -9,11 +9,11 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
-use crate::cli::join::{self, Teller};
+use crate::cli::join::Teller;
 use crate::cli::output::{self, OutputLost, Printer};
+use crate::cli::overheard::Overheard;
 use crate::model::join_stage::{JoinStage, Retry};
 use crate::model::role::Role;
-use crate::model::token::MIN_LEN;
 use crate::wire::local_v1::{JoinEvent, JoinFailure};
 
 /// One line.
@@ -61,30 +61,8 @@ pub struct Lines<'a> {
     printer: &'a mut dyn Printer,
     began: Instant,
     stage: String,
-    /// What was typed and may hold a token: what MicroK8s's texts repeat of it is left out, because
-    /// what programs read is often kept.
-    typed: Vec<String>,
-    /// Text that was meant for standard output.
-    said: String,
-    /// The last error that was printed, and what to do about it.
-    error: Option<String>,
-    hint: Option<String>,
+    overheard: Overheard,
     ended: Option<ExitStatus>,
-}
-
-/// Whether these arguments ask for JSON. Arguments that are not understood do as well when they
-/// seem to: a program that reads JSON is told what is wrong in JSON.
-pub fn is_wanted(arguments: &[OsString]) -> bool {
-    match join::parse(arguments.to_vec()) {
-        Ok(args) => args.format == join::Format::Json,
-        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => false,
-        Err(_) => {
-            arguments
-                .windows(2)
-                .any(|pair| pair[0] == "--format" && pair[1] == "json")
-                || arguments.iter().any(|argument| argument == "--format=json")
-        }
-    }
 }
 
 impl<'a> Lines<'a> {
@@ -94,14 +72,7 @@ impl<'a> Lines<'a> {
             printer,
             began: Instant::now(),
             stage: JoinStage::Preflight.name().to_owned(),
-            typed: arguments
-                .iter()
-                .map(|argument| argument.to_string_lossy().into_owned())
-                .filter(|argument| argument.chars().count() >= MIN_LEN)
-                .collect(),
-            said: String::new(),
-            error: None,
-            hint: None,
+            overheard: Overheard::new(arguments),
             ended: None,
         }
     }
@@ -111,14 +82,7 @@ impl<'a> Lines<'a> {
         if let Some(status) = self.ended {
             return status;
         }
-        let said = std::mem::take(&mut self.said);
-        let (error, hint) = (self.error.take(), self.hint.take());
-        let message = self
-            .typed
-            .iter()
-            .fold(error.unwrap_or(said), |message, typed| {
-                message.replace(typed.as_str(), "CONNECTION")
-            });
+        let (message, hint) = self.overheard.take();
         let end = End {
             message: &message,
             hint: hint.as_deref(),
@@ -187,21 +151,13 @@ impl<'a> Lines<'a> {
 
 impl Printer for Lines<'_> {
     fn out(&mut self, text: &str) -> Result<(), OutputLost> {
-        self.said.push_str(text);
+        self.overheard.out(text);
         Ok(())
     }
 
     fn err(&mut self, line: &str) {
-        if let Some(hint) = line.strip_prefix("hint: ") {
-            self.hint = Some(hint.to_owned());
-        } else if let Some(warning) = line.strip_prefix("warning: ") {
+        if let Some(warning) = self.overheard.err(line) {
             self.line(Kind::Warning, warning);
-        } else if !line.is_empty() {
-            let error = line
-                .strip_prefix("error: ")
-                .or_else(|| line.strip_prefix("Error: "))
-                .unwrap_or(line);
-            self.error = Some(error.to_owned());
         }
         self.printer.err(line);
     }
@@ -210,7 +166,7 @@ impl Printer for Lines<'_> {
 impl Teller for Lines<'_> {
     fn tell(&mut self, event: &JoinEvent) {
         // What was said before the join began stopped nothing.
-        let said = std::mem::take(&mut self.said);
+        let said = self.overheard.take_said();
         if !said.is_empty() {
             self.line(Kind::Warning, &said);
         }

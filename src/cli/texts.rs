@@ -1,5 +1,7 @@
 //! Texts that several commands share, or that MicroK8s prints before a command begins.
 
+use crate::model::join_url::InvalidJoinUrl;
+
 /// Nobody but members of the group may use the node (recording `add-node-no-kubeconfig`).
 pub fn no_permission(user: &str, group: &str) -> String {
     format!(
@@ -33,6 +35,11 @@ pub fn old_ca(strict: bool) -> String {
     format!(
         "Clustering requires a fresh MicroK8s installation. Reinstall with:\nsudo snap remove microk8s\nsudo snap install microk8s{classic}\n"
     )
+}
+
+/// What was typed is no connection string (recordings `join-malformed-*`).
+pub fn invalid_connection(error: InvalidJoinUrl) -> String {
+    format!("Invalid connection: {error}")
 }
 
 /// A control plane node needs more memory (recording `join-guard`).

@@ -14,6 +14,7 @@ use crate::wire::local_v1::{
     AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeList, PROTOCOL, Pruned,
     TokenList, TokenSelection,
 };
+use crate::wire::preflight_v1::{CheckEvent, CheckOrder};
 use crate::wire::routes;
 
 /// What is behind a socket.
@@ -140,6 +141,17 @@ impl LocalAgent {
             )
         };
         self.follow(routes::LOCAL_JOIN, order, is_last, on_event)
+            .await
+    }
+
+    /// Looks what stands in the way of a join; as [`Self::join`].
+    pub async fn check_join(
+        &self,
+        order: &CheckOrder,
+        on_event: impl FnMut(CheckEvent),
+    ) -> Result<(), LocalError> {
+        let is_last = |event: &CheckEvent| matches!(event, CheckEvent::Done { .. });
+        self.follow(routes::LOCAL_JOIN_CHECK, order, is_last, on_event)
             .await
     }
 

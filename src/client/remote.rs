@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::base::secret::Secret;
+use crate::client::clock_reading::{self, ClockReading};
 use crate::client::pinned_tls;
 use crate::wire::routes;
 
@@ -65,6 +66,8 @@ pub struct Reply {
     pub reason_node: Option<String>,
     /// How many seconds ago the token came to be of no use.
     pub reason_seconds: Option<i64>,
+    /// The peer's clock, where it tells the time.
+    pub clock: Option<ClockReading>,
 }
 
 /// Why there was no answer.
@@ -122,15 +125,35 @@ fn missing(expected: &Option<usize>) -> String {
     expected.map_or_else(String::new, |more| format!(", {more} more expected"))
 }
 
+/// Whether anything listens there; the connection is closed at once.
+pub fn reach(endpoint: SocketAddr, from: Option<IpAddr>, limit: Duration) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let opened = runtime.block_on(async { timeout(limit, open_tcp(endpoint, from)).await });
+    opened
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map(drop)
+}
+
 impl Peer {
     /// Connects, from this address of ours where given, and takes the certificate that the peer
     /// shows. Nothing is sent yet.
     pub fn connect(endpoint: SocketAddr, from: Option<IpAddr>) -> Result<Self, RemoteError> {
+        Self::connect_within(CONNECT_LIMIT, endpoint, from)
+    }
+
+    /// [`Peer::connect`] that takes no longer than this.
+    pub fn connect_within(
+        limit: Duration,
+        endpoint: SocketAddr,
+        from: Option<IpAddr>,
+    ) -> Result<Self, RemoteError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| RemoteError::SetUp(error.to_string()))?;
-        let (connection, certificate) = runtime.block_on(connect(CONNECT_LIMIT, endpoint, from))?;
+        let (connection, certificate) = runtime.block_on(connect(limit, endpoint, from))?;
         Ok(Self {
             runtime,
             endpoint,
@@ -319,10 +342,15 @@ async fn exchange_unbounded(
     if connection.sender.ready().await.is_err() {
         return Err(RemoteError::Closed);
     }
+    let began = SystemTime::now();
     let sent = connection.sender.send_request(request).await;
     let response = sent.map_err(|error| no_response(&error, &connection.beginning))?;
     connection.used = true;
-    read_body(response).await
+    let clock = clock_reading::of(&response, began);
+    Ok(Reply {
+        clock,
+        ..read_body(response).await?
+    })
 }
 
 /// What MicroK8s's client says of an answer that is none (recordings `join-peer-closes`,
@@ -367,6 +395,7 @@ async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
         takes_outcome,
         reason_node,
         reason_seconds,
+        clock: None,
     })
 }
 

@@ -4,6 +4,9 @@
 //! MicroK8s's agent (recording `http-join-check-order`); the token is used when the answer is
 //! complete, and given back when anything fails before.
 
+mod checks;
+mod look;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -24,14 +27,16 @@ use crate::pki::ca::{self, Ca};
 use crate::pki::csr::ParsedRequest;
 use crate::pki::csr_policy::{self, Expected, Foreign, Violation};
 use crate::pki::name::AltName;
-use crate::store::admissions::{AdmittedNode, CertificatePurpose};
+use crate::store::admissions::CertificatePurpose;
 use crate::store::database::StoreError;
 use crate::store::dqlite::{DatastoreRole, Member};
 use crate::store::known_users;
-use crate::store::layout::{Lock, ReadError};
+use crate::store::layout::ReadError;
 use crate::store::token_files;
 use crate::store::tokens::Tokens;
 use crate::wire::{cluster_v1, cluster_v2};
+
+use checks::Asked;
 
 /// The node as others see it who want to join its cluster.
 pub struct Gate {
@@ -154,6 +159,18 @@ pub enum AdmitError {
     Service(#[from] CommandError),
 }
 
+impl AdmitError {
+    /// What a stranger is told. Whatever is wrong with this node itself stays in its log.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Read(_) => "Failed to read the files of the contacted node".to_owned(),
+            Self::Store(_) => "Failed to use the token store of the contacted node".to_owned(),
+            Self::Write { .. } => "Failed to write the files of the contacted node".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl Gate {
     /// The gate of a node.
     pub fn new(node: Node, tokens: Tokens) -> Self {
@@ -188,22 +205,11 @@ impl Gate {
         self.tokens
             .check(&request.token, &claim, is_member)?
             .map_err(AdmitError::InvalidToken)?;
-        self.check_join(request, &claim.node, caller)?;
-        let uses_dqlite = self.node.uses_dqlite();
-        if uses_dqlite {
-            let members = first_join::datastore_members(&self.node)?;
-            if members.iter().any(|member| member.is_at(caller.remote)) {
-                return Err(AdmitError::AlreadyKnown(caller.remote));
-            }
-        } else if !request.can_handle_custom_etcd {
-            return Err(AdmitError::NeedsCustomEtcd);
-        }
+        self.check(checks::V2, &Asked::v2(request, &claim.node, caller))?;
         // All that the answer needs is read before the token is touched.
-        let answer = match request.worker.role() {
-            Role::Worker => self.common_answer(caller)?,
-            Role::ControlPlane => self.answer_for_control_plane(request, caller, uses_dqlite)?,
-        };
+        let answer = self.answer(request, caller)?;
 
+        let uses_dqlite = self.node.uses_dqlite();
         let reservation = self
             .tokens
             .reserve(&request.token, &claim, is_member)?
@@ -228,6 +234,18 @@ impl Gate {
             .commit(certificates, false)?
             .map_err(AdmitError::InvalidToken)?;
         Ok(answer)
+    }
+
+    /// The answer, as far as it can be given before the node is made ready.
+    fn answer(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        match request.worker.role() {
+            Role::Worker => self.common_answer(caller),
+            Role::ControlPlane => self.answer_for_control_plane(request, caller),
+        }
     }
 
     /// Whether the datastore lists a control plane node.
@@ -259,71 +277,6 @@ impl Gate {
         self.tokens.sweep(|node| self.is_member(node))
     }
 
-    fn check_join(
-        &self,
-        request: &cluster_v2::JoinRequest,
-        joining: &JoiningNode,
-        caller: Caller,
-    ) -> Result<(), AdmitError> {
-        if !self.node.layout.has(Lock::HaCluster) {
-            return Err(AdmitError::NotHa);
-        }
-        let port = self.node.agent_bind().port();
-        if request.port != port.to_string() {
-            return Err(AdmitError::Port(port));
-        }
-        if caller.remote == caller.local {
-            return Err(AdmitError::SameAddress(caller.local));
-        }
-        check_reach(caller)?;
-        if self.calls_kubelets_by_name()? && !self.leads_to(&request.hostname, caller.remote) {
-            return Err(AdmitError::Name {
-                name: request.hostname.clone(),
-                address: caller.remote,
-            });
-        }
-        match request.worker.role() {
-            Role::Worker => self.check_name(&request.hostname, joining),
-            Role::ControlPlane => Ok(()),
-        }
-    }
-
-    /// Certificates are signed for the name that a worker joins with: it must not be one by which
-    /// a control plane or a service is known. The name of another worker is: nobody can tell here
-    /// whether that is the same machine, set up again with a new address.
-    fn check_name(&self, hostname: &str, joining: &JoiningNode) -> Result<(), AdmitError> {
-        let Ok(name) = NodeName::parse(hostname) else {
-            return Err(AdmitError::NoName(hostname.to_owned()));
-        };
-        let is_name = |other: &str| other.eq_ignore_ascii_case(name.as_str());
-        let is_own = self
-            .node
-            .host
-            .host_name()
-            .is_ok_and(|own| is_name(own.trim()));
-        let members = first_join::datastore_members(&self.node).unwrap_or_default();
-        let is_control_plane = |other: &AdmittedNode| {
-            other.role == Role::ControlPlane
-                && is_name(&other.node.name)
-                && other.node.address != joining.address
-                && members
-                    .iter()
-                    .any(|member| member.is_at(other.node.address))
-        };
-        let taken = self.tokens.admissions().nodes_that(is_control_plane)?;
-        if is_own || !taken.is_empty() {
-            return Err(AdmitError::NameTaken(hostname.to_owned()));
-        }
-        let is_served = self
-            .served_names()
-            .iter()
-            .any(|other| matches!(other, AltName::Dns(other) if is_name(other)));
-        if is_served || is_reserved(name.as_str()) {
-            return Err(AdmitError::NoName(hostname.to_owned()));
-        }
-        Ok(())
-    }
-
     /// By which names and addresses this node's API server is known.
     fn served_names(&self) -> Vec<AltName> {
         let layout = &self.node.layout;
@@ -332,31 +285,6 @@ impl Gate {
             .ok()
             .and_then(|pem| ca::alternative_names(&pem).ok())
             .unwrap_or_default()
-    }
-
-    fn leads_to(&self, name: &str, address: IpAddr) -> bool {
-        self.node
-            .host
-            .resolve(name)
-            .into_iter()
-            .any(|found| endpoint::plain(found) == address)
-    }
-
-    /// Whether the API server looks for a kubelet by its node's name before its address.
-    fn calls_kubelets_by_name(&self) -> Result<bool, ReadError> {
-        let arguments = self.node.arguments("kube-apiserver")?;
-        let types: Vec<&str> = arguments
-            .get("--kubelet-preferred-address-types")
-            .unwrap_or("Hostname")
-            .split(',')
-            .map(str::trim)
-            .collect();
-        let place = |wanted| types.iter().position(|found| *found == wanted);
-        Ok(match (place("InternalIP"), place("Hostname")) {
-            (None, _) => true,
-            (Some(address), Some(name)) => name < address,
-            (Some(_), None) => false,
-        })
     }
 
     fn common_answer(&self, caller: Caller) -> Result<cluster_v2::JoinResponse, AdmitError> {
@@ -384,7 +312,6 @@ impl Gate {
         &self,
         request: &cluster_v2::JoinRequest,
         caller: Caller,
-        uses_dqlite: bool,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
         let layout = &self.node.layout;
         let secret = |path: PathBuf| layout.read(&path).map(Secret::new);
@@ -400,7 +327,7 @@ impl Gate {
         } else if !request.can_handle_x509_auth {
             return Err(AdmitError::NeedsX509);
         }
-        if uses_dqlite {
+        if self.node.uses_dqlite() {
             let backend = layout.backend();
             answer.cluster_cert = Some(layout.read(&backend.join("cluster.crt"))?);
             answer.cluster_key = Some(secret(backend.join("cluster.key"))?);
@@ -487,27 +414,8 @@ impl Gate {
         self.tokens
             .check(&request.token, &claim, nobody)?
             .map_err(AdmitError::InvalidToken)?;
-        if self.node.layout.has(Lock::HaCluster) {
-            return Err(AdmitError::IsHa);
-        }
-        check_reach(caller)?;
+        self.check(checks::V1, &Asked::v1(request, &claim.node, caller))?;
         let layout = &self.node.layout;
-        let api_server = self.node.arguments("kube-apiserver")?;
-        let token_auth = api_server
-            .get("--token-auth-file")
-            .is_some_and(|file| !file.is_empty());
-        if !request.can_handle_x509_auth && !token_auth {
-            return Err(AdmitError::NeedsX509);
-        }
-        self.check_name(&request.hostname, &claim.node)?;
-        // Both become part of a line in a file.
-        if request.port.parse::<u16>().is_err() {
-            return Err(AdmitError::Unusable("port"));
-        }
-        let callback = request.callback.expose();
-        if callback.is_empty() || callback.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(AdmitError::Unusable("callback token"));
-        }
         let name = if self.leads_to(&request.hostname, caller.remote) {
             request.hostname.clone()
         } else {
@@ -689,28 +597,11 @@ fn unsignable(error: ReadError) -> AdmitError {
     AdmitError::Unsignable(PkiError::malformed("certificate authority", error))
 }
 
-/// The cluster's nodes call each other by the addresses that they join from.
-fn check_reach(caller: Caller) -> Result<(), AdmitError> {
-    if endpoint::is_link_local_v6(caller.remote) {
-        return Err(AdmitError::LinkLocal(caller.remote));
-    }
-    Ok(())
-}
-
 fn joining_node(hostname: &str, caller: Caller) -> JoiningNode {
     JoiningNode {
         name: hostname.trim().to_lowercase(),
         address: caller.remote,
     }
-}
-
-/// Whether a name leads to no node, but to a service, to whoever asks, or to an address.
-fn is_reserved(name: &str) -> bool {
-    const NAMES: [&str; 3] = ["localhost", "kubernetes", "kubernetes.default"];
-    NAMES.contains(&name)
-        || name.parse::<IpAddr>().is_ok()
-        || name.split('.').skip(1).any(|label| label == "svc")
-        || name.ends_with(".cluster.local")
 }
 
 fn join_host_port(host: &str, port: &str) -> String {
@@ -766,24 +657,6 @@ pub(super) fn internal_addresses(json: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_services_and_addresses_are_no_nodes() {
-        for name in [
-            "localhost",
-            "10.99.0.12",
-            "kubernetes",
-            "kubernetes.default.svc",
-            "kubernetes.default.svc.cluster.local",
-            "a.svc.b",
-            "n2.cluster.local",
-        ] {
-            assert!(is_reserved(name), "{name}");
-        }
-        for name in ["n2", "svc.example", "n2.example.org", "localhost-2"] {
-            assert!(!is_reserved(name), "{name}");
-        }
-    }
 
     #[test]
     fn control_plane_nodes_are_read_from_what_kubectl_prints() {

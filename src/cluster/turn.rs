@@ -59,6 +59,28 @@ impl Drop for Turn {
     }
 }
 
+/// Whether the turn could be taken now. Nothing is changed to find that out.
+pub fn look(node: &Node) -> Result<(), TurnError> {
+    let folder = node.layout.own_state();
+    match FileLock::try_take_folder(&folder) {
+        Ok(_) => Ok(()),
+        Err(FileLockError::Held) => Err(TurnError::Busy),
+        Err(FileLockError::Io(source)) if source.kind() == io::ErrorKind::NotFound => {
+            let above = folder.parent().unwrap_or(&folder);
+            nix::unistd::access(above, nix::unistd::AccessFlags::W_OK).map_err(|error| {
+                TurnError::NoNode {
+                    path: above.to_owned(),
+                    source: error.into(),
+                }
+            })
+        }
+        Err(FileLockError::Io(source)) => Err(TurnError::NoNode {
+            path: folder,
+            source,
+        }),
+    }
+}
+
 /// Waits for the turn. A change that is under way is waited for: it may be one whose caller was
 /// killed, and that is being taken back right now.
 pub fn take(node: &Node) -> Result<Turn, TurnError> {

@@ -43,6 +43,11 @@ pub trait Host: Send + Sync {
         network::resolve(name)
     }
 
+    /// The version of MicroK8s on this machine, where there is one.
+    fn microk8s_version(&self) -> Option<String> {
+        None
+    }
+
     /// The group whose members may use MicroK8s.
     fn group(&self) -> Group;
 

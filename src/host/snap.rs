@@ -38,12 +38,19 @@ impl SnapHost {
         }
     }
 
+    /// What the snap says of itself under this key, in the file that snapd itself reads.
+    fn says(&self, key: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.snap.join("meta/snap.yaml")).ok()?;
+        let (_, value) = text
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| *name == key)?;
+        Some(value.trim().trim_matches(['"', '\'']).to_owned())
+    }
+
     /// Whether the snap is confined strictly; its group has another name then.
     fn is_strict(&self) -> bool {
-        std::fs::read_to_string(self.snap.join("meta/snap.yaml")).is_ok_and(|text| {
-            text.lines()
-                .any(|line| line.trim() == "confinement: strict")
-        })
+        self.says("confinement").is_some_and(|how| how == "strict")
     }
 
     /// A command to the datastore, through its shell (recording `join-controlplane-ok`).
@@ -105,6 +112,10 @@ impl SnapHost {
 }
 
 impl Host for SnapHost {
+    fn microk8s_version(&self) -> Option<String> {
+        self.says("version").filter(|version| !version.is_empty())
+    }
+
     fn group(&self) -> Group {
         network::group(if self.is_strict() {
             "snap_microk8s"

@@ -30,7 +30,7 @@ pub const LONG: Duration = Duration::from_secs(3650 * 86_400);
 pub const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// New certificates are valid from a little before now, for nodes whose clocks are behind.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// A certificate authority with its key.
 #[derive(Debug)]

@@ -6,4 +6,5 @@ pub mod departure_v1;
 pub mod error_body;
 pub mod lenient;
 pub mod local_v1;
+pub mod preflight_v1;
 pub mod routes;

@@ -20,6 +20,10 @@ pub const CALLBACK_TOKEN: &str = "x-microk8s-callback-token";
 pub const CAPI_TOKEN: &str = "capi-auth-token";
 /// `POST`: join a cluster on dqlite.
 pub const V2_JOIN: &str = "/cluster/api/v2.0/join";
+/// `POST`: look whether a join on etcd would be let in.
+pub const V1_JOIN_CHECK: &str = "/cluster/api/v1.0/join/check";
+/// `POST`: look whether a join on dqlite would be let in.
+pub const V2_JOIN_CHECK: &str = "/cluster/api/v2.0/join/check";
 /// `POST`: say how a join ended.
 pub const V2_JOIN_OUTCOME: &str = "/cluster/api/v2.0/join/outcome";
 /// The header by which an agent that takes outcomes says so in its answer to a join.
@@ -45,6 +49,8 @@ pub const LOCAL_TOKENS_REVOKE: &str = "/local/v1/tokens/revoke";
 pub const LOCAL_TOKENS_PRUNE: &str = "/local/v1/tokens/prune";
 /// `POST`, on the socket: join a cluster; answers with one event a line.
 pub const LOCAL_JOIN: &str = "/local/v1/join";
+/// `POST`, on the socket: look what stands in the way of a join; answers with one event a line.
+pub const LOCAL_JOIN_CHECK: &str = "/local/v1/join/check";
 /// `POST`, on the socket: leave the cluster; answers with one event a line.
 pub const LOCAL_LEAVE: &str = "/local/v1/leave";
 /// `POST`, on the socket: remove a node from the cluster; answers with one event a line.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::lab::{Host, Lab, Output};
+use crate::lab::{Host, Lab, Output, schema};
 
 /// A new connection string of this node: address and port, token, fingerprint.
 fn new_connection(host: &Host) -> [String; 3] {
@@ -236,59 +236,9 @@ fn labels_and_addresses_that_cannot_be_are_refused_before_anything_is_sent() {
     });
 }
 
-/// Holds a value against the part of JSON Schema that our schema uses; another keyword panics.
-fn assert_valid(value: &Value, schema: &Value, place: &str) {
-    for (keyword, rule) in schema.as_object().unwrap() {
-        let holds = match keyword.as_str() {
-            "$schema" | "title" | "description" => true,
-            "type" => {
-                let types = rule.as_array().map_or(vec![rule.clone()], Clone::clone);
-                types.iter().any(|kind| match kind.as_str().unwrap() {
-                    "object" => value.is_object(),
-                    "string" => value.is_string(),
-                    "number" => value.is_number(),
-                    "integer" => value.is_i64() || value.is_u64(),
-                    "null" => value.is_null(),
-                    other => panic!("type `{other}`"),
-                })
-            }
-            "enum" => rule.as_array().unwrap().contains(value),
-            "minimum" => value
-                .as_f64()
-                .is_none_or(|number| number >= rule.as_f64().unwrap()),
-            "required" => rule
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|name| value.get(name.as_str().unwrap()).is_some()),
-            "properties" => {
-                for (name, field) in value.as_object().unwrap() {
-                    let known = rule
-                        .get(name)
-                        .unwrap_or_else(|| panic!("{place}: `{name}` is not described"));
-                    assert_valid(field, known, name);
-                }
-                true
-            }
-            other => panic!("keyword `{other}`"),
-        };
-        assert!(holds, "{place}: `{value}` breaks `{keyword}`: {rule}");
-    }
-}
-
 /// The lines of a join, each held against the schema, and all against each other.
 fn events(output: &Output) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/join-events.schema.json");
-    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    let lines: Vec<Value> = output
-        .stdout
-        .lines()
-        .map(|line| {
-            let value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{output:?}"));
-            assert_valid(&value, &schema, "line");
-            value
-        })
-        .collect();
+    let lines = schema::lines(output, "join-events");
     let (last, before) = lines.split_last().unwrap_or_else(|| panic!("{output:?}"));
     assert_eq!(last["kind"], "end");
     assert_eq!(last["exit"].as_i64(), output.code.map(i64::from));

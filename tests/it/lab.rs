@@ -14,6 +14,7 @@ pub mod nodes;
 pub mod peer;
 pub mod pem;
 pub mod request;
+pub mod schema;
 pub mod snapshot;
 pub mod standins;
 pub mod swarm;

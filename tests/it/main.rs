@@ -29,6 +29,7 @@ mod leaving;
 mod limits;
 mod membership;
 mod metrics;
+mod preflight;
 mod real_cluster;
 mod real_datastore;
 mod removing;

@@ -34,6 +34,9 @@ pub enum JoinError {
     /// The node's address was ordered, and leads nobody here.
     #[error("{0} cannot be reached from other machines, so it cannot be the node's address")]
     UnreachableAddress(IpAddr),
+    /// The node is a member of another cluster than the contacted one's.
+    #[error("this node is a {0} node of another cluster, which it has to leave first")]
+    OtherCluster(Role),
     /// The contacted node could not be talked to.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -225,6 +228,9 @@ fn hint(error: &JoinError, running: JoinStage) -> Option<String> {
             JoinError::NoDatastore => "join as a worker, with --worker",
             JoinError::NotOwnAddress(_) | JoinError::UnreachableAddress(_) => {
                 "`ip address` lists the addresses of this machine"
+            }
+            JoinError::OtherCluster(_) => {
+                "leave that cluster with `microk8s leave` first; the token is not used up"
             }
             JoinError::Remote(RemoteError::Connect { .. } | RemoteError::NoAnswer { .. }) => {
                 "check the address and the port, that the cluster agent runs there, and that no firewall is in between; the token is not used up"

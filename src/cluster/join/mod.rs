@@ -8,26 +8,27 @@ mod change;
 mod control_plane;
 mod error;
 mod etcd;
+mod membership;
 mod peer;
+pub mod preflight;
 mod verdict;
 mod worker;
 
 use std::net::IpAddr;
 
-use crate::cluster::first_join;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
 use crate::cluster::turn;
 use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
-use crate::pki::ca;
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::{Outcome, RequestedRole};
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 use change::Change;
 pub use error::JoinError;
+use membership::Membership;
 use peer::Contact;
 
 /// Who wants to know how a join goes.
@@ -94,13 +95,9 @@ fn attempt(
         tracing::warn!("{ending}");
     }
     let is_ha = node.layout.has(Lock::HaCluster);
-    let role = if is_ha { order.role } else { Role::Worker };
-    if role == Role::ControlPlane && !node.host.has_datastore() {
-        return Err(JoinError::NoDatastore);
-    }
-
+    let role = role_here(node, order.role);
     check_node(node, role)?;
-    check_address(node, order)?;
+    check_address(node, order.node_ip)?;
 
     audience.tell(JoinEvent::Contacting {
         address: order.url.address,
@@ -115,7 +112,11 @@ fn attempt(
             from_microk8s: false,
         });
     }
-    if let Some(own_role) = membership(node, contact.certificate()) {
+    if let Some(member) = Membership::of(node) {
+        let own_role = member.role();
+        if !member.is_with(node, contact.certificate()) {
+            return Err(JoinError::OtherCluster(own_role));
+        }
         if own_role != order.role {
             audience.tell(JoinEvent::Warning {
                 message: format!("this node is a {own_role} node of the cluster, and stays one"),
@@ -189,10 +190,12 @@ fn prepare(
     begin(JoinStage::Admission, audience);
     if !node.layout.has(Lock::HaCluster) {
         let plan = etcd::Plan::prepare(node, order, contact, audience)?;
+        warn_of_clock(contact, order, audience);
         warn_of_other_network(node, plan.cluster_cidr(), audience)?;
         return Ok(Box::new(plan));
     }
-    let answer = contact.join(node, requested_role(order))?;
+    let answer = contact.join(node, requested_role(order.role, order.role_was_named))?;
+    warn_of_clock(contact, order, audience);
     begin(JoinStage::Certificates, audience);
     let theirs = answer.cluster_cidr.clone();
     let plan: Box<dyn Plan> = match role {
@@ -206,6 +209,9 @@ fn prepare(
 /// Makes sure that what the join reads and changes can be read and changed, before the contacted
 /// node is asked for anything: a request may use its token up.
 fn check_node(node: &Node, role: Role) -> Result<(), JoinError> {
+    if role == Role::ControlPlane && !node.host.has_datastore() {
+        return Err(JoinError::NoDatastore);
+    }
     for service in ["kube-apiserver", "kube-proxy", "kubelet"] {
         node.arguments(service)?;
     }
@@ -223,8 +229,8 @@ fn check_node(node: &Node, role: Role) -> Result<(), JoinError> {
 
 /// A kubelet does not start with an address that is none of its machine's, or that no other
 /// machine can reach.
-fn check_address(node: &Node, order: &JoinOrder) -> Result<(), JoinError> {
-    let Some(address) = order.node_ip else {
+fn check_address(node: &Node, ordered: Option<IpAddr>) -> Result<(), JoinError> {
+    let Some(address) = ordered else {
         return Ok(());
     };
     let is_link_local = match address {
@@ -249,34 +255,32 @@ fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
     }
 }
 
-fn requested_role(order: &JoinOrder) -> RequestedRole {
-    match (order.role, order.role_was_named) {
+/// What the node joins as when this role is asked for: on etcd every node that joins is a worker.
+fn role_here(node: &Node, role: Role) -> Role {
+    if node.layout.has(Lock::HaCluster) {
+        role
+    } else {
+        Role::Worker
+    }
+}
+
+fn requested_role(role: Role, was_named: bool) -> RequestedRole {
+    match (role, was_named) {
         (Role::Worker, _) => RequestedRole::Worker,
         (Role::ControlPlane, true) => RequestedRole::ControlPlane,
         (Role::ControlPlane, false) => RequestedRole::Unsaid,
     }
 }
 
-/// What the node is in the cluster of the node that shows this certificate; `None` when it is
-/// no member.
-///
-/// A member has MicroK8s's marks of one, and the contacted node's certificate is signed by the
-/// cluster's authority, whose certificate a member has. That alone could be two single nodes
-/// with one authority, so the datastore must list somebody else as well.
-fn membership(node: &Node, certificate: &[u8]) -> Option<Role> {
-    if !node.layout.is_in_cluster() {
-        return None;
+/// The answer to the join request tells the time of the contacted node.
+fn warn_of_clock(contact: &Contact, order: &JoinOrder, audience: &mut dyn Audience) {
+    let ahead = contact.seconds_ahead().unwrap_or_default();
+    if let Some(message) = preflight::clock_warning(ahead, order.url.address) {
+        audience.tell(JoinEvent::Warning {
+            message,
+            from_microk8s: false,
+        });
     }
-    let (role, authority) = if node.layout.has(Lock::Clustered) {
-        (Role::Worker, "ca.remote.crt")
-    } else {
-        if first_join::datastore_members(node).map_or(0, |members| members.len()) < 2 {
-            return None;
-        }
-        (Role::ControlPlane, "ca.crt")
-    };
-    let authority = node.layout.read(&node.layout.cert(authority)).ok()?;
-    ca::is_signed_by(certificate, &authority).then_some(role)
 }
 
 /// MicroK8s's warning when the clusters' pod networks differ (`messages.md`, join).
@@ -311,8 +315,8 @@ pub fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
 
 /// Whether the low memory guard keeps this node from running a control plane (recording
 /// `join-guard`).
-pub fn has_low_memory_guard(node: &Node) -> bool {
-    node.layout.has(Lock::LowMemoryGuard)
+pub fn is_guarded(node: &Node, role: Role, disable_low_memory_guard: bool) -> bool {
+    role == Role::ControlPlane && !disable_low_memory_guard && node.layout.has(Lock::LowMemoryGuard)
 }
 
 /// Where requests to other nodes come from: the address that the node's agent is bound to, when

@@ -7,23 +7,31 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::secret::Secret;
+use crate::client::clock_reading::ClockReading;
 use crate::client::remote::{Peer, RemoteError, Reply};
+use crate::cluster::first_join::random_text;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
+use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::model::token_life::Refusal;
 use crate::pki::ca;
+use crate::store::layout::Lock;
 use crate::wire::cluster_v2::RequestedRole;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::JoinOrder;
+use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
 /// How long telling the contacted node how the join ended may take.
 const REPORT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long connecting may take, and the answer, when it is only looked whether a join would work.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// The contacted node, verified.
 pub struct Contact {
@@ -32,6 +40,8 @@ pub struct Contact {
     token: Token,
     /// The node let this one in, and wants to hear how the join ends.
     awaits_outcome: bool,
+    /// What its last answer told of its clock.
+    clock: Option<ClockReading>,
 }
 
 impl Contact {
@@ -40,21 +50,38 @@ impl Contact {
     pub fn connect(node: &Node, order: &JoinOrder) -> Result<Self, JoinError> {
         let endpoint = order.url.endpoint();
         let peer = Peer::connect(endpoint, source_address(node, endpoint.ip()))?;
-        if let Some(expected) = order
-            .url
-            .fingerprint
-            .as_ref()
-            .filter(|_| !order.skip_verify)
-            && !expected.matches(&Fingerprint::of(peer.certificate()))
-        {
-            return Err(JoinError::NotVerified(endpoint.ip()));
-        }
-        Ok(Self {
+        let contact = Self::through(peer, &order.url);
+        contact.verify(&order.url, order.skip_verify)?;
+        Ok(contact)
+    }
+
+    /// Connects, for a look at what a join would meet. It is for the caller to make sure that it
+    /// is the node of the connection string.
+    pub fn open(node: &Node, url: &JoinUrl) -> Result<Self, JoinError> {
+        let endpoint = url.endpoint();
+        let from = source_address(node, endpoint.ip());
+        let peer = Peer::connect_within(LOOK_LIMIT, endpoint, from)?;
+        Ok(Self::through(peer, url))
+    }
+
+    fn through(peer: Peer, url: &JoinUrl) -> Self {
+        Self {
             peer,
-            endpoint,
-            token: order.url.token.clone(),
+            endpoint: url.endpoint(),
+            token: url.token.clone(),
             awaits_outcome: false,
-        })
+            clock: None,
+        }
+    }
+
+    /// Makes sure that it is the node of the connection string, as far as that says which one.
+    pub fn verify(&self, url: &JoinUrl, skip_verify: bool) -> Result<(), JoinError> {
+        match url.fingerprint.as_ref().filter(|_| !skip_verify) {
+            Some(expected) if !expected.matches(&Fingerprint::of(self.certificate())) => {
+                Err(JoinError::NotVerified(self.endpoint.ip()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Says how the join ended, where the other node wants to know: it gives the token back, or
@@ -90,7 +117,16 @@ impl Contact {
         node: &Node,
         role: RequestedRole,
     ) -> Result<Answer<cluster_v2::JoinResponse>, JoinError> {
-        let request = cluster_v2::JoinRequest {
+        let request = self.request(node, role)?;
+        self.ask(routes::V2_JOIN, &request, role.role())
+    }
+
+    fn request(
+        &self,
+        node: &Node,
+        role: RequestedRole,
+    ) -> Result<cluster_v2::JoinRequest, JoinError> {
+        Ok(cluster_v2::JoinRequest {
             token: self.token.clone(),
             hostname: node.host.host_name().map_err(JoinError::Machine)?,
             port: node.agent_bind().port().to_string(),
@@ -98,8 +134,7 @@ impl Contact {
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
             can_handle_callback_digest: role.role() == Role::Worker,
-        };
-        self.ask(routes::V2_JOIN, &request, role.role())
+        })
     }
 
     /// Asks to join a cluster on etcd.
@@ -108,14 +143,51 @@ impl Contact {
         node: &Node,
         callback: &Secret,
     ) -> Result<Answer<cluster_v1::JoinResponse>, JoinError> {
-        let request = cluster_v1::JoinRequest {
+        let request = self.request_v1(node, callback)?;
+        self.ask(routes::V1_JOIN, &request, Role::Worker)
+    }
+
+    fn request_v1(
+        &self,
+        node: &Node,
+        callback: &Secret,
+    ) -> Result<cluster_v1::JoinRequest, JoinError> {
+        Ok(cluster_v1::JoinRequest {
             token: self.token.clone(),
             hostname: node.host.host_name().map_err(JoinError::Machine)?,
             port: node.agent_bind().port().to_string(),
             callback: callback.clone(),
             can_handle_x509_auth: true,
+        })
+    }
+
+    /// Asks what a join would be refused for; nothing is taken for it. `None` when the other agent
+    /// does not tell.
+    pub fn look(
+        &mut self,
+        node: &Node,
+        role: RequestedRole,
+    ) -> Result<Option<Answer<JoinCheck>>, JoinError> {
+        let reply = if node.layout.has(Lock::HaCluster) {
+            let request = self.request(node, role)?;
+            self.peer
+                .post_within(LOOK_LIMIT, routes::V2_JOIN_CHECK, &request)?
+        } else {
+            let request = self.request_v1(node, &random_text(64))?;
+            self.peer
+                .post_within(LOOK_LIMIT, routes::V1_JOIN_CHECK, &request)?
         };
-        self.ask(routes::V1_JOIN, &request, Role::Worker)
+        self.clock = reply.clock;
+        match reply.status {
+            200 => self.read(&reply).map(Some),
+            404 => Ok(None),
+            _ => Err(refused(&reply, role.role())),
+        }
+    }
+
+    /// By how many seconds the node's clock is ahead of this one's; `None` when it does not tell.
+    pub fn seconds_ahead(&self) -> Option<i64> {
+        self.clock.as_ref().map(ClockReading::seconds_ahead)
     }
 
     /// Has a certificate signed for a key, and makes sure that it is that key's and that the
@@ -166,13 +238,9 @@ impl Contact {
         role: Role,
     ) -> Result<Answer<T>, JoinError> {
         let reply = self.peer.post(path, request)?;
+        self.clock = reply.clock;
         if reply.status != 200 {
-            return Err(JoinError::Refused {
-                status: reply.status,
-                text: error_text(&reply),
-                refusal: refusal(&reply),
-                role,
-            });
+            return Err(refused(&reply, role));
         }
         self.awaits_outcome = reply.takes_outcome;
         self.read(&reply)
@@ -194,6 +262,15 @@ impl Contact {
                     "it is no JSON".to_owned()
                 },
             })
+    }
+}
+
+fn refused(reply: &Reply, role: Role) -> JoinError {
+    JoinError::Refused {
+        status: reply.status,
+        text: error_text(reply),
+        refusal: refusal(reply),
+        role,
     }
 }
 

@@ -14,7 +14,8 @@ pub fn stage(error: &JoinError, running: JoinStage) -> JoinStage {
         JoinError::Turn(_)
         | JoinError::NoDatastore
         | JoinError::NotOwnAddress(_)
-        | JoinError::UnreachableAddress(_) => JoinStage::Preflight,
+        | JoinError::UnreachableAddress(_)
+        | JoinError::OtherCluster(_) => JoinStage::Preflight,
         JoinError::NotVerified(_)
         | JoinError::Remote(
             RemoteError::NotTls | RemoteError::Tls(_) | RemoteError::OtherCertificate(_),
@@ -91,6 +92,7 @@ pub fn retry(error: &JoinError) -> Retry {
         JoinError::NoDatastore
         | JoinError::NotOwnAddress(_)
         | JoinError::UnreachableAddress(_)
+        | JoinError::OtherCluster(_)
         | JoinError::NotVerified(_)
         | JoinError::NotUnderstood { .. }
         | JoinError::MissingField { .. }

@@ -415,6 +415,27 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["membership::a_member_that_joins_again_is_told_so_and_nothing_changes_anywhere"],
     },
     Difference {
+        microk8s: "a node that is a member of another cluster joins, and stays in the other cluster's books",
+        here: "it is refused with exit code 9, before its token is shown to anybody: `microk8s leave` first",
+        why: "the cluster that it is taken from loses a voter, or keeps a node that is none",
+        cases: &[],
+        tests: &[
+            "preflight::what_a_node_is_in_is_found_before_its_token_is_shown_to_anybody",
+            "preflight::a_control_plane_node_of_a_cluster_does_not_join_another_one",
+        ],
+    },
+    Difference {
+        microk8s: "what stands in the way of a join shows when it fails, one fault at a time, and each try costs a token",
+        here: "`join --dry-run` names all faults with what cures them, and costs nothing; `join` warns of clocks that differ",
+        why: "faults are found before a fleet is changed",
+        cases: &[],
+        tests: &[
+            "preflight::faults::faults_of_the_joining_node_are_named_with_their_remedies_and_cost_nothing",
+            "preflight::faults::faults_that_the_contacted_node_shows_are_named_with_their_remedies_and_cost_nothing",
+            "preflight::a_join_warns_of_a_clock_that_is_wrong",
+        ],
+    },
+    Difference {
         microk8s: "`join` sleeps for ten seconds while the services of a control plane node restart",
         here: "it waits for what it needs, and no longer",
         why: "the services are ready sooner, or later",

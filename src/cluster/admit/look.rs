@@ -1,0 +1,236 @@
+//! What a join would be refused for, told to the node that asks before it joins. Nothing is taken
+//! and nothing is changed.
+//!
+//! Whoever asks needs a token that would let it in, and learns less than from a join with it.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::base::exit_status::ExitStatus;
+use crate::base::sanitize;
+use crate::cluster::admit::checks::{self, Asked, Check};
+use crate::cluster::admit::{AdmitError, Caller, Gate, joining_node, voters};
+use crate::cluster::first_join;
+use crate::model::endpoint;
+use crate::model::node::JoiningNode;
+use crate::model::role::Role;
+use crate::model::token_life::Claim;
+use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode as Joining};
+use crate::wire::preflight_v1::{Finding, JoinCheck};
+use crate::wire::{cluster_v1, cluster_v2};
+
+/// How long Kubernetes may take to list its nodes: somebody waits for the answer.
+const KUBECTL_PATIENCE: &str = "--request-timeout=5s";
+
+impl Gate {
+    /// Looks at a join of a cluster on dqlite, or on an etcd outside.
+    pub fn look(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<JoinCheck, AdmitError> {
+        let claim = Claim {
+            node: joining_node(&request.hostname, caller),
+            role: request.worker.role(),
+        };
+        let is_member = |node: &JoiningNode| self.is_member(node);
+        self.tokens
+            .check(&request.token, &claim, is_member)?
+            .map_err(AdmitError::InvalidToken)?;
+        let asked = Asked::v2(request, &claim.node, caller);
+        let mut look = self.go_through(checks::V2, &asked);
+        if let Err(error) = self.answer(request, caller) {
+            let finding = self.refusal("contacted-node", &error, &asked);
+            look.findings.push(finding);
+        }
+        if claim.role == Role::ControlPlane && self.node.uses_dqlite() {
+            let members = first_join::datastore_members(&self.node).unwrap_or_default();
+            look.voters = voters(&members);
+        }
+        Ok(look)
+    }
+
+    /// Looks at a join of a cluster on MicroK8s's own etcd.
+    pub fn look_v1(
+        &self,
+        request: &cluster_v1::JoinRequest,
+        caller: Caller,
+    ) -> Result<JoinCheck, AdmitError> {
+        let claim = Claim {
+            node: joining_node(&request.hostname, caller),
+            role: Role::Worker,
+        };
+        self.tokens
+            .check(&request.token, &claim, |_| false)?
+            .map_err(AdmitError::InvalidToken)?;
+        Ok(self.go_through(checks::V1, &Asked::v1(request, &claim.node, caller)))
+    }
+
+    /// All checks, and what the joining node compares with what it has itself.
+    fn go_through(&self, checks: &[Check], asked: &Asked<'_>) -> JoinCheck {
+        let lets_in = format!("the token lets this node in as a {}", asked.role);
+        let mut findings = vec![Finding::ok("token", lets_in)];
+        findings.extend(checks.iter().map(|check| match (check.look)(self, asked) {
+            Ok(passed) if check.name == checks::NODE_NAME => self.namesake(asked, passed),
+            Ok(passed) => Finding::ok(check.name, passed),
+            Err(error) => self.refusal(check.name, &error, asked),
+        }));
+        let argument = |service: &str, key: &str| -> Option<String> {
+            let arguments = self.node.arguments(service).ok()?;
+            let value = arguments.get(key).filter(|value| !value.is_empty())?;
+            Some(value.to_owned())
+        };
+        let has_api_server = !self.node.is_standalone();
+        JoinCheck {
+            version: self.node.host.microk8s_version(),
+            apiport: has_api_server
+                .then(|| argument("kube-apiserver", "--secure-port"))
+                .flatten(),
+            cluster_cidr: argument("kube-proxy", "--cluster-cidr"),
+            voters: Vec::new(),
+            findings,
+        }
+    }
+
+    /// What a join would be refused for, and what cures it.
+    fn refusal(&self, check: &str, error: &AdmitError, asked: &Asked<'_>) -> Finding {
+        let exit = ExitStatus::Refused.code();
+        let mut message = error.told();
+        let (on, remedy) = match error {
+            AdmitError::NotHa => (
+                ContactedNode,
+                "run `microk8s enable ha-cluster`, or disable it on the joining node".to_owned(),
+            ),
+            AdmitError::IsHa => (Joining, "run `microk8s enable ha-cluster`".to_owned()),
+            AdmitError::Port(port) => (
+                Joining,
+                format!("set the port in `--bind` of `args/cluster-agent` to {port}, and restart the agent"),
+            ),
+            AdmitError::SameAddress(_) => (
+                Joining,
+                "take the connection string of another node: this one leads to the joining node itself".to_owned(),
+            ),
+            AdmitError::LinkLocal(_) => (
+                Joining,
+                "take a connection string with another address of the contacted node".to_owned(),
+            ),
+            AdmitError::Name { name, address } => {
+                let found = self.node.host.resolve(name).into_iter();
+                let mut found: Vec<String> =
+                    found.map(|ip| endpoint::plain(ip).to_string()).collect();
+                found.dedup();
+                let elsewhere = !found.is_empty();
+                message.push_str(&match elsewhere {
+                    true => format!("; it resolves to {} there", found.join(", ")),
+                    false => "; it does not resolve there at all".to_owned(),
+                });
+                let instead = if elsewhere { ", in place of what names it now" } else { "" };
+                (
+                    ContactedNode,
+                    format!("add the line `{address} {name}` to /etc/hosts{instead}, or correct the DNS"),
+                )
+            }
+            AdmitError::NoName(_) | AdmitError::NameTaken(_) => (
+                Joining,
+                "give the machine another name with `hostnamectl set-hostname NAME`".to_owned(),
+            ),
+            AdmitError::AlreadyKnown(address) => (
+                ContactedNode,
+                format!("run `microk8s remove-node {address} --force`: it forgets the node that had this address"),
+            ),
+            AdmitError::NeedsX509 | AdmitError::NeedsCustomEtcd | AdmitError::Unusable(_) => {
+                (Joining, "install the contacted node's version of MicroK8s".to_owned())
+            }
+            AdmitError::InvalidToken(_)
+            | AdmitError::Unsignable(_)
+            | AdmitError::Policy(_)
+            | AdmitError::ControlPlane(_)
+            | AdmitError::FirstJoin(_)
+            | AdmitError::Read(_)
+            | AdmitError::Store(_)
+            | AdmitError::Write { .. }
+            | AdmitError::NoKnownToken(_)
+            | AdmitError::Service(_) => {
+                let (address, node) = (asked.caller.remote, sanitize::for_log(asked.hostname, 80));
+                let why = sanitize::for_log(&error.to_string(), 500);
+                tracing::warn!(%address, node, check, "a join would fail: {why}");
+                (ContactedNode, "look into the log of its cluster agent".to_owned())
+            }
+        };
+        Finding::error(check, message, exit).with_remedy(on, remedy)
+    }
+
+    /// A node of this name that a join does not refuse for: another worker, or one that only
+    /// Kubernetes knows. Its place would be taken.
+    fn namesake(&self, asked: &Asked<'_>, passed: String) -> Finding {
+        const CHECK: &str = checks::NODE_NAME;
+        let (name, own) = (&asked.node.name, asked.node.address);
+        let admitted = self.tokens.admissions().nodes_that(|other| {
+            other.complete && other.node.name == *name && other.node.address != own
+        });
+        let mut others: Vec<IpAddr> = match admitted {
+            Ok(nodes) => nodes.into_iter().map(|other| other.node.address).collect(),
+            Err(error) => return self.refusal(CHECK, &error.into(), asked),
+        };
+        let listed = self
+            .node
+            .host
+            .kubectl(&["get", "no", "-o", "json", KUBECTL_PATIENCE]);
+        let is_asked = match listed {
+            Ok(Some(json)) => {
+                let known = addresses_of(&json, name);
+                others.extend(known.into_iter().filter(|address| *address != own));
+                true
+            }
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        match others.first() {
+            Some(other) => Finding::warning(
+                CHECK,
+                format!("a node named {name} is in the cluster already, with the address {other}; this one would take its place"),
+            )
+            .with_remedy(
+                ContactedNode,
+                format!("run `microk8s remove-node {name} --force` if that node is gone for good; else give the joining machine another name"),
+            ),
+            None if is_asked => Finding::ok(CHECK, passed),
+            None => Finding::unchecked(
+                CHECK,
+                format!("the contacted node cannot ask Kubernetes whether another node is named {name}"),
+            ),
+        }
+    }
+}
+
+/// The internal addresses of the node of this name, in the JSON of `kubectl get no -o json`.
+fn addresses_of(json: &str, name: &str) -> Vec<IpAddr> {
+    let list: Value = serde_json::from_str(json).unwrap_or_default();
+    let nodes = list["items"].as_array().into_iter().flatten();
+    nodes
+        .filter(|node| node["metadata"]["name"] == name)
+        .flat_map(|node| node["status"]["addresses"].as_array().into_iter().flatten())
+        .filter(|entry| entry["type"] == "InternalIP")
+        .filter_map(|entry| entry["address"].as_str()?.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_addresses_that_kubernetes_lists_under_its_very_name() {
+        let json = r#"{"items": [
+            {"metadata": {"name": "n2"}, "status": {"addresses": [
+                {"type": "Hostname", "address": "n2"}, {"type": "InternalIP", "address": "10.99.0.12"}]}},
+            {"metadata": {"name": "n20"}, "status": {"addresses": [
+                {"type": "InternalIP", "address": "10.99.0.120"}]}},
+            {"metadata": {"name": "n3"}}]}"#;
+        let own: Vec<IpAddr> = vec!["10.99.0.12".parse().unwrap()];
+        assert_eq!(addresses_of(json, "n2"), own);
+        assert!(addresses_of(json, "n3").is_empty());
+        assert!(addresses_of("nope", "n2").is_empty());
+    }
+}

@@ -1,0 +1,393 @@
+//! What can be checked with the contacted node: by this one, and by that one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::base::exit_status::ExitStatus;
+use crate::base::sanitize;
+use crate::client::remote;
+use crate::cluster::join::error::JoinError;
+use crate::cluster::join::membership::Membership;
+use crate::cluster::join::peer::{Answer, Contact};
+use crate::cluster::join::{requested_role, role_here, source_address};
+use crate::cluster::node::Node;
+use crate::model::join_stage::JoinStage;
+use crate::model::join_url::JoinUrl;
+use crate::model::role::Role;
+use crate::store::layout::Lock;
+use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode};
+use crate::wire::preflight_v1::{CheckOrder, Finding, JoinCheck, Severity};
+
+use super::{clock, failed, version};
+
+/// How long a port may take to answer.
+const PORT_LIMIT: Duration = Duration::from_secs(5);
+/// How many voters are tried: a cluster has three, and some more for a moment.
+const VOTERS: usize = 9;
+/// How many findings of the contacted node are taken, and how long their texts may be.
+const FINDINGS: usize = 50;
+const TEXT: usize = 1000;
+
+/// The checks in their order, for saying which ones were left out.
+const ALL: [&str; 17] = [
+    "connection",
+    "fingerprint",
+    "membership",
+    "cluster-agent",
+    TOKEN,
+    HIGH_AVAILABILITY,
+    "agent-port",
+    SAME_ADDRESS,
+    REACHABLE_ADDRESS,
+    "host-name",
+    "node-name",
+    "datastore-entry",
+    CLOCK,
+    VERSION,
+    "pod-network",
+    "api-server",
+    "datastore",
+];
+/// The first of those that the contacted node does.
+const TOKEN: &str = "token";
+const HIGH_AVAILABILITY: &str = "high-availability";
+const SAME_ADDRESS: &str = "same-address";
+const REACHABLE_ADDRESS: &str = "reachable-address";
+const CLOCK: &str = "clock";
+/// The first of those that need to know more of the contacted node.
+const VERSION: &str = "version";
+const END: &str = "";
+
+/// Says as what the node is a member of the contacted cluster already.
+pub fn check(node: &Node, order: &CheckOrder, tell: &mut dyn FnMut(Finding)) -> Option<Role> {
+    let Some(url) = &order.url else {
+        let why = "without a connection string there is no node to contact";
+        leave_out(ALL[0], END, why, tell);
+        return None;
+    };
+    let mut look = Look {
+        node,
+        order,
+        url,
+        role: role_here(node, order.role),
+        tell,
+    };
+    look.go()
+}
+
+/// Says why the checks from this one to before that one are left out.
+fn leave_out(from: &str, to: &str, why: &str, tell: &mut dyn FnMut(Finding)) {
+    ALL.iter()
+        .skip_while(|check| **check != from)
+        .take_while(|check| **check != to)
+        .for_each(|check| tell(Finding::unchecked(check, why)));
+}
+
+struct Look<'a> {
+    node: &'a Node,
+    order: &'a CheckOrder,
+    url: &'a JoinUrl,
+    role: Role,
+    tell: &'a mut dyn FnMut(Finding),
+}
+
+impl Look<'_> {
+    fn tell(&mut self, finding: Finding) {
+        (self.tell)(finding);
+    }
+
+    fn leave_out(&mut self, from: &str, to: &str, why: &str) {
+        leave_out(from, to, why, self.tell);
+    }
+
+    fn go(&mut self) -> Option<Role> {
+        let endpoint = self.url.endpoint();
+        let mut contact = match Contact::open(self.node, self.url) {
+            Ok(contact) => contact,
+            Err(error) => {
+                self.tell(failed("connection", &error, JoinStage::Contact));
+                let why = "the contacted node could not be connected to";
+                self.leave_out("fingerprint", END, why);
+                return None;
+            }
+        };
+        let message = format!("{endpoint} can be reached, and speaks TLS");
+        self.tell(Finding::ok("connection", message));
+        if !self.verify(&contact) {
+            // What it says cannot be believed, and it is told no token.
+            let why = "the contacted node is not the one of the connection string";
+            self.leave_out("membership", END, why);
+            return None;
+        }
+        let member = self.membership(&contact);
+        if member.is_none() {
+            self.ask(&mut contact);
+        }
+        member
+    }
+
+    /// Whether it is the node of the connection string, as far as that is to be known.
+    fn verify(&mut self, contact: &Contact) -> bool {
+        const CHECK: &str = "fingerprint";
+        if let Err(error) = contact.verify(self.url, self.order.skip_verify) {
+            self.tell(failed(CHECK, &error, JoinStage::Identity));
+            return false;
+        }
+        let remedy = "take the whole string that `microk8s add-node` prints, with the fingerprint at its end";
+        self.tell(if self.url.fingerprint.is_none() {
+            let message = "the connection string has no fingerprint, so the identity of the contacted node is not verified";
+            Finding::warning(CHECK, message).with_remedy(JoiningNode, remedy)
+        } else if self.order.skip_verify {
+            let message = "with `--skip-verify` the identity of the contacted node is not verified";
+            Finding::warning(CHECK, message).with_remedy(JoiningNode, "leave `--skip-verify` out")
+        } else {
+            Finding::ok(CHECK, "the served certificate is the one of the connection string")
+        });
+        true
+    }
+
+    fn membership(&mut self, contact: &Contact) -> Option<Role> {
+        const CHECK: &str = "membership";
+        let Some(member) = Membership::of(self.node) else {
+            self.tell(Finding::ok(CHECK, "this node is in no cluster"));
+            return None;
+        };
+        let role = member.role();
+        if !member.is_with(self.node, contact.certificate()) {
+            let error = JoinError::OtherCluster(role);
+            self.tell(failed(CHECK, &error, JoinStage::Contact));
+            return None;
+        }
+        let message = format!("this node is a {role} node of the cluster already");
+        self.tell(if role == self.order.role {
+            Finding::ok(CHECK, message)
+        } else {
+            let asked = self.order.role;
+            Finding::warning(
+                CHECK,
+                format!("{message}, and would not become a {asked} node"),
+            )
+            .with_remedy(
+                JoiningNode,
+                "to change its role, run `microk8s leave` first",
+            )
+        });
+        Some(role)
+    }
+
+    /// Has the contacted node look at the join.
+    fn ask(&mut self, contact: &mut Contact) {
+        const CHECK: &str = "cluster-agent";
+        let requested = requested_role(self.order.role, self.order.role_was_named);
+        let answer = contact.look(self.node, requested);
+        let dates_back = matches!(answer, Ok(Some(_)) | Err(JoinError::Refused { .. }));
+        match answer {
+            Ok(Some(answer)) => {
+                self.tell(Finding::ok(
+                    CHECK,
+                    "the contacted node tells what it would refuse",
+                ));
+                self.take_over(&answer);
+                self.clock(contact, dates_back);
+                self.compare(&answer);
+            }
+            Ok(None) => {
+                let why = "the contacted node runs MicroK8s's own agent, or an older one of this program, which does not tell";
+                self.tell(Finding::ok(CHECK, "an agent answers"));
+                self.leave_out(TOKEN, SAME_ADDRESS, why);
+                self.same_address(why);
+                self.leave_out(REACHABLE_ADDRESS, CLOCK, why);
+                self.clock(contact, dates_back);
+                self.leave_out(VERSION, END, why);
+            }
+            Err(error) if is_about_token(&error) => {
+                self.tell(Finding::ok(CHECK, "an agent answers"));
+                self.tell(failed(TOKEN, &error, JoinStage::Admission));
+                let why = "the contacted node tells no more without a token that lets this node in";
+                self.leave_out(HIGH_AVAILABILITY, CLOCK, why);
+                self.clock(contact, dates_back);
+                self.leave_out(VERSION, END, why);
+            }
+            Err(error) => {
+                self.tell(failed(CHECK, &error, JoinStage::Admission));
+                let why = "the contacted node gave no answer to go by";
+                self.leave_out(TOKEN, CLOCK, why);
+                self.clock(contact, dates_back);
+                self.leave_out(VERSION, END, why);
+            }
+        }
+    }
+
+    /// The contacted node would say so; where it does not tell, this one knows its own addresses.
+    fn same_address(&mut self, why: &str) {
+        let address = self.url.address;
+        let interfaces = self.node.host.interfaces().unwrap_or_default();
+        let is_own = interfaces.iter().any(|own| own.address == address);
+        self.tell(if is_own && !address.is_loopback() {
+            let message = format!("{address} is an address of this machine itself");
+            let exit = ExitStatus::Refused.code();
+            let remedy = "take the connection string of another node";
+            Finding::error(SAME_ADDRESS, message, exit).with_remedy(JoiningNode, remedy)
+        } else {
+            Finding::unchecked(SAME_ADDRESS, why)
+        });
+    }
+
+    /// The contacted node's findings, made harmless.
+    fn take_over(&mut self, answer: &Answer<JoinCheck>) {
+        let clean = |text: &str| sanitize::for_log(text, TEXT);
+        for finding in answer.findings.iter().take(FINDINGS) {
+            let is_error = finding.severity == Severity::Error;
+            let exit = finding
+                .exit
+                .and_then(ExitStatus::from_code)
+                .filter(|exit| *exit != ExitStatus::Success)
+                .unwrap_or(ExitStatus::Refused)
+                .code();
+            self.tell(Finding {
+                check: sanitize::for_log(&finding.check, 40),
+                severity: finding.severity,
+                message: clean(&finding.message),
+                remedy: finding.remedy.as_deref().map(clean),
+                on: finding.on,
+                exit: is_error.then_some(exit),
+            });
+        }
+    }
+
+    fn clock(&mut self, contact: &Contact, dates_back: bool) {
+        let contacted = clock::Contacted {
+            address: self.url.address,
+            dates_back,
+        };
+        let finding = clock::judge(contact.seconds_ahead(), self.role, contacted);
+        self.tell(finding);
+    }
+
+    /// What this node compares with what it has, or tries to reach.
+    fn compare(&mut self, answer: &JoinCheck) {
+        let own = self.node.host.microk8s_version();
+        let clean = |text: &String| sanitize::for_log(text, 40);
+        let theirs = answer.version.as_ref().map(clean);
+        let role = self.role;
+        self.tell(version::judge(own.as_deref(), theirs.as_deref(), role));
+        self.pod_network(answer.cluster_cidr.as_ref().map(clean));
+        self.api_server(answer.apiport.as_deref());
+        self.datastore(&answer.voters);
+    }
+
+    fn pod_network(&mut self, theirs: Option<String>) {
+        const CHECK: &str = "pod-network";
+        let own = match self.node.arguments("kube-proxy") {
+            Ok(arguments) => arguments
+                .get("--cluster-cidr")
+                .unwrap_or_default()
+                .to_owned(),
+            // The check of this node's files has said so.
+            Err(_) => return,
+        };
+        self.tell(match theirs {
+            None => Finding::unchecked(CHECK, "the contacted node does not say which pod network the cluster has"),
+            Some(theirs) if theirs == own => Finding::ok(CHECK, format!("{own} on both nodes")),
+            Some(theirs) => {
+                let message = format!(
+                    "the cluster has the pod network {theirs}, and this node {own}, which the join replaces"
+                );
+                let remedy = format!(
+                    "let the join replace it, or set `--cluster-cidr={theirs}` in `args/kube-proxy` before"
+                );
+                Finding::warning(CHECK, message).with_remedy(JoiningNode, remedy)
+            }
+        });
+    }
+
+    /// A worker lives off the API server; a control plane node has its own.
+    fn api_server(&mut self, port: Option<&str>) {
+        const CHECK: &str = "api-server";
+        let Some(port) = port.and_then(|port| port.parse().ok()) else {
+            self.tell(Finding::unchecked(
+                CHECK,
+                "the contacted node names no API server",
+            ));
+            return;
+        };
+        let endpoint = SocketAddr::new(self.url.address, port);
+        let finding = match self.reach(endpoint) {
+            Ok(()) => Finding::ok(CHECK, format!("{endpoint} can be reached")),
+            Err(why) if self.role == Role::Worker => {
+                Finding::error(CHECK, why, ExitStatus::NoApiServer.code())
+            }
+            Err(why) => Finding::warning(CHECK, why),
+        };
+        self.tell(with_remedy_of_port(finding, port));
+    }
+
+    /// The datastore's nodes speak to each other, each to each.
+    fn datastore(&mut self, voters: &[String]) {
+        const CHECK: &str = "datastore";
+        let has_dqlite = self.node.layout.has(Lock::HaCluster);
+        if self.role == Role::Worker || !has_dqlite {
+            self.tell(Finding::ok(CHECK, "a worker does not need it"));
+            return;
+        }
+        let voters: Vec<SocketAddr> = voters
+            .iter()
+            .take(VOTERS)
+            .filter_map(|voter| voter.parse().ok())
+            .collect();
+        let contacted = self.url.address;
+        match &voters[..] {
+            [] => {
+                let message = "the contacted node names no datastore of its own";
+                self.tell(Finding::unchecked(CHECK, message));
+                return;
+            }
+            [alone] if alone.ip().is_loopback() && !contacted.is_loopback() => {
+                let port = alone.port();
+                self.tell(Finding::unchecked(
+                    CHECK,
+                    format!("the datastore moves to {contacted}:{port} when the first node joins; until then nothing listens there"),
+                ));
+                return;
+            }
+            _ => {}
+        }
+        for voter in &voters {
+            if let Err(why) = self.reach(*voter) {
+                let finding = Finding::error(CHECK, why, ExitStatus::NotListed.code());
+                self.tell(with_remedy_of_port(finding, voter.port()));
+                return;
+            }
+        }
+        let all: Vec<String> = voters.iter().map(ToString::to_string).collect();
+        let message = format!("{} can be reached", all.join(", "));
+        self.tell(Finding::ok(CHECK, message));
+    }
+
+    fn reach(&self, endpoint: SocketAddr) -> Result<(), String> {
+        let from = source_address(self.node, endpoint.ip());
+        remote::reach(endpoint, from, PORT_LIMIT)
+            .map_err(|error| format!("cannot connect to {endpoint}: {error}"))
+    }
+}
+
+fn with_remedy_of_port(finding: Finding, port: u16) -> Finding {
+    if finding.severity == Severity::Ok {
+        return finding;
+    }
+    let remedy = format!(
+        "see that the service runs (`microk8s status`), and let TCP port {port} through the firewalls between the nodes"
+    );
+    finding.with_remedy(ContactedNode, remedy)
+}
+
+/// Whether the contacted node refused because of the token.
+fn is_about_token(error: &JoinError) -> bool {
+    matches!(
+        error,
+        JoinError::Refused {
+            refusal: Some(_),
+            ..
+        }
+    )
+}

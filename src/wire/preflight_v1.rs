@@ -1,0 +1,157 @@
+//! What is found before a join: what the contacted node tells of its side, and what `join --dry-run`
+//! asks of the node's own agent. A [`Finding`] is the same on both ways.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::join_url::JoinUrl;
+use crate::model::role::Role;
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The check: a stable name in kebab case.
+    pub check: String,
+    /// What it means for the join.
+    pub severity: Severity,
+    /// What was found, for people.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+    /// On which machine that is to be done, where it is one of the two.
+    pub on: Option<Machine>,
+    /// The code with which a join would exit for this; errors only.
+    pub exit: Option<u8>,
+}
+
+/// What a finding means for the join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// It could not be checked.
+    Unchecked,
+    /// The join works, and something about it will not be as it should.
+    Warning,
+    /// The join would fail, or the node would not work.
+    Error,
+}
+
+impl Severity {
+    /// The word for it, as in JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unchecked => "unchecked",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One of the two machines of a join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Machine {
+    /// The one that is to join.
+    JoiningNode,
+    /// The one that the connection string names.
+    ContactedNode,
+}
+
+impl Finding {
+    fn new(check: &str, severity: Severity, message: impl Into<String>) -> Self {
+        Self {
+            check: check.to_owned(),
+            severity,
+            message: message.into(),
+            remedy: None,
+            on: None,
+            exit: None,
+        }
+    }
+
+    /// All is well.
+    pub fn ok(check: &str, message: impl Into<String>) -> Self {
+        Self::new(check, Severity::Ok, message)
+    }
+
+    /// Nobody can tell, and why.
+    pub fn unchecked(check: &str, message: impl Into<String>) -> Self {
+        Self::new(check, Severity::Unchecked, message)
+    }
+
+    /// Something to know.
+    pub fn warning(check: &str, message: impl Into<String>) -> Self {
+        Self::new(check, Severity::Warning, message)
+    }
+
+    /// Something for which a join would exit with this code.
+    pub fn error(check: &str, message: impl Into<String>, exit: u8) -> Self {
+        Self {
+            exit: Some(exit),
+            ..Self::new(check, Severity::Error, message)
+        }
+    }
+
+    /// The same, with what to do about it.
+    #[must_use]
+    pub fn with_remedy(self, on: impl Into<Option<Machine>>, remedy: impl Into<String>) -> Self {
+        Self {
+            remedy: Some(remedy.into()),
+            on: on.into(),
+            ..self
+        }
+    }
+}
+
+/// The answer to `POST /cluster/api/v2.0/join/check` and `POST /cluster/api/v1.0/join/check`, whose
+/// requests are those of a join. MicroK8s's own agent knows neither.
+///
+/// It holds less than the answer to a join with the same token, and the version.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JoinCheck {
+    /// MicroK8s's version on the contacted node.
+    pub version: Option<String>,
+    /// The port of its API server; none where it has none.
+    pub apiport: Option<String>,
+    /// The cluster's pod network.
+    pub cluster_cidr: Option<String>,
+    /// The datastore's voters, for a node that is to become one.
+    pub voters: Vec<String>,
+    /// What the contacted node found, in the order in which a join would fail.
+    pub findings: Vec<Finding>,
+}
+
+/// `POST /local/v1/join/check`, answered by a line of JSON for each [`CheckEvent`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CheckOrder {
+    /// Whom to contact, and with what; without it only this node is looked at.
+    pub url: Option<JoinUrl>,
+    /// As what the node is to join.
+    pub role: Role,
+    /// Whether the operator named the role.
+    pub role_was_named: bool,
+    /// Whether the contacted node's certificate may be any.
+    pub skip_verify: bool,
+    /// Whether the node is to join although it has little memory.
+    pub disable_low_memory_guard: bool,
+    /// The address that the node is to register itself with.
+    pub node_ip: Option<IpAddr>,
+}
+
+/// What a look before a join tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum CheckEvent {
+    /// A check is done.
+    Finding(Finding),
+    /// All checks are done.
+    Done {
+        /// As what the node is a member of that cluster already.
+        member: Option<Role>,
+    },
+}

@@ -1,0 +1,78 @@
+//! Output in JSON, held against the schemas in `docs/`.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Output;
+
+/// The lines on standard output, each held against `docs/<name>.schema.json`.
+pub fn lines(output: &Output, name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{name}.schema.json"));
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    output
+        .stdout
+        .lines()
+        .map(|line| {
+            let value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{output:?}"));
+            if let Err(fault) = check(&value, &schema) {
+                panic!("{fault}: {line}");
+            }
+            value
+        })
+        .collect()
+}
+
+/// Holds a value against the part of JSON Schema that our schemas use; another keyword panics. A
+/// field that is not described is a fault, although JSON Schema lets it pass.
+fn check(value: &Value, schema: &Value) -> Result<(), String> {
+    for (keyword, rule) in schema.as_object().unwrap() {
+        let holds = match keyword.as_str() {
+            "$schema" | "title" | "description" => true,
+            "type" => {
+                let types = rule.as_array().map_or(vec![rule.clone()], Clone::clone);
+                types.iter().any(|kind| match kind.as_str().unwrap() {
+                    "object" => value.is_object(),
+                    "string" => value.is_string(),
+                    "number" => value.is_number(),
+                    "integer" => value.is_i64() || value.is_u64(),
+                    "null" => value.is_null(),
+                    other => panic!("type `{other}`"),
+                })
+            }
+            "const" => value == rule,
+            "enum" => rule.as_array().unwrap().contains(value),
+            "minimum" => value
+                .as_f64()
+                .is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "oneOf" => {
+                let all = rule.as_array().unwrap().iter();
+                let faults: Vec<String> = all.filter_map(|one| check(value, one).err()).collect();
+                if faults.len() + 1 != rule.as_array().unwrap().len() {
+                    return Err(faults.join("; "));
+                }
+                true
+            }
+            "required" => rule
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|name| value.get(name.as_str().unwrap()).is_some()),
+            "properties" => {
+                for (name, field) in value.as_object().unwrap() {
+                    let known = rule
+                        .get(name)
+                        .ok_or_else(|| format!("`{name}` is not described"))?;
+                    check(field, known).map_err(|fault| format!("{name}: {fault}"))?;
+                }
+                true
+            }
+            other => panic!("keyword `{other}`"),
+        };
+        if !holds {
+            return Err(format!("`{value}` breaks `{keyword}`: {rule}"));
+        }
+    }
+    Ok(())
+}
