@@ -73,7 +73,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__add__subcmd__node)
-            opts="-l -t -h --token-ttl --token --format --uses --role --node --description --help"
+            opts="-l -t -h --token-ttl --token --format --uses --role --node --description --full-fingerprint --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
@@ -13,6 +14,14 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::model::fingerprint::Fingerprint;
+
+/// A file that changed less than this ago may change once more without its time telling: the
+/// kernel's clock for files ticks some hundred times a second.
+const TICK: Duration = Duration::from_secs(1);
+/// Files that do not fit for as long are no pair that is just being written.
+const HALF_WRITTEN: Duration = Duration::from_secs(5);
+/// How often files that change while they are read are read again when the agent starts.
+const TRIES: usize = 5;
 
 /// The pair of files, and what was read from them.
 #[derive(Debug, Clone)]
@@ -23,17 +32,48 @@ struct Inner {
     certificate: PathBuf,
     key: PathBuf,
     current: RwLock<Current>,
+    /// The state of the files that the log complained of.
+    complained: Mutex<Option<Stamp>>,
 }
 
 #[derive(Debug)]
 struct Current {
-    stamp: Option<Stamp>,
+    stamp: Stamp,
+    /// The files cannot have changed since without another stamp.
+    settled: bool,
     pair: Arc<CertifiedKey>,
     fingerprint: Fingerprint,
 }
 
-/// What tells that a file was replaced.
-type Stamp = [(u64, u64, i64, i64); 2];
+/// What tells that a file was replaced, or written to: device, number and size, and the time of
+/// its last change, which nobody can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp([(u64, u64, u64, i64, i64); 2]);
+
+impl Stamp {
+    fn of(certificate: &Path, key: &Path) -> io::Result<Self> {
+        let of = |path| {
+            let found = fs::metadata(path)?;
+            let (seconds, nanoseconds) = (found.ctime(), found.ctime_nsec());
+            Ok::<_, io::Error>((found.dev(), found.ino(), found.size(), seconds, nanoseconds))
+        };
+        Ok(Self([of(certificate)?, of(key)?]))
+    }
+
+    /// Whether the last change was longer ago than this.
+    fn is_older_than(&self, age: Duration) -> bool {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.0.iter().all(|(.., seconds, nanoseconds)| {
+            let changed = Duration::new(
+                u64::try_from(*seconds).unwrap_or_default(),
+                u32::try_from(*nanoseconds).unwrap_or_default(),
+            );
+            changed + age < now
+        })
+    }
+}
 
 /// Why a pair cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +97,9 @@ pub enum CertificateError {
         /// What is wrong.
         why: String,
     },
+    /// Somebody writes to the files at this moment.
+    #[error("`{}` changes while it is read", .0.display())]
+    Changing(PathBuf),
     /// The files do not belong together.
     #[error("the key `{}` is not that of the certificate `{}`: {why}", key.display(), certificate.display())]
     Mismatch {
@@ -72,11 +115,18 @@ pub enum CertificateError {
 impl ServedCertificate {
     /// Reads a certificate and its key.
     pub fn load(certificate: PathBuf, key: PathBuf) -> Result<Self, CertificateError> {
-        let current = read(&certificate, &key)?;
+        let mut current = read(&certificate, &key);
+        for _ in 1..TRIES {
+            if !matches!(current, Err(CertificateError::Changing(_))) {
+                break;
+            }
+            current = read(&certificate, &key);
+        }
         Ok(Self(Arc::new(Inner {
             certificate,
             key,
-            current: RwLock::new(current),
+            current: RwLock::new(current?),
+            complained: Mutex::default(),
         })))
     }
 
@@ -87,25 +137,46 @@ impl ServedCertificate {
     }
 
     /// Reads the files again when they changed. A pair that does not belong together, because
-    /// only one of them is written yet, is not taken.
-    fn refresh(&self) {
+    /// only one of them is written yet, or only a part of one, is not taken.
+    pub fn refresh(&self) {
         let inner = &self.0;
-        let seen = stamp(&inner.certificate, &inner.key);
-        if seen.is_none() || self.read_current(|current| current.stamp == seen) {
+        // A file that is away is about to be replaced.
+        let Ok(seen) = Stamp::of(&inner.certificate, &inner.key) else {
+            return;
+        };
+        let is_known = |current: &Current| current.settled && current.stamp == seen;
+        if self.read_current(is_known) || *self.complained() == Some(seen) {
             return;
         }
         match read(&inner.certificate, &inner.key) {
             Ok(new) => {
-                tracing::info!(fingerprint = %new.fingerprint, "the served certificate changed");
-                *inner
+                let fingerprint = new.fingerprint;
+                let mut current = inner
                     .current
                     .write()
-                    .unwrap_or_else(PoisonError::into_inner) = new;
+                    .unwrap_or_else(PoisonError::into_inner);
+                let old = std::mem::replace(&mut *current, new).fingerprint;
+                drop(current);
+                if old != fingerprint {
+                    tracing::info!(%fingerprint, "the served certificate changed");
+                }
+            }
+            Err(error) if seen.is_older_than(HALF_WRITTEN) => {
+                *self.complained() = Some(seen);
+                let fingerprint = self.read_current(|current| current.fingerprint);
+                tracing::warn!(%error, %fingerprint, "the certificate's files changed, and cannot be served; the earlier one still is");
             }
             Err(error) => {
                 tracing::debug!(%error, "the certificate's files changed, and do not fit yet");
             }
         }
+    }
+
+    fn complained(&self) -> std::sync::MutexGuard<'_, Option<Stamp>> {
+        self.0
+            .complained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_current<T>(&self, look: impl FnOnce(&Current) -> T) -> T {
@@ -126,35 +197,32 @@ impl ResolvesServerCert for ServedCertificate {
     }
 }
 
-fn stamp(certificate: &Path, key: &Path) -> Option<Stamp> {
-    let of = |path| {
-        let found = fs::metadata(path).ok()?;
-        Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
-    };
-    Some([of(certificate)?, of(key)?])
-}
-
 fn read(certificate: &Path, key: &Path) -> Result<Current, CertificateError> {
-    let stamp = stamp(certificate, key);
-    let bytes = |path: &Path| {
-        fs::read(path).map_err(|source| CertificateError::Read {
-            path: path.to_owned(),
-            source,
-        })
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CertificateError::Read { path, source }
     };
+    let bytes = |path: &Path| fs::read(path).map_err(unreadable(path));
+    let before = Stamp::of(certificate, key);
     let malformed = |path: &Path, what, why: String| CertificateError::Malformed {
         path: path.to_owned(),
         what,
         why,
     };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&bytes(certificate)?)
+    let certificate_bytes = bytes(certificate)?;
+    let key_bytes = zeroize::Zeroizing::new(bytes(key)?);
+    let after = Stamp::of(certificate, key);
+    let stamp = match (before, after) {
+        (Ok(before), Ok(after)) if before == after => after,
+        _ => return Err(CertificateError::Changing(certificate.to_owned())),
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate_bytes)
         .collect::<Result<_, _>>()
         .map_err(|error| malformed(certificate, "certificate", error.to_string()))?;
     let Some(first) = chain.first() else {
         return Err(malformed(certificate, "certificate", "it is empty".into()));
     };
     let fingerprint = Fingerprint::of(first);
-    let key_bytes = zeroize::Zeroizing::new(bytes(key)?);
     let key_der = PrivateKeyDer::from_pem_slice(&key_bytes)
         .map_err(|error| malformed(key, "private key", error.to_string()))?;
     let signing_key = any_supported_type(&key_der)
@@ -168,6 +236,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Current, CertificateError> {
         })?;
     Ok(Current {
         stamp,
+        settled: stamp.is_older_than(TICK),
         pair: Arc::new(pair),
         fingerprint,
     })
@@ -206,6 +275,51 @@ mod tests {
         fs::write(&key, &second.1).unwrap();
         assert_ne!(served.fingerprint(), before);
         fs::remove_file(&certificate).unwrap();
+        assert_ne!(served.fingerprint(), before);
+    }
+
+    #[test]
+    fn two_changes_in_one_tick_of_the_clock_are_both_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("crt"), dir.path().join("key"));
+        let (first, second) = (pair(), pair());
+        let put = |pair: &(String, String)| {
+            fs::write(&certificate, &pair.0).unwrap();
+            fs::write(&key, &pair.1).unwrap();
+        };
+        put(&first);
+        let served = ServedCertificate::load(certificate.clone(), key.clone()).unwrap();
+        let first_print = served.fingerprint();
+        put(&second);
+        let second_print = served.fingerprint();
+        assert_ne!(first_print, second_print);
+        // Sizes and numbers of the files stay, and of twenty changes some share a time.
+        for _ in 0..20 {
+            put(&first);
+            assert_eq!(served.fingerprint(), first_print);
+            put(&second);
+            assert_eq!(served.fingerprint(), second_print);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_file_is_not_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("crt"), dir.path().join("key"));
+        let old = pair();
+        fs::write(&certificate, &old.0).unwrap();
+        fs::write(&key, &old.1).unwrap();
+        let served = ServedCertificate::load(certificate.clone(), key.clone()).unwrap();
+        let before = served.fingerprint();
+        // The same key: whatever there is of the certificate fits it.
+        let own = PrivateKey::from_pem(&old.1).unwrap();
+        let subject = Subject::microk8s_server();
+        let new = self_signed(&subject, &own, Profile::Server(vec![]), YEAR).unwrap();
+        for length in (0..new.trim_end().len()).step_by(37) {
+            fs::write(&certificate, &new[..length]).unwrap();
+            assert_eq!(served.fingerprint(), before, "{length} bytes");
+        }
+        fs::write(&certificate, &new).unwrap();
         assert_ne!(served.fingerprint(), before);
     }
 

@@ -281,7 +281,12 @@ async fn sweep(shared: Arc<Shared>) {
         // Kubernetes may take its time, and nobody waits for it here.
         tokio::task::spawn_blocking(move || pod_network::catch_up(gate.gate.node()));
         let gate = shared.clone();
-        let swept = tokio::task::spawn_blocking(move || gate.gate.sweep()).await;
+        let swept = tokio::task::spawn_blocking(move || {
+            // Says in the log what nobody would see otherwise, until the next connection.
+            gate.served.refresh();
+            gate.gate.sweep()
+        })
+        .await;
         let problem = match swept {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use crate::base::exit_status::ExitStatus;
 use crate::cli::argparse;
 use crate::cli::output::{self, Printer};
+use crate::model::fingerprint::FingerprintPrefix;
 use crate::model::join_url::PrintedUrl;
 use crate::model::node::NodeName;
 use crate::model::token::{InvalidToken, Token};
@@ -44,6 +45,7 @@ options beyond those of MicroK8s:
                         As what nodes may join with it
   --node NAME           The host name of the only node that may use it
   --description TEXT    Shown by 'microk8s token list'
+  --full-fingerprint    Print all 64 digits of the fingerprint instead of 12
 ";
 
 /// The arguments of `add-node`.
@@ -59,7 +61,8 @@ pub struct AddNodeArgs {
     pub token: Option<String>,
 
     /// How to print the token
-    #[arg(long, value_enum, default_value_t = Format::Pretty)]
+    // As short as MicroK8s lets it be written.
+    #[arg(long, alias = "f", value_enum, default_value_t = Format::Pretty)]
     pub format: Format,
 
     /// How many nodes may join with the token: 1 unless given, or any number within the time of
@@ -78,6 +81,10 @@ pub struct AddNodeArgs {
     /// A line to remember the token by, which `microk8s token list` shows
     #[arg(long, value_name = "TEXT", value_parser = description)]
     pub description: Option<Description>,
+
+    /// Print all 64 digits of the fingerprint instead of the first 12
+    #[arg(long)]
+    pub full_fingerprint: bool,
 }
 
 /// As what nodes may join, as it is typed.
@@ -181,7 +188,12 @@ pub fn run(
         },
     };
     match issue(request) {
-        Ok(issued) => output::print(printer, &render(&issued, args.format), ExitStatus::Success),
+        Ok(mut issued) => {
+            if !args.full_fingerprint {
+                issued.fingerprint.truncate(FingerprintPrefix::MIN_LEN);
+            }
+            output::print(printer, &render(&issued, args.format), ExitStatus::Success)
+        }
         Err(error) => {
             output::error(printer, &error, None);
             ExitStatus::Failure
@@ -297,6 +309,7 @@ mod tests {
             &["-l", "3600", "-t", "x", "--format", "json"][..],
             &["--format=json", "--token=x", "--token-ttl=3600"],
             &["-l3600", "-tx", "--fo", "json"],
+            &["-l3600", "-tx", "--f", "json"],
             &["--token-t", "3600", "--token", "x", "--format", "json"],
             &["-l", "1", "-l", "3600", "-t", "x", "--format", "json"],
         ] {

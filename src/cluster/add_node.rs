@@ -199,7 +199,7 @@ fn describe(node: &Node, serving: Serving, token: Token) -> Result<IssuedToken, 
         .map_err(AddNodeError::Addresses)?;
     Ok(IssuedToken {
         token,
-        fingerprint: serving.fingerprint.short(),
+        fingerprint: serving.fingerprint.to_string(),
         port: serving.bind.port(),
         default_address: *addresses.first().ok_or(AddNodeError::NoAddress)?,
         addresses,

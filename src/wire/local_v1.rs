@@ -13,7 +13,7 @@ use crate::model::token_life::State;
 use crate::model::token_terms::{RoleLimit, Terms};
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// `GET /local/hello`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub struct AddTokenRequest {
 pub struct IssuedToken {
     /// The token.
     pub token: Token,
-    /// The first digits of the fingerprint of the served certificate.
+    /// The fingerprint of the served certificate, all of its digits.
     pub fingerprint: String,
     /// The port that the agent is bound to.
     pub port: u16,

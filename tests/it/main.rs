@@ -11,6 +11,7 @@ mod architecture;
 mod bad_input;
 mod callbacks;
 mod certificate_policy;
+mod certificates;
 mod compat;
 mod configuring;
 mod dev_cluster;
