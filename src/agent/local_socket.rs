@@ -1,6 +1,7 @@
 //! The socket of the local API: born closed, then given to the group.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 
@@ -33,6 +34,10 @@ pub fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, AgentError>
     };
     if StdUnixStream::connect(path).is_ok() {
         return Err(AgentError::SocketTaken(path.to_owned()));
+    }
+    // A path that was mistyped must not cost somebody a file.
+    if std::fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+        return Err(AgentError::NoSocket(path.to_owned()));
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     atomic_file::make_folder(folder, 0o755).map_err(own)?;

@@ -114,6 +114,9 @@ pub enum AgentError {
     /// Somebody listens on the socket.
     #[error("another program listens on `{}`", .0.display())]
     SocketTaken(PathBuf),
+    /// Something else has the socket's name.
+    #[error("`{}` is no socket; it is left alone, and the agent needs another place for its own (`--socket`)", .0.display())]
+    NoSocket(PathBuf),
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -212,7 +215,11 @@ async fn serve(
         source,
     })?;
     let bind = listener.local_addr().map_err(AgentError::Runtime)?;
-    let group = node.host.group();
+    // As in MicroK8s, this lock takes away from the group what it could use.
+    let group = match node.layout.has(Lock::CisHardening) {
+        true => None,
+        false => node.host.group().gid,
+    };
     let shared = Arc::new(Shared {
         callbacks: Callbacks::new(node.clone(), settings.callback_from),
         capi_token: settings.capi_token.clone(),
@@ -228,7 +235,7 @@ async fn serve(
         stopping: AtomicBool::new(false),
     });
     let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
-    let socket = local_socket::bind(&settings.socket, group.gid)?;
+    let socket = local_socket::bind(&settings.socket, group)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
 

@@ -28,6 +28,7 @@ mod killed;
 mod lab;
 mod leaving;
 mod limits;
+mod local_socket;
 mod membership;
 mod metrics;
 mod preflight;
