@@ -1,5 +1,6 @@
-//! Floor 3: speaking to agents: the node's own, and those of other nodes.
+//! Floor 3: speaking to agents, the node's own and those of other nodes, and to the API server.
 
+pub mod api_server;
 pub mod clock_reading;
 pub mod local;
 pub mod pinned_tls;

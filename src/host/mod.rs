@@ -54,6 +54,9 @@ pub trait Host: Send + Sync {
     /// Starts, stops or restarts a service, and waits for it.
     fn service(&self, action: Action, service: Service) -> Result<(), CommandError>;
 
+    /// Whether a service runs, as the service manager says.
+    fn service_state(&self, service: Service) -> ServiceState;
+
     /// Has Kubernetes apply a manifest.
     fn apply_manifest(&self, path: &Path) -> Result<(), CommandError>;
 
@@ -135,6 +138,17 @@ impl Action {
             Self::Restart => "restart",
         }
     }
+}
+
+/// Whether a service runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceState {
+    /// It runs.
+    Active,
+    /// It does not.
+    Inactive,
+    /// The service manager gave no answer that says it.
+    Unknown,
 }
 
 /// The services of a MicroK8s node.

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::host::command::CommandError;
-use crate::host::{Action, FeedError, Group, Host, InterfaceAddress, Service};
+use crate::host::{Action, FeedError, Group, Host, InterfaceAddress, Service, ServiceState};
 
 /// A machine in memory.
 #[derive(Debug, Default)]
@@ -68,6 +68,14 @@ impl Host for ScriptedHost {
             return Err(CommandError::NotAvailable("broken"));
         }
         Ok(())
+    }
+
+    fn service_state(&self, service: Service) -> ServiceState {
+        if self.broken.contains(&service) {
+            ServiceState::Inactive
+        } else {
+            ServiceState::Active
+        }
     }
 
     fn apply_manifest(&self, _path: &Path) -> Result<(), CommandError> {

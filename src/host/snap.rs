@@ -9,10 +9,12 @@ use std::time::Duration;
 use crate::base::env_vars;
 use crate::host::command::{self, CommandError};
 use crate::host::feed::{self, FeedError};
-use crate::host::{Action, Group, Host, Service, datastore_shell, network};
+use crate::host::{Action, Group, Host, Service, ServiceState, datastore_shell, network};
 
 /// A service may take its time to stop and to start.
 const SERVICE_LIMIT: Duration = Duration::from_secs(180);
+/// What the service manager may take to tell a service's state.
+const STATE_LIMIT: Duration = Duration::from_secs(10);
 /// What Kubernetes may take for an answer.
 const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
 /// A machine with MicroK8s's snap, or one laid out like it.
@@ -124,24 +126,25 @@ impl Host for SnapHost {
         })
     }
 
-    /// Through `snapctl` inside the snap, as MicroK8s's own tools do; outside, where snapd
-    /// refuses it, through `snap`, or systemd where there is no snapd either.
     fn service(&self, action: Action, service: Service) -> Result<(), CommandError> {
-        let in_snap = format!("microk8s.{}", service.daemon());
-        let unit = format!("snap.{in_snap}.service");
-        let (program, name) =
-            if env_vars::path(env_vars::SNAP).is_some() && command::is_on_path("snapctl") {
-                ("snapctl", &in_snap)
-            } else if command::is_on_path("snap") {
-                ("snap", &in_snap)
-            } else if command::is_on_path("systemctl") {
-                ("systemctl", &unit)
-            } else {
-                return Err(CommandError::NotAvailable(
-                    "cannot control services: neither snapctl, snap nor systemctl is on the path",
-                ));
-            };
-        command::run(program, &[action.verb(), name], SERVICE_LIMIT).map(drop)
+        let manager = Manager::find()?;
+        let name = manager.name_of(service);
+        command::run(manager.program(), &[action.verb(), &name], SERVICE_LIMIT).map(drop)
+    }
+
+    fn service_state(&self, service: Service) -> ServiceState {
+        let Ok(manager) = Manager::find() else {
+            return ServiceState::Unknown;
+        };
+        let name = manager.name_of(service);
+        let arguments: &[&str] = match manager {
+            Manager::Snapctl | Manager::Snap => &["services", &name],
+            Manager::Systemctl => &["show", "--property", "ActiveState", "--value", &name],
+        };
+        match command::run(manager.program(), arguments, STATE_LIMIT) {
+            Ok(answer) => manager.read_state(&answer, &name),
+            Err(_) => ServiceState::Unknown,
+        }
     }
 
     fn apply_manifest(&self, path: &Path) -> Result<(), CommandError> {
@@ -217,12 +220,97 @@ fn platform() -> &'static str {
     }
 }
 
+/// What controls the services: `snapctl` inside the snap, as for MicroK8s's own tools; outside,
+/// where snapd refuses it, `snap`, or systemd where there is no snapd either.
+#[derive(Debug, Clone, Copy)]
+enum Manager {
+    Snapctl,
+    Snap,
+    Systemctl,
+}
+
+impl Manager {
+    fn find() -> Result<Self, CommandError> {
+        if env_vars::path(env_vars::SNAP).is_some() && command::is_on_path("snapctl") {
+            Ok(Self::Snapctl)
+        } else if command::is_on_path("snap") {
+            Ok(Self::Snap)
+        } else if command::is_on_path("systemctl") {
+            Ok(Self::Systemctl)
+        } else {
+            Err(CommandError::NotAvailable(
+                "cannot control services: neither snapctl, snap nor systemctl is on the path",
+            ))
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Snapctl => "snapctl",
+            Self::Snap => "snap",
+            Self::Systemctl => "systemctl",
+        }
+    }
+
+    fn name_of(self, service: Service) -> String {
+        let in_snap = format!("microk8s.{}", service.daemon());
+        match self {
+            Self::Snapctl | Self::Snap => in_snap,
+            Self::Systemctl => format!("snap.{in_snap}.service"),
+        }
+    }
+
+    /// snapd prints a table, with the state in the third column; systemd the state alone.
+    fn read_state(self, answer: &str, name: &str) -> ServiceState {
+        let state = match self {
+            Self::Snapctl | Self::Snap => answer
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>())
+                .find(|words| words.first() == Some(&name))
+                .and_then(|words| words.get(2).copied()),
+            Self::Systemctl => Some(answer.trim()),
+        };
+        match state {
+            Some("active") => ServiceState::Active,
+            Some("inactive" | "failed" | "activating" | "deactivating") => ServiceState::Inactive,
+            _ => ServiceState::Unknown,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn a_service_manager_tells_whether_a_service_runs_in_words_of_its_own() {
+        use ServiceState::{Active, Inactive, Unknown};
+        let table = |state: &str| {
+            format!(
+                "Service                          Startup  Current   Notes\nmicrok8s.daemon-etcd             enabled  inactive  -\nmicrok8s.daemon-apiserver-proxy  enabled  {state}  -\n"
+            )
+        };
+        let snap = |answer: &str| {
+            Manager::Snap.read_state(answer, &Manager::Snap.name_of(Service::ApiserverProxy))
+        };
+        assert_eq!(snap(&table("active")), Active);
+        assert_eq!(snap(&table("inactive")), Inactive);
+        assert_eq!(snap("microk8s.daemon-apiserver-proxy\n"), Unknown);
+        assert_eq!(snap(""), Unknown);
+        let unit = Manager::Systemctl.name_of(Service::ApiserverProxy);
+        assert_eq!(unit, "snap.microk8s.daemon-apiserver-proxy.service");
+        for (answer, state) in [
+            ("active\n", Active),
+            ("failed\n", Inactive),
+            ("inactive\n", Inactive),
+            ("", Unknown),
+        ] {
+            assert_eq!(Manager::Systemctl.read_state(answer, &unit), state);
+        }
+    }
 
     #[test]
     fn the_snaps_programs_learn_where_the_snap_is() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::host::command::CommandError;
 use crate::host::datastore_demo::DatastoreDemo;
-use crate::host::{Action, FeedError, Group, Host, Service, network};
+use crate::host::{Action, FeedError, Group, Host, Service, ServiceState, network};
 
 /// A machine without MicroK8s.
 #[derive(Debug, Default)]
@@ -45,6 +45,10 @@ impl Host for StandaloneHost {
             (Some(datastore), Service::K8sDqlite) => datastore.control(action),
             _ => Ok(()),
         }
+    }
+
+    fn service_state(&self, _service: Service) -> ServiceState {
+        ServiceState::Unknown
     }
 
     fn apply_manifest(&self, _path: &Path) -> Result<(), CommandError> {

@@ -247,6 +247,16 @@ pub fn is_signed_by(certificate: &[u8], authority: &str) -> bool {
     verify().is_ok()
 }
 
+/// Whether a certificate (PEM) is valid now. The clock of whoever signed it may be a little ahead.
+pub fn is_valid_now(pem: &str) -> Result<bool, PkiError> {
+    let certificate = parse(pem)?;
+    let validity = certificate.tbs_certificate().validity();
+    let begins = validity.not_before.to_system_time();
+    let ends = validity.not_after.to_system_time();
+    let now = SystemTime::now();
+    Ok(begins <= now + CLOCK_TOLERANCE && now <= ends)
+}
+
 /// The host names and addresses that a certificate (PEM) is for.
 pub fn alternative_names(pem: &str) -> Result<Vec<AltName>, PkiError> {
     names_of(parse(pem)?.tbs_certificate())

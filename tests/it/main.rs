@@ -17,6 +17,7 @@ mod configuring;
 mod dev_cluster;
 mod documents;
 mod etcd_flow;
+mod failed_joins;
 mod field_usage;
 mod generated;
 mod hand_over;

@@ -111,5 +111,10 @@ fn a_worker_join_starts_the_recorded_calls_and_nothing_else_on_either_side() {
             "stand-in microk8s-kubectl.wrapper"
         ]
     );
-    assert_eq!(started(n2, &join_trace), ["stand-in snapctl"; 7]);
+    // The recorded ones, and at the end the question whether the proxy to the API servers runs.
+    assert_eq!(started(n2, &join_trace), ["stand-in snapctl"; 8]);
+    assert_eq!(
+        n2.stand_ins.calls().last().unwrap(),
+        "snapctl services microk8s.daemon-apiserver-proxy"
+    );
 }

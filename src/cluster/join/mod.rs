@@ -11,6 +11,7 @@ mod etcd;
 mod membership;
 mod peer;
 pub mod preflight;
+mod proxy;
 mod verdict;
 mod worker;
 

@@ -228,6 +228,12 @@ impl Contact {
         if !ca::is_signed_by(&ca::certificate_der(&signed)?, authority) {
             return Err(answer.bad("certificate", "the cluster's authority did not sign it"));
         }
+        if !ca::is_valid_now(&signed)? {
+            return Err(answer.bad(
+                "certificate",
+                "it is not valid now, by the clock of this node",
+            ));
+        }
         Ok(signed)
     }
 

@@ -9,6 +9,7 @@ use crate::cluster::identity::{NodeKey, api_server_url};
 use crate::cluster::join::change::{Change, NODE_LABELS};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
+use crate::cluster::join::proxy;
 use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
@@ -133,7 +134,8 @@ impl super::Plan for Plan {
         )?;
         begin(JoinStage::Services, audience);
         change.service(Action::Restart, Service::ApiserverProxy)?;
-        change.become_worker()
+        change.become_worker()?;
+        proxy::wait_until_answered(change.node(), &self.server, order, audience)
     }
 }
 

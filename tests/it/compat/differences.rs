@@ -375,6 +375,16 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &[],
     },
     Difference {
+        microk8s: "a worker counts as joined when its services were restarted, whether or not it reaches the API server",
+        here: "the API server must answer through the worker's proxy within `--timeout`, with a certificate of the cluster, to the kubelet's certificate; else exit code 15, and the node as it was before. The service manager is asked whether the proxy runs",
+        why: "a worker that reaches no API server never becomes ready",
+        cases: &[],
+        tests: &[
+            "failed_joins::a_worker_has_joined_when_the_api_server_answers_through_its_proxy",
+            "failed_joins::a_worker_has_not_joined_when_no_api_server_of_the_cluster_answers_in_time",
+        ],
+    },
+    Difference {
         microk8s: "an IPv6 address in brackets, as `add-node` prints it, is refused by `join`",
         here: "it is an address like any other",
         why: "what one command prints the other must take",

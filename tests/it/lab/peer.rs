@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::{Host, network};
 
@@ -74,11 +75,36 @@ impl Peer {
         speaks: Speaks,
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = network::listen(host.namespace(), "0.0.0.0:25000");
         let configs = [
-            tls(host, "certs/server"),
-            tls(host, "certs/front-proxy-client"),
+            tls(host, "certs/server", None),
+            tls(host, "certs/front-proxy-client", None),
         ];
+        Self::listen(host, ([0, 0, 0, 0], 25000), configs, speaks, answer)
+    }
+
+    /// What a worker finds behind its proxy: the API server of a cluster, with the server
+    /// certificate of the node `of`. It takes nobody without a client certificate of the authority
+    /// of the node `knows`.
+    pub fn api_server(
+        host: &Host,
+        of: &Host,
+        knows: &Host,
+        speaks: Speaks,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let config = tls(of, "certs/server", Some(&knows.fresh("certs/ca.crt")));
+        let configs = [config.clone(), config];
+        Self::listen(host, ([127, 0, 0, 1], 16443), configs, speaks, answer)
+    }
+
+    fn listen(
+        host: &Host,
+        address: ([u8; 4], u16),
+        configs: [Arc<ServerConfig>; 2],
+        speaks: Speaks,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = network::listen(host.namespace(), SocketAddr::from(address));
         let state = Arc::new(State {
             requests: Mutex::default(),
             connections: Mutex::default(),
@@ -90,7 +116,7 @@ impl Peer {
         Self {
             state,
             namespace: host.namespace().to_owned(),
-            address: ([127, 0, 0, 1], 25000).into(),
+            address: ([127, 0, 0, 1], address.1).into(),
             thread: Some(thread),
         }
     }
@@ -139,7 +165,7 @@ impl Drop for Peer {
     }
 }
 
-fn tls(host: &Host, pair: &str) -> Arc<ServerConfig> {
+fn tls(host: &Host, pair: &str, clients: Option<&[u8]>) -> Arc<ServerConfig> {
     let (certificate, key) = (
         host.fresh(&format!("{pair}.crt")),
         host.fresh(&format!("{pair}.key")),
@@ -147,13 +173,21 @@ fn tls(host: &Host, pair: &str) -> Arc<ServerConfig> {
     let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
     let key = PrivateKeyDer::from_pem_slice(&key).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
         .unwrap();
-    Arc::new(config)
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            let authority = CertificateDer::from_pem_slice(authority).unwrap();
+            roots.add(authority).unwrap();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.unwrap())
+        }
+    };
+    Arc::new(builder.with_single_cert(vec![certificate], key).unwrap())
 }
 
 fn accept(

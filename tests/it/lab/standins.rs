@@ -58,6 +58,13 @@ if [ -d "$here/services" ]; then
     esac > "$here/services/$2"
 fi
 case "$1 $2" in
+'services '*)
+    if [ -e "$here/state-$2" ]; then
+        echo 'Service  Startup  Current  Notes'
+        echo "$2  enabled  $(cat "$here/state-$2")  -"
+    fi
+    exit 0
+    ;;
 'start microk8s.daemon-k8s-dqlite' | 'restart microk8s.daemon-k8s-dqlite') ;;
 *) exit 0 ;;
 esac
@@ -305,6 +312,12 @@ impl StandIns {
     /// From now on `snapctl <action> <service>` is the last thing that its caller does.
     pub fn kill_caller(&self, action: &str, service: &str) {
         fs::write(self.directory.join(format!("fatal-{action}-{service}")), "").unwrap();
+    }
+
+    /// From now on `snapctl services <service>` says that the service is in this state; it says
+    /// nothing of others.
+    pub fn service_is(&self, service: &str, state: &str) {
+        fs::write(self.directory.join(format!("state-{service}")), state).unwrap();
     }
 
     /// At the next `snapctl <action> <service>` its caller is asked to end.

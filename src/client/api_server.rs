@@ -1,0 +1,170 @@
+//! Asking a cluster's API server whether it answers, as a kubelet would reach it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper_util::rt::TokioIo;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::base::secret::Secret;
+use crate::model::endpoint;
+
+/// What every API server answers, whoever asks.
+const PATH: &str = "/readyz";
+
+/// An API server, and whose client certificate is shown to it.
+pub struct ApiServer {
+    runtime: Runtime,
+    config: Arc<ClientConfig>,
+    host: String,
+    port: u16,
+}
+
+/// Why an API server did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiServerError {
+    /// Nothing listens there.
+    #[error("nothing listens at {0}")]
+    NothingListens(String),
+    /// No connection, or one that was cut off.
+    #[error("{address}: {source}")]
+    Connection {
+        /// Where to.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It shows a certificate that the cluster's authority did not sign, or for another name.
+    #[error("TLS with {address} failed: {source}")]
+    Tls {
+        /// Who.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What came was no answer of HTTP.
+    #[error("{address} gave no answer of HTTP: {source}")]
+    Http {
+        /// Who.
+        address: String,
+        /// Why.
+        #[source]
+        source: hyper::Error,
+    },
+    /// It took too long.
+    #[error("{0} did not answer in time")]
+    TimedOut(String),
+    /// The certificates, or the program's own TLS or runtime, are of no use.
+    #[error("cannot set up a client: {0}")]
+    SetUp(String),
+}
+
+impl ApiServer {
+    /// The API server at this host and port, under this authority (PEM), with this client
+    /// certificate and key (PEM).
+    pub fn new(
+        host: &str,
+        port: u16,
+        authority: &str,
+        certificate: &str,
+        key: &Secret,
+    ) -> Result<Self, ApiServerError> {
+        let set_up = |error: &dyn std::fmt::Display| ApiServerError::SetUp(error.to_string());
+        let mut roots = RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+            let authority = authority.map_err(|error| set_up(&error))?;
+            roots.add(authority).map_err(|error| set_up(&error))?;
+        }
+        let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| set_up(&error))?;
+        let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes())
+            .map_err(|error| set_up(&error))?;
+        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| set_up(&error))?;
+        let identity = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| set_up(&error))?
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(Arc::new(identity));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| set_up(&error))?;
+        Ok(Self {
+            runtime,
+            config: Arc::new(config),
+            host: host.to_owned(),
+            port,
+        })
+    }
+
+    /// The status with which it answers, within this time.
+    pub fn ask(&self, limit: Duration) -> Result<u16, ApiServerError> {
+        let asked = async { timeout(limit, self.exchange()).await };
+        self.runtime
+            .block_on(asked)
+            .unwrap_or_else(|_| Err(ApiServerError::TimedOut(self.address())))
+    }
+
+    fn address(&self) -> String {
+        match self.host.parse() {
+            Ok(address) => endpoint::join(address, self.port),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    async fn exchange(&self) -> Result<u16, ApiServerError> {
+        let address = self.address();
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::ConnectionRefused => ApiServerError::NothingListens(address.clone()),
+                _ => ApiServerError::Connection {
+                    address: address.clone(),
+                    source,
+                },
+            })?;
+        let name = ServerName::try_from(self.host.clone())
+            .map_err(|error| ApiServerError::SetUp(error.to_string()))?;
+        let tls = TlsConnector::from(self.config.clone())
+            .connect(name, tcp)
+            .await
+            .map_err(|source| ApiServerError::Tls {
+                address: address.clone(),
+                source,
+            })?;
+        let http = |source| ApiServerError::Http {
+            address: address.clone(),
+            source,
+        };
+        let (mut sender, driver) = http1::handshake(TokioIo::new(tls)).await.map_err(http)?;
+        tokio::spawn(async move {
+            // Its errors reach the sender too.
+            let _ = driver.await;
+        });
+        let request = Request::get(PATH)
+            .header(HOST, &address)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| ApiServerError::SetUp(error.to_string()))?;
+        let response = sender.send_request(request).await.map_err(http)?;
+        Ok(response.status().as_u16())
+    }
+}

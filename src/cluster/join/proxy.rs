@@ -1,0 +1,106 @@
+//! Whether a worker reaches the API server through its proxy.
+//!
+//! It is asked in the way in which the kubelet will ask: at the address in its kubeconfig, under
+//! the cluster's authority, with the kubelet's certificate, all as they are on disk now.
+//!
+//! Where nothing listens, only the service manager can tell a proxy that is not up yet from a
+//! machine on which there is none. One that gives no answer that can be understood, as a stand-in
+//! of it in somebody's tests, leaves nothing to wait for.
+
+use std::time::{Duration, Instant};
+
+use crate::base::secret::Secret;
+use crate::base::wait;
+use crate::client::api_server::{ApiServer, ApiServerError};
+use crate::cluster::join::error::JoinError;
+use crate::cluster::join::{Audience, begin};
+use crate::cluster::node::Node;
+use crate::host::{Service, ServiceState};
+use crate::model::endpoint;
+use crate::model::join_stage::JoinStage;
+use crate::wire::local_v1::JoinOrder;
+
+/// How often the API server is asked: soon at first, then less often.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long one answer may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a proxy that was started may be down: one that failed once is started again.
+const MAY_BE_DOWN: Duration = Duration::from_secs(5);
+/// The status by which an API server says that it does not know the certificate.
+const NOT_AUTHENTICATED: u16 = 401;
+
+/// Asks until the API server answers, for as long as was ordered.
+pub fn wait_until_answered(
+    node: &Node,
+    server: &str,
+    order: &JoinOrder,
+    audience: &mut dyn Audience,
+) -> Result<(), JoinError> {
+    // No service runs on a standalone node; what listens there is another node's.
+    if node.is_standalone() {
+        return Ok(());
+    }
+    begin(JoinStage::ApiServer, audience);
+    let seconds = order.timeout_seconds;
+    let set_up = |why: String| JoinError::NoApiServer { seconds, why };
+    let address = server.strip_prefix("https://").unwrap_or(server);
+    let (host, port) = endpoint::split(address)
+        .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+        .ok_or_else(|| set_up(format!("`{address}` is no address with a port")))?;
+    let read = |name| node.layout.read(&node.layout.cert(name));
+    let server = ApiServer::new(
+        host,
+        port,
+        &read("ca.remote.crt")?,
+        &read("kubelet.crt")?,
+        &Secret::new(read("kubelet.key")?),
+    )
+    .map_err(|error| set_up(error.to_string()))?;
+
+    let began = Instant::now();
+    let end = wait::end_of(Duration::from_secs(seconds));
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let why = match server.ask(ANSWER_LIMIT.min(left.max(FIRST_PAUSE))) {
+            Ok(NOT_AUTHENTICATED) => "it does not know the kubelet's certificate".to_owned(),
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                if matches!(error, ApiServerError::NothingListens(_)) && is_not_there(node, began)?
+                {
+                    return Ok(());
+                }
+                error.to_string()
+            }
+        };
+        if audience.has_left() {
+            return Err(JoinError::Interrupted);
+        }
+        let now = Instant::now();
+        if now >= end {
+            return Err(JoinError::NoApiServer { seconds, why });
+        }
+        wait::between_looks(pause.min(end - now));
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Nothing listens where the proxy should: whether there is no proxy at all, as far as can be told.
+fn is_not_there(node: &Node, began: Instant) -> Result<bool, JoinError> {
+    const PROXY: Service = Service::ApiserverProxy;
+    match node.host.service_state(PROXY) {
+        ServiceState::Active => Ok(false),
+        ServiceState::Inactive if began.elapsed() < MAY_BE_DOWN => Ok(false),
+        ServiceState::Inactive => Err(JoinError::NoProxy {
+            service: PROXY.daemon(),
+        }),
+        ServiceState::Unknown => {
+            tracing::info!(
+                "the service manager does not tell whether {} runs, and nothing listens there: the API server was not asked",
+                PROXY.daemon()
+            );
+            Ok(true)
+        }
+    }
+}
