@@ -256,6 +256,12 @@ async fn serve(
         local_api::router(shared.clone()),
         stopped,
     ));
+    let settling = shared.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = join::settle_when_free(settling.gate.node()) {
+            tracing::warn!(%error, "nobody was told of an interrupted join");
+        }
+    });
     tracing::info!(
         address = %bind,
         socket = %settings.socket.display(),

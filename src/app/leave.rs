@@ -9,7 +9,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::cli::leave::{self as face, Narrator, Typed};
 use crate::cli::output::{self, Printer};
 use crate::cli::texts;
-use crate::cluster::join;
+use crate::cluster::join::{self, JoinError};
 use crate::cluster::leave::{self, Audience};
 use crate::store::layout::Lock;
 use crate::wire::departure_v1::LeaveEvent;
@@ -29,7 +29,9 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
     }
     app::check_permission(&node, printer)?;
     // Whether the node is a member cannot be seen in half of a join, or of a leave.
-    if let Err(error) = join::recover(&node) {
+    let recovered =
+        join::recover(&node).and_then(|_| join::settle_when_free(&node).map_err(JoinError::from));
+    if let Err(error) = recovered {
         let hint = "run the command as root; what was interrupted earlier has to be seen to first";
         output::error(printer, &error.to_string(), Some(hint));
         return Err(ExitStatus::Failure);

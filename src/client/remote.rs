@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -33,6 +33,8 @@ use crate::wire::routes;
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// How long an answer may take: the contacted node may have to move its datastore first.
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);
+/// How often it is looked whether anybody still waits for an answer.
+const GLANCE: Duration = Duration::from_millis(50);
 /// The largest answer that is taken; real ones have a few kilobytes.
 const ANSWER_SIZE: usize = 4 << 20;
 
@@ -113,6 +115,9 @@ pub enum RemoteError {
     /// The answer is too large.
     #[error("the answer is larger than {ANSWER_SIZE} bytes")]
     TooLarge,
+    /// Nobody waits for the answer any more.
+    #[error("the request was given up")]
+    GivenUp,
     /// Another certificate than on the first connection.
     #[error("the certificate of {0} changed during the join")]
     OtherCertificate(SocketAddr),
@@ -177,13 +182,18 @@ impl Peer {
         body: &impl Serialize,
     ) -> Result<Reply, RemoteError> {
         let whole = std::mem::replace(&mut self.limit, limit);
-        let result = self.post(path, body);
+        let result = self.post(path, body, &|| false);
         self.limit = whole;
         result
     }
 
-    /// Sends a JSON body and takes the answer.
-    pub fn post(&mut self, path: &str, body: &impl Serialize) -> Result<Reply, RemoteError> {
+    /// Sends a JSON body and takes the answer, unless `over` says that nobody waits for it any more.
+    pub fn post(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+        over: &dyn Fn() -> bool,
+    ) -> Result<Reply, RemoteError> {
         let body =
             serde_json::to_vec(body).map_err(|error| RemoteError::SetUp(error.to_string()))?;
         let body = Bytes::from(body);
@@ -196,25 +206,26 @@ impl Peer {
             None => self.reconnect()?,
         };
         let was_used = connection.used;
-        let mut result = self.runtime.block_on(exchange(
-            self.limit,
-            &mut connection,
-            self.endpoint,
-            path,
-            body.clone(),
-        ));
-        // A connection that was kept open may be closed by the other side just as we send.
-        if was_used && matches!(result, Err(RemoteError::Closed)) {
-            connection = self.reconnect()?;
-            result = self.runtime.block_on(exchange(
+        let mut result = self.runtime.block_on(unless(
+            over,
+            exchange(
                 self.limit,
                 &mut connection,
                 self.endpoint,
                 path,
-                body,
+                body.clone(),
+            ),
+        ));
+        // A connection that was kept open may be closed by the other side just as we send.
+        if was_used && matches!(result, Err(RemoteError::Closed)) {
+            connection = self.reconnect()?;
+            result = self.runtime.block_on(unless(
+                over,
+                exchange(self.limit, &mut connection, self.endpoint, path, body),
             ));
         }
-        self.connection = Some(connection);
+        // An answer that is still to come must not be taken for that to the next request.
+        self.connection = result.is_ok().then_some(connection);
         result
     }
 
@@ -227,6 +238,21 @@ impl Peer {
             return Err(RemoteError::OtherCertificate(self.endpoint));
         }
         Ok(connection)
+    }
+}
+
+/// Does the work, and gives it up when `over` says so.
+async fn unless<T>(
+    over: &dyn Fn() -> bool,
+    work: impl Future<Output = Result<T, RemoteError>>,
+) -> Result<T, RemoteError> {
+    let mut work = pin!(work);
+    loop {
+        match timeout(GLANCE, work.as_mut()).await {
+            Ok(result) => return result,
+            Err(_) if over() => return Err(RemoteError::GivenUp),
+            Err(_) => {}
+        }
     }
 }
 

@@ -29,6 +29,12 @@ use crate::store::layout::Layout;
 
 pub use onward::{Ahead, Onward};
 
+/// What must be told when the changes are taken back; beside the entries, and none of them.
+const REPORT: &str = "report";
+/// Room on the disk for undoing.
+const RESERVE: &str = "reserve";
+/// What is set aside beyond the largest file: for the folders, and for what small files take.
+const LEAST_RESERVE: usize = 8192;
 /// How long a request of a service that was stopped may take to reach the datastore.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
 /// How long the datastore may take to settle what keeps it from forgetting this node.
@@ -39,6 +45,8 @@ const SETTLED: Duration = Duration::from_secs(5);
 pub struct Journal {
     folder: PathBuf,
     entries: usize,
+    /// How many bytes are set aside for undoing.
+    reserve: usize,
 }
 
 /// A change could not be made, or not be taken back.
@@ -152,7 +160,11 @@ impl Journal {
         atomic_file::make_folder(&own, 0o700).map_err(file_error("make", &own))?;
         let folder = folder_of(layout);
         atomic_file::make_folder(&folder, 0o700).map_err(file_error("make", &folder))?;
-        Ok(Self { folder, entries: 0 })
+        Ok(Self {
+            folder,
+            entries: 0,
+            reserve: 0,
+        })
     }
 
     /// Replaces or creates a file.
@@ -231,6 +243,14 @@ impl Journal {
         })
     }
 
+    /// Keeps, until the changes are final, what must be told to another node when they are taken
+    /// back.
+    pub fn keep_report(&mut self, report: &Secret) -> Result<(), JournalError> {
+        let path = self.folder.join(REPORT);
+        atomic_file::write(&path, report.expose().as_bytes(), Access::PRIVATE)
+            .map_err(file_error("write", &path))
+    }
+
     /// Makes the changes final. When this fails they can still be taken back.
     pub fn commit(&mut self) -> Result<(), JournalError> {
         finish(&self.folder)
@@ -254,21 +274,37 @@ impl Journal {
 
     fn remember_file(&mut self, path: &Path) -> Result<(), JournalError> {
         let undo = match std::fs::metadata(path) {
-            Ok(found) => Undo::RestoreFile {
-                path: path.to_owned(),
-                mode: found.mode() & 0o7777,
-                uid: found.uid(),
-                gid: found.gid(),
-                content: Secret::new(
-                    STANDARD.encode(std::fs::read(path).map_err(file_error("read", path))?),
-                ),
-            },
+            Ok(found) => {
+                let content = std::fs::read(path).map_err(file_error("read", path))?;
+                self.set_aside(content.len())?;
+                Undo::RestoreFile {
+                    path: path.to_owned(),
+                    mode: found.mode() & 0o7777,
+                    uid: found.uid(),
+                    gid: found.gid(),
+                    content: Secret::new(STANDARD.encode(content)),
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Undo::RemoveFile {
                 path: path.to_owned(),
             },
             Err(error) => return Err(file_error("read", path)(error)),
         };
         self.record(&undo)
+    }
+
+    /// Takes room on the disk that is given back before anything is undone: a disk that is full then
+    /// must not keep an old file from being written beside the new one.
+    fn set_aside(&mut self, bytes: usize) -> Result<(), JournalError> {
+        if bytes <= self.reserve {
+            return Ok(());
+        }
+        let path = self.folder.join(RESERVE);
+        // Written out: a file system may keep no room for a hole, nor for zeros.
+        let room = vec![b'#'; bytes + LEAST_RESERVE];
+        atomic_file::write(&path, &room, Access::PRIVATE).map_err(file_error("write", &path))?;
+        self.reserve = bytes;
+        Ok(())
     }
 
     fn record(&mut self, undo: &Undo) -> Result<(), JournalError> {
@@ -289,6 +325,26 @@ impl Journal {
 
 fn folder_of(layout: &Layout) -> PathBuf {
     layout.own_state().join("journal")
+}
+
+/// Where what is still to be told is, beside the journal.
+fn unreported_in(folder: &Path) -> PathBuf {
+    folder.with_file_name("unreported")
+}
+
+/// What another node is still to be told of changes that were taken back.
+pub fn unreported(layout: &Layout) -> Option<Secret> {
+    std::fs::read_to_string(unreported_in(&folder_of(layout)))
+        .ok()
+        .map(Secret::new)
+}
+
+/// It was told, or never will be.
+pub fn forget_report(layout: &Layout) {
+    let path = unreported_in(&folder_of(layout));
+    if let Err(error) = atomic_file::remove(&path) {
+        tracing::warn!(%error, "cannot remove `{}`", path.display());
+    }
 }
 
 /// Whether changes are under way, or were interrupted.
@@ -341,6 +397,8 @@ fn remove_done(folder: &Path) -> Result<(), JournalError> {
 }
 
 fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
+    let reserve = folder.join(RESERVE);
+    atomic_file::remove(&reserve).map_err(file_error("remove", &reserve))?;
     let mut restarts = Vec::new();
     for path in entries(folder)?.into_iter().rev() {
         undo_one(&path, host, &mut restarts)?;
@@ -352,6 +410,12 @@ fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
         if let Err(error) = host.service(Action::Restart, service) {
             failed.get_or_insert(error);
         }
+    }
+    // What is still to be told outlives the journal.
+    let report = folder.join(REPORT);
+    if report.exists() {
+        atomic_file::rename(&report, &unreported_in(folder))
+            .map_err(file_error("move", &report))?;
     }
     finish(folder)?;
     failed.map_or(Ok(()), |error| Err(JournalError::NotRestarted(error)))

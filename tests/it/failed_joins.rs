@@ -1,13 +1,32 @@
 //! Joins that fail for what surrounds the node: the failed stage is named, the node is as it was,
 //! and the same command succeeds once the cause is cured.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use microk8s::base::wait;
 
 use crate::lab::peer::{Peer, Reply, Speaks};
 use crate::lab::snapshot::Snapshot;
-use crate::lab::{Host, Lab, Output};
+use crate::lab::{Host, Lab, Output, nodes};
 
 const PROXY: &str = "microk8s.daemon-apiserver-proxy";
+
+/// How a node joins, and whether through an agent of its own.
+const ROLES_AND_WAYS: [(&str, bool); 4] = [
+    ("--worker", false),
+    ("--worker", true),
+    ("", false),
+    ("", true),
+];
 
 /// A command of n2's that joins the cluster of n1 by a new token.
 fn join_line(lab: &Lab) -> String {
@@ -86,7 +105,7 @@ fn a_worker_waits_for_a_proxy_that_is_slow_to_start() {
                     .then_some(())
             };
             let limit = Duration::from_secs(30);
-            microk8s::base::wait::until(limit, Duration::from_millis(5), asked).unwrap();
+            wait::until(limit, Duration::from_millis(5), asked).unwrap();
             let _server = Peer::api_server(n2, n1, n1, Speaks::Tls, answers(200));
             joining.join().unwrap().ok();
         });
@@ -156,4 +175,357 @@ fn a_worker_whose_proxy_does_not_run_has_not_joined_and_does_not_wait_for_it() {
             "{output:?}"
         );
     });
+}
+
+#[test]
+fn a_service_that_fails_to_restart_fails_the_join() {
+    for (role, action) in [("--worker", "restart"), ("", "stop")] {
+        both_ways(|lab| {
+            let n2 = lab.host("n2");
+            let line = format!("{} {role}", join_line(lab));
+            let before = n2.snapshot();
+            n2.stand_ins
+                .fail_service(action, "microk8s.daemon-kubelite");
+            let output = n2.shell(&line);
+            assert_failed(&output, n2, &before, "services", 14);
+            assert!(output.stderr.contains("daemon-kubelite"), "{output:?}");
+            // Whatever was stopped or restarted with other files runs with the old ones.
+            let calls = n2.stand_ins.calls();
+            assert!(
+                calls
+                    .iter()
+                    .any(|call| call == "snapctl restart microk8s.daemon-kubelite"),
+                "{calls:?}"
+            );
+            n2.stand_ins.repair_services();
+            n2.shell(&line).ok();
+        });
+    }
+}
+
+#[test]
+fn a_datastore_that_never_lists_the_node_fails_the_join_when_the_time_is_over() {
+    both_ways(|lab| {
+        let n2 = lab.host("n2");
+        let line = join_line(lab);
+        let before = n2.snapshot();
+        n2.stand_ins.dqlite_lists(&["10.99.0.11:19001"]);
+        let began = Instant::now();
+        let output = n2.shell(&format!("{line} --timeout 5s"));
+        let took = began.elapsed().as_secs();
+        assert!((5..30).contains(&took), "{took} s");
+        assert_failed(&output, n2, &before, "datastore", 8);
+        n2.stand_ins.list_members();
+        n2.shell(&line).ok();
+    });
+}
+
+/// A worker's join stands still between the answer of the contacted node and its certificates while
+/// this file, which it reads again there, is a pipe to which nobody writes.
+const GATE: &str = "args/traefik/traefik-template.yaml";
+
+#[test]
+fn the_contacted_node_dying_between_the_answer_and_the_signing_fails_the_join() {
+    for through_agent in [false, true] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let agent = n1.agent();
+        let _own = through_agent.then(|| n2.agent());
+        let line = format!("{} --worker", join_line(&lab));
+        let before = n2.snapshot();
+        let template = n2.read(GATE);
+        n2.remove(GATE);
+        n2.shell(&format!("mkfifo $SNAP_DATA/{GATE}")).ok();
+        let output = std::thread::scope(|scope| {
+            let joining = scope.spawn(|| n2.shell(&line));
+            // A pipe is open when somebody reads it: first before the join asks, then after.
+            fs::write(n2.path(GATE), &template).unwrap();
+            agent.wait_for("outcome=\"admitted\"");
+            let mut gate = fs::File::options().write(true).open(n2.path(GATE)).unwrap();
+            agent.kill();
+            gate.write_all(template.as_bytes()).unwrap();
+            drop(gate);
+            joining.join().unwrap()
+        });
+        n2.remove(GATE);
+        n2.write(GATE, &template, before.nodes[GATE].mode);
+        assert_failed(&output, n2, &before, "certificates", 12);
+        assert!(output.stderr.contains("can help"), "{output:?}");
+        assert_eq!(n2.stand_ins.calls(), [""; 0]);
+        // Nobody could be told, and yet the token serves the same command.
+        let _agent = n1.agent();
+        n2.shell(&line).ok();
+    }
+}
+
+#[test]
+fn the_contacted_node_dying_before_the_answer_fails_the_join() {
+    for (role, through_agent) in ROLES_AND_WAYS {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let agent = n1.agent();
+        let _own = through_agent.then(|| n2.agent());
+        let line = format!("{} {role}", join_line(&lab));
+        let before = n2.snapshot();
+        // The first node to join makes the contacted one move its datastore, which is the last
+        // thing that its agent does.
+        n1.stand_ins
+            .kill_caller("restart", "microk8s.daemon-k8s-dqlite");
+        let output = n2.shell(&line);
+        agent.ends();
+        // MicroK8s ends so too, with this code and text.
+        assert_failed(&output, n2, &before, "contact", 1);
+        assert!(
+            output
+                .stdout
+                .contains("Please ensure the master node is reachable."),
+            "{output:?}"
+        );
+        assert_eq!(n2.stand_ins.calls(), [""; 0]);
+        n1.stand_ins.repair_services();
+        let _agent = n1.agent();
+        n2.shell(&line).ok();
+    }
+}
+
+#[test]
+fn the_token_of_a_join_that_was_killed_is_free_when_the_agent_starts_or_the_next_command_runs() {
+    for (through_agent, agent_starts) in [(false, true), (true, true), (false, false)] {
+        let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+            return;
+        };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let agent = n1.agent();
+        let own = through_agent.then(|| n2.agent());
+        let line = format!("{} --worker", join_line(&lab));
+        let template = n2.read(GATE);
+        n2.remove(GATE);
+        n2.shell(&format!("mkfifo $SNAP_DATA/{GATE}")).ok();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut child = n2
+            .command(&words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        fs::write(n2.path(GATE), &template).unwrap();
+        agent.wait_for("outcome=\"admitted\"");
+        if let Some(own) = own {
+            own.kill();
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        n2.remove(GATE);
+        n2.write(GATE, &template, 0o644);
+        let report = n2.path("var/cluster-agent/journal/report");
+        let mode = fs::metadata(&report).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        if agent_starts {
+            let _own = n2.agent();
+            agent.wait_for("request=\"join-outcome\"");
+            // Told, it has nothing of the token left.
+            let gone = || (!holds(&n2.path("var/cluster-agent"), &line)).then_some(());
+            let limit = Duration::from_secs(30);
+            wait::until(limit, Duration::from_millis(5), gone).unwrap();
+        } else {
+            assert_eq!(n2.shell("microk8s leave").code, Some(1));
+            assert!(!holds(&n2.path("var"), &line));
+        }
+        // The token is free for every node, at once.
+        lab.host("n3").shell(&line).ok();
+    }
+}
+
+/// Whether a file below this folder holds the token of a command.
+fn holds(folder: &Path, line: &str) -> bool {
+    let token = line.split('/').nth(1).unwrap().as_bytes();
+    Snapshot::take(folder, &[])
+        .nodes
+        .values()
+        .any(|node| node.bytes().windows(token.len()).any(|part| part == token))
+}
+
+/// A contacted node that does this with the request to join, and knows nothing of outcomes.
+fn peer(lab: &Lab, reply: fn() -> Reply) -> Peer {
+    Peer::start(lab.host("n1"), Speaks::Tls, move |request| {
+        if request.path.ends_with("/outcome") {
+            Reply::Json(404, "{}".to_owned())
+        } else {
+            reply()
+        }
+    })
+}
+
+/// Waits until the contacted node was asked to let n2 in and, then, told that the join failed.
+fn wait_for_requests(peer: &Peer, paths: &[&str]) {
+    let limit = Duration::from_secs(30);
+    let asked = || {
+        let requests = peer.requests();
+        (requests.len() >= paths.len()).then_some(requests)
+    };
+    let requests = wait::until(limit, Duration::from_millis(5), asked).unwrap();
+    let found: Vec<&str> = requests.iter().map(|known| known.path.as_str()).collect();
+    assert_eq!(found, paths);
+    if let [_, outcome] = &requests[..] {
+        let body = String::from_utf8_lossy(&outcome.body);
+        assert!(body.contains("\"outcome\":\"failed\""), "{body}");
+    }
+}
+
+const JOIN: &str = "/cluster/api/v2.0/join";
+const OUTCOME: &str = "/cluster/api/v2.0/join/outcome";
+
+#[test]
+fn a_node_that_gets_no_answer_to_its_request_says_that_it_has_not_joined() {
+    type Case = (fn() -> Reply, &'static str, i32);
+    let cases: [Case; 3] = [
+        (|| Reply::Close, "contact", 1),
+        (
+            || Reply::Cut(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{".to_vec()),
+            "contact",
+            1,
+        ),
+        (
+            || Reply::Json(503, "{\"error\":\"busy\"}".to_owned()),
+            "admission",
+            6,
+        ),
+    ];
+    for (reply, stage, code) in cases {
+        both_ways_alone(|lab| {
+            let n2 = lab.host("n2");
+            let peer = peer(lab, reply);
+            let before = n2.snapshot();
+            let line = format!(
+                "microk8s join 10.99.0.11:25000/{} --worker",
+                "a1".repeat(16)
+            );
+            let output = n2.shell(&line);
+            assert_failed(&output, n2, &before, stage, code);
+            assert!(output.stderr.contains("can help"), "{output:?}");
+            wait_for_requests(&peer, &[JOIN, OUTCOME]);
+        });
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_join_that_waits_for_an_answer_and_the_contacted_node_is_told() {
+    both_ways_alone(|lab| {
+        let n2 = lab.host("n2");
+        let peer = peer(lab, || Reply::Silence);
+        let before = n2.snapshot();
+        let connection = format!("10.99.0.11:25000/{}", "a1".repeat(16));
+        let mut child = n2
+            .command(&["microk8s", "join", &connection])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for_requests(&peer, &[JOIN]);
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+        let status = child.wait().unwrap();
+        assert!(
+            status.code() == Some(130) || status.signal() == Some(2),
+            "{status}"
+        );
+        wait_for_requests(&peer, &[JOIN, OUTCOME]);
+        assert!(before == n2.snapshot());
+    });
+}
+
+/// [`both_ways`], with nothing on the contacted node.
+fn both_ways_alone(test: impl Fn(&Lab)) {
+    for through_agent in [false, true] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let _agent = through_agent.then(|| lab.host("n2").agent());
+        test(&lab);
+    }
+}
+
+/// A node directory on a disk of one mebibyte. It goes when it is dropped, and so does the disk.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn under(host: &Host) -> Self {
+        let (data, kept) = (host.snap_data(), host.scratch().join("kept"));
+        nodes::copy(&data, &kept);
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m,mode=0755", "tmpfs"])
+            .arg(&data)
+            .status();
+        assert!(mount.unwrap().success());
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(kept.join("."))
+            .arg(&data)
+            .status();
+        assert!(copied.unwrap().success());
+        fs::remove_dir_all(kept).unwrap();
+        Self(data)
+    }
+
+    /// Fills the disk up, but for so many pages.
+    fn fill_up_to(&self, pages: u64) {
+        let filler = self.0.join("filler");
+        let line = format!("cat /dev/zero > {} 2>/dev/null", filler.display());
+        let filled = Command::new("sh").args(["-c", &line]).status().unwrap();
+        assert!(!filled.success());
+        let file = fs::File::options().write(true).open(&filler).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length - 4096 * pages).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
+    for (role, through_agent) in ROLES_AND_WAYS {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let n2 = lab.host("n2");
+        let disk = SmallDisk::under(n2);
+        let _agents = (lab.host("n1").agent(), through_agent.then(|| n2.agent()));
+        let line = format!("{} {role}", join_line(&lab));
+        let mut failed = Vec::new();
+        // From a disk on which not even the journal fits to one on which all does.
+        for pages in (0..).map(|step| step * 3) {
+            disk.fill_up_to(pages);
+            let before = n2.snapshot();
+            let output = n2.shell(&line);
+            if output.code == Some(0) {
+                break;
+            }
+            if output.stderr.contains("daemon-k8s-dqlite") {
+                // What the datastore writes when it starts has no room either.
+                assert_failed(&output, n2, &before, "services", 14);
+            } else {
+                assert_failed(&output, n2, &before, "apply", 13);
+                assert!(output.stderr.contains("No space left"), "{output:?}");
+                let (_, path) = output.stderr.split_once('`').unwrap();
+                failed.push(path.split_once('`').unwrap().0.to_owned());
+            }
+            fs::remove_file(n2.path("filler")).unwrap();
+        }
+        // It was met in the journal and in files of the node, several times.
+        let in_journal = |path: &String| path.contains("/journal");
+        assert!(failed.iter().any(in_journal), "{failed:#?}");
+        assert!(!failed.iter().all(in_journal), "{failed:#?}");
+        failed.dedup();
+        assert!(failed.len() > 3, "{failed:#?}");
+    }
 }

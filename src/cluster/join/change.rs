@@ -6,6 +6,7 @@ use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
+use crate::cluster::join::report::Report;
 use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::turn::TurnError;
@@ -73,6 +74,11 @@ impl<'a> Change<'a> {
         }
         self.journal = None;
         Ok(())
+    }
+
+    /// Keeps what the contacted node must be told when the join is taken back.
+    pub fn keep_report(&mut self, report: &Report) -> Result<(), JoinError> {
+        Ok(self.journal()?.keep_report(&report.text())?)
     }
 
     pub fn journal(&mut self) -> Result<&mut Journal, JoinError> {

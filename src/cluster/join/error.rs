@@ -39,7 +39,7 @@ pub enum JoinError {
     OtherCluster(Role),
     /// The contacted node could not be talked to.
     #[error(transparent)]
-    Remote(#[from] RemoteError),
+    Remote(RemoteError),
     /// The contacted node shows another certificate than the connection string says.
     #[error("Could not verify the identity of {0}")]
     NotVerified(IpAddr),
@@ -148,6 +148,15 @@ pub enum JoinError {
         /// What failed then.
         undo: JournalError,
     },
+}
+
+impl From<RemoteError> for JoinError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::GivenUp => Self::Interrupted,
+            other => Self::Remote(other),
+        }
+    }
 }
 
 impl From<IdentityError> for JoinError {

@@ -48,7 +48,7 @@ impl Plan {
         audience: &mut dyn Audience,
     ) -> Result<Self, JoinError> {
         let callback = random_text(64);
-        let answer = contact.join_v1(node, &callback)?;
+        let answer = contact.join_v1(node, &callback, audience)?;
         begin(JoinStage::Certificates, audience);
         let mode = answer.api_authn_mode.as_deref().unwrap_or("Token");
         if !["Cert", "Token"].contains(&mode) {
@@ -72,6 +72,7 @@ impl Plan {
             etcd_request.clone(),
             &server_key,
             &ca,
+            audience,
         )?;
         let authentication = if mode == "Cert" {
             Authentication::Certificates(Identities::obtain(
@@ -80,6 +81,7 @@ impl Plan {
                 &ca,
                 proxy.with_suffix(CertificatePurpose::Proxy.suffix()),
                 kubelet.with_suffix(CertificatePurpose::Kubelet.suffix()),
+                audience,
             )?)
         } else {
             Authentication::Tokens { proxy, kubelet }

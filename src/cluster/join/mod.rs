@@ -12,6 +12,7 @@ mod membership;
 mod peer;
 pub mod preflight;
 mod proxy;
+mod report;
 mod verdict;
 mod worker;
 
@@ -31,6 +32,7 @@ use change::Change;
 pub use error::JoinError;
 use membership::Membership;
 use peer::Contact;
+pub use report::{recover as recover_in_turn, settle_when_free};
 
 /// Who wants to know how a join goes.
 pub trait Audience {
@@ -92,7 +94,7 @@ fn attempt(
 ) -> Result<JoinEvent, JoinError> {
     let _lock = turn::take(node)?;
     // What a killed join or leave left behind is seen to before anything else.
-    if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
+    if let Some(ending) = report::recover(node)? {
         tracing::warn!("{ending}");
     }
     let is_ha = node.layout.has(Lock::HaCluster);
@@ -142,6 +144,7 @@ fn attempt(
             Err(_) => Outcome::Failed,
         },
     );
+    journal::forget_report(&node.layout);
     done.map(|()| JoinEvent::Joined {
         role,
         has_api_proxy: is_ha && role == Role::Worker,
@@ -157,13 +160,16 @@ fn carry_out(
     contact: &mut Contact,
     audience: &mut dyn Audience,
 ) -> Result<(), JoinError> {
-    let plan = prepare(node, order, role, contact, audience)?;
     audience.changes_begin();
-    begin(JoinStage::Apply, audience);
     let mut change = Change::new(node);
     let done = change
-        .lock(Lock::JoinInProgress)
-        .and_then(|()| plan.apply(&mut change, order, audience))
+        .keep_report(&contact.report_to_keep())
+        .and_then(|()| prepare(node, order, role, contact, audience))
+        .and_then(|plan| {
+            begin(JoinStage::Apply, audience);
+            change.lock(Lock::JoinInProgress)?;
+            plan.apply(&mut change, order, audience)
+        })
         .and_then(|()| still_wanted(audience))
         .and_then(|()| change.finish(order));
     done.map_err(|error| change.take_back(error))
@@ -195,12 +201,15 @@ fn prepare(
         warn_of_other_network(node, plan.cluster_cidr(), audience)?;
         return Ok(Box::new(plan));
     }
-    let answer = contact.join(node, requested_role(order.role, order.role_was_named))?;
+    let asked = requested_role(order.role, order.role_was_named);
+    let answer = contact.join(node, asked, audience)?;
     warn_of_clock(contact, order, audience);
     begin(JoinStage::Certificates, audience);
     let theirs = answer.cluster_cidr.clone();
     let plan: Box<dyn Plan> = match role {
-        Role::Worker => Box::new(worker::Plan::prepare(node, order, answer, contact)?),
+        Role::Worker => Box::new(worker::Plan::prepare(
+            node, order, answer, contact, audience,
+        )?),
         Role::ControlPlane => Box::new(control_plane::Plan::prepare(node, answer)?),
     };
     warn_of_other_network(node, theirs.as_deref(), audience)?;
@@ -305,7 +314,8 @@ fn warn_of_other_network(
     Ok(())
 }
 
-/// Sees to what an interrupted join or leave left behind, unless one is under way right now.
+/// Sees to what an interrupted join or leave left behind on this node, unless one is under way right
+/// now. What another node is to be told is left to [`settle_when_free`].
 pub fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
     if !journal::is_open(&node.layout) {
         return Ok(None);

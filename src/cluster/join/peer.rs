@@ -12,7 +12,8 @@ use crate::client::remote::{Peer, RemoteError, Reply};
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::source_address;
+use crate::cluster::join::report::{self, Report};
+use crate::cluster::join::{Audience, source_address};
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::join_url::JoinUrl;
@@ -27,8 +28,8 @@ use crate::wire::local_v1::JoinOrder;
 use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
-/// How long telling the contacted node how the join ended may take.
-const REPORT_LIMIT: Duration = Duration::from_secs(5);
+/// The status of an agent that did not get to an answer in time.
+const GAVE_UP: u16 = 503;
 
 /// How long connecting may take, and the answer, when it is only looked whether a join would work.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ pub struct Contact {
     peer: Peer,
     endpoint: SocketAddr,
     token: Token,
-    /// The node let this one in, and wants to hear how the join ends.
+    /// The node let this one in and wants to hear how the join ends, or may have done so.
     awaits_outcome: bool,
     /// What its last answer told of its clock.
     clock: Option<ClockReading>,
@@ -87,22 +88,17 @@ impl Contact {
     /// Says how the join ended, where the other node wants to know: it gives the token back, or
     /// knows that it is used. A node that cannot be told finds out in time.
     pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome) {
-        if !self.awaits_outcome {
-            return;
+        if self.awaits_outcome {
+            report::send(node, &mut self.peer, self.token.clone(), outcome);
         }
-        let Ok(hostname) = node.host.host_name() else {
-            return;
-        };
-        let report = cluster_v2::JoinOutcome {
+    }
+
+    /// What is needed to say that the join failed, should this process not get to it.
+    pub fn report_to_keep(&self) -> Report {
+        Report {
+            endpoint: self.endpoint,
+            certificate: Fingerprint::of(self.peer.certificate()).to_string(),
             token: self.token.clone(),
-            hostname,
-            outcome,
-        };
-        let told = self
-            .peer
-            .post_within(REPORT_LIMIT, routes::V2_JOIN_OUTCOME, &report);
-        if let Err(error) = told {
-            tracing::warn!(%error, "the contacted node could not be told how the join ended");
         }
     }
 
@@ -116,9 +112,10 @@ impl Contact {
         &mut self,
         node: &Node,
         role: RequestedRole,
+        audience: &dyn Audience,
     ) -> Result<Answer<cluster_v2::JoinResponse>, JoinError> {
         let request = self.request(node, role)?;
-        self.ask(routes::V2_JOIN, &request, role.role())
+        self.ask(routes::V2_JOIN, &request, role.role(), audience)
     }
 
     fn request(
@@ -142,9 +139,10 @@ impl Contact {
         &mut self,
         node: &Node,
         callback: &Secret,
+        audience: &dyn Audience,
     ) -> Result<Answer<cluster_v1::JoinResponse>, JoinError> {
         let request = self.request_v1(node, callback)?;
-        self.ask(routes::V1_JOIN, &request, Role::Worker)
+        self.ask(routes::V1_JOIN, &request, Role::Worker, audience)
     }
 
     fn request_v1(
@@ -199,21 +197,23 @@ impl Contact {
         request: String,
         key: &NodeKey,
         authority: &str,
+        audience: &dyn Audience,
     ) -> Result<String, JoinError> {
         let request = cluster_v1::SignCertRequest { token, request };
-        let reply =
-            self.peer
-                .post(routes::V1_SIGN_CERT, &request)
-                .map_err(|source| match source {
-                    // Somebody else answers now.
-                    RemoteError::NotTls
-                    | RemoteError::Tls(_)
-                    | RemoteError::OtherCertificate(_) => JoinError::Remote(source),
-                    _ => JoinError::SigningUnanswered {
-                        certificate,
-                        source,
-                    },
-                })?;
+        let reply = self
+            .peer
+            .post(routes::V1_SIGN_CERT, &request, &|| audience.has_left())
+            .map_err(|source| match source {
+                RemoteError::GivenUp => JoinError::Interrupted,
+                // Somebody else answers now.
+                RemoteError::NotTls | RemoteError::Tls(_) | RemoteError::OtherCertificate(_) => {
+                    JoinError::Remote(source)
+                }
+                _ => JoinError::SigningUnanswered {
+                    certificate,
+                    source,
+                },
+            })?;
         if reply.status != 200 {
             return Err(JoinError::NotSigned {
                 certificate,
@@ -242,13 +242,17 @@ impl Contact {
         path: &str,
         request: &impl Serialize,
         role: Role,
+        audience: &dyn Audience,
     ) -> Result<Answer<T>, JoinError> {
-        let reply = self.peer.post(path, request)?;
+        // Until there is an answer nobody knows what the request has brought about over there.
+        self.awaits_outcome = true;
+        let reply = self.peer.post(path, request, &|| audience.has_left())?;
+        // An agent that gave up may have done so after it had taken the token.
+        self.awaits_outcome = reply.takes_outcome || reply.status == GAVE_UP;
         self.clock = reply.clock;
         if reply.status != 200 {
             return Err(refused(&reply, role));
         }
-        self.awaits_outcome = reply.takes_outcome;
         self.read(&reply)
     }
 

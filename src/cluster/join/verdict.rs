@@ -117,6 +117,7 @@ fn of_remote(error: &RemoteError) -> Retry {
         | RemoteError::NoAnswer { .. }
         | RemoteError::Closed
         | RemoteError::CutOff { .. }
+        | RemoteError::GivenUp
         | RemoteError::OtherCertificate(_) => Retry::TryAgain,
         RemoteError::Tls(_) | RemoteError::SetUp(_) => Retry::CureFirst,
         RemoteError::NotTls | RemoteError::NotHttp(_) | RemoteError::TooLarge => Retry::NoRetry,

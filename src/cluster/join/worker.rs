@@ -45,6 +45,7 @@ impl Plan {
         order: &JoinOrder,
         answer: Answer<JoinResponse>,
         contact: &mut Contact,
+        audience: &dyn Audience,
     ) -> Result<Self, JoinError> {
         let own = answer.need("hostname_override", answer.hostname_override.as_deref())?;
         own.parse::<IpAddr>()
@@ -86,6 +87,7 @@ impl Plan {
             &ca,
             token.with_suffix(CertificatePurpose::Proxy.suffix()),
             token.with_suffix(CertificatePurpose::Kubelet.suffix()),
+            audience,
         )?;
         Ok(Self {
             answer,
@@ -158,6 +160,7 @@ impl Identities {
         ca: &str,
         proxy_token: Token,
         kubelet_token: Token,
+        audience: &dyn Audience,
     ) -> Result<Self, JoinError> {
         let hostname = node.host.host_name().map_err(JoinError::Machine)?;
         let addresses = node
@@ -170,7 +173,7 @@ impl Identities {
          -> Result<(NodeKey, String), JoinError> {
             let key = NodeKey::read_or_make(node, name)?;
             let request = csr::create(subject, names, &key.key)?;
-            let certificate = contact.sign(name, token, request, &key, ca)?;
+            let certificate = contact.sign(name, token, request, &key, ca, audience)?;
             Ok((key, certificate))
         };
         let proxy = obtain(

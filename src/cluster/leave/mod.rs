@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crate::base::atomic_file::Access;
 use crate::base::wait;
 use crate::cluster::forget;
-use crate::cluster::journal::{self, Ahead, Ending, Journal, JournalError, Onward};
+use crate::cluster::join;
+use crate::cluster::journal::{Ahead, Ending, Journal, JournalError, Onward};
 use crate::cluster::node::Node;
 use crate::cluster::pod_network;
 use crate::cluster::turn;
@@ -77,7 +78,7 @@ fn attempt(
     audience: &mut dyn Audience,
 ) -> Result<LeaveEvent, LeaveError> {
     let _turn = turn::take(node)?;
-    if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
+    if let Some(ending) = join::recover_in_turn(node)? {
         tracing::warn!("{ending}");
     }
     let plan = Plan::prepare(node)?;

@@ -15,7 +15,8 @@ use std::time::Duration;
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::forget;
-use crate::cluster::journal::{self, Journal};
+use crate::cluster::join;
+use crate::cluster::journal::Journal;
 use crate::cluster::leave::said;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::turn;
@@ -69,7 +70,7 @@ fn attempt(
     audience: &mut Audience<'_>,
 ) -> Result<(), RemoveError> {
     let _turn = turn::take(node)?;
-    if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
+    if let Some(ending) = join::recover_in_turn(node)? {
         tracing::warn!("{ending}");
     }
     if node.layout.has(Lock::Clustered) {

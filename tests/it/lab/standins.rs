@@ -412,6 +412,11 @@ impl StandIns {
         .unwrap();
     }
 
+    /// From now on the dqlite shell lists again whom `cluster.yaml` names.
+    pub fn list_members(&self) {
+        fs::remove_file(self.directory.join("dqlite.json")).unwrap();
+    }
+
     /// What the API server lists as control plane nodes.
     pub fn control_plane_nodes(&self, nodes: &[(&str, &str)]) {
         let items: Vec<Value> = nodes

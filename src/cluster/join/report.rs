@@ -1,0 +1,105 @@
+//! Telling the contacted node how a join ended, also when whoever joined was killed meanwhile.
+//!
+//! What that takes is kept in the journal from before the request that may take the token. It goes
+//! with the journal of a join that succeeds. Of one that is taken back it outlives the journal, until
+//! the contacted node was told, or could not be.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::secret::Secret;
+use crate::client::remote::{Peer, RemoteError};
+use crate::cluster::join::source_address;
+use crate::cluster::journal::{self, Ending, JournalError};
+use crate::cluster::node::Node;
+use crate::cluster::turn::{self, TurnError};
+use crate::model::fingerprint::Fingerprint;
+use crate::model::token::Token;
+use crate::wire::cluster_v2::{JoinOutcome, Outcome};
+use crate::wire::routes;
+
+/// How long a connection for telling may take to stand, and an answer to come.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// Whom to tell of a join that failed, and by which token they know it.
+#[derive(Serialize, Deserialize)]
+pub struct Report {
+    /// The contacted node.
+    pub endpoint: SocketAddr,
+    /// The fingerprint of the certificate that it showed.
+    pub certificate: String,
+    /// The token of the join.
+    pub token: Token,
+}
+
+impl Report {
+    /// As it is kept.
+    pub fn text(&self) -> Secret {
+        Secret::new(serde_json::to_string(self).unwrap_or_default())
+    }
+
+    fn read(text: &Secret) -> Option<Self> {
+        serde_json::from_str(text.expose()).ok()
+    }
+
+    /// Says that the join failed, to nobody but the node that was contacted then.
+    fn say_failed(self, node: &Node) -> Result<(), RemoteError> {
+        let from = source_address(node, self.endpoint.ip());
+        let mut peer = Peer::connect_within(LIMIT, self.endpoint, from)?;
+        if Fingerprint::of(peer.certificate()).to_string() != self.certificate {
+            return Err(RemoteError::OtherCertificate(self.endpoint));
+        }
+        send(node, &mut peer, self.token, Outcome::Failed);
+        Ok(())
+    }
+}
+
+/// Says how a join ended. A node that cannot be told finds out in time; one that knows nothing of
+/// outcomes answers that it does not.
+pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome) {
+    let Ok(hostname) = node.host.host_name() else {
+        return;
+    };
+    let outcome = JoinOutcome {
+        token,
+        hostname,
+        outcome,
+    };
+    if let Err(error) = peer.post_within(LIMIT, routes::V2_JOIN_OUTCOME, &outcome) {
+        tracing::warn!(%error, "the contacted node could not be told how the join ended");
+    }
+}
+
+/// Sees to what an interrupted join or leave left behind on this node, and says on the node that a
+/// join contacted that it failed. Whoever calls has the turn.
+pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
+    let ending = journal::recover(&node.layout, node.host.as_ref())?;
+    settle(node);
+    Ok(ending)
+}
+
+/// [`recover`], the part that needs the other node. One attempt is made.
+fn settle(node: &Node) {
+    let Some(text) = journal::unreported(&node.layout) else {
+        return;
+    };
+    if let Some(report) = Report::read(&text) {
+        let endpoint = report.endpoint;
+        if let Err(error) = report.say_failed(node) {
+            tracing::warn!(%error, "{endpoint} could not be told that the interrupted join failed");
+        }
+    }
+    journal::forget_report(&node.layout);
+}
+
+/// Tells the node that an interrupted join contacted, where that is still to be done.
+pub fn settle_when_free(node: &Node) -> Result<(), TurnError> {
+    if journal::unreported(&node.layout).is_none() {
+        return Ok(());
+    }
+    let _turn = turn::take(node)?;
+    settle(node);
+    Ok(())
+}
