@@ -28,9 +28,6 @@ use crate::wire::local_v1::JoinOrder;
 use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
-/// The status of an agent that did not get to an answer in time.
-const GAVE_UP: u16 = 503;
-
 /// How long connecting may take, and the answer, when it is only looked whether a join would work.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -247,8 +244,7 @@ impl Contact {
         // Until there is an answer nobody knows what the request has brought about over there.
         self.awaits_outcome = true;
         let reply = self.peer.post(path, request, &|| audience.has_left())?;
-        // An agent that gave up may have done so after it had taken the token.
-        self.awaits_outcome = reply.takes_outcome || reply.status == GAVE_UP;
+        self.awaits_outcome = reply.takes_outcome;
         self.clock = reply.clock;
         if reply.status != 200 {
             return Err(refused(&reply, role));
