@@ -188,6 +188,27 @@ fn the_agent_speaks_tls_1_2_and_1_3_with_one_certificate_and_asks_for_none() {
 }
 
 #[test]
+fn a_broken_version_of_tls_is_refused_with_a_reason() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    for version in ["tls10", "tls11"] {
+        let output = n1.run(&["microk8s", "agent", "--min-tls-version", version]);
+        assert_eq!(output.code, Some(2), "{output:?}");
+        let told = "error: TLS 1.0 and 1.1 are broken, and not spoken\nhint: give --min-tls-version tls12 or tls13\n";
+        assert_eq!(output.stderr, told);
+        assert!(!n1.socket().exists());
+    }
+    let _agent = Agent::start(n1, &["--min-tls-version", "tls13"]);
+    let shake = |version: &str| {
+        n1.shell(&format!(
+            "openssl s_client -connect 10.99.0.11:25000 {version} </dev/null 2>&1"
+        ))
+    };
+    assert!(shake("-tls1_3").stdout.contains("New, TLSv1.3, Cipher is"));
+    assert!(shake("-tls1_2").stdout.contains("alert protocol version"));
+}
+
+#[test]
 fn plain_http_at_the_port_is_told_that_it_is_not() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -57,5 +58,28 @@ fn the_schema_of_events_knows_every_stage_and_every_advice() {
     for retry in [Retry::TryAgain, Retry::CureFirst, Retry::NoRetry] {
         let name = serde_json::to_value(retry).unwrap();
         assert!(known("retry").contains(&name), "{retry:?}");
+    }
+}
+
+/// What is said of security is held by the tests that are named there.
+#[test]
+fn every_test_that_the_notes_on_security_name_exists() {
+    let list = Command::new(std::env::current_exe().unwrap())
+        .args(["--list", "--format", "terse"])
+        .output()
+        .unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let known: BTreeSet<&str> = list
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .collect();
+    let notes = document("../SECURITY.md");
+    let named: Vec<&str> = notes
+        .split('`')
+        .filter(|word| word.contains("::") && !word.contains(' '))
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    for test in named {
+        assert!(known.contains(test), "no test is called `{test}`");
     }
 }
