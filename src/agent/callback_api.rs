@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::agent::cluster_api::{Whole, in_time, only};
 use crate::agent::metrics::Limit;
 use crate::agent::places::{COME_AGAIN, Work};
-use crate::agent::{Shared, image_stream, request_log, status};
+use crate::agent::{Shared, image_stream, request_log, seats, status};
 use crate::base::sanitize;
 use crate::cluster::admit::Caller;
 use crate::cluster::callback::{Reason, Refused};
@@ -134,10 +134,11 @@ async fn upgrade(
 async fn import_image(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
+    Extension(seat): Extension<Arc<seats::Request>>,
     headers: HeaderMap,
     mut body: Body,
 ) -> Response {
-    let answer = take_image(shared, caller, &headers, &mut body).await;
+    let answer = take_image(shared, caller, &seat, &headers, &mut body).await;
     // A client that waits to be asked for the body has not sent any.
     if answer.status() != StatusCode::OK && !headers.contains_key(EXPECT) {
         let _ = timeout(LEFT_OVER_TIME, discard(&mut body)).await;
@@ -148,6 +149,7 @@ async fn import_image(
 async fn take_image(
     shared: Arc<Shared>,
     caller: Caller,
+    seat: &seats::Request,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Response {
@@ -168,6 +170,10 @@ async fn take_image(
             return refused;
         }
         Err(answer) => return answer,
+    }
+    // From here on it is work for somebody who may ask for it: its connection makes room for no other.
+    if !seat.is_whole() {
+        return busy(&shared);
     }
     let limit = shared.timeout;
     let (mut image, pump) = image_stream::channel(body, limit.min(IMAGE_IDLE));

@@ -49,6 +49,7 @@ pub fn seated<C: Clone + Send + Sync + 'static>(
         let counted = Counted::new(under_way.clone());
         let whole = Arc::new(seats::Request::new(seat.clone()));
         request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(whole.clone());
         let is_order = request.method() == Method::POST;
         let request = request.map(|body| Body::new(Arriving::new(body, whole.clone())));
         let answer = router.clone().oneshot(request);

@@ -130,10 +130,7 @@ impl Callbacks {
 /// A new callback token for a worker, and what it is to know of the cluster's.
 pub fn for_worker(cluster: &Secret) -> (Secret, TokenDigest) {
     let digest = Token::presented(cluster.expose()).digest();
-    (
-        first_join::random_text(cluster.expose().len().max(64)),
-        digest,
-    )
+    (first_join::random_text(64), digest)
 }
 
 fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, Reason> {

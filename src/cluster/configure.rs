@@ -114,12 +114,16 @@ pub fn configure(
     for addon in &request.addons {
         check_addon(addon)?;
     }
+    // To restart this agent ends this request as well, so it comes when all else is done.
+    let (this_agent, others): (Vec<_>, Vec<_>) = once_each(&services)
+        .into_iter()
+        .partition(|configured| configured.service == Service::ClusterAgent);
     if services.iter().any(Configured::is_a_change) {
         let _turn = turn::take(node)?;
         if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
             tracing::warn!("{ending}");
         }
-        change_services(node, &services)?;
+        change_services(node, &new_files(node, &services)?, &others)?;
     }
     // The turn is over: an add-on's script may itself have this node configured.
     for addon in &request.addons {
@@ -133,7 +137,7 @@ pub fn configure(
                 })?;
         }
     }
-    Ok(())
+    restart(node, &this_agent)
 }
 
 /// A service that is to change, and that there is.
@@ -192,47 +196,50 @@ impl<'a> Configured<'a> {
     }
 }
 
-/// Changes files and restarts services; on an error nothing has changed.
-fn change_services(node: &Node, services: &[Configured<'_>]) -> Result<(), ConfigureError> {
-    let files = new_files(node, services)?;
-    // To restart this agent ends this request as well, so it comes when all else is done.
-    let (this_agent, others): (Vec<_>, Vec<_>) = services
-        .iter()
-        .filter(|configured| configured.change.restart)
-        .partition(|configured| configured.service == Service::ClusterAgent);
-    let restarts = once_each(&others);
-    if files.is_empty() {
-        for configured in restarts {
-            node.host
-                .service(Action::Restart, configured.service)
-                .map_err(|source| configured.not_restarted(source))?;
-        }
-    } else {
-        let mut journal = Journal::begin(&node.layout)?;
-        if let Err(error) = apply(node, &mut journal, &files, &restarts) {
-            journal.roll_back(node.host.as_ref())?;
-            return Err(error);
-        }
-    }
-    for configured in once_each(&this_agent) {
-        node.host
-            .service(Action::Restart, configured.service)
-            .map_err(|source| configured.not_restarted(source))?;
-    }
-    Ok(())
-}
-
-/// A service is restarted once, however many of its parts change.
-fn once_each<'a, 'b>(services: &[&'b Configured<'a>]) -> Vec<&'b Configured<'a>> {
-    let mut seen = Vec::new();
-    let mut restarts = Vec::new();
-    for configured in services {
-        if !seen.contains(&configured.service) {
-            seen.push(configured.service);
-            restarts.push(*configured);
+/// The services to restart: each once, however many of its parts change.
+fn once_each<'a, 'b>(services: &'b [Configured<'a>]) -> Vec<&'b Configured<'a>> {
+    let mut restarts: Vec<&Configured<'_>> = Vec::new();
+    for configured in services.iter().filter(|service| service.change.restart) {
+        if !restarts
+            .iter()
+            .any(|other| other.service == configured.service)
+        {
+            restarts.push(configured);
         }
     }
     restarts
+}
+
+fn restart(node: &Node, restarts: &[&Configured<'_>]) -> Result<(), ConfigureError> {
+    restarts.iter().try_for_each(|configured| {
+        node.host
+            .service(Action::Restart, configured.service)
+            .map_err(|source| configured.not_restarted(source))
+    })
+}
+
+/// Changes files and restarts services; on an error nothing has changed.
+fn change_services(
+    node: &Node,
+    files: &[NewFile],
+    restarts: &[&Configured<'_>],
+) -> Result<(), ConfigureError> {
+    if files.is_empty() {
+        return restart(node, restarts);
+    }
+    let mut journal = Journal::begin(&node.layout)?;
+    let Err(error) = apply(node, &mut journal, files, restarts) else {
+        return Ok(());
+    };
+    match journal.roll_back(node.host.as_ref()) {
+        Ok(_) => Err(error),
+        // The arguments are the old ones, and the service is down for another reason.
+        Err(again @ JournalError::NotRestarted(_)) => {
+            tracing::error!("{again}");
+            Err(error)
+        }
+        Err(undo) => Err(undo.into()),
+    }
 }
 
 fn apply(
@@ -360,7 +367,11 @@ fn check_addon(addon: &AddonChange) -> Result<(), ConfigureError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::host::scripted::ScriptedHost;
+    use crate::store::layout::Layout;
 
     #[test]
     fn services_are_known_by_the_names_of_the_recordings_and_no_path_is_one() {
@@ -397,6 +408,34 @@ mod tests {
         ] {
             assert_eq!(known(name, true), None, "{name:?}");
         }
+    }
+
+    #[test]
+    fn this_agent_restarts_when_all_else_is_done() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Arc::new(ScriptedHost::default());
+        let layout = Layout::new(root.path(), root.path(), root.path());
+        let node = Node::new(layout, host.clone());
+        let body = br#"{
+            "service": [
+                {"name": "cluster-agent", "restart": true},
+                {"name": "etcd", "restart": true},
+                {"name": "containerd", "restart": false},
+                {"name": "microk8s.daemon-etcd", "restart": true}
+            ],
+            "addon": [{"name": "dns", "enable": true}, {"name": "gpu", "disable": true}]
+        }"#;
+        let request = ConfigureRequest::read(body).unwrap();
+        configure(&node, &request, Duration::ZERO).unwrap();
+        assert_eq!(
+            host.calls(),
+            [
+                "restart daemon-etcd",
+                "addon dns true",
+                "addon gpu false",
+                "restart daemon-cluster-agent",
+            ]
+        );
     }
 
     #[test]

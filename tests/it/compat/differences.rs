@@ -1278,8 +1278,8 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &[],
     },
     Difference {
-        microk8s: "`configure` takes any name for a service, `../credentials/newfile` included, and any text for an argument",
-        here: "the services of MicroK8s and no others, arguments of one line; else status 400 and nothing changes",
+        microk8s: "`configure` takes any name for a service, `../credentials/newfile` included, any text for an argument, and an option for an add-on",
+        here: "the services of MicroK8s and no others, arguments of one line, names of add-ons; else status 400 and nothing changes",
         why: "the name becomes a path, and a line end another argument",
         cases: &[
             Case {
