@@ -144,7 +144,12 @@ pub fn not_removed(error: &RemoveError) -> Response {
             StatusCode::INTERNAL_SERVER_ERROR
         }
     };
-    json(status, &ErrorBody::new(error.to_string()))
+    let mut answer = json(status, &ErrorBody::new(error.to_string()));
+    if matches!(error, RemoveError::InvalidToken(_)) {
+        let mark = Refused(Reason::Unknown.as_str());
+        answer.extensions_mut().insert(mark);
+    }
+    answer
 }
 
 /// A request to forget a member that is no JSON; MicroK8s puts something before its text

@@ -230,3 +230,41 @@ fn a_worker_of_microk8s_gets_the_clusters_token() {
     let digest = crate::compat::requests::sha256(token(n1).as_bytes());
     assert_eq!(answer["callback_token_sha256"], digest);
 }
+
+#[test]
+fn whoever_tries_one_callback_token_after_the_other_is_told_to_wait() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    n1.write("credentials/callback-token.txt", "CLUSTER\n", 0o600);
+    std::fs::create_dir_all(n1.capi().join("etc")).unwrap();
+    std::fs::write(n1.capi().join("etc/token"), "capi-secret\n").unwrap();
+    let _agent = Agent::start(n1, &["--capi-dir", n1.capi().to_str().unwrap()]);
+    let api = "https://10.99.0.11:25000/cluster/api";
+    for (request, first) in [
+        ("-d '{\"callback\": \"'$n'\"}' $api/v1.0/configure", "500"),
+        (
+            "-H \"capi-auth-token: $n\" -d '{}' $api/v2.0/dqlite/remove",
+            "401",
+        ),
+        (
+            "-H \"x-microk8s-callback-token: $n\" -d x $api/v2.0/image/import",
+            "401",
+        ),
+        // Nor does a token that is right, but from elsewhere, have an answer of its own.
+        (
+            "-d '{\"callback\": \"CLUSTER\"}' $api/v1.0/configure",
+            "500",
+        ),
+    ] {
+        let line = format!(
+            "api={api}; for n in $(seq 1000); do \
+                 code=$(curl -sk -o /dev/null -w '%{{http_code}}' {request}); \
+                 [ $code = {first} ] || break; \
+             done; echo $code"
+        );
+        assert_eq!(n2.shell(&line).ok(), "429\n", "{request}");
+    }
+    assert_taken(n1, n1, "10.99.0.11", "CLUSTER");
+}
