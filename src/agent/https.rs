@@ -1,27 +1,31 @@
 //! The listener for other nodes: TLS, limits on what a stranger may hold open, and the end of
 //! it all.
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
 use rustls::ServerConfig;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::agent::MinTls;
+use crate::agent::begun::Begun;
 use crate::agent::certificate::ServedCertificate;
 use crate::agent::connections;
 use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::seats::{Seat, Seats};
+use crate::agent::service_manager::Ping;
 use crate::cluster::admit::Caller;
 
 /// How long a TLS handshake may take.
@@ -73,27 +77,40 @@ pub struct Server {
     pub acceptor: TlsAcceptor,
     /// What answers.
     pub router: Router,
-    /// For how many connections there is room.
+    /// For how many connections there is room on which nothing was asked yet.
     pub seats: Seats,
+    /// For how many there is on which something was.
+    pub desks: Seats,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
     /// Told when the agent is to stop.
     pub stopped: watch::Receiver<bool>,
 }
 
+/// What comes next.
+enum Event {
+    /// A connection, or why there is none.
+    Accepted(io::Result<(TcpStream, SocketAddr)>),
+    /// Somebody wants to know whether connections are accepted.
+    Pinged(Ping),
+}
+
 /// Serves connections until told to stop; then lets the open ones end.
-pub async fn serve(listener: TcpListener, server: Server) {
+pub async fn serve(listener: TcpListener, server: Server, mut pings: mpsc::Receiver<Ping>) {
     let mut stopped = server.stopped.clone();
     let server = Arc::new(server);
     let graceful = GracefulShutdown::new();
     let mut complaints = Complaints::default();
     loop {
-        let accepted = tokio::select! {
-            accepted = next(&listener, &server.seats) => accepted,
+        let event = tokio::select! {
+            accepted = next(&listener, &server.seats) => Event::Accepted(accepted),
+            Some(ping) = pings.recv() => Event::Pinged(ping),
             _ = stopped.wait_for(|stop| *stop) => break,
         };
-        match accepted {
-            Ok((stream, peer)) => {
+        match event {
+            // Who asked may have waited long enough.
+            Event::Pinged(ping) => drop(ping.send(())),
+            Event::Accepted(Ok((stream, peer))) => {
                 let Some((seat, made_room)) = server.seats.take(peer.ip()) else {
                     drop(stream);
                     if complaints.is_news() {
@@ -106,20 +123,33 @@ pub async fn serve(listener: TcpListener, server: Server) {
                 }
                 let (server, watcher) = (server.clone(), graceful.watcher());
                 tokio::spawn(async move {
-                    let ended = tokio::select! {
-                        ended = connection(stream, seat.clone(), &server, watcher) => ended,
-                        () = seat.evicted() => Err("closed to make room for another one".into()),
-                    };
-                    if let Err(why) = ended {
+                    let _open = Open::new(&server.metrics);
+                    if let Err(why) = connection(stream, seat, &server, watcher).await {
                         tracing::debug!(%peer, %why, "connection");
                     }
                 });
             }
-            Err(error) => connections::not_accepted(&error).await,
+            Event::Accepted(Err(error)) => connections::not_accepted(&error).await,
         }
     }
-    drop(listener);
+    drop((listener, pings));
     graceful.shutdown().await;
+}
+
+/// A connection that is open until this is dropped.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.connection_opened();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
 }
 
 /// When the log last said that there are too many connections.
@@ -142,8 +172,13 @@ async fn next(listener: &TcpListener, seats: &Seats) -> io::Result<(TcpStream, S
     listener.accept().await
 }
 
+/// In a box, because it is handed on a few times.
+type BoxedStream = Box<TlsStream<TcpStream>>;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Each step is in a box of its own, so that nobody has room for a later one before he needs it:
+/// a connection that says nothing is to cost little.
 async fn connection(
     stream: TcpStream,
     seat: Arc<Seat>,
@@ -152,23 +187,67 @@ async fn connection(
 ) -> Result<(), Failure> {
     let caller = Caller::new(stream.peer_addr()?.ip(), stream.local_addr()?.ip());
     stream.set_nodelay(true)?;
-    let mut first = [0];
-    let shaken = timeout(HANDSHAKE_LIMIT, async {
-        stream.peek(&mut first).await?;
-        if first[0] != TLS_HANDSHAKE {
-            return Err(refuse_plain(stream).await);
+    let asks = tokio::select! {
+        asks = until_asked(stream, &seat, server) => asks?,
+        () = seat.evicted() => return Err("closed to make room for another one".into()),
+    };
+    let Some(stream) = asks else {
+        return Ok(());
+    };
+    // Whoever asks takes more memory, and there are fewer seats for that.
+    let Some((desk, _)) = server.desks.take(caller.remote) else {
+        return Err("all that ask are at work".into());
+    };
+    drop(seat);
+    tokio::select! {
+        ended = Box::pin(serve_requests(stream, caller, desk.clone(), server, watcher)) => ended,
+        () = desk.evicted() => Err("closed to make room for another one that asks".into()),
+    }
+}
+
+/// Sets up TLS, and waits for the beginning of the first request.
+async fn until_asked(
+    stream: TcpStream,
+    seat: &Seat,
+    server: &Server,
+) -> Result<Option<Begun<BoxedStream>>, Failure> {
+    let end = Instant::now() + HANDSHAKE_LIMIT;
+    let shaken = match timeout_at(end, stream.readable()).await {
+        Ok(readable) => {
+            readable?;
+            timeout_at(end, Box::pin(handshake(stream, server))).await
         }
-        server.acceptor.accept(stream).await
-    });
-    let Ok(stream) = shaken.await else {
+        Err(late) => Err(late),
+    };
+    let Ok(stream) = shaken else {
         server.metrics.limit_hit(Limit::Handshake);
         return Err("the handshake took too long".into());
     };
-    let stream = stream?;
+    let stream = Box::new(stream?);
+    seat.flows();
+    begun(stream, server).await
+}
+
+async fn handshake(stream: TcpStream, server: &Server) -> io::Result<TlsStream<TcpStream>> {
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    if first[0] != TLS_HANDSHAKE {
+        return Err(refuse_plain(stream).await);
+    }
+    server.acceptor.accept(stream).await
+}
+
+async fn serve_requests(
+    stream: Begun<BoxedStream>,
+    caller: Caller,
+    seat: Arc<Seat>,
+    server: &Server,
+    watcher: Watcher,
+) -> Result<(), Failure> {
+    // What was agreed on is known, so that no first bytes have to be looked at to find it out.
+    let speaks_http2 = stream.get_ref().get_ref().1.alpn_protocol() == Some(HTTP2);
     let (under_way, requests) = watch::channel(0);
     let service = connections::seated(server.router.clone(), caller, seat, under_way);
-    // What was agreed on is known, so that no first bytes have to be waited for to find it out.
-    let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
     let stream = TokioIo::new(stream);
     if speaks_http2 {
         let served = http2::Builder::new(TokioExecutor::new())
@@ -180,14 +259,30 @@ async fn connection(
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(BUFFER)
             .serve_connection(stream, service);
-        until_idle(watcher, served, requests, server).await
+        Box::pin(until_idle(watcher, served, requests, server)).await
     } else {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_LIMIT)
             .max_buf_size(BUFFER)
             .serve_connection(stream, service);
-        until_idle(watcher, served, requests, server).await
+        Box::pin(until_idle(watcher, served, requests, server)).await
+    }
+}
+
+/// Waits until the client asks for something; `None` when it goes away, or the agent stops.
+async fn begun<S: AsyncRead + Unpin>(
+    stream: S,
+    server: &Server,
+) -> Result<Option<Begun<S>>, Failure> {
+    let mut stopped = server.stopped.clone();
+    tokio::select! {
+        begun = Begun::wait(stream) => Ok(begun?),
+        _ = timeout(HEADER_LIMIT, pending::<()>()) => {
+            server.metrics.limit_hit(Limit::Idle);
+            Err("nothing is asked".into())
+        }
+        _ = stopped.wait_for(|stop| *stop) => Ok(None),
     }
 }
 

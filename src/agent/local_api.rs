@@ -198,7 +198,7 @@ impl Audience for Client {
     }
 
     fn has_left(&self) -> bool {
-        self.left.load(Ordering::SeqCst) || self.shared.stopping.load(Ordering::SeqCst)
+        self.left.load(Ordering::SeqCst) || self.shared.is_stopping()
     }
 }
 

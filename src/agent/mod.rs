@@ -1,6 +1,7 @@
 //! Floor 5: the daemon: MicroK8s's cluster API over HTTPS for other nodes, and the local API over
 //! a Unix socket for the command line.
 
+mod begun;
 mod callback_api;
 mod certificate;
 mod cluster_api;
@@ -17,6 +18,7 @@ mod places;
 mod reasons;
 mod request_log;
 mod seats;
+mod service_manager;
 mod status;
 mod tcp;
 
@@ -28,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::base::atomic_file;
@@ -47,6 +49,7 @@ use certificate::{CertificateError, ServedCertificate};
 use guesses::Guesses;
 use metrics::Metrics;
 use places::Places;
+use service_manager::ServiceManager;
 
 /// How the agent is to run.
 #[derive(Debug, Clone)]
@@ -143,16 +146,26 @@ struct Shared {
     stopping: AtomicBool,
 }
 
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+}
+
 /// How many connections of other nodes are kept open, unless another number is given. A join takes
-/// a few short ones, so this is far above what a cluster needs, and what they hold in memory stays
-/// small.
-pub const MAX_CONNECTIONS: usize = 4096;
+/// a few short ones, so this is far above what a cluster needs. Those that ask for something are a
+/// quarter, and take up to 30 KiB each, the others a third of that: the agent stays below 64 MiB
+/// whatever comes over all of them.
+pub const MAX_CONNECTIONS: usize = 1536;
 
 /// How often it is looked what time has done to the tokens.
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long open connections get to end when the agent is told to stop.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long requests under way get to end when the agent is told to stop. With what comes after
+/// it, this is less than service managers wait: 30 seconds those of snaps, 90 systemd.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long what still works for a request that nobody waits for any more gets then.
+const LAST_DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop.
 pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
@@ -177,8 +190,20 @@ pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
         .build()
         .map_err(AgentError::Runtime)?;
     let result = runtime.block_on(serve(node.clone(), tokens, served, &settings));
-    runtime.shutdown_timeout(DRAIN);
-    result
+    runtime.shutdown_timeout(match result {
+        Ok(Ending::AtOnce) => Duration::ZERO,
+        Ok(Ending::Drained) | Err(_) => LAST_DRAIN,
+    });
+    result.map(|_| ())
+}
+
+/// How the agent stopped serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// What was under way came to its end, or had its time.
+    Drained,
+    /// It was told a second time to stop.
+    AtOnce,
 }
 
 fn take_lock(node: &Node) -> Result<FileLock, AgentError> {
@@ -209,7 +234,7 @@ async fn serve(
     tokens: Tokens,
     served: ServedCertificate,
     settings: &Settings,
-) -> Result<(), AgentError> {
+) -> Result<Ending, AgentError> {
     let listener = tcp::listen(settings.bind).map_err(|source| AgentError::Listen {
         bind: settings.bind,
         source,
@@ -241,16 +266,17 @@ async fn serve(
 
     let sweeper = tokio::spawn(sweep(shared.clone()));
     let (stop, stopped) = watch::channel(false);
-    let seats = seats::for_this_process(settings.max_connections, shared.metrics.clone());
-    tracing::debug!(connections = seats.most(), "room for connections");
+    let (seats, desks) = seats::for_this_process(settings.max_connections, &shared.metrics);
     let server = https::Server {
         acceptor,
         router: cluster_api::router(shared.clone()),
         seats,
+        desks,
         metrics: shared.metrics.clone(),
         stopped: stopped.clone(),
     };
-    let remote = tokio::spawn(https::serve(listener, server));
+    let (ping, pings) = mpsc::channel(1);
+    let remote = tokio::spawn(https::serve(listener, server, pings));
     let local = tokio::spawn(local_socket::serve(
         socket,
         local_api::router(shared.clone()),
@@ -269,17 +295,31 @@ async fn serve(
         "listening on {bind}"
     );
 
+    let manager = Arc::new(ServiceManager::from_environment());
+    manager.ready(&format!("listening on {bind}"));
+    tokio::spawn(manager.clone().give_signs_of_life(shared.clone(), ping));
+
     tokio::select! {
         _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
         _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
     }
+    manager.stopping();
     shared.stopping.store(true, Ordering::SeqCst);
     sweeper.abort();
     // The socket goes first: whoever finds none knows that no agent runs.
     let _ = atomic_file::remove(&settings.socket);
     let _ = stop.send(true);
-    let _ = tokio::time::timeout(DRAIN, async { tokio::join!(remote, local) }).await;
-    Ok(())
+    let drained = tokio::time::timeout(DRAIN, async { tokio::join!(remote, local) });
+    tokio::select! {
+        in_time = drained => {
+            if in_time.is_err() {
+                tracing::warn!("requests are still under way, and are not waited for any longer");
+            }
+            Ok(Ending::Drained)
+        }
+        _ = terminate.recv() => Ok(Ending::AtOnce),
+        _ = interrupt.recv() => Ok(Ending::AtOnce),
+    }
 }
 
 /// Keeps the tokens up with the time, and the pod network up with its manifest. A store that cannot be used is said once, and tried again:

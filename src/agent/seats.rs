@@ -20,6 +20,8 @@ use crate::agent::metrics::{Limit, Metrics};
 /// Which part of all connections one machine may have. Many nodes may sit behind one address, so
 /// it is not a handful.
 const SHARE: usize = 4;
+/// Which part of all connections may have asked for something.
+const ASKING: usize = 4;
 /// Machines that have no more than this part of all connections count as having equally many.
 const MODEST: usize = 64;
 /// File descriptors that are kept for the agent's own work: its store, the node's files, the
@@ -81,9 +83,10 @@ pub struct Seat {
     evicted: Arc<Notify>,
 }
 
-/// As many seats as `most`, or as the process may have files open; the soft limit on files is
-/// raised as far as that needs.
-pub fn for_this_process(most: usize, metrics: Arc<Metrics>) -> Seats {
+/// Seats for connections on which nothing was asked yet, and for those on which something was: as
+/// many in all as `most`, or as the process may have files open; the soft limit on files is raised
+/// as far as that needs. The first kind takes a few kilobytes of memory and the second some thirty.
+pub fn for_this_process(most: usize, metrics: &Arc<Metrics>) -> (Seats, Seats) {
     let wanted = u64::try_from(most)
         .unwrap_or(u64::MAX)
         .saturating_add(RESERVED);
@@ -97,9 +100,11 @@ pub fn for_this_process(most: usize, metrics: Arc<Metrics>) -> Seats {
     };
     // With very few files half of them is a better guess than none.
     let free = files.saturating_sub(RESERVED).max(files / 2);
-    Seats::new(
-        usize::try_from(free).unwrap_or(most).clamp(1, most.max(1)),
-        metrics,
+    let all = usize::try_from(free).unwrap_or(most).clamp(2, most.max(2));
+    let asking = (all / ASKING).max(1);
+    (
+        Seats::new(all - asking, metrics.clone()),
+        Seats::new(asking, metrics.clone()),
     )
 }
 
@@ -117,11 +122,6 @@ impl Seats {
                 metrics,
             }),
         }
-    }
-
-    /// How many there are.
-    pub fn most(&self) -> usize {
-        self.most
     }
 
     /// A seat for a connection from this address, and whether another one lost it for that. There
@@ -150,7 +150,6 @@ impl Seats {
         }
         let (number, evicted) = taken.seat(address);
         drop(taken);
-        self.table.metrics.connection_opened();
         let seat = Seat {
             number,
             table: self.table.clone(),
@@ -196,7 +195,8 @@ impl Seat {
         });
     }
 
-    /// A good part of a request has come: the connection does not trickle.
+    /// The handshake is done, or a good part of a request has come: the connection does not
+    /// trickle.
     pub fn flows(&self) {
         self.table
             .lock()
@@ -211,8 +211,6 @@ impl Drop for Seat {
             taken.leaving -= 1;
             self.table.closed.notify_one();
         }
-        drop(taken);
-        self.table.metrics.connection_closed();
     }
 }
 

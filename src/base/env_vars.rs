@@ -18,6 +18,15 @@ pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 pub const USER: &str = "USER";
 /// What the agent logs, in the syntax of `tracing-subscriber`'s filters.
 pub const MICROK8S_LOG: &str = "MICROK8S_LOG";
+/// The socket of the service manager that started the program (`sd_notify(3)`).
+pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+/// After how many microseconds without a sign of life the service manager takes the program for
+/// dead (`sd_watchdog_enabled(3)`).
+pub const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+/// The process from which the service manager expects signs of life.
+pub const WATCHDOG_PID: &str = "WATCHDOG_PID";
+/// What is between this process and its service manager alone; no program that is started gets it.
+pub const OF_SERVICE_MANAGER: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID];
 /// How many times in a row a subcommand was handed over to the snap's own `microk8s`; the program
 /// sets it itself, so that a command which leads back here is noticed.
 pub const MICROK8S_HANDED_OVER: &str = "MICROK8S_HANDED_OVER";

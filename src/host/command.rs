@@ -1,5 +1,6 @@
 //! Running another program to its end, for as long as it may take and no longer.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::base::{os_words, sanitize, wait};
+use crate::base::{env_vars, os_words, sanitize, wait};
 use crate::host::feed;
 
 /// Why a program did not do what it was asked to.
@@ -105,7 +106,7 @@ pub fn run_with(
             .collect::<Vec<_>>()
             .join(" ")
     };
-    let mut prepared = Command::new(program);
+    let mut prepared = prepare(program);
     prepared.args(arguments).envs(variables.iter().copied());
     let end = Instant::now() + limit;
     let ended = run_unless(prepared, || Instant::now() >= end)
@@ -125,6 +126,15 @@ pub fn run_with(
         status: ended.status,
         output: ended.errors,
     })
+}
+
+/// A program that does not take this one's service manager for its own.
+pub(super) fn prepare(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for variable in env_vars::OF_SERVICE_MANAGER {
+        command.env_remove(variable);
+    }
+    command
 }
 
 /// How a program ended, and what it printed until then.

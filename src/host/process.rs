@@ -30,7 +30,7 @@ impl Companion {
         grace: Duration,
         on_line: impl Fn(&str) + Send + 'static,
     ) -> io::Result<Self> {
-        let mut child = Command::new(program)
+        let mut child = command::prepare(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -94,7 +94,7 @@ pub fn run_to_end(
     variables: &[(&str, &Path)],
     over: impl Fn() -> bool,
 ) -> io::Result<Option<Finished>> {
-    let mut command = Command::new(program);
+    let mut command = command::prepare(program);
     command.args(arguments).envs(variables.iter().copied());
     let ended = command::run_unless(command, over)?;
     Ok(ended.map(|ended| Finished {

@@ -3,7 +3,6 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use crate::base::env_vars;
@@ -200,7 +199,7 @@ impl Host for SnapHost {
 
     /// The call is MicroK8s's (read in its sources; recording `http-image-import` has its failure).
     fn import_image(&self, image: &mut dyn Read, patience: Duration) -> Result<(), FeedError> {
-        let mut command = Command::new(self.snap.join("bin/ctr"));
+        let mut command = command::prepare(self.snap.join("bin/ctr"));
         command
             .args(["--namespace", "k8s.io", "--address"])
             .arg(self.common.join("run/containerd.sock"))

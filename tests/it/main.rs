@@ -38,6 +38,8 @@ mod real_datastore;
 mod removing;
 mod request_log;
 mod signing;
+mod slowloris;
+mod stopping;
 mod subprocesses;
 mod swarm;
 mod terminal;

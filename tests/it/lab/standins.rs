@@ -47,6 +47,10 @@ if [ -e "$here/fatal-$1-$2" ]; then
     kill -KILL "$PPID"
     exit 1
 fi
+if [ -e "$here/hold-$1-$2" ]; then
+    env > "$here/held"
+    while [ -e "$here/hold-$1-$2" ]; do sleep 0.02; done
+fi
 if [ -e "$here/term-$1-$2" ]; then
     rm "$here/term-$1-$2"
     kill -TERM "$PPID"
@@ -323,6 +327,23 @@ impl StandIns {
     /// At the next `snapctl <action> <service>` its caller is asked to end.
     pub fn ask_caller_to_end(&self, action: &str, service: &str) {
         fs::write(self.directory.join(format!("term-{action}-{service}")), "").unwrap();
+    }
+
+    /// `snapctl <action> <service>` does not end before [`StandIns::let_go`].
+    pub fn hold(&self, action: &str, service: &str) {
+        fs::write(self.directory.join(format!("hold-{action}-{service}")), "").unwrap();
+    }
+
+    /// The environment of the call that is held, once there is one.
+    pub fn held(&self) -> Option<String> {
+        fs::read_to_string(self.directory.join("held"))
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+    }
+
+    /// Ends [`StandIns::hold`].
+    pub fn let_go(&self, action: &str, service: &str) {
+        fs::remove_file(self.directory.join(format!("hold-{action}-{service}"))).unwrap();
     }
 
     /// From now on the dqlite shell lists again whom it has removed.

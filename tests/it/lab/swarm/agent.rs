@@ -33,6 +33,9 @@ const GLANCE: Duration = Duration::from_millis(5);
 /// How much of the log a test that fails shows.
 const SHOWN_LINES: usize = 20;
 
+/// Names another build of the program to be tested.
+const PROGRAM: &str = "SWARM_PROGRAM";
+
 /// A standalone agent. It is killed, and its node directory goes, when this is dropped.
 pub struct StandaloneAgent {
     endpoint: SocketAddr,
@@ -40,6 +43,7 @@ pub struct StandaloneAgent {
     /// Apart from the node directory, whose path may be too long for one of a socket.
     socket: PathBuf,
     process: Option<Child>,
+    arguments: Vec<String>,
     runtime: Runtime,
     node_dir: TempDir,
     _socket_dir: TempDir,
@@ -48,6 +52,11 @@ pub struct StandaloneAgent {
 impl StandaloneAgent {
     /// Makes a node below `place`, starts its agent and waits until it serves.
     pub fn start(place: &Path) -> Self {
+        Self::start_with(place, &[])
+    }
+
+    /// [`StandaloneAgent::start`] with further arguments.
+    pub fn start_with(place: &Path, arguments: &[&str]) -> Self {
         let node_dir = tempfile::tempdir_in(place).unwrap();
         let socket_dir = tempfile::tempdir().unwrap();
         let mut agent = Self {
@@ -55,6 +64,7 @@ impl StandaloneAgent {
             layout: Layout::standalone(node_dir.path()),
             socket: socket_dir.path().join("agent.sock"),
             process: None,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -73,12 +83,14 @@ impl StandaloneAgent {
             .create(true)
             .append(true)
             .open(self.log_file());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_microk8s"));
+        let program = std::env::var_os(PROGRAM);
+        let mut command = Command::new(program.unwrap_or(env!("CARGO_BIN_EXE_microk8s").into()));
         command
             .args(["agent", "--node-name", "first", "--node-dir"])
             .arg(self.node_dir.path())
             .args(["--bind", &self.endpoint.to_string(), "--socket"])
             .arg(&self.socket)
+            .args(&self.arguments)
             .env_remove(env_vars::MICROK8S_LOG)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -98,6 +110,18 @@ impl StandaloneAgent {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+
+    /// What the kernel says of the memory of its process, in KiB: `VmHWM`, `RssAnon` and others.
+    pub fn memory(&self, what: &str) -> u64 {
+        let process = self.process.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(what))
+            .unwrap();
+        let number = line.trim_start_matches(':').trim_end_matches("kB");
+        number.trim().parse().unwrap()
     }
 
     /// Where it listens.

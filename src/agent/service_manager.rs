@@ -1,0 +1,134 @@
+//! What the service manager is told: that the agent serves, that it still does, and that it stops
+//! (the protocol of systemd's `sd_notify(3)`).
+//!
+//! The crate for it, `sd-notify`, knows no abstract sockets (`@…`) and takes the variables out of
+//! the environment only where that is not safe, so the few lines that the protocol takes are here.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::agent::{Shared, request_log};
+use crate::base::env_vars;
+
+/// How long a message may take; only a service manager that hangs takes any time.
+const SEND_LIMIT: Duration = Duration::from_secs(1);
+
+/// The service manager, where one started this program and wants to hear of it.
+#[derive(Debug, Default)]
+pub struct ServiceManager {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    /// After how long without a sign of life it takes the program for dead.
+    patience: Option<Duration>,
+}
+
+/// By which the loop that accepts connections shows that it goes around.
+pub type Ping = oneshot::Sender<()>;
+
+impl ServiceManager {
+    /// As the environment says.
+    pub fn from_environment() -> Self {
+        let socket = match find() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "the service manager cannot be told anything");
+                None
+            }
+        };
+        Self {
+            patience: socket.as_ref().and_then(|_| patience()),
+            socket,
+        }
+    }
+
+    /// Requests are answered from now on.
+    pub fn ready(&self, status: &str) {
+        self.tell(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// No new requests are taken any more.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1\nSTATUS=stopping: requests under way are let to their end");
+    }
+
+    fn tell(&self, message: &str) {
+        let Some((socket, address)) = &self.socket else {
+            return;
+        };
+        if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
+            tracing::warn!(%error, "the service manager cannot be told: {message}");
+        }
+    }
+
+    /// Gives a sign of life twice in the time in which one is expected, as long as connections are
+    /// accepted and the token store answers. Ends at once where none is expected.
+    pub async fn give_signs_of_life(
+        self: Arc<Self>,
+        shared: Arc<Shared>,
+        pings: mpsc::Sender<Ping>,
+    ) {
+        let Some(patience) = self.patience else {
+            return;
+        };
+        let pause = (patience / 2).max(Duration::from_millis(1));
+        let mut ticks = interval(pause);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if timeout(pause, answers(&shared, &pings)).await == Ok(true) {
+                self.tell("WATCHDOG=1");
+            } else {
+                tracing::error!(
+                    "the agent does not answer itself; the service manager gets no sign of life"
+                );
+            }
+        }
+    }
+}
+
+/// Whether a request could be answered now. A store that says what is wrong with it does answer:
+/// the agent serves what it can without it, and starting anew would not mend it.
+async fn answers(shared: &Arc<Shared>, pings: &mpsc::Sender<Ping>) -> bool {
+    let (ping, pong) = oneshot::channel();
+    // An agent that stops accepts nothing any more, and is well.
+    if pings.send(ping).await.is_ok() && pong.await.is_err() && !shared.is_stopping() {
+        return false;
+    }
+    let store = shared.clone();
+    request_log::on_a_thread(move || store.gate.tokens().look())
+        .await
+        .is_ok()
+}
+
+fn find() -> io::Result<Option<(UnixDatagram, SocketAddr)>> {
+    let Some(name) = std::env::var_os(env_vars::NOTIFY_SOCKET).filter(|name| !name.is_empty())
+    else {
+        return Ok(None);
+    };
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(&name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(SEND_LIMIT))?;
+    Ok(Some((socket, address)))
+}
+
+/// The time that the service manager gives, when it gives it to this process.
+fn patience() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let is_ours = match std::env::var_os(env_vars::WATCHDOG_PID) {
+        None => true,
+        Some(_) => number(env_vars::WATCHDOG_PID) == Some(process::id().into()),
+    };
+    number(env_vars::WATCHDOG_USEC)
+        .filter(|time| *time > 0 && is_ours)
+        .map(Duration::from_micros)
+}

@@ -1,0 +1,231 @@
+//! How an agent ends, and what it tells the service manager meanwhile.
+
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use microk8s::base::wait;
+use nix::sys::signal::Signal;
+
+use crate::lab::agent::Agent;
+use crate::lab::{Host, Lab, Output};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// What a first join restarts on the contacted node.
+const DATASTORE: &str = "microk8s.daemon-k8s-dqlite";
+
+/// A node joins; where the lab holds the datastore's restart, that takes until it is let go.
+fn join(contacted: &Host, joining: &Host) -> Output {
+    let url = contacted.shell("microk8s add-node --format short").ok();
+    let token = url.split('/').nth(1).unwrap().to_owned();
+    let body = format!(
+        "{{\"token\":\"{token}\",\"hostname\":\"n2\",\"port\":\"25000\",\"worker\":true,\"can_handle_x509_auth\":true}}"
+    );
+    joining.shell(&format!(
+        "curl -sk -w ' %{{http_code}}' https://10.99.0.11:25000/cluster/api/v2.0/join -d '{body}'"
+    ))
+}
+
+fn wait_until_held(host: &Host) -> String {
+    wait::until(PATIENCE, GLANCE, || host.stand_ins.held()).expect("nothing is held")
+}
+
+/// Whether a host can connect to the agent.
+fn is_refused(from: &Host) -> bool {
+    from.shell("curl -sk --max-time 5 https://10.99.0.11:25000/health")
+        .code
+        == Some(7)
+}
+
+#[test]
+fn a_join_under_way_is_answered_before_the_agent_ends_and_no_other_begins() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+    let agent = n1.agent();
+    n1.stand_ins.hold("restart", DATASTORE);
+    // A connection on which nothing is asked does not delay the end.
+    let idle = n3.command(&[
+        "sh",
+        "-c",
+        "exec openssl s_client -connect 10.99.0.11:25000 -quiet",
+    ]);
+    let mut idle = { idle }
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let answer = thread::scope(|scope| {
+        let join = scope.spawn(|| join(n1, n2));
+        wait_until_held(n1);
+        agent.signal(Signal::SIGTERM);
+        let refused = wait::until(PATIENCE, GLANCE, || is_refused(n3).then_some(()));
+        assert!(refused.is_some(), "it still accepts connections");
+        assert!(!n1.socket().exists());
+        n1.stand_ins.let_go("restart", DATASTORE);
+        join.join().unwrap()
+    });
+    let let_go = Instant::now();
+    assert!(answer.stdout.ends_with(" 200"), "{answer:?}");
+    let (status, log) = agent.ends();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(
+        let_go.elapsed() < Duration::from_secs(10),
+        "it waited for the idle connection"
+    );
+    assert!(log.contains("outcome=\"admitted\""), "{log}");
+    drop(idle.stdin.take());
+    idle.wait().unwrap();
+}
+
+#[test]
+fn a_second_signal_ends_the_agent_at_once() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let agent = n1.agent();
+    n1.stand_ins.hold("restart", DATASTORE);
+    thread::scope(|scope| {
+        let join = scope.spawn(|| join(n1, n2));
+        wait_until_held(n1);
+        agent.signal(Signal::SIGTERM);
+        agent.wait_for("stopping: SIGTERM");
+        let began = Instant::now();
+        agent.signal(Signal::SIGTERM);
+        let (status, log) = agent.ends();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(began.elapsed() < Duration::from_secs(10), "it waited");
+        n1.stand_ins.let_go("restart", DATASTORE);
+        assert_ne!(join.join().unwrap().code, Some(0), "nobody answered");
+    });
+    // What the killed join held is free again.
+    let _again = n1.agent();
+    let answer = join(n1, n2);
+    assert!(answer.stdout.ends_with(" 200"), "{answer:?}");
+}
+
+/// A service manager's socket.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn hear(&self) -> Option<String> {
+        let mut message = [0; 1024];
+        match self.0.recv(&mut message) {
+            Ok(length) => Some(String::from_utf8_lossy(&message[..length]).into_owned()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Waits for a message that begins like this, and passes over others.
+    #[track_caller]
+    fn wait_for(&self, beginning: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut heard = Vec::new();
+        while Instant::now() < end {
+            match self.hear() {
+                Some(message) if message.starts_with(beginning) => return message,
+                Some(message) => heard.push(message),
+                None => break,
+            }
+        }
+        panic!("no {beginning} among {heard:?}");
+    }
+}
+
+fn start_managed(host: &Host, socket: &str, more: &[&str]) -> Agent {
+    let socket = format!("NOTIFY_SOCKET={socket}");
+    let words = [&["env", &socket], more, &["microk8s", "agent"]].concat();
+    Agent::start_as(host, &words)
+}
+
+#[test]
+fn the_service_manager_hears_when_the_agent_serves_lives_and_stops_and_no_other_program_does() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let path = n1.scratch().join("notify");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    n1.stand_ins.hold("restart", DATASTORE);
+    let agent = start_managed(n1, path.to_str().unwrap(), &["WATCHDOG_USEC=200000"]);
+    let ready = manager.wait_for("READY=1");
+    assert!(
+        ready.starts_with("READY=1\nSTATUS=listening on "),
+        "{ready}"
+    );
+    assert!(n1.socket().exists(), "it is ready for the commands as well");
+    manager.wait_for("WATCHDOG=1");
+    manager.wait_for("WATCHDOG=1");
+    thread::scope(|scope| {
+        let join = scope.spawn(|| join(n1, n2));
+        let environment = wait_until_held(n1);
+        assert!(environment.contains("SNAP_DATA="), "{environment}");
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+            assert!(!environment.contains(name), "{environment}");
+        }
+        n1.stand_ins.let_go("restart", DATASTORE);
+        join.join().unwrap();
+    });
+    agent.signal(Signal::SIGTERM);
+    manager.wait_for("STOPPING=1\nSTATUS=stopping");
+    assert_eq!(agent.ends().0.code(), Some(0));
+}
+
+#[test]
+fn an_agent_that_cannot_answer_gives_no_sign_of_life() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    let path = n1.scratch().join("notify");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    let agent = start_managed(n1, path.to_str().unwrap(), &["WATCHDOG_USEC=200000"]);
+    manager.wait_for("WATCHDOG=1");
+    agent.signal(Signal::SIGSTOP);
+    let quiet = Duration::from_secs(1);
+    manager.0.set_read_timeout(Some(quiet)).unwrap();
+    // What was sent before is heard first.
+    let last = std::iter::from_fn(|| manager.hear()).take(1000).count();
+    assert!(last < 1000);
+    agent.signal(Signal::SIGCONT);
+    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.wait_for("WATCHDOG=1");
+}
+
+#[test]
+fn a_service_manager_on_an_abstract_socket_hears_too_and_one_that_is_gone_disturbs_nobody() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    // The name is of the network namespace.
+    let name = "microk8s-test-notify";
+    let manager = crate::lab::network::inside(n1.namespace(), || {
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        Manager(UnixDatagram::bind_addr(&address).unwrap())
+    });
+    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    let agent = start_managed(
+        n1,
+        &format!("@{name}"),
+        &["WATCHDOG_USEC=200000", "WATCHDOG_PID=1"],
+    );
+    manager.wait_for("READY=1");
+    agent.signal(Signal::SIGTERM);
+    let stopping = manager.hear().unwrap();
+    assert!(
+        stopping.starts_with("STOPPING=1"),
+        "the time is another process's: {stopping}"
+    );
+    assert_eq!(agent.ends().0.code(), Some(0));
+
+    drop(manager);
+    let agent = start_managed(n1, &format!("@{name}"), &[]);
+    agent.wait_for("the service manager cannot be told");
+    n1.shell("microk8s add-node").ok();
+}
