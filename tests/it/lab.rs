@@ -221,7 +221,8 @@ impl Host {
                 "-c",
             ])
             .args([
-                "echo \"$0\" >/proc/sys/kernel/hostname; umask 022; exec \"$@\"",
+                // Tests that run in the background of a shell are born deaf to Ctrl-C.
+                "echo \"$0\" >/proc/sys/kernel/hostname; umask 022; exec env --default-signal \"$@\"",
                 &self.name,
             ])
             .args(words)

@@ -551,22 +551,19 @@ fn every_step_of_a_token_is_on_record_however_quiet_the_log_is() {
     n1.shell(&format!("microk8s add-node --token {}", token_of(&second)))
         .ok();
     n1.shell("microk8s token prune").ok();
-    let log = agent.log();
     let on_record = |token: &str, event: &str, actor: &str, node: &str| {
-        let found = log.lines().any(|line| {
-            let year = line.starts_with("20");
-            year && [
-                " audit event=",
-                &format!("event=\"{event}\""),
-                &format!("token={token}"),
-                &format!("actor={actor}"),
-                &format!("node=\"{node}\""),
-                "outcome=\"",
-            ]
-            .iter()
-            .all(|word| line.contains(word))
+        let words = [
+            " audit event=",
+            &format!("event=\"{event}\""),
+            &format!("token={token}"),
+            &format!("actor={actor}"),
+            &format!("node=\"{node}\""),
+            "outcome=\"",
+        ];
+        agent.wait_until(&format!("{event} of {token} by {actor}"), |log| {
+            log.lines()
+                .any(|line| line.starts_with("20") && words.iter().all(|word| line.contains(word)))
         });
-        assert!(found, "{event} of {token} by {actor}\n{log}");
     };
     let n2 = "n2 (10.99.0.12)";
     on_record(&id(&first), "issued", "uid 0", "-");
@@ -578,6 +575,7 @@ fn every_step_of_a_token_is_on_record_however_quiet_the_log_is() {
     on_record(&id(&second), "revived", "uid 0", "-");
     on_record(&id(&second), "renewed", "uid 0", "-");
     on_record(&id(&first), "pruned", "uid 0", "-");
+    let log = agent.log();
     assert!(!log.contains("listening on"), "the log is quiet:\n{log}");
 }
 

@@ -104,19 +104,21 @@ impl Agent {
 
     /// Waits until the log holds a text; fails when the agent ends before it does.
     pub fn wait_for(&self, text: &str) {
+        self.wait_until(text, |log| log.contains(text));
+    }
+
+    /// Waits until the log is like this; fails when the agent ends before it is.
+    pub fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) {
         let lines = self.log.lines.lock().unwrap();
         let (lines, _) = self
             .log
             .more
-            .wait_timeout_while(lines, PATIENCE, |lines| {
-                !lines.text.contains(text) && !lines.ended
-            })
+            .wait_timeout_while(lines, PATIENCE, |lines| !is_so(&lines.text) && !lines.ended)
             .unwrap();
-        assert!(
-            lines.text.contains(text),
-            "the agent does not say `{text}`:\n{}",
-            lines.text
-        );
+        let log = lines.text.clone();
+        // Dropping the agent in a panic reads the log again.
+        drop(lines);
+        assert!(is_so(&log), "the agent does not say `{what}`:\n{log}");
     }
 
     /// What it has written to stderr so far.
