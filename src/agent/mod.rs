@@ -40,7 +40,6 @@ use crate::cluster::admit::Gate;
 use crate::cluster::callback::{CallbackFrom, Callbacks};
 use crate::cluster::join;
 use crate::cluster::node::Node;
-use crate::cluster::pod_network;
 use crate::host::{Action, Service};
 use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
@@ -332,7 +331,7 @@ async fn sweep(shared: Arc<Shared>) {
         pause.tick().await;
         let gate = shared.clone();
         // Kubernetes may take its time, and nobody waits for it here.
-        tokio::task::spawn_blocking(move || pod_network::catch_up(gate.gate.node()));
+        tokio::task::spawn_blocking(move || gate.gate.settle());
         let gate = shared.clone();
         let swept = tokio::task::spawn_blocking(move || {
             // Says in the log what nobody would see otherwise, until the next connection.

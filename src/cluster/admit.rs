@@ -14,8 +14,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
 use crate::cluster::callback;
-use crate::cluster::first_join::{self, FirstJoinError};
+use crate::cluster::first_join::{self, FirstJoinError, Needs};
 use crate::cluster::node::Node;
+use crate::cluster::pod_network;
+use crate::cluster::readiness::Readiness;
 use crate::host::{Action, CommandError, Service};
 use crate::model::endpoint;
 use crate::model::node::{JoiningNode, NodeName};
@@ -42,8 +44,10 @@ use checks::Asked;
 pub struct Gate {
     node: Node,
     tokens: Tokens,
-    /// What the first join changes on this node is changed by one join at a time.
-    first_join: Mutex<()>,
+    /// What the first join changes on this node, and who relies on it.
+    readiness: Readiness,
+    /// MicroK8s's files of tokens are read and written anew by one join at a time.
+    token_files: Mutex<()>,
 }
 
 /// The two ends of the connection that a request came over.
@@ -177,7 +181,8 @@ impl Gate {
         Self {
             node,
             tokens,
-            first_join: Mutex::default(),
+            readiness: Readiness::default(),
+            token_files: Mutex::default(),
         }
     }
 
@@ -214,7 +219,12 @@ impl Gate {
             .tokens
             .reserve(&request.token, &claim, is_member)?
             .map_err(AdmitError::InvalidToken)?;
-        let answer = self.make_ready(answer, request, caller, uses_dqlite)?;
+        let needs = Needs {
+            datastore: Some((caller.local, caller.remote)),
+        };
+        let until = self.tokens.lease_end();
+        let asking = self.readiness.prepare(&self.node, &needs, until)?;
+        let answer = self.with_callback_token(answer, request)?;
         let answer = match request.worker.role() {
             Role::Worker => cluster_v2::JoinResponse {
                 control_plane_nodes: Some(self.control_plane_nodes()?),
@@ -233,6 +243,8 @@ impl Gate {
         reservation
             .commit(certificates, false)?
             .map_err(AdmitError::InvalidToken)?;
+        self.readiness.let_in(&self.node, claim.node, until);
+        drop(asking);
         Ok(answer)
     }
 
@@ -267,9 +279,18 @@ impl Gate {
             cluster_v2::Outcome::Joined => true,
             cluster_v2::Outcome::Failed => false,
         };
-        self.tokens
+        let release = self
+            .tokens
             .report(&request.token, &node, has_joined)?
-            .ok_or_else(|| AdmitError::InvalidToken(Reason::Unknown.into()))
+            .ok_or_else(|| AdmitError::InvalidToken(Reason::Unknown.into()))?;
+        self.readiness.has_ended(&node);
+        Ok(release)
+    }
+
+    /// Settles what the first join changed on this node, and the pod network.
+    pub fn settle(&self) {
+        self.readiness.settle(&self.node, &self.tokens);
+        pod_network::catch_up(&self.node);
     }
 
     /// Does what time has done to the tokens.
@@ -347,24 +368,12 @@ impl Gate {
         Ok(answer)
     }
 
-    /// What the first join changes on this node, in MicroK8s's order.
-    fn make_ready(
+    fn with_callback_token(
         &self,
         answer: cluster_v2::JoinResponse,
         request: &cluster_v2::JoinRequest,
-        caller: Caller,
-        uses_dqlite: bool,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
-        let _one_at_a_time = self
-            .first_join
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if uses_dqlite {
-            first_join::move_datastore(&self.node, caller.local)?;
-        }
         let callback_token = first_join::own_callback_token(&self.node)?;
-        first_join::direct_pod_network(&self.node, caller.remote)?;
-        first_join::stop_reissuing(&self.node)?;
         // What a worker does not know nobody can take from it. A control plane node has to know.
         let has_digest =
             request.worker.role() == Role::Worker && request.can_handle_callback_digest;
@@ -442,8 +451,12 @@ impl Gate {
             .tokens
             .reserve(&request.token, &claim, nobody)?
             .map_err(AdmitError::InvalidToken)?;
+        let until = self.tokens.lease_end();
+        let asking = self
+            .readiness
+            .prepare(&self.node, &Needs { datastore: None }, until)?;
         let _one_at_a_time = self
-            .first_join
+            .token_files
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let mut certificates = vec![CertificatePurpose::Etcd];
@@ -465,10 +478,11 @@ impl Gate {
             request.callback.expose()
         );
         self.append(token_files::CALLBACK_TOKENS, &callback)?;
-        first_join::stop_reissuing(&self.node)?;
         reservation
             .commit(&certificates, !request.can_handle_x509_auth)?
             .map_err(AdmitError::InvalidToken)?;
+        self.readiness.let_in(&self.node, claim.node, until);
+        drop(asking);
         Ok(answer)
     }
 

@@ -6,17 +6,18 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use rand::RngExt;
 
-use crate::base::atomic_file::{self, Access};
+use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
-use crate::base::wait;
-use crate::cluster::cni;
+use crate::cluster::datastore_place::{self, MoveError};
+use crate::cluster::journal::{self, Journal, JournalError};
 use crate::cluster::node::Node;
-use crate::host::{Action, CommandError, InterfaceAddress, Service};
+use crate::cluster::turn::{self, TurnError};
+use crate::cluster::{cni, pod_network};
+use crate::host::InterfaceAddress;
 use crate::model::endpoint;
 use crate::store::dqlite::{self, Malformed, Member};
 use crate::store::layout::{Lock, ReadError};
@@ -31,42 +32,26 @@ pub enum FirstJoinError {
     /// A file of the datastore.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// A file cannot be written.
-    #[error("cannot write `{}`: {source}", path.display())]
-    Write {
-        /// Which one.
-        path: std::path::PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A service.
+    /// A file or service cannot be changed.
     #[error(transparent)]
-    Service(#[from] CommandError),
+    Journal(#[from] JournalError),
+    /// The node is being changed for another reason.
+    #[error(transparent)]
+    Turn(#[from] TurnError),
+    /// The datastore.
+    #[error(transparent)]
+    Move(#[from] MoveError),
     /// The addresses.
     #[error("cannot list this machine's addresses: {0}")]
     Addresses(#[source] io::Error),
     /// The contacted address is none of ours.
     #[error("no interface has the address {0}; the datastore is not moved there")]
     NotOurs(IpAddr),
-    /// The datastore does not come up at its new address.
-    #[error("the datastore did not come up at {address} within {seconds} seconds")]
-    NotMoved {
-        /// Where it should be.
-        address: String,
-        /// How long it was waited for.
-        seconds: u64,
-    },
 }
 
-/// How long the datastore may take to move.
-const MOVE_LIMIT: Duration = Duration::from_secs(60);
-/// How often its file is looked at meanwhile.
-const GLANCE: Duration = Duration::from_millis(20);
 /// How long an API server may take to come up again before its manifest is given up; MicroK8s
 /// tries for as long.
 const APPLY_LIMIT: Duration = Duration::from_secs(60);
-const APPLY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The members of the datastore, by its own file.
 pub fn datastore_members(node: &Node) -> Result<Vec<Member>, FirstJoinError> {
@@ -76,41 +61,133 @@ pub fn datastore_members(node: &Node) -> Result<Vec<Member>, FirstJoinError> {
     Ok(dqlite::read_cluster(&text)?)
 }
 
-/// Moves the datastore off the loopback, to the interface that other nodes reach this one by.
-pub fn move_datastore(node: &Node, contacted: IpAddr) -> Result<(), FirstJoinError> {
+/// What a joining node needs of this one.
+pub struct Needs {
+    /// The address at which it has to reach the datastore, and its own.
+    pub datastore: Option<(IpAddr, IpAddr)>,
+}
+
+/// What is still to be changed for it.
+#[derive(Default)]
+struct Duties {
+    /// Where the datastore listens, and where it has to.
+    datastore: Option<(String, String)>,
+    /// There is no token that this node's agent is called with.
+    callback_token: bool,
+    /// The manifest of the pod network as it has to be.
+    manifest: Option<String>,
+    /// Certificates still follow the node's addresses.
+    reissues: bool,
+}
+
+/// Changes what others need of this node, in MicroK8s's order; says whether that was anything. All
+/// of it is undone when any of it fails. Otherwise it can be undone until `until`, in unix
+/// seconds.
+pub fn make_ready(node: &Node, needs: &Needs, until: i64) -> Result<bool, FirstJoinError> {
+    if Duties::of(node, needs)?.is_none() {
+        return Ok(false);
+    }
+    let _turn = turn::take(node)?;
+    if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
+        tracing::warn!("{ending}");
+    }
+    // It may have been done while this waited for its turn.
+    let Some(duties) = Duties::of(node, needs)? else {
+        return Ok(false);
+    };
+    let mut journal = Journal::begin(&node.layout)?;
+    let done = duties
+        .fulfil(node, &mut journal)
+        .and_then(|()| Ok(journal.keep(&node.layout, until)?));
+    let Err(error) = done else {
+        return Ok(true);
+    };
+    if let Err(undo) = journal.roll_back(node.host.as_ref()) {
+        tracing::error!(error = %undo, "what the first join changed cannot be taken back");
+    }
+    Err(error)
+}
+
+impl Duties {
+    fn of(node: &Node, needs: &Needs) -> Result<Option<Self>, FirstJoinError> {
+        let layout = &node.layout;
+        let mut duties = Self {
+            reissues: !layout.lock(Lock::NoCertReissue).exists(),
+            ..Self::default()
+        };
+        if let Some((contacted, other)) = needs.datastore {
+            if node.uses_dqlite() {
+                duties.datastore = place_of_datastore(node, contacted)?;
+            }
+            duties.callback_token = !layout.credential(CALLBACK_TOKEN).exists();
+            duties.manifest = match layout.read(&layout.cni_manifest()) {
+                Ok(manifest) => cni::reach(&manifest, other),
+                Err(error) if error.is_missing() => None,
+                Err(error) => return Err(error.into()),
+            };
+        }
+        let any = duties.datastore.is_some()
+            || duties.callback_token
+            || duties.manifest.is_some()
+            || duties.reissues;
+        Ok(any.then_some(duties))
+    }
+
+    fn fulfil(&self, node: &Node, journal: &mut Journal) -> Result<(), FirstJoinError> {
+        let (layout, host) = (&node.layout, node.host.as_ref());
+        if let Some((old, new)) = &self.datastore {
+            journal.move_datastore(&layout.backend(), old)?;
+            datastore_place::change(host, &layout.backend(), new)?;
+        }
+        if self.callback_token {
+            let text = Secret::new(format!("{}\n", random_text(64).expose()));
+            let path = layout.credential(CALLBACK_TOKEN);
+            let access = Access::Keep { or: 0o600 };
+            journal.write(&path, text.expose().as_bytes(), access)?;
+        }
+        if let Some(manifest) = &self.manifest {
+            journal.mark_manifest(&pod_network::mark(node))?;
+            let path = layout.cni_manifest();
+            journal.write(&path, manifest.as_bytes(), Access::Keep { or: 0o644 })?;
+            // The API server goes down with a datastore that has just been moved, so it is told
+            // again until it is up. One that cannot be told does not stop a join, as in MicroK8s.
+            if let Err(error) = pod_network::apply(node, APPLY_LIMIT) {
+                tracing::warn!(%error, "the manifest of the pod network was changed, and could not be applied yet");
+            }
+        }
+        if self.reissues {
+            let path = layout.lock(Lock::NoCertReissue);
+            journal.write(&path, b"", Access::Keep { or: 0o600 })?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the datastore listens and where it has to: off the loopback, at the interface that other
+/// nodes reach this one by. Nothing where it can stay.
+fn place_of_datastore(
+    node: &Node,
+    contacted: IpAddr,
+) -> Result<Option<(String, String)>, FirstJoinError> {
     let members = datastore_members(node)?;
-    let [only] = &members[..] else { return Ok(()) };
+    let [only] = &members[..] else {
+        return Ok(None);
+    };
     if !only.ip().is_some_and(|address| address.is_loopback()) {
-        return Ok(());
+        return Ok(None);
     }
     // Every loopback address leads to this machine, also one that no interface names.
     if contacted.is_loopback() && node.is_standalone() {
-        return Ok(());
+        return Ok(None);
     }
     let interfaces = node.host.interfaces().map_err(FirstJoinError::Addresses)?;
     let target = bind_address(&interfaces, contacted)?;
     if only.is_at(target) {
-        return Ok(());
+        return Ok(None);
     }
-    let backend = node.layout.backend();
-    let info = node.layout.read(&backend.join("info.yaml"))?;
+    let info = node.layout.read(&node.layout.backend().join("info.yaml"))?;
     let address = endpoint::join(target, dqlite::read_info(&info)?.port());
-    write(
-        &backend.join("update.yaml"),
-        &dqlite::update_yaml(&address),
-        0o640,
-    )?;
-    node.host.service(Action::Restart, Service::K8sDqlite)?;
-    // The file may be half written, or away for a moment, while the service starts.
-    let moved = || {
-        let members = datastore_members(node).ok()?;
-        let address = members.first().and_then(Member::ip)?;
-        (!address.is_loopback()).then_some(())
-    };
-    wait::until(MOVE_LIMIT, GLANCE, moved).ok_or(FirstJoinError::NotMoved {
-        address,
-        seconds: MOVE_LIMIT.as_secs(),
-    })
+    Ok(Some((only.address.clone(), address)))
 }
 
 /// Where the datastore is to listen when this node was contacted at `contacted`.
@@ -149,18 +226,10 @@ fn holds(network: &InterfaceAddress, address: IpAddr) -> bool {
     }
 }
 
-/// The token that this node's agent is called with, made when there is none.
+/// The token that this node's agent is called with.
 pub fn own_callback_token(node: &Node) -> Result<Secret, FirstJoinError> {
-    let path = node.layout.credential(CALLBACK_TOKEN);
-    match node.layout.read(&path) {
-        Ok(text) => Ok(Secret::new(text.trim())),
-        Err(error) if error.is_missing() => {
-            let token = random_text(64);
-            write(&path, &format!("{}\n", token.expose()), 0o600)?;
-            Ok(token)
-        }
-        Err(error) => Err(error.into()),
-    }
+    let text = node.layout.read(&node.layout.credential(CALLBACK_TOKEN))?;
+    Ok(Secret::new(text.trim()))
 }
 
 /// Letters and digits, from a generator that the operating system seeds.
@@ -172,52 +241,6 @@ pub fn random_text(length: usize) -> Secret {
             .map(|_| char::from(CHARACTERS[random.random_range(0..CHARACTERS.len())]))
             .collect::<String>(),
     )
-}
-
-/// Has the pod network find its address by the way to `other`; once.
-///
-/// The API server goes down with the datastore that has just been moved, so it is told again
-/// until it is up. A manifest that cannot be applied does not stop a join, as in MicroK8s.
-pub fn direct_pod_network(node: &Node, other: IpAddr) -> Result<(), FirstJoinError> {
-    let path = node.layout.cni_manifest();
-    let manifest = match node.layout.read(&path) {
-        Ok(manifest) => manifest,
-        Err(error) if error.is_missing() => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    let Some(changed) = cni::reach(&manifest, other) else {
-        return Ok(());
-    };
-    write(&path, &changed, 0o644)?;
-    let mut last = Ok(());
-    wait::until(APPLY_LIMIT, APPLY_PAUSE, || {
-        last = node.host.apply_manifest(&path);
-        // A program that is not there will not come.
-        (!matches!(last, Err(CommandError::Failed { .. }))).then_some(())
-    });
-    if let Err(error) = last {
-        tracing::warn!(%error, "the manifest of the pod network was changed, and could not be applied");
-    }
-    Ok(())
-}
-
-/// From now on certificates stay as they are when addresses change.
-pub fn stop_reissuing(node: &Node) -> Result<(), FirstJoinError> {
-    let path = node.layout.lock(Lock::NoCertReissue);
-    if path.exists() {
-        Ok(())
-    } else {
-        write(&path, "", 0o600)
-    }
-}
-
-fn write(path: &Path, content: &str, mode: u32) -> Result<(), FirstJoinError> {
-    atomic_file::write(path, content.as_bytes(), Access::Keep { or: mode }).map_err(|source| {
-        FirstJoinError::Write {
-            path: path.to_owned(),
-            source,
-        }
-    })
 }
 
 #[cfg(test)]

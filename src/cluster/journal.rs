@@ -9,6 +9,7 @@
 //! What cannot be undone, the datastore's forgetting this node, is entered with the steps that
 //! lead on from there ([`Onward`]); once it has happened, these are taken instead.
 
+mod kept;
 mod onward;
 
 use std::fmt;
@@ -24,9 +25,11 @@ use serde::{Deserialize, Serialize};
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
 use crate::base::wait;
+use crate::cluster::datastore_place;
 use crate::host::{Action, CommandError, Host, Service};
 use crate::store::layout::Layout;
 
+pub use kept::{drop_kept, is_kept, keep_until, kept_until, undo_kept};
 pub use onward::{Ahead, Onward};
 
 /// What must be told when the changes are taken back; beside the entries, and none of them.
@@ -137,6 +140,10 @@ enum Undo {
         servers: Vec<String>,
         own: String,
     },
+    /// The datastore listened at this address, `address:port`.
+    MoveDatastore { backend: PathBuf, address: String },
+    /// Kubernetes has to be told of the manifest of the pod network again: this mark says so.
+    MarkManifest { mark: PathBuf },
     /// The service ran with the old files.
     Restart { service: Service },
 }
@@ -158,6 +165,8 @@ impl Journal {
     pub fn begin(layout: &Layout) -> Result<Self, JournalError> {
         let own = layout.own_state();
         atomic_file::make_folder(&own, 0o700).map_err(file_error("make", &own))?;
+        // From now on the node is changed for another reason, which relies on what it is.
+        drop_kept(layout)?;
         let folder = folder_of(layout);
         atomic_file::make_folder(&folder, 0o700).map_err(file_error("make", &folder))?;
         Ok(Self {
@@ -249,6 +258,22 @@ impl Journal {
         let path = self.folder.join(REPORT);
         atomic_file::write(&path, report.expose().as_bytes(), Access::PRIVATE)
             .map_err(file_error("write", &path))
+    }
+
+    /// The datastore, which listens at `address`, is about to be moved.
+    pub fn move_datastore(&mut self, backend: &Path, address: &str) -> Result<(), JournalError> {
+        self.record(&Undo::MoveDatastore {
+            backend: backend.to_owned(),
+            address: address.to_owned(),
+        })
+    }
+
+    /// The manifest of the pod network is about to change; `mark` has Kubernetes told of it.
+    pub fn mark_manifest(&mut self, mark: &Path) -> Result<(), JournalError> {
+        self.record(&Undo::MarkManifest {
+            mark: mark.to_owned(),
+        })?;
+        atomic_file::write(mark, b"", Access::PRIVATE).map_err(file_error("write", mark))
     }
 
     /// Makes the changes final. When this fails they can still be taken back.
@@ -487,6 +512,16 @@ fn undo_one(path: &Path, host: &dyn Host, restarts: &mut Vec<Service>) -> Result
             if let Err(error) = leave_datastore(host, &backend, &servers, &own) {
                 tracing::warn!(%error, "the datastore may still list this node at {own}");
             }
+        }
+        Undo::MoveDatastore { backend, address } => {
+            // One that stays where it is does no harm: whoever joins next finds it there.
+            if let Err(error) = datastore_place::change(host, &backend, &address) {
+                tracing::warn!(%error, "the datastore cannot be moved back to {address}");
+            }
+        }
+        Undo::MarkManifest { mark } => {
+            atomic_file::remove_unfinished(&mark).map_err(file_error("tidy", &mark))?;
+            atomic_file::write(&mark, b"", Access::PRIVATE).map_err(file_error("write", &mark))?;
         }
         Undo::Restart { service } => {
             if !restarts.contains(&service) {

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::base::{atomic_file, wait};
+use crate::base::atomic_file::{self, Access};
+use crate::base::wait;
 use crate::host::Action;
 use crate::host::command::{self, CommandError};
 use crate::host::datastore_shell;
@@ -73,19 +74,17 @@ impl DatastoreDemo {
     }
 
     fn start(&self) -> Result<Companion, CommandError> {
-        let not_started = |source| CommandError::NotStarted {
-            command: SERVER.to_owned(),
-            source,
-        };
         let init = self.backend.join("init.yaml");
+        let update = self.backend.join("update.yaml");
+        if update.exists() {
+            self.take_new_address(&update)?;
+        }
         let (file, joins) = if init.exists() {
             (init.clone(), true)
         } else {
             (self.backend.join(INFO_FILE), false)
         };
-        let text = std::fs::read_to_string(&file).map_err(not_started)?;
-        let place: Place = serde_saphyr::from_str(&text)
-            .map_err(|error| not_started(std::io::Error::other(error.to_string())))?;
+        let place = read_place(&file)?;
         let host = place
             .address
             .rsplit_once(':')
@@ -116,6 +115,37 @@ impl DatastoreDemo {
         Ok(companion)
     }
 
+    /// Listens at another address from now on, as MicroK8s's service does when it finds this file.
+    fn take_new_address(&self, update: &Path) -> Result<(), CommandError> {
+        let new = read_place(update)?.address;
+        // The links lead to the folder that is named after the old address.
+        let info = std::fs::read_link(self.backend.join(INFO_FILE)).map_err(not_started)?;
+        let old = info
+            .parent()
+            .unwrap_or(&info)
+            .to_string_lossy()
+            .into_owned();
+        let folder = self.backend.join(&new);
+        // One that was cut off here before has moved it already.
+        if !folder.exists() {
+            atomic_file::rename(&self.backend.join(&old), &folder).map_err(not_started)?;
+        }
+        for name in [CLUSTER_FILE, INFO_FILE] {
+            let path = folder.join(name);
+            let text = std::fs::read_to_string(&path).map_err(not_started)?;
+            let text = text.replace(&old, &new);
+            let access = Access::Keep { or: 0o644 };
+            atomic_file::write(&path, text.as_bytes(), access).map_err(not_started)?;
+        }
+        let (place, list) = (folder.display(), folder.join(CLUSTER_FILE));
+        shell(&new, &format!(".reconfigure {place} {}", list.display()))?;
+        for name in [CLUSTER_FILE, INFO_FILE] {
+            atomic_file::link(&Path::new(&new).join(name), &self.backend.join(name))
+                .map_err(not_started)?;
+        }
+        atomic_file::remove(update).map_err(not_started)
+    }
+
     /// Its members, as its shell prints them in JSON.
     pub fn members(backend: &Path) -> Result<String, CommandError> {
         shell(&servers_of(backend), datastore_shell::LIST)
@@ -131,6 +161,19 @@ impl DatastoreDemo {
         let servers = servers.join(",");
         datastore_shell::forget(own, |command| shell(&servers, command))
     }
+}
+
+fn not_started(source: std::io::Error) -> CommandError {
+    CommandError::NotStarted {
+        command: SERVER.to_owned(),
+        source,
+    }
+}
+
+fn read_place(file: &Path) -> Result<Place, CommandError> {
+    let text = std::fs::read_to_string(file).map_err(not_started)?;
+    serde_saphyr::from_str(&text)
+        .map_err(|error| not_started(std::io::Error::other(error.to_string())))
 }
 
 fn servers_of(backend: &Path) -> String {

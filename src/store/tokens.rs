@@ -129,6 +129,11 @@ impl Tokens {
         self.clock.unix_seconds()
     }
 
+    /// When a node that is let in now, and of which nothing is heard, counts as one that failed.
+    pub fn lease_end(&self) -> i64 {
+        self.now().saturating_add(LEASE.max(self.window))
+    }
+
     /// Issues a token, or issues it once more. What an earlier life of it left behind ends.
     pub fn add(&self, token: &Token, terms: &Terms, uid: u32) -> Result<(), StoreError> {
         let (digest, now, window) = (token.digest(), self.now(), self.window);

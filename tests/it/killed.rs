@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use microk8s::base::wait;
@@ -36,6 +36,40 @@ const KILLED_AT: [(&str, usize); 2] = [("fsync", 1), ("unlinkat", 7)];
 /// What kills a process on entering a system call for the `number`th time.
 fn fatal(call: &str, number: usize) -> String {
     format!("-e trace={call} -e inject={call}:signal=SIGKILL:when={number}")
+}
+
+/// Something that kills a process that runs already.
+pub struct Strace {
+    child: Child,
+    /// Kept open: what it says of every new process must go somewhere.
+    _said: BufReader<ChildStderr>,
+}
+
+/// Kills a process on entering a system call for the `number`th time from now on. Each thread
+/// counts by itself.
+pub fn attach(process: i32, call: &str, number: usize) -> Strace {
+    let mut strace = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "-p", &process.to_string()])
+        .args(fatal(call, number).split(' '))
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(strace.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("attached"), "{line}");
+    Strace {
+        child: strace,
+        _said: said,
+    }
+}
+
+impl Strace {
+    /// Waits for its end, which comes with that of the process.
+    pub fn ends(mut self) {
+        self.child.wait().unwrap();
+    }
 }
 
 /// Whose process is killed.
@@ -150,20 +184,10 @@ impl<'a> Victim<'a> {
         ended
     }
 
-    /// The same while the agent does the work. strace counts for each thread by itself.
+    /// The same while the agent does the work.
     fn kill_agent(&self, call: &str, number: usize) -> bool {
         let agent = self.host.agent();
-        let mut strace = Command::new("strace")
-            .args(["-f", "-o", "/dev/null", "-p", &agent.pid().to_string()])
-            .args(fatal(call, number).split(' '))
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(strace.stderr.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        assert!(line.contains("attached"), "{line}");
+        let strace = attach(agent.pid(), call, number);
         let ended = self.host.shell(&self.line).code == Some(0);
         if ended {
             agent.signal(Signal::SIGTERM);
@@ -171,7 +195,7 @@ impl<'a> Victim<'a> {
         } else {
             agent.was_killed();
         }
-        strace.wait().unwrap();
+        strace.ends();
         ended
     }
 
@@ -220,7 +244,7 @@ impl<'a> Victim<'a> {
         assert_eq!(self.host.stand_ins.services(), self.services, "{at}");
     }
 }
-fn can_kill() -> bool {
+pub fn can_kill() -> bool {
     let found = Command::new("strace")
         .arg("--version")
         .output()

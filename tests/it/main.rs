@@ -19,6 +19,7 @@ mod documents;
 mod etcd_flow;
 mod failed_joins;
 mod field_usage;
+mod first_join;
 mod generated;
 mod hand_over;
 mod hostile_requests;

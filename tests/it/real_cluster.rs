@@ -36,7 +36,12 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(name: &'static str, address: &'static str, network: &Network, root: &Path) -> Self {
+    fn start(
+        (name, address): (&'static str, &'static str),
+        bind: &str,
+        network: &Network,
+        root: &Path,
+    ) -> Self {
         let mut machine = Self {
             name,
             address,
@@ -44,7 +49,7 @@ impl Machine {
             directory: root.join(name),
             agent: None,
         };
-        let bind = format!("{address}:25000");
+        let bind = format!("{bind}:25000");
         let mut words = vec!["agent", "--node-name", name, "--bind", &bind];
         if machine.is_control_plane() {
             words.push("--datastore-demo");
@@ -160,12 +165,15 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new() -> Self {
-        let network = Network::new(&HOSTS).unwrap();
+    /// Machines whose agents listen at their addresses, or at all that they have.
+    fn new(hosts: &[(&'static str, &'static str)], everywhere: bool) -> Self {
+        let network = Network::new(hosts).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let machines = HOSTS
-            .map(|(name, address)| Machine::start(name, address, &network, directory.path()))
-            .into();
+        let start = |host: &(&'static str, &'static str)| {
+            let bind = if everywhere { "0.0.0.0" } else { host.1 };
+            Machine::start(*host, bind, &network, directory.path())
+        };
+        let machines = hosts.iter().map(start).collect();
         let cluster = Self {
             machines,
             _network: network,
@@ -191,13 +199,18 @@ impl Cluster {
     }
 
     fn join(&self, name: &str, through: &str) {
-        let line = self.on(through).ok(&["add-node", "--format", "short"]);
-        let connection = line.trim().strip_prefix("microk8s join ").unwrap();
-        let mut words = vec!["join", connection];
+        let output = self.try_to_join(name, through);
+        assert!(output.status.success(), "{name}: {output:?}");
+    }
+
+    fn try_to_join(&self, name: &str, through: &str) -> Output {
+        let lines = self.on(through).ok(&["add-node", "--format", "short"]);
+        let line = lines.lines().next().unwrap();
+        let mut words = vec!["join", line.strip_prefix("microk8s join ").unwrap()];
         if !self.on(name).is_control_plane() {
             words.push("--worker");
         }
-        self.on(name).ok(&words);
+        self.on(name).run(&words)
     }
 
     /// Waits until that many members have a vote, so that one can be spared.
@@ -230,15 +243,24 @@ impl Cluster {
     }
 }
 
-#[test]
-fn the_datastore_and_the_list_of_nodes_agree_on_every_machine_after_each_change() {
+fn can_run() -> bool {
     if !is_dqlite_installed() {
-        return skip("Debian's package go-dqlite is not installed");
+        skip("Debian's package go-dqlite is not installed");
+        return false;
     }
     if let Some(reason) = network::missing() {
-        return skip(reason);
+        skip(reason);
+        return false;
     }
-    let mut cluster = Cluster::new();
+    true
+}
+
+#[test]
+fn the_datastore_and_the_list_of_nodes_agree_on_every_machine_after_each_change() {
+    if !can_run() {
+        return;
+    }
+    let mut cluster = Cluster::new(&HOSTS, false);
     cluster.is(&["c1"], &[]);
     cluster.join("c2", "c1");
     cluster.is(&["c1", "c2"], &[]);
@@ -274,4 +296,37 @@ fn the_datastore_and_the_list_of_nodes_agree_on_every_machine_after_each_change(
         (left.members(), left.nodes("control-plane")),
         (own.clone(), own)
     );
+}
+
+/// A node that is alone has its datastore on the loopback.
+#[test]
+fn a_real_datastore_moves_for_the_first_join_and_back_when_that_fails() {
+    if !can_run() {
+        return;
+    }
+    let cluster = Cluster::new(&[HOSTS[0], HOSTS[1], HOSTS[3]], true);
+    let listens_at = |addresses: &[&str]| {
+        let expected: BTreeSet<String> = addresses.iter().map(|at| (*at).to_owned()).collect();
+        let is_so = || (cluster.on("c1").members() == expected).then_some(());
+        assert!(
+            wait::until(PATIENCE, GLANCE, is_so).is_some(),
+            "{addresses:?}: {:?}",
+            cluster.on("c1").members()
+        );
+    };
+    listens_at(&["127.0.0.1"]);
+    let in_the_way = cluster
+        .on("w1")
+        .directory
+        .join("current/certs/ca.remote.crt");
+    fs::create_dir(&in_the_way).unwrap();
+    let failed = cluster.try_to_join("w1", "c1");
+    assert!(!failed.status.success(), "{failed:?}");
+    listens_at(&["10.99.0.11"]);
+    listens_at(&["127.0.0.1"]);
+    // The data has come along both ways, and the next join finds it.
+    fs::remove_dir(&in_the_way).unwrap();
+    cluster.join("w1", "c1");
+    cluster.join("c2", "c1");
+    listens_at(&["10.99.0.11", "10.99.0.12"]);
 }

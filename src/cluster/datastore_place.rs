@@ -1,0 +1,78 @@
+//! Where the datastore of a node that is alone listens.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::base::atomic_file::{self, Access};
+use crate::base::wait;
+use crate::host::{Action, CommandError, Host, Service};
+use crate::store::dqlite::{self, Member};
+
+/// How long the datastore may take to move.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How often its file is looked at meanwhile.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Why it did not move.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// The file that tells it where to go.
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write {
+        /// Which one.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its service.
+    #[error(transparent)]
+    Service(#[from] CommandError),
+    /// It does not come up at its new address.
+    #[error("the datastore did not come up at {address} within {seconds} seconds")]
+    NotMoved {
+        /// Where it should be.
+        address: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+}
+
+/// Moves the datastore in this folder to `address`, `address:port`, by restarting it. One that is
+/// there, or that has other members, stays.
+pub fn change(host: &dyn Host, backend: &Path, address: &str) -> Result<(), MoveError> {
+    let order = backend.join("update.yaml");
+    let is_there = || {
+        let members = members(backend)?;
+        let [only] = &members[..] else {
+            return Some(true);
+        };
+        Some(only.address == address)
+    };
+    let tidy = |source| MoveError::Write {
+        path: order.clone(),
+        source,
+    };
+    // An earlier order that was not carried out, or not even complete.
+    atomic_file::remove_unfinished(&order).map_err(tidy)?;
+    atomic_file::remove(&order).map_err(tidy)?;
+    if is_there() == Some(true) {
+        return Ok(());
+    }
+    let text = dqlite::update_yaml(address);
+    let access = Access::Keep { or: 0o640 };
+    atomic_file::write(&order, text.as_bytes(), access).map_err(tidy)?;
+    host.service(Action::Restart, Service::K8sDqlite)?;
+    // The file may be half written, or away for a moment, while the service starts.
+    let moved = || (is_there() == Some(true)).then_some(());
+    wait::until(LIMIT, GLANCE, moved).ok_or(MoveError::NotMoved {
+        address: address.to_owned(),
+        seconds: LIMIT.as_secs(),
+    })
+}
+
+fn members(backend: &Path) -> Option<Vec<Member>> {
+    let text = std::fs::read_to_string(backend.join("cluster.yaml")).ok()?;
+    dqlite::read_cluster(&text).ok()
+}

@@ -1,0 +1,70 @@
+//! Changes that are complete, and may be undone for a while.
+//!
+//! What a node changes when others join it for the first time is of no use when the join fails.
+//! So its journal is kept until somebody relies on the changes, or until nobody can any more: then
+//! it becomes the journal of changes under way again, and is replayed backwards.
+
+use std::path::{Path, PathBuf};
+
+use super::{JournalError, done, end, file_error, folder_of, remove_done};
+use crate::base::atomic_file::{self, Access};
+use crate::cluster::journal::Journal;
+use crate::host::Host;
+use crate::store::layout::Layout;
+
+/// Beside the entries, and none of them: until when somebody may come to rely on the changes.
+const FILE: &str = "until";
+
+fn folder(layout: &Layout) -> PathBuf {
+    layout.own_state().join("first-join")
+}
+
+impl Journal {
+    /// The changes are complete, and are kept for undoing at least until then, in unix seconds.
+    pub fn keep(&mut self, layout: &Layout, until: i64) -> Result<(), JournalError> {
+        write(&self.folder, until)?;
+        let kept = folder(layout);
+        atomic_file::rename(&self.folder, &kept).map_err(file_error("move", &self.folder))
+    }
+}
+
+fn write(folder: &Path, until: i64) -> Result<(), JournalError> {
+    let path = folder.join(FILE);
+    atomic_file::write(&path, until.to_string().as_bytes(), Access::PRIVATE)
+        .map_err(file_error("write", &path))
+}
+
+/// Whether there are such changes.
+pub fn is_kept(layout: &Layout) -> bool {
+    folder(layout).exists()
+}
+
+/// Until when somebody may come to rely on them, in unix seconds.
+pub fn kept_until(layout: &Layout) -> Option<i64> {
+    let text = std::fs::read_to_string(folder(layout).join(FILE)).ok()?;
+    text.trim().parse().ok()
+}
+
+/// They are kept for longer.
+pub fn keep_until(layout: &Layout, until: i64) -> Result<(), JournalError> {
+    write(&folder(layout), until)
+}
+
+/// The changes stay for good.
+pub fn drop_kept(layout: &Layout) -> Result<(), JournalError> {
+    let kept = folder(layout);
+    if !kept.exists() {
+        return Ok(());
+    }
+    let done = done(&folder_of(layout));
+    remove_done(&folder_of(layout))?;
+    atomic_file::rename(&kept, &done).map_err(file_error("move", &kept))?;
+    remove_done(&folder_of(layout))
+}
+
+/// Undoes them. Whoever is cut off in the midst of it leaves a journal that is replayed.
+pub fn undo_kept(layout: &Layout, host: &dyn Host) -> Result<(), JournalError> {
+    let (kept, journal) = (folder(layout), folder_of(layout));
+    atomic_file::rename(&kept, &journal).map_err(file_error("move", &kept))?;
+    end(&journal, host).map(drop)
+}

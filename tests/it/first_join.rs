@@ -1,0 +1,215 @@
+//! What the first join changes on the contacted node: undone when that join fails, kept when
+//! somebody relies on it, and never there by half.
+
+use std::fs;
+use std::time::Duration;
+
+use microk8s::base::wait;
+use nix::sys::signal::Signal;
+
+use crate::killed;
+use crate::lab::snapshot::Snapshot;
+use crate::lab::{Host, Lab, nodes};
+
+const PATIENCE: Duration = Duration::from_secs(40);
+const GLANCE: Duration = Duration::from_millis(50);
+/// Until when somebody may rely on what was changed.
+const UNTIL: &str = "var/cluster-agent/first-join/until";
+const KUBELITE: &str = "microk8s.daemon-kubelite";
+
+fn join_line(host: &Host) -> String {
+    let lines = host.shell("microk8s add-node --format short").ok();
+    lines.lines().next().unwrap().to_owned()
+}
+
+/// The node, without the file that the stand-in for the datastore keeps to be looked at.
+fn node_of(host: &Host) -> Snapshot {
+    let mut snapshot = host.snapshot();
+    let path = "var/kubernetes/backend/update.yaml.applied";
+    snapshot.nodes.remove(path);
+    snapshot
+}
+
+/// The paths that differ.
+fn differing(one: &Snapshot, other: &Snapshot) -> Vec<String> {
+    let paths = one.nodes.keys().chain(other.nodes.keys());
+    paths
+        .filter(|path| one.nodes.get(*path) != other.nodes.get(*path))
+        .cloned()
+        .collect()
+}
+
+#[track_caller]
+fn becomes(host: &Host, before: &Snapshot) {
+    let same = || differing(&node_of(host), before).is_empty().then_some(());
+    let found = wait::until(PATIENCE, GLANCE, same);
+    assert!(found.is_some(), "{:?}", differing(&node_of(host), before));
+}
+
+/// Whether it is settled that what was changed stays.
+fn is_final(host: &Host) -> bool {
+    !host.path(UNTIL).exists()
+}
+
+/// Runs the stand-in once, so that the files of the datastore have the form that it gives them.
+fn settle_datastore(host: &Host) {
+    host.write(
+        "var/kubernetes/backend/update.yaml",
+        "Address: 127.0.0.1:19001\n",
+        0o640,
+    );
+    host.shell("snapctl restart microk8s.daemon-k8s-dqlite")
+        .ok();
+    host.stand_ins.forget_calls();
+}
+
+#[test]
+fn what_a_first_join_that_failed_has_changed_is_undone_on_the_contacted_node() {
+    for role in ["--worker", ""] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        settle_datastore(n1);
+        let before = node_of(n1);
+        let _agent = n1.agent();
+        let line = join_line(n1);
+        n2.stand_ins.fail_service("restart", KUBELITE);
+        let failed = n2.shell(&format!("{line} {role}"));
+        assert_ne!(failed.code, Some(0), "{failed:?}");
+        becomes(n1, &before);
+        let is_applied = |calls: &[String]| {
+            calls
+                .last()
+                .is_some_and(|call| call.starts_with("kubectl apply "))
+        };
+        let told = wait::until(PATIENCE, GLANCE, || {
+            is_applied(&n1.stand_ins.calls()).then_some(())
+        });
+        assert!(told.is_some(), "{:?}", n1.stand_ins.calls());
+        // It is ready for others again when the next one comes.
+        n2.stand_ins.repair_services();
+        n2.shell(&format!("{line} {role}")).ok();
+        assert!(
+            n1.read("var/kubernetes/backend/cluster.yaml")
+                .contains("10.99.0.11")
+        );
+        assert!(n1.path("var/lock/no-cert-reissue").exists());
+    }
+}
+
+#[test]
+fn what_another_node_relies_on_is_kept_when_the_first_join_fails() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+    let _agent = n1.agent();
+    let (first, second) = (join_line(n1), join_line(n1));
+    n2.stand_ins.fail_service("restart", KUBELITE);
+    // Both at once, on a node that nobody has joined.
+    std::thread::scope(|scope| {
+        let failed = scope.spawn(|| n2.shell(&format!("{first} --worker")));
+        n3.shell(&format!("{second} --worker")).ok();
+        assert_ne!(failed.join().unwrap().code, Some(0));
+    });
+    let settled = wait::until(PATIENCE, GLANCE, || is_final(n1).then_some(()));
+    assert!(settled.is_some());
+    assert!(
+        n1.read("var/kubernetes/backend/cluster.yaml")
+            .contains("10.99.0.11")
+    );
+    assert!(n1.path("var/lock/no-cert-reissue").exists());
+    let restarts = n1.stand_ins.calls();
+    let restarts = restarts.iter().filter(|call| call.contains("k8s-dqlite"));
+    assert_eq!(restarts.filter(|call| call.contains("restart")).count(), 1);
+}
+
+#[test]
+fn what_a_first_join_of_which_nothing_is_heard_has_changed_is_undone_in_the_end() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    settle_datastore(n1);
+    let before = node_of(n1);
+    let agent = n1.agent();
+    n2.stand_ins.kill_caller("restart", KUBELITE);
+    let killed = n2.shell(&join_line(n1));
+    assert_ne!(killed.code, Some(0), "{killed:?}");
+    agent.kill();
+    let ready = node_of(n1);
+    assert_ne!(differing(&ready, &before), [""; 0]);
+    // Another agent does not know whether somebody still comes.
+    let agent = n1.agent();
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+    assert_eq!(differing(&node_of(n1), &ready), [""; 0]);
+    // A quarter of an hour later nobody does any more.
+    n1.write(UNTIL, "1", 0o600);
+    let _agent = n1.agent();
+    becomes(n1, &before);
+}
+
+/// SIGKILL to the contacted agent right before and right after each of its changes.
+#[test]
+fn a_contacted_agent_that_is_killed_anywhere_leaves_no_half_of_what_it_changed() {
+    if !killed::can_kill() {
+        return;
+    }
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    settle_datastore(n1);
+    let line = n1
+        .shell("microk8s add-node --token-ttl 3600 --format short")
+        .ok();
+    let line = format!("{} --worker", line.trim());
+    let before = node_of(n1);
+    let kept = [n1, n2].map(|host| {
+        let kept = host.scratch().join("kept");
+        nodes::copy(&host.snap_data(), &kept);
+        (host, kept)
+    });
+    let (mut undone, mut kills) = (0, 0);
+    for number in 1.. {
+        let agent = n1.agent();
+        let strace = killed::attach(agent.pid(), "fsync", number);
+        let ended = n2.shell(&line).code == Some(0);
+        if ended {
+            agent.signal(Signal::SIGTERM);
+            agent.ends();
+        } else {
+            agent.was_killed();
+        }
+        strace.ends();
+        let agent = n1.agent();
+        agent.signal(Signal::SIGTERM);
+        agent.ends();
+        assert!(!n1.path("var/cluster-agent/journal").exists(), "{number}");
+        let now = node_of(n1);
+        if differing(&now, &before).is_empty() {
+            undone += 1;
+            assert!(is_final(n1), "{number}");
+        } else {
+            // All of it.
+            let list = n1.read("var/kubernetes/backend/cluster.yaml");
+            assert!(list.contains("10.99.0.11"), "{number}: {list}");
+            let manifest = n1.read("args/cni-network/cni.yaml");
+            assert!(manifest.contains("can-reach=10.99.0.12"), "{number}");
+            for path in ["var/lock/no-cert-reissue", "credentials/callback-token.txt"] {
+                assert!(n1.path(path).exists(), "{number}: {path}");
+            }
+        }
+        for (host, kept) in &kept {
+            fs::remove_dir_all(host.snap_data()).unwrap();
+            nodes::copy(kept, &host.snap_data());
+        }
+        if ended {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 15 && undone > 10, "{kills} {undone}");
+}
