@@ -105,7 +105,7 @@ impl Machine {
             .args(["k8s", ".cluster"])
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}: {output:?}", self.name);
+        // Nothing while it moves: then its files are not there.
         String::from_utf8(output.stdout).unwrap()
     }
 
