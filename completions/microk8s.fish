@@ -101,7 +101,7 @@ tls13\t'TLS 1.3 only'"
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l retry-window -d 'Seconds for which a node that used a token may use it again, because its join may have failed without a word; 900 unless given, 0 for never' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l log-format -d 'The form of the log on standard error; `text` unless given' -r -f -a "text\t'Lines for people'
 json\t'One JSON object a line'"
-complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l max-connections -d 'How many connections of other nodes are kept open, a quarter of them for one address; 1536 unless given, and fewer where the limit on open files is lower' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l max-connections -d 'How many connections of other nodes are kept open, a quarter of them for one address; 4096 unless given, and fewer where the limit on open files is lower' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l callback-from -d 'Who may have this node do something with the cluster\'s callback token: `cluster`, the node itself and control plane nodes, unless given; `any`, everybody, as with MicroK8s' -r -f -a "cluster\t'From the node itself, and from control plane nodes'
 any\t'From everywhere'"
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l capi-dir -d 'The folder of Cluster API, with its token in `etc/token`; `/capi` unless given' -r -F

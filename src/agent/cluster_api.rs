@@ -28,7 +28,7 @@ use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
 /// The largest body that is taken; a certificate request has two kilobytes.
-const BODY_LIMIT: usize = 1 << 20;
+const BODY_LIMIT: usize = 64 << 10;
 
 /// How long a client may take to send the body of a request.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -277,7 +277,7 @@ struct Look<R>(R);
 impl JoinStep for Look<cluster_v2::JoinRequest> {
     const NAME: &'static str = "join-check";
     const GRANTED: &'static str = "looked at";
-    const WORK: Work = Work::Join;
+    const WORK: Work = Work::Look;
     type Answer = JoinCheck;
 
     fn read(body: &[u8]) -> Result<Self, DecodeError> {
@@ -303,7 +303,7 @@ impl JoinStep for Look<cluster_v2::JoinRequest> {
 impl JoinStep for Look<cluster_v1::JoinRequest> {
     const NAME: &'static str = "join-etcd-check";
     const GRANTED: &'static str = "looked at";
-    const WORK: Work = Work::Join;
+    const WORK: Work = Work::Look;
     type Answer = JoinCheck;
 
     fn read(body: &[u8]) -> Result<Self, DecodeError> {

@@ -32,6 +32,8 @@ use crate::cluster::admit::Caller;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client may take to send the head of a request, or its first one.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
+/// How long a connection on which something is asked waits when all that ask are at work.
+const DESK_LIMIT: Duration = Duration::from_secs(30);
 /// How long a connection on which nothing is asked stays open. A client that asks again opens
 /// another one, at the cost of a handshake.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
@@ -43,7 +45,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How much of a request's head, or of an answer, is in memory for one connection, in bytes.
 const BUFFER: usize = 64 << 10;
 /// How many requests one HTTP/2 connection may have under way.
-const STREAMS: u32 = 16;
+const STREAMS: u32 = 4;
 /// How much of a body may come over HTTP/2 before it is taken, in bytes, and of all bodies.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
@@ -195,7 +197,13 @@ async fn connection(
         return Ok(());
     };
     // Whoever asks takes more memory, and there are fewer seats for that.
-    let Some((desk, _)) = server.desks.take(caller.remote) else {
+    seat.flows();
+    let desk = tokio::select! {
+        desk = timeout(DESK_LIMIT, Box::pin(server.desks.free(caller.remote))) => desk,
+        () = seat.evicted() => return Err("closed to make room for another one".into()),
+    };
+    let Ok(desk) = desk else {
+        server.metrics.limit_hit(Limit::Connections);
         return Err("all that ask are at work".into());
     };
     drop(seat);

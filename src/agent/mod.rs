@@ -153,9 +153,9 @@ impl Shared {
 
 /// How many connections of other nodes are kept open, unless another number is given. A join takes
 /// a few short ones, so this is far above what a cluster needs. Those that ask for something are a
-/// quarter, and take up to 30 KiB each, the others a third of that: the agent stays below 64 MiB
-/// whatever comes over all of them.
-pub const MAX_CONNECTIONS: usize = 1536;
+/// third, and take up to 30 KiB each beside the bodies of their requests, the others a third of
+/// that.
+pub const MAX_CONNECTIONS: usize = 4096;
 
 /// How often it is looked what time has done to the tokens.
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);

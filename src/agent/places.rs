@@ -18,6 +18,9 @@ const OTHERS: usize = 64;
 /// How many callbacks are: they may wait for services, and come from the cluster, if they are not
 /// refused at once.
 const CALLBACKS: usize = 32;
+/// How many looks at a join are: one may ask Kubernetes, takes no token, and is to keep no join
+/// from its place.
+const LOOKS: usize = 4;
 /// How long a request waits for a place.
 const WAIT: Duration = Duration::from_secs(30);
 /// After how many seconds whoever found no place should come again.
@@ -29,6 +32,7 @@ pub struct Places {
     joins: Arc<Semaphore>,
     others: Arc<Semaphore>,
     callbacks: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     wait: Duration,
 }
 
@@ -43,6 +47,8 @@ pub struct Place {
 pub enum Work {
     /// To be let in.
     Join,
+    /// To know whether it would be let in.
+    Look,
     /// What a node that was let in asks for.
     Other,
     /// What the cluster has this node do.
@@ -61,6 +67,7 @@ impl Places {
             joins: Arc::new(Semaphore::new(joins)),
             others: Arc::new(Semaphore::new(others)),
             callbacks: Arc::new(Semaphore::new(CALLBACKS)),
+            looks: Arc::new(Semaphore::new(LOOKS)),
             wait,
         }
     }
@@ -69,6 +76,7 @@ impl Places {
     pub async fn take(&self, work: Work) -> Option<Place> {
         let places = match work {
             Work::Join => self.joins.clone(),
+            Work::Look => self.looks.clone(),
             Work::Other => self.others.clone(),
             Work::Callback => self.callbacks.clone(),
         };

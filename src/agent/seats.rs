@@ -10,6 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -21,7 +22,7 @@ use crate::agent::metrics::{Limit, Metrics};
 /// it is not a handful.
 const SHARE: usize = 4;
 /// Which part of all connections may have asked for something.
-const ASKING: usize = 4;
+const ASKING: usize = 3;
 /// Machines that have no more than this part of all connections count as having equally many.
 const MODEST: usize = 64;
 /// File descriptors that are kept for the agent's own work: its store, the node's files, the
@@ -42,6 +43,8 @@ struct Table {
     taken: Mutex<Taken>,
     /// A connection that had lost its seat is closed.
     closed: Notify,
+    /// A seat has become free, or its connection quiet.
+    free: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -119,6 +122,7 @@ impl Seats {
             table: Arc::new(Table {
                 taken: Mutex::new(taken),
                 closed: Notify::new(),
+                free: Notify::new(),
                 metrics,
             }),
         }
@@ -127,6 +131,27 @@ impl Seats {
     /// A seat for a connection from this address, and whether another one lost it for that. There
     /// is none only when every connection that could make room is being worked for.
     pub fn take(&self, address: IpAddr) -> Option<(Arc<Seat>, bool)> {
+        let taken = self.try_take(address);
+        if taken.is_none() {
+            self.table.metrics.limit_hit(Limit::Connections);
+        }
+        taken
+    }
+
+    /// A seat as from [`Self::take`], as soon as there is one.
+    pub async fn free(&self, address: IpAddr) -> Arc<Seat> {
+        loop {
+            let mut free = pin!(self.table.free.notified());
+            // What becomes free from here on is heard of.
+            free.as_mut().enable();
+            if let Some((seat, _)) = self.try_take(address) {
+                return seat;
+            }
+            free.await;
+        }
+    }
+
+    fn try_take(&self, address: IpAddr) -> Option<(Arc<Seat>, bool)> {
         let address = machine(address);
         let mut taken = self.table.lock();
         let of_one = taken.machines.get(&address).map_or(0, |one| one.seats);
@@ -141,10 +166,7 @@ impl Seats {
             None
         };
         if let Some(victim) = victim {
-            let Some((.., number)) = victim else {
-                self.table.metrics.limit_hit(Limit::Connections);
-                return None;
-            };
+            let (.., number) = victim?;
             taken.evict(number);
             self.table.metrics.limit_hit(Limit::Evicted);
         }
@@ -193,6 +215,7 @@ impl Seat {
             held.rank.0 |= is_trusted;
             held.rank.1 = now;
         });
+        self.table.free.notify_waiters();
     }
 
     /// The handshake is done, or a good part of a request has come: the connection does not
@@ -211,6 +234,8 @@ impl Drop for Seat {
             taken.leaving -= 1;
             self.table.closed.notify_one();
         }
+        drop(taken);
+        self.table.free.notify_waiters();
     }
 }
 

@@ -41,7 +41,7 @@ pub struct AgentArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
-    /// How many connections of other nodes are kept open, a quarter of them for one address; 1536
+    /// How many connections of other nodes are kept open, a quarter of them for one address; 4096
     /// unless given, and fewer where the limit on open files is lower
     #[arg(long, value_name = "COUNT", value_parser = max_connections)]
     pub max_connections: Option<usize>,

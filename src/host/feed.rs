@@ -80,11 +80,23 @@ pub fn feed(
             source,
         })?;
     let said = child.stderr.take().map(LastWords::of);
-    let ended = pass_on(&mut child, input, patience).and_then(|()| end_of(&mut child, patience));
+    let mut pipe = child
+        .stdin
+        .take()
+        .map(|pipe| File::from(OwnedFd::from(pipe)));
+    let passed_on = pipe
+        .as_mut()
+        .map_or(Ok(()), |pipe| pass_on(pipe, input, patience));
+    let ended = passed_on.and_then(|()| {
+        drop(pipe.take());
+        end_of(&mut child, patience)
+    });
     let status = match ended {
         Ok(status) => status,
         Err(error) => {
+            // With the pipe still open: at no time does it look like the end of the input.
             command::end_group(&mut child);
+            drop(pipe);
             return Err(error);
         }
     };
@@ -97,14 +109,10 @@ pub fn feed(
     })
 }
 
-/// Passes on all of the input, and then closes the pipe. A program that reads no more is not fed
-/// any longer: how it ends tells why.
-fn pass_on(child: &mut Child, input: &mut dyn Read, patience: Duration) -> Result<(), FeedError> {
-    let Some(pipe) = child.stdin.take() else {
-        return Ok(());
-    };
-    let mut pipe = File::from(OwnedFd::from(pipe));
-    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+/// Passes on all of the input. A program that reads no more is not fed any longer: how it ends
+/// tells why.
+fn pass_on(pipe: &mut File, input: &mut dyn Read, patience: Duration) -> Result<(), FeedError> {
+    fcntl(&*pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .map_err(|error| FeedError::Input(error.into()))?;
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -114,7 +122,7 @@ fn pass_on(child: &mut Child, input: &mut dyn Read, patience: Duration) -> Resul
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(FeedError::Input(error)),
         };
-        if !write_all(&mut pipe, &buffer[..count], patience)? {
+        if !write_all(pipe, &buffer[..count], patience)? {
             return Ok(());
         }
     }

@@ -270,8 +270,9 @@ impl Manager {
             Self::Systemctl => Some(answer.trim()),
         };
         match state {
-            Some("active") => ServiceState::Active,
-            Some("inactive" | "failed" | "activating" | "deactivating") => ServiceState::Inactive,
+            // One that is coming up is waited for like one that has.
+            Some("active" | "activating" | "reloading") => ServiceState::Active,
+            Some("inactive" | "failed" | "deactivating") => ServiceState::Inactive,
             _ => ServiceState::Unknown,
         }
     }
