@@ -15,6 +15,7 @@ use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
 use crate::cluster::callback;
 use crate::cluster::first_join::{self, FirstJoinError, Needs};
+use crate::cluster::kubernetes::{self, ListError};
 use crate::cluster::node::Node;
 use crate::cluster::pod_network;
 use crate::cluster::readiness::Readiness;
@@ -136,7 +137,7 @@ pub enum AdmitError {
     Policy(#[source] Violation),
     /// The list of control plane nodes.
     #[error("Failed to retrieve list of control plane nodes: {0}")]
-    ControlPlane(String),
+    ControlPlane(#[from] ListError),
     /// This node could not be made ready for others.
     #[error("Failed to retrieve dqlite cluster nodes: {0}")]
     FirstJoin(#[from] FirstJoinError),
@@ -392,15 +393,11 @@ impl Gate {
 
     /// The addresses of the control plane nodes, as Kubernetes lists them.
     fn control_plane_nodes(&self) -> Result<Vec<String>, AdmitError> {
-        let listed = self
-            .node
-            .host
-            .control_plane_nodes()
-            .map_err(|error| AdmitError::ControlPlane(error.to_string()))?;
-        listed.map_or(Ok(Vec::new()), |json| {
-            internal_addresses(&json)
-                .ok_or_else(|| AdmitError::ControlPlane("kubectl gave no list of nodes".into()))
-        })
+        let listed = kubernetes::control_plane_nodes(self.node.host.as_ref())?;
+        let nodes = listed.into_iter().flatten();
+        Ok(nodes
+            .filter_map(|node| Some(node.addresses.first()?.to_string()))
+            .collect())
     }
 
     fn known_token(&self, user: &'static str) -> Result<Secret, AdmitError> {
@@ -647,39 +644,4 @@ fn service_networks(node: &Node) -> Vec<(IpAddr, u8)> {
             Some((base.parse().ok()?, prefix.parse().ok()?))
         })
         .collect()
-}
-
-/// The `InternalIP` of each node in the JSON of `kubectl get no -o json`.
-pub(super) fn internal_addresses(json: &str) -> Option<Vec<String>> {
-    let list: serde_json::Value = serde_json::from_str(json).ok()?;
-    let address = |node: &serde_json::Value| -> Option<String> {
-        let addresses = node["status"]["addresses"].as_array()?;
-        let internal = addresses
-            .iter()
-            .find(|entry| entry["type"] == "InternalIP")?;
-        Some(internal["address"].as_str()?.to_owned())
-    };
-    Some(
-        list["items"]
-            .as_array()?
-            .iter()
-            .filter_map(address)
-            .collect(),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_plane_nodes_are_read_from_what_kubectl_prints() {
-        let json = r#"{"items": [{"status": {"addresses": [{"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "10.99.0.11"}]}}, {}]}"#;
-        assert_eq!(
-            internal_addresses(json),
-            Some(vec!["10.99.0.11".to_owned()])
-        );
-        assert_eq!(internal_addresses(r#"{"items": []}"#), Some(vec![]));
-        assert_eq!(internal_addresses("nope"), None);
-    }
 }

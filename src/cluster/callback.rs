@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::base::secret::Secret;
-use crate::cluster::admit::{Caller, internal_addresses};
+use crate::cluster::admit::Caller;
 use crate::cluster::first_join;
+use crate::cluster::kubernetes;
 use crate::cluster::node::Node;
 use crate::model::endpoint;
 use crate::model::token::{Token, TokenDigest};
@@ -150,18 +151,11 @@ fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, Reason> {
 /// Where the datastore is somebody else's, Kubernetes knows which nodes have the control plane.
 fn by_kubernetes(node: &Node) -> Result<BTreeSet<IpAddr>, Reason> {
     let unknown = |why: String| Reason::NobodyKnows(why);
-    let listed = node
-        .host
-        .control_plane_nodes()
+    let listed = kubernetes::control_plane_nodes(node.host.as_ref())
         .map_err(|error| unknown(error.to_string()))?
         .ok_or_else(|| unknown("there is no Kubernetes on this node".to_owned()))?;
-    let addresses = internal_addresses(&listed)
-        .ok_or_else(|| unknown("kubectl gave no list of nodes".to_owned()))?;
-    Ok(addresses
-        .iter()
-        .filter_map(|address| address.parse().ok())
-        .map(endpoint::plain)
-        .collect())
+    let first_addresses = listed.iter().filter_map(|node| node.addresses.first());
+    Ok(first_addresses.copied().map(endpoint::plain).collect())
 }
 
 /// The control plane nodes that a worker knows: those that its proxy leads to, a list that MicroK8s

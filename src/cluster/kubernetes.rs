@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::host::Host;
+use crate::host::{CommandError, Host};
 use crate::model::role::Role;
 
 /// Where MicroK8s marks a control plane node (recording `join-worker-control-plane-list`).
@@ -15,45 +15,73 @@ const CONTROL_PLANE: &str = "node.kubernetes.io/microk8s-controlplane";
 pub struct Listed {
     /// Its name.
     pub name: String,
-    /// Its address; a node that has never started may have none.
-    pub address: Option<IpAddr>,
+    /// Its internal addresses; a node that has never started may have none.
+    pub addresses: Vec<IpAddr>,
     /// Its role, by its labels.
     pub role: Role,
 }
 
-/// The nodes; none where there is no Kubernetes, or where its API server does not answer soon.
-pub fn nodes(host: &dyn Host) -> Vec<Listed> {
-    let list = host.kubectl(&["get", "no", "-o", "json", "--request-timeout=5s"]);
-    list.ok().flatten().map_or(Vec::new(), |list| read(&list))
+/// Why the control plane nodes are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// Kubernetes could not be asked.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// What came is something else.
+    #[error("kubectl gave no list of nodes")]
+    NoList,
 }
 
-fn read(list: &str) -> Vec<Listed> {
-    let list: Value = serde_json::from_str(list).unwrap_or_default();
+/// The nodes; none where there is no Kubernetes. An API server that does not answer soon is an
+/// error: somebody waits for what is made of the answer.
+pub fn nodes(host: &dyn Host) -> Result<Vec<Listed>, CommandError> {
+    let list = host.kubectl(&["get", "no", "-o", "json", "--request-timeout=5s"])?;
+    Ok(list.and_then(|list| read(&list)).unwrap_or_default())
+}
+
+/// The nodes with the control plane's label, or `None` where there is no Kubernetes to ask.
+pub fn control_plane_nodes(host: &dyn Host) -> Result<Option<Vec<Listed>>, ListError> {
+    let label = format!("{CONTROL_PLANE}=microk8s-controlplane");
+    host.kubectl(&["get", "no", "-o", "json", "-l", &label])?
+        .map(|list| read(&list).ok_or(ListError::NoList))
+        .transpose()
+}
+
+/// The name of the node with this internal address.
+pub fn name_of(host: &dyn Host, address: IpAddr) -> Option<String> {
+    let list = host.kubectl(&["get", "no", "-o", "json"]).ok()??;
+    let mut nodes = read(&list)?.into_iter();
+    let found = nodes.find(|node| node.addresses.contains(&address))?;
+    Some(found.name)
+}
+
+/// The internal addresses of the node of this name, or `None` where there is no Kubernetes to ask.
+pub fn addresses_of(host: &dyn Host, name: &str) -> Result<Option<Vec<IpAddr>>, CommandError> {
+    let found = host.kubectl(&["get", "no", name, "-o", "json"])?;
+    Ok(found.map(|found| {
+        let node: Value = serde_json::from_str(&found).unwrap_or_default();
+        internal_addresses(&node)
+    }))
+}
+
+fn read(list: &str) -> Option<Vec<Listed>> {
+    let list: Value = serde_json::from_str(list).ok()?;
     let read = |node: &Value| {
         let metadata = &node["metadata"];
         Some(Listed {
             name: metadata["name"].as_str()?.to_owned(),
-            address: internal_addresses(node).first().copied(),
+            addresses: internal_addresses(node),
             role: match metadata["labels"].get(CONTROL_PLANE) {
                 Some(_) => Role::ControlPlane,
                 None => Role::Worker,
             },
         })
     };
-    let items = list["items"].as_array().into_iter().flatten();
-    items.filter_map(read).collect()
+    let items = list["items"].as_array()?;
+    Some(items.iter().filter_map(read).collect())
 }
 
-/// The name of the node with this internal address.
-pub fn name_of(list: &str, address: IpAddr) -> Option<String> {
-    let list: Value = serde_json::from_str(list).ok()?;
-    let mut nodes = list["items"].as_array()?.iter();
-    let found = nodes.find(|node| internal_addresses(node).contains(&address))?;
-    found["metadata"]["name"].as_str().map(str::to_owned)
-}
-
-/// The internal addresses of one node.
-pub fn internal_addresses(node: &Value) -> Vec<IpAddr> {
+fn internal_addresses(node: &Value) -> Vec<IpAddr> {
     node["status"]["addresses"]
         .as_array()
         .into_iter()
@@ -71,22 +99,22 @@ mod tests {
     fn names_addresses_and_roles_are_read_and_what_is_no_node_is_passed_over() {
         let list = r#"{"items": [
             {"metadata": {"name": "n1", "labels": {"node.kubernetes.io/microk8s-controlplane": "microk8s-controlplane"}},
-             "status": {"addresses": [{"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "10.99.0.11"}]}},
+             "status": {"addresses": [
+                {"type": "Hostname", "address": "n1"},
+                {"type": "InternalIP", "address": "10.99.0.11"},
+                {"type": "InternalIP", "address": "fd00::b"}]}},
             {"metadata": {"name": "n2"}},
             {"metadata": {}}
         ]}"#;
-        let listed = |name: &str, address: Option<&str>, role| Listed {
+        let listed = |name: &str, addresses: &[&str], role| Listed {
             name: name.to_owned(),
-            address: address.map(|address| address.parse().unwrap()),
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             role,
         };
-        assert_eq!(
-            read(list),
-            [
-                listed("n1", Some("10.99.0.11"), Role::ControlPlane),
-                listed("n2", None, Role::Worker),
-            ]
-        );
-        assert_eq!(read("nope"), []);
+        let n1 = listed("n1", &["10.99.0.11", "fd00::b"], Role::ControlPlane);
+        assert_eq!(read(list), Some(vec![n1, listed("n2", &[], Role::Worker)]));
+        assert_eq!(read(r#"{"items": []}"#), Some(vec![]));
+        assert_eq!(read(r#"{"kind": "Status"}"#), None);
+        assert_eq!(read("nope"), None);
     }
 }

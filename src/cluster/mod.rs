@@ -14,7 +14,7 @@ pub mod identity;
 pub mod image_import;
 pub mod join;
 pub mod journal;
-mod kubernetes;
+pub mod kubernetes;
 pub mod leave;
 pub mod node;
 pub mod pod_network;

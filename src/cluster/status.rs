@@ -32,7 +32,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         return Ok(list);
     }
     let admitted = tokens.admissions().nodes()?;
-    let listed = kubernetes::nodes(node.host.as_ref());
+    let listed = kubernetes::nodes(node.host.as_ref()).unwrap_or_default();
     for member in members(node) {
         let Some(address) = member.ip() else { continue };
         let known = own_addresses.contains(&address)
@@ -47,7 +47,8 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
                 .find(|other| other.role == Role::ControlPlane && other.node.address == address)
                 .map(|other| other.node.name.clone())
                 .or_else(|| {
-                    let known = listed.iter().find(|other| other.address == Some(address));
+                    let mut listed = listed.iter();
+                    let known = listed.find(|other| other.addresses.first() == Some(&address));
                     known.map(|other| other.name.clone())
                 }),
             address,
@@ -65,7 +66,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         });
     }
     for other in listed {
-        let Some(address) = other.address else {
+        let Some(address) = other.addresses.first().copied() else {
             continue;
         };
         let known = own_addresses.contains(&address)

@@ -60,10 +60,6 @@ pub trait Host: Send + Sync {
     /// Has Kubernetes apply a manifest.
     fn apply_manifest(&self, path: &Path) -> Result<(), CommandError>;
 
-    /// The nodes with the control plane's label, as Kubernetes lists them: the JSON of
-    /// `kubectl get no -o json`, or `None` where there is no Kubernetes to ask.
-    fn control_plane_nodes(&self) -> Result<Option<String>, CommandError>;
-
     /// What `kubectl` says to these arguments, or `None` where there is no Kubernetes to ask.
     fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError>;
 

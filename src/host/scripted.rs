@@ -83,11 +83,6 @@ impl Host for ScriptedHost {
         Ok(())
     }
 
-    fn control_plane_nodes(&self) -> Result<Option<String>, CommandError> {
-        self.call("get nodes".into());
-        Ok(Some(r#"{"items": []}"#.into()))
-    }
-
     fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError> {
         self.call(format!("kubectl {}", arguments.join(" ")));
         Ok(None)

@@ -151,12 +151,6 @@ impl Host for SnapHost {
             .map(drop)
     }
 
-    fn control_plane_nodes(&self) -> Result<Option<String>, CommandError> {
-        const LABEL: &str = "node.kubernetes.io/microk8s-controlplane=microk8s-controlplane";
-        self.run_kubectl(&["get", "no", "-o", "json", "-l", LABEL])
-            .map(Some)
-    }
-
     fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError> {
         self.run_kubectl(arguments).map(Some)
     }
@@ -324,7 +318,7 @@ mod tests {
         }
         let host = SnapHost::new(snap, "/data", "/common");
         let expected = format!("{} /data /common\n", snap.display());
-        assert_eq!(host.control_plane_nodes().unwrap(), Some(expected.clone()));
+        assert_eq!(host.kubectl(&[]).unwrap(), Some(expected.clone()));
         assert_eq!(host.datastore_members(Path::new("/b")).unwrap(), expected);
     }
 }

@@ -55,10 +55,6 @@ impl Host for StandaloneHost {
         Ok(())
     }
 
-    fn control_plane_nodes(&self) -> Result<Option<String>, CommandError> {
-        Ok(None)
-    }
-
     fn kubectl(&self, _arguments: &[&str]) -> Result<Option<String>, CommandError> {
         Ok(None)
     }

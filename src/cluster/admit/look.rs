@@ -5,13 +5,12 @@
 
 use std::net::IpAddr;
 
-use serde_json::Value;
-
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::admit::checks::{self, Asked, Check};
 use crate::cluster::admit::{AdmitError, Caller, Gate, joining_node, voters};
 use crate::cluster::first_join;
+use crate::cluster::kubernetes;
 use crate::model::endpoint;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
@@ -19,9 +18,6 @@ use crate::model::token_life::Claim;
 use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode as Joining};
 use crate::wire::preflight_v1::{Finding, JoinCheck};
 use crate::wire::{cluster_v1, cluster_v2};
-
-/// How long Kubernetes may take to list its nodes: somebody waits for the answer.
-const KUBECTL_PATIENCE: &str = "--request-timeout=5s";
 
 impl Gate {
     /// Looks at a join of a cluster on dqlite, or on an etcd outside.
@@ -173,19 +169,12 @@ impl Gate {
             Ok(nodes) => nodes.into_iter().map(|other| other.node.address).collect(),
             Err(error) => return self.refusal(CHECK, &error.into(), asked),
         };
-        let listed = self
-            .node
-            .host
-            .kubectl(&["get", "no", "-o", "json", KUBECTL_PATIENCE]);
-        let is_asked = match listed {
-            Ok(Some(json)) => {
-                let known = addresses_of(&json, name);
-                others.extend(known.into_iter().filter(|address| *address != own));
-                true
-            }
-            Ok(None) => true,
-            Err(_) => false,
-        };
+        let listed = kubernetes::nodes(self.node.host.as_ref());
+        let is_asked = listed.is_ok();
+        let known = listed.into_iter().flatten();
+        let known = known.filter(|node| node.name == *name);
+        let known = known.flat_map(|node| node.addresses);
+        others.extend(known.filter(|address| *address != own));
         match others.first() {
             Some(other) => Finding::warning(
                 CHECK,
@@ -201,36 +190,5 @@ impl Gate {
                 format!("the contacted node cannot ask Kubernetes whether another node is named {name}"),
             ),
         }
-    }
-}
-
-/// The internal addresses of the node of this name, in the JSON of `kubectl get no -o json`.
-fn addresses_of(json: &str, name: &str) -> Vec<IpAddr> {
-    let list: Value = serde_json::from_str(json).unwrap_or_default();
-    let nodes = list["items"].as_array().into_iter().flatten();
-    nodes
-        .filter(|node| node["metadata"]["name"] == name)
-        .flat_map(|node| node["status"]["addresses"].as_array().into_iter().flatten())
-        .filter(|entry| entry["type"] == "InternalIP")
-        .filter_map(|entry| entry["address"].as_str()?.parse().ok())
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_has_the_addresses_that_kubernetes_lists_under_its_very_name() {
-        let json = r#"{"items": [
-            {"metadata": {"name": "n2"}, "status": {"addresses": [
-                {"type": "Hostname", "address": "n2"}, {"type": "InternalIP", "address": "10.99.0.12"}]}},
-            {"metadata": {"name": "n20"}, "status": {"addresses": [
-                {"type": "InternalIP", "address": "10.99.0.120"}]}},
-            {"metadata": {"name": "n3"}}]}"#;
-        let own: Vec<IpAddr> = vec!["10.99.0.12".parse().unwrap()];
-        assert_eq!(addresses_of(json, "n2"), own);
-        assert!(addresses_of(json, "n3").is_empty());
-        assert!(addresses_of("nope", "n2").is_empty());
     }
 }

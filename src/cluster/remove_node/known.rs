@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use serde_json::Value;
-
 use super::error::RemoveError;
 use crate::cluster::kubernetes;
 use crate::cluster::node::Node;
@@ -56,16 +54,11 @@ impl Target {
         let mut target = Self::only_named(typed);
         let address = endpoint::read_address(typed);
         target.addresses.extend(address);
-        if let Some(address) = address
-            && let Ok(Some(list)) = host.kubectl(&["get", "no", "-o", "json"])
-        {
-            target.name = kubernetes::name_of(&list, address).unwrap_or_else(|| typed.to_owned());
+        if let Some(name) = address.and_then(|address| kubernetes::name_of(host, address)) {
+            target.name = name;
         }
-        match host.kubectl(&["get", "no", &target.name, "-o", "json"]) {
-            Ok(Some(found)) => {
-                let found: Value = serde_json::from_str(&found).unwrap_or_default();
-                target.add(kubernetes::internal_addresses(&found));
-            }
+        match kubernetes::addresses_of(host, &target.name) {
+            Ok(Some(found)) => target.add(found),
             Ok(None) => target.in_kubernetes = InKubernetes::NoKubernetes,
             Err(error) if is_not_found(&error) => target.in_kubernetes = InKubernetes::No(error),
             Err(error) => target.in_kubernetes = InKubernetes::NotAsked(error),
