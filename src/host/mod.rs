@@ -18,6 +18,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::model::endpoint;
+
 pub use command::CommandError;
 pub use feed::FeedError;
 
@@ -207,13 +209,9 @@ pub fn reachable_addresses(interfaces: &[InterfaceAddress]) -> Vec<IpAddr> {
     const POD_NETWORK: [&str; 4] = ["vxlan.calico", "flannel.1", "cni0", "ovn0"];
     let mut addresses = Vec::new();
     for entry in interfaces {
-        let link_local = match entry.address {
-            IpAddr::V4(address) => address.is_link_local(),
-            IpAddr::V6(address) => address.is_unicast_link_local(),
-        };
         let passed_over = entry.address.is_loopback()
             || entry.address.is_multicast()
-            || link_local
+            || endpoint::is_link_local(entry.address)
             || POD_NETWORK.contains(&entry.interface.as_str())
             || addresses.contains(&entry.address);
         if !passed_over {

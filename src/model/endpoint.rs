@@ -18,6 +18,11 @@ pub fn plain(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// Whether an address means another machine on each link: `169.254.0.0/16`, `fe80::/10`.
+pub fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.is_link_local()) || is_link_local_v6(address)
+}
+
 /// Whether an IPv6 address means another machine on each link. (IPv4 has such addresses too; those
 /// are unique on the one network where they are used.)
 pub fn is_link_local_v6(address: IpAddr) -> bool {

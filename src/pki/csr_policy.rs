@@ -13,6 +13,7 @@ use x509_cert::ext::pkix::{
 };
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
+use crate::model::endpoint;
 use crate::model::node::NodeName;
 use crate::pki::csr::ParsedRequest;
 use crate::pki::name::{AltName, Subject};
@@ -128,9 +129,10 @@ pub fn judge(request: &ParsedRequest, expected: &Expected) -> Result<Approved, V
             {
                 return Err(Violation::Name(other.to_string()));
             }
+            // Nodes with a cache for names on a link-local address ask for it as well.
             let is_left_out = |name: &AltName| {
                 matches!(name, AltName::Ip(ip) if *ip != address
-                    && (is_link_local(*ip) || is_among(*ip, &foreign.left_out)))
+                    && (endpoint::is_link_local(*ip) || is_among(*ip, &foreign.left_out)))
             };
             let names = names.into_iter().filter(|name| !is_left_out(name));
             (subject, names.collect())
@@ -220,15 +222,6 @@ fn is_disguised(ip: IpAddr) -> bool {
 fn is_special(ip: IpAddr) -> bool {
     let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
     is_broadcast || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
-}
-
-/// Whether an address means another machine on each link. Nodes with a cache for names on such an
-/// address ask for it; what is signed goes without.
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
 }
 
 fn is_among(ip: IpAddr, addresses: &[IpAddr]) -> bool {

@@ -22,6 +22,7 @@ use crate::cluster::identity::NodeKey;
 use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
 use crate::cluster::turn;
+use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
@@ -243,15 +244,11 @@ fn check_address(node: &Node, ordered: Option<IpAddr>) -> Result<(), JoinError> 
     let Some(address) = ordered else {
         return Ok(());
     };
-    let is_link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
     let interfaces = node.host.interfaces().map_err(JoinError::Machine)?;
     if !interfaces.iter().any(|own| own.address == address) {
         return Err(JoinError::NotOwnAddress(address));
     }
-    if address.is_loopback() || is_link_local {
+    if address.is_loopback() || endpoint::is_link_local(address) {
         return Err(JoinError::UnreachableAddress(address));
     }
     Ok(())
