@@ -203,14 +203,12 @@ impl Gate {
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
-        let claim = Claim {
-            node: joining_node(&request.hostname, caller),
-            role: request.worker.role(),
-        };
-        let is_member = |node: &JoiningNode| self.is_member(node);
-        self.tokens
-            .check(&request.token, &claim, is_member)?
-            .map_err(AdmitError::InvalidToken)?;
+        let claim = self.claim(
+            &request.token,
+            &request.hostname,
+            request.worker.role(),
+            caller,
+        )?;
         self.check(checks::V2, &Asked::v2(request, &claim.node, caller))?;
         // All that the answer needs is read before the token is touched.
         let answer = self.answer(request, caller)?;
@@ -218,7 +216,7 @@ impl Gate {
         let uses_dqlite = self.node.uses_dqlite();
         let reservation = self
             .tokens
-            .reserve(&request.token, &claim, is_member)?
+            .reserve(&request.token, &claim, |node| self.is_member(node))?
             .map_err(AdmitError::InvalidToken)?;
         let needs = Needs {
             datastore: Some((caller.local, caller.remote)),
@@ -247,6 +245,24 @@ impl Gate {
         self.readiness.let_in(&self.node, claim.node, until);
         drop(asking);
         Ok(answer)
+    }
+
+    /// Who asks to be let in, as soon as the token is looked at: it would let that node in.
+    fn claim(
+        &self,
+        token: &Token,
+        hostname: &str,
+        role: Role,
+        caller: Caller,
+    ) -> Result<Claim, AdmitError> {
+        let claim = Claim {
+            node: joining_node(hostname, caller),
+            role,
+        };
+        self.tokens
+            .check(token, &claim, |node| self.is_member(node))?
+            .map_err(AdmitError::InvalidToken)?;
+        Ok(claim)
     }
 
     /// The answer, as far as it can be given before the node is made ready.
@@ -412,14 +428,7 @@ impl Gate {
         request: &cluster_v1::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v1::JoinResponse, AdmitError> {
-        let claim = Claim {
-            node: joining_node(&request.hostname, caller),
-            role: Role::Worker,
-        };
-        let nobody = |_: &JoiningNode| false;
-        self.tokens
-            .check(&request.token, &claim, nobody)?
-            .map_err(AdmitError::InvalidToken)?;
+        let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
         self.check(checks::V1, &Asked::v1(request, &claim.node, caller))?;
         let layout = &self.node.layout;
         let name = if self.leads_to(&request.hostname, caller.remote) {
@@ -446,7 +455,7 @@ impl Gate {
 
         let reservation = self
             .tokens
-            .reserve(&request.token, &claim, nobody)?
+            .reserve(&request.token, &claim, |node| self.is_member(node))?
             .map_err(AdmitError::InvalidToken)?;
         let until = self.tokens.lease_end();
         let asking = self

@@ -8,13 +8,11 @@ use std::net::IpAddr;
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::admit::checks::{self, Asked, Check};
-use crate::cluster::admit::{AdmitError, Caller, Gate, joining_node, voters};
+use crate::cluster::admit::{AdmitError, Caller, Gate, voters};
 use crate::cluster::first_join;
 use crate::cluster::kubernetes;
 use crate::model::endpoint;
-use crate::model::node::JoiningNode;
 use crate::model::role::Role;
-use crate::model::token_life::Claim;
 use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode as Joining};
 use crate::wire::preflight_v1::{Finding, JoinCheck};
 use crate::wire::{cluster_v1, cluster_v2};
@@ -26,14 +24,12 @@ impl Gate {
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<JoinCheck, AdmitError> {
-        let claim = Claim {
-            node: joining_node(&request.hostname, caller),
-            role: request.worker.role(),
-        };
-        let is_member = |node: &JoiningNode| self.is_member(node);
-        self.tokens
-            .check(&request.token, &claim, is_member)?
-            .map_err(AdmitError::InvalidToken)?;
+        let claim = self.claim(
+            &request.token,
+            &request.hostname,
+            request.worker.role(),
+            caller,
+        )?;
         let asked = Asked::v2(request, &claim.node, caller);
         let mut look = self.go_through(checks::V2, &asked);
         if let Err(error) = self.answer(request, caller) {
@@ -53,13 +49,7 @@ impl Gate {
         request: &cluster_v1::JoinRequest,
         caller: Caller,
     ) -> Result<JoinCheck, AdmitError> {
-        let claim = Claim {
-            node: joining_node(&request.hostname, caller),
-            role: Role::Worker,
-        };
-        self.tokens
-            .check(&request.token, &claim, |_| false)?
-            .map_err(AdmitError::InvalidToken)?;
+        let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
         Ok(self.go_through(checks::V1, &Asked::v1(request, &claim.node, caller)))
     }
 
