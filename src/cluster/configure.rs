@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::atomic_file::Access;
-use crate::cluster::journal::{self, Journal, JournalError};
+use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::Node;
 use crate::cluster::turn::{self, TurnError};
 use crate::host::{Action, CommandError, Service};
@@ -119,10 +119,7 @@ pub fn configure(
         .into_iter()
         .partition(|configured| configured.service == Service::ClusterAgent);
     if services.iter().any(Configured::is_a_change) {
-        let _turn = turn::take(node)?;
-        if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
-            tracing::warn!("{ending}");
-        }
+        let _turn = turn::take_tidied::<ConfigureError>(node, turn::recover)?;
         change_services(node, &new_files(node, &services)?, &others)?;
     }
     // The turn is over: an add-on's script may itself have this node configured.

@@ -13,7 +13,7 @@ use rand::RngExt;
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::datastore_place::{self, MoveError};
-use crate::cluster::journal::{self, Journal, JournalError};
+use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::Node;
 use crate::cluster::turn::{self, TurnError};
 use crate::cluster::{cni, pod_network};
@@ -87,10 +87,7 @@ pub fn make_ready(node: &Node, needs: &Needs, until: i64) -> Result<bool, FirstJ
     if Duties::of(node, needs)?.is_none() {
         return Ok(false);
     }
-    let _turn = turn::take(node)?;
-    if let Some(ending) = journal::recover(&node.layout, node.host.as_ref())? {
-        tracing::warn!("{ending}");
-    }
+    let _turn = turn::take_tidied::<FirstJoinError>(node, turn::recover)?;
     // It may have been done while this waited for its turn.
     let Some(duties) = Duties::of(node, needs)? else {
         return Ok(false);

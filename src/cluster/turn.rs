@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::base::atomic_file;
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::base::wait;
+use crate::cluster::journal::{self, Ending, JournalError};
 use crate::cluster::node::Node;
 
 /// How long another change of the node may take to end, and how often that is looked at.
@@ -85,6 +86,27 @@ pub fn look(node: &Node) -> Result<(), TurnError> {
 /// killed, and that is being taken back right now.
 pub fn take(node: &Node) -> Result<Turn, TurnError> {
     take_within(node, BUSY_LIMIT)
+}
+
+/// Waits for the turn, and has what a killed change left behind seen to before anything else: by
+/// [`recover`], or by what does that and more.
+pub fn take_tidied<E>(
+    node: &Node,
+    recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
+) -> Result<Turn, E>
+where
+    E: From<TurnError> + From<JournalError>,
+{
+    let turn = take(node)?;
+    if let Some(ending) = recover(node)? {
+        tracing::warn!("{ending}");
+    }
+    Ok(turn)
+}
+
+/// Takes back, or completes, what an interrupted change of this node left behind.
+pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
+    journal::recover(&node.layout, node.host.as_ref())
 }
 
 /// Takes the turn if nobody has it.

@@ -93,11 +93,7 @@ fn attempt(
     order: &JoinOrder,
     audience: &mut dyn Audience,
 ) -> Result<JoinEvent, JoinError> {
-    let _lock = turn::take(node)?;
-    // What a killed join or leave left behind is seen to before anything else.
-    if let Some(ending) = report::recover(node)? {
-        tracing::warn!("{ending}");
-    }
+    let _turn = turn::take_tidied::<JoinError>(node, report::recover)?;
     let is_ha = node.layout.has(Lock::HaCluster);
     let role = role_here(node, order.role);
     check_node(node, role)?;
@@ -317,8 +313,8 @@ pub fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
     if !journal::is_open(&node.layout) {
         return Ok(None);
     }
-    let _lock = turn::take(node)?;
-    Ok(journal::recover(&node.layout, node.host.as_ref())?)
+    let _turn = turn::take(node)?;
+    Ok(turn::recover(node)?)
 }
 
 /// Whether the low memory guard keeps this node from running a control plane (recording

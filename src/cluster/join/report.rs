@@ -75,7 +75,7 @@ pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome) {
 /// Sees to what an interrupted join or leave left behind on this node, and says on the node that a
 /// join contacted that it failed. Whoever calls has the turn.
 pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
-    let ending = journal::recover(&node.layout, node.host.as_ref())?;
+    let ending = turn::recover(node)?;
     settle(node);
     Ok(ending)
 }
