@@ -25,7 +25,8 @@ pub struct Readiness(Mutex<State>);
 struct State {
     /// How many joins are being answered.
     asking: usize,
-    /// The nodes that got an answer, and have not said how their join ended.
+    /// The nodes that got an answer while the changes could be undone, and have not said how their
+    /// join ended.
     waiting: HashSet<JoiningNode>,
     /// These are all: no other agent of this node answered a join since the changes.
     knows_all: bool,
@@ -66,10 +67,11 @@ impl Readiness {
     /// The node has its answer, and may rely on it until then.
     pub fn let_in(&self, node: &Node, joining: JoiningNode, until: i64) {
         let mut state = self.lock();
+        if !journal::is_kept(&node.layout) {
+            return;
+        }
         state.waiting.insert(joining);
-        if journal::is_kept(&node.layout)
-            && let Err(error) = journal::keep_until(&node.layout, until)
-        {
+        if let Err(error) = journal::keep_until(&node.layout, until) {
             tracing::warn!(%error, "what the first join changed may be undone too soon");
         }
     }
@@ -133,4 +135,41 @@ fn is_relied_on(node: &Node, tokens: &Tokens) -> Option<bool> {
         first_join::datastore_members(node).ok()?
     };
     Some(members.len() > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cluster::journal::Journal;
+    use crate::host::scripted::ScriptedHost;
+    use crate::store::layout::Layout;
+
+    fn joining(number: u8) -> JoiningNode {
+        JoiningNode {
+            name: format!("n{number}"),
+            address: [10, 99, 0, number].into(),
+        }
+    }
+
+    #[test]
+    fn nodes_are_waited_for_only_where_something_can_still_be_undone() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path(), root.path(), root.path());
+        let node = Node::new(layout.clone(), Arc::new(ScriptedHost::default()));
+        let readiness = Readiness::default();
+        for number in 1..100 {
+            readiness.let_in(&node, joining(number), 0);
+        }
+        assert_eq!(readiness.lock().waiting.len(), 0);
+
+        let mut journal = Journal::begin(&layout).unwrap();
+        journal.keep(&layout, 0).unwrap();
+        readiness.let_in(&node, joining(1), 900);
+        readiness.let_in(&node, joining(2), 900);
+        readiness.has_ended(&joining(1));
+        assert_eq!(readiness.lock().waiting, HashSet::from([joining(2)]));
+        assert_eq!(journal::kept_until(&layout), Some(900));
+    }
 }
