@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::app::{self, Agent, interrupt};
 use crate::base::exit_status::ExitStatus;
-use crate::cli::join::{self as face, Narrator, Teller, Typed};
-use crate::cli::join_check::{self, Report};
+use crate::cli::join::{self as face, Format, Manner, Narrator, Parsed, Teller, Typed};
+use crate::cli::join_check::Report;
 use crate::cli::join_events::Lines;
 use crate::cli::output::{self, Printer};
-use crate::cli::overheard;
 use crate::cli::progress::Spinner;
 use crate::cli::texts;
 use crate::client::local::LocalAgent;
@@ -18,30 +17,32 @@ use crate::cluster::join::{self, Audience, preflight};
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    if join_check::is_wanted(&arguments) {
-        let mut report = Report::new(&arguments, printer);
-        let failed = check(arguments, &mut report).err();
+    let (parsed, manner) = face::parse(&arguments);
+    if manner.is_look {
+        let mut report = Report::new(&arguments, manner.format, printer);
+        let failed = check(parsed, &mut report).err();
         return report.finish(failed);
     }
-    if overheard::wants_json(&arguments) {
-        let mut lines = Lines::new(&arguments, printer);
-        let status = run_with(arguments, &mut lines);
-        return lines.finish(status);
+    match manner.format {
+        Format::Json => {
+            let mut lines = Lines::new(&arguments, printer);
+            let status = run_with(parsed, manner, &mut lines);
+            lines.finish(status)
+        }
+        Format::Text => run_with(parsed, manner, &mut Narrator::new(printer)),
     }
-    run_with(arguments, &mut Narrator::new(printer))
 }
 
-fn run_with(arguments: Vec<OsString>, teller: &mut dyn Teller) -> ExitStatus {
-    let wants_none = face::parse(arguments.clone()).map_or(true, |args| args.no_progress);
-    let (Ok(status) | Err(status)) = if wants_none || !output::can_redraw() {
-        try_run(arguments, teller)
+fn run_with(parsed: Parsed, manner: Manner, teller: &mut dyn Teller) -> ExitStatus {
+    let (Ok(status) | Err(status)) = if manner.no_progress || !output::can_redraw() {
+        try_run(parsed, teller)
     } else {
-        try_run(arguments, &mut Spinner::new(teller))
+        try_run(parsed, &mut Spinner::new(teller))
     };
     status
 }
 
-fn try_run(arguments: Vec<OsString>, printer: &mut dyn Teller) -> Result<ExitStatus, ExitStatus> {
+fn try_run(parsed: Parsed, printer: &mut dyn Teller) -> Result<ExitStatus, ExitStatus> {
     let node = app::find_node_or_say(printer)?;
     if node.layout.hostpath_storage().is_dir() {
         printer
@@ -49,7 +50,7 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Teller) -> Result<ExitSta
             .map_err(|lost| lost.status())?;
     }
     app::check_permission(&node, printer)?;
-    let (order, connection) = match face::read(arguments, printer) {
+    let (order, connection) = match face::read(parsed, printer) {
         Typed::Join { order, connection } => (order, connection),
         // Arguments that ask for a look do not get here.
         Typed::Check { .. } => return Err(ExitStatus::Usage),
@@ -81,10 +82,10 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Teller) -> Result<ExitSta
 }
 
 /// Looks what stands in the way of a join.
-fn check(arguments: Vec<OsString>, report: &mut Report<'_>) -> Result<(), ExitStatus> {
+fn check(parsed: Parsed, report: &mut Report<'_>) -> Result<(), ExitStatus> {
     let node = app::find_node_or_say(report)?;
     app::check_permission(&node, report)?;
-    let order = match face::read(arguments, report) {
+    let order = match face::read(parsed, report) {
         Typed::Check { order, invalid } => {
             if let Some(error) = invalid {
                 report.tell_invalid(error);

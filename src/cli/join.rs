@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use clap::error::ErrorKind;
 use jiff::SignedDuration;
 
 use crate::base::exit_status::ExitStatus;
@@ -168,18 +169,60 @@ pub enum Typed {
     Wrong(ExitStatus),
 }
 
-/// The arguments by their names.
-pub fn parse(arguments: Vec<OsString>) -> Result<JoinArgs, clap::Error> {
-    cli::read("join", unknown_options_last(arguments))
+/// The arguments by their names, or why they are not understood.
+pub type Parsed = Result<JoinArgs, clap::Error>;
+
+/// What has to be known of the arguments before anything is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
+    /// It is a look at what stands in the way of a join, and no join.
+    pub is_look: bool,
+    /// How it is told.
+    pub format: Format,
+    /// No spinner is shown.
+    pub no_progress: bool,
 }
 
-/// Reads the arguments as MicroK8s's command does: an option that it does not know counts as an
-/// argument, and a second argument is an error (recordings `join-unknown-option`,
+impl Manner {
+    /// Arguments that are not understood ask for what they seem to ask for: a program that reads
+    /// JSON is told what is wrong in JSON.
+    fn of(arguments: &[OsString], parsed: &Parsed) -> Self {
+        let has = |argument: &str| arguments.iter().any(|other| other == argument);
+        let (is_look, format) = match parsed {
+            Ok(args) => (args.dry_run, args.format),
+            Err(error) if error.kind() == ErrorKind::DisplayHelp => (false, Format::Text),
+            Err(_) => {
+                let mut pairs = arguments.windows(2);
+                let is_json = pairs.any(|pair| pair == ["--format", "json"]);
+                let format = match is_json || has("--format=json") {
+                    true => Format::Json,
+                    false => Format::Text,
+                };
+                (has("--dry-run"), format)
+            }
+        };
+        Self {
+            is_look,
+            format,
+            no_progress: parsed.as_ref().map_or(true, |args| args.no_progress),
+        }
+    }
+}
+
+/// Takes the arguments apart as MicroK8s's command does: an option that it does not know counts as
+/// an argument (recording `join-unknown-option`).
+pub fn parse(arguments: &[OsString]) -> (Parsed, Manner) {
+    let parsed = cli::read("join", unknown_options_last(arguments.to_vec()));
+    let manner = Manner::of(arguments, &parsed);
+    (parsed, manner)
+}
+
+/// Says what the arguments mean. A second connection string is an error (recording
 /// `join-two-arguments`).
-pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
-    let args: JoinArgs = match parse(arguments) {
+pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
+    let args = match parsed {
         Ok(args) => args,
-        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => return Typed::Help,
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => return Typed::Help,
         Err(error) => {
             let text = error.to_string();
             let first = text
@@ -469,7 +512,8 @@ mod tests {
 
     fn typed(arguments: &[&str]) -> (Typed, Kept) {
         let mut printer = Kept::default();
-        let typed = read(arguments.iter().map(Into::into).collect(), &mut printer);
+        let (parsed, _) = parse(&arguments.iter().map(Into::into).collect::<Vec<_>>());
+        let typed = read(parsed, &mut printer);
         (typed, printer)
     }
 
@@ -477,6 +521,36 @@ mod tests {
         match typed(arguments).0 {
             Typed::Join { order, .. } => order.role,
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn how_it_is_told_is_known_of_arguments_that_are_not_understood_too() {
+        let manner = |arguments: &[&str]| {
+            let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
+            let manner = parse(&arguments).1;
+            (
+                manner.is_look,
+                manner.format == Format::Json,
+                manner.no_progress,
+            )
+        };
+        let silent = "--no-progress";
+        let unknown = "--timeout=never";
+        for (arguments, expected) in [
+            (&[CONNECTION][..], (false, false, false)),
+            (&["--format", "json", CONNECTION], (false, true, false)),
+            (&["--dry-run", CONNECTION], (true, false, false)),
+            (&[CONNECTION, silent], (false, false, true)),
+            (
+                &[unknown, "--dry-run", "--format", "json"],
+                (true, true, true),
+            ),
+            (&[unknown, "--format=json"], (false, true, true)),
+            (&[unknown], (false, false, true)),
+            (&["-h", "--dry-run", "--format=json"], (false, false, true)),
+        ] {
+            assert_eq!(manner(arguments), expected, "{arguments:?}");
         }
     }
 

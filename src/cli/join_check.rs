@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
-use crate::cli::join::{self, Format};
+use crate::cli::join::Format;
 use crate::cli::output::{OutputLost, Printer};
-use crate::cli::overheard::{self, Overheard};
+use crate::cli::overheard::Overheard;
 use crate::cli::texts;
 use crate::model::join_url::InvalidJoinUrl;
 use crate::model::role::Role;
@@ -56,16 +56,6 @@ enum Outcome {
     Failed,
 }
 
-/// Whether these arguments ask for a look instead of a join. Arguments that are not understood do
-/// as well when they seem to.
-pub fn is_wanted(arguments: &[OsString]) -> bool {
-    match join::parse(arguments.to_vec()) {
-        Ok(args) => args.dry_run,
-        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => false,
-        Err(_) => arguments.iter().any(|argument| argument == "--dry-run"),
-    }
-}
-
 /// Tells the findings as they come. In JSON, what is printed beside them goes to standard error only,
 /// and is told in the last line.
 pub struct Report<'a> {
@@ -85,14 +75,10 @@ pub struct Report<'a> {
 
 impl<'a> Report<'a> {
     /// Nothing was found yet.
-    pub fn new(arguments: &[OsString], printer: &'a mut dyn Printer) -> Self {
+    pub fn new(arguments: &[OsString], format: Format, printer: &'a mut dyn Printer) -> Self {
         Self {
             printer,
-            format: if overheard::wants_json(arguments) {
-                Format::Json
-            } else {
-                Format::Text
-            },
+            format,
             overheard: Overheard::new(arguments),
             contacted: None,
             left_out: Vec::new(),
@@ -288,7 +274,7 @@ mod tests {
 
     fn told(findings: Vec<Finding>, member: Option<Role>) -> (String, ExitStatus) {
         let mut printer = Kept::default();
-        let mut report = Report::new(&[], &mut printer);
+        let mut report = Report::new(&[], Format::Text, &mut printer);
         report.contacts([10, 99, 0, 11].into());
         for finding in findings {
             report.tell(CheckEvent::Finding(finding));

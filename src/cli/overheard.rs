@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 
-use crate::cli::join;
 use crate::model::token::MIN_LEN;
 
 /// What was printed, and not yet told.
@@ -68,20 +67,5 @@ impl Overheard {
                 message.replace(typed.as_str(), "CONNECTION")
             });
         (message, self.hint.take())
-    }
-}
-
-/// Whether these arguments ask for JSON. Arguments that are not understood do as well when they
-/// seem to: a program that reads JSON is told what is wrong in JSON.
-pub fn wants_json(arguments: &[OsString]) -> bool {
-    match join::parse(arguments.to_vec()) {
-        Ok(args) => args.format == join::Format::Json,
-        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => false,
-        Err(_) => {
-            arguments
-                .windows(2)
-                .any(|pair| pair[0] == "--format" && pair[1] == "json")
-                || arguments.iter().any(|argument| argument == "--format=json")
-        }
     }
 }
