@@ -21,7 +21,7 @@ use crate::agent::local_socket::LocalCaller;
 use crate::agent::{Shared, local_departure, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
-use crate::cluster::join::{self, Audience, preflight};
+use crate::cluster::join::{self, Audience, RunsIn, preflight};
 use crate::cluster::{status as cluster_status, token_care};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
@@ -155,7 +155,9 @@ async fn join(
         left,
         shared: shared.clone(),
     };
-    request_log::on_a_thread(move || join::join(shared.gate.node(), &order, &mut client));
+    request_log::on_a_thread(move || {
+        join::join(shared.gate.node(), &order, RunsIn::Agent, &mut client);
+    });
     response
 }
 

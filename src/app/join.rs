@@ -13,7 +13,7 @@ use crate::cli::output::{self, Printer};
 use crate::cli::progress::Spinner;
 use crate::cli::texts;
 use crate::client::local::LocalAgent;
-use crate::cluster::join::{self, Audience, preflight};
+use crate::cluster::join::{self, Audience, RunsIn, preflight};
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
@@ -77,7 +77,7 @@ fn try_run(parsed: Parsed, printer: &mut dyn Teller) -> Result<ExitStatus, ExitS
         teller: printer,
         interrupted: Arc::default(),
     };
-    join::join(&node, &order, &mut audience);
+    join::join(&node, &order, RunsIn::Command, &mut audience);
     Ok(printer.status())
 }
 

@@ -200,6 +200,21 @@ fn a_dual_stack_socket_knows_its_callers_by_their_plain_address() {
     assert_eq!(answers[0].status, 500, "{:?}", answers[0]);
 }
 
+/// MicroK8s's agent on a worker knows a callback by the file alone.
+#[test]
+fn a_worker_that_keeps_microk8ss_agent_gets_the_clusters_token() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    let lines = n1.shell("microk8s add-node --format short").ok();
+    let line = lines.lines().next().unwrap();
+    n2.shell(&format!("{line} --worker")).ok();
+    assert_eq!(token(n2), token(n1));
+    assert!(!n2.path("credentials/callback-token.sha256").exists());
+}
+
 /// MicroK8s's own client says nothing of a digest, and gets the cluster's token as ever.
 #[test]
 fn a_worker_of_microk8s_gets_the_clusters_token() {

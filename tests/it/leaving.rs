@@ -135,8 +135,11 @@ fn nothing_of_the_cluster_is_left_on_a_worker_that_left() {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         let names = ["certs/ca.crt", "credentials/callback-token.txt"];
         let secrets = secrets(n1, &names);
+        // As a join through the agent leaves it.
+        n2.write("credentials/callback-token.sha256", "0\n", 0o600);
         n2.shell("microk8s leave").ok();
         assert_eq!(holders(&n2.snap_data(), &secrets), [""; 0]);
+        assert!(!n2.path("credentials/callback-token.sha256").exists());
         assert_of_one_authority(&n2.snap_data());
         assert!(n2.fresh("certs/ca.crt") == n2.read("certs/ca.crt").into_bytes());
         assert!(!n2.path("args/traefik/provider.yaml").exists());

@@ -35,6 +35,16 @@ use membership::Membership;
 use peer::Contact;
 pub use report::{recover as recover_in_turn, settle_when_free};
 
+/// Where a join runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunsIn {
+    /// In the node's agent, which takes the callbacks of the cluster from then on.
+    Agent,
+    /// In the process of a command. Callbacks are for whatever agent the node has: MicroK8s's may
+    /// be the one, and it can do nothing with a digest.
+    Command,
+}
+
 /// Who wants to know how a join goes.
 pub trait Audience {
     /// Something happened.
@@ -50,12 +60,12 @@ pub trait Audience {
 }
 
 /// Joins a cluster. The last event that the audience is told says how it ended.
-pub fn join(node: &Node, order: &JoinOrder, audience: &mut dyn Audience) {
+pub fn join(node: &Node, order: &JoinOrder, runs_in: RunsIn, audience: &mut dyn Audience) {
     let mut progress = Progress {
         audience,
         running: JoinStage::Preflight,
     };
-    let ended = match attempt(node, order, &mut progress) {
+    let ended = match attempt(node, order, runs_in, &mut progress) {
         Ok(ended) => ended,
         Err(error) => JoinEvent::Failed(error.failure(progress.running)),
     };
@@ -91,6 +101,7 @@ fn begin(stage: JoinStage, audience: &mut dyn Audience) {
 fn attempt(
     node: &Node,
     order: &JoinOrder,
+    runs_in: RunsIn,
     audience: &mut dyn Audience,
 ) -> Result<JoinEvent, JoinError> {
     let _turn = turn::take_tidied::<JoinError>(node, report::recover)?;
@@ -102,7 +113,7 @@ fn attempt(
     audience.tell(JoinEvent::Contacting {
         address: order.url.address,
     });
-    let mut contact = Contact::connect(node, order)?;
+    let mut contact = Contact::connect(node, order, runs_in)?;
     if order.url.fingerprint.is_none() && !order.skip_verify {
         audience.tell(JoinEvent::Warning {
             message: format!(

@@ -13,7 +13,7 @@ use crate::cluster::first_join::random_text;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::{self, Report};
-use crate::cluster::join::{Audience, source_address};
+use crate::cluster::join::{Audience, RunsIn, source_address};
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::join_url::JoinUrl;
@@ -38,6 +38,8 @@ pub struct Contact {
     token: Token,
     /// The node let this one in and wants to hear how the join ends, or may have done so.
     awaits_outcome: bool,
+    /// Who takes the callbacks of this node can check them by a digest.
+    takes_digest: bool,
     /// What its last answer told of its clock.
     clock: Option<ClockReading>,
 }
@@ -45,10 +47,13 @@ pub struct Contact {
 impl Contact {
     /// Connects, and makes sure that it is the node of the connection string before anything is
     /// sent.
-    pub fn connect(node: &Node, order: &JoinOrder) -> Result<Self, JoinError> {
+    pub fn connect(node: &Node, order: &JoinOrder, runs_in: RunsIn) -> Result<Self, JoinError> {
         let endpoint = order.url.endpoint();
         let peer = Peer::connect(endpoint, source_address(node, endpoint.ip()))?;
-        let contact = Self::through(peer, &order.url);
+        let contact = Self {
+            takes_digest: runs_in == RunsIn::Agent,
+            ..Self::through(peer, &order.url)
+        };
         contact.verify(&order.url, order.skip_verify)?;
         Ok(contact)
     }
@@ -68,6 +73,7 @@ impl Contact {
             endpoint: url.endpoint(),
             token: url.token.clone(),
             awaits_outcome: false,
+            takes_digest: false,
             clock: None,
         }
     }
@@ -127,7 +133,7 @@ impl Contact {
             worker: role,
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
-            can_handle_callback_digest: role.role() == Role::Worker,
+            can_handle_callback_digest: self.takes_digest && role.role() == Role::Worker,
         })
     }
 

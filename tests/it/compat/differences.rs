@@ -4,8 +4,8 @@
 //! a difference that no recording shows, and the tests that it names hold it.
 
 use super::exceptions::Effect::{
-    Also, AlsoSent, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType,
-    NoCalls, Only, Patch, Reason, Status, Stdout, Untouched, Without,
+    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType, NoCalls,
+    Only, Patch, Reason, Status, Stdout, Untouched, Without,
 };
 use super::exceptions::Mode::{
     AddNodeAlone, AddNodeThroughAgent, FreshNode, JoinInProcess, JoinRecordedAgent,
@@ -36,24 +36,6 @@ const CONTROL_PLANE: &[&str] = &[
     "join-third-voter",
     "join-via-virtual-ip",
     "join-worker-after-controlplane",
-];
-
-/// Joins that ask for a worker.
-const WORKER_REQUESTS: &[&str] = &[
-    "join-worker-*",
-    "join-*-worker",
-    "join-cis-hardening",
-    "join-fingerprint-full",
-    "join-hostname-other-ip",
-    "join-hostname-preferred-*",
-    "join-hostpath-warning",
-    "join-no-fingerprint",
-    "join-one-time-token-twice",
-    "join-service-restart-fails",
-    "join-sign-fails",
-    "join-skip-verify-wrong",
-    "join-stopped-lock",
-    "join-ttl-*",
 ];
 
 /// Joins whose every command ends with a worker.
@@ -1339,42 +1321,30 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "every node of a cluster knows its one callback token, and with it configures and upgrades every other one",
-        here: "the token is taken from the node itself and from control plane nodes, by their addresses; our own worker asks for a token of its own, with a field that MicroK8s passes over, and learns the SHA-256 of the cluster's. `agent --callback-from any` is MicroK8s's way",
+        here: "the token is taken from the node itself and from control plane nodes, by their addresses; a worker that joins through our agent asks for a token of its own, with a field that MicroK8s passes over, and learns the SHA-256 of the cluster's. `agent --callback-from any` is MicroK8s's way",
         why: "who is root on a worker must not be root on all nodes",
         cases: &[
             Case {
-                of: WORKER_REQUESTS,
-                modes: &[JoinRecordedAgent],
-                effects: &[AlsoSent(r#"{"can_handle_callback_digest": true}"#)],
-            },
-            Case {
                 of: EVERY_COMMAND_A_WORKER,
-                modes: &[JoinInProcess, JoinThroughAgent],
+                modes: &[JoinThroughAgent],
                 effects: OWN_CALLBACK_TOKEN,
             },
             Case {
                 of: &["join-one-time-token-twice"],
-                modes: &[JoinInProcess, JoinThroughAgent],
+                modes: &[JoinThroughAgent],
                 effects: &[Only(&[1], OWN_CALLBACK_TOKEN)],
             },
             Case {
                 of: &["join-worker-after-controlplane"],
-                modes: &[JoinInProcess, JoinThroughAgent],
+                modes: &[JoinThroughAgent],
                 effects: &[Only(&[2], OWN_CALLBACK_TOKEN)],
-            },
-            Case {
-                of: &["leave-worker", "leave-kubectl-fails"],
-                modes: LEAVE,
-                effects: &[Also(
-                    Own,
-                    r#"{"path": "credentials/callback-token.sha256", "change": "removed", "mode": "0600", "kind": "text"}"#,
-                )],
             },
         ],
         tests: &[
             "callbacks::a_workers_token_opens_nothing_on_a_control_plane_node",
             "callbacks::the_clusters_token_opens_nothing_from_a_workers_address",
             "callbacks::a_control_plane_node_configures_a_worker_that_knows_no_more_than_a_digest",
+            "callbacks::a_worker_that_keeps_microk8ss_agent_gets_the_clusters_token",
             "callbacks::the_operator_may_have_it_as_with_microk8s",
         ],
     },

@@ -72,8 +72,6 @@ pub enum Effect {
     JsonType(&'static str),
     /// A field `reason` in the agent's answer, which is an error.
     Reason(&'static str),
-    /// A worker's join request has these fields too: a JSON object.
-    AlsoSent(&'static str),
     /// Other effects, but for these commands of the scenario alone.
     Only(&'static [usize], &'static [Effect]),
     Stdout(&'static str),
@@ -93,8 +91,8 @@ pub enum Effect {
 }
 
 use Effect::{
-    Also, AlsoSent, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType,
-    NoCalls, Only, Patch, Reason, Status, Stdout, Untouched, Without,
+    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType, NoCalls,
+    Only, Patch, Reason, Status, Stdout, Untouched, Without,
 };
 use Side::{Every, N1, Own};
 
@@ -180,7 +178,6 @@ impl Effect {
                 }
             }
             Reason(reason) => expected.reason = Some(reason.to_owned()),
-            AlsoSent(fields) => expected.sent = serde_json::from_str(fields).unwrap(),
             Only(commands, effects) => {
                 if commands.contains(&command.n) {
                     effects

@@ -34,8 +34,6 @@ pub struct Expected {
     pub content_type: Option<String>,
     /// One more field in an answer of the agent that is an error.
     pub reason: Option<String>,
-    /// Fields that our own client sends beside the recorded ones when it joins as a worker.
-    pub sent: Map<String, Value>,
     /// Standard output, or the body of an HTTP answer.
     pub stdout: String,
     pub stderr: Stderr,
@@ -64,7 +62,6 @@ impl Expected {
                 .map(|status| status.parse().unwrap()),
             content_type: head.lines().find_map(header),
             reason: None,
-            sent: Map::new(),
             stdout: sort_choices(&recording.stdout(command)),
             stderr: match stderr.to_ascii_lowercase().starts_with("usage: ") {
                 true => Stderr::Usage,

@@ -63,16 +63,11 @@ impl RecordedAgent {
         let told = |method: &str, path: &str, host: &str, kind: &str, body: &Value| {
             format!("{method} {path} at {host} as {kind}\n{body:#}\n")
         };
-        let also = stage.expected(&stage.recording.commands[0]).sent;
         let recorded: String = stage
             .recording
             .wire()
             .iter()
             .map(|exchange| {
-                let mut request = exchange["request"].clone();
-                if request["worker"] == "as-worker" {
-                    object_of(&mut request).extend(also.clone());
-                }
                 told(
                     exchange["method"].as_str().unwrap(),
                     exchange["path"].as_str().unwrap(),
@@ -80,7 +75,7 @@ impl RecordedAgent {
                     exchange["request_headers"]["Content-Type"][0]
                         .as_str()
                         .unwrap(),
-                    &request,
+                    &exchange["request"],
                 )
             })
             .collect();
@@ -202,10 +197,6 @@ struct PemValue<'a> {
     kind: &'static str,
     text: &'a str,
     summary: Map<String, Value>,
-}
-
-fn object_of(value: &mut Value) -> &mut Map<String, Value> {
-    value.as_object_mut().unwrap()
 }
 
 fn object(value: Value) -> Map<String, Value> {
