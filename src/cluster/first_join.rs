@@ -19,6 +19,7 @@ use crate::cluster::turn::{self, TurnError};
 use crate::cluster::{cni, pod_network};
 use crate::host::InterfaceAddress;
 use crate::model::endpoint;
+use crate::store::callback_tokens;
 use crate::store::dqlite::{self, Malformed, Member};
 use crate::store::layout::{Lock, ReadError};
 use crate::store::token_files::CALLBACK_TOKEN;
@@ -223,10 +224,11 @@ fn holds(network: &InterfaceAddress, address: IpAddr) -> bool {
     }
 }
 
-/// The token that this node's agent is called with.
+/// The token that this node's agent is called with; the first one, where the file holds several.
 pub fn own_callback_token(node: &Node) -> Result<Secret, FirstJoinError> {
-    let text = node.layout.read(&node.layout.credential(CALLBACK_TOKEN))?;
-    Ok(Secret::new(text.trim()))
+    let path = node.layout.credential(CALLBACK_TOKEN);
+    let text = Secret::new(node.layout.read(&path)?);
+    Ok(Secret::new(callback_tokens::first(text.expose())))
 }
 
 /// Letters and digits, from a generator that the operating system seeds.

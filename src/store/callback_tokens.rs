@@ -32,17 +32,27 @@ pub fn owner(layout: &Layout, presented: &Token) -> Result<Option<Owner>, ReadEr
     let cluster = read(layout, CALLBACK_DIGEST)?;
     let own = read(layout, CALLBACK_TOKEN)?;
     let is_in = |text: &Secret, digest: fn(&str) -> Option<TokenDigest>| {
-        // As in MicroK8s, the file may hold more than one.
-        let matching = text.expose().lines().filter_map(|line| digest(line.trim()));
+        let matching = lines(text.expose()).filter_map(digest);
         matching.fold(false, |found, known| found | known.matches(&presented))
     };
-    let of_token = |line: &str| (!line.is_empty()).then(|| Token::presented(line).digest());
+    let of_token = |line: &str| Some(Token::presented(line).digest());
     let is_own = own.as_ref().is_some_and(|text| is_in(text, of_token));
     Ok(match cluster {
         Some(text) if is_in(&text, TokenDigest::from_digits) => Some(Owner::Cluster),
         Some(_) => is_own.then_some(Owner::Worker),
         None => is_own.then_some(Owner::Cluster),
     })
+}
+
+/// Of the tokens that such a file holds, one a line, the one to give to a node that joins: each opens
+/// this node, and a digest is that of one.
+pub fn first(text: &str) -> &str {
+    lines(text).next().unwrap_or_default()
+}
+
+/// As with MicroK8s, a file may hold more than one.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty())
 }
 
 fn read(layout: &Layout, name: &str) -> Result<Option<Secret>, ReadError> {

@@ -200,6 +200,22 @@ fn a_dual_stack_socket_knows_its_callers_by_their_plain_address() {
     assert_eq!(answers[0].status, 500, "{:?}", answers[0]);
 }
 
+/// Each line of the file is a token. A worker learns the digest of one of them, not of the file.
+#[test]
+fn a_worker_of_a_node_with_two_callback_tokens_is_called_with_the_first() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    n1.write("credentials/callback-token.txt", "\nFIRST\nSECOND\n", 0o600);
+    let (_agent, _other) = (n1.agent(), n2.agent());
+    let lines = n1.shell("microk8s add-node --format short").ok();
+    let line = lines.lines().next().unwrap();
+    n2.shell(&format!("{line} --worker")).ok();
+    assert_taken(n1, n2, "10.99.0.12", "FIRST");
+    assert_taken(n1, n1, "10.99.0.11", "FIRST");
+}
+
 /// MicroK8s's agent on a worker knows a callback by the file alone.
 #[test]
 fn a_worker_that_keeps_microk8ss_agent_gets_the_clusters_token() {
