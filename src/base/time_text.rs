@@ -14,6 +14,12 @@ pub fn span(seconds: i64) -> String {
     format!("{number} {unit}{plural}")
 }
 
+/// A number of seconds, to the second.
+pub fn seconds(number: u64) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} second{plural}")
+}
+
 /// A moment in RFC 3339, in UTC. One beyond the calendar is given in seconds.
 pub fn moment(unix_seconds: i64) -> String {
     jiff::Timestamp::from_second(unix_seconds)

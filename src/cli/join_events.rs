@@ -27,6 +27,7 @@ struct Line<'a> {
     role: Option<Role>,
     hint: Option<&'a str>,
     retry: Option<Retry>,
+    retry_after: Option<u64>,
     exit: Option<u8>,
 }
 
@@ -53,6 +54,7 @@ struct End<'a> {
     role: Option<Role>,
     hint: Option<&'a str>,
     retry: Option<Retry>,
+    retry_after: Option<u64>,
 }
 
 /// Tells a join as lines of JSON on standard output, where nothing else is printed. Standard error
@@ -103,6 +105,7 @@ impl<'a> Lines<'a> {
             role: None,
             hint: None,
             retry: None,
+            retry_after: None,
             exit: None,
         });
     }
@@ -119,6 +122,7 @@ impl<'a> Lines<'a> {
             role: end.role,
             hint: end.hint,
             retry: end.retry,
+            retry_after: end.retry_after,
             exit: Some(status.code()),
         });
     }
@@ -142,6 +146,7 @@ impl<'a> Lines<'a> {
             message: message.map_or("the join failed", String::as_str),
             hint: failure.hint.as_deref(),
             retry: failure.retry,
+            retry_after: failure.retry_after,
             role: None,
         };
         let status = ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure);

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -37,6 +37,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(240);
 const GLANCE: Duration = Duration::from_millis(50);
 /// The largest answer that is taken; real ones have a few kilobytes.
 const ANSWER_SIZE: usize = 4 << 20;
+/// The longest time, in seconds, after which a peer may ask to be asked again; one that names a longer
+/// one is not believed.
+const LONGEST_RETRY_AFTER: u64 = 24 * 60 * 60;
 
 /// The agent of another node.
 pub struct Peer {
@@ -68,6 +71,8 @@ pub struct Reply {
     pub reason_node: Option<String>,
     /// How many seconds ago the token came to be of no use.
     pub reason_seconds: Option<i64>,
+    /// After how many seconds the peer wants to be asked again: of status 429 or 503.
+    pub retry_after: Option<u64>,
     /// The peer's clock, where it tells the time.
     pub clock: Option<ClockReading>,
 }
@@ -399,6 +404,11 @@ async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
     let announced: Option<usize> = header(CONTENT_LENGTH.as_str()).and_then(|n| n.parse().ok());
     let (reason_node, reason_seconds) =
         (header(routes::REASON_NODE), number(routes::REASON_SECONDS));
+    // Our agent gives seconds; the other form, a date, would need both clocks to agree.
+    let retry_after = header(RETRY_AFTER.as_str())
+        .filter(|text| matches!(status, 429 | 503) && text.bytes().all(|c| c.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .filter(|seconds| (1..=LONGEST_RETRY_AFTER).contains(seconds));
     let mut body = response.into_body();
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
     while let Some(frame) = body.frame().await {
@@ -421,6 +431,7 @@ async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
         takes_outcome,
         reason_node,
         reason_seconds,
+        retry_after,
         clock: None,
     })
 }

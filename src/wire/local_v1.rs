@@ -227,6 +227,9 @@ pub struct JoinFailure {
     pub error: Option<String>,
     /// What to do.
     pub hint: Option<String>,
+    /// After how many seconds the contacted node wants to be asked again, where it said so.
+    #[serde(default)]
+    pub retry_after: Option<u64>,
     /// The exit code.
     pub exit: u8,
 }

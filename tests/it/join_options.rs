@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::lab::peer::Peer;
 use crate::lab::{Host, Lab, Output, schema};
 
 /// A new connection string of this node: address and port, token, fingerprint.
@@ -401,4 +402,51 @@ fn a_spinner_is_drawn_on_a_terminal_and_only_there() {
             }
         }
     });
+}
+
+/// The contacted node has too much to do, and says when to come again; or something that is no time.
+#[test]
+fn a_contacted_node_that_wants_to_be_asked_later_is_heard_in_text_and_in_json() {
+    for through_agent in [false, true] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let _agent = through_agent.then(|| n2.agent());
+        for (header, seconds) in [
+            ("Retry-After: 10", Some(10)),
+            ("Retry-After: 86401", None),
+            ("Retry-After: 99999999999999999999999", None),
+            ("Retry-After: -1", None),
+            ("Retry-After: +1", None),
+            ("Retry-After: 0", None),
+            ("Retry-After: Fri, 31 Dec 2027 23:59:59 GMT", None),
+            ("X-Other: 10", None),
+        ] {
+            let answer = format!(
+                "HTTP/1.1 503 Service Unavailable\r\n{header}\r\nContent-Length: 19\r\nConnection: close\r\n\r\n{{\"error\":\"go away\"}}"
+            );
+            let peer = Peer::canned(n1, answer);
+            let join = "microk8s join 10.99.0.11:25000/0123456789abcdef0123456789abcdef --worker";
+            let text = n2.shell(join);
+            assert_eq!(text.code, Some(6), "{text:?}");
+            assert_eq!(
+                text.stdout,
+                "Contacting cluster at 10.99.0.11\nConnection failed. go away (503).\n"
+            );
+            let hint = "hint: the contacted node has too much to do; try again in 10 seconds";
+            assert_eq!(text.stderr.contains(hint), seconds.is_some(), "{text:?}");
+            assert!(!text.stderr.contains("in 0 "), "{text:?}");
+            let lines = events(&n2.shell(&format!("{join} --format json")));
+            let end = lines.last().unwrap();
+            assert_eq!(end["retry_after"].as_u64(), seconds, "{header}: {end}");
+            assert_eq!(end["retry"], "try-again");
+            // Nothing tries again by itself.
+            let asked = peer.requests();
+            let joins = asked
+                .iter()
+                .filter(|request| request.path.ends_with("/join"));
+            assert_eq!(joins.count(), 2, "{asked:?}");
+        }
+    }
 }

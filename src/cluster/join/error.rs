@@ -52,6 +52,8 @@ pub enum JoinError {
         text: Option<String>,
         /// What it says of the token.
         refusal: Option<Refusal>,
+        /// After how many seconds it wants to be asked again.
+        retry_after: Option<u64>,
         /// As what this node wanted to join.
         role: Role,
     },
@@ -93,6 +95,8 @@ pub enum JoinError {
         status: Option<u16>,
         /// The contacted node's text, where it gave one.
         text: Option<String>,
+        /// After how many seconds it wants to be asked again.
+        retry_after: Option<u64>,
     },
     /// Nobody said whether a certificate is signed.
     #[error("the {certificate} certificate was not signed: {source}")]
@@ -170,6 +174,18 @@ impl From<IdentityError> for JoinError {
 }
 
 impl JoinError {
+    /// After how many seconds the contacted node wants to be asked again.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Refused { retry_after, .. } | Self::NotSigned { retry_after, .. } => *retry_after,
+            Self::NotTakenBack {
+                error,
+                undo: JournalError::NotRestarted(_),
+            } => error.retry_after(),
+            _ => None,
+        }
+    }
+
     /// What is told of a join that failed while this stage was under way.
     pub fn failure(&self, running: JoinStage) -> JoinFailure {
         let text = microk8s_text(self).map(|text| sanitize::for_terminal(&text));
@@ -181,6 +197,7 @@ impl JoinError {
                 .then(|| sanitize::for_terminal(&self.to_string())),
             microk8s_text: text,
             hint: hint(self, running),
+            retry_after: self.retry_after(),
             exit: verdict::exit(self, running).code(),
         }
     }
@@ -213,6 +230,7 @@ fn microk8s_text(error: &JoinError) -> Option<String> {
             certificate,
             status: Some(status),
             text,
+            ..
         } => {
             let text = text.as_ref().map_or_else(String::new, |text| format!(" {text}"));
             format!("Failed to sign {certificate} certificate ({status}).{text}")
@@ -254,8 +272,15 @@ fn hint(error: &JoinError, running: JoinStage) -> Option<String> {
             JoinError::NotVerified(_) => {
                 "another machine answers at this address, or the node's certificate has changed since the token was issued; issue a new one there and compare the last part"
             }
-            JoinError::Refused { refusal: Some(refusal), role, .. } => {
-                return Some(hint_of_token(refusal, *role));
+            JoinError::Refused { refusal: Some(refusal), role, retry_after, .. } => {
+                let mut hint = hint_of_token(refusal, *role);
+                if let Some(seconds) = retry_after {
+                    hint.push_str(&format!("; this address presented too many such tokens, and is listened to again in {}", time_text::seconds(*seconds)));
+                }
+                return Some(hint);
+            }
+            JoinError::Refused { retry_after: Some(seconds), .. } | JoinError::NotSigned { retry_after: Some(seconds), .. } => {
+                return Some(format!("the contacted node has too much to do; try again in {}, the token is not used up", time_text::seconds(*seconds)));
             }
             JoinError::NotUnderstood { .. } | JoinError::MissingField { .. } | JoinError::BadField { .. } => {
                 "something other than a cluster agent answers there, or one of a version that this program does not understand"
@@ -332,6 +357,7 @@ mod tests {
             status,
             text: text.map(str::to_owned),
             refusal: None,
+            retry_after: None,
             role: Role::Worker,
         };
         for (error, text, exit) in [
@@ -356,6 +382,7 @@ mod tests {
                     certificate: "proxy",
                     status: Some(500),
                     text: Some("x".into()),
+                    retry_after: None,
                 },
                 "Failed to sign proxy certificate (500). x",
                 1,
@@ -368,11 +395,41 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_wants_to_be_asked_later_is_heard() {
+        let refused = |refusal, retry_after| JoinError::Refused {
+            status: 503,
+            text: None,
+            refusal,
+            retry_after,
+            role: Role::Worker,
+        };
+        let unknown = Refusal {
+            reason: Reason::Unknown,
+            node: None,
+            seconds_ago: None,
+        };
+        for (error, hint) in [
+            (
+                refused(None, Some(10)),
+                "too much to do; try again in 10 seconds, the token",
+            ),
+            (refused(Some(unknown), Some(1)), "again in 1 second"),
+        ] {
+            let failure = error.failure(JoinStage::Admission);
+            assert!(failure.hint.as_ref().unwrap().contains(hint), "{failure:?}");
+            assert!(failure.retry_after.is_some());
+        }
+        let failure = refused(None, None).failure(JoinStage::Admission);
+        assert_eq!((failure.hint, failure.retry_after), (None, None));
+    }
+
+    #[test]
     fn text_of_the_other_side_cannot_steer_a_terminal() {
         let error = JoinError::Refused {
             status: 500,
             text: Some("\u{1b}[2J".into()),
             refusal: None,
+            retry_after: None,
             role: Role::Worker,
         };
         assert_eq!(

@@ -222,6 +222,7 @@ impl Contact {
                 certificate,
                 status: (certificate != "etcd").then_some(reply.status),
                 text: error_text(&reply),
+                retry_after: reply.retry_after,
             });
         }
         let answer: Answer<cluster_v1::SignCertResponse> = self.read(&reply)?;
@@ -282,6 +283,7 @@ fn refused(reply: &Reply, role: Role) -> JoinError {
         status: reply.status,
         text: error_text(reply),
         refusal: refusal(reply),
+        retry_after: reply.retry_after,
         role,
     }
 }

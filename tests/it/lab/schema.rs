@@ -46,6 +46,9 @@ fn check(value: &Value, schema: &Value) -> Result<(), String> {
             "minimum" => value
                 .as_f64()
                 .is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "maximum" => value
+                .as_f64()
+                .is_none_or(|number| number <= rule.as_f64().unwrap()),
             "oneOf" => {
                 let all = rule.as_array().unwrap().iter();
                 let faults: Vec<String> = all.filter_map(|one| check(value, one).err()).collect();
