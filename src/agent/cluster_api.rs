@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, FromRequest, Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -73,7 +74,6 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .merge(metrics_page)
         .merge(callback_api::routes())
         .fallback(not_found)
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(watch, guesses::layer))
         .layer(middleware::from_fn_with_state(
             shared.metrics.clone(),
@@ -107,25 +107,43 @@ pub(super) struct Whole(pub(super) Bytes);
 impl<S: Send + Sync> FromRequest<S> for Whole {
     type Rejection = Response;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        Self::within(BODY_TIME, request, state).await
+    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+        Self::within(BODY_TIME, request.into_body()).await
     }
 }
 
 impl Whole {
-    async fn within(
-        limit: Duration,
-        request: Request,
-        state: &(impl Send + Sync),
-    ) -> Result<Self, Response> {
-        match timeout(limit, Bytes::from_request(request, state)).await {
-            Ok(Ok(body)) => Ok(Self(body)),
-            Ok(Err(refused)) => Err(refused.into_response()),
+    async fn within(limit: Duration, body: Body) -> Result<Self, Response> {
+        match timeout(limit, Self::collect(body)).await {
+            Ok(collected) => collected,
             Err(_) => {
                 let error = ErrorBody::new("The request did not come to its end in time");
                 Err(status::json(StatusCode::REQUEST_TIMEOUT, &error))
             }
         }
+    }
+
+    /// Copies the pieces: each, be it a single byte, holds on to the whole buffer that it was read
+    /// into.
+    async fn collect(body: Body) -> Result<Self, Response> {
+        let mut body = Limited::new(body, BODY_LIMIT);
+        let mut whole = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                let (status, error) = if error.is::<LengthLimitError>() {
+                    let error = format!("The request's body is larger than {BODY_LIMIT} bytes");
+                    (StatusCode::PAYLOAD_TOO_LARGE, error)
+                } else {
+                    let error = format!("The request's body cannot be read: {error}");
+                    (StatusCode::BAD_REQUEST, error)
+                };
+                status::json(status, &ErrorBody::new(error))
+            })?;
+            if let Some(piece) = frame.data_ref() {
+                whole.extend_from_slice(piece);
+            }
+        }
+        Ok(Self(whole.into()))
     }
 }
 
@@ -507,42 +525,72 @@ fn with_sources(error: &AdmitError) -> String {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
 
-    use axum::body::Body;
     use hyper::body::Frame;
 
     use super::*;
 
-    /// A body that never ends.
-    struct Endless;
+    /// A body of these pieces that never ends.
+    struct Endless(Vec<Bytes>);
 
     impl hyper::body::Body for Endless {
         type Data = Bytes;
         type Error = Infallible;
 
         fn poll_frame(
-            self: Pin<&mut Self>,
+            mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Pending
+            match self.0.pop() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None => Poll::Pending,
+            }
         }
     }
 
-    #[test]
-    fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
+    fn refusal(body: Body) -> Option<StatusCode> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let request = Request::new(Body::new(Endless));
         let limit = Duration::from_millis(10);
-        let answer = runtime.block_on(Whole::within(limit, request, &()));
-        assert_eq!(
-            answer.err().map(|answer| answer.status()),
-            Some(StatusCode::REQUEST_TIMEOUT)
-        );
+        let whole = runtime.block_on(Whole::within(limit, body));
+        whole.err().map(|answer| answer.status())
+    }
+
+    #[test]
+    fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
+        let body = Body::new(Endless(Vec::new()));
+        assert_eq!(refusal(body), Some(StatusCode::REQUEST_TIMEOUT));
+    }
+
+    #[test]
+    fn a_body_is_as_large_as_may_be_and_no_larger() {
+        assert_eq!(refusal(Body::from(vec![b' '; BODY_LIMIT])), None);
+        let larger = Body::from(vec![b' '; BODY_LIMIT + 1]);
+        assert_eq!(refusal(larger), Some(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+
+    #[test]
+    fn what_has_come_of_a_body_holds_on_to_nothing_else() {
+        let read_into = Arc::new([b'{'; 8192]);
+        let pieces = (0..4).map(|at| Bytes::from_owner(Held(read_into.clone())).slice(at..=at));
+        let body = Body::new(Endless(pieces.collect()));
+        let mut whole = pin!(Whole::collect(body));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(whole.as_mut().poll(&mut context).is_pending());
+        assert_eq!(Arc::strong_count(&read_into), 1);
+    }
+
+    /// What a piece was cut from.
+    struct Held(Arc<[u8; 8192]>);
+
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_slice()
+        }
     }
 
     #[test]
