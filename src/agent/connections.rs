@@ -39,12 +39,13 @@ pub fn service<C: Clone + Send + Sync + 'static>(
 
 /// [`service`] for a connection that has a seat, with a count of the requests under way. While a
 /// request is worked on, the seat is not lost.
-pub fn seated<C: Clone + Send + Sync + 'static>(
+pub fn seated<C: Clone + Send + Sync + Unpin + 'static>(
     router: Router,
     caller: C,
     seat: Arc<Seat>,
     under_way: watch::Sender<usize>,
-) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + Unpin> + Unpin
+{
     service_fn(move |mut request: Request<Incoming>| {
         let counted = Counted::new(under_way.clone());
         let whole = Arc::new(seats::Request::new(seat.clone()));
@@ -53,13 +54,13 @@ pub fn seated<C: Clone + Send + Sync + 'static>(
         let is_order = request.method() == Method::POST;
         let request = request.map(|body| Body::new(Arriving::new(body, whole.clone())));
         let answer = router.clone().oneshot(request);
-        async move {
+        Box::pin(async move {
             let answer = answer.await.unwrap_or_else(|never| match never {});
             // Every order needs a token.
             whole.is_over(is_order && answer.status().is_success());
             drop(counted);
             Ok(answer)
-        }
+        })
     })
 }
 

@@ -1,18 +1,20 @@
 //! The listener for other nodes: TLS, limits on what a stranger may hold open, and the end of
 //! it all.
 
-use std::future::pending;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -30,14 +32,16 @@ use crate::cluster::admit::Caller;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a client may take to send the head of a request, or its first one.
+/// How long a client may take to send the head of its first request.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a connection on which something is asked waits when all that ask are at work.
 const DESK_LIMIT: Duration = Duration::from_secs(30);
 /// How long a connection on which nothing is asked stays open. A client that asks again opens
 /// another one, at the cost of a handshake.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// The same for an agent that was told to stop. A request whose head is there is let to its end.
+/// How long nothing is asked before a connection is quiet between two requests.
+const PAUSE: Duration = Duration::from_millis(10);
+/// [`IDLE_LIMIT`] for an agent that was told to stop. A request whose head is there is let to its end.
 const LAST_IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// How long an HTTP/2 connection is silent before its other end is asked whether it is there, and
 /// how long that may take to answer.
@@ -79,9 +83,9 @@ pub struct Server {
     pub acceptor: TlsAcceptor,
     /// What answers.
     pub router: Router,
-    /// For how many connections there is room on which nothing was asked yet.
+    /// For how many connections there is room.
     pub seats: Seats,
-    /// For how many there is on which something was.
+    /// For how many of them there is on which something is asked.
     pub desks: Seats,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
@@ -177,6 +181,9 @@ async fn next(listener: &TcpListener, seats: &Seats) -> io::Result<(TcpStream, S
 /// In a box, because it is handed on a few times.
 type BoxedStream = Box<TlsStream<TcpStream>>;
 
+/// Why a connection without a request is closed.
+const MAKES_ROOM: &str = "closed to make room for another one";
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Each step is in a box of its own, so that nobody has room for a later one before he needs it:
@@ -189,41 +196,59 @@ async fn connection(
 ) -> Result<(), Failure> {
     let caller = Caller::new(stream.peer_addr()?.ip(), stream.local_addr()?.ip());
     stream.set_nodelay(true)?;
-    let asks = tokio::select! {
-        asks = until_asked(stream, &seat, server) => asks?,
-        () = seat.evicted() => return Err("closed to make room for another one".into()),
-    };
-    let Some(stream) = asks else {
+    let Some(stream) = quietly(&seat, server, Box::pin(handshake(stream, server))).await? else {
         return Ok(());
     };
-    // Whoever asks takes more memory, and there are fewer seats for that.
     seat.flows();
-    let desk = tokio::select! {
-        desk = timeout(DESK_LIMIT, Box::pin(server.desks.free(caller.remote))) => desk,
-        () = seat.evicted() => return Err("closed to make room for another one".into()),
-    };
-    let Ok(desk) = desk else {
-        server.metrics.limit_hit(Limit::Connections);
-        return Err("all that ask are at work".into());
-    };
-    drop(seat);
-    tokio::select! {
-        ended = Box::pin(serve_requests(stream, caller, desk.clone(), server, watcher)) => ended,
-        () = desk.evicted() => Err("closed to make room for another one that asks".into()),
+    // What was agreed on is known, so that no first bytes have to be looked at to find it out.
+    let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+    let mut stream = Begun::new(Vec::new(), stream);
+    let mut limit = HEADER_LIMIT;
+    if speaks_http2 {
+        if !Box::pin(asks(stream.something(), limit, &seat, server)).await? {
+            return Ok(stream.shutdown().await?);
+        }
+        let desk = Box::pin(Desk::free(&seat, caller, server)).await?;
+        let served = Box::pin(http2(stream, caller, desk.seat.clone(), server, watcher));
+        return desk.until_lost(served).await;
+    }
+    loop {
+        if !Box::pin(asks(stream.head(), limit, &seat, server)).await? {
+            return Ok(stream.shutdown().await?);
+        }
+        let desk = Box::pin(Desk::free(&seat, caller, server)).await?;
+        let served = Box::pin(http1(stream, caller, desk.seat.clone(), server));
+        let Some(quiet) = desk.until_lost(served).await? else {
+            return Ok(());
+        };
+        (stream, limit) = (quiet, IDLE_LIMIT);
     }
 }
 
-/// Sets up TLS, and waits for the beginning of the first request.
-async fn until_asked(
-    stream: TcpStream,
+/// A step of a connection that has no whole request to be answered; `None` when the agent stops
+/// before it is done.
+async fn quietly<T>(
     seat: &Seat,
     server: &Server,
-) -> Result<Option<Begun<BoxedStream>>, Failure> {
+    step: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    let mut stopped = server.stopped.clone();
+    tokio::select! {
+        // What is there is taken, whatever else is.
+        biased;
+        done = step => done.map(Some),
+        () = seat.evicted() => Err(MAKES_ROOM.into()),
+        _ = stopped.wait_for(|stop| *stop) => Ok(None),
+    }
+}
+
+/// Sets up TLS.
+async fn handshake(stream: TcpStream, server: &Server) -> Result<BoxedStream, Failure> {
     let end = Instant::now() + HANDSHAKE_LIMIT;
     let shaken = match timeout_at(end, stream.readable()).await {
         Ok(readable) => {
             readable?;
-            timeout_at(end, Box::pin(handshake(stream, server))).await
+            timeout_at(end, Box::pin(accept(stream, server))).await
         }
         Err(late) => Err(late),
     };
@@ -231,12 +256,10 @@ async fn until_asked(
         server.metrics.limit_hit(Limit::Handshake);
         return Err("the handshake took too long".into());
     };
-    let stream = Box::new(stream?);
-    seat.flows();
-    begun(stream, server).await
+    Ok(Box::new(stream?))
 }
 
-async fn handshake(stream: TcpStream, server: &Server) -> io::Result<TlsStream<TcpStream>> {
+async fn accept(stream: TcpStream, server: &Server) -> io::Result<TlsStream<TcpStream>> {
     let mut first = [0];
     stream.peek(&mut first).await?;
     if first[0] != TLS_HANDSHAKE {
@@ -245,67 +268,142 @@ async fn handshake(stream: TcpStream, server: &Server) -> io::Result<TlsStream<T
     server.acceptor.accept(stream).await
 }
 
-async fn serve_requests(
+/// Waits until the client has asked for something; `false` when it goes away, or the agent stops.
+async fn asks(
+    asked: impl Future<Output = io::Result<bool>>,
+    limit: Duration,
+    seat: &Seat,
+    server: &Server,
+) -> Result<bool, Failure> {
+    let in_time = async {
+        let Ok(asked) = timeout(limit, asked).await else {
+            server.metrics.limit_hit(Limit::Idle);
+            return Err("nothing is asked".into());
+        };
+        Ok(asked?)
+    };
+    Ok(quietly(seat, server, in_time).await?.unwrap_or(false))
+}
+
+/// The place of a connection on which something was asked. It takes more memory than one that is
+/// quiet, and there are fewer of them. While a connection has it, it does not lose its seat.
+struct Desk<'a> {
+    quiet: &'a Seat,
+    seat: Arc<Seat>,
+}
+
+impl<'a> Desk<'a> {
+    async fn free(quiet: &'a Seat, caller: Caller, server: &Server) -> Result<Self, Failure> {
+        quiet.flows();
+        let desk = tokio::select! {
+            desk = timeout(DESK_LIMIT, server.desks.free(caller.remote)) => desk,
+            () = quiet.evicted() => return Err(MAKES_ROOM.into()),
+        };
+        let Ok(seat) = desk else {
+            server.metrics.limit_hit(Limit::Connections);
+            return Err("all that ask are at work".into());
+        };
+        if !quiet.begin() {
+            return Err(MAKES_ROOM.into());
+        }
+        Ok(Self { quiet, seat })
+    }
+
+    /// Serves the connection as long as this is its place.
+    async fn until_lost<T>(
+        self,
+        served: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            ended = served => ended,
+            () = self.seat.evicted() => Err("closed to make room for another one that asks".into()),
+        }
+    }
+}
+
+impl Drop for Desk<'_> {
+    fn drop(&mut self) {
+        self.quiet.end(self.seat.is_trusted());
+    }
+}
+
+/// Serves HTTP/2 until the connection ends.
+async fn http2(
     stream: Begun<BoxedStream>,
     caller: Caller,
     seat: Arc<Seat>,
     server: &Server,
     watcher: Watcher,
 ) -> Result<(), Failure> {
-    // What was agreed on is known, so that no first bytes have to be looked at to find it out.
-    let speaks_http2 = stream.get_ref().get_ref().1.alpn_protocol() == Some(HTTP2);
     let (under_way, requests) = watch::channel(0);
     let service = connections::seated(server.router.clone(), caller, seat, under_way);
-    let stream = TokioIo::new(stream);
-    if speaks_http2 {
-        let served = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .max_concurrent_streams(STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(BUFFER)
-            .serve_connection(stream, service);
-        Box::pin(until_idle(watcher, served, requests, server)).await
-    } else {
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_LIMIT)
-            .max_buf_size(BUFFER)
-            .serve_connection(stream, service);
-        Box::pin(until_idle(watcher, served, requests, server)).await
-    }
+    let served = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    until_idle(watcher.watch(served), &requests, server).await
 }
 
-/// Waits until the client asks for something; `None` when it goes away, or the agent stops.
-async fn begun<S: AsyncRead + Unpin>(
-    stream: S,
+/// Serves HTTP/1.1 until the connection ends, which is `None`, or is quiet between two requests.
+/// Quiet it needs none of the memory that serving takes.
+async fn http1(
+    stream: Begun<BoxedStream>,
+    caller: Caller,
+    seat: Arc<Seat>,
     server: &Server,
-) -> Result<Option<Begun<S>>, Failure> {
+) -> Result<Option<Begun<BoxedStream>>, Failure> {
+    let (under_way, requests) = watch::channel(0);
+    let service = connections::seated(server.router.clone(), caller, seat, under_way);
+    let mut served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut first = requests.clone();
+    let quiet = async {
+        // An error is the end of the connection, of which it tells itself.
+        let _ = first.changed().await;
+        connections::idle(first, PAUSE).await;
+    };
     let mut stopped = server.stopped.clone();
-    tokio::select! {
-        begun = Begun::wait(stream) => Ok(begun?),
-        _ = timeout(HEADER_LIMIT, pending::<()>()) => {
-            server.metrics.limit_hit(Limit::Idle);
-            Err("nothing is asked".into())
+    let ended = tokio::select! {
+        ended = poll_fn(|context| served.poll_without_shutdown(context)) => Some(ended?),
+        () = quiet => None,
+        _ = stopped.wait_for(|stop| *stop) => None,
+    };
+    if ended.is_none() {
+        Pin::new(&mut served).graceful_shutdown();
+        // Between two requests it ends there and then.
+        let at_once = poll_fn(|context| Poll::Ready(served.poll_without_shutdown(context))).await;
+        match at_once {
+            Poll::Ready(ended) => {
+                ended?;
+                let parts = served.into_parts();
+                return Ok(Some(parts.io.into_inner().behind(&parts.read_buf)));
+            }
+            Poll::Pending => {
+                let rest = poll_fn(|context| served.poll_without_shutdown(context));
+                until_idle(rest, &requests, server).await?;
+            }
         }
-        _ = stopped.wait_for(|stop| *stop) => Ok(None),
     }
+    served.into_parts().io.into_inner().shutdown().await?;
+    Ok(None)
 }
 
 /// Serves a connection until it ends, or until nothing was asked on it for a while: a client that
-/// only answers pings, sends the head of a request byte by byte or does not take its answer has
+/// only answers pings, sends the body of a request byte by byte or does not take its answer has
 /// no right to stay.
-async fn until_idle<C>(
-    watcher: Watcher,
-    served: C,
-    requests: watch::Receiver<usize>,
+async fn until_idle(
+    served: impl Future<Output = hyper::Result<()>>,
+    requests: &watch::Receiver<usize>,
     server: &Server,
-) -> Result<(), Failure>
-where
-    C: GracefulConnection<Error = hyper::Error>,
-{
+) -> Result<(), Failure> {
     let mut stopped = server.stopped.clone();
     let last_idle = async {
         // An error is the end of whoever says so, which is the same.
@@ -313,7 +411,7 @@ where
         connections::idle(requests.clone(), LAST_IDLE_LIMIT).await;
     };
     tokio::select! {
-        ended = watcher.watch(served) => Ok(ended?),
+        ended = served => Ok(ended?),
         () = connections::idle(requests.clone(), IDLE_LIMIT) => {
             server.metrics.limit_hit(Limit::Idle);
             Err("nothing is asked any more".into())

@@ -21,7 +21,7 @@ use crate::agent::metrics::{Limit, Metrics};
 /// Which part of all connections one machine may have. Many nodes may sit behind one address, so
 /// it is not a handful.
 const SHARE: usize = 4;
-/// Which part of all connections may have asked for something.
+/// On which part of all connections something may be asked at a time.
 const ASKING: usize = 3;
 /// Machines that have no more than this part of all connections count as having equally many.
 const MODEST: usize = 64;
@@ -86,9 +86,9 @@ pub struct Seat {
     evicted: Arc<Notify>,
 }
 
-/// Seats for connections on which nothing was asked yet, and for those on which something was: as
-/// many in all as `most`, or as the process may have files open; the soft limit on files is raised
-/// as far as that needs. The first kind takes a few kilobytes of memory and the second some thirty.
+/// Seats for connections, and for those of them on which something is asked: as many as `most`, or
+/// as the process may have files open; the soft limit on files is raised as far as that needs. A
+/// connection takes some ten kilobytes of memory, and some thirty when something is asked on it.
 pub fn for_this_process(most: usize, metrics: &Arc<Metrics>) -> (Seats, Seats) {
     let wanted = u64::try_from(most)
         .unwrap_or(u64::MAX)
@@ -106,7 +106,7 @@ pub fn for_this_process(most: usize, metrics: &Arc<Metrics>) -> (Seats, Seats) {
     let all = usize::try_from(free).unwrap_or(most).clamp(2, most.max(2));
     let asking = (all / ASKING).max(1);
     (
-        Seats::new(all - asking, metrics.clone()),
+        Seats::new(all, metrics.clone()),
         Seats::new(asking, metrics.clone()),
     )
 }
@@ -201,7 +201,7 @@ impl Seat {
 
     /// A request is there as a whole, and is worked on: the seat is kept until that is done. Says
     /// whether it was not lost before.
-    fn begin(&self) -> bool {
+    pub fn begin(&self) -> bool {
         self.table
             .lock()
             .change(self.number, |held, _| held.at_work += 1)
@@ -209,13 +209,22 @@ impl Seat {
 
     /// The work for one request is done. Whoever asked for something with a token that is of use
     /// is one of the last to go from now on.
-    fn end(&self, is_trusted: bool) {
+    pub fn end(&self, is_trusted: bool) {
         self.table.lock().change(self.number, |held, now| {
             held.at_work = held.at_work.saturating_sub(1);
             held.rank.0 |= is_trusted;
             held.rank.1 = now;
         });
         self.table.free.notify_waiters();
+    }
+
+    /// Whether something was asked with a token that is of use.
+    pub fn is_trusted(&self) -> bool {
+        let taken = self.table.lock();
+        taken
+            .seats
+            .get(&self.number)
+            .is_some_and(|held| held.rank.0)
     }
 
     /// The handshake is done, or a good part of a request has come: the connection does not

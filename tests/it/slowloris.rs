@@ -70,6 +70,15 @@ struct Loiterers {
 
 impl Loiterers {
     fn gather(agent: SocketAddr, crowd: Crowd) -> Self {
+        let idle = [Idling::Tcp, Idling::Tls, Idling::Asked]
+            .into_iter()
+            .cycle();
+        let trickling = [Idling::Head, Idling::Body].into_iter().cycle();
+        let all = idle.take(crowd.idle).chain(trickling.take(crowd.trickling));
+        Self::of(all, agent, crowd.from_one)
+    }
+
+    fn of(all: impl Iterator<Item = Idling>, agent: SocketAddr, from_one: bool) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -77,17 +86,8 @@ impl Loiterers {
             .unwrap();
         let (open, closed) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
         let tls = TlsConnector::from(pinned_tls::config().unwrap());
-        for number in 0..crowd.idle + crowd.trickling {
-            let idling = if number < crowd.idle {
-                [Idling::Tcp, Idling::Tls, Idling::Asked][number % 3]
-            } else {
-                [Idling::Head, Idling::Body][number % 2]
-            };
-            let tail = if crowd.from_one {
-                0
-            } else {
-                u32::try_from(number).unwrap()
-            };
+        for (number, idling) in (0..).zip(all) {
+            let tail = if from_one { 0 } else { number };
             let from = Ipv4Addr::from_bits(FIRST.to_bits() + tail);
             let (tls, open, closed) = (tls.clone(), open.clone(), closed.clone());
             runtime.spawn(async move {
@@ -283,6 +283,31 @@ fn with_thousands_of_idle_and_trickling_connections_a_node_joins_at_once() {
         assert!(agent.memory("VmHWM") < 64 << 10);
     }
     assert!(agent.memory("RssAnon") < 64 << 10);
+}
+
+#[test]
+fn a_connection_costs_as_little_between_two_questions_and_during_one_as_before_the_first() {
+    let cost = |idling| {
+        let count = 400;
+        let agent = StandaloneAgent::start(&std::env::temp_dir());
+        let before = agent.memory("RssAnon");
+        let crowd = Loiterers::of(std::iter::repeat_n(idling, count), agent.endpoint(), false);
+        crowd.wait_for(count);
+        // Its answer shows that the agent has come that far with everybody.
+        let swarm = Swarm::new(agent.endpoint());
+        let attempt = Attempt {
+            node: swarm.newcomer(Role::Worker),
+            token: agent.issue(1).remove(0),
+        };
+        assert_eq!(swarm.join([attempt], 1), [Outcome::Admitted]);
+        agent.memory("RssAnon") - before
+    };
+    let silent = cost(Idling::Tls);
+    for idling in [Idling::Asked, Idling::Head] {
+        let more = cost(idling);
+        eprintln!("{idling:?}: {more} KiB, after the handshake alone {silent} KiB");
+        assert!(more < 2 * silent, "{idling:?}: {more} and {silent} KiB");
+    }
 }
 
 /// All seats are taken, and whoever loses his comes again for it: from one address, and from many.

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,8 +57,8 @@ fn a_join_under_way_is_answered_before_the_agent_ends_and_no_other_begins() {
         "exec openssl s_client -connect 10.99.0.11:25000 -quiet",
     ]);
     let mut idle = { idle }
-        .stdin(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let answer = thread::scope(|scope| {
@@ -81,6 +82,37 @@ fn a_join_under_way_is_answered_before_the_agent_ends_and_no_other_begins() {
     assert!(log.contains("outcome=\"admitted\""), "{log}");
     drop(idle.stdin.take());
     idle.wait().unwrap();
+}
+
+#[test]
+fn connections_without_a_request_do_not_delay_the_end() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let agent = Agent::start(n1, &["--enable-metrics"]);
+    // One says nothing, one breaks off in the first bytes of TLS, one in the head of a request.
+    let quiet = "exec 3<>/dev/tcp/10.99.0.11/25000 4<>/dev/tcp/10.99.0.11/25000
+        printf '\\x16\\x03\\x01' >&4
+        { printf 'GET /health HTTP/1.1\\r\\nHost'; cat; } |
+            openssl s_client -connect 10.99.0.11:25000 -quiet 2>openssl";
+    let mut quiet = n2.command(&["bash", "-c", quiet]);
+    let mut quiet = { quiet.stdin(Stdio::piped()).stdout(Stdio::null()) }
+        .spawn()
+        .unwrap();
+    let there = wait::until(PATIENCE, GLANCE, || {
+        let metrics = n1.shell("curl -sk https://10.99.0.11:25000/metrics").ok();
+        // The fourth is the one that asks.
+        metrics.contains("_connections 4\n").then_some(())
+    });
+    assert!(there.is_some(), "they do not connect");
+    let stopped = Instant::now();
+    agent.signal(Signal::SIGTERM);
+    let (status, log) = agent.ends();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(stopped.elapsed() < Duration::from_secs(8), "it waited");
+    drop(quiet.stdin.take());
+    quiet.wait().unwrap();
 }
 
 #[test]
