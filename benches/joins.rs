@@ -18,6 +18,8 @@
     reason = "a measurement that cannot go on says so at once; its table is its output"
 )]
 
+#[path = "../tests/it/lab/program.rs"]
+mod program;
 #[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/it/lab/swarm/mod.rs"]
 mod swarm;

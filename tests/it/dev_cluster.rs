@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::lab::program::program;
 use crate::lab::skip;
 
 /// A script in a namespace where nothing but the loopback is, as root of that namespace. It finds
@@ -27,7 +28,7 @@ pub fn in_network_of_its_own(script: &str, arguments: &[&str]) -> Option<Command
         return None;
     }
     let mut command = unshare();
-    command.args(["sh", "-c", script, env!("CARGO_BIN_EXE_microk8s")]);
+    command.args(["sh", "-c", script]).arg(program());
     command.args(arguments);
     // A node of this machine is none of the cluster's business.
     for variable in ["SNAP", "SNAP_DATA", "SNAP_COMMON", "MICROK8S_NODE_DIR"] {
@@ -204,7 +205,7 @@ fn a_machine_without_a_node_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("n1");
     for arguments in [&["add-node"] as &[&str], &["join", "a"], &["leave"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_microk8s"))
+        let output = Command::new(program())
             .args(arguments)
             .env_clear()
             .env("MICROK8S_NODE_DIR", &directory)

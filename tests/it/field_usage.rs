@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::agent::Agent;
 use crate::lab::nodes::HOSTS;
+use crate::lab::program::program;
 use crate::lab::{Host, Lab, Output, now};
 
 const IP: &str = "10.99.0.11";
@@ -683,7 +684,7 @@ fn u05_u24_u41_the_dotted_names_do_what_the_words_do() {
         for host in [scene.n1(), scene.n2()] {
             for word in ["add-node", "join", "leave"] {
                 symlink(
-                    env!("CARGO_BIN_EXE_microk8s"),
+                    program(),
                     host.stand_ins.bin().join(format!("microk8s.{word}")),
                 )
                 .unwrap();

@@ -4,16 +4,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
+use crate::lab::program::program;
+
 /// Runs `microk8s status --wait` where the snap's own command is this script.
 fn handed_over_to(script: &str) -> Output {
     let snap = tempfile::tempdir().unwrap();
     let wrapper = snap.path().join("microk8s.wrapper");
     fs::write(&wrapper, script).unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_microk8s"))
+    Command::new(program())
         .args(["status", "--wait"])
         .env("SNAP", snap.path())
-        .env("MICROK8S", env!("CARGO_BIN_EXE_microk8s"))
+        .env("MICROK8S", program())
         .env_remove("MICROK8S_HANDED_OVER")
         .output()
         .unwrap()

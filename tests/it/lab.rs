@@ -13,6 +13,7 @@ pub mod network;
 pub mod nodes;
 pub mod peer;
 pub mod pem;
+pub mod program;
 pub mod request;
 pub mod schema;
 pub mod snapshot;
@@ -30,14 +31,12 @@ use tempfile::TempDir;
 
 use self::agent::Agent;
 use self::network::Network;
+use self::program::program;
 use self::snapshot::Snapshot;
 use self::standins::StandIns;
 
 /// The agent's own state, which the recordings know nothing of.
 const OWN_STATE: &str = "var/cluster-agent";
-
-/// The program that the hosts get, where it is not the one that was built with the tests.
-pub const PROGRAM_VARIABLE: &str = "MICROK8S_PROGRAM";
 
 /// Hosts on one network. Everything goes away when it is dropped.
 pub struct Lab {
@@ -133,9 +132,7 @@ impl Host {
             fs::set_permissions(entry.unwrap().path(), readable).unwrap();
         }
         let stand_ins = StandIns::install(&root.join("stand-ins"), &snap, &data);
-        let binary = std::env::var(PROGRAM_VARIABLE)
-            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_microk8s").to_owned());
-        symlink(binary, stand_ins.bin().join("microk8s")).unwrap();
+        symlink(program(), stand_ins.bin().join("microk8s")).unwrap();
         Self {
             name: name.to_owned(),
             stand_ins,

@@ -8,6 +8,7 @@ use std::thread;
 
 use crate::lab::agent::Agent;
 use crate::lab::network::MICROK8S_GID;
+use crate::lab::program::program;
 use crate::lab::{Host, Lab, Output};
 
 /// A user of every machine, who is in no group that counts.
@@ -21,13 +22,13 @@ const NO_PERMISSION: &str = "Insufficient permissions to access MicroK8s.\n\
 
 /// Runs the program as somebody who is no administrator, from a place where he can.
 fn as_nobody(host: &Host, groups: &str, arguments: &str) -> Output {
-    let program = host.scratch().join("microk8s");
-    if !program.exists() {
-        fs::copy(env!("CARGO_BIN_EXE_microk8s"), &program).unwrap();
+    let copy = host.scratch().join("microk8s");
+    if !copy.exists() {
+        fs::copy(program(), &copy).unwrap();
     }
     host.shell(&format!(
         "USER=nobody exec setpriv --reuid={NOBODY} --regid={NOBODY} {groups} {} {arguments}",
-        program.display()
+        copy.display()
     ))
 }
 

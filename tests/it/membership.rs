@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::compat::requests::curl_line;
-use crate::lab::{Host, Lab, PROGRAM_VARIABLE};
+use crate::lab::program::PROGRAM_VARIABLE;
+use crate::lab::{Host, Lab};
 
 const MEMBER: &str =
     "Contacting cluster at 10.99.0.11\nThis node is already a member of the cluster.\n";
@@ -103,7 +104,7 @@ fn a_node_is_a_member_when_the_datastore_lists_its_very_address() {
 /// seconds, whatever they do. The promise is for a release build with nothing else to do:
 ///
 ///     cargo build --release
-///     MICROK8S_PROGRAM=$PWD/target/release/microk8s \
+///     MICROK8S_PROGRAM=target/release/microk8s \
 ///         cargo test --test it -- --nocapture a_control_plane_join_waits_for_no_clock
 fn join_limit() -> Duration {
     match std::env::var_os(PROGRAM_VARIABLE) {

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use crate::dev_cluster::is_dqlite_installed;
 use crate::lab::network::{self, Network};
+use crate::lab::program::program;
 use crate::lab::skip;
 
 const HOSTS: [(&str, &str); 5] = [
@@ -68,7 +69,7 @@ impl Machine {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.namespace])
-            .arg(env!("CARGO_BIN_EXE_microk8s"))
+            .arg(program())
             .args(words)
             .env("MICROK8S_NODE_DIR", &self.directory)
             .stdin(Stdio::null());

@@ -6,7 +6,7 @@
 //!
 //! ```sh
 //! cargo build --release
-//! SWARM_PROGRAM=target/release/microk8s SLOWLORIS_SECONDS=600 \
+//! MICROK8S_PROGRAM=target/release/microk8s SLOWLORIS_SECONDS=600 \
 //!     cargo test --test it -- slowloris --nocapture --test-threads 1
 //! ```
 

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use super::super::program::program;
 use super::PATIENCE;
 
 /// How many tokens are asked for side by side.
@@ -32,9 +33,6 @@ const GLANCE: Duration = Duration::from_millis(5);
 
 /// How much of the log a test that fails shows.
 const SHOWN_LINES: usize = 20;
-
-/// Names another build of the program to be tested.
-const PROGRAM: &str = "SWARM_PROGRAM";
 
 /// A standalone agent. It is killed, and its node directory goes, when this is dropped.
 pub struct StandaloneAgent {
@@ -83,8 +81,7 @@ impl StandaloneAgent {
             .create(true)
             .append(true)
             .open(self.log_file());
-        let program = std::env::var_os(PROGRAM);
-        let mut command = Command::new(program.unwrap_or(env!("CARGO_BIN_EXE_microk8s").into()));
+        let mut command = Command::new(program());
         command
             .args(["agent", "--node-name", "first", "--node-dir"])
             .arg(self.node_dir.path())
