@@ -224,6 +224,38 @@ fn plain_http_at_the_port_is_told_that_it_is_not() {
 }
 
 #[test]
+fn a_connection_serves_question_after_question_and_ends_when_the_client_wants_no_more() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    // With pauses between them.
+    let question = "-o /dev/null https://10.99.0.11:25000/health";
+    let how = "--http1.1 --rate 5/s -w '%{http_code} %{num_connects}\\n'";
+    let answers = n2.shell(&format!("curl -sk {how} {question} {question} {question}"));
+    assert_eq!(answers.ok(), "200 1\n200 0\n200 0\n");
+    // Two at once, and a head that comes in two pieces.
+    let first = "GET /health HTTP/1.1\\r\\nHost: n1\\r\\n\\r\\n";
+    let last = "lth HTTP/1.1\\r\\nHost: n1\\r\\nConnection: close\\r\\n\\r\\n";
+    for (said, count) in [
+        (format!("printf '{first}GET /hea{last}'"), 2),
+        (
+            format!("printf '{first}GET /hea'; sleep 0.1; printf '{last}'"),
+            2,
+        ),
+        ("printf 'GET /health HTTP/1.0\\r\\n\\r\\n'".to_owned(), 1),
+    ] {
+        let output = n2.shell(&format!(
+            "{{ {said}; }} | timeout 30 openssl s_client -connect 10.99.0.11:25000 -quiet 2>/dev/null"
+        ));
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert_eq!(output.stdout.matches("200 OK").count(), count, "{output:?}");
+        assert_eq!(output.stdout.matches(WELL).count(), count, "{output:?}");
+    }
+}
+
+#[test]
 fn idle_connections_of_one_host_keep_nobody_else_from_being_served() {
     let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
         return;
