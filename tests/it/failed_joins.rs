@@ -2,11 +2,10 @@
 //! and the same command succeeds once the cause is cured.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,8 +14,10 @@ use nix::unistd::Pid;
 use microk8s::base::wait;
 
 use crate::lab::peer::{Peer, Reply, Speaks};
+use crate::lab::small_disk::SmallDisk;
 use crate::lab::snapshot::Snapshot;
-use crate::lab::{Host, Lab, Output, nodes};
+use crate::lab::stopped_join::StoppedJoin;
+use crate::lab::{Host, Lab, Output};
 
 const PROXY: &str = "microk8s.daemon-apiserver-proxy";
 
@@ -220,10 +221,6 @@ fn a_datastore_that_never_lists_the_node_fails_the_join_when_the_time_is_over() 
     });
 }
 
-/// A worker's join stands still between the answer of the contacted node and its certificates while
-/// this file, which it reads again there, is a pipe to which nobody writes.
-const GATE: &str = "args/traefik/traefik-template.yaml";
-
 #[test]
 fn the_contacted_node_dying_between_the_answer_and_the_signing_fails_the_join() {
     for through_agent in [false, true] {
@@ -235,22 +232,9 @@ fn the_contacted_node_dying_between_the_answer_and_the_signing_fails_the_join() 
         let _own = through_agent.then(|| n2.agent());
         let line = format!("{} --worker", join_line(&lab));
         let before = n2.snapshot();
-        let template = n2.read(GATE);
-        n2.remove(GATE);
-        n2.shell(&format!("mkfifo $SNAP_DATA/{GATE}")).ok();
-        let output = std::thread::scope(|scope| {
-            let joining = scope.spawn(|| n2.shell(&line));
-            // A pipe is open when somebody reads it: first before the join asks, then after.
-            fs::write(n2.path(GATE), &template).unwrap();
-            agent.wait_for("outcome=\"admitted\"");
-            let mut gate = fs::File::options().write(true).open(n2.path(GATE)).unwrap();
-            agent.kill();
-            gate.write_all(template.as_bytes()).unwrap();
-            drop(gate);
-            joining.join().unwrap()
-        });
-        n2.remove(GATE);
-        n2.write(GATE, &template, before.nodes[GATE].mode);
+        let stopped = StoppedJoin::start(n2, &line);
+        agent.wait_for("outcome=\"admitted\"");
+        let output = stopped.go_on_after(|| agent.kill());
         assert_failed(&output, n2, &before, "certificates", 12);
         assert!(output.stderr.contains("can help"), "{output:?}");
         assert_eq!(n2.stand_ins.calls(), [""; 0]);
@@ -302,26 +286,9 @@ fn the_token_of_a_join_that_was_killed_is_free_when_the_agent_starts_or_the_next
         let agent = n1.agent();
         let own = through_agent.then(|| n2.agent());
         let line = format!("{} --worker", join_line(&lab));
-        let template = n2.read(GATE);
-        n2.remove(GATE);
-        n2.shell(&format!("mkfifo $SNAP_DATA/{GATE}")).ok();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let mut child = n2
-            .command(&words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        fs::write(n2.path(GATE), &template).unwrap();
+        let stopped = StoppedJoin::start(n2, &line);
         agent.wait_for("outcome=\"admitted\"");
-        if let Some(own) = own {
-            own.kill();
-        }
-        let _ = child.kill();
-        child.wait().unwrap();
-        n2.remove(GATE);
-        n2.write(GATE, &template, 0o644);
+        stopped.kill(own);
         let report = n2.path("var/cluster-agent/journal/report");
         let mode = fs::metadata(&report).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -446,46 +413,6 @@ fn both_ways_alone(test: impl Fn(&Lab)) {
     }
 }
 
-/// A node directory on a disk of one mebibyte. It goes when it is dropped, and so does the disk.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn under(host: &Host) -> Self {
-        let (data, kept) = (host.snap_data(), host.scratch().join("kept"));
-        nodes::copy(&data, &kept);
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m,mode=0755", "tmpfs"])
-            .arg(&data)
-            .status();
-        assert!(mount.unwrap().success());
-        let copied = Command::new("cp")
-            .arg("-a")
-            .arg(kept.join("."))
-            .arg(&data)
-            .status();
-        assert!(copied.unwrap().success());
-        fs::remove_dir_all(kept).unwrap();
-        Self(data)
-    }
-
-    /// Fills the disk up, but for so many pages.
-    fn fill_up_to(&self, pages: u64) {
-        let filler = self.0.join("filler");
-        let line = format!("cat /dev/zero > {} 2>/dev/null", filler.display());
-        let filled = Command::new("sh").args(["-c", &line]).status().unwrap();
-        assert!(!filled.success());
-        let file = fs::File::options().write(true).open(&filler).unwrap();
-        let length = file.metadata().unwrap().len();
-        file.set_len(length - 4096 * pages).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
     for (role, through_agent) in ROLES_AND_WAYS {
@@ -493,7 +420,7 @@ fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
             return;
         };
         let n2 = lab.host("n2");
-        let disk = SmallDisk::under(n2);
+        let disk = SmallDisk::over(n2, &n2.snap_data(), "1m");
         let _agents = (lab.host("n1").agent(), through_agent.then(|| n2.agent()));
         let line = format!("{} {role}", join_line(&lab));
         let mut failed = Vec::new();
@@ -514,7 +441,7 @@ fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
                 let (_, path) = output.stderr.split_once('`').unwrap();
                 failed.push(path.split_once('`').unwrap().0.to_owned());
             }
-            fs::remove_file(n2.path("filler")).unwrap();
+            disk.make_room();
         }
         // It was met in the journal and in files of the node, several times.
         let in_journal = |path: &String| path.contains("/journal");

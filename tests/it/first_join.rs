@@ -174,16 +174,7 @@ fn a_contacted_agent_that_is_killed_anywhere_leaves_no_half_of_what_it_changed()
     });
     let (mut undone, mut kills) = (0, 0);
     for number in 1.. {
-        let agent = n1.agent();
-        let strace = killed::attach(agent.pid(), "fsync", number);
-        let ended = n2.shell(&line).code == Some(0);
-        if ended {
-            agent.signal(Signal::SIGTERM);
-            agent.ends();
-        } else {
-            agent.was_killed();
-        }
-        strace.ends();
+        let ended = killed::ends_although_killed(n1, "fsync", number, || n2.shell(&line));
         let agent = n1.agent();
         agent.signal(Signal::SIGTERM);
         agent.ends();

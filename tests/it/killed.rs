@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use crate::lab::agent::Agent;
 use crate::lab::snapshot::Snapshot;
 use crate::lab::standins::Running;
-use crate::lab::{Host, Lab, nodes, skip};
+use crate::lab::{Host, Lab, Output, nodes, skip};
 use crate::leaving::{assert_of_one_authority, cluster};
 
 /// Nothing waits for this long in a run where all is well.
@@ -39,7 +39,7 @@ fn fatal(call: &str, number: usize) -> String {
 }
 
 /// Something that kills a process that runs already.
-pub struct Strace {
+struct Strace {
     child: Child,
     /// Kept open: what it says of every new process must go somewhere.
     _said: BufReader<ChildStderr>,
@@ -47,7 +47,7 @@ pub struct Strace {
 
 /// Kills a process on entering a system call for the `number`th time from now on. Each thread
 /// counts by itself.
-pub fn attach(process: i32, call: &str, number: usize) -> Strace {
+fn attach(process: i32, call: &str, number: usize) -> Strace {
     let mut strace = Command::new("strace")
         .args(["-f", "-o", "/dev/null", "-p", &process.to_string()])
         .args(fatal(call, number).split(' '))
@@ -67,7 +67,7 @@ pub fn attach(process: i32, call: &str, number: usize) -> Strace {
 
 impl Strace {
     /// Waits for its end, which comes with that of the process.
-    pub fn ends(mut self) {
+    fn ends(mut self) {
         self.child.wait().unwrap();
     }
 }
@@ -143,7 +143,9 @@ impl<'a> Victim<'a> {
                 host.stand_ins.forget_calls();
                 let ended = match killed {
                     Killed::Command => self.kill_command(call, number),
-                    Killed::Agent => self.kill_agent(call, number),
+                    Killed::Agent => {
+                        ends_although_killed(host, call, number, || host.shell(&self.line))
+                    }
                 };
                 self.recover();
                 for journal in ["journal", "journal.done"] {
@@ -181,21 +183,6 @@ impl<'a> Victim<'a> {
         let ended = output.code == Some(0);
         let was_killed = output.code == Some(137) || output.code.is_none();
         assert!(ended || was_killed, "{call} {number}: {output:?}");
-        ended
-    }
-
-    /// The same while the agent does the work.
-    fn kill_agent(&self, call: &str, number: usize) -> bool {
-        let agent = self.host.agent();
-        let strace = attach(agent.pid(), call, number);
-        let ended = self.host.shell(&self.line).code == Some(0);
-        if ended {
-            agent.signal(Signal::SIGTERM);
-            agent.ends();
-        } else {
-            agent.was_killed();
-        }
-        strace.ends();
         ended
     }
 
@@ -244,6 +231,28 @@ impl<'a> Victim<'a> {
         assert_eq!(self.host.stand_ins.services(), self.services, "{at}");
     }
 }
+
+/// Kills the agent of this host at this call of `act`. Whether `act` got to its end before.
+pub fn ends_although_killed(
+    host: &Host,
+    call: &str,
+    number: usize,
+    act: impl FnOnce() -> Output,
+) -> bool {
+    let agent = host.agent();
+    let strace = attach(agent.pid(), call, number);
+    let ended = act().code == Some(0);
+    if ended {
+        agent.signal(Signal::SIGTERM);
+        agent.ends();
+    } else {
+        agent.was_killed();
+    }
+    strace.ends();
+    ended
+}
+
+/// Whether this machine can kill a process at a system call; a test says aloud that it cannot.
 pub fn can_kill() -> bool {
     let found = Command::new("strace")
         .arg("--version")

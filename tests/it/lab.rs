@@ -16,15 +16,17 @@ pub mod pem;
 pub mod program;
 pub mod request;
 pub mod schema;
+pub mod small_disk;
 pub mod snapshot;
 pub mod standins;
+pub mod stopped_join;
 pub mod swarm;
 
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
@@ -271,14 +273,7 @@ impl Host {
             // A program may end without having read it all.
             let _ = stdin.write_all(input);
         }
-        let output = child.wait_with_output().unwrap();
-        let output = Output {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            began,
-            ended: now(),
-        };
+        let output = Output::of(child, began);
         assert_ne!(output.code, Some(124), "{words:?} does not end\n{output:?}");
         output
     }
@@ -341,6 +336,18 @@ pub struct Output {
 }
 
 impl Output {
+    /// Waits for the end of a program that was started then, in unix time.
+    fn of(child: Child, began: u64) -> Self {
+        let output = child.wait_with_output().unwrap();
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            began,
+            ended: now(),
+        }
+    }
+
     /// The standard output of a program that must have succeeded.
     #[track_caller]
     pub fn ok(self) -> String {

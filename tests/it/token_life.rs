@@ -4,7 +4,6 @@
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
 
 use microk8s::base::secret::Secret;
 use microk8s::model::join_url::JoinUrl;
@@ -17,6 +16,8 @@ use serde_json::Value;
 use crate::compat::preconditions::{new_token, token_file};
 use crate::compat::requests::curl;
 use crate::lab::agent::Agent;
+use crate::lab::small_disk::SmallDisk;
+use crate::lab::stopped_join::StoppedJoin;
 use crate::lab::{Host, Lab, Output, now};
 
 const FILE: &str = "credentials/cluster-tokens.txt";
@@ -97,51 +98,6 @@ fn call_kubelets_by_name(host: &Host, by_name: bool) {
         .collect();
     assert!(lines.iter().any(|line| line.ends_with(to)), "{from}");
     host.write("args/kube-apiserver", &(lines.join("\n") + "\n"), 0o644);
-}
-
-/// A join that stands still between the answer of the contacted node and its certificates, because
-/// a file that it reads there again is a pipe to which nobody writes a second time.
-struct StoppedJoin<'a> {
-    host: &'a Host,
-    child: Child,
-    template: String,
-}
-
-impl<'a> StoppedJoin<'a> {
-    const TEMPLATE: &'static str = "args/traefik/traefik-template.yaml";
-
-    fn start(host: &'a Host, line: &str) -> Self {
-        let template = host.read(Self::TEMPLATE);
-        host.remove(Self::TEMPLATE);
-        host.shell(&format!("mkfifo $SNAP_DATA/{}", Self::TEMPLATE))
-            .ok();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let child = host
-            .command(&words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // Ends when it is read to its end, which is the first time that the join looks.
-        fs::write(host.path(Self::TEMPLATE), &template).unwrap();
-        Self {
-            host,
-            child,
-            template,
-        }
-    }
-
-    fn kill(mut self, agent: Option<Agent>) {
-        if let Some(agent) = agent {
-            agent.kill();
-        }
-        // The command ends by itself when its agent is gone.
-        let _ = self.child.kill();
-        self.child.wait().unwrap();
-        self.host.remove(Self::TEMPLATE);
-        self.host.write(Self::TEMPLATE, &self.template, 0o644);
-    }
 }
 
 #[test]
@@ -689,53 +645,17 @@ fn nothing_that_holds_a_token_shows_it() {
     }
 }
 
-/// A small disk over the agent's own folder; goes when it is dropped.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(host: &Host, size: &str) -> Self {
-        let path = host.path("var/cluster-agent");
-        fs::create_dir_all(&path).unwrap();
-        let options = format!("size={size},mode=0700");
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(&path)
-            .status();
-        assert!(status.unwrap().success());
-        Self(path)
-    }
-
-    fn fill(&self) -> std::path::PathBuf {
-        let filler = self.0.join("filler");
-        // `cat` writes until there is no room.
-        let line = format!("cat /dev/zero > {} 2>/dev/null", filler.display());
-        assert!(
-            !Command::new("sh")
-                .args(["-c", &line])
-                .status()
-                .unwrap()
-                .success()
-        );
-        filler
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_costs_no_token_and_is_said() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
-    let disk = SmallDisk::mount(n1, "4m");
+    n1.shell("mkdir -m 0700 $SNAP_DATA/var/cluster-agent").ok();
+    let disk = SmallDisk::over(n1, &n1.path("var/cluster-agent"), "4m");
     let agent = n1.agent();
     let line = format!("{} --worker", join_line(n1, ""));
-    let filler = disk.fill();
+    disk.fill_up_to(0);
     // The database has some room of its own; how much is its business.
     let mut issued = 0;
     let refused = loop {
@@ -760,7 +680,7 @@ fn a_full_disk_costs_no_token_and_is_said() {
         "{output:?}"
     );
     n2.shell(HEALTH).ok();
-    fs::remove_file(filler).unwrap();
+    disk.make_room();
     assert_eq!(listed(n1).len(), issued + 1, "{}", agent.log());
     n2.shell(&line).ok();
 }

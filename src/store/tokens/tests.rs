@@ -98,6 +98,20 @@ impl Fixture {
         self.layout.credential(name)
     }
 
+    /// One of MicroK8s's files holds the token, and nothing else.
+    fn write_line(&self, file: &str) -> std::path::PathBuf {
+        let path = self.path(file);
+        std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+        path
+    }
+
+    /// A node is let in, and the agent dies before the token's line is taken out.
+    fn admit_and_crash(&self, n: u8) {
+        let reservation = self.reserve(n).unwrap();
+        let (_, admitted) = reservation.admit(true, false, self.tokens.now()).unwrap();
+        admitted.unwrap();
+    }
+
     fn sign(&self, suffix: &str, node: &JoiningNode) -> bool {
         let token = token().with_suffix(suffix);
         match self
@@ -284,8 +298,7 @@ fn nodes_behind_one_address_get_their_own_certificates_each() {
 #[test]
 fn a_token_in_the_database_and_in_the_file_admits_one_node() {
     let f = fixture();
-    let path = f.path(token_files::CLUSTER_TOKENS);
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    let path = f.write_line(token_files::CLUSTER_TOKENS);
     f.add(&one_use());
     assert_eq!(f.join(&node(2)), Ok(()));
     assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
@@ -343,16 +356,14 @@ fn tokens_outlive_the_program() {
 #[test]
 fn lines_in_the_files_of_microk8s_count() {
     let f = fixture();
-    let path = f.path(token_files::CLUSTER_TOKENS);
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    let path = f.write_line(token_files::CLUSTER_TOKENS);
     assert_eq!(f.join(&node(2)), Ok(()));
     assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
     assert_eq!(f.join(&node(3)), Err(Reason::InUse));
     // Who appends a line issues a token, also one that was used before.
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    f.write_line(token_files::CLUSTER_TOKENS);
     assert_eq!(f.join(&node(3)), Ok(()));
-    let persistent = f.path(token_files::PERSISTENT_TOKENS);
-    std::fs::write(persistent, format!("{}\n", token().expose())).unwrap();
+    f.write_line(token_files::PERSISTENT_TOKENS);
     for n in 2..9 {
         assert_eq!(f.join(&node(n)), Ok(()));
     }
@@ -361,15 +372,8 @@ fn lines_in_the_files_of_microk8s_count() {
 #[test]
 fn a_line_that_a_crash_kept_from_being_blanked_admits_nobody_else() {
     let f = fixture();
-    let path = f.path(token_files::CLUSTER_TOKENS);
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
-    let reservation = f.reserve(2).unwrap();
-    reservation
-        .admit(true, false, f.tokens.now())
-        .unwrap()
-        .1
-        .unwrap();
-    drop(reservation);
+    let path = f.write_line(token_files::CLUSTER_TOKENS);
+    f.admit_and_crash(2);
     assert_eq!(f.join(&node(3)), Err(Reason::InUse));
     assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
     assert_eq!(f.join(&node(2)), Ok(()));
@@ -472,7 +476,7 @@ fn a_revoked_token_lets_nobody_in_and_signs_nothing() {
     assert_eq!(checked.unwrap_err().reason, Reason::Revoked);
     assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
     // It is issued again by whoever writes it again.
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    f.write_line(token_files::CLUSTER_TOKENS);
     assert_eq!(f.join(&node(3)), Ok(()));
 }
 
@@ -483,8 +487,7 @@ fn a_token_that_came_from_the_file_keeps_the_limits_it_was_given() {
         role: Some(RoleLimit::ControlPlane),
         ..one_use()
     });
-    let path = f.path(token_files::CLUSTER_TOKENS);
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    let path = f.write_line(token_files::CLUSTER_TOKENS);
     assert_eq!(f.join(&node(2)), Err(Reason::WrongRole));
     assert_ne!(std::fs::read_to_string(&path).unwrap().trim(), "");
 }
@@ -630,8 +633,7 @@ fn signing_and_giving_back_at_once_never_leave_two_nodes_with_certificates() {
 #[test]
 fn two_requests_of_one_node_with_a_line_use_it_once() {
     let f = fixture();
-    let path = f.path(token_files::CLUSTER_TOKENS);
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    f.write_line(token_files::CLUSTER_TOKENS);
     let (first, second) = (f.reserve(2).unwrap(), f.reserve(2).unwrap());
     first.commit(&WORKER, false).unwrap().unwrap();
     second.commit(&WORKER, false).unwrap().unwrap();
@@ -642,7 +644,7 @@ fn two_requests_of_one_node_with_a_line_use_it_once() {
 fn a_token_that_is_revoked_while_a_node_is_let_in_lets_it_in_no_more() {
     for file in [token_files::CLUSTER_TOKENS, token_files::PERSISTENT_TOKENS] {
         let f = fixture();
-        std::fs::write(f.path(file), format!("{}\n", token().expose())).unwrap();
+        f.write_line(file);
         let reservation = f.reserve(2).unwrap();
         let all = f.tokens.find("").unwrap();
         assert_eq!(f.tokens.revoke(&all, 0).unwrap().len(), 1);
@@ -680,18 +682,11 @@ fn a_node_by_which_nothing_came_of_its_token_is_forgotten() {
 #[test]
 fn a_token_whose_line_is_still_to_go_is_not_pruned() {
     let f = fixture();
-    let path = f.path(token_files::CLUSTER_TOKENS);
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
-    let reservation = f.reserve(2).unwrap();
-    reservation
-        .admit(true, false, f.tokens.now())
-        .unwrap()
-        .1
-        .unwrap();
-    drop(reservation);
+    f.write_line(token_files::CLUSTER_TOKENS);
+    f.admit_and_crash(2);
     f.clock.advance(LEASE);
     f.tokens.revoke(&f.tokens.find("").unwrap(), 0).unwrap();
-    std::fs::write(&path, format!("{}\n", token().expose())).unwrap();
+    f.write_line(token_files::CLUSTER_TOKENS);
     assert_eq!(f.tokens.prune(0).unwrap(), 0);
     assert_eq!(f.join(&node(3)), Err(Reason::Revoked));
 }
