@@ -1,0 +1,122 @@
+//! What a node is told that is let in.
+
+use std::path::PathBuf;
+
+use crate::base::secret::Secret;
+use crate::cluster::admit::{AdmitError, Caller, Gate};
+use crate::cluster::{callback, first_join, kubernetes};
+use crate::model::role::Role;
+use crate::store::known_users;
+use crate::wire::cluster_v2;
+
+impl Gate {
+    /// The answer, as far as it can be given before the node is made ready.
+    pub(super) fn answer(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        match request.worker.role() {
+            Role::Worker => self.common_answer(caller),
+            Role::ControlPlane => self.answer_for_control_plane(request, caller),
+        }
+    }
+
+    fn common_answer(&self, caller: Caller) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        let layout = &self.node.layout;
+        let api_server = self.node.arguments("kube-apiserver")?;
+        let value = |key| Some(api_server.get(key).unwrap_or_default().to_owned());
+        Ok(cluster_v2::JoinResponse {
+            ca: Some(layout.read(&layout.cert("ca.crt"))?),
+            apiport: value("--secure-port"),
+            api_authz_mode: value("--authorization-mode"),
+            kubelet_args: Some(layout.read(&layout.args("kubelet"))?),
+            hostname_override: Some(caller.remote.to_string()),
+            service_account_key: Some(Secret::default()),
+            cluster_cidr: self
+                .node
+                .arguments("kube-proxy")?
+                .get("--cluster-cidr")
+                .filter(|cidr| !cidr.is_empty())
+                .map(str::to_owned),
+            ..cluster_v2::JoinResponse::default()
+        })
+    }
+
+    fn answer_for_control_plane(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        let layout = &self.node.layout;
+        let secret = |path: PathBuf| layout.read(&path).map(Secret::new);
+        let mut answer = self.common_answer(caller)?;
+        answer.ca_key = Some(secret(layout.cert("ca.key"))?);
+        answer.service_account_key = Some(secret(layout.cert("serviceaccount.key"))?);
+        let api_server = self.node.arguments("kube-apiserver")?;
+        if api_server
+            .get("--token-auth-file")
+            .is_some_and(|file| !file.is_empty())
+        {
+            answer.admin_token = Some(self.known_token("admin")?);
+        } else if !request.can_handle_x509_auth {
+            return Err(AdmitError::NeedsX509);
+        }
+        if self.node.uses_dqlite() {
+            let backend = layout.backend();
+            answer.cluster_cert = Some(layout.read(&backend.join("cluster.crt"))?);
+            answer.cluster_key = Some(secret(backend.join("cluster.key"))?);
+            return Ok(answer);
+        }
+        let file = |key| {
+            api_server
+                .get(key)
+                .filter(|path| !path.is_empty())
+                .map(|path| layout.read(&self.node.expand(path)))
+                .transpose()
+        };
+        answer.etcd_servers = api_server.get("--etcd-servers").map(str::to_owned);
+        answer.etcd_ca = file("--etcd-cafile")?;
+        answer.etcd_cert = file("--etcd-certfile")?;
+        answer.etcd_key = file("--etcd-keyfile")?.map(Secret::new);
+        Ok(answer)
+    }
+
+    /// The answer with the callback token, or with what a worker is to know of it.
+    pub(super) fn with_callback_token(
+        &self,
+        answer: cluster_v2::JoinResponse,
+        request: &cluster_v2::JoinRequest,
+    ) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        let callback_token = first_join::own_callback_token(&self.node)?;
+        // What a worker does not know nobody can take from it. A control plane node has to know.
+        let has_digest =
+            request.worker.role() == Role::Worker && request.can_handle_callback_digest;
+        let (callback_token, digest) = if has_digest {
+            let (own, digest) = callback::for_worker(&callback_token);
+            (own, Some(digest))
+        } else {
+            (callback_token, None)
+        };
+        Ok(cluster_v2::JoinResponse {
+            callback_token: Some(callback_token),
+            callback_token_sha256: digest,
+            ..answer
+        })
+    }
+
+    /// The addresses of the control plane nodes, as Kubernetes lists them.
+    pub(super) fn control_plane_nodes(&self) -> Result<Vec<String>, AdmitError> {
+        let listed = kubernetes::control_plane_nodes(self.node.host.as_ref())?;
+        let nodes = listed.into_iter().flatten();
+        Ok(nodes
+            .filter_map(|node| Some(node.addresses.first()?.to_string()))
+            .collect())
+    }
+
+    pub(super) fn known_token(&self, user: &'static str) -> Result<Secret, AdmitError> {
+        let layout = &self.node.layout;
+        let users = layout.read(&layout.credential(known_users::FILE))?;
+        known_users::token_of(&users, user).ok_or(AdmitError::NoKnownToken(user))
+    }
+}

@@ -1,0 +1,127 @@
+//! Signing certificates for nodes that are being let in.
+
+use std::net::IpAddr;
+
+use crate::base::secret::Secret;
+use crate::cluster::admit::{AdmitError, Caller, Gate};
+use crate::cluster::first_join;
+use crate::cluster::node::Node;
+use crate::model::node::{JoiningNode, NodeName};
+use crate::model::token_life::Reason;
+use crate::pki::PkiError;
+use crate::pki::ca::Ca;
+use crate::pki::csr::ParsedRequest;
+use crate::pki::csr_policy::{self, Expected, Foreign};
+use crate::pki::name::AltName;
+use crate::store::admissions::CertificatePurpose;
+use crate::store::layout::ReadError;
+use crate::wire::cluster_v1;
+
+/// A signed certificate.
+#[derive(Debug)]
+pub struct Signed {
+    /// Whom it is for.
+    pub subject: String,
+    /// The certificate, PEM.
+    pub certificate: String,
+}
+
+impl Gate {
+    /// Signs a certificate for a node that is joining.
+    pub fn sign_certificate(
+        &self,
+        request: &cluster_v1::SignCertRequest,
+        caller: Caller,
+    ) -> Result<Signed, AdmitError> {
+        let unknown = || AdmitError::InvalidToken(Reason::Unknown.into());
+        // Nobody without a token has a signature verified.
+        if !self.tokens.gives_certificates(&request.token)? {
+            return Err(unknown());
+        }
+        let parsed = ParsedRequest::from_pem(&request.request).map_err(AdmitError::Unsignable)?;
+        let claimed = csr_policy::claimed_node(&parsed);
+        let claimed = claimed.as_ref().map(NodeName::as_str);
+        let right = self
+            .tokens
+            .certificate_request(&request.token, caller.remote, claimed)?
+            .ok_or_else(unknown)?;
+        let node = right.node.as_ref();
+        let expected = match right.purpose {
+            CertificatePurpose::Proxy => Expected::Proxy,
+            CertificatePurpose::Etcd => Expected::Etcd,
+            CertificatePurpose::Kubelet => Expected::Kubelet {
+                node: node
+                    .map(|node| NodeName::parse(&node.name))
+                    .transpose()
+                    .map_err(|_| unknown())?,
+                address: node.map_or(caller.remote, |node| node.address),
+                foreign: self.foreign(node, caller)?,
+            },
+        };
+        let approved = csr_policy::judge(&parsed, &expected).map_err(AdmitError::Policy)?;
+        let layout = &self.node.layout;
+        let ca_key = Secret::new(layout.read(&layout.cert("ca.key")).map_err(unsignable)?);
+        let ca = Ca::from_pem(
+            &layout.read(&layout.cert("ca.crt")).map_err(unsignable)?,
+            ca_key.expose(),
+        );
+        let certificate = ca
+            .and_then(|ca| ca.issue_approved(&approved))
+            .map_err(AdmitError::Unsignable)?;
+        if !self.tokens.certificate_signed(&request.token, &right)? {
+            // Another request with this token came first.
+            return Err(AdmitError::InvalidToken(Reason::Used.into()));
+        }
+        Ok(Signed {
+            subject: approved.subject().to_string(),
+            certificate,
+        })
+    }
+
+    /// Who else there is: what a joining node may not pose as.
+    fn foreign(&self, node: Option<&JoiningNode>, caller: Caller) -> Result<Foreign, AdmitError> {
+        let mut foreign = Foreign {
+            names: self.node.host.host_name().into_iter().collect(),
+            addresses: vec![caller.local],
+            networks: service_networks(&self.node),
+            left_out: Vec::new(),
+        };
+        for name in self.served_names() {
+            foreign.left_out.extend(match name {
+                AltName::Ip(ip) => Some(ip),
+                AltName::Dns(_) => None,
+            });
+        }
+        for member in first_join::datastore_members(&self.node).unwrap_or_default() {
+            foreign.addresses.extend(member.ip());
+        }
+        let others = self.tokens.admissions().nodes_that(|other| match node {
+            Some(node) => node.name != other.node.name,
+            None => other.node.address != caller.remote,
+        })?;
+        for other in others {
+            foreign.addresses.push(other.node.address);
+            foreign.names.push(other.node.name);
+        }
+        Ok(foreign)
+    }
+}
+
+fn unsignable(error: ReadError) -> AdmitError {
+    AdmitError::Unsignable(PkiError::malformed("certificate authority", error))
+}
+
+/// The networks of Kubernetes's services; MicroK8s's own where the arguments do not say.
+fn service_networks(node: &Node) -> Vec<(IpAddr, u8)> {
+    let arguments = node.arguments("kube-apiserver").ok();
+    arguments
+        .as_ref()
+        .and_then(|arguments| arguments.get("--service-cluster-ip-range"))
+        .unwrap_or("10.152.183.0/24")
+        .split(',')
+        .filter_map(|network| {
+            let (base, prefix) = network.trim().split_once('/')?;
+            Some((base.parse().ok()?, prefix.parse().ok()?))
+        })
+        .collect()
+}
