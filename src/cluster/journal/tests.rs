@@ -1,6 +1,7 @@
 //! Changes that are taken back, become final, or are cut off.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::host::scripted::ScriptedHost;
@@ -125,10 +126,10 @@ fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
             .take(cut)
         {
             let entry = std::fs::read(&path).unwrap();
-            undo_one(&path, &host, &mut Vec::new()).unwrap();
+            undo::undo_one(&path, &host, &mut Vec::new()).unwrap();
             // Killed after the undoing and before the entry was gone: it is done again.
             std::fs::write(&path, entry).unwrap();
-            undo_one(&path, &host, &mut Vec::new()).unwrap();
+            undo::undo_one(&path, &host, &mut Vec::new()).unwrap();
         }
         recover(&layout, &host).unwrap();
         assert_eq!(tree(layout.data()), before, "cut off after {cut} steps");
