@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::app::{self, Agent, interrupt};
 use crate::base::exit_status::ExitStatus;
-use crate::cli::join::{self as face, Format, Manner, Narrator, Parsed, Teller, Typed};
+use crate::cli::join::{self as face, Typed};
+use crate::cli::join_args::{self, Format, Manner, Parsed};
 use crate::cli::join_check::Report;
 use crate::cli::join_events::Lines;
+use crate::cli::join_text::{Narrator, Teller};
 use crate::cli::output::{self, Printer};
 use crate::cli::progress::Spinner;
 use crate::cli::texts;
@@ -17,7 +19,7 @@ use crate::cluster::join::{self, Audience, RunsIn, preflight};
 use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    let (parsed, manner) = face::parse(&arguments);
+    let (parsed, manner) = join_args::parse(&arguments);
     if manner.is_look {
         let mut report = Report::new(&arguments, manner.format, printer);
         let failed = check(parsed, &mut report).err();
@@ -54,7 +56,7 @@ fn try_run(parsed: Parsed, printer: &mut dyn Teller) -> Result<ExitStatus, ExitS
         Typed::Join { order, connection } => (order, connection),
         // Arguments that ask for a look do not get here.
         Typed::Check { .. } => return Err(ExitStatus::Usage),
-        Typed::Help => return Ok(face::help(printer)),
+        Typed::Help => return Ok(join_args::help(printer)),
         Typed::Wrong(status) => return Err(status),
     };
     if join::is_guarded(&node, order.role, order.disable_low_memory_guard) {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
-use crate::cli::join::Format;
+use crate::cli::join_args::Format;
 use crate::cli::output::{OutputLost, Printer};
 use crate::cli::overheard::Overheard;
 use crate::cli::texts;

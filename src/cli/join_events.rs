@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
-use crate::cli::join::Teller;
+use crate::cli::join_text::Teller;
 use crate::cli::output::{self, OutputLost, Printer};
 use crate::cli::overheard::Overheard;
 use crate::model::join_stage::{JoinStage, Retry};

@@ -5,8 +5,10 @@ pub mod agent;
 pub mod argparse;
 pub mod dev_cluster;
 pub mod join;
+pub mod join_args;
 pub mod join_check;
 pub mod join_events;
+pub mod join_text;
 pub mod leave;
 pub mod nodes;
 pub mod output;
@@ -43,7 +45,7 @@ pub enum Command {
     /// Produce a connection string for a node to join the cluster
     AddNode(add_node::AddNodeArgs),
     /// Join the node to a cluster
-    Join(join::JoinArgs),
+    Join(join_args::JoinArgs),
     /// Leave the cluster that this node is in
     Leave(leave::LeaveArgs),
     /// Remove a node from the cluster

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::base::exit_status::ExitStatus;
-use crate::cli::join::Teller;
+use crate::cli::join_text::Teller;
 use crate::cli::output::{OutputLost, Printer};
 use crate::model::join_stage::JoinStage;
 use crate::wire::local_v1::JoinEvent;
