@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Extension, FromRequest, Request, State};
+use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -15,17 +15,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::agent::metrics::{Limit, Metrics};
-use crate::agent::places::{COME_AGAIN, Work};
-use crate::agent::{Shared, callback_api, guesses, metrics_page, reasons, request_log, status};
-use crate::base::sanitize;
-use crate::cluster::admit::{AdmitError, Caller, Gate};
-use crate::model::role::Role;
-use crate::model::token::Token;
-use crate::model::token_life::Reason;
+use crate::agent::join_steps::{Look, perform};
+use crate::agent::metrics::Limit;
+use crate::agent::{Shared, callback_api, guesses, metrics_page, request_log, status};
 use crate::wire::error_body::ErrorBody;
-use crate::wire::lenient::DecodeError;
-use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
 /// The largest body that is taken; a certificate request has two kilobytes.
@@ -203,251 +196,6 @@ fn escape_html(text: &str) -> String {
         .replace('"', "&#34;")
 }
 
-/// A request that a node who wants to join may send.
-trait JoinStep: Sized + Send + Sync + 'static {
-    /// What the log calls it.
-    const NAME: &'static str;
-
-    /// What the log says when it is granted.
-    const GRANTED: &'static str;
-
-    /// What it needs a place for.
-    const WORK: Work = Work::Other;
-
-    /// Whether a node that this was granted may say later how its join ended.
-    const TAKES_OUTCOME: bool = false;
-
-    /// What comes back when it is granted.
-    type Answer: Serialize + Send + 'static;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError>;
-
-    fn token(&self) -> &Token;
-
-    /// The name that the node gives itself, and the role that it wants, where it says so.
-    fn who(&self) -> (&str, Option<Role>);
-
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError>;
-
-    /// Counts what came of it; `refused` says why it was not granted.
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>);
-}
-
-impl JoinStep for cluster_v2::JoinRequest {
-    const NAME: &'static str = "join";
-    const GRANTED: &'static str = "admitted";
-    const WORK: Work = Work::Join;
-    const TAKES_OUTCOME: bool = true;
-    type Answer = cluster_v2::JoinResponse;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(body)
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        (&self.hostname, Some(self.worker.role()))
-    }
-
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.join(self, caller)
-    }
-
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
-        metrics.join(self.worker.role(), refused);
-    }
-}
-
-impl JoinStep for cluster_v1::JoinRequest {
-    const NAME: &'static str = "join-etcd";
-    const GRANTED: &'static str = "admitted";
-    const WORK: Work = Work::Join;
-    const TAKES_OUTCOME: bool = true;
-    type Answer = cluster_v1::JoinResponse;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(body)
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        (&self.hostname, Some(Role::Worker))
-    }
-
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.join_v1(self, caller)
-    }
-
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
-        metrics.join(Role::Worker, refused);
-    }
-}
-
-/// A look at a join, which says what the join would and asks for nothing.
-struct Look<R>(R);
-
-impl JoinStep for Look<cluster_v2::JoinRequest> {
-    const NAME: &'static str = "join-check";
-    const GRANTED: &'static str = "looked at";
-    const WORK: Work = Work::Look;
-    type Answer = JoinCheck;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        cluster_v2::JoinRequest::read(body).map(Self)
-    }
-
-    fn token(&self) -> &Token {
-        self.0.token()
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        self.0.who()
-    }
-
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.look(&self.0, caller)
-    }
-
-    /// A look is no join; it counts as a request.
-    fn count(&self, _: &Metrics, _: Option<&'static str>) {}
-}
-
-impl JoinStep for Look<cluster_v1::JoinRequest> {
-    const NAME: &'static str = "join-etcd-check";
-    const GRANTED: &'static str = "looked at";
-    const WORK: Work = Work::Look;
-    type Answer = JoinCheck;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        cluster_v1::JoinRequest::read(body).map(Self)
-    }
-
-    fn token(&self) -> &Token {
-        self.0.token()
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        self.0.who()
-    }
-
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.look_v1(&self.0, caller)
-    }
-
-    /// A look is no join; it counts as a request.
-    fn count(&self, _: &Metrics, _: Option<&'static str>) {}
-}
-
-impl JoinStep for cluster_v1::SignCertRequest {
-    const NAME: &'static str = "sign-cert";
-    const GRANTED: &'static str = "signed";
-    type Answer = cluster_v1::SignCertResponse;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(body)
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        ("", None)
-    }
-
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        let signed = gate.sign_certificate(self, caller)?;
-        let (address, token) = (caller.remote, self.token.digest());
-        tracing::info!(%address, %token, subject = signed.subject, "certificate signed");
-        Ok(cluster_v1::SignCertResponse {
-            certificate: Some(signed.certificate),
-        })
-    }
-
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
-        metrics.certificate(refused);
-    }
-}
-
-impl JoinStep for cluster_v2::JoinOutcome {
-    const NAME: &'static str = "join-outcome";
-    const GRANTED: &'static str = "noted";
-    type Answer = cluster_v2::OutcomeTaken;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(body)
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        (&self.hostname, None)
-    }
-
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.report(self, caller)?;
-        Ok(cluster_v2::OutcomeTaken {})
-    }
-
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
-        if refused.is_none() {
-            metrics.join_outcome(self.outcome);
-        }
-    }
-}
-
-/// Does what is asked for, and answers.
-async fn perform<R: JoinStep>(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<Caller>,
-    Whole(body): Whole,
-) -> Response {
-    let request = match R::read(&body) {
-        Ok(request) => request,
-        Err(error) => {
-            let address = caller.remote;
-            tracing::info!(request = R::NAME, %address, %error, outcome = "not understood");
-            return status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()));
-        }
-    };
-    let Some(place) = shared.places.take(R::WORK).await else {
-        return busy(&shared, &request, caller);
-    };
-    let own = shared.clone();
-    let done = in_time(&shared, move || {
-        let result = request.perform(&own.gate, caller);
-        let error = result.as_ref().err();
-        request.count(&own.metrics, error.map(reasons::of));
-        // Whoever presents one unknown token after the other has no claim to a line for each.
-        let is_unknown = matches!(error, Some(AdmitError::InvalidToken(refusal)) if refusal.reason == Reason::Unknown);
-        if !is_unknown || !own.guesses.is_over(caller.remote) {
-            write_line(&request, caller, error);
-        }
-        drop(place);
-        result
-    });
-    match done.await {
-        Ok(Ok(value)) => {
-            let mut answer = status::json(StatusCode::OK, &value);
-            if R::TAKES_OUTCOME {
-                let yes = HeaderValue::from_static("yes");
-                answer.headers_mut().insert(routes::TAKES_OUTCOME, yes);
-            }
-            answer
-        }
-        Ok(Err(error)) => status::refusal(&error),
-        Err(answer) => answer,
-    }
-}
-
 /// Does work on a thread of its own, because it reads and writes files and may wait for services.
 ///
 /// # Errors
@@ -468,58 +216,6 @@ pub(super) async fn in_time<T: Send + 'static>(
             Err(status::json(StatusCode::SERVICE_UNAVAILABLE, &error))
         }
     }
-}
-
-/// The answer when no place got free; nothing was done, and the token was not looked at.
-fn busy<R: JoinStep>(shared: &Shared, request: &R, caller: Caller) -> Response {
-    const REASON: &str = "busy";
-    shared.metrics.limit_hit(Limit::Joins);
-    request.count(&shared.metrics, Some(REASON));
-    let node = sanitize::for_log(request.who().0, 80);
-    let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
-    tracing::warn!(request, %address, node, %token, outcome = "refused", reason = REASON, "too many requests of joining nodes are under way");
-    let body = ErrorBody::new(format!(
-        "Too many nodes are joining at the moment, try again in {COME_AGAIN} seconds"
-    ));
-    status::try_again(StatusCode::SERVICE_UNAVAILABLE, COME_AGAIN, &body)
-}
-
-/// What the log says of a request: the one place where an operator learns why a join failed.
-fn write_line<R: JoinStep>(request: &R, caller: Caller, error: Option<&AdmitError>) {
-    let (node, role) = request.who();
-    let node = sanitize::for_log(node, 80);
-    let role = role.map_or_else(|| "-".to_owned(), |role| role.to_string());
-    let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
-    match error {
-        None => {
-            let outcome = R::GRANTED;
-            tracing::info!(request, %address, node, role, %token, outcome);
-        }
-        Some(AdmitError::InvalidToken(refusal)) => {
-            let reason = refusal.reason.as_str();
-            let of = refusal.node.as_deref().unwrap_or("-");
-            let of = sanitize::for_log(of, 120);
-            let seconds_ago = refusal.seconds_ago.unwrap_or_default();
-            tracing::warn!(request, %address, node, role, %token, outcome = "refused", reason, of, seconds_ago, "Invalid token");
-        }
-        Some(error) => {
-            let why = with_sources(error);
-            tracing::warn!(request, %address, node, role, %token, outcome = "refused", "{why}");
-        }
-    }
-}
-
-fn with_sources(error: &AdmitError) -> String {
-    let mut text = error.to_string();
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        let deeper_text = deeper.to_string();
-        if !text.contains(&deeper_text) {
-            text = format!("{text}: {deeper_text}");
-        }
-        cause = deeper;
-    }
-    sanitize::for_log(&text, 500)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod connections;
 mod guesses;
 mod https;
 mod image_stream;
+mod join_steps;
 mod local_api;
 mod local_departure;
 mod local_socket;
