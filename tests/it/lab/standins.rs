@@ -3,6 +3,7 @@
 //! Each writes its call to `calls.log`, in the form of the recordings, and answers as the files
 //! beside that log tell it to. Starting or restarting `k8s-dqlite` does to the datastore's files
 //! what the recordings show: `init.yaml` and `update.yaml` become `cluster.yaml` and `info.yaml`.
+//! The scripts are in `standins/`, each to be put behind the same head.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,175 +31,25 @@ pub enum Running {
 
 /// The head of every stand-in: where its files are, and how a call is written down. The umask is
 /// set because a caller with a tight one must not change the modes of what the datastore writes.
-const HEAD: &str = r#"#!/bin/sh
-set -eu
-umask 022
-here='{here}' data='{data}'
-log() { printf '%s\n' "$*" | sed "s|$data|\$SNAP_DATA|g" >> "$here/calls.log"; }
-"#;
+const HEAD: &str = include_str!("standins/head.sh");
 
-const SNAPCTL: &str = r#"
-log "snapctl $*"
-if [ -e "$here/fail-$1-$2" ]; then
-    echo 'error: cannot perform the requested operation on the service' >&2
-    exit 1
-fi
-if [ -e "$here/fatal-$1-$2" ]; then
-    kill -KILL "$PPID"
-    exit 1
-fi
-if [ -e "$here/hold-$1-$2" ]; then
-    env > "$here/held"
-    while [ -e "$here/hold-$1-$2" ]; do sleep 0.02; done
-fi
-if [ -e "$here/term-$1-$2" ]; then
-    rm "$here/term-$1-$2"
-    kill -TERM "$PPID"
-fi
-if [ -d "$here/services" ]; then
-    case "$1" in
-    stop) echo stopped ;;
-    *) {files} ;;
-    esac > "$here/services/$2"
-fi
-case "$1 $2" in
-'services '*)
-    if [ -e "$here/state-$2" ]; then
-        echo 'Service  Startup  Current  Notes'
-        echo "$2  enabled  $(cat "$here/state-$2")  -"
-    fi
-    exit 0
-    ;;
-'start microk8s.daemon-k8s-dqlite' | 'restart microk8s.daemon-k8s-dqlite') ;;
-*) exit 0 ;;
-esac
-cd "$data/var/kubernetes/backend" 2>/dev/null || exit 0
-value() { sed -n "s/^$1: *//p" "$2"; }
-if [ -e init.yaml ] && [ ! -e cluster.yaml ]; then
-    own=$(value Address init.yaml) id=100
-    rm -f "$here/removed"
-    : > cluster.yaml
-    # Addresses keep the quotes that they have: those of IPv6 need them.
-    for address in $(sed -n 's/^ *- *//p' init.yaml); do
-        printf -- '- Address: %s\n  ID: %s\n  Role: 0\n' "$address" "$id" >> cluster.yaml
-        id=$((id + 1))
-    done
-    printf -- '- Address: %s\n  ID: 999\n  Role: 0\n' "$own" >> cluster.yaml
-    printf 'Address: %s\nID: 999\nRole: 0\n' "$own" > info.yaml
-elif [ -e update.yaml ]; then
-    own=$(value Address update.yaml) id=$(value ID info.yaml)
-    printf -- '- Address: %s\n  ID: %s\n  Role: 0\n' "$own" "$id" > cluster.yaml
-    printf 'Address: %s\nID: %s\nRole: 0\n' "$own" "$id" > info.yaml
-    mv update.yaml update.yaml.applied
-fi
-"#;
+const SNAPCTL: &str = include_str!("standins/snapctl.sh");
 
 /// What tells the files that a service runs with from any others.
 const FILES: &str = "find $data/args $data/certs $data/credentials $data/var/kubernetes/backend \\
     -type f -exec cksum {} + | sort | cksum";
 
-const KUBECTL: &str = r#"
-log "kubectl $*"
-if [ -e "$here/kubectl-fails" ]; then
-    echo 'The connection to the server 127.0.0.1:16443 was refused' >&2
-    exit 1
-fi
-known() {
-    if [ ! -e "$here/nodes/$1.json" ]; then
-        printf 'Error from server (NotFound): nodes "%s" not found\n' "$1" >&2
-        exit 1
-    fi
-}
-case "$1 ${2:-} ${3:-}" in
-'get no -o')
-    if [ "${5:-}" = -l ]; then
-        cat "$here/kubectl-get.json"
-    else
-        printf '{"kind":"List","items":['
-        sep=
-        for node in "$here"/nodes/*.json; do
-            [ -e "$node" ] || break
-            printf '%s' "$sep"
-            cat "$node"
-            sep=,
-        done
-        printf ']}\n'
-    fi
-    ;;
-'get no '*)
-    known "$3"
-    cat "$here/nodes/$3.json"
-    ;;
-'delete no '*)
-    known "$3"
-    rm "$here/nodes/$3.json"
-    ;;
-apply*)
-    for refusal in "$here"/refuse-apply-*; do
-        [ -e "$refusal" ] || break
-        rm "$refusal"
-        echo "error: the server is not ready" >&2
-        exit 1
-    done
-    ;;
-esac
-"#;
+const KUBECTL: &str = include_str!("standins/kubectl.sh");
 
 /// Members that were removed stand in a file of their own: as in the recordings, `cluster.yaml` of
 /// the node that asks stays as it is.
-const DQLITE: &str = r#"
-log "dqlite $*"
-for command do :; done
-if [ -e "$here/dqlite-fails" ]; then
-    echo 'Error: no available dqlite leader server found' >&2
-    exit 1
-fi
-case "$command" in
-'.remove '*)
-    if [ -e "$here/dqlite-remove-fails" ]; then
-        echo 'Error: remove failed' >&2
-        exit 1
-    fi
-    echo "${command#.remove }" >> "$here/removed"
-    exit 0
-    ;;
-esac
-if [ -e "$here/dqlite.json" ]; then
-    cat "$here/dqlite.json"
-    exit 0
-fi
-touch "$here/removed"
-awk -v removed="$(tr '\n' ' ' < "$here/removed")" '
-    BEGIN { printf "[" }
-    { gsub(/[\047"]/, "") }
-    /Address:/ { address = $NF }
-    /ID:/ { id = $NF }
-    /Role:/ && !index(" " removed, " " address " ") { printf "%s{\"ID\":%s,\"Address\":\"%s\",\"Role\":%s}", sep, id, address, $NF; sep = "," }
-    END { print "]" }
-' "$data/var/kubernetes/backend/cluster.yaml"
-"#;
+const DQLITE: &str = include_str!("standins/dqlite.sh");
 
 /// Enables and disables add-ons.
-const SWITCH: &str = r#"
-log "$(basename "$0" .wrapper) $*"
-if [ -e "$here/fail-addon-$1" ]; then
-    echo "Addon $1 was not found" >&2
-    exit 1
-fi
-"#;
+const SWITCH: &str = include_str!("standins/switch.sh");
 
 /// The container runtime's client: what it is fed goes into a file, and its end is written down.
-const CTR: &str = r#"
-log "ctr $*"
-if [ -e "$here/ctr-fails" ]; then
-    head -c 1000 >/dev/null
-    echo 'ctr: unrecognized image format' >&2
-    exit 1
-fi
-echo "$$" > "$here/ctr.pid"
-sha256sum | cut -d ' ' -f 1 > "$here/ctr.sha256.part"
-mv "$here/ctr.sha256.part" "$here/ctr.sha256"
-"#;
+const CTR: &str = include_str!("standins/ctr.sh");
 
 impl StandIns {
     /// Writes the stand-ins to where the snap and the `PATH` of a host have the programs.

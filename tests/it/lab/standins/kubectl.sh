@@ -1,0 +1,44 @@
+log "kubectl $*"
+if [ -e "$here/kubectl-fails" ]; then
+    echo 'The connection to the server 127.0.0.1:16443 was refused' >&2
+    exit 1
+fi
+known() {
+    if [ ! -e "$here/nodes/$1.json" ]; then
+        printf 'Error from server (NotFound): nodes "%s" not found\n' "$1" >&2
+        exit 1
+    fi
+}
+case "$1 ${2:-} ${3:-}" in
+'get no -o')
+    if [ "${5:-}" = -l ]; then
+        cat "$here/kubectl-get.json"
+    else
+        printf '{"kind":"List","items":['
+        sep=
+        for node in "$here"/nodes/*.json; do
+            [ -e "$node" ] || break
+            printf '%s' "$sep"
+            cat "$node"
+            sep=,
+        done
+        printf ']}\n'
+    fi
+    ;;
+'get no '*)
+    known "$3"
+    cat "$here/nodes/$3.json"
+    ;;
+'delete no '*)
+    known "$3"
+    rm "$here/nodes/$3.json"
+    ;;
+apply*)
+    for refusal in "$here"/refuse-apply-*; do
+        [ -e "$refusal" ] || break
+        rm "$refusal"
+        echo "error: the server is not ready" >&2
+        exit 1
+    done
+    ;;
+esac
