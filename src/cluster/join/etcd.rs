@@ -4,10 +4,10 @@
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::{NodeKey, api_server_url};
-use crate::cluster::join::change::{Change, NODE_LABELS};
+use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Answer, Contact};
-use crate::cluster::join::worker::{Identities, REMOTE_CA, WORKER_LABELS};
+use crate::cluster::join::worker::{Identities, REMOTE_CA, set_kubelet_of_worker};
 use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
@@ -117,15 +117,11 @@ impl super::Plan for Plan {
         let callback = Secret::new(format!("{}\n", self.callback.expose()));
         change.callback_token(Some(&callback), None)?;
         change.pod_network(answer.cluster_cidr.as_deref())?;
-        let own = answer.hostname_override.as_deref().unwrap_or_default();
         change.kubelet(
             answer.kubelet_args.as_deref().unwrap_or_default(),
-            own,
+            answer.hostname_override.as_deref().unwrap_or_default(),
             order,
-            |arguments| {
-                arguments.set("--client-ca-file", REMOTE_CA);
-                arguments.set(NODE_LABELS, WORKER_LABELS);
-            },
+            set_kubelet_of_worker,
         )?;
         change.write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group)?;
 

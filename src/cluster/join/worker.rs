@@ -19,15 +19,22 @@ use crate::model::token::Token;
 use crate::pki::name::{AltName, Subject};
 use crate::pki::{ca, csr};
 use crate::store::admissions::CertificatePurpose;
+use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::JoinResponse;
 use crate::wire::local_v1::JoinOrder;
 
 /// The labels of a worker.
-pub(super) const WORKER_LABELS: &str =
+const WORKER_LABELS: &str =
     "microk8s.io/cluster=true,node.kubernetes.io/microk8s-worker=microk8s-worker";
 /// The cluster's CA on a worker, as arguments name it.
 pub(super) const REMOTE_CA: &str = "${SNAP_DATA}/certs/ca.remote.crt";
+
+/// What the kubelet of a worker has in place of the contacted node's.
+pub(super) fn set_kubelet_of_worker(arguments: &mut ArgsFile) {
+    arguments.set("--client-ca-file", REMOTE_CA);
+    arguments.set(NODE_LABELS, WORKER_LABELS);
+}
 
 /// All that the join needs, before anything is changed.
 pub struct Plan {
@@ -112,15 +119,11 @@ impl super::Plan for Plan {
         change.pod_network(answer.cluster_cidr.as_deref())?;
         change.write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group)?;
         change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
-        let own = answer.hostname_override.as_deref().unwrap_or_default();
         change.kubelet(
             answer.kubelet_args.as_deref().unwrap_or_default(),
-            own,
+            answer.hostname_override.as_deref().unwrap_or_default(),
             order,
-            |arguments| {
-                arguments.set("--client-ca-file", REMOTE_CA);
-                arguments.set(NODE_LABELS, WORKER_LABELS);
-            },
+            set_kubelet_of_worker,
         )?;
         change.kube_proxy()?;
         self.identities.apply(change, &self.ca, &self.server)?;
