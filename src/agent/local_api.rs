@@ -1,31 +1,25 @@
 //! The local API: what the node's own command line asks for, over the socket.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
-use hyper::body::Frame;
 use serde::Serialize;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
+use crate::agent::local_events::{Client, log_failure};
 use crate::agent::local_socket::LocalCaller;
 use crate::agent::{Shared, local_departure, request_log, status};
-use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::join::{self, Audience, RunsIn, preflight};
 use crate::cluster::{status as cluster_status, token_care};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, JoinEvent, JoinFailure, JoinOrder, PROTOCOL, TokenSelection,
+    AddTokenRequest, Hello, JoinEvent, JoinOrder, PROTOCOL, TokenSelection,
 };
 use crate::wire::preflight_v1::CheckOrder;
 use crate::wire::routes;
@@ -149,12 +143,7 @@ async fn join(
         pid = caller.pid,
         "joining"
     );
-    let (events, left, response) = stream();
-    let mut client = Client {
-        events,
-        left,
-        shared: shared.clone(),
-    };
+    let (mut client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
         join::join(shared.gate.node(), &order, RunsIn::Agent, &mut client);
     });
@@ -176,18 +165,11 @@ async fn check_join(
         let (uid, pid) = (caller.uid, caller.pid);
         tracing::info!(%to, %token, role = %order.role, uid, pid, "looking at a join");
     }
-    let (events, _, response) = stream();
+    let (client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
-        preflight::check(shared.gate.node(), &order, |event| send(&events, &event));
+        preflight::check(shared.gate.node(), &order, |event| client.send(&event));
     });
     response
-}
-
-/// The client that a join is for.
-struct Client {
-    events: UnboundedSender<Bytes>,
-    left: Arc<AtomicBool>,
-    shared: Arc<Shared>,
 }
 
 impl Audience for Client {
@@ -196,68 +178,11 @@ impl Audience for Client {
             JoinEvent::Failed(failure) => log_failure("the join failed", failure),
             event => tracing::info!(?event, "join"),
         }
-        send(&self.events, &event);
+        self.send(&event);
     }
 
     fn has_left(&self) -> bool {
-        self.left.load(Ordering::SeqCst) || self.shared.is_stopping()
-    }
-}
-
-/// A way for events to an answer that grows with them, and a flag that tells when nobody reads.
-pub(super) fn stream() -> (UnboundedSender<Bytes>, Arc<AtomicBool>, Response) {
-    let (sender, receiver): (_, UnboundedReceiver<Bytes>) = mpsc::unbounded_channel();
-    let left = Arc::new(AtomicBool::new(false));
-    let body = Body::new(EventBody {
-        events: receiver,
-        left: left.clone(),
-    });
-    let response = ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response();
-    (sender, left, response)
-}
-
-/// Sends one event as a line of JSON.
-pub(super) fn send(events: &UnboundedSender<Bytes>, event: &impl Serialize) {
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    // A client that left is noticed by the flag.
-    let _ = events.send(Bytes::from(line));
-}
-
-/// What the log says of something that failed; the text may come from another node.
-pub(super) fn log_failure(what: &str, failure: &JoinFailure) {
-    let why = failure
-        .microk8s_text
-        .as_deref()
-        .or(failure.error.as_deref())
-        .unwrap_or_default();
-    let why = sanitize::for_log(why, 500);
-    tracing::warn!(stage = failure.stage, exit = failure.exit, "{what}: {why}");
-}
-
-/// The body of an answer that grows while what was asked for goes on.
-struct EventBody {
-    events: UnboundedReceiver<Bytes>,
-    left: Arc<AtomicBool>,
-}
-
-impl hyper::body::Body for EventBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.events
-            .poll_recv(context)
-            .map(|event| event.map(|line| Ok(Frame::data(line))))
-    }
-}
-
-impl Drop for EventBody {
-    fn drop(&mut self) {
-        self.left.store(true, Ordering::SeqCst);
+        self.is_gone()
     }
 }
 

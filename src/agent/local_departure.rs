@@ -1,16 +1,15 @@
 //! The part of the local API by which nodes leave and are removed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use axum::routing::post;
-use tokio::sync::mpsc::UnboundedSender;
 
-use crate::agent::local_api::{log_failure, not_understood, send, stream};
+use crate::agent::local_api::not_understood;
+use crate::agent::local_events::{Client, log_failure};
 use crate::agent::local_socket::LocalCaller;
 use crate::agent::{Shared, request_log};
 use crate::base::sanitize;
@@ -43,12 +42,7 @@ async fn leave(
         pid = caller.pid,
         "leaving the cluster"
     );
-    let (events, left, response) = stream();
-    let mut client = Client {
-        events,
-        left,
-        shared: shared.clone(),
-    };
+    let (mut client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
         let gate = &shared.gate;
         leave::leave(gate.node(), Some(gate.tokens()), &order, &mut client);
@@ -74,7 +68,7 @@ async fn remove_node(
         pid = caller.pid,
         "removing a node"
     );
-    let (events, _left, response) = stream();
+    let (client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
         let gate = &shared.gate;
         remove_node::remove_node(gate.node(), Some(gate.tokens()), &order, &mut |event| {
@@ -82,17 +76,10 @@ async fn remove_node(
                 RemoveEvent::Failed(failure) => log_failure("the node was not removed", failure),
                 event => tracing::info!(?event, "remove-node"),
             }
-            send(&events, &event);
+            client.send(&event);
         });
     });
     response
-}
-
-/// The client that a leave is for.
-struct Client {
-    events: UnboundedSender<Bytes>,
-    left: Arc<AtomicBool>,
-    shared: Arc<Shared>,
 }
 
 impl Audience for Client {
@@ -101,10 +88,10 @@ impl Audience for Client {
             LeaveEvent::Failed(failure) => log_failure("the leave failed", failure),
             event => tracing::info!(?event, "leave"),
         }
-        send(&self.events, &event);
+        self.send(&event);
     }
 
     fn has_left(&self) -> bool {
-        self.left.load(Ordering::SeqCst) || self.shared.is_stopping()
+        self.is_gone()
     }
 }

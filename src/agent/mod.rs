@@ -12,6 +12,7 @@ mod image_stream;
 mod join_steps;
 mod local_api;
 mod local_departure;
+mod local_events;
 mod local_socket;
 mod metrics;
 mod metrics_page;
