@@ -53,7 +53,7 @@ fn an_agent_started_as_microk8s_starts_its_own_serves() {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let _agent = Agent::start_as(n1, &words);
     assert_eq!(health(lab.host("n2"), "10.99.0.11:25001"), WELL);
-    let line = n1.shell("microk8s add-node --format short").ok();
+    let line = n1.join_line();
     assert!(
         line.starts_with("microk8s join 10.99.0.11:25001/"),
         "{line}"
@@ -99,12 +99,12 @@ fn an_agent_that_was_killed_starts_again_over_its_stale_socket_with_its_tokens()
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let agent = n1.agent();
-    let line = n1.shell("microk8s add-node --format short").ok();
+    let line = n1.join_line();
     agent.kill();
     assert!(n1.socket().exists(), "a killed agent leaves its socket");
     let _agent = n1.agent();
     n1.shell("microk8s add-node").ok();
-    n2.shell(&format!("{} --worker", line.trim())).ok();
+    n2.shell(&format!("{line} --worker")).ok();
 }
 
 #[test]

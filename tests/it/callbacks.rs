@@ -91,8 +91,7 @@ fn cluster(n1_arguments: &[&str]) -> Option<(Vec<Agent>, Lab)> {
         hosts[2].agent(),
     ];
     for (host, option) in [(hosts[1], " --worker"), (hosts[2], "")] {
-        let lines = hosts[0].shell("microk8s add-node --format short").ok();
-        let line = lines.lines().next().unwrap();
+        let line = hosts[0].join_line();
         host.shell(&format!("{line}{option}")).ok();
     }
     // The stand-in for the datastore tells the others nothing of a new member.
@@ -209,8 +208,7 @@ fn a_worker_of_a_node_with_two_callback_tokens_is_called_with_the_first() {
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     n1.write("credentials/callback-token.txt", "\nFIRST\nSECOND\n", 0o600);
     let (_agent, _other) = (n1.agent(), n2.agent());
-    let lines = n1.shell("microk8s add-node --format short").ok();
-    let line = lines.lines().next().unwrap();
+    let line = n1.join_line();
     n2.shell(&format!("{line} --worker")).ok();
     assert_taken(n1, n2, "10.99.0.12", "FIRST");
     assert_taken(n1, n1, "10.99.0.11", "FIRST");
@@ -224,8 +222,7 @@ fn a_worker_that_keeps_microk8ss_agent_gets_the_clusters_token() {
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = n1.agent();
-    let lines = n1.shell("microk8s add-node --format short").ok();
-    let line = lines.lines().next().unwrap();
+    let line = n1.join_line();
     n2.shell(&format!("{line} --worker")).ok();
     assert_eq!(token(n2), token(n1));
     assert!(!n2.path("credentials/callback-token.sha256").exists());

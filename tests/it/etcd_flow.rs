@@ -12,13 +12,8 @@ fn without_ha(lab: &Lab) {
 }
 
 fn connection(host: &Host) -> String {
-    let line = host.shell("microk8s add-node --format short").ok();
-    line.lines()
-        .next()
-        .unwrap()
-        .strip_prefix("microk8s join ")
-        .unwrap()
-        .to_owned()
+    let line = host.join_line();
+    line.strip_prefix("microk8s join ").unwrap().to_owned()
 }
 
 /// What OpenSSL says of a certificate of `host`, verified against `ca` there.

@@ -29,15 +29,6 @@ const ROLES_AND_WAYS: [(&str, bool); 4] = [
     ("", true),
 ];
 
-/// A command of n2's that joins the cluster of n1 by a new token.
-fn join_line(lab: &Lab) -> String {
-    let lines = lab
-        .host("n1")
-        .shell("microk8s add-node --format short")
-        .ok();
-    lines.lines().next().unwrap().to_owned()
-}
-
 /// Both ways to join: in the process of the command, and through an agent on the joining node. The
 /// agent of the contacted node runs in both.
 fn both_ways(test: impl Fn(&Lab)) {
@@ -79,7 +70,8 @@ fn a_worker_has_joined_when_the_api_server_answers_through_its_proxy() {
         n2.stand_ins.service_is(PROXY, "active");
         // 403 is an answer to somebody who is known; the kubelet may not see everything.
         let server = Peer::api_server(n2, n1, n1, Speaks::Tls, answers(403));
-        n2.shell(&format!("{} --worker", join_line(lab))).ok();
+        n2.shell(&format!("{} --worker", lab.host("n1").join_line()))
+            .ok();
         let asked = server.requests();
         assert_eq!(
             (asked.len(), asked[0].path.as_str()),
@@ -94,7 +86,7 @@ fn a_worker_waits_for_a_proxy_that_is_slow_to_start() {
     both_ways(|lab| {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         n2.stand_ins.service_is(PROXY, "active");
-        let line = format!("{} --worker", join_line(lab));
+        let line = format!("{} --worker", lab.host("n1").join_line());
         std::thread::scope(|scope| {
             let joining = scope.spawn(|| n2.shell(&line));
             // It is asked for its state when nothing listened.
@@ -143,7 +135,7 @@ fn a_worker_has_not_joined_when_no_api_server_of_the_cluster_answers_in_time() {
         both_ways(|lab| {
             let n2 = lab.host("n2");
             n2.stand_ins.service_is(PROXY, "active");
-            let line = format!("{} --worker", join_line(lab));
+            let line = format!("{} --worker", lab.host("n1").join_line());
             let before = n2.snapshot();
             let server = start(lab);
             let began = Instant::now();
@@ -165,7 +157,7 @@ fn a_worker_whose_proxy_does_not_run_has_not_joined_and_does_not_wait_for_it() {
     both_ways(|lab| {
         let n2 = lab.host("n2");
         n2.stand_ins.service_is(PROXY, "inactive");
-        let line = format!("{} --worker", join_line(lab));
+        let line = format!("{} --worker", lab.host("n1").join_line());
         let before = n2.snapshot();
         let began = Instant::now();
         let output = n2.shell(&line);
@@ -183,7 +175,7 @@ fn a_service_that_fails_to_restart_fails_the_join() {
     for (role, action) in [("--worker", "restart"), ("", "stop")] {
         both_ways(|lab| {
             let n2 = lab.host("n2");
-            let line = format!("{} {role}", join_line(lab));
+            let line = format!("{} {role}", lab.host("n1").join_line());
             let before = n2.snapshot();
             n2.stand_ins
                 .fail_service(action, "microk8s.daemon-kubelite");
@@ -208,7 +200,7 @@ fn a_service_that_fails_to_restart_fails_the_join() {
 fn a_datastore_that_never_lists_the_node_fails_the_join_when_the_time_is_over() {
     both_ways(|lab| {
         let n2 = lab.host("n2");
-        let line = join_line(lab);
+        let line = lab.host("n1").join_line();
         let before = n2.snapshot();
         n2.stand_ins.dqlite_lists(&["10.99.0.11:19001"]);
         let began = Instant::now();
@@ -230,7 +222,7 @@ fn the_contacted_node_dying_between_the_answer_and_the_signing_fails_the_join() 
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         let agent = n1.agent();
         let _own = through_agent.then(|| n2.agent());
-        let line = format!("{} --worker", join_line(&lab));
+        let line = format!("{} --worker", lab.host("n1").join_line());
         let before = n2.snapshot();
         let stopped = StoppedJoin::start(n2, &line);
         agent.wait_for("outcome=\"admitted\"");
@@ -253,7 +245,7 @@ fn the_contacted_node_dying_before_the_answer_fails_the_join() {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         let agent = n1.agent();
         let _own = through_agent.then(|| n2.agent());
-        let line = format!("{} {role}", join_line(&lab));
+        let line = format!("{} {role}", lab.host("n1").join_line());
         let before = n2.snapshot();
         // The first node to join makes the contacted one move its datastore, which is the last
         // thing that its agent does.
@@ -285,7 +277,7 @@ fn the_token_of_a_join_that_was_killed_is_free_when_the_agent_starts_or_the_next
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         let agent = n1.agent();
         let own = through_agent.then(|| n2.agent());
-        let line = format!("{} --worker", join_line(&lab));
+        let line = format!("{} --worker", lab.host("n1").join_line());
         let stopped = StoppedJoin::start(n2, &line);
         agent.wait_for("outcome=\"admitted\"");
         stopped.kill(own);
@@ -422,7 +414,7 @@ fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
         let n2 = lab.host("n2");
         let disk = SmallDisk::over(n2, &n2.snap_data(), "1m");
         let _agents = (lab.host("n1").agent(), through_agent.then(|| n2.agent()));
-        let line = format!("{} {role}", join_line(&lab));
+        let line = format!("{} {role}", lab.host("n1").join_line());
         let mut failed = Vec::new();
         // From a disk on which not even the journal fits to one on which all does.
         for pages in (0..).map(|step| step * 3) {

@@ -17,11 +17,6 @@ const GLANCE: Duration = Duration::from_millis(50);
 const UNTIL: &str = "var/cluster-agent/first-join/until";
 const KUBELITE: &str = "microk8s.daemon-kubelite";
 
-fn join_line(host: &Host) -> String {
-    let lines = host.shell("microk8s add-node --format short").ok();
-    lines.lines().next().unwrap().to_owned()
-}
-
 /// The node, without the file that the stand-in for the datastore keeps to be looked at.
 fn node_of(host: &Host) -> Snapshot {
     let mut snapshot = host.snapshot();
@@ -73,7 +68,7 @@ fn what_a_first_join_that_failed_has_changed_is_undone_on_the_contacted_node() {
         settle_datastore(n1);
         let before = node_of(n1);
         let _agent = n1.agent();
-        let line = join_line(n1);
+        let line = n1.join_line();
         n2.stand_ins.fail_service("restart", KUBELITE);
         let failed = n2.shell(&format!("{line} {role}"));
         assert_ne!(failed.code, Some(0), "{failed:?}");
@@ -105,7 +100,7 @@ fn what_another_node_relies_on_is_kept_when_the_first_join_fails() {
     };
     let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
     let _agent = n1.agent();
-    let (first, second) = (join_line(n1), join_line(n1));
+    let (first, second) = (n1.join_line(), n1.join_line());
     n2.stand_ins.fail_service("restart", KUBELITE);
     // Both at once, on a node that nobody has joined.
     std::thread::scope(|scope| {
@@ -135,7 +130,7 @@ fn what_a_first_join_of_which_nothing_is_heard_has_changed_is_undone_in_the_end(
     let before = node_of(n1);
     let agent = n1.agent();
     n2.stand_ins.kill_caller("restart", KUBELITE);
-    let killed = n2.shell(&join_line(n1));
+    let killed = n2.shell(&n1.join_line());
     assert_ne!(killed.code, Some(0), "{killed:?}");
     agent.kill();
     let ready = node_of(n1);

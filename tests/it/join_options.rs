@@ -11,8 +11,8 @@ use crate::lab::{Host, Lab, Output, schema};
 
 /// A new connection string of this node: address and port, token, fingerprint.
 fn new_connection(host: &Host) -> [String; 3] {
-    let line = host.shell("microk8s add-node --format short").ok();
-    let words: Vec<&str> = line.lines().next().unwrap().split(' ').collect();
+    let line = host.join_line();
+    let words: Vec<&str> = line.split(' ').collect();
     let parts: Vec<String> = words[2].split('/').map(str::to_owned).collect();
     parts.try_into().unwrap()
 }

@@ -283,6 +283,18 @@ impl Host {
         Agent::start(self, &[])
     }
 
+    /// A command by which another host joins through this one, with a new token.
+    pub fn join_line(&self) -> String {
+        self.join_line_with("")
+    }
+
+    /// The same, where `add-node` has these options.
+    pub fn join_line_with(&self, options: &str) -> String {
+        let line = format!("microk8s add-node --format short {options}");
+        let lines = self.shell(&line).ok();
+        lines.lines().next().unwrap().to_owned()
+    }
+
     /// The text of the hosts file decides which names this host knows.
     pub fn knows(&self, names: &[(&str, &str)]) {
         let mut table = String::from("127.0.0.1 localhost\n");

@@ -21,11 +21,7 @@ pub fn cluster(option: &str) -> Option<Lab> {
 
 fn join(lab: &Lab, option: &str) {
     let agent = lab.host("n1").agent();
-    let lines = lab
-        .host("n1")
-        .shell("microk8s add-node --format short")
-        .ok();
-    let line = lines.lines().next().unwrap();
+    let line = lab.host("n1").join_line();
     lab.host("n2").shell(&format!("{line} {option}")).ok();
     agent.signal(Signal::SIGTERM);
     agent.ends();
@@ -106,8 +102,8 @@ fn nothing_of_the_cluster_is_left_on_a_control_plane_that_left() {
         // It is a node like any other, and can join again.
         assert_eq!(n2.shell("microk8s leave").code, Some(1));
         let _agent = n1.agent();
-        let line = n1.shell("microk8s add-node --format short").ok();
-        n2.shell(line.trim()).ok();
+        let line = n1.join_line();
+        n2.shell(&line).ok();
     });
 }
 

@@ -28,7 +28,7 @@ fn an_address_with_too_many_unknown_tokens_gets_429_and_its_valid_one_is_taken_a
     };
     let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
     let agent = Agent::start(n1, &["--bind", "0.0.0.0:25000", "--enable-metrics"]);
-    let join = n1.shell("microk8s add-node --format short").ok();
+    let join = n1.join_line();
     // One more comes free every six seconds, so a slow machine gets more of them in.
     let (statuses, last) = guess(n2, 1000);
     assert!(statuses.len() > 30, "{statuses:?}");
@@ -64,7 +64,7 @@ fn an_address_with_too_many_unknown_tokens_gets_429_and_its_valid_one_is_taken_a
         "microk8s join 10.99.0.11:25000/0123456789abcdef0123456789abcdef --worker --skip-verify",
     );
     assert_eq!(output.code, Some(6), "{output:?}");
-    n2.shell(&format!("{} --worker", join.trim())).ok();
+    n2.shell(&format!("{join} --worker")).ok();
     let page = n3.shell(METRICS).ok();
     assert!(
         page.contains("limits_hit_total{limit=\"unknown-tokens\"} "),

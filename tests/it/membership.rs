@@ -10,11 +10,6 @@ use crate::lab::{Host, Lab};
 const MEMBER: &str =
     "Contacting cluster at 10.99.0.11\nThis node is already a member of the cluster.\n";
 
-fn join_line(host: &Host) -> String {
-    let lines = host.shell("microk8s add-node --format short").ok();
-    lines.lines().next().unwrap().to_owned()
-}
-
 /// Both ways to join: in the process of the command, and through an agent on the joining node.
 fn both_ways(hosts: &[&str], test: impl Fn(&Lab)) {
     for through_agent in [false, true] {
@@ -41,8 +36,8 @@ fn a_member_that_joins_again_is_told_so_and_nothing_changes_anywhere() {
     ] {
         both_ways(&["n1", "n2", "n3"], |lab| {
             let (n1, n2) = (lab.host("n1"), lab.host("n2"));
-            n2.shell(&format!("{} {first}", join_line(n1))).ok();
-            let line = join_line(n1);
+            n2.shell(&format!("{} {first}", n1.join_line())).ok();
+            let line = n1.join_line();
             let before = (n1.snapshot(), n2.snapshot());
             n2.stand_ins.forget_calls();
             let output = n2.shell(&format!("{line} {again}"));
@@ -79,7 +74,7 @@ fn a_node_is_a_member_when_the_datastore_lists_its_very_address() {
         let before = n2.snapshot();
         n2.stand_ins
             .dqlite_lists(&["10.99.0.11:19001", "10.99.0.120:19001", "110.99.0.12:19001"]);
-        let output = n2.shell(&format!("{} --timeout 1", join_line(lab.host("n1"))));
+        let output = n2.shell(&format!("{} --timeout 1", lab.host("n1").join_line()));
         assert_eq!(output.code, Some(8), "{output:?}");
         assert!(!output.stdout.contains("Successfully"), "{output:?}");
         assert!(before == n2.snapshot());
@@ -116,7 +111,7 @@ fn join_limit() -> Duration {
 #[test]
 fn a_control_plane_join_waits_for_no_clock() {
     both_ways(&["n1", "n2"], |lab| {
-        let line = join_line(lab.host("n1"));
+        let line = lab.host("n1").join_line();
         // The clock runs on the host, so that what it takes to get there does not count.
         let timed = format!("began=$(date +%s%N) && {line} >&2 && echo $(($(date +%s%N) - began))");
         let took = lab.host("n2").shell(&timed).ok();
@@ -130,7 +125,7 @@ fn a_control_plane_join_waits_for_no_clock() {
 fn a_token_whose_join_failed_on_the_contacted_node_serves_the_next_try() {
     both_ways(&["n1", "n2"], |lab| {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
-        let line = format!("{} --worker", join_line(n1));
+        let line = format!("{} --worker", n1.join_line());
         n1.shell("mv $SNAP_DATA/certs/ca.key $SNAP_DATA/certs/away")
             .ok();
         let before = n2.snapshot();
@@ -147,7 +142,7 @@ fn a_token_whose_join_failed_on_the_contacted_node_serves_the_next_try() {
 fn a_token_whose_join_failed_on_the_joining_node_serves_its_next_try_and_no_other_node() {
     both_ways(&["n1", "n2", "n3"], |lab| {
         let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
-        let line = format!("{} --worker", join_line(n1));
+        let line = format!("{} --worker", n1.join_line());
         n2.stand_ins
             .fail_service("restart", "microk8s.daemon-kubelite");
         let output = n2.shell(&line);
@@ -170,7 +165,7 @@ fn only_the_autodetection_method_of_the_pod_network_is_changed() {
         for host in [n1, n2] {
             host.write("args/cni-network/cni.yaml", yaml, 0o644);
         }
-        n2.shell(&join_line(n1)).ok();
+        n2.shell(&n1.join_line()).ok();
         for (host, target) in [(n1, "10.99.0.12"), (n2, "10.99.0.11")] {
             let expected = yaml.replacen(
                 "IP_AUTODETECTION_METHOD\n    value: \"first-found\"",
@@ -190,7 +185,7 @@ fn the_pod_network_is_told_again_until_the_api_server_is_up() {
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = n1.agent();
     n1.stand_ins.refuse_manifests(2);
-    n2.shell(&format!("{} --worker", join_line(n1))).ok();
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
     let calls = n1.stand_ins.calls();
     let applied = calls.iter().filter(|call| call.contains("kubectl apply"));
     assert_eq!(applied.count(), 3, "{calls:?}");
@@ -202,7 +197,7 @@ fn a_worker_knows_all_control_planes_that_the_answer_names() {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         n1.stand_ins
             .control_plane_nodes(&[("n1", "10.99.0.11"), ("n3", "10.99.0.13")]);
-        n2.shell(&format!("{} --worker", join_line(n1))).ok();
+        n2.shell(&format!("{} --worker", n1.join_line())).ok();
         let provider = n2.read("args/traefik/provider.yaml");
         for address in ["10.99.0.11:16443", "10.99.0.13:16443"] {
             assert!(
@@ -220,7 +215,7 @@ fn a_comment_in_the_contacted_nodes_arguments_is_no_argument() {
             let (n1, n2) = (lab.host("n1"), lab.host("n2"));
             let arguments = n1.read("args/kubelet") + "# --node-ip is left to the kubelet\n";
             n1.write("args/kubelet", &arguments, 0o644);
-            n2.shell(&format!("{} {role}", join_line(n1))).ok();
+            n2.shell(&format!("{} {role}", n1.join_line())).ok();
             let arguments = n2.read("args/kubelet");
             assert!(
                 !arguments.lines().any(|line| line.starts_with("--node-ip")),
@@ -310,7 +305,7 @@ fn a_control_plane_node_lists_the_workers_and_names_that_kubernetes_knows() {
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agents = [n1.agent(), n2.agent()];
-    n2.shell(&join_line(n1)).ok();
+    n2.shell(&n1.join_line()).ok();
     n2.stand_ins.kubernetes_knows("n1", Some("10.99.0.11"));
     n2.stand_ins.kubernetes_knows("n2", Some("10.99.0.12"));
     n2.stand_ins.kubernetes_knows("n3", Some("10.99.0.13"));

@@ -80,13 +80,13 @@ fn joins_tokens_certificates_and_requests_are_counted_and_the_document_lists_all
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = Agent::start(n1, &["--bind", "0.0.0.0:25000", "--enable-metrics"]);
-    let join = n1.shell("microk8s add-node --format short").ok();
+    let join = n1.join_line();
     let before = scrape(n2);
     assert_eq!(
         sample(&before, "microk8s_agent_tokens{state=\"issued\"} "),
         1.0
     );
-    n2.shell(&format!("{} --worker", join.trim())).ok();
+    n2.shell(&format!("{join} --worker")).ok();
     let strange = "curl -sk https://10.99.0.11:25000/strange/path?x=1 -X STRANGE";
     n2.shell(strange).ok();
     let unknown = "curl -sk https://10.99.0.11:25000/cluster/api/v2.0/join -d '{\"token\":\"nobody-knows-it\"}'";

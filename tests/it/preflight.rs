@@ -100,8 +100,7 @@ fn has_version(host: &Host, version: &str) {
 
 /// A new connection string of this node.
 fn connection(host: &Host) -> String {
-    let line = host.shell("microk8s add-node --format short").ok();
-    let line = line.lines().next().unwrap();
+    let line = host.join_line();
     line.strip_prefix("microk8s join ").unwrap().to_owned()
 }
 

@@ -41,8 +41,8 @@ fn a_ghost_that_only_one_of_them_knows_is_removed_with_force() {
         };
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         let _agent = n1.agent();
-        let line = n1.shell("microk8s add-node --format short").ok();
-        n2.shell(line.trim()).ok();
+        let line = n1.join_line();
+        n2.shell(&line).ok();
         datastore(n1, &["10.99.0.11", "10.99.0.12"]);
         let list = n1.shell("microk8s nodes").ok();
         assert!(list.contains("n2"), "{list}");
@@ -62,8 +62,8 @@ fn a_ghost_that_only_one_of_them_knows_is_removed_with_force() {
         };
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         let _agent = n1.agent();
-        let line = n1.shell("microk8s add-node --format short").ok();
-        n2.shell(&format!("{} --worker", line.trim())).ok();
+        let line = n1.join_line();
+        n2.shell(&format!("{line} --worker")).ok();
         let output = n1.shell(&format!("microk8s remove-node {node} --force"));
         assert_eq!(output.code, Some(0), "{output:?}");
         assert!(!output.stderr.contains("warning"), "{output:?}");

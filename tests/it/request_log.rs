@@ -31,7 +31,7 @@ fn all_lines_about_one_request_have_the_id_that_its_answer_has() {
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let words = ["microk8s", "agent", "--log-format", "json"];
     let agent = Agent::start_as(n1, &words);
-    let url = n1.shell("microk8s add-node --format short").ok();
+    let url = n1.join_line();
     let token = url.split('/').nth(1).unwrap().to_owned();
     let body = format!(
         "{{\"token\":\"{token}\",\"hostname\":\"n2\",\"port\":\"25000\",\"worker\":true,\"can_handle_x509_auth\":true}}"

@@ -54,8 +54,8 @@ fn the_certificates_of_a_joined_worker_verify_against_the_clusters_authority() {
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = n1.agent();
-    let line = n1.shell("microk8s add-node --format short").ok();
-    n2.shell(&format!("{} --worker", line.trim())).ok();
+    let line = n1.join_line();
+    n2.shell(&format!("{line} --worker")).ok();
     for certificate in ["kubelet", "proxy"] {
         let line = format!(
             "openssl verify -CAfile {} $SNAP_DATA/certs/{certificate}.crt",
@@ -72,8 +72,8 @@ fn the_certificates_of_a_joined_control_plane_verify_and_serve_at_once() {
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let (_first, _second) = (n1.agent(), n2.agent());
-    let line = n1.shell("microk8s add-node --format short").ok();
-    n2.shell(line.trim()).ok();
+    let line = n1.join_line();
+    n2.shell(&line).ok();
     for certificate in [
         "server",
         "apiserver-kubelet-client",

@@ -21,7 +21,7 @@ const DATASTORE: &str = "microk8s.daemon-k8s-dqlite";
 
 /// A node joins; where the lab holds the datastore's restart, that takes until it is let go.
 fn join(contacted: &Host, joining: &Host) -> Output {
-    let url = contacted.shell("microk8s add-node --format short").ok();
+    let url = contacted.join_line();
     let token = url.split('/').nth(1).unwrap().to_owned();
     let body = format!(
         "{{\"token\":\"{token}\",\"hostname\":\"n2\",\"port\":\"25000\",\"worker\":true,\"can_handle_x509_auth\":true}}"

@@ -90,9 +90,9 @@ fn a_worker_join_starts_the_recorded_calls_and_nothing_else_on_either_side() {
     let (agent_trace, mut words) = traced(n1, "agent");
     words.extend(["microk8s", "agent"].map(str::to_owned));
     let agent = Agent::start_as(n1, &words.iter().map(String::as_str).collect::<Vec<_>>());
-    let line = n1.shell("microk8s add-node --format short").ok();
+    let line = n1.join_line();
     let (join_trace, words) = traced(n2, "join");
-    n2.shell(&format!("{} {} --worker", words.join(" "), line.trim()))
+    n2.shell(&format!("{} {} --worker", words.join(" "), line))
         .ok();
     // strace keeps signals to itself, and ends with the program.
     let strace = agent.pid();

@@ -74,11 +74,6 @@ fn lab() -> Option<Lab> {
     Lab::new(&["n1", "n2"])
 }
 
-fn join_line(host: &Host) -> String {
-    let line = host.shell("microk8s add-node --format short").ok();
-    line.trim_end().to_owned()
-}
-
 /// The spinner, with the stage and how long it has taken.
 const SPINS: &str = " joining through 10.99.0.11 (";
 /// Recording `join-controlplane-ok`.
@@ -102,7 +97,7 @@ fn a_spinner_is_shown_while_a_join_waits_and_nothing_of_it_is_left() {
             true => (format!(" > {}", told.display()), "", ""),
         };
         let held = Held::at(n2, "stop microk8s.daemon-kubelite");
-        let terminal = Terminal::run(n2, &format!("{}{into}", join_line(n1)));
+        let terminal = Terminal::run(n2, &format!("{}{into}", n1.join_line()));
         let screen = terminal.shows(SPINS);
         let spinner = screen.strip_prefix(above).unwrap();
         assert!("|/-\\".contains(&spinner[..1]), "{screen}");
@@ -122,7 +117,7 @@ fn no_spinner_is_shown_where_none_is_wanted() {
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = n1.agent();
     let held = Held::at(n2, "stop microk8s.daemon-kubelite");
-    let line = format!("{} --no-progress", join_line(n1));
+    let line = format!("{} --no-progress", n1.join_line());
     let terminal = Terminal::run(n2, &line);
     let reached = wait::until(PATIENCE, GLANCE, || held.is_reached().then_some(()));
     assert!(reached.is_some(), "{}", terminal.screen());
@@ -136,7 +131,7 @@ fn nothing_is_coloured_where_no_colour_is_wanted() {
     let Some(lab) = lab() else { return };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = n1.agent();
-    let joins = join_line(n1);
+    let joins = n1.join_line();
     let lines = [
         // The log of an agent.
         "timeout 2 microk8s agent",

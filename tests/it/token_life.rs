@@ -27,14 +27,6 @@ const REFUSED: &str = "Contacting cluster at 10.99.0.11\nConnection failed. Inva
 const HEALTH: &str = "curl -skf https://10.99.0.11:25000/health";
 const PREFERRED: &str = "--kubelet-preferred-address-types";
 
-/// The command that `add-node` prints.
-fn join_line(host: &Host, options: &str) -> String {
-    let lines = host
-        .shell(&format!("microk8s add-node --format short {options}"))
-        .ok();
-    lines.lines().next().unwrap().to_owned()
-}
-
 fn token_of(line: &str) -> &str {
     line.split('/').nth(1).unwrap()
 }
@@ -109,7 +101,7 @@ fn the_same_command_succeeds_after_each_way_in_which_it_failed() {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         let contacted = n1.agent();
         let agent = through_agent.then(|| n2.agent());
-        let line = format!("{} --worker", join_line(n1, ""));
+        let line = format!("{} --worker", n1.join_line());
 
         call_kubelets_by_name(n1, true);
         n1.knows(&[]);
@@ -146,7 +138,7 @@ fn the_requests_of_canonicals_client_succeed_after_each_way_in_which_they_failed
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = n1.agent();
-    let line = join_line(n1, "");
+    let line = n1.join_line();
     let token = token_of(&line);
     let ask = |port, worker| {
         let body = request(token, "n2", port, worker);
@@ -170,7 +162,7 @@ fn a_token_for_workers_is_refused_to_a_control_plane_node_and_then_lets_a_worker
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = n1.agent();
-    let line = join_line(n1, "--role worker");
+    let line = n1.join_line_with("--role worker");
     assert_hint(
         &n2.shell(&line),
         &["for workers only", "`--worker`", "microk8s add-node"],
@@ -187,7 +179,7 @@ fn a_refused_join_says_why_since_when_and_what_to_do() {
     let agent = n1.agent();
     let try_with = |line: &str| n3.shell(&format!("{line} --worker"));
 
-    let used = join_line(n1, "");
+    let used = n1.join_line();
     n2.shell(&format!("{used} --worker")).ok();
     assert_hint(
         &try_with(&used),
@@ -200,7 +192,7 @@ fn a_refused_join_says_why_since_when_and_what_to_do() {
         &["another node", "mistyped", "microk8s token list"],
     );
 
-    let revoked = join_line(n1, "");
+    let revoked = n1.join_line();
     let token = token_of(&revoked);
     n1.run_with_input(&["microk8s", "token", "revoke", "-"], token.as_bytes())
         .ok();
@@ -209,16 +201,16 @@ fn a_refused_join_says_why_since_when_and_what_to_do() {
         &["revoked", "ago", "microk8s add-node"],
     );
 
-    let bound = join_line(n1, "--node N9.example");
+    let bound = n1.join_line_with("--node N9.example");
     assert_hint(&try_with(&bound), &["for n9.example only"]);
 
-    let expired = join_line(n1, "");
+    let expired = n1.join_line();
     let line = format!("{}|{}\n", new_token(), now() - 120);
     token_file(n1, FILE, &line);
     let expired = expired.replace(token_of(&expired), line.split('|').next().unwrap());
     assert_hint(&try_with(&expired), &["expired", "microk8s add-node"]);
 
-    let taken = join_line(n1, "");
+    let taken = n1.join_line();
     let body = request(token_of(&taken), "n2", "25000", true);
     assert_eq!(curl(n2, &["-X", "POST", JOIN], &body).status, 200);
     assert_hint(
@@ -259,7 +251,7 @@ fn a_node_that_says_that_its_join_failed_frees_what_it_did_not_use() {
     let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
     let agent = n1.agent();
     // The answer arrives, and no certificate can be signed.
-    let line = format!("{} --worker", join_line(n1, ""));
+    let line = format!("{} --worker", n1.join_line());
     n1.shell("mv $SNAP_DATA/certs/ca.key $SNAP_DATA/certs/away")
         .ok();
     assert_eq!(n2.shell(&line).code, Some(1));
@@ -270,7 +262,7 @@ fn a_node_that_says_that_its_join_failed_frees_what_it_did_not_use() {
     n3.shell(&line).ok();
 
     // With the cluster's key in its hands, it keeps the token for itself.
-    let line = join_line(n1, "");
+    let line = n1.join_line();
     n2.stand_ins.dqlite_lists(&["10.99.0.11:19001"]);
     assert_eq!(n2.shell(&format!("{line} --timeout 1")).code, Some(8));
     assert_eq!(state(n1, &line), "reserved");
@@ -290,7 +282,7 @@ fn nobody_but_the_node_itself_reports_how_its_join_ended() {
     };
     let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
     let _agent = n1.agent();
-    let line = join_line(n1, "");
+    let line = n1.join_line();
     let token = token_of(&line);
     let body = request(token, "n2", "25000", true);
     assert_eq!(curl(n2, &["-X", "POST", JOIN], &body).status, 200);
@@ -322,7 +314,7 @@ fn without_a_window_a_node_does_not_use_its_token_twice() {
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = Agent::start(n1, &["--retry-window", "0"]);
-    let line = join_line(n1, "");
+    let line = n1.join_line();
     for (body, first) in [
         (request(token_of(&line), "n2", "25000", false), 200),
         (request(token_of(&line), "n2", "25000", false), 500),
@@ -364,7 +356,7 @@ fn tokens_are_listed_shown_and_revoked_by_their_ids_and_by_themselves() {
     token_file(n1, FILE, &format!("{in_file}\n"));
     let _agent = n1.agent();
     let options = "--role worker --uses 2 --token-ttl 7200 --node n2 --description 'rack 4'";
-    let line = join_line(n1, options);
+    let line = n1.join_line_with(options);
     let (token, id) = (
         token_of(&line),
         Token::presented(token_of(&line)).digest().to_string(),
@@ -510,7 +502,7 @@ fn every_step_of_a_token_is_on_record_however_quiet_the_log_is() {
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let agent = Agent::start_quietly(n1);
-    let (first, second) = (join_line(n1, ""), join_line(n1, ""));
+    let (first, second) = (n1.join_line(), n1.join_line());
     let id = |line: &str| Token::presented(token_of(line)).digest().to_string();
     n2.shell(&format!("{first} --worker")).ok();
     n1.shell(&format!("microk8s token revoke {}", id(&second)))
@@ -556,7 +548,7 @@ fn the_most_verbose_log_the_command_line_and_the_disk_hold_no_token() {
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let words = ["env", "MICROK8S_LOG=trace", "microk8s", "agent"];
     let agents = [Agent::start_as(n1, &words), Agent::start_as(n2, &words)];
-    let (worker, control_plane) = (join_line(n1, ""), join_line(n1, "--token-ttl 600"));
+    let (worker, control_plane) = (n1.join_line(), n1.join_line_with("--token-ttl 600"));
     let preset = new_token();
     n1.shell(&format!("microk8s add-node --token {preset}"))
         .ok();
@@ -654,7 +646,7 @@ fn a_full_disk_costs_no_token_and_is_said() {
     n1.shell("mkdir -m 0700 $SNAP_DATA/var/cluster-agent").ok();
     let disk = SmallDisk::over(n1, &n1.path("var/cluster-agent"), "4m");
     let agent = n1.agent();
-    let line = format!("{} --worker", join_line(n1, ""));
+    let line = format!("{} --worker", n1.join_line());
     disk.fill_up_to(0);
     // The database has some room of its own; how much is its business.
     let mut issued = 0;
@@ -693,7 +685,7 @@ fn an_agent_whose_database_is_of_no_use_says_so_and_serves_what_it_can() {
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let database = n1.path("var/cluster-agent/tokens.redb");
     let agent = n1.agent();
-    let line = format!("{} --worker", join_line(n1, ""));
+    let line = format!("{} --worker", n1.join_line());
     agent.kill();
     let whole = fs::read(&database).unwrap();
     let half = whole[..whole.len() / 2].to_vec();

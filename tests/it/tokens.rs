@@ -42,7 +42,7 @@ fn a_join_that_is_refused_leaves_its_token_to_the_next_try() {
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let _agent = n1.agent();
-    let line = n1.shell("microk8s add-node --format short").ok();
+    let line = n1.join_line();
     let bind = |port: &str| {
         n2.write(
             "args/cluster-agent",
@@ -51,10 +51,10 @@ fn a_join_that_is_refused_leaves_its_token_to_the_next_try() {
         );
     };
     bind("25001");
-    let refused = n2.shell(&format!("{} --worker", line.trim()));
+    let refused = n2.shell(&format!("{line} --worker"));
     assert_eq!(refused.code, Some(6), "{refused:?}");
     bind("25000");
-    n2.shell(&format!("{} --worker", line.trim())).ok();
+    n2.shell(&format!("{line} --worker")).ok();
 }
 
 #[test]
@@ -260,10 +260,10 @@ fn a_token_is_nowhere_to_be_read_but_on_the_screen() {
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let (agent, other) = (n1.agent(), n2.agent());
-    let line = n1.shell("microk8s add-node --format short").ok();
+    let line = n1.join_line();
     let token = line.split('/').nth(1).unwrap().to_owned();
     let unused = new_token_of(n1);
-    n2.shell(&format!("{} --worker", line.trim())).ok();
+    n2.shell(&format!("{line} --worker")).ok();
     assert_eq!(ask(n2, &new_token(), "unknown"), 500);
     for secret in [&token, &unused] {
         for log in [agent.log(), other.log()] {

@@ -262,8 +262,7 @@ const ARGUMENTS: &str = "--one=1\n--two 2\n\n# note\n--three\n--four=a=b\n";
 fn join(lab: &Lab, option: &str) {
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let agent = n1.agent();
-    let lines = n1.shell("microk8s add-node --format short").ok();
-    let line = lines.lines().next().unwrap();
+    let line = n1.join_line();
     n2.shell(&format!("{line}{option}")).ok();
     agent.signal(Signal::SIGTERM);
     agent.ends();
