@@ -198,18 +198,26 @@ fn a_leave_that_fails_leaves_the_node_as_it_was_and_can_be_repeated() {
 
 #[test]
 fn a_signal_takes_a_leave_back() {
-    for option in ["--worker", ""] {
-        both_ways(option, "n2", |lab| {
-            let n2 = lab.host("n2");
-            let before = n2.snapshot();
-            n2.stand_ins
-                .ask_caller_to_end("stop", "microk8s.daemon-kubelite");
-            let output = n2.shell("microk8s leave");
-            assert_ne!(output.code, Some(0), "{output:?}");
-            assert!(before == n2.snapshot(), "{output:?}");
-            // Through the agent it was the agent that was asked; without it the command goes on.
-            n2.shell("microk8s leave").ok();
-        });
+    for (option, through_agent) in [
+        ("--worker", false),
+        ("--worker", true),
+        ("", false),
+        ("", true),
+    ] {
+        let Some(lab) = cluster(option) else { return };
+        let n2 = lab.host("n2");
+        let agent = through_agent.then(|| n2.agent());
+        let before = n2.snapshot();
+        n2.stand_ins
+            .ask_caller_to_end("stop", "microk8s.daemon-kubelite");
+        let output = n2.shell("microk8s leave");
+        assert_ne!(output.code, Some(0), "{output:?}");
+        assert!(before == n2.snapshot(), "{output:?}");
+        // Through the agent it was the agent that was asked; without it the command goes on.
+        if let Some(agent) = agent {
+            agent.ends();
+        }
+        n2.shell("microk8s leave").ok();
     }
 }
 
