@@ -17,11 +17,12 @@ use tokio::time::timeout;
 use crate::agent::cluster_api::{Whole, in_time, only};
 use crate::agent::metrics::Limit;
 use crate::agent::places::{COME_AGAIN, Work};
-use crate::agent::{Shared, image_stream, request_log, seats, status};
+use crate::agent::{Shared, afterwards, image_stream, request_log, seats, status};
 use crate::base::sanitize;
 use crate::cluster::admit::Caller;
 use crate::cluster::callback::{Reason, Refused};
 use crate::cluster::image_import::ImportError;
+use crate::cluster::node::Node;
 use crate::cluster::{capi, configure, image_import, upgrade};
 use crate::model::token::Token;
 use crate::wire::cluster_v1::{ConfigureRequest, Done, UpgradeRequest};
@@ -98,11 +99,27 @@ async fn configure(
         let done = configure::configure(shared.callbacks.node(), &request, shared.timeout);
         note(NAME, caller, &what, done.as_ref().err());
         match done {
-            Ok(()) => status::json(StatusCode::OK, &Done::default()),
+            Ok(done) => {
+                let answer = status::json(StatusCode::OK, &Done::default());
+                match done.restarts_agent {
+                    true => then_restart(answer, shared.callbacks.node().clone()),
+                    false => answer,
+                }
+            }
             Err(error) => status::not_configured(&error),
         }
     })
     .await
+}
+
+/// The end of the agent is the end of its answers.
+fn then_restart(answer: Response, node: Node) -> Response {
+    afterwards::then(answer, move || match node.host.restart_agent() {
+        Ok(()) => tracing::info!("the agent is restarted"),
+        Err(error) => {
+            tracing::error!(%error, "the agent cannot be restarted; its new arguments count from its next start");
+        }
+    })
 }
 
 async fn upgrade(

@@ -1,6 +1,7 @@
 //! Floor 5: the daemon: MicroK8s's cluster API over HTTPS for other nodes, and the local API over
 //! a Unix socket for the command line.
 
+mod afterwards;
 mod begun;
 mod callback_api;
 mod certificate;

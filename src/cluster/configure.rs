@@ -100,25 +100,33 @@ impl Switch {
     }
 }
 
+/// What is left to do for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Configured {
+    /// This agent is to restart, which ends the request as well: it comes when all else is done,
+    /// and the answer is sent.
+    pub restarts_agent: bool,
+}
+
 /// Configures the node. An add-on may take `limit`.
 pub fn configure(
     node: &Node,
     request: &ConfigureRequest,
     limit: Duration,
-) -> Result<(), ConfigureError> {
-    let services: Vec<Configured<'_>> = request
+) -> Result<Configured, ConfigureError> {
+    let services: Vec<Wanted<'_>> = request
         .services
         .iter()
-        .map(|change| Configured::check(node, change))
+        .map(|change| Wanted::check(node, change))
         .collect::<Result<_, _>>()?;
     for addon in &request.addons {
         check_addon(addon)?;
     }
-    // To restart this agent ends this request as well, so it comes when all else is done.
     let (this_agent, others): (Vec<_>, Vec<_>) = once_each(&services)
         .into_iter()
         .partition(|configured| configured.service == Service::ClusterAgent);
-    if services.iter().any(Configured::is_a_change) {
+    if services.iter().any(Wanted::is_a_change) {
         let _turn = turn::take_tidied::<ConfigureError>(node, turn::recover)?;
         change_services(node, &new_files(node, &services)?, &others)?;
     }
@@ -134,17 +142,19 @@ pub fn configure(
                 })?;
         }
     }
-    restart(node, &this_agent)
+    Ok(Configured {
+        restarts_agent: !this_agent.is_empty(),
+    })
 }
 
 /// A service that is to change, and that there is.
-struct Configured<'a> {
+struct Wanted<'a> {
     change: &'a ServiceChange,
     service: Service,
     arguments: Option<PathBuf>,
 }
 
-impl<'a> Configured<'a> {
+impl<'a> Wanted<'a> {
     fn check(node: &Node, change: &'a ServiceChange) -> Result<Self, ConfigureError> {
         let name = &change.name;
         let (service, file) = known(name, node.layout.has(Lock::Lite))
@@ -194,8 +204,8 @@ impl<'a> Configured<'a> {
 }
 
 /// The services to restart: each once, however many of its parts change.
-fn once_each<'a, 'b>(services: &'b [Configured<'a>]) -> Vec<&'b Configured<'a>> {
-    let mut restarts: Vec<&Configured<'_>> = Vec::new();
+fn once_each<'a, 'b>(services: &'b [Wanted<'a>]) -> Vec<&'b Wanted<'a>> {
+    let mut restarts: Vec<&Wanted<'_>> = Vec::new();
     for configured in services.iter().filter(|service| service.change.restart) {
         if !restarts
             .iter()
@@ -207,7 +217,7 @@ fn once_each<'a, 'b>(services: &'b [Configured<'a>]) -> Vec<&'b Configured<'a>> 
     restarts
 }
 
-fn restart(node: &Node, restarts: &[&Configured<'_>]) -> Result<(), ConfigureError> {
+fn restart(node: &Node, restarts: &[&Wanted<'_>]) -> Result<(), ConfigureError> {
     restarts.iter().try_for_each(|configured| {
         node.host
             .service(Action::Restart, configured.service)
@@ -219,7 +229,7 @@ fn restart(node: &Node, restarts: &[&Configured<'_>]) -> Result<(), ConfigureErr
 fn change_services(
     node: &Node,
     files: &[NewFile],
-    restarts: &[&Configured<'_>],
+    restarts: &[&Wanted<'_>],
 ) -> Result<(), ConfigureError> {
     if files.is_empty() {
         return restart(node, restarts);
@@ -243,7 +253,7 @@ fn apply(
     node: &Node,
     journal: &mut Journal,
     files: &[NewFile],
-    restarts: &[&Configured<'_>],
+    restarts: &[&Wanted<'_>],
 ) -> Result<(), ConfigureError> {
     for file in files {
         journal
@@ -277,7 +287,7 @@ struct NewFile {
 }
 
 /// The files that change; several changes may concern the same one.
-fn new_files(node: &Node, services: &[Configured<'_>]) -> Result<Vec<NewFile>, ConfigureError> {
+fn new_files(node: &Node, services: &[Wanted<'_>]) -> Result<Vec<NewFile>, ConfigureError> {
     let mut files: Vec<NewFile> = Vec::new();
     for configured in services {
         let Some(path) = &configured.arguments else {
@@ -408,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn this_agent_restarts_when_all_else_is_done() {
+    fn this_agent_is_not_restarted_before_the_answer() {
         let root = tempfile::tempdir().unwrap();
         let host = Arc::new(ScriptedHost::default());
         let layout = Layout::new(root.path(), root.path(), root.path());
@@ -423,15 +433,12 @@ mod tests {
             "addon": [{"name": "dns", "enable": true}, {"name": "gpu", "disable": true}]
         }"#;
         let request = ConfigureRequest::read(body).unwrap();
-        configure(&node, &request, Duration::ZERO).unwrap();
+        let configured = configure(&node, &request, Duration::ZERO).unwrap();
+        assert!(configured.restarts_agent);
         assert_eq!(
             host.calls(),
-            [
-                "restart daemon-etcd",
-                "addon dns true",
-                "addon gpu false",
-                "restart daemon-cluster-agent",
-            ]
+            ["restart daemon-etcd", "addon dns true", "addon gpu false",],
+            "the restart of the agent is left to who sends the answer"
         );
     }
 

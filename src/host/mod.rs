@@ -12,6 +12,7 @@ pub mod process;
 pub mod scripted;
 pub mod snap;
 pub mod standalone;
+mod unit;
 
 use std::io;
 use std::net::IpAddr;
@@ -55,6 +56,11 @@ pub trait Host: Send + Sync {
 
     /// Starts, stops or restarts a service, and waits for it.
     fn service(&self, action: Action, service: Service) -> Result<(), CommandError>;
+
+    /// Restarts the agent, which is this process, under whatever service it runs.
+    fn restart_agent(&self) -> Result<(), CommandError> {
+        self.service(Action::Restart, Service::ClusterAgent)
+    }
 
     /// Whether a service runs, as the service manager says.
     fn service_state(&self, service: Service) -> ServiceState;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::base::env_vars;
 use crate::host::command::{self, CommandError};
 use crate::host::feed::{self, FeedError};
-use crate::host::{Action, Group, Host, Service, ServiceState, datastore_shell, network};
+use crate::host::{Action, Group, Host, Service, ServiceState, datastore_shell, network, unit};
 
 /// A service may take its time to stop and to start.
 const SERVICE_LIMIT: Duration = Duration::from_secs(180);
@@ -129,6 +129,21 @@ impl Host for SnapHost {
         let manager = Manager::find()?;
         let name = manager.name_of(service);
         command::run(manager.program(), &[action.verb(), &name], SERVICE_LIMIT).map(drop)
+    }
+
+    /// The agent of this program has a unit of its own where the snap's agent is turned off; that
+    /// of the snap must not start beside it.
+    fn restart_agent(&self) -> Result<(), CommandError> {
+        const AGENT: Service = Service::ClusterAgent;
+        match unit::own() {
+            Some(unit) if unit != Manager::Systemctl.name_of(AGENT) => unit::restart(&unit),
+            None if self.service_state(AGENT) == ServiceState::Inactive => {
+                Err(CommandError::NotAvailable(
+                    "the agent was not started as a service, so nothing restarts it",
+                ))
+            }
+            _ => self.service(Action::Restart, AGENT),
+        }
     }
 
     fn service_state(&self, service: Service) -> ServiceState {

@@ -142,6 +142,90 @@ fn arguments_with_which_a_service_does_not_start_are_taken_back() {
     assert_eq!(n1.snapshot(), before);
 }
 
+const AGENT: &str = r#""service": [{"name": "cluster-agent", "arguments_update": [{"--log-level": "info"}], "restart": true}]"#;
+
+/// The agent's restart is the end of its answers, so it begins when this one is out.
+#[test]
+fn the_agent_restarts_when_it_has_answered() {
+    let Some((lab, agent)) = node() else { return };
+    let n1 = lab.host("n1");
+    n1.stand_ins
+        .ask_caller_to_end("restart", "microk8s.daemon-cluster-agent");
+    let answer = configure(n1, AGENT);
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (200, "{\"result\":\"ok\"}")
+    );
+    let (status, log) = agent.ends();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let answered = log.find("outcome=\"done\"").unwrap();
+    assert!(answered < log.find("stopping").unwrap(), "{log}");
+}
+
+/// Starts the agent as systemd would, in the control group of this unit, whose main process it is
+/// or is not.
+fn agent_of(n1: &Host, unit: &str, is_main: bool) -> Agent {
+    let group = n1.scratch().join("cgroup");
+    fs::write(&group, format!("0::/system.slice/{unit}\n")).unwrap();
+    n1.stand_ins.install_systemctl(is_main);
+    let line = format!(
+        "mount --bind {} /proc/$$/cgroup && exec microk8s agent",
+        group.display()
+    );
+    Agent::start_as(n1, &["sh", "-c", &line])
+}
+
+#[test]
+fn an_agent_with_a_unit_of_its_own_restarts_that_and_never_starts_the_snaps_beside_it() {
+    for (unit, is_main, restarted) in [
+        (
+            "microk8s-cluster-agent.service",
+            true,
+            "systemctl restart --no-block -- microk8s-cluster-agent.service",
+        ),
+        (
+            "snap.microk8s.daemon-cluster-agent.service",
+            true,
+            "snapctl restart microk8s.daemon-cluster-agent",
+        ),
+        // Something else started it by the way.
+        (
+            "cron.service",
+            false,
+            "snapctl restart microk8s.daemon-cluster-agent",
+        ),
+    ] {
+        let Some(lab) = Lab::new(&["n1"]) else { return };
+        let n1 = lab.host("n1");
+        n1.write("credentials/callback-token.txt", "secret\n", 0o600);
+        let agent = agent_of(n1, unit, is_main);
+        assert_eq!(configure(n1, AGENT).status, 200);
+        agent.wait_for("the agent is restarted");
+        let calls = n1.stand_ins.calls();
+        let restarts: Vec<_> = calls
+            .iter()
+            .filter(|call| call.contains("restart"))
+            .collect();
+        assert_eq!(restarts, [restarted], "{unit}");
+        assert!(n1.read("args/cluster-agent").contains("--log-level=info"));
+    }
+}
+
+#[test]
+fn an_agent_that_is_no_service_does_not_start_the_snaps_beside_it() {
+    let Some((lab, agent)) = node() else { return };
+    let n1 = lab.host("n1");
+    n1.stand_ins
+        .service_is("microk8s.daemon-cluster-agent", "inactive");
+    assert_eq!(configure(n1, AGENT).status, 200);
+    agent.wait_for("was not started as a service");
+    let calls = n1.stand_ins.calls();
+    assert!(
+        !calls.iter().any(|call| call.contains("restart")),
+        "{calls:?}"
+    );
+}
+
 #[test]
 fn a_change_that_was_cut_off_by_a_kill_is_taken_back() {
     let Some((lab, agent)) = node() else { return };

@@ -91,6 +91,19 @@ impl StandIns {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// From now on there is a systemd. Whoever asks it for the main process of a unit is that, or is
+    /// not.
+    pub fn install_systemctl(&self, is_main: bool) {
+        let head = HEAD
+            .replace("{here}", self.directory.to_str().unwrap())
+            .replace("{data}", self.data.to_str().unwrap());
+        let main = if is_main { "$PPID" } else { "1" };
+        let path = self.bin().join("systemctl");
+        let body = format!("log \"systemctl $*\"\n[ \"$1\" != show ] || echo \"{main}\"\n");
+        fs::write(&path, head + &body).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// From now on the container runtime takes no image, and says so before it has read all of one.
     pub fn fail_ctr(&self) {
         fs::write(self.directory.join("ctr-fails"), "").unwrap();
