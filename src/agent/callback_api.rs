@@ -20,7 +20,7 @@ use crate::agent::places::{COME_AGAIN, Work};
 use crate::agent::{Shared, afterwards, image_stream, request_log, seats, status};
 use crate::base::sanitize;
 use crate::cluster::admit::Caller;
-use crate::cluster::callback::{Reason, Refused};
+use crate::cluster::callback::Refused;
 use crate::cluster::image_import::ImportError;
 use crate::cluster::node::Node;
 use crate::cluster::{capi, configure, image_import, upgrade};
@@ -260,8 +260,7 @@ fn header(headers: &HeaderMap, name: &str) -> Token {
 /// reason is; that is in the log.
 fn refuse(shared: &Shared, request: &str, caller: Caller, refused: &Refused) -> Response {
     let (address, reason) = (caller.remote, &refused.0);
-    let is_unknown = matches!(reason, Reason::Unknown);
-    if !is_unknown || !shared.guesses.is_over(address) {
+    if !shared.guesses.is_over(address) {
         tracing::warn!(request, %address, outcome = "refused", %reason, "{refused}");
     }
     status::unknown_callback(refused)

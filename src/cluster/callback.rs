@@ -7,9 +7,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::base::remembered::Remembered;
 use crate::base::secret::Secret;
 use crate::cluster::admit::Caller;
 use crate::cluster::first_join;
@@ -35,7 +38,16 @@ pub enum CallbackFrom {
 pub struct Callbacks {
     node: Node,
     from: CallbackFrom,
+    /// What the datastore, or Kubernetes, has said last.
+    known: Remembered<Result<Arc<BTreeSet<IpAddr>>, String>>,
 }
+
+/// For how long that is believed. A caller without a right to it asks for no more than one answer
+/// in this time; a control plane node that has just joined may have to call again after it.
+const KNOWN_FOR: Duration = Duration::from_secs(5);
+/// How many callers may wait for it, a small part of those that are worked on at once: others are
+/// known by a file, and must not have to stand behind them.
+const MAY_WAIT: usize = 8;
 
 /// Why a callback is not taken. A stranger is told MicroK8s's text and no more; the reason is for
 /// the log.
@@ -68,7 +80,11 @@ pub enum Reason {
 impl Callbacks {
     /// Callbacks of this node.
     pub fn new(node: Node, from: CallbackFrom) -> Self {
-        Self { node, from }
+        Self {
+            node,
+            from,
+            known: Remembered::new(KNOWN_FOR, MAY_WAIT),
+        }
     }
 
     /// The node that is called.
@@ -117,14 +133,25 @@ impl Callbacks {
             return Err(Reason::NotControlPlane(address));
         }
         if !node.uses_dqlite() {
-            return is_among(&by_kubernetes(node)?);
+            return is_among(&*self.ask(by_kubernetes)?);
         }
         // The file is at hand, and as old as its last change; the datastore itself knows better.
         let by_file = first_join::datastore_members(node).unwrap_or_default();
         if by_file.iter().any(|member| member.is_at(address)) {
             return Ok(());
         }
-        is_among(&by_datastore(node)?)
+        is_among(&*self.ask(by_datastore)?)
+    }
+
+    /// Asks for the control plane nodes, unless that was done just now.
+    fn ask(
+        &self,
+        ask: fn(&Node) -> Result<BTreeSet<IpAddr>, String>,
+    ) -> Result<Arc<BTreeSet<IpAddr>>, Reason> {
+        self.known
+            .get(|| ask(&self.node).map(Arc::new))
+            .unwrap_or_else(|| Err("too many callers wait for an answer".to_owned()))
+            .map_err(Reason::NobodyKnows)
     }
 }
 
@@ -134,13 +161,12 @@ pub fn for_worker(cluster: &Secret) -> (Secret, TokenDigest) {
     (first_join::random_text(64), digest)
 }
 
-fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, Reason> {
-    let unknown = |why: &dyn ToString| Reason::NobodyKnows(why.to_string());
+fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
     let answer = node
         .host
         .datastore_members(&node.layout.backend())
-        .map_err(|error| unknown(&error))?;
-    let members = dqlite::read_shell_answer(&answer).map_err(|error| unknown(&error))?;
+        .map_err(|error| error.to_string())?;
+    let members = dqlite::read_shell_answer(&answer).map_err(|error| error.to_string())?;
     Ok(members
         .iter()
         .filter_map(Member::ip)
@@ -149,11 +175,10 @@ fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, Reason> {
 }
 
 /// Where the datastore is somebody else's, Kubernetes knows which nodes have the control plane.
-fn by_kubernetes(node: &Node) -> Result<BTreeSet<IpAddr>, Reason> {
-    let unknown = |why: String| Reason::NobodyKnows(why);
+fn by_kubernetes(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
     let listed = kubernetes::control_plane_nodes(node.host.as_ref())
-        .map_err(|error| unknown(error.to_string()))?
-        .ok_or_else(|| unknown("there is no Kubernetes on this node".to_owned()))?;
+        .map_err(|error| error.to_string())?
+        .ok_or("there is no Kubernetes on this node")?;
     let first_addresses = listed.iter().filter_map(|node| node.addresses.first());
     Ok(first_addresses.copied().map(endpoint::plain).collect())
 }
@@ -194,7 +219,6 @@ fn proxied(provider: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::sync::Arc;
 
     use tempfile::TempDir;
 
@@ -287,6 +311,21 @@ mod tests {
                 matches!(refused, Err(Reason::NotControlPlane(_))),
                 "{address}"
             );
+        }
+    }
+
+    #[test]
+    fn one_question_does_for_all_callers_whatever_the_answer() {
+        for members in [Some("[]"), None] {
+            let place = place(members);
+            let callbacks = Callbacks::new(place.node.clone(), CallbackFrom::Cluster);
+            for number in 1..=100 {
+                let address = IpAddr::from([10, 99, 1, number]);
+                let caller = Caller::new(address, "10.99.0.11".parse().unwrap());
+                let refused = callbacks.check(&Token::presented("CLUSTER"), caller);
+                refused.unwrap_err();
+            }
+            assert_eq!(place.host.calls(), ["members"]);
         }
     }
 

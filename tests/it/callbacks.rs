@@ -1,5 +1,7 @@
 //! Who may have a node do something: tokens and addresses, on hosts with addresses of their own.
 
+use std::time::Instant;
+
 use crate::compat::requests::{Answer, curl};
 use crate::lab::agent::Agent;
 use crate::lab::{Host, Lab};
@@ -257,6 +259,31 @@ fn a_worker_of_microk8s_gets_the_clusters_token() {
     assert_ne!(answer["callback_token"], token(n1));
     let digest = crate::compat::requests::sha256(token(n1).as_bytes());
     assert_eq!(answer["callback_token_sha256"], digest);
+}
+
+/// A worker of MicroK8s's own has the cluster's token.
+#[test]
+fn a_workers_calls_with_the_clusters_token_keep_neither_the_datastore_nor_the_log_busy() {
+    let Some((agents, lab)) = cluster(&[]) else {
+        return;
+    };
+    let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+    let clusters = token(n1);
+    n1.stand_ins.forget_calls();
+    let line = format!(
+        "curl -sk -d '{{\"callback\": \"{clusters}\"}}' 'https://10.99.0.11:25000/cluster/api/v1.0/configure?[1-200]'"
+    );
+    let began = Instant::now();
+    n2.shell(&line).ok();
+    let calls = n1.stand_ins.calls();
+    let asked = calls.iter().filter(|call| call.ends_with(" .cluster"));
+    let most = 1 + began.elapsed().as_secs() / 5;
+    assert!(asked.count() as u64 <= most, "{calls:?}");
+    let log = agents[0].log();
+    let lines = log.matches("is neither this node nor").count();
+    // One more comes free every six seconds.
+    assert!((1..100).contains(&lines), "{lines} lines:\n{log}");
+    assert_taken(n3, n1, "10.99.0.11", &clusters);
 }
 
 #[test]
