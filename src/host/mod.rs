@@ -151,7 +151,9 @@ pub enum ServiceState {
     Active,
     /// It does not.
     Inactive,
-    /// The service manager gave no answer that says it.
+    /// The service manager could not answer: it failed, or took too long.
+    Unanswered,
+    /// The service manager gave an answer that does not say it, or there is none.
     Unknown,
 }
 

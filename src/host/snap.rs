@@ -157,7 +157,7 @@ impl Host for SnapHost {
         };
         match command::run(manager.program(), arguments, STATE_LIMIT) {
             Ok(answer) => manager.read_state(&answer, &name),
-            Err(_) => ServiceState::Unknown,
+            Err(_) => ServiceState::Unanswered,
         }
     }
 

@@ -170,6 +170,26 @@ fn a_worker_whose_proxy_does_not_run_has_not_joined_and_does_not_wait_for_it() {
     });
 }
 
+/// snapd that is busy, or has just started, is asked again.
+#[test]
+fn a_worker_does_not_take_one_missing_answer_of_the_service_manager_for_no_proxy() {
+    for (answers, outcome) in [
+        (["fails", "inactive"], "daemon-apiserver-proxy"),
+        (["silent", "inactive"], "daemon-apiserver-proxy"),
+        (["fails", "fails"], "nothing listens"),
+    ] {
+        both_ways(|lab| {
+            let n2 = lab.host("n2");
+            n2.stand_ins.service_is_in_turn(PROXY, &answers);
+            let line = format!("{} --worker --timeout 8s", lab.host("n1").join_line());
+            let before = n2.snapshot();
+            let output = n2.shell(&line);
+            assert_failed(&output, n2, &before, "api-server", 15);
+            assert!(output.stderr.contains(outcome), "{answers:?}: {output:?}");
+        });
+    }
+}
+
 #[test]
 fn a_service_that_fails_to_restart_fails_the_join() {
     for (role, action) in [("--worker", "restart"), ("", "stop")] {

@@ -188,6 +188,13 @@ impl StandIns {
         fs::write(self.directory.join(format!("state-{service}")), state).unwrap();
     }
 
+    /// The states that `snapctl services <service>` gives one after the other, the last of them from
+    /// then on. At `fails` it fails, at `silent` it says nothing.
+    pub fn service_is_in_turn(&self, service: &str, states: &[&str]) {
+        let text = format!("{}\n", states.join("\n"));
+        fs::write(self.directory.join(format!("states-{service}")), text).unwrap();
+    }
+
     /// At the next `snapctl <action> <service>` its caller is asked to end.
     pub fn ask_caller_to_end(&self, action: &str, service: &str) {
         fs::write(self.directory.join(format!("term-{action}-{service}")), "").unwrap();
