@@ -140,9 +140,10 @@ pub fn not_removed(error: &RemoveError) -> Response {
     let status = match error {
         RemoveError::InvalidToken(_) => StatusCode::UNAUTHORIZED,
         RemoveError::NoEndpoint(_) => StatusCode::BAD_REQUEST,
-        RemoveError::NoTokenFile(_) | RemoveError::LastMember(_) | RemoveError::NotRemoved(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        RemoveError::NoTokenFile(_)
+        | RemoveError::LastMember(_)
+        | RemoveError::MembersUnknown(_)
+        | RemoveError::NotRemoved(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut answer = json(status, &ErrorBody::new(error.to_string()));
     if matches!(error, RemoveError::InvalidToken(_)) {

@@ -36,6 +36,9 @@ pub enum RemoveError {
     /// Without its last member the datastore is gone.
     #[error("Failed to remove from dqlite: {0} is the last member")]
     LastMember(SocketAddr),
+    /// Nobody can say whether it is the last one.
+    #[error("Failed to remove from dqlite: the members are not known: {0}")]
+    MembersUnknown(String),
     /// The datastore's shell.
     #[error(
         "Failed to remove from dqlite: failed to remove node from dqlite: failed to run remove command: {}",
@@ -64,9 +67,12 @@ pub fn remove(
         .remove_endpoint
         .parse()
         .map_err(|_| RemoveError::NoEndpoint(request.remove_endpoint.clone()))?;
-    let members = first_join::datastore_members(node).unwrap_or_default();
-    if matches!(&members[..], [only] if only.is_at(endpoint.ip())) {
-        return Err(RemoveError::LastMember(endpoint));
+    let members = first_join::datastore_members(node)
+        .map_err(|error| RemoveError::MembersUnknown(error.to_string()))?;
+    match &members[..] {
+        [] => return Err(RemoveError::MembersUnknown("nobody is listed".to_owned())),
+        [only] if only.is_at(endpoint.ip()) => return Err(RemoveError::LastMember(endpoint)),
+        _ => {}
     }
     let (host, backend) = (node.host.as_ref(), node.layout.backend());
     forget::ask(host, &backend, &endpoint.to_string(), ASK_LIMIT, &|| false)

@@ -356,6 +356,19 @@ fn cluster_api_does_not_remove_the_last_member() {
         "{}",
         answer.body
     );
+    // Nor does it where nobody can say whether it is the last.
+    let list = "var/kubernetes/backend/cluster.yaml";
+    let members = n1.read(list);
+    for unreadable in ["- Address: [", ""] {
+        n1.write(list, unreadable, 0o644);
+        let answer = remove("capi-secret", "127.0.0.1:19001");
+        assert_eq!(answer.status, 500, "{unreadable}: {}", answer.body);
+        let said = "the members are not known";
+        assert!(answer.body.contains(said), "{}", answer.body);
+    }
+    n1.remove(list);
+    assert_eq!(remove("capi-secret", "127.0.0.1:19001").status, 500);
+    n1.write(list, &members, 0o644);
     for endpoint in [
         "",
         "n2",
