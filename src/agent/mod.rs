@@ -43,7 +43,7 @@ use crate::cluster::admit::Gate;
 use crate::cluster::callback::{CallbackFrom, Callbacks};
 use crate::cluster::join;
 use crate::cluster::node::Node;
-use crate::host::{Action, Service};
+use crate::host::{Action, Service, feed};
 use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
 
@@ -192,10 +192,12 @@ pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
         .build()
         .map_err(AgentError::Runtime)?;
     let result = runtime.block_on(serve(node.clone(), tokens, served, &settings));
-    runtime.shutdown_timeout(match result {
-        Ok(Ending::AtOnce) => Duration::ZERO,
-        Ok(Ending::Drained) | Err(_) => LAST_DRAIN,
-    });
+    match result {
+        Ok(Ending::AtOnce) => runtime.shutdown_background(),
+        Ok(Ending::Drained) | Err(_) => runtime.shutdown_timeout(LAST_DRAIN),
+    }
+    // Half an image must not be taken for a whole one when this process is gone.
+    feed::kill_all();
     result.map(|_| ())
 }
 

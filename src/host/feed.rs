@@ -1,5 +1,6 @@
 //! Running a program that reads what somebody else sends: as it comes, never all of it at once.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::base::{os_words, sanitize, wait};
 use crate::host::command::{self, GLANCE, STRAGGLERS};
@@ -79,6 +82,7 @@ pub fn feed(
             program: command.get_program().to_string_lossy().into_owned(),
             source,
         })?;
+    let fed = Fed::new(&child);
     let said = child.stderr.take().map(LastWords::of);
     let mut pipe = child
         .stdin
@@ -88,6 +92,7 @@ pub fn feed(
         .as_mut()
         .map_or(Ok(()), |pipe| pass_on(pipe, input, patience));
     let ended = passed_on.and_then(|()| {
+        fed.is_over();
         drop(pipe.take());
         end_of(&mut child, patience)
     });
@@ -95,6 +100,7 @@ pub fn feed(
         Ok(status) => status,
         Err(error) => {
             // With the pipe still open: at no time does it look like the end of the input.
+            fed.kill();
             command::end_group(&mut child);
             drop(pipe);
             return Err(error);
@@ -107,6 +113,49 @@ pub fn feed(
         status,
         said: said.map_or_else(String::new, |said| said.text()),
     })
+}
+
+/// The programs that are being fed, by their process groups; `None` when no more is fed.
+static FED: Mutex<Option<BTreeSet<i32>>> = Mutex::new(Some(BTreeSet::new()));
+
+/// Kills the programs that are being fed, and those that would be from now on. For a process that
+/// ends in the midst of it: the end of the pipes would look like the end of the input.
+pub fn kill_all() {
+    let mut fed = FED.lock().unwrap_or_else(PoisonError::into_inner);
+    for group in fed.take().into_iter().flatten() {
+        kill_group(group);
+    }
+}
+
+fn kill_group(group: i32) {
+    let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+}
+
+/// A program that has not had all of its input, and is not waited for yet: its number is its own.
+struct Fed(i32);
+
+impl Fed {
+    fn new(child: &Child) -> Self {
+        let group = child.id().cast_signed();
+        match FED.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(fed) => _ = fed.insert(group),
+            None => kill_group(group),
+        }
+        Self(group)
+    }
+
+    /// The program may be waited for from now on.
+    fn is_over(&self) {
+        let mut fed = FED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fed) = fed.as_mut() {
+            fed.remove(&self.0);
+        }
+    }
+
+    fn kill(&self) {
+        kill_group(self.0);
+        self.is_over();
+    }
 }
 
 /// Passes on all of the input. A program that reads no more is not fed any longer: how it ends

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use microk8s::base::wait;
+use nix::sys::signal::Signal;
 
 use crate::compat::requests::{curl_line, sha256};
 use crate::lab::agent::Agent;
@@ -193,6 +194,14 @@ fn until(what: &str, look: impl FnMut() -> Option<()>) {
     );
 }
 
+/// Nobody may be there to wait for it.
+fn has_ended(pid: i32) -> Option<()> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.contains(") Z ").then_some(()),
+        Err(_) => Some(()),
+    }
+}
+
 fn has_gone(pid: i32) -> Option<()> {
     (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
 }
@@ -212,6 +221,26 @@ fn an_image_whose_sender_goes_away_is_not_imported() {
     // Not there as a zombie either.
     until("the runtime is ended and waited for", || has_gone(runtime));
     agent.wait_for("outcome=\"failed\"");
+    assert_eq!(n1.stand_ins.imported(), None);
+}
+
+/// The second signal ends the agent at once, and with it the pipe to the runtime.
+#[test]
+fn an_image_under_way_is_not_imported_when_the_agent_ends_at_once() {
+    let Some((lab, agent)) = node(&[]) else {
+        return;
+    };
+    let n1 = lab.host("n1");
+    let _client = Client::sends(n1, &[7; 100_000]);
+    until("the runtime is started", || {
+        n1.stand_ins.ctr_process().map(drop)
+    });
+    let runtime = n1.stand_ins.ctr_process().unwrap();
+    agent.signal(Signal::SIGTERM);
+    agent.wait_for("stopping: SIGTERM");
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+    until("the runtime is ended", || has_ended(runtime));
     assert_eq!(n1.stand_ins.imported(), None);
 }
 
