@@ -172,6 +172,8 @@ const LAST_DRAIN: Duration = Duration::from_secs(5);
 /// Runs the agent until it is told to stop.
 pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
     let _lock = take_lock(&node)?;
+    let manager = ServiceManager::from_environment();
+    let starting = manager.starting("starting: seeing to what was interrupted");
     match join::recover(&node) {
         Ok(Some(ending)) => tracing::warn!("{ending}"),
         Ok(None) => {}
@@ -187,11 +189,12 @@ pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
     let tokens = Tokens::new(&node.layout, Arc::new(SystemClock), window);
     let served = ServedCertificate::load(settings.certificate.clone(), settings.key.clone())?;
     start_datastore(&node);
+    drop(starting);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(AgentError::Runtime)?;
-    let result = runtime.block_on(serve(node.clone(), tokens, served, &settings));
+    let result = runtime.block_on(serve(node.clone(), tokens, served, &settings, manager));
     match result {
         Ok(Ending::AtOnce) => runtime.shutdown_background(),
         Ok(Ending::Drained) | Err(_) => runtime.shutdown_timeout(LAST_DRAIN),
@@ -238,6 +241,7 @@ async fn serve(
     tokens: Tokens,
     served: ServedCertificate,
     settings: &Settings,
+    manager: ServiceManager,
 ) -> Result<Ending, AgentError> {
     let listener = tcp::listen(settings.bind).map_err(|source| AgentError::Listen {
         bind: settings.bind,
@@ -299,7 +303,7 @@ async fn serve(
         "listening on {bind}"
     );
 
-    let manager = Arc::new(ServiceManager::from_environment());
+    let manager = Arc::new(manager);
     manager.ready(&format!("listening on {bind}"));
     tokio::spawn(manager.clone().give_signs_of_life(shared.clone(), ping));
 

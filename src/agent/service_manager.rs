@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -21,10 +23,13 @@ use crate::base::env_vars;
 /// How long a message may take; only a service manager that hangs takes any time.
 const SEND_LIMIT: Duration = Duration::from_secs(1);
 
+/// How much time is asked for at once before the agent serves; it is asked for four times as often.
+const MORE_TIME: Duration = Duration::from_secs(20);
+
 /// The service manager, where one started this program and wants to hear of it.
 #[derive(Debug, Default)]
 pub struct ServiceManager {
-    socket: Option<(UnixDatagram, SocketAddr)>,
+    socket: Option<Arc<(UnixDatagram, SocketAddr)>>,
     /// After how long without a sign of life it takes the program for dead.
     patience: Option<Duration>,
 }
@@ -48,6 +53,28 @@ impl ServiceManager {
         }
     }
 
+    /// What comes before requests are answered may take its time: a service that has to start again
+    /// has minutes. It gets more of it until the answer is dropped.
+    pub fn starting(&self, status: &str) -> Option<Starting> {
+        let socket = self.socket.clone()?;
+        let first = format!("{}\nSTATUS={status}", more_time());
+        let (over, is_over) = std::sync::mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            let mut message = first;
+            loop {
+                send(&socket, &message);
+                message = more_time();
+                if is_over.recv_timeout(MORE_TIME / 4) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        });
+        Some(Starting {
+            over: Some(over),
+            thread: Some(thread),
+        })
+    }
+
     /// Requests are answered from now on.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));
@@ -59,11 +86,8 @@ impl ServiceManager {
     }
 
     fn tell(&self, message: &str) {
-        let Some((socket, address)) = &self.socket else {
-            return;
-        };
-        if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
-            tracing::warn!(%error, "the service manager cannot be told: {message}");
+        if let Some(socket) = &self.socket {
+            send(socket, message);
         }
     }
 
@@ -93,6 +117,34 @@ impl ServiceManager {
     }
 }
 
+/// The start of the agent goes on, and the service manager knows, until this is dropped.
+#[derive(Debug)]
+pub struct Starting {
+    over: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        drop(self.over.take());
+        // Nothing is sent after what comes next.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn more_time() -> String {
+    format!("EXTEND_TIMEOUT_USEC={}", MORE_TIME.as_micros())
+}
+
+fn send(socket: &(UnixDatagram, SocketAddr), message: &str) {
+    let (socket, address) = socket;
+    if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
+        tracing::warn!(%error, "the service manager cannot be told: {message}");
+    }
+}
+
 /// Whether a request could be answered now. A store that says what is wrong with it does answer:
 /// the agent serves what it can without it, and starting anew would not mend it.
 async fn answers(shared: &Arc<Shared>, pings: &mpsc::Sender<Ping>) -> bool {
@@ -107,7 +159,7 @@ async fn answers(shared: &Arc<Shared>, pings: &mpsc::Sender<Ping>) -> bool {
         .is_ok()
 }
 
-fn find() -> io::Result<Option<(UnixDatagram, SocketAddr)>> {
+fn find() -> io::Result<Option<Arc<(UnixDatagram, SocketAddr)>>> {
     let Some(name) = std::env::var_os(env_vars::NOTIFY_SOCKET).filter(|name| !name.is_empty())
     else {
         return Ok(None);
@@ -118,7 +170,7 @@ fn find() -> io::Result<Option<(UnixDatagram, SocketAddr)>> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(SEND_LIMIT))?;
-    Ok(Some((socket, address)))
+    Ok(Some(Arc::new((socket, address))))
 }
 
 /// The time that the service manager gives, when it gives it to this process.

@@ -211,6 +211,47 @@ fn the_service_manager_hears_when_the_agent_serves_lives_and_stops_and_no_other_
     assert_eq!(agent.ends().0.code(), Some(0));
 }
 
+/// With `Type=notify` a start that takes longer than `TimeoutStartSec` is ended by systemd.
+#[test]
+fn a_service_manager_gives_an_agent_that_takes_back_a_join_the_time_that_it_needs() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    const KUBELITE: &str = "microk8s.daemon-kubelite";
+    let contacted = n1.agent();
+    let interrupted = n2.agent();
+    n2.stand_ins.kill_caller("restart", KUBELITE);
+    let line = n1.shell("microk8s add-node --format short").ok();
+    let join = n2.shell(&format!("{} --worker", line.lines().next().unwrap()));
+    assert_ne!(join.code, Some(0));
+    interrupted.was_killed();
+    assert!(n2.path("var/cluster-agent/journal").exists());
+    n2.stand_ins.repair_services();
+
+    let path = n2.scratch().join("notify");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    n2.stand_ins.hold("restart", KUBELITE);
+    thread::scope(|scope| {
+        let starting = scope.spawn(|| start_managed(n2, path.to_str().unwrap(), &[]));
+        let first = manager.wait_for("");
+        assert_eq!(
+            first,
+            "EXTEND_TIMEOUT_USEC=20000000\nSTATUS=starting: seeing to what was interrupted"
+        );
+        wait_until_held(n2);
+        // As long as it takes.
+        for _ in 0..2 {
+            assert_eq!(manager.wait_for(""), "EXTEND_TIMEOUT_USEC=20000000");
+        }
+        n2.stand_ins.let_go("restart", KUBELITE);
+        manager.wait_for("READY=1");
+        let _agent = starting.join().unwrap();
+    });
+    drop(contacted);
+}
+
 #[test]
 fn an_agent_that_cannot_answer_gives_no_sign_of_life() {
     let Some(lab) = Lab::new(&["n1"]) else { return };
