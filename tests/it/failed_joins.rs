@@ -190,6 +190,18 @@ fn a_worker_does_not_take_one_missing_answer_of_the_service_manager_for_no_proxy
     }
 }
 
+/// As `systemctl` does in a container: there is nothing to wait for.
+#[test]
+fn a_worker_joins_where_the_service_manager_never_answers() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    n2.stand_ins.service_is_in_turn(PROXY, &["fails"]);
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+}
+
 #[test]
 fn a_service_that_fails_to_restart_fails_the_join() {
     for (role, action) in [("--worker", "restart"), ("", "stop")] {

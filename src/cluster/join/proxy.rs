@@ -6,7 +6,7 @@
 //! Where nothing listens, only the service manager can tell a proxy that is not up yet from a
 //! machine on which there is none. One that gives no answer that can be understood, as a stand-in
 //! of it in somebody's tests, leaves nothing to wait for. It is asked some times before that is
-//! believed, and one that fails is asked until the time is over.
+//! believed, and for a while where it fails.
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,9 @@ const MAY_BE_DOWN: Duration = Duration::from_secs(5);
 /// How many answers in a row that say nothing are believed: snapd may have one when it has just
 /// started.
 const BELIEVED: u32 = 3;
+/// How long a service manager may fail before there is none, as on a machine that was not started by
+/// one. A snapd that restarts is back sooner.
+const MAY_FAIL: Duration = Duration::from_secs(20);
 /// The status by which an API server says that it does not know the certificate.
 const NOT_AUTHENTICATED: u16 = 401;
 
@@ -102,13 +105,14 @@ fn is_not_there(node: &Node, began: Instant, unknown: &mut u32) -> Result<bool, 
         _ => 0,
     };
     match state {
-        ServiceState::Active | ServiceState::Unanswered => Ok(false),
+        ServiceState::Active => Ok(false),
+        ServiceState::Unanswered if began.elapsed() < MAY_FAIL => Ok(false),
         ServiceState::Inactive if began.elapsed() < MAY_BE_DOWN => Ok(false),
         ServiceState::Inactive => Err(JoinError::NoProxy {
             service: PROXY.daemon(),
         }),
         ServiceState::Unknown if *unknown < BELIEVED => Ok(false),
-        ServiceState::Unknown => {
+        ServiceState::Unanswered | ServiceState::Unknown => {
             tracing::info!(
                 "the service manager does not tell whether {} runs, and nothing listens there: the API server was not asked",
                 PROXY.daemon()
