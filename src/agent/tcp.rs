@@ -1,8 +1,9 @@
 //! The socket for other nodes.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -13,28 +14,79 @@ const BACKLOG: u32 = 1024;
 /// its default of `0.0.0.0:25000` can be reached over IPv6 too, as Go has it, and `add-node` prints
 /// such addresses.
 pub fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
-    let dual = if bind.ip().is_unspecified() {
-        dual_stack()
-    } else {
-        None
+    if !bind.ip().is_unspecified() {
+        return listen_at(bind);
+    }
+    let both = (Ipv6Addr::UNSPECIFIED, bind.port()).into();
+    let ipv4 = (Ipv4Addr::UNSPECIFIED, bind.port()).into();
+    match has_ipv6() {
+        true => listen_at_one(both, ipv4),
+        false => listen_at(ipv4),
+    }
+}
+
+/// Listens at the first address, or at the second one where this machine cannot have the first:
+/// some have sockets of IPv6 and still let nobody bind them.
+fn listen_at_one(first: SocketAddr, second: SocketAddr) -> io::Result<TcpListener> {
+    match listen_at(first) {
+        Err(error) if cannot_be_had(&error) => {
+            tracing::warn!(%error, "cannot listen on {first}, so it is {second} alone");
+            listen_at(second)
+        }
+        listener => listener,
+    }
+}
+
+fn cannot_be_had(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        number,
+        Some(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT)
+    )
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    let (socket, address) = match (dual, bind) {
-        (Some(socket), _) => (socket, (Ipv6Addr::UNSPECIFIED, bind.port()).into()),
-        (None, SocketAddr::V4(_)) => (TcpSocket::new_v4()?, bind),
-        (None, SocketAddr::V6(_)) => (TcpSocket::new_v6()?, bind),
-    };
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// A socket for addresses of both kinds; `None` on a machine without IPv6.
-fn dual_stack() -> Option<TcpSocket> {
-    // Where IPv6 is turned off, a socket of its kind can be had, and bound to nothing.
-    std::fs::read_to_string("/proc/net/if_inet6")
-        .ok()
-        .filter(|addresses| !addresses.is_empty())?;
-    let socket = TcpSocket::new_v6().ok()?;
-    setsockopt(&socket, sockopt::Ipv6V6Only, &false).ok()?;
-    Some(socket)
+/// Whether this machine has addresses of IPv6. Where it is turned off, a socket of its kind can be
+/// had, and bound to nothing.
+fn has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_ipv6_cannot_be_bound_ipv4_is_and_a_port_that_is_taken_stays_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        // An address for documents, which no machine has.
+        let nobodys = "[2001:db8::1]:0".parse().unwrap();
+        let listener = listen_at_one(nobodys, local).unwrap();
+        assert!(listener.local_addr().unwrap().is_ipv4());
+        let taken = listener.local_addr().unwrap();
+        let error = listen_at_one(taken, local).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        for wildcard in ["0.0.0.0:0", "[::]:0"] {
+            let listener = listen(wildcard.parse().unwrap()).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        }
+    }
 }
