@@ -1,6 +1,7 @@
 //! What Kubernetes says of the cluster's nodes, in the JSON that `kubectl get no -o json` prints.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -9,6 +10,10 @@ use crate::model::role::Role;
 
 /// Where MicroK8s marks a control plane node (recording `join-worker-control-plane-list`).
 const CONTROL_PLANE: &str = "node.kubernetes.io/microk8s-controlplane";
+
+/// How long the list of nodes may take where somebody waits for it; `kubectl` makes several requests,
+/// each of which may take five seconds.
+const SOON: Duration = Duration::from_secs(7);
 
 /// A node, as Kubernetes lists it.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +40,8 @@ pub enum ListError {
 /// The nodes; none where there is no Kubernetes. An API server that does not answer soon is an
 /// error: somebody waits for what is made of the answer.
 pub fn nodes(host: &dyn Host) -> Result<Vec<Listed>, CommandError> {
-    let list = host.kubectl(&["get", "no", "-o", "json", "--request-timeout=5s"])?;
+    let arguments = ["get", "no", "-o", "json", "--request-timeout=5s"];
+    let list = host.kubectl_within(SOON, &arguments)?;
     Ok(list.and_then(|list| read(&list)).unwrap_or_default())
 }
 

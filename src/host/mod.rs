@@ -24,6 +24,9 @@ use crate::model::endpoint;
 pub use command::CommandError;
 pub use feed::FeedError;
 
+/// What Kubernetes may take for an answer.
+const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
+
 /// A machine that can be a node.
 pub trait Host: Send + Sync {
     /// The machine's name, in lower case.
@@ -69,7 +72,16 @@ pub trait Host: Send + Sync {
     fn apply_manifest(&self, path: &Path) -> Result<(), CommandError>;
 
     /// What `kubectl` says to these arguments, or `None` where there is no Kubernetes to ask.
-    fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError>;
+    fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError> {
+        self.kubectl_within(KUBECTL_LIMIT, arguments)
+    }
+
+    /// [`Host::kubectl`] that takes no longer than this.
+    fn kubectl_within(
+        &self,
+        limit: Duration,
+        arguments: &[&str],
+    ) -> Result<Option<String>, CommandError>;
 
     /// Whether a datastore runs here, so that the node can be a control plane node.
     fn has_datastore(&self) -> bool;

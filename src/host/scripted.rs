@@ -83,7 +83,11 @@ impl Host for ScriptedHost {
         Ok(())
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError> {
+    fn kubectl_within(
+        &self,
+        _: Duration,
+        arguments: &[&str],
+    ) -> Result<Option<String>, CommandError> {
         self.call(format!("kubectl {}", arguments.join(" ")));
         Ok(None)
     }

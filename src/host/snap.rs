@@ -8,14 +8,14 @@ use std::time::Duration;
 use crate::base::env_vars;
 use crate::host::command::{self, CommandError};
 use crate::host::feed::{self, FeedError};
-use crate::host::{Action, Group, Host, Service, ServiceState, datastore_shell, network, unit};
+use crate::host::{
+    Action, Group, Host, KUBECTL_LIMIT, Service, ServiceState, datastore_shell, network, unit,
+};
 
 /// A service may take its time to stop and to start.
 const SERVICE_LIMIT: Duration = Duration::from_secs(180);
 /// What the service manager may take to tell a service's state.
 const STATE_LIMIT: Duration = Duration::from_secs(10);
-/// What Kubernetes may take for an answer.
-const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
 /// A machine with MicroK8s's snap, or one laid out like it.
 #[derive(Debug)]
 pub struct SnapHost {
@@ -107,8 +107,8 @@ impl SnapHost {
         self.shell(backend, &servers, command)
     }
 
-    fn run_kubectl(&self, arguments: &[&str]) -> Result<String, CommandError> {
-        self.run_own("microk8s-kubectl.wrapper", arguments, KUBECTL_LIMIT)
+    fn run_kubectl(&self, limit: Duration, arguments: &[&str]) -> Result<String, CommandError> {
+        self.run_own("microk8s-kubectl.wrapper", arguments, limit)
     }
 }
 
@@ -162,12 +162,16 @@ impl Host for SnapHost {
     }
 
     fn apply_manifest(&self, path: &Path) -> Result<(), CommandError> {
-        self.run_kubectl(&["apply", "-f", &path.to_string_lossy()])
+        self.run_kubectl(KUBECTL_LIMIT, &["apply", "-f", &path.to_string_lossy()])
             .map(drop)
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError> {
-        self.run_kubectl(arguments).map(Some)
+    fn kubectl_within(
+        &self,
+        limit: Duration,
+        arguments: &[&str],
+    ) -> Result<Option<String>, CommandError> {
+        self.run_kubectl(limit, arguments).map(Some)
     }
 
     fn has_datastore(&self) -> bool {

@@ -55,7 +55,7 @@ impl Host for StandaloneHost {
         Ok(())
     }
 
-    fn kubectl(&self, _arguments: &[&str]) -> Result<Option<String>, CommandError> {
+    fn kubectl_within(&self, _: Duration, _: &[&str]) -> Result<Option<String>, CommandError> {
         Ok(None)
     }
 

@@ -110,7 +110,8 @@ impl Finding {
 /// The answer to `POST /cluster/api/v2.0/join/check` and `POST /cluster/api/v1.0/join/check`, whose
 /// requests are those of a join. MicroK8s's own agent knows neither.
 ///
-/// It holds less than the answer to a join with the same token, and the version.
+/// It holds nothing that the answer to a join with the same token is worth something for, no key and
+/// no token. The version, and what a finding says of a name, are more than that answer tells.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct JoinCheck {

@@ -1,7 +1,9 @@
 //! What a join would be refused for, told to the node that asks before it joins. Nothing is taken
 //! and nothing is changed.
 //!
-//! Whoever asks needs a token that would let it in, and learns less than from a join with it.
+//! Whoever asks needs a token that would let it in. It learns nothing that opens anything: no key, no
+//! certificate, no token. What it does learn, and a join would not tell, is the cure: which address the
+//! name that it gives resolves to here, and which other node has that name.
 
 use std::net::IpAddr;
 

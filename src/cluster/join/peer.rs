@@ -28,8 +28,11 @@ use crate::wire::local_v1::JoinOrder;
 use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
-/// How long connecting may take, and the answer, when it is only looked whether a join would work.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How long connecting may take when it is only looked whether a join would work.
+const LOOK_CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long the answer may take then: the contacted node asks Kubernetes, the datastore and the DNS,
+/// and says which of them gave no answer, in less than this.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
 /// The contacted node, verified.
 pub struct Contact {
@@ -63,7 +66,7 @@ impl Contact {
     pub fn open(node: &Node, url: &JoinUrl) -> Result<Self, JoinError> {
         let endpoint = url.endpoint();
         let from = source_address(node, endpoint.ip());
-        let peer = Peer::connect_within(LOOK_LIMIT, endpoint, from)?;
+        let peer = Peer::connect_within(LOOK_CONNECT_LIMIT, endpoint, from)?;
         Ok(Self::through(peer, url))
     }
 

@@ -261,6 +261,11 @@ impl StandIns {
         fs::write(self.directory.join("kubectl-fails"), "").unwrap();
     }
 
+    /// From now on no call of kubectl ends, as where the API server takes connections and is silent.
+    pub fn hang_kubectl(&self) {
+        fs::write(self.directory.join("kubectl-hangs"), "").unwrap();
+    }
+
     /// From now on kubectl works again.
     pub fn repair_kubectl(&self) {
         fs::remove_file(self.directory.join("kubectl-fails")).unwrap();

@@ -1,4 +1,5 @@
 log "kubectl $*"
+while [ -e "$here/kubectl-hangs" ]; do sleep 0.05; done
 if [ -e "$here/kubectl-fails" ]; then
     echo 'The connection to the server 127.0.0.1:16443 was refused' >&2
     exit 1
