@@ -92,6 +92,10 @@ impl Tokens {
 
     /// Uses the right up: the certificate is signed and may leave when this has returned `true`.
     /// The last one that the node needs completes its join.
+    ///
+    /// A kube-proxy's certificate names nobody, so that requests of several nodes behind one address
+    /// may all have found the right of one of them. Those that come too late for it use up another
+    /// right of that address, if there is one: no more certificates leave than nodes were let in.
     pub fn certificate_signed(
         &self,
         token: &Token,
@@ -100,6 +104,31 @@ impl Tokens {
         let (Some(node), Some(join)) = (&request.node, &request.join) else {
             return with_file(&self.certificate_file, |file| file.consume(token));
         };
+        if self.use_up(join, node, request.purpose, request.is_counted)? {
+            return Ok(true);
+        }
+        if request.purpose != CertificatePurpose::Proxy {
+            return Ok(false);
+        }
+        for right in self.admissions.rights(join, node.address, self.now())? {
+            if right.purposes.contains(&CertificatePurpose::Proxy)
+                && right.node != *node
+                && self.use_up(join, &right.node, request.purpose, right.is_counted)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Uses up the right of this node.
+    fn use_up(
+        &self,
+        join: &TokenDigest,
+        node: &JoiningNode,
+        purpose: CertificatePurpose,
+        is_counted: bool,
+    ) -> Result<bool, StoreError> {
         // First the use is marked as one by which something was handed out, so that nobody can give
         // it back any more: then the right is used up, which one request alone can do.
         let life = self.store.read(join)?;
@@ -107,17 +136,14 @@ impl Tokens {
             return Ok(false);
         }
         let by = node.clone();
-        if request.is_counted
+        if is_counted
             && self
                 .change_try(join, node, move |life| life.hand_out(&by))?
                 .is_none()
         {
             return Ok(false);
         }
-        let Some(left) = self
-            .admissions
-            .use_up(join, node, request.purpose, self.now())?
-        else {
+        let Some(left) = self.admissions.use_up(join, node, purpose, self.now())? else {
             return Ok(false);
         };
         if left == 0 {

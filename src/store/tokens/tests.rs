@@ -296,6 +296,40 @@ fn nodes_behind_one_address_get_their_own_certificates_each() {
 }
 
 #[test]
+fn as_many_nodes_behind_one_address_get_a_certificate_of_kube_proxy_as_were_let_in() {
+    let counted = Terms {
+        uses: Some(3.try_into().unwrap()),
+        ..lasting(60)
+    };
+    for terms in [lasting(60), counted] {
+        let f = fixture();
+        f.add(&terms);
+        let behind = |n, address: u8| JoiningNode {
+            address: node(address).address,
+            ..node(n)
+        };
+        for (n, address) in [(2, 9), (3, 9), (4, 8)] {
+            assert_eq!(f.join(&behind(n, address)), Ok(()));
+        }
+        let proxy = token().with_suffix("-proxy");
+        let find = |suffix: &str, name: Option<&str>| {
+            let token = token().with_suffix(suffix);
+            let found = f.tokens.certificate_request(&token, node(9).address, name);
+            found.unwrap().unwrap()
+        };
+        // All of them were found good before the first one was signed.
+        let at_once = [(); 4].map(|()| find("-proxy", None));
+        let kubelet = [(); 2].map(|()| find("-kubelet", Some(&node(2).name)));
+        let signed = at_once.map(|right| f.tokens.certificate_signed(&proxy, &right).unwrap());
+        assert_eq!(signed, [true, true, false, false]);
+        // A kubelet's names its node, and there is one.
+        let signed = kubelet.map(|right| f.tokens.certificate_signed(&proxy, &right).unwrap());
+        assert_eq!(signed, [true, false]);
+        assert!(f.sign("-proxy", &behind(4, 8)), "elsewhere none was taken");
+    }
+}
+
+#[test]
 fn a_token_in_the_database_and_in_the_file_admits_one_node() {
     let f = fixture();
     let path = f.write_line(token_files::CLUSTER_TOKENS);
