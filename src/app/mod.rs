@@ -33,6 +33,7 @@ use crate::host::Host;
 use crate::host::snap::SnapHost;
 use crate::host::standalone::StandaloneHost;
 use crate::model::token_life::RETRY_WINDOW;
+use crate::store::database::StoreError;
 use crate::store::layout::{Kind, Layout};
 use crate::store::tokens::Tokens;
 use crate::wire::local_v1::PROTOCOL;
@@ -180,8 +181,11 @@ fn tokens_without_agent(
     let tokens = Tokens::new(&node.layout, Arc::new(SystemClock), RETRY_WINDOW);
     // Whoever may not read them learns it before anything is done.
     if let Err(error) = tokens.admissions().nodes() {
-        let hint = "run the command as root, or start the node's agent";
-        output::error(printer, &error.to_string(), Some(hint));
+        let hint = match error {
+            StoreError::InUse { .. } => None,
+            _ => Some("run the command as root, or start the node's agent"),
+        };
+        output::error(printer, &error.to_string(), hint);
         return Err(ExitStatus::Failure);
     }
     Ok(Some(tokens))

@@ -9,18 +9,24 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use redb::backends::FileBackend;
 use redb::{DatabaseError, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::base::atomic_file;
+use crate::base::{atomic_file, wait};
 
 /// The version of what the tables hold.
 const SCHEMA: u64 = 2;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SCHEMA_KEY: &str = "schema";
+
+/// How long somebody else may have the database: longer than an agent takes to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether he still has it.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// How much of the file is kept in memory.
 const CACHE: usize = 4 << 20;
@@ -36,6 +42,14 @@ pub enum StoreError {
         /// What it says.
         #[source]
         source: Arc<redb::Error>,
+    },
+    /// Somebody else has it, and keeps it.
+    #[error(
+        "the token database `{}` is in use by another process: wait until that has ended, or restart an agent whose socket is gone", path.display()
+    )]
+    InUse {
+        /// Where it is.
+        path: PathBuf,
     },
     /// The file is no database any more.
     #[error(
@@ -106,6 +120,8 @@ struct Queue {
 /// The database.
 pub struct Database {
     path: PathBuf,
+    /// How long it is waited for while somebody else has it.
+    patience: Duration,
     open: Mutex<Option<Arc<redb::Database>>>,
     queue: Mutex<Queue>,
 }
@@ -116,6 +132,7 @@ impl Database {
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
+            patience: PATIENCE,
             open: Mutex::default(),
             queue: Mutex::default(),
         }
@@ -219,7 +236,17 @@ impl Database {
         if let Some(database) = &*open {
             return Ok(database.clone());
         }
-        let database = Arc::new(self.open_file()?);
+        // Another command has it for a moment, and an agent that stops until it has gone.
+        let free = || match self.open_file() {
+            Err(StoreError::InUse { .. }) => None,
+            opened => Some(opened),
+        };
+        let opened = wait::until(self.patience, GLANCE, free).unwrap_or_else(|| {
+            Err(StoreError::InUse {
+                path: self.path.clone(),
+            })
+        });
+        let database = Arc::new(opened?);
         *open = Some(database.clone());
         Ok(database)
     }
@@ -286,6 +313,9 @@ impl Database {
             {
                 self.damaged(&error.to_string())
             }
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse {
+                path: self.path.clone(),
+            },
             other => StoreError::Database {
                 path: self.path.clone(),
                 source: Arc::new(other.into()),
@@ -366,12 +396,11 @@ pub fn from_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, redb::Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::thread;
 
     use redb::ReadableTable;
 
     use super::*;
-    use crate::base::wait;
 
     const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("numbers");
 
@@ -401,12 +430,33 @@ mod tests {
     }
 
     #[test]
+    fn a_database_that_somebody_else_has_is_waited_for() {
+        let (_dir, first) = database();
+        put(&first, 1).unwrap();
+        let second = |patience| Database {
+            patience,
+            ..Database::new(first.path().to_owned())
+        };
+        let refused = count(&second(Duration::ZERO));
+        assert!(
+            matches!(refused, Err(StoreError::InUse { .. })),
+            "{refused:?}"
+        );
+        let second = second(PATIENCE);
+        thread::scope(|scope| {
+            let found = scope.spawn(|| count(&second));
+            drop(first);
+            assert_eq!(found.join().unwrap().unwrap(), 1);
+        });
+    }
+
+    #[test]
     fn writers_that_come_together_share_a_transaction() {
         let (_dir, database) = database();
         put(&database, 99).unwrap();
         let database = Arc::new(database);
         let (go, wait_for) = mpsc::channel::<()>();
-        let seen: Vec<usize> = std::thread::scope(|scope| {
+        let seen: Vec<usize> = thread::scope(|scope| {
             // The first one is in its transaction until all the others wait.
             let first = &database;
             scope.spawn(move || {
@@ -465,7 +515,7 @@ mod tests {
     #[test]
     fn one_that_panics_leaves_nobody_waiting() {
         let (_dir, database) = database();
-        let panics = std::thread::scope(|scope| {
+        let panics = thread::scope(|scope| {
             let one = scope.spawn(|| database.write(|_| -> Result<(), redb::Error> { panic!() }));
             one.join().is_err()
         });
