@@ -162,19 +162,6 @@ fn the_agent_restarts_when_it_has_answered() {
     assert!(answered < log.find("stopping").unwrap(), "{log}");
 }
 
-/// Starts the agent as systemd would, in the control group of this unit, whose main process it is
-/// or is not.
-fn agent_of(n1: &Host, unit: &str, is_main: bool) -> Agent {
-    let group = n1.scratch().join("cgroup");
-    fs::write(&group, format!("0::/system.slice/{unit}\n")).unwrap();
-    n1.stand_ins.install_systemctl(is_main);
-    let line = format!(
-        "mount --bind {} /proc/$$/cgroup && exec microk8s agent",
-        group.display()
-    );
-    Agent::start_as(n1, &["sh", "-c", &line])
-}
-
 #[test]
 fn an_agent_with_a_unit_of_its_own_restarts_that_and_never_starts_the_snaps_beside_it() {
     for (unit, is_main, restarted) in [
@@ -198,7 +185,8 @@ fn an_agent_with_a_unit_of_its_own_restarts_that_and_never_starts_the_snaps_besi
         let Some(lab) = Lab::new(&["n1"]) else { return };
         let n1 = lab.host("n1");
         n1.write("credentials/callback-token.txt", "secret\n", 0o600);
-        let agent = agent_of(n1, unit, is_main);
+        n1.stand_ins.install_systemctl(unit, is_main);
+        let agent = n1.agent();
         assert_eq!(configure(n1, AGENT).status, 200);
         agent.wait_for("the agent is restarted");
         let calls = n1.stand_ins.calls();

@@ -91,15 +91,17 @@ impl StandIns {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// From now on there is a systemd. Whoever asks it for the main process of a unit is that, or is
-    /// not.
-    pub fn install_systemctl(&self, is_main: bool) {
+    /// From now on there is a systemd, with this unit. Whoever asks for its main process is that, or
+    /// is not.
+    pub fn install_systemctl(&self, unit: &str, is_main: bool) {
         let head = HEAD
             .replace("{here}", self.directory.to_str().unwrap())
             .replace("{data}", self.data.to_str().unwrap());
         let main = if is_main { "$PPID" } else { "1" };
         let path = self.bin().join("systemctl");
-        let body = format!("log \"systemctl $*\"\n[ \"$1\" != show ] || echo \"{main}\"\n");
+        let units = format!("MainPID=0\\nId=other.service\\n\\nMainPID=%s\\nId={unit}\\n");
+        let body =
+            format!("log \"systemctl $*\"\n[ \"$1\" != show ] || printf '{units}' \"{main}\"\n");
         fs::write(&path, head + &body).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
