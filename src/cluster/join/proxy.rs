@@ -5,8 +5,7 @@
 //!
 //! Where nothing listens, only the service manager can tell a proxy that is not up yet from a
 //! machine on which there is none. One that gives no answer that can be understood, as a stand-in
-//! of it in somebody's tests, leaves nothing to wait for. It is asked some times before that is
-//! believed, and for a while where it fails.
+//! of it in somebody's tests, leaves nothing to wait for. One that fails is asked again for a while.
 
 use std::time::{Duration, Instant};
 
@@ -28,9 +27,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a proxy that was started may be down: one that failed once is started again.
 const MAY_BE_DOWN: Duration = Duration::from_secs(5);
-/// How many answers in a row that say nothing are believed: snapd may have one when it has just
-/// started.
-const BELIEVED: u32 = 3;
 /// How long a service manager may fail before there is none, as on a machine that was not started by
 /// one. A snapd that restarts is back sooner.
 const MAY_FAIL: Duration = Duration::from_secs(20);
@@ -68,15 +64,13 @@ pub fn wait_until_answered(
     let began = Instant::now();
     let end = wait::end_of(Duration::from_secs(seconds));
     let mut pause = FIRST_PAUSE;
-    let mut unknown = 0;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let why = match server.ask(ANSWER_LIMIT.min(left.max(FIRST_PAUSE))) {
             Ok(NOT_AUTHENTICATED) => "it does not know the kubelet's certificate".to_owned(),
             Ok(_) => return Ok(()),
             Err(error) => {
-                if matches!(error, ApiServerError::NothingListens(_))
-                    && is_not_there(node, began, &mut unknown)?
+                if matches!(error, ApiServerError::NothingListens(_)) && is_not_there(node, began)?
                 {
                     return Ok(());
                 }
@@ -96,22 +90,15 @@ pub fn wait_until_answered(
 }
 
 /// Nothing listens where the proxy should: whether there is no proxy at all, as far as can be told.
-/// `unknown` counts the answers in a row that do not tell.
-fn is_not_there(node: &Node, began: Instant, unknown: &mut u32) -> Result<bool, JoinError> {
+fn is_not_there(node: &Node, began: Instant) -> Result<bool, JoinError> {
     const PROXY: Service = Service::ApiserverProxy;
-    let state = node.host.service_state(PROXY);
-    *unknown = match state {
-        ServiceState::Unknown => *unknown + 1,
-        _ => 0,
-    };
-    match state {
+    match node.host.service_state(PROXY) {
         ServiceState::Active => Ok(false),
         ServiceState::Unanswered if began.elapsed() < MAY_FAIL => Ok(false),
         ServiceState::Inactive if began.elapsed() < MAY_BE_DOWN => Ok(false),
         ServiceState::Inactive => Err(JoinError::NoProxy {
             service: PROXY.daemon(),
         }),
-        ServiceState::Unknown if *unknown < BELIEVED => Ok(false),
         ServiceState::Unanswered | ServiceState::Unknown => {
             tracing::info!(
                 "the service manager does not tell whether {} runs, and nothing listens there: the API server was not asked",

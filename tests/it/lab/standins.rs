@@ -191,7 +191,7 @@ impl StandIns {
     }
 
     /// The states that `snapctl services <service>` gives one after the other, the last of them from
-    /// then on. At `fails` it fails, at `silent` it says nothing.
+    /// then on. At `fails` it fails.
     pub fn service_is_in_turn(&self, service: &str, states: &[&str]) {
         let text = format!("{}\n", states.join("\n"));
         fs::write(self.directory.join(format!("states-{service}")), text).unwrap();

@@ -26,10 +26,7 @@ case "$1 $2" in
     if [ -e "$here/states-$2" ]; then
         head -n 1 "$here/states-$2" > "$here/state-$2"
         [ "$(wc -l < "$here/states-$2")" = 1 ] || sed -i 1d "$here/states-$2"
-        case "$(cat "$here/state-$2")" in
-        fails) exit 1 ;;
-        silent) exit 0 ;;
-        esac
+        [ "$(cat "$here/state-$2")" != fails ] || exit 1
     fi
     if [ -e "$here/state-$2" ]; then
         echo 'Service  Startup  Current  Notes'
