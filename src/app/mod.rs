@@ -19,12 +19,14 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
 use crate::base::clock::SystemClock;
 use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
+use crate::base::wait;
 use crate::cli::output::{self, Printer, Streams};
 use crate::cli::texts;
 use crate::client::local::{self, LocalError, Probe};
@@ -37,6 +39,11 @@ use crate::store::database::StoreError;
 use crate::store::layout::{Kind, Layout};
 use crate::store::tokens::Tokens;
 use crate::wire::local_v1::PROTOCOL;
+
+/// How long the agent may have the token database without being there: longer than it takes to stop.
+const AGENT_ENDS: Duration = Duration::from_secs(30);
+/// How often it is looked whether it still has it.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -180,7 +187,11 @@ fn tokens_without_agent(
     }
     let tokens = Tokens::new(&node.layout, Arc::new(SystemClock), RETRY_WINDOW);
     // Whoever may not read them learns it before anything is done.
-    if let Err(error) = tokens.admissions().nodes() {
+    let looked = wait::until(AGENT_ENDS, GLANCE, || match tokens.admissions().nodes() {
+        Err(StoreError::InUse { .. }) => None,
+        looked => Some(looked),
+    });
+    if let Err(error) = looked.unwrap_or_else(|| tokens.admissions().nodes()) {
         let hint = match error {
             StoreError::InUse { .. } => None,
             _ => Some("run the command as root, or start the node's agent"),

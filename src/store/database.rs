@@ -9,24 +9,18 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
 
 use redb::backends::FileBackend;
 use redb::{DatabaseError, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::base::{atomic_file, wait};
+use crate::base::atomic_file;
 
 /// The version of what the tables hold.
 const SCHEMA: u64 = 2;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SCHEMA_KEY: &str = "schema";
-
-/// How long somebody else may have the database: longer than an agent takes to stop.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked whether he still has it.
-const GLANCE: Duration = Duration::from_millis(20);
 
 /// How much of the file is kept in memory.
 const CACHE: usize = 4 << 20;
@@ -120,8 +114,6 @@ struct Queue {
 /// The database.
 pub struct Database {
     path: PathBuf,
-    /// How long it is waited for while somebody else has it.
-    patience: Duration,
     open: Mutex<Option<Arc<redb::Database>>>,
     queue: Mutex<Queue>,
 }
@@ -132,7 +124,6 @@ impl Database {
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
-            patience: PATIENCE,
             open: Mutex::default(),
             queue: Mutex::default(),
         }
@@ -236,17 +227,7 @@ impl Database {
         if let Some(database) = &*open {
             return Ok(database.clone());
         }
-        // Another command has it for a moment, and an agent that stops until it has gone.
-        let free = || match self.open_file() {
-            Err(StoreError::InUse { .. }) => None,
-            opened => Some(opened),
-        };
-        let opened = wait::until(self.patience, GLANCE, free).unwrap_or_else(|| {
-            Err(StoreError::InUse {
-                path: self.path.clone(),
-            })
-        });
-        let database = Arc::new(opened?);
+        let database = Arc::new(self.open_file()?);
         *open = Some(database.clone());
         Ok(database)
     }
@@ -397,10 +378,12 @@ pub fn from_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, redb::Error> {
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Duration;
 
     use redb::ReadableTable;
 
     use super::*;
+    use crate::base::wait;
 
     const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("numbers");
 
@@ -430,24 +413,17 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_somebody_else_has_is_waited_for() {
+    fn a_database_that_somebody_else_has_is_said_to_be_in_use() {
         let (_dir, first) = database();
         put(&first, 1).unwrap();
-        let second = |patience| Database {
-            patience,
-            ..Database::new(first.path().to_owned())
-        };
-        let refused = count(&second(Duration::ZERO));
+        let second = Database::new(first.path().to_owned());
+        let refused = count(&second);
         assert!(
             matches!(refused, Err(StoreError::InUse { .. })),
             "{refused:?}"
         );
-        let second = second(PATIENCE);
-        thread::scope(|scope| {
-            let found = scope.spawn(|| count(&second));
-            drop(first);
-            assert_eq!(found.join().unwrap().unwrap(), 1);
-        });
+        drop(first);
+        assert_eq!(count(&second).unwrap(), 1);
     }
 
     #[test]

@@ -85,6 +85,35 @@ fn a_join_under_way_is_answered_before_the_agent_ends_and_no_other_begins() {
 }
 
 #[test]
+fn a_command_that_comes_while_the_agent_ends_waits_for_the_tokens() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let agent = n1.agent();
+    n1.stand_ins.hold("restart", DATASTORE);
+    let removed = thread::scope(|scope| {
+        let join = scope.spawn(|| join(n1, n2));
+        wait_until_held(n1);
+        agent.signal(Signal::SIGTERM);
+        let gone = wait::until(PATIENCE, GLANCE, || (!n1.socket().exists()).then_some(()));
+        assert!(gone.is_some());
+        let mut removal = n1.command(&["microk8s", "remove-node", "nobody", "--force"]);
+        let removal = { removal.stdout(Stdio::piped()).stderr(Stdio::piped()) }
+            .spawn()
+            .unwrap();
+        // Meanwhile it meets the agent's database.
+        let refused = wait::until(PATIENCE, GLANCE, || is_refused(n2).then_some(()));
+        assert!(refused.is_some());
+        n1.stand_ins.let_go("restart", DATASTORE);
+        let answer = join.join().unwrap();
+        assert!(answer.stdout.ends_with(" 200"), "{answer:?}");
+        removal.wait_with_output().unwrap()
+    });
+    assert!(removed.status.success(), "{removed:?}");
+}
+
+#[test]
 fn connections_without_a_request_do_not_delay_the_end() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;
