@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(7);
 /// A node, as Kubernetes lists it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name.
+    /// Its name; empty where it has none.
     pub name: String,
     /// Its internal addresses; a node that has never started may have none.
     pub addresses: Vec<IpAddr>,
@@ -37,12 +37,14 @@ pub enum ListError {
     NoList,
 }
 
-/// The nodes; none where there is no Kubernetes. An API server that does not answer soon is an
+/// The nodes that have a name; none where there is no Kubernetes. An API server that does not answer soon is an
 /// error: somebody waits for what is made of the answer.
 pub fn nodes(host: &dyn Host) -> Result<Vec<Listed>, CommandError> {
     let arguments = ["get", "no", "-o", "json", "--request-timeout=5s"];
     let list = host.kubectl_within(SOON, &arguments)?;
-    Ok(list.and_then(|list| read(&list)).unwrap_or_default())
+    let mut nodes = list.and_then(|list| read(&list)).unwrap_or_default();
+    nodes.retain(|node| !node.name.is_empty());
+    Ok(nodes)
 }
 
 /// The nodes with the control plane's label, or `None` where there is no Kubernetes to ask.
@@ -58,7 +60,7 @@ pub fn name_of(host: &dyn Host, address: IpAddr) -> Option<String> {
     let list = host.kubectl(&["get", "no", "-o", "json"]).ok()??;
     let mut nodes = read(&list)?.into_iter();
     let found = nodes.find(|node| node.addresses.contains(&address))?;
-    Some(found.name)
+    Some(found.name).filter(|name| !name.is_empty())
 }
 
 /// The internal addresses of the node of this name, or `None` where there is no Kubernetes to ask.
@@ -74,17 +76,17 @@ fn read(list: &str) -> Option<Vec<Listed>> {
     let list: Value = serde_json::from_str(list).ok()?;
     let read = |node: &Value| {
         let metadata = &node["metadata"];
-        Some(Listed {
-            name: metadata["name"].as_str()?.to_owned(),
+        Listed {
+            name: metadata["name"].as_str().unwrap_or_default().to_owned(),
             addresses: internal_addresses(node),
             role: match metadata["labels"].get(CONTROL_PLANE) {
                 Some(_) => Role::ControlPlane,
                 None => Role::Worker,
             },
-        })
+        }
     };
     let items = list["items"].as_array()?;
-    Some(items.iter().filter_map(read).collect())
+    Some(items.iter().map(read).collect())
 }
 
 fn internal_addresses(node: &Value) -> Vec<IpAddr> {
@@ -102,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_addresses_and_roles_are_read_and_what_is_no_node_is_passed_over() {
+    fn names_addresses_and_roles_are_read_where_they_are_there() {
         let list = r#"{"items": [
             {"metadata": {"name": "n1", "labels": {"node.kubernetes.io/microk8s-controlplane": "microk8s-controlplane"}},
              "status": {"addresses": [
@@ -118,7 +120,8 @@ mod tests {
             role,
         };
         let n1 = listed("n1", &["10.99.0.11", "fd00::b"], Role::ControlPlane);
-        assert_eq!(read(list), Some(vec![n1, listed("n2", &[], Role::Worker)]));
+        let [n2, nameless] = ["n2", ""].map(|name| listed(name, &[], Role::Worker));
+        assert_eq!(read(list), Some(vec![n1, n2, nameless]));
         assert_eq!(read(r#"{"items": []}"#), Some(vec![]));
         assert_eq!(read(r#"{"kind": "Status"}"#), None);
         assert_eq!(read("nope"), None);

@@ -279,8 +279,11 @@ fn hint(error: &JoinError, running: JoinStage) -> Option<String> {
                 }
                 return Some(hint);
             }
-            JoinError::Refused { retry_after: Some(seconds), .. } | JoinError::NotSigned { retry_after: Some(seconds), .. } => {
+            JoinError::Refused { retry_after: Some(seconds), .. } => {
                 return Some(format!("the contacted node has too much to do; try again in {}, the token is not used up", time_text::seconds(*seconds)));
+            }
+            JoinError::NotSigned { status: Some(503), retry_after: Some(seconds), .. } => {
+                return Some(format!("the contacted node has too much to do; try again in {}, this node can use the token again", time_text::seconds(*seconds)));
             }
             JoinError::NotUnderstood { .. } | JoinError::MissingField { .. } | JoinError::BadField { .. } => {
                 "something other than a cluster agent answers there, or one of a version that this program does not understand"
