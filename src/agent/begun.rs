@@ -2,13 +2,14 @@
 //!
 //! What serves HTTP takes some twenty kilobytes for a connection as soon as it is made. A client
 //! that says nothing after the handshake, or sends the head of a request byte by byte, is not worth
-//! them.
+//! them. The same stream says whether all that was written has gone out.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
 /// How much of a head is waited for here, in bytes. One that is longer shows by that that it does
 /// not come byte by byte, and goes on as it is.
@@ -18,13 +19,29 @@ const HEAD: usize = 8 << 10;
 pub struct Begun<S> {
     /// What is read again before anything else of the stream.
     read: Vec<u8>,
+    /// Whether something was written, or was to be, and has not gone out.
+    unsent: watch::Sender<bool>,
     stream: S,
 }
 
 impl<S> Begun<S> {
     /// A stream that goes on where `read` ends.
     pub fn new(read: Vec<u8>, stream: S) -> Self {
-        Self { read, stream }
+        Self {
+            read,
+            unsent: watch::Sender::new(false),
+            stream,
+        }
+    }
+
+    /// Whether something that was written has not gone out.
+    pub fn unsent(&self) -> watch::Receiver<bool> {
+        self.unsent.subscribe()
+    }
+
+    fn set_unsent(&self, unsent: bool) {
+        self.unsent
+            .send_if_modified(|before| std::mem::replace(before, unsent) != unsent);
     }
 
     /// The stream behind something that was read of it and not used.
@@ -92,6 +109,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.set_unsent(true);
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -100,6 +118,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.set_unsent(true);
         Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
     }
 
@@ -108,7 +127,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_ready() {
+            self.set_unsent(false);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

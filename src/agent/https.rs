@@ -39,6 +39,8 @@ const DESK_LIMIT: Duration = Duration::from_secs(30);
 /// How long a connection on which nothing is asked stays open. A client that asks again opens
 /// another one, at the cost of a handshake.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// How long a client may take to hear that its connection is closed.
+const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
 /// How long nothing is asked before a connection is quiet between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
 /// [`IDLE_LIMIT`] for an agent that was told to stop. A request whose head is there is let to its end.
@@ -206,7 +208,7 @@ async fn connection(
     let mut limit = HEADER_LIMIT;
     if speaks_http2 {
         if !Box::pin(asks(stream.something(), limit, &seat, server)).await? {
-            return Ok(stream.shutdown().await?);
+            return hang_up(stream, &seat).await;
         }
         let desk = Box::pin(Desk::free(&seat, caller, server)).await?;
         let served = Box::pin(http2(stream, caller, desk.seat.clone(), server, watcher));
@@ -214,7 +216,7 @@ async fn connection(
     }
     loop {
         if !Box::pin(asks(stream.head(), limit, &seat, server)).await? {
-            return Ok(stream.shutdown().await?);
+            return hang_up(stream, &seat).await;
         }
         let desk = Box::pin(Desk::free(&seat, caller, server)).await?;
         let served = Box::pin(http1(stream, caller, desk.seat.clone(), server));
@@ -306,6 +308,9 @@ impl<'a> Desk<'a> {
         if !quiet.begin() {
             return Err(MAKES_ROOM.into());
         }
+        if quiet.is_trusted() {
+            seat.trust();
+        }
         Ok(Self { quiet, seat })
     }
 
@@ -359,6 +364,7 @@ async fn http1(
 ) -> Result<Option<Begun<BoxedStream>>, Failure> {
     let (under_way, requests) = watch::channel(0);
     let service = connections::seated(server.router.clone(), caller, seat, under_way);
+    let mut unsent = stream.unsent();
     let mut served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_LIMIT)
@@ -366,44 +372,46 @@ async fn http1(
         .serve_connection(TokioIo::new(stream), service);
     let mut first = requests.clone();
     let quiet = async {
-        // An error is the end of the connection, of which it tells itself.
+        // An error here and below is the end of the connection, of which it tells itself.
         let _ = first.changed().await;
-        connections::idle(first, PAUSE).await;
+        connections::idle(first.clone(), PAUSE).await;
+        // An answer counts as made before it is out.
+        while *unsent.borrow() {
+            let _ = unsent.wait_for(|unsent| !unsent).await;
+            connections::idle(first.clone(), PAUSE).await;
+        }
     };
-    let mut stopped = server.stopped.clone();
-    let ended = tokio::select! {
-        ended = poll_fn(|context| served.poll_without_shutdown(context)) => Some(ended?),
-        () = quiet => None,
-        _ = stopped.wait_for(|stop| *stop) => None,
+    let until_quiet = async {
+        tokio::select! {
+            ended = &mut served => ended.map(|()| false),
+            () = quiet => Ok(true),
+        }
     };
-    if ended.is_none() {
-        Pin::new(&mut served).graceful_shutdown();
-        // Between two requests it ends there and then.
-        let at_once = poll_fn(|context| Poll::Ready(served.poll_without_shutdown(context))).await;
-        match at_once {
-            Poll::Ready(ended) => {
-                ended?;
-                let parts = served.into_parts();
-                return Ok(Some(parts.io.into_inner().behind(&parts.read_buf)));
-            }
-            Poll::Pending => {
-                let rest = poll_fn(|context| served.poll_without_shutdown(context));
-                until_idle(rest, &requests, server).await?;
-            }
+    if !until_idle(until_quiet, &requests, server).await? {
+        return Ok(None);
+    }
+    Pin::new(&mut served).graceful_shutdown();
+    // Between two requests that is the end there and then, and nothing is left to be sent.
+    match poll_fn(|context| Poll::Ready(served.poll_without_shutdown(context))).await {
+        Poll::Ready(ended) => {
+            ended?;
+            let parts = served.into_parts();
+            Ok(Some(parts.io.into_inner().behind(&parts.read_buf)))
+        }
+        Poll::Pending => {
+            until_idle(served, &requests, server).await?;
+            Ok(None)
         }
     }
-    served.into_parts().io.into_inner().shutdown().await?;
-    Ok(None)
 }
 
 /// Serves a connection until it ends, or until nothing was asked on it for a while: a client that
-/// only answers pings, sends the body of a request byte by byte or does not take its answer has
-/// no right to stay.
-async fn until_idle(
-    served: impl Future<Output = hyper::Result<()>>,
+/// only answers pings or does not take its answer has no right to stay.
+async fn until_idle<T>(
+    served: impl Future<Output = hyper::Result<T>>,
     requests: &watch::Receiver<usize>,
     server: &Server,
-) -> Result<(), Failure> {
+) -> Result<T, Failure> {
     let mut stopped = server.stopped.clone();
     let last_idle = async {
         // An error is the end of whoever says so, which is the same.
@@ -417,6 +425,14 @@ async fn until_idle(
             Err("nothing is asked any more".into())
         }
         () = last_idle => Err("the agent stops, and nothing is asked".into()),
+    }
+}
+
+/// Closes a connection on which nothing is asked. One that takes nothing is not waited for.
+async fn hang_up(mut stream: Begun<BoxedStream>, seat: &Seat) -> Result<(), Failure> {
+    tokio::select! {
+        closed = timeout(HANG_UP_LIMIT, stream.shutdown()) => Ok(closed??),
+        () = seat.evicted() => Err(MAKES_ROOM.into()),
     }
 }
 

@@ -39,6 +39,7 @@ mod real_datastore;
 mod removing;
 mod request_log;
 mod signing;
+mod slow_readers;
 mod slowloris;
 mod stopping;
 mod subprocesses;

@@ -17,6 +17,8 @@ use microk8s::model::token_terms::{Lifetime, Terms};
 use microk8s::store::layout::Layout;
 use microk8s::store::token_files::CLUSTER_TOKENS;
 use microk8s::wire::local_v1::AddTokenRequest;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rand::RngExt;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -106,6 +108,14 @@ impl StandaloneAgent {
     pub fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub fn terminate(&mut self) {
+        let mut process = self.process.take().unwrap();
+        let id = Pid::from_raw(process.id().cast_signed());
+        kill(id, Signal::SIGTERM).unwrap();
         process.wait().unwrap();
     }
 
