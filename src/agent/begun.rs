@@ -25,10 +25,10 @@ pub struct Begun<S> {
 }
 
 impl<S> Begun<S> {
-    /// A stream that goes on where `read` ends.
-    pub fn new(read: Vec<u8>, stream: S) -> Self {
+    /// A stream of which nothing was read.
+    pub fn new(stream: S) -> Self {
         Self {
-            read,
+            read: Vec::new(),
             unsent: watch::Sender::new(false),
             stream,
         }
@@ -168,7 +168,7 @@ mod tests {
         ] {
             run(async {
                 let (mut client, server) = duplex(1024);
-                let mut begun = Begun::new(Vec::new(), server);
+                let mut begun = Begun::new(server);
                 for byte in request.as_bytes() {
                     assert!(!is_there(&mut begun), "{request:?}");
                     client.write_all(&[*byte]).await.unwrap();
@@ -194,7 +194,7 @@ mod tests {
     fn what_was_not_used_comes_first_again_and_counts() {
         run(async {
             let (_client, server) = duplex(1024);
-            let begun = Begun::new(b"\r\nrest".to_vec(), server);
+            let begun = Begun::new(server).behind(b"\r\nrest");
             let mut begun = begun.behind(b"GET / HTTP/1.0\r\n");
             assert!(begun.something().await.unwrap());
             assert!(is_there(&mut begun));
@@ -208,13 +208,13 @@ mod tests {
     fn a_stream_that_ends_before_the_head_does_asks_nothing_and_a_long_head_is_let_go_on() {
         run(async {
             let (mut client, server) = duplex(HEAD);
-            let mut begun = Begun::new(Vec::new(), server);
+            let mut begun = Begun::new(server);
             client.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
             drop(client);
             assert!(!begun.head().await.unwrap());
 
             let (mut client, server) = duplex(HEAD);
-            let mut begun = Begun::new(Vec::new(), server);
+            let mut begun = Begun::new(server);
             assert!(!is_there(&mut begun));
             client.write_all(&[b'a'; HEAD]).await.unwrap();
             assert!(is_there(&mut begun));

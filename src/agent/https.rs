@@ -204,7 +204,7 @@ async fn connection(
     seat.flows();
     // What was agreed on is known, so that no first bytes have to be looked at to find it out.
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-    let mut stream = Begun::new(Vec::new(), stream);
+    let mut stream = Begun::new(stream);
     let mut limit = HEADER_LIMIT;
     if speaks_http2 {
         if !Box::pin(asks(stream.something(), limit, &seat, server)).await? {
@@ -374,11 +374,13 @@ async fn http1(
     let quiet = async {
         // An error here and below is the end of the connection, of which it tells itself.
         let _ = first.changed().await;
-        connections::idle(first.clone(), PAUSE).await;
-        // An answer counts as made before it is out.
-        while *unsent.borrow() {
-            let _ = unsent.wait_for(|unsent| !unsent).await;
+        loop {
             connections::idle(first.clone(), PAUSE).await;
+            // An answer counts as made before it is out.
+            if !*unsent.borrow() {
+                return;
+            }
+            let _ = unsent.wait_for(|unsent| !unsent).await;
         }
     };
     let until_quiet = async {

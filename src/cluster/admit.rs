@@ -92,12 +92,7 @@ impl Gate {
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
-        let claim = self.claim(
-            &request.token,
-            &request.hostname,
-            request.worker.role(),
-            caller,
-        )?;
+        let claim = self.claim_v2(request, caller)?;
         self.check(checks::V2, &Asked::v2(request, &claim.node, caller))?;
         // All that the answer needs is read before the token is touched.
         let answer = self.answer(request, caller)?;
@@ -134,6 +129,15 @@ impl Gate {
         self.readiness.let_in(&self.node, claim.node, until);
         drop(asking);
         Ok(answer)
+    }
+
+    fn claim_v2(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<Claim, AdmitError> {
+        let role = request.worker.role();
+        self.claim(&request.token, &request.hostname, role, caller)
     }
 
     /// Who asks to be let in, as soon as the token is looked at: it would let that node in.

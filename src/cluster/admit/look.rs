@@ -26,12 +26,7 @@ impl Gate {
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<JoinCheck, AdmitError> {
-        let claim = self.claim(
-            &request.token,
-            &request.hostname,
-            request.worker.role(),
-            caller,
-        )?;
+        let claim = self.claim_v2(request, caller)?;
         let asked = Asked::v2(request, &claim.node, caller);
         let mut look = self.go_through(checks::V2, &asked);
         if let Err(error) = self.answer(request, caller) {
