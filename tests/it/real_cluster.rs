@@ -133,6 +133,7 @@ impl Machine {
     fn kill(&mut self) {
         let mut agent = self.agent.take().unwrap();
         let datastore = children(agent.id());
+        assert!(!datastore.is_empty(), "it has no datastore");
         agent.kill().unwrap();
         agent.wait().unwrap();
         for child in datastore {
@@ -152,9 +153,13 @@ impl Drop for Machine {
     }
 }
 
+/// The children of all its threads: a datastore that a join has restarted is not one of the first.
 fn children(parent: u32) -> Vec<Pid> {
-    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
-    let ids = list.split_whitespace().map(|id| id.parse().unwrap());
+    let threads = fs::read_dir(format!("/proc/{parent}/task")).unwrap();
+    let lists = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")));
+    // A thread may end meanwhile.
+    let lists: String = lists.flatten().collect();
+    let ids = lists.split_whitespace().map(|id| id.parse().unwrap());
     ids.map(Pid::from_raw).collect()
 }
 
