@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod standins;
 pub mod stopped_join;
 pub mod swarm;
+pub mod systemd;
 
 use std::fs;
 use std::io::Write;
@@ -39,6 +40,9 @@ use self::standins::StandIns;
 
 /// The agent's own state, which the recordings know nothing of.
 const OWN_STATE: &str = "var/cluster-agent";
+
+/// What ends a program that does not end by itself.
+const TIME_LIMIT: [&str; 4] = ["timeout", "--foreground", "--kill-after=5", "120"];
 
 /// Hosts on one network. Everything goes away when it is dropped.
 pub struct Lab {
@@ -255,27 +259,9 @@ impl Host {
 
     /// Runs a program that reads this from its standard input.
     pub fn run_with_input(&self, words: &[&str], input: &[u8]) -> Output {
-        let mut all = vec!["timeout", "--foreground", "--kill-after=5", "120"];
+        let mut all = TIME_LIMIT.to_vec();
         all.extend(words);
-        let began = now();
-        let mut child = self
-            .command(&all)
-            .stdin(if input.is_empty() {
-                Stdio::null()
-            } else {
-                Stdio::piped()
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program may end without having read it all.
-            let _ = stdin.write_all(input);
-        }
-        let output = Output::of(child, began);
-        assert_ne!(output.code, Some(124), "{words:?} does not end\n{output:?}");
-        output
+        Output::of_command(&mut self.command(&all), input)
     }
 
     /// Starts an agent with no arguments and waits until it serves.
@@ -348,6 +334,32 @@ pub struct Output {
 }
 
 impl Output {
+    /// Runs a program that reads this from its standard input, and that [`TIME_LIMIT`] ends.
+    fn of_command(command: &mut Command, input: &[u8]) -> Self {
+        let began = now();
+        let mut child = command
+            .stdin(if input.is_empty() {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program may end without having read it all.
+            let _ = stdin.write_all(input);
+        }
+        let output = Self::of(child, began);
+        assert_ne!(
+            output.code,
+            Some(124),
+            "{command:?} does not end\n{output:?}"
+        );
+        output
+    }
+
     /// Waits for the end of a program that was started then, in unix time.
     fn of(child: Child, began: u64) -> Self {
         let output = child.wait_with_output().unwrap();

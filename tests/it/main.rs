@@ -47,3 +47,4 @@ mod swarm;
 mod terminal;
 mod token_life;
 mod tokens;
+mod unit;

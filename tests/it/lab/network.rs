@@ -255,7 +255,8 @@ fn clean_up_after_dead_processes() {
     });
 }
 
-fn names_of_the_dead(directory: &Path) -> Vec<String> {
+/// What a directory holds of test processes that are gone.
+pub fn names_of_the_dead(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };

@@ -1,0 +1,290 @@
+//! A machine with a systemd of its own (systemd-nspawn), in the place of a host of the lab.
+//!
+//! It boots a root that `.ci/make-systemd-root` made; what it changes there goes away with it. The
+//! host's node lies where snapd has it: `/var/snap/microk8s/x1`, with `current` leading there.
+//! `snap run --shell` is a stand-in that sets what snapd sets; the service manager of the snap's own
+//! services is the host's stand-in.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use microk8s::base::wait;
+
+use super::program::program;
+use super::{Host, Output, TIME_LIMIT, network, skip};
+
+/// Names the root to boot.
+const ROOT_VARIABLE: &str = "MICROK8S_TEST_SYSTEMD_ROOT";
+
+/// How long a machine may take to boot, and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// The unit that the README has operators write.
+pub const UNIT: &str = "microk8s-cluster-agent";
+
+/// Where control groups are: of the first version, beside it, or of the second alone.
+const CONTROL_GROUPS: [&str; 3] = [
+    "/sys/fs/cgroup/systemd",
+    "/sys/fs/cgroup/unified",
+    "/sys/fs/cgroup",
+];
+
+/// Machines must not share the control group that this process is in: each systemd takes all
+/// processes in it for its own.
+const START: &str = r#"
+for groups in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
+    if [ -e "$groups/cgroup.procs" ]; then
+        mkdir "$groups/$0" && echo $$ > "$groups/$0/cgroup.procs" || exit
+    fi
+done
+exec systemd-nspawn "$@""#;
+
+/// `snap`, as far as the unit needs it.
+const SNAP: &str = r#"#!/bin/sh
+[ "$1 $2 $3 $4" = 'run --shell microk8s.daemon-cluster-agent -c' ] || exit 64
+revision=$(readlink /snap/microk8s/current)
+export SNAP=/snap/microk8s/$revision SNAP_DATA=/var/snap/microk8s/$revision
+export SNAP_COMMON=/var/snap/microk8s/common SNAP_REVISION=$revision SNAP_NAME=microk8s
+exec /bin/bash -c "$5"
+"#;
+
+/// A machine that has booted. It ends when it is dropped.
+pub struct Machine {
+    nspawn: Child,
+    leader: Pid,
+    name: String,
+}
+
+impl Machine {
+    /// Boots the host, or says aloud why that cannot be.
+    pub fn boot(host: &Host) -> Option<Self> {
+        let root = match root() {
+            Ok(root) => root,
+            Err(reason) => {
+                skip(&reason);
+                return None;
+            }
+        };
+        clean_up_after_dead_processes();
+        lay_out(host);
+        let said = host.scratch().join("nspawn.log");
+        let name = host.namespace().to_owned();
+        let bound = |from: &Path, to: &str| format!("--bind={}:{to}", from.display());
+        let hosts = network::etc(host.namespace()).join("hosts");
+        let mut nspawn = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "sh", "-c", START, &name])
+            .args(["--quiet", "--boot", "--register=no", "--keep-unit"])
+            .args(["--console=read-only", "--volatile=overlay"])
+            .arg(format!("--machine={name}"))
+            .arg(format!("--hostname={}", host.name))
+            .arg(format!("--network-namespace-path=/run/netns/{name}"))
+            .arg(bound(host.scratch(), "/var/snap/microk8s"))
+            .arg(bound(host.scratch(), &host.scratch().to_string_lossy()))
+            .arg(bound(&host.snap(), "/snap/microk8s/x1"))
+            .arg(bound(&host.snap(), "/snap/microk8s/x2"))
+            .arg(bound(&program(), "/usr/local/bin/microk8s"))
+            .arg(bound(&hosts, "/etc/hosts"))
+            .args(["-D", &root.to_string_lossy()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&said).unwrap())
+            .spawn()
+            .unwrap();
+        let Some(leader) = leader_of(&mut nspawn) else {
+            let _ = nspawn.kill();
+            let _ = nspawn.wait();
+            remove_control_groups(&name);
+            let said = fs::read_to_string(said).unwrap();
+            skip(&format!(
+                "systemd-nspawn starts no machine: {}",
+                said.trim()
+            ));
+            return None;
+        };
+        let machine = Self {
+            nspawn,
+            leader,
+            name,
+        };
+        let booted = wait::until(PATIENCE, GLANCE, || {
+            let state = machine.shell("systemctl is-system-running").stdout;
+            (state == "running\n").then_some(())
+        });
+        assert!(
+            booted.is_some(),
+            "{:?}",
+            machine.shell("systemctl --failed")
+        );
+        machine.write("/usr/bin/snap", SNAP, 0o755);
+        let snapctl = host.stand_ins.bin().join("snapctl");
+        machine
+            .shell(&format!(
+                "ln -s {} /usr/bin/snapctl; ln -s x1 /snap/microk8s/current; \
+                 groupadd -g {} microk8s",
+                snapctl.display(),
+                network::MICROK8S_GID
+            ))
+            .ok();
+        Some(machine)
+    }
+
+    /// A program to be run on the machine by root, in a plain environment.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-t", &self.leader.to_string(), "-a"])
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
+            .env("HOME", "/root")
+            .env("LANG", "C.UTF-8");
+        command
+    }
+
+    /// Runs a line of shell to its end.
+    pub fn shell(&self, line: &str) -> Output {
+        self.run_with_input(&["sh", "-c", line], b"")
+    }
+
+    fn run_with_input(&self, words: &[&str], input: &[u8]) -> Output {
+        let words = [&TIME_LIMIT[..], words].concat();
+        Output::of_command(&mut self.command(&words), input)
+    }
+
+    /// Writes a file of the machine.
+    pub fn write(&self, path: &str, content: &str, mode: u32) {
+        let line = format!("cat > {path}; chmod {mode:o} {path}");
+        self.run_with_input(&["sh", "-c", &line], content.as_bytes())
+            .ok();
+    }
+
+    /// A property of the agent's unit.
+    pub fn property(&self, name: &str) -> String {
+        let line = format!("systemctl show --value --property {name} {UNIT}");
+        self.shell(&line).ok().trim().to_owned()
+    }
+
+    /// What the journal has of the agent's unit, in one of `journalctl`'s formats.
+    pub fn journal(&self, format: &str) -> String {
+        self.shell(&format!("journalctl --no-pager -o {format} -u {UNIT}"))
+            .ok()
+    }
+
+    /// Writes the README's unit, changed by this script of `sed`, and starts it.
+    pub fn start_agent(&self, script: &str) {
+        self.write(
+            &format!("/etc/systemd/system/{UNIT}.service"),
+            &unit(),
+            0o644,
+        );
+        self.shell(&format!(
+            "sed -i '{script}' /etc/systemd/system/{UNIT}.service && \
+             systemctl daemon-reload && systemctl start {UNIT}"
+        ))
+        .ok();
+    }
+
+    /// A command by which another host joins through this one, with a new token.
+    pub fn join_line(&self) -> String {
+        let lines = self.shell("microk8s add-node --format short").ok();
+        lines.lines().next().unwrap().to_owned()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Its first process takes all others with it.
+        let _ = kill(self.leader, Signal::SIGKILL);
+        let ended = wait::until(PATIENCE, GLANCE, || self.nspawn.try_wait().ok().flatten());
+        if ended.is_none() {
+            let _ = self.nspawn.kill();
+            let _ = self.nspawn.wait();
+        }
+        remove_control_groups(&self.name);
+    }
+}
+
+/// The unit of the README, to the byte.
+pub fn unit() -> String {
+    let readme =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, rest) = readme
+        .split_once(&format!("/etc/systemd/system/{UNIT}.service <<'END'\n"))
+        .unwrap();
+    let (lines, _) = rest.split_once("    END\n").unwrap();
+    lines
+        .lines()
+        .map(|line| format!("{}\n", line.trim_start_matches("    ")))
+        .collect()
+}
+
+/// The root to boot, or why there is none.
+fn root() -> Result<PathBuf, String> {
+    let root = std::env::var_os(ROOT_VARIABLE)
+        .map(PathBuf::from)
+        .ok_or_else(|| {
+            format!("{ROOT_VARIABLE} names no root of a systemd (`.ci/run` makes one)")
+        })?;
+    if !root.join("usr/lib/systemd/systemd").is_file() {
+        return Err(format!("`{}` holds no systemd", root.display()));
+    }
+    match Command::new("systemd-nspawn").arg("--version").output() {
+        Ok(_) => Ok(root),
+        Err(error) => Err(format!("systemd-nspawn does not run: {error}")),
+    }
+}
+
+/// Moves the host's node to where a snap's revision is, so that the host's own paths lead there too.
+fn lay_out(host: &Host) {
+    fs::rename(host.snap_data(), host.scratch().join("x1")).unwrap();
+    symlink("x1", host.scratch().join("current")).unwrap();
+    symlink("current", host.snap_data()).unwrap();
+}
+
+/// The first process of the machine, once there is one.
+fn leader_of(nspawn: &mut Child) -> Option<Pid> {
+    let id = nspawn.id();
+    let children = format!("/proc/{id}/task/{id}/children");
+    let found = wait::until(PATIENCE, GLANCE, || {
+        if matches!(nspawn.try_wait(), Ok(Some(_)) | Err(_)) {
+            return Some(None);
+        }
+        let text = fs::read_to_string(&children).unwrap_or_default();
+        let leader = text.trim().parse().ok()?;
+        // Until it runs systemd it is one of the steps of systemd-nspawn.
+        let name = fs::read_to_string(format!("/proc/{leader}/comm")).ok()?;
+        (name == "systemd\n").then(|| Some(Pid::from_raw(leader)))
+    });
+    found.flatten()
+}
+
+/// Removes the control groups of a machine that has ended.
+fn remove_control_groups(name: &str) {
+    fn remove(group: &Path) {
+        for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove(&entry.path());
+            }
+        }
+        let _ = fs::remove_dir(group);
+    }
+    for groups in CONTROL_GROUPS {
+        remove(&Path::new(groups).join(name));
+    }
+}
+
+/// Removes the control groups of machines whose test process was killed.
+fn clean_up_after_dead_processes() {
+    for groups in CONTROL_GROUPS {
+        for name in network::names_of_the_dead(Path::new(groups)) {
+            remove_control_groups(&name);
+        }
+    }
+}
