@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::dev_cluster::is_dqlite_installed;
 use crate::lab::network::{self, Network};
 use crate::lab::program::program;
-use crate::lab::skip;
+use crate::lab::{scratch, skip};
 
 const HOSTS: [(&str, &str); 5] = [
     ("c1", "10.99.0.11"),
@@ -174,7 +174,7 @@ impl Cluster {
     /// Machines whose agents listen at their addresses, or at all that they have.
     fn new(hosts: &[(&'static str, &'static str)], everywhere: bool) -> Self {
         let network = Network::new(hosts).unwrap();
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir_in(scratch()).unwrap();
         let start = |host: &(&'static str, &'static str)| {
             let bind = if everywhere { "0.0.0.0" } else { host.1 };
             Machine::start(*host, bind, &network, directory.path())

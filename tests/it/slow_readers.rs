@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::lab::scratch;
 use crate::lab::swarm::agent::StandaloneAgent;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,7 +75,7 @@ fn count(bytes: &[u8], what: &[u8]) -> usize {
 
 #[test]
 fn who_is_slow_to_read_gets_all_of_the_answers() {
-    let agent = StandaloneAgent::start(&std::env::temp_dir());
+    let agent = StandaloneAgent::start(&scratch());
     for header in ["Connection: close\r\n", ""] {
         let (answers, ended) = block_on(async {
             let (mut read, asking) = ask(agent.endpoint(), header).await;
@@ -111,7 +112,7 @@ fn who_is_slow_to_read_gets_all_of_the_answers() {
 
 #[test]
 fn who_never_reads_does_not_delay_the_end_of_the_agent() {
-    let mut agent = StandaloneAgent::start(&std::env::temp_dir());
+    let mut agent = StandaloneAgent::start(&scratch());
     block_on(async {
         let mut open = Vec::new();
         for header in ["", "Connection: close\r\n"] {

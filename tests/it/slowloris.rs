@@ -26,6 +26,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::lab::scratch;
 use crate::lab::swarm::agent::StandaloneAgent;
 use crate::lab::swarm::{Attempt, Outcome, PATIENCE, Swarm};
 
@@ -262,7 +263,7 @@ fn with_thousands_of_idle_and_trickling_connections_a_node_joins_at_once() {
     } else {
         (400, 100)
     };
-    let agent = StandaloneAgent::start(&std::env::temp_dir());
+    let agent = StandaloneAgent::start(&scratch());
     let swarm = Swarm::new(agent.endpoint());
     let from_one = false;
     let crowd = Loiterers::gather(
@@ -289,7 +290,7 @@ fn with_thousands_of_idle_and_trickling_connections_a_node_joins_at_once() {
 fn a_connection_costs_as_little_between_two_questions_and_during_one_as_before_the_first() {
     let cost = |idling| {
         let count = 400;
-        let agent = StandaloneAgent::start(&std::env::temp_dir());
+        let agent = StandaloneAgent::start(&scratch());
         let before = agent.memory("RssAnon");
         let crowd = Loiterers::of(std::iter::repeat_n(idling, count), agent.endpoint(), false);
         crowd.wait_for(count);
@@ -315,8 +316,7 @@ fn a_connection_costs_as_little_between_two_questions_and_during_one_as_before_t
 fn nodes_join_also_when_others_want_more_connections_than_there_are() {
     let time = Duration::from_secs(seconds().map_or(2, |seconds| seconds.div_ceil(10)));
     for from_one in [true, false] {
-        let agent =
-            StandaloneAgent::start_with(&std::env::temp_dir(), &["--max-connections", "512"]);
+        let agent = StandaloneAgent::start_with(&scratch(), &["--max-connections", "512"]);
         let swarm = Swarm::new(agent.endpoint());
         // A quarter of the seats is for one address.
         let (idle, trickling) = if from_one { (160, 40) } else { (500, 140) };

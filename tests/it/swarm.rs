@@ -14,6 +14,7 @@ use microk8s::model::role::Role;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::lab::scratch;
 use crate::lab::swarm::agent::{StandaloneAgent, new_tokens};
 use crate::lab::swarm::{Attempt, Outcome, PATIENCE, Step, Swarm};
 
@@ -24,7 +25,7 @@ const SOME: usize = 16;
 const GLANCE: Duration = Duration::from_millis(1);
 
 fn start() -> (StandaloneAgent, Swarm) {
-    let agent = StandaloneAgent::start(&std::env::temp_dir());
+    let agent = StandaloneAgent::start(&scratch());
     let swarm = Swarm::new(agent.endpoint());
     (agent, swarm)
 }

@@ -245,7 +245,7 @@ fn clean_up_after_dead_processes() {
         }
         for directory in [
             Path::new("/etc/netns"),
-            &std::env::temp_dir(),
+            &super::scratch(),
             super::nodes::cache(),
         ] {
             for name in names_of_the_dead(directory) {
