@@ -36,6 +36,7 @@ mod metrics;
 mod preflight;
 mod real_cluster;
 mod real_datastore;
+mod real_kubernetes;
 mod removing;
 mod request_log;
 mod signing;

@@ -106,6 +106,17 @@ impl StandIns {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// From now on kubectl is a real one: these words, and then those of the call.
+    pub fn real_kubectl(&self, snap: &Path, words: &[String]) {
+        let head = HEAD
+            .replace("{here}", self.directory.to_str().unwrap())
+            .replace("{data}", self.data.to_str().unwrap());
+        let body = format!("log \"kubectl $*\"\nexec {} \"$@\"\n", words.join(" "));
+        let path = snap.join("microk8s-kubectl.wrapper");
+        fs::write(&path, head + &body).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// From now on the container runtime takes no image, and says so before it has read all of one.
     pub fn fail_ctr(&self) {
         fs::write(self.directory.join("ctr-fails"), "").unwrap();

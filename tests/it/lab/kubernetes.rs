@@ -1,0 +1,316 @@
+//! A real Kubernetes: etcd and a kube-apiserver on a host, with that node's own certificates and
+//! arguments, and a real kubectl in the place of the host's stand-in.
+//!
+//! The API server is found by `MICROK8S_TEST_KUBE_APISERVER`, see `.ci/build-kube-apiserver`.
+//! There is no kubelet and needs none: [`Kubernetes::register`] posts a node as a kubelet does when
+//! it starts, with the kubeconfig that the node has. What a node may do from then on is judged by
+//! the API server.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use microk8s::base::wait;
+
+use super::{Host, Output, nodes, skip};
+
+/// How to find the API server.
+const VARIABLE: &str = "MICROK8S_TEST_KUBE_APISERVER";
+/// Seconds of CPU on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The kubeconfigs of a node.
+const ADMIN: &str = "client.config";
+const KUBELET: &str = "kubelet.config";
+
+/// Whom the API server lets do what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorization {
+    /// Everything to everybody with a certificate: MicroK8s's default.
+    AlwaysAllow,
+    /// `Node,RBAC`, with `NodeRestriction` among the admission plugins.
+    NodeAndRbac,
+}
+
+/// A cluster's API servers, and the etcd in the place of MicroK8s's datastore. All end when it is
+/// dropped.
+pub struct Kubernetes {
+    programs: Programs,
+    servers: Vec<ApiServer>,
+    etcd_url: String,
+    _etcd: Daemon,
+}
+
+struct ApiServer {
+    host: String,
+    url: String,
+    _daemon: Daemon,
+}
+
+impl Kubernetes {
+    /// Starts the API server of this host's node, or says aloud why it cannot be had. The node's
+    /// `args/kube-apiserver` is made to say how requests are authorized; the rest of the file holds.
+    pub fn start(host: &Host, authorization: Authorization) -> Option<Self> {
+        let programs = match Programs::find() {
+            Ok(programs) => programs,
+            Err(reason) => {
+                skip(&reason);
+                return None;
+            }
+        };
+        if authorization == Authorization::NodeAndRbac {
+            let args = host.read("args/kube-apiserver");
+            let args = args
+                .replace("-mode=AlwaysAllow", "-mode=Node,RBAC")
+                .replace("=EventRateLimit", "=EventRateLimit,NodeRestriction");
+            host.write("args/kube-apiserver", &args, 0o644);
+        }
+        let etcd_url = format!("http://{}:2379", address_of(host));
+        let etcd = start_etcd(host, &etcd_url);
+        let mut kubernetes = Self {
+            programs,
+            servers: Vec::new(),
+            etcd_url,
+            _etcd: etcd,
+        };
+        kubernetes.add(host);
+        Some(kubernetes)
+    }
+
+    /// Starts the API server of a node that has joined as a control plane, on the same data.
+    pub fn add(&mut self, host: &Host) {
+        let server = ApiServer::start(host, &self.programs, &self.etcd_url);
+        self.servers.push(server);
+    }
+
+    /// Ends the API server of this host, as on a machine that is gone.
+    pub fn end(&mut self, host: &Host) {
+        self.servers.retain(|server| server.host != host.name);
+    }
+
+    /// Posts the host's node as its kubelet would when it starts, with the labels of its arguments.
+    pub fn register(&self, host: &Host) -> Output {
+        self.register_as(host, &host.name, &address_of(host))
+    }
+
+    /// Posts a node of this name and address with the credentials of this host's kubelet.
+    pub fn register_as(&self, host: &Host, name: &str, address: &str) -> Output {
+        let node = json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name, "labels": labels(host)},
+            "status": {
+                "addresses": [
+                    {"type": "InternalIP", "address": address},
+                    {"type": "Hostname", "address": name},
+                ],
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        });
+        self.create(host, KUBELET, &node)
+    }
+
+    /// Creates an object with a kubeconfig of this host's node.
+    pub fn create(&self, host: &Host, kubeconfig: &str, object: &Value) -> Output {
+        let words = self.words(host, kubeconfig, &["create", "-f", "-"]);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        host.run_with_input(&words, object.to_string().as_bytes())
+    }
+
+    /// Runs kubectl with a kubeconfig of this host's node: `kubelet.config`, `proxy.config`, …
+    pub fn with(&self, host: &Host, kubeconfig: &str, arguments: &[&str]) -> Output {
+        let words = self.words(host, kubeconfig, arguments);
+        host.run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Runs kubectl as the administrator of this host's node.
+    pub fn admin(&self, host: &Host, arguments: &[&str]) -> Output {
+        self.with(host, ADMIN, arguments)
+    }
+
+    /// The names of the nodes, as this host's administrator is told them.
+    pub fn nodes(&self, host: &Host) -> Vec<String> {
+        let list = self.admin(host, &["get", "nodes", "-o", "name"]).ok();
+        list.lines()
+            .map(|line| line.strip_prefix("node/").unwrap().to_owned())
+            .collect()
+    }
+
+    /// The object as JSON, as this host's administrator gets it: `["node", "n1"]`.
+    pub fn get(&self, host: &Host, what: &[&str]) -> Value {
+        let arguments = [&["get", "-o", "json"], what].concat();
+        serde_json::from_str(&self.admin(host, &arguments).ok()).unwrap()
+    }
+
+    /// A node without an API server reaches that of another by its own proxy, which does not run
+    /// here: it calls the first one.
+    fn words(&self, host: &Host, kubeconfig: &str, arguments: &[&str]) -> Vec<String> {
+        let mut servers = self.servers.iter();
+        let own = servers.find(|server| server.host == host.name);
+        let server = own.or(self.servers.first()).expect("no API server runs");
+        let mut words = self.programs.kubectl(host, kubeconfig);
+        words.push(format!("--server={}", server.url));
+        words.extend(arguments.iter().map(|word| (*word).to_owned()));
+        words
+    }
+}
+
+/// The programs of Kubernetes.
+struct Programs {
+    api_server: PathBuf,
+    kubectl: PathBuf,
+}
+
+impl Programs {
+    fn find() -> Result<Self, String> {
+        let Some(api_server) = std::env::var_os(VARIABLE).map(PathBuf::from) else {
+            return Err(format!("{VARIABLE} names no kube-apiserver"));
+        };
+        // A wrong path is no reason to skip.
+        assert!(api_server.is_file(), "{VARIABLE}={}", api_server.display());
+        if on_path("etcd").is_none() {
+            return Err("Debian's package etcd-server is not installed".to_owned());
+        }
+        let beside = api_server.with_file_name("kubectl");
+        let kubectl = match on_path("kubectl") {
+            Some(kubectl) => kubectl,
+            None if beside.is_file() => beside,
+            None => return Err("there is no kubectl".to_owned()),
+        };
+        Ok(Self {
+            api_server,
+            kubectl,
+        })
+    }
+
+    fn kubectl(&self, host: &Host, kubeconfig: &str) -> Vec<String> {
+        let file = host.path("credentials").join(kubeconfig);
+        vec![
+            self.kubectl.display().to_string(),
+            format!("--cache-dir={}", host.scratch().join("kubectl").display()),
+            format!("--kubeconfig={}", file.display()),
+        ]
+    }
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}
+
+impl ApiServer {
+    /// As MicroK8s starts it: the lines of the arguments' file are words for a shell. Two options
+    /// are newer than this API server, and the datastore is another.
+    fn start(host: &Host, programs: &Programs, etcd_url: &str) -> Self {
+        let kubectl = programs.kubectl(host, ADMIN);
+        host.stand_ins.real_kubectl(&host.snap(), &kubectl);
+        let foreign = ["--feature-gates=", "--tls-cipher-suites=", "--etcd-", "#"];
+        let args = host.read("args/kube-apiserver");
+        let args: Vec<&str> = args
+            .lines()
+            .filter(|line| !foreign.iter().any(|start| line.starts_with(start)))
+            .collect();
+        let mut ports = args
+            .iter()
+            .filter_map(|line| line.strip_prefix("--secure-port="));
+        let url = format!("https://{}:{}", address_of(host), ports.next().unwrap());
+        let program = programs.api_server.display();
+        let line = format!(
+            "exec {program} --etcd-servers={etcd_url} {}",
+            args.join(" ")
+        );
+        let mut daemon = Daemon::start(host, "kube-apiserver", &["sh", "-c", &line]);
+        let server = format!("--server={url}");
+        let mut words: Vec<&str> = kubectl.iter().map(String::as_str).collect();
+        words.extend([&server, "get", "--raw=/readyz"]);
+        daemon.wait_until(|| host.run(&words).code == Some(0));
+        Self {
+            host: host.name.clone(),
+            url,
+            _daemon: daemon,
+        }
+    }
+}
+
+fn start_etcd(host: &Host, url: &str) -> Daemon {
+    let data = host.scratch().join("etcd").display().to_string();
+    let clients = ["--listen-client-urls", url, "--advertise-client-urls", url];
+    let words = [&["etcd", "--data-dir", &data][..], &clients].concat();
+    let mut etcd = Daemon::start(host, "etcd", &words);
+    let health = format!("{url}/health");
+    etcd.wait_until(|| host.run(&["curl", "-fs", &health]).code == Some(0));
+    etcd
+}
+
+/// What a kubelet says of its node's labels (`--node-labels`).
+fn labels(host: &Host) -> Value {
+    let args = host.read("args/kubelet");
+    let list = args
+        .lines()
+        .find_map(|line| line.strip_prefix("--node-labels="))
+        .unwrap_or_default()
+        .trim_matches('"');
+    let pairs = list.split(',').filter_map(|label| label.split_once('='));
+    pairs
+        .map(|(name, value)| (name.to_owned(), json!(value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn address_of(host: &Host) -> String {
+    let mut hosts = nodes::HOSTS.iter();
+    let (_, address) = hosts.find(|(name, _)| *name == host.name).unwrap();
+    (*address).to_owned()
+}
+
+/// A program in the background of a host, killed when it is dropped.
+struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(host: &Host, name: &str, words: &[&str]) -> Self {
+        let log = host.scratch().join(format!("{name}.log"));
+        let output = File::create(&log).unwrap();
+        let child = host
+            .command(words)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        Self { child, log }
+    }
+
+    /// Waits until it is ready. It must not end before it is.
+    fn wait_until(&mut self, is_ready: impl Fn() -> bool) {
+        let ready_or_over = || {
+            let over = self.child.try_wait().unwrap();
+            over.map(Err).or_else(|| is_ready().then_some(Ok(())))
+        };
+        match wait::until(PATIENCE, Duration::from_millis(100), ready_or_over) {
+            Some(Ok(())) => {}
+            outcome => panic!("{outcome:?}: {}", self.last_lines()),
+        }
+    }
+
+    fn last_lines(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
