@@ -4,12 +4,14 @@
 use clap::{Args, ValueEnum};
 
 use crate::base::exit_status::ExitStatus;
+use crate::base::time_text;
 use crate::cli::argparse;
 use crate::cli::output::{self, Printer};
 use crate::model::fingerprint::FingerprintPrefix;
 use crate::model::join_url::PrintedUrl;
 use crate::model::node::NodeName;
 use crate::model::token::{InvalidToken, Token};
+use crate::model::token_life::{Added, Grant};
 use crate::model::token_terms::{Description, InvalidUses, Lifetime, RoleLimit, Terms, Uses};
 use crate::wire::local_v1::{AddTokenRequest, IssuedToken};
 
@@ -53,8 +55,8 @@ options beyond those of MicroK8s:
 #[command(override_help = HELP, infer_long_args = true, args_override_self = true)]
 pub struct AddNodeArgs {
     /// Seconds that the token is valid; -1 makes a token that is usable only once
-    #[arg(short = 'l', long, value_name = "TOKEN_TTL", default_value = "-1", allow_hyphen_values = true, value_parser = lifetime)]
-    pub token_ttl: Lifetime,
+    #[arg(short = 'l', long, value_name = "TOKEN_TTL", allow_hyphen_values = true, value_parser = lifetime)]
+    pub token_ttl: Option<Lifetime>,
 
     /// The token to add, of 32 characters or more; a new one is made without it
     #[arg(short = 't', long, value_name = "TOKEN")]
@@ -189,6 +191,10 @@ pub fn run(
     };
     match issue(request) {
         Ok(mut issued) => {
+            if let Some(added) = &issued.added_again {
+                let id = issued.token.digest().to_string();
+                printer.err(&format!("note: {}", renewal(&id, added)));
+            }
             if !args.full_fingerprint {
                 issued.fingerprint.truncate(FingerprintPrefix::MIN_LEN);
             }
@@ -199,6 +205,44 @@ pub fn run(
             ExitStatus::Failure
         }
     }
+}
+
+/// What adding a token again came to.
+fn renewal(id: &str, added: &Added) -> String {
+    let uses = |grant: &Grant| {
+        grant
+            .uses
+            .map_or_else(|| "any number".to_owned(), |uses| uses.to_string())
+    };
+    let end = |grant: &Grant| {
+        grant
+            .until
+            .map_or_else(|| "never".to_owned(), time_text::moment)
+    };
+    let node = |grant: &Grant| {
+        grant
+            .node
+            .as_ref()
+            .map_or_else(|| "any".to_owned(), ToString::to_string)
+    };
+    let (before, after) = (&added.before, &added.after);
+    let terms = [
+        ("nodes", uses(before), uses(after)),
+        ("expires", end(before), end(after)),
+        ("role", before.role.to_string(), after.role.to_string()),
+        ("node", node(before), node(after)),
+    ]
+    .map(|(name, before, after)| match before == after {
+        true => format!("{name} {after}"),
+        false => format!("{name} {after} (before: {before})"),
+    })
+    .join(", ");
+    let what = match (added.was_over, before == after) {
+        (true, _) => "was over, and is valid again",
+        (false, true) => "was known already, and stays as it was",
+        (false, false) => "was known already, and has new terms",
+    };
+    format!("token {id} {what}: {terms}")
 }
 
 fn render(issued: &IssuedToken, format: Format) -> String {
@@ -286,6 +330,7 @@ mod tests {
             default_address: addresses[0],
             addresses,
             takes_workers: true,
+            added_again: None,
         }
     }
 
@@ -314,7 +359,11 @@ mod tests {
             &["-l", "1", "-l", "3600", "-t", "x", "--format", "json"],
         ] {
             let args = parse(arguments).unwrap();
-            assert_eq!(args.token_ttl, Lifetime::Seconds(3600), "{arguments:?}");
+            assert_eq!(
+                args.token_ttl,
+                Some(Lifetime::Seconds(3600)),
+                "{arguments:?}"
+            );
             assert_eq!(
                 (args.token.as_deref(), args.format),
                 (Some("x"), Format::Json)
@@ -322,7 +371,7 @@ mod tests {
         }
         assert_eq!(
             parse(&["--token-ttl", "-1"]).unwrap().token_ttl,
-            Lifetime::OneUse
+            Some(Lifetime::OneUse)
         );
     }
 

@@ -119,8 +119,11 @@ pub fn issue(
     uid: u32,
 ) -> Result<IssuedToken, AddNodeError> {
     let issued = describe(node, serving, chosen(preset)?)?;
-    tokens.add(&issued.token, terms, uid)?;
-    Ok(issued)
+    let added_again = tokens.add(&issued.token, terms, uid)?;
+    Ok(IssuedToken {
+        added_again,
+        ..issued
+    })
 }
 
 /// Issues a token for Canonical's agent, where no agent of ours runs: a line in its file, as
@@ -143,8 +146,8 @@ pub fn issue_into_file(
     };
     let issued = describe(node, serving, chosen(preset)?)?;
     let line = match terms.lifetime {
-        Lifetime::OneUse => issued.token.expose().to_owned(),
-        Lifetime::Seconds(seconds) => {
+        None | Some(Lifetime::OneUse) => issued.token.expose().to_owned(),
+        Some(Lifetime::Seconds(seconds)) => {
             let end = clock.unix_seconds().saturating_add(seconds.into());
             format!("{}|{end}", issued.token.expose())
         }
@@ -157,12 +160,11 @@ pub fn issue_into_file(
 
 /// MicroK8s's own agent knows a token's time, and nothing else of what a token may be for.
 fn refuse_beyond_microk8s(terms: &Terms) -> Result<(), AddNodeError> {
+    let has_time = matches!(terms.lifetime, Some(Lifetime::Seconds(_)));
     let beyond = [
         (
             "--uses",
-            terms
-                .uses
-                .is_some_and(|uses| uses != Uses::ONE || terms.lifetime != Lifetime::OneUse),
+            terms.uses.is_some_and(|uses| uses != Uses::ONE || has_time),
         ),
         (
             "--role",
@@ -204,6 +206,7 @@ fn describe(node: &Node, serving: Serving, token: Token) -> Result<IssuedToken, 
         default_address: *addresses.first().ok_or(AddNodeError::NoAddress)?,
         addresses,
         takes_workers: node.layout.has(Lock::HaCluster),
+        added_again: None,
     })
 }
 

@@ -15,17 +15,19 @@
 //! node has the cluster's key from the first answer on; when its join fails the use stays that
 //! node's, so that one token never gives two nodes what only one of them should have.
 
+mod grant;
 mod refusal;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use grant::Grant;
 pub use refusal::{Reason, Refusal};
 
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
-use crate::model::token_terms::{Description, Lifetime, RoleLimit, Terms, Uses};
+use crate::model::token_terms::{Description, RoleLimit, Terms};
 
 /// For how long, in seconds, a worker that was let in may have its certificates signed. After
 /// that a use of which nothing was heard is free again.
@@ -87,6 +89,9 @@ struct Counted {
     until: Option<i64>,
     /// How many of them are used for good.
     spent: u32,
+    /// How many were asked for, when the token was added last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked: Option<u32>,
 }
 
 /// When a token was revoked, and by which user.
@@ -230,26 +235,40 @@ pub enum Happening {
     Expired,
 }
 
-/// How adding a token changed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Added {
-    /// It was alive, and may now be good for more.
-    Renewed,
-    /// It lives again.
-    Revived,
+/// How adding a token again changed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Added {
+    /// It was over, and lives again.
+    pub was_over: bool,
+    /// What it was issued for before.
+    pub before: Grant,
+    /// What it is issued for now.
+    pub after: Grant,
 }
 
 impl Life {
     /// A new token.
     pub fn issue(terms: &Terms, now: i64, issuer: Issuer) -> Self {
-        let (open_until, counted) = spans(terms, now);
+        let grant = Grant::asked_by(terms, now);
+        let (open_until, counted) = match grant.uses {
+            None => (grant.until, None),
+            Some(uses) => (
+                None,
+                Some(Counted {
+                    uses,
+                    until: grant.until,
+                    spent: 0,
+                    asked: Some(uses),
+                }),
+            ),
+        };
         Self {
             issued_at: now,
             issuer,
             open_until,
             counted,
-            role: terms.role.unwrap_or_default(),
-            node: terms.node.clone(),
+            role: grant.role,
+            node: grant.node,
             description: terms.description.clone(),
             revoked: None,
             tries: Vec::new(),
@@ -260,50 +279,68 @@ impl Life {
         }
     }
 
-    /// The token is issued once more: the later end counts, a token that was over lives again,
-    /// and no use that is left is lost. Expects a life that was [settled](Life::settle).
+    /// The token is issued once more: its terms become those that are given now. Expects a life that
+    /// was [settled](Life::settle).
+    ///
+    /// A term that is not given keeps its value, unless the token would then be good for more than
+    /// either of both requests; a token that was over lives again.
     pub fn add(&mut self, terms: &Terms, now: i64, issuer: Issuer) -> Added {
         let was_over = self.state(now).is_over();
-        let (open_until, counted) = spans(terms, now);
+        let before = self.grant(now);
+        let fresh = Grant::asked_by(terms, now);
+        let next = before.followed_by(terms, &fresh, now);
         if was_over {
             self.tries.clear();
             self.revoked = None;
-            self.open_until = open_until;
-            self.counted = counted;
-            self.issued_at = now;
-            self.issuer = issuer;
-        } else {
-            let taken = self.taken();
-            let left = self.left(now);
-            self.open_until = self.open_until.max(open_until);
-            self.counted = match (self.counted.take(), counted) {
-                (old, None) => old,
-                (None, new) => new,
-                (Some(old), Some(new)) => Some(Counted {
-                    uses: taken.saturating_add(left.max(new.uses)),
-                    until: if is_over(old.until, now) {
-                        new.until
-                    } else {
-                        old.until.zip(new.until).map(|(old, new)| old.max(new))
-                    },
-                    spent: old.spent,
+            self.counted = None;
+        }
+        let is_count_kept =
+            !was_over && terms.uses.is_none() && next.uses == before.uses && self.left(now) > 0;
+        let spent = self.counted.as_ref().map_or(0, |counted| counted.spent);
+        let total = match &self.counted {
+            Some(counted) if is_count_kept => counted.uses,
+            _ => self.taken().saturating_add(next.uses.unwrap_or_default()),
+        };
+        (self.open_until, self.counted) = match next.uses {
+            None => (next.until, None),
+            Some(asked) => (
+                None,
+                Some(Counted {
+                    uses: total,
+                    until: next.until,
+                    spent,
+                    asked: Some(asked),
                 }),
-            };
-        }
-        self.end_noticed = false;
-        if terms.role.is_some() {
-            self.role = terms.role.unwrap_or_default();
-        }
-        if terms.node.is_some() {
-            self.node.clone_from(&terms.node);
-        }
+            ),
+        };
+        self.role = next.role;
+        self.node.clone_from(&next.node);
         if terms.description.is_some() {
             self.description.clone_from(&terms.description);
         }
-        if was_over {
-            Added::Revived
-        } else {
-            Added::Renewed
+        self.issued_at = now;
+        self.issuer = issuer;
+        self.end_noticed = false;
+        Added {
+            was_over,
+            before,
+            after: self.grant(now),
+        }
+    }
+
+    /// What the token was issued for. An end that has passed is still its end.
+    pub fn grant(&self, now: i64) -> Grant {
+        let (uses, until) = match &self.counted {
+            Some(counted) if !self.is_open(now) => {
+                (Some(counted.asked.unwrap_or(counted.uses)), counted.until)
+            }
+            _ => (None, self.open_until),
+        };
+        Grant {
+            uses,
+            until,
+            role: self.role,
+            node: self.node.clone(),
         }
     }
 
@@ -721,22 +758,6 @@ impl Try {
     /// that its join failed.
     fn end(&self, window: i64) -> i64 {
         self.at.saturating_add(LEASE.max(window))
-    }
-}
-
-fn spans(terms: &Terms, now: i64) -> (Option<i64>, Option<Counted>) {
-    let until = match terms.lifetime {
-        Lifetime::OneUse => None,
-        Lifetime::Seconds(seconds) => Some(now.saturating_add(seconds.into())),
-    };
-    let counted = |uses: Uses| Counted {
-        uses: uses.get(),
-        until,
-        spent: 0,
-    };
-    match (until, terms.uses) {
-        (Some(until), None) => (Some(until), None),
-        (_, uses) => (None, Some(counted(uses.unwrap_or(Uses::ONE)))),
     }
 }
 

@@ -15,8 +15,9 @@ pub const MAX_DESCRIPTION: usize = 200;
 /// What is not named stays as it is when the token exists already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
-    /// How long it can be used.
-    pub lifetime: Lifetime,
+    /// How long it can be used; without it by one use, whenever that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Lifetime>,
     /// By how many nodes; without it by one, or by any number while a token with a time lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uses: Option<Uses>,
@@ -35,7 +36,7 @@ impl Terms {
     /// A token for this time, for any node and role.
     pub const fn lasting(lifetime: Lifetime) -> Self {
         Self {
-            lifetime,
+            lifetime: Some(lifetime),
             uses: None,
             role: None,
             node: None,

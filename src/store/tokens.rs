@@ -134,8 +134,9 @@ impl Tokens {
         self.now().saturating_add(LEASE.max(self.window))
     }
 
-    /// Issues a token, or issues it once more. What an earlier life of it left behind ends.
-    pub fn add(&self, token: &Token, terms: &Terms, uid: u32) -> Result<(), StoreError> {
+    /// Issues a token, or issues it once more: then this tells how that changed it. What an earlier
+    /// life of it left behind ends.
+    pub fn add(&self, token: &Token, terms: &Terms, uid: u32) -> Result<Option<Added>, StoreError> {
         let (digest, now, window) = (token.digest(), self.now(), self.window);
         let terms = terms.clone();
         let (happenings, added) = token_store::edit(self.store.as_ref(), &digest, move |life| {
@@ -148,16 +149,16 @@ impl Tokens {
             (Some(life), (happenings, Some(added)))
         })?;
         self.note(&digest, &happenings)?;
-        if added == Some(Added::Revived) {
+        let event = match &added {
+            None => "issued",
+            Some(added) if added.was_over => "revived",
+            Some(_) => "renewed",
+        };
+        if event == "revived" {
             self.admissions.end_rights(&[digest], None)?;
         }
-        let event = match added {
-            None => "issued",
-            Some(Added::Renewed) => "renewed",
-            Some(Added::Revived) => "revived",
-        };
         audit::write(event, &digest, Actor::Uid(uid), None, "ok");
-        Ok(())
+        Ok(added)
     }
 
     /// Whether a token would let this node in now; changes nothing.

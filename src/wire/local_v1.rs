@@ -9,11 +9,11 @@ use crate::model::join_url::JoinUrl;
 use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::Token;
-use crate::model::token_life::State;
+use crate::model::token_life::{Added, State};
 use crate::model::token_terms::{RoleLimit, Terms};
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// `GET /local/hello`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub struct IssuedToken {
     pub addresses: Vec<IpAddr>,
     /// The cluster takes workers: it runs on dqlite.
     pub takes_workers: bool,
+    /// The token was known before; how adding it again changed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_again: Option<Added>,
 }
 
 /// Which tokens are meant.

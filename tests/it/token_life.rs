@@ -171,6 +171,53 @@ fn a_token_for_workers_is_refused_to_a_control_plane_node_and_then_lets_a_worker
 }
 
 #[test]
+fn a_token_that_is_added_again_is_good_for_no_more_than_was_asked_for_and_says_what_changed() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    let token = new_token();
+    let add = |terms: &str| {
+        let output = n1.shell(&format!("microk8s add-node --token {token} {terms}"));
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert!(!output.stderr.contains(&token), "{output:?}");
+        let shown = listed(n1).remove(0);
+        (output.stderr, shown)
+    };
+    let (said, first) = add("--token-ttl 600 --role worker");
+    assert_eq!(said, "");
+    let (said, again) = add("");
+    assert!(
+        said.contains("was known already, and stays as it was"),
+        "{said}"
+    );
+    for field in ["role", "uses_left", "expires"] {
+        assert_eq!(again[field], first[field], "{field}");
+    }
+    let (said, for_one) = add("--role control-plane");
+    assert!(said.contains("nodes 1 (before: any number)"), "{said}");
+    assert!(
+        said.contains("role control-plane (before: worker)"),
+        "{said}"
+    );
+    assert_eq!(for_one["uses_left"], 1);
+    assert_eq!(for_one["expires"], first["expires"]);
+    add("--role worker");
+    let line = format!("microk8s join 10.99.0.11:25000/{token}");
+    let refused = n2.shell(&line);
+    assert!(refused.stderr.contains("for workers only"), "{refused:?}");
+    n1.shell("microk8s token revoke --all").ok();
+    let (said, alive) = add("");
+    assert!(said.contains("was over, and is valid again"), "{said}");
+    assert_eq!(
+        (&alive["state"], &alive["role"]),
+        (&"issued".into(), &"worker".into())
+    );
+    n2.shell(&format!("{line} --worker")).ok();
+}
+
+#[test]
 fn a_refused_join_says_why_since_when_and_what_to_do() {
     let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
         return;
@@ -619,6 +666,7 @@ fn nothing_that_holds_a_token_shows_it() {
             default_address: address,
             addresses: vec![address],
             takes_workers: true,
+            added_again: None,
         }),
         Box::new(local_v1::JoinOrder {
             url,

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::token_terms::{Lifetime, Uses};
 
 const NOW: i64 = 1_000_000;
 
@@ -213,21 +214,124 @@ fn a_refusal_tells_who_and_when() {
     );
 }
 
+fn seconds(number: u32) -> Terms {
+    Terms::lasting(Lifetime::Seconds(number))
+}
+
+/// Terms that name nothing.
+const UNNAMED: Terms = Terms {
+    lifetime: None,
+    uses: None,
+    role: None,
+    node: None,
+    description: None,
+};
+
+fn for_role(role: RoleLimit) -> Terms {
+    Terms {
+        role: Some(role),
+        ..UNNAMED
+    }
+}
+
 #[test]
-fn adding_a_token_again_keeps_the_later_end_and_every_use_that_is_left() {
-    let seconds = |n| Terms::lasting(Lifetime::Seconds(n));
+fn adding_a_token_again_sets_the_terms_that_are_given_and_keeps_the_others() {
     let mut life = Life::issue(&seconds(600), NOW, Issuer::Uid(0));
-    assert_eq!(life.add(&seconds(60), NOW, Issuer::Uid(0)), Added::Renewed);
-    assert_eq!(life.expires(), Some(NOW + 600));
-    // A use without an end comes after the time in which any number may join.
-    life.add(&Terms::lasting(Lifetime::OneUse), NOW, Issuer::Uid(0));
-    assert_eq!(judge(&life, &worker(2), NOW + 599), Ok(Way::Open));
-    assert_eq!(judge(&life, &worker(2), NOW + 600), Ok(Way::Counted));
-    life.revoke(NOW, 0);
-    assert_eq!(judge(&life, &worker(2), NOW), Err(Reason::Revoked));
-    assert_eq!(life.add(&seconds(60), NOW, Issuer::Uid(0)), Added::Revived);
-    assert_eq!(life.expires(), Some(NOW + 60));
-    assert_eq!(judge(&life, &worker(2), NOW), Ok(Way::Open));
+    let added = life.add(&seconds(60), NOW, Issuer::Uid(0));
+    assert!(!added.was_over);
+    assert_eq!(
+        (added.before.until, added.after.until),
+        (Some(NOW + 600), Some(NOW + 60))
+    );
+    let worker_only = life
+        .add(&for_role(RoleLimit::Worker), NOW + 1, Issuer::Uid(0))
+        .after;
+    let expected = Grant {
+        uses: None,
+        until: Some(NOW + 60),
+        role: RoleLimit::Worker,
+        node: None,
+    };
+    assert_eq!(worker_only, expected);
+    // Adding it without any terms widens nothing.
+    assert_eq!(life.add(&UNNAMED, NOW + 2, Issuer::Uid(0)).after, expected);
+    assert_eq!(judge(&life, &worker(2), NOW + 59), Ok(Way::Open));
+    assert_eq!(
+        judge(&life, &claim(2, Role::ControlPlane), NOW),
+        Err(Reason::WrongRole)
+    );
+    assert_eq!(judge(&life, &worker(2), NOW + 60), Err(Reason::Expired));
+}
+
+#[test]
+fn a_token_of_many_workers_that_is_added_for_control_plane_nodes_is_for_one_of_them() {
+    let terms = Terms {
+        role: Some(RoleLimit::Worker),
+        ..seconds(60)
+    };
+    for role in [RoleLimit::ControlPlane, RoleLimit::Any] {
+        let mut life = Life::issue(&terms, NOW, Issuer::Uid(0));
+        let after = life.add(&for_role(role), NOW, Issuer::Uid(0)).after;
+        assert_eq!(
+            (after.uses, after.until, after.role),
+            (Some(1), Some(NOW + 60), role)
+        );
+        admit(&mut life, &claim(2, Role::ControlPlane), NOW);
+        assert_eq!(
+            judge(&life, &claim(3, Role::ControlPlane), NOW),
+            Err(Reason::InUse)
+        );
+    }
+}
+
+#[test]
+fn a_revoked_used_or_expired_token_that_is_added_lives_again_and_for_no_more_than_before() {
+    let mut revoked = Life::issue(&seconds(600), NOW, Issuer::Uid(0));
+    revoked.revoke(NOW, 0);
+    assert_eq!(judge(&revoked, &worker(2), NOW), Err(Reason::Revoked));
+    assert!(revoked.add(&UNNAMED, NOW, Issuer::Uid(0)).was_over);
+    assert_eq!(revoked.grant(NOW).until, Some(NOW + 600));
+    assert_eq!(judge(&revoked, &worker(2), NOW), Ok(Way::Open));
+
+    let two = Terms {
+        uses: Some(Uses::try_from(2).unwrap()),
+        ..for_role(RoleLimit::Worker)
+    };
+    let mut used = Life::issue(&two, NOW, Issuer::Uid(0));
+    for n in [2, 3] {
+        admit(&mut used, &worker(n), NOW);
+        used.complete(&worker(n).node);
+    }
+    assert_eq!(used.state(NOW), State::Used);
+    assert!(used.add(&UNNAMED, NOW, Issuer::Uid(0)).was_over);
+    assert_eq!(
+        (used.uses_left(NOW), used.role()),
+        (Some(2), RoleLimit::Worker)
+    );
+
+    // An end that has passed cannot be kept, and none is made up.
+    let mut expired = Life::issue(&seconds(60), NOW, Issuer::Uid(0));
+    settle(&mut expired, NOW + 60);
+    let after = expired.add(&UNNAMED, NOW + 60, Issuer::Uid(0)).after;
+    assert_eq!((after.uses, after.until), (Some(1), None));
+}
+
+#[test]
+fn a_token_whose_only_use_is_pending_has_another_when_it_is_added_again() {
+    let mut life = one_use();
+    life.add(&UNNAMED, NOW, Issuer::Uid(0));
+    assert_eq!(life.uses_left(NOW), Some(1), "twice added is not two uses");
+    admit(&mut life, &worker(2), NOW);
+    life.hand_out(&worker(2).node);
+    life.add(&UNNAMED, NOW, Issuer::Uid(0));
+    assert_eq!(judge(&life, &worker(3), NOW), Ok(Way::Counted));
+    assert_eq!(
+        judge(&life, &worker(2), NOW),
+        Ok(Way::Counted),
+        "its use is still its own"
+    );
+    life.add(&UNNAMED, NOW, Issuer::Uid(0));
+    assert_eq!(life.uses_left(NOW), Some(1));
 }
 
 #[test]
@@ -268,12 +372,23 @@ enum Event {
 
 fn terms() -> impl Strategy<Value = Terms> {
     let lifetime = prop_oneof![
-        3 => Just(Lifetime::OneUse),
-        1 => (1..2000u32).prop_map(Lifetime::Seconds)
+        2 => Just(None),
+        2 => Just(Some(Lifetime::OneUse)),
+        1 => (1..2000u32).prop_map(|seconds| Some(Lifetime::Seconds(seconds)))
     ];
-    (lifetime, proptest::option::of(1..4u32)).prop_map(|(lifetime, uses)| Terms {
+    let role = proptest::option::of(proptest::sample::select(vec![
+        RoleLimit::Any,
+        RoleLimit::Worker,
+        RoleLimit::ControlPlane,
+    ]));
+    let uses = proptest::option::of(1..4u32);
+    let node = proptest::option::weighted(0.1, 2..4u8);
+    (lifetime, uses, role, node).prop_map(|(lifetime, uses, role, node)| Terms {
+        lifetime,
         uses: uses.and_then(|uses| Uses::try_from(uses).ok()),
-        ..Terms::lasting(lifetime)
+        role,
+        node: node.map(|n| NodeName::parse(&format!("n{n}")).unwrap()),
+        description: None,
     })
 }
 
@@ -305,11 +420,12 @@ proptest! {
         let mut now = NOW;
         let mut life = Life::issue(&first, now, Issuer::Uid(0));
         // The uses that were ever granted, and those by which somebody got something.
-        let mut granted = life.left(now);
+        let mut granted = i64::from(life.left(now));
         let mut handed_out = 0;
         // The nodes whose present use is among the latter.
         let mut holders: HashSet<u8> = HashSet::new();
-        let mut had_time = first.lifetime != Lifetime::OneUse;
+        let has_time = |terms: &Terms| matches!(terms.lifetime, Some(Lifetime::Seconds(_)));
+        let mut had_time = has_time(&first);
         for event in events {
             life.settle(now, window, |_| None);
             match event {
@@ -351,18 +467,25 @@ proptest! {
                     life.revoke(now, 0);
                 }
                 Event::Add(terms) => {
-                    had_time |= terms.lifetime != Lifetime::OneUse;
+                    had_time |= has_time(&terms);
                     let (taken, left) = (life.taken(), life.left(now));
-                    match life.add(&terms, now, Issuer::Uid(0)) {
-                        Added::Revived => {
-                            (granted, handed_out) = (life.left(now), 0);
-                            holders.clear();
-                        }
-                        Added::Renewed => {
-                            prop_assert!(life.left(now) >= left);
+                    let added = life.add(&terms, now, Issuer::Uid(0));
+                    let fresh = Grant::asked_by(&terms, now);
+                    let after = &added.after;
+                    prop_assert!(after.is_within(&added.before) || after.is_within(&fresh));
+                    prop_assert_eq!(after.role, terms.role.unwrap_or(added.before.role));
+                    prop_assert!(!life.state(now).is_over());
+                    if let Some(uses) = after.uses {
+                        prop_assert!(life.left(now) <= uses);
+                    }
+                    if added.was_over {
+                        (granted, handed_out) = (life.left(now).into(), 0);
+                        holders.clear();
+                    } else {
+                        if after.uses.is_some() && added.before.uses.is_some() {
                             prop_assert_eq!(life.taken(), taken);
-                            granted += life.left(now) - left;
                         }
+                        granted += i64::from(life.left(now)) - i64::from(left);
                     }
                 }
             }
@@ -370,12 +493,25 @@ proptest! {
             prop_assert!(handed_out <= granted, "{handed_out} of {granted}: {life:?}");
             let is_over = life.state(now).is_over();
             let free = life.left(now);
-            let newcomer = life.judge(&worker(99), &[], now, window);
-            prop_assert_eq!(newcomer.is_ok(), !is_over && (free > 0 || life.is_open(now)));
+            let newcomer = Claim {
+                node: JoiningNode {
+                    name: life.node().map_or_else(|| "n99".to_owned(), ToString::to_string),
+                    address: [10, 99, 0, 99].into(),
+                },
+                role: match life.role() {
+                    RoleLimit::ControlPlane => Role::ControlPlane,
+                    RoleLimit::Any | RoleLimit::Worker => Role::Worker,
+                },
+            };
+            let admitted = life.judge(&newcomer, &[], now, window);
+            prop_assert_eq!(admitted.is_ok(), !is_over && (free > 0 || life.is_open(now)));
             for failed in life.tries.iter().filter(|t| t.phase == Phase::Failed) {
                 let claim = Claim { node: failed.node.clone(), role: failed.role };
                 let may = life.judge(&claim, &[], now, window);
-                prop_assert!(may.is_ok() || is_over, "{life:?}");
+                // New terms may be for another role or node than the one that failed.
+                let is_meant = life.role().allows(failed.role)
+                    && life.node().is_none_or(|node| node.as_str() == failed.node.name);
+                prop_assert!(may.is_ok() || is_over || !is_meant, "{life:?}");
             }
             // Written down and read again it is the same.
             let text = serde_json::to_string(&life).unwrap();
@@ -390,7 +526,7 @@ proptest! {
         now += 20 * RETRY_WINDOW;
         life.settle(now, window, |_| None);
         if !had_time && life.revoked.is_none() {
-            prop_assert!(life.left(now) + handed_out >= granted, "{handed_out} of {granted}: {life:?}");
+            prop_assert!(i64::from(life.left(now)) + handed_out >= granted, "{handed_out} of {granted}: {life:?}");
         }
     }
 }

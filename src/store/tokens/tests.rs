@@ -358,10 +358,10 @@ fn a_token_with_a_life_is_used_by_many_until_it_ends() {
 }
 
 #[test]
-fn adding_a_token_again_makes_it_live_longer_or_again() {
+fn adding_a_token_again_sets_its_end_and_makes_it_live_again() {
     let f = fixture();
-    f.add(&lasting(600));
     f.add(&lasting(60));
+    f.add(&lasting(600));
     f.clock.advance(599);
     assert_eq!(f.join(&node(2)), Ok(()));
     f.clock.advance(1);

@@ -831,11 +831,12 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "a token that is added again makes a second line",
-        here: "where our agent runs it is one token, with the later of the two ends; one that was used lives again",
-        why: "what is added again is meant to work",
+        here: "where our agent runs it is one token: it gets the terms that are given now, and keeps those that are not, as long as it is good for no more than one of both requests; standard error says what changed. One that was used, revoked or expired lives again",
+        why: "what is added again is meant to work, and a token for workers is not to become a key to the cluster's authority for any number of nodes",
         cases: &[],
         tests: &[
-            "field_usage::u13_a_token_added_twice_is_good_until_the_later_of_its_ends",
+            "token_life::a_token_that_is_added_again_is_good_for_no_more_than_was_asked_for_and_says_what_changed",
+            "field_usage::u13_a_token_added_twice_is_good_until_the_end_that_was_given_last",
             "field_usage::u13_a_token_added_again_after_its_end_is_good_again",
         ],
     },
