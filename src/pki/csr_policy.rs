@@ -176,7 +176,8 @@ fn node_in(subject: Option<&Subject>) -> Option<NodeName> {
     NodeName::parse(name).ok()
 }
 
-/// The subject must be `CN=system:node:<name>, O=system:nodes`, in this case of letters.
+/// The subject must be `CN=system:node:<name>, O=system:nodes`, in this case of letters. The order
+/// is that of whoever asks, and stays in what is signed, as with OpenSSL.
 fn kubelet_subject(
     subject: Option<Subject>,
     node: Option<&NodeName>,
@@ -190,10 +191,10 @@ fn kubelet_subject(
         return Err(wrong_subject(subject, &Subject::kubelet(name).to_string()));
     };
     let allowed = Subject::kubelet(node.as_str());
-    if subject.as_ref() != Some(&allowed) {
-        return Err(wrong_subject(subject, &allowed.to_string()));
+    match subject {
+        Some(subject) if subject.has_same_attributes(&allowed) => Ok((subject, node.clone())),
+        other => Err(wrong_subject(other, &allowed.to_string())),
     }
-    Ok((allowed, node.clone()))
 }
 
 /// A node's names are its host name and its addresses. Which addresses a node has cannot be

@@ -84,6 +84,12 @@ impl Subject {
         Some(Self(attributes))
     }
 
+    /// Whether both have the same attributes, in whatever order. OpenSSL writes them as they are
+    /// typed, and every program in Go writes `O` before `CN`.
+    pub fn has_same_attributes(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len() && self.0.iter().all(|one| other.0.contains(one))
+    }
+
     /// The common name, when there is one.
     pub fn cn(&self) -> Option<&str> {
         self.0
@@ -184,6 +190,26 @@ mod tests {
             Subject::kubelet("n2").to_string(),
             "CN=system:node:n2, O=system:nodes"
         );
+    }
+
+    #[test]
+    fn attributes_are_compared_whatever_their_order() {
+        let swapped = Subject(vec![
+            (O, "system:nodes".into()),
+            (CN, "system:node:n2".into()),
+        ]);
+        let fewer = Subject(vec![(O, "system:nodes".into())]);
+        let other = Subject(vec![
+            (O, "system:masters".into()),
+            (CN, "system:node:n2".into()),
+        ]);
+        let kubelet = Subject::kubelet("n2");
+        assert!(kubelet.has_same_attributes(&swapped));
+        assert!(swapped.has_same_attributes(&kubelet));
+        for wrong in [fewer, other] {
+            assert!(!kubelet.has_same_attributes(&wrong), "{wrong}");
+            assert!(!wrong.has_same_attributes(&kubelet), "{wrong}");
+        }
     }
 
     #[test]
