@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
 use crate::model::fingerprint::Fingerprint;
+use crate::pki::key::PrivateKey;
 
 /// A file that changed less than this ago may change once more without its time telling: the
 /// kernel's clock for files ticks some hundred times a second.
@@ -210,7 +211,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Current, CertificateError> {
         why,
     };
     let certificate_bytes = bytes(certificate)?;
-    let key_bytes = zeroize::Zeroizing::new(bytes(key)?);
+    let key_bytes = Zeroizing::new(bytes(key)?);
     let after = Stamp::of(certificate, key);
     let stamp = match (before, after) {
         (Ok(before), Ok(after)) if before == after => after,
@@ -223,11 +224,10 @@ fn read(certificate: &Path, key: &Path) -> Result<Current, CertificateError> {
         return Err(malformed(certificate, "certificate", "it is empty".into()));
     };
     let fingerprint = Fingerprint::of(first);
-    let key_der = PrivateKeyDer::from_pem_slice(&key_bytes)
+    let key_text = Zeroizing::new(String::from_utf8_lossy(&key_bytes).into_owned());
+    let private_key = PrivateKey::from_pem(&key_text)
         .map_err(|error| malformed(key, "private key", error.to_string()))?;
-    let signing_key = any_supported_type(&key_der)
-        .map_err(|error| malformed(key, "private key", error.to_string()))?;
-    let pair = CertifiedKey::new(chain, signing_key);
+    let pair = CertifiedKey::new(chain, private_key.signing_key());
     pair.keys_match()
         .map_err(|why| CertificateError::Mismatch {
             certificate: certificate.to_owned(),
@@ -246,7 +246,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Current, CertificateError> {
 mod tests {
     use super::*;
     use crate::pki::ca::{Profile, YEAR, self_signed};
-    use crate::pki::key::{Bits, PrivateKey};
+    use crate::pki::key::Bits;
     use crate::pki::name::Subject;
 
     fn pair() -> (String, String) {

@@ -37,25 +37,38 @@ pub struct NodeKey {
 }
 
 impl NodeKey {
-    /// The node's key of this name, or a new one.
+    /// The node's key of this name, or a new one. A key that is there stays, whatever its kind; one
+    /// that is of no use is an error.
     pub fn read_or_make(node: &Node, name: &str) -> Result<Self, IdentityError> {
-        match node.layout.read(&node.layout.cert(&format!("{name}.key"))) {
-            Ok(pem) => Ok(Self {
-                key: PrivateKey::from_pem(&pem)?,
-                pem: Secret::new(pem),
-                is_new: false,
-            }),
-            Err(error) if error.is_missing() => {
-                let key = PrivateKey::generate(Bits::Rsa2048)?;
-                let pem = key.to_pem()?;
-                Ok(Self {
-                    key,
-                    pem,
-                    is_new: true,
-                })
-            }
-            Err(error) => Err(error.into()),
+        if let Some(found) = Self::read(node, name)? {
+            return Ok(found);
         }
+        let key = PrivateKey::generate(Bits::Rsa2048)?;
+        let pem = key.to_pem()?;
+        Ok(Self {
+            key,
+            pem,
+            is_new: true,
+        })
+    }
+
+    /// The node's key of this name, where it has one.
+    pub fn read(node: &Node, name: &str) -> Result<Option<Self>, IdentityError> {
+        let path = node.layout.cert(&format!("{name}.key"));
+        let pem = match node.layout.read(&path) {
+            Ok(pem) => Secret::new(pem),
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let unusable = |source| PkiError::KeyFile {
+            path,
+            source: Box::new(source),
+        };
+        Ok(Some(Self {
+            key: PrivateKey::from_pem(pem.expose()).map_err(unusable)?,
+            pem,
+            is_new: false,
+        }))
     }
 
     /// A kubeconfig for the user of a certificate of this key.

@@ -1,16 +1,13 @@
 //! Certificate authorities: making one, reading one, and what it signs.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use der::asn1::BitString;
 use der::pem::LineEnding;
 use der::{Decode, Encode};
 use rand::TryRng;
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::SigningKey;
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::{SubjectAltName, SubjectKeyIdentifier};
 use x509_cert::serial_number::SerialNumber;
@@ -22,7 +19,7 @@ use crate::pki::csr_policy::Approved;
 use crate::pki::key::PrivateKey;
 use crate::pki::name::{AltName, Subject};
 pub use crate::pki::profile::Profile;
-use crate::pki::profile::{Issuer, Signed, ToBeSigned, key_id, sha256_with_rsa};
+use crate::pki::profile::{Issuer, Signed, ToBeSigned, key_id};
 
 /// How long certificates of clients and authorities are valid: ten years, as MicroK8s's.
 pub const LONG: Duration = Duration::from_secs(3650 * 86_400);
@@ -54,11 +51,8 @@ impl Ca {
 
     /// Reads one from the PEM of its certificate and of its key, which must belong together.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, PkiError> {
-        check_pair(certificate, key)?;
-        Ok(Self {
-            certificate: parse(certificate)?,
-            key: PrivateKey::from_pem(key)?,
-        })
+        let (certificate, key) = pair(certificate, key)?;
+        Ok(Self { certificate, key })
     }
 
     /// Signs a certificate for a key of this node; PEM.
@@ -114,6 +108,7 @@ impl Ca {
             .map(|(_, identifier)| identifier.0);
         let issuer = Issuer {
             name: own.subject(),
+            signed_by: own.issuer(),
             serial_number: own.serial_number(),
             key_id,
         };
@@ -141,6 +136,7 @@ pub fn self_signed(
     let name = subject.to_name()?;
     let issuer = Issuer {
         name: &name,
+        signed_by: &name,
         serial_number: &serial_number,
         key_id: Some(key_id(&public_key)?),
     };
@@ -168,7 +164,7 @@ fn signed(
     let to_be_signed = ToBeSigned {
         version: profile.version(),
         serial_number,
-        signature: sha256_with_rsa(),
+        signature: key.algorithm()?,
         issuer: issuer.name.clone(),
         validity: Validity::new(Time::try_from(from)?, Time::try_from(from + life)?),
         subject: subject.to_name()?,
@@ -178,7 +174,7 @@ fn signed(
     let signature = BitString::from_bytes(&key.sign(&to_be_signed.to_der()?)?)?;
     let der = Signed {
         to_be_signed,
-        algorithm: sha256_with_rsa(),
+        algorithm: key.algorithm()?,
         signature,
     }
     .to_der()?;
@@ -196,33 +192,25 @@ fn random_serial() -> Result<SerialNumber, PkiError> {
     Ok(SerialNumber::new(&bytes)?)
 }
 
-/// Makes sure that a key (PEM, of any kind that TLS knows) is that of a certificate (PEM).
+/// Makes sure that a key (PEM) is that of a certificate (PEM).
 ///
 /// The TLS library would do that too, but for certificates of version 3 only.
 pub fn check_pair(certificate: &str, key: &str) -> Result<(), PkiError> {
+    pair(certificate, key).map(drop)
+}
+
+fn pair(certificate: &str, key: &str) -> Result<(Certificate, PrivateKey), PkiError> {
     let certificate = parse(certificate)?;
-    let certified = certificate
-        .tbs_certificate()
-        .subject_public_key_info()
-        .to_der()?;
-    match signing_key(key)?.public_key() {
-        Some(public_key) if public_key.as_ref() == certified => Ok(()),
-        _ => Err(PkiError::malformed(
+    let key = PrivateKey::from_pem(key)?;
+    let certified = certificate.tbs_certificate().subject_public_key_info();
+    if key.public_key()? == certified.to_der()? {
+        Ok((certificate, key))
+    } else {
+        Err(PkiError::malformed(
             "pair",
             "the key is not that of the certificate",
-        )),
+        ))
     }
-}
-
-/// Makes sure that a text holds a private key, PEM.
-pub fn check_key(key: &str) -> Result<(), PkiError> {
-    signing_key(key).map(drop)
-}
-
-fn signing_key(pem: &str) -> Result<Arc<dyn SigningKey>, PkiError> {
-    let der = PrivateKeyDer::from_pem_slice(pem.as_bytes())
-        .map_err(|error| PkiError::malformed("private key", error))?;
-    any_supported_type(&der).map_err(|error| PkiError::malformed("private key", error))
 }
 
 /// The DER of the first certificate in a PEM text.
@@ -309,8 +297,6 @@ mod tests {
         }
         let other = other_pem;
         assert!(Ca::from_pem(&certificate, other.expose()).is_err());
-        check_key(other.expose()).unwrap();
-        assert!(check_key("no key").is_err());
     }
 
     #[test]

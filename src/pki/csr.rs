@@ -1,17 +1,19 @@
 //! Certificate signing requests: writing ours, and reading those of others.
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PKCS1_2048_8192_SHA256,
-    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
-    VerificationAlgorithm,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P256_SHA512_ASN1, ECDSA_P384_SHA256_ASN1,
+    ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA512_ASN1, ECDSA_P521_SHA256_ASN1, ECDSA_P521_SHA384_ASN1,
+    ECDSA_P521_SHA512_ASN1, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+    RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey, VerificationAlgorithm,
 };
 use der::asn1::{BitString, SetOfVec};
 use der::oid::db::rfc2985::{PKCS_9_AT_CHALLENGE_PASSWORD, PKCS_9_AT_UNSTRUCTURED_NAME};
 use der::oid::db::rfc5912::{
-    ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ID_EC_PUBLIC_KEY, ID_EXTENSION_REQ, RSA_ENCRYPTION,
-    SECP_256_R_1, SECP_384_R_1, SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION,
-    SHA_512_WITH_RSA_ENCRYPTION,
+    ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ECDSA_WITH_SHA_512, ID_EC_PUBLIC_KEY, ID_EXTENSION_REQ,
+    RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1, SECP_521_R_1, SHA_256_WITH_RSA_ENCRYPTION,
+    SHA_384_WITH_RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION,
 };
+use der::oid::db::rfc8410::ID_ED_25519;
 use der::pem::LineEnding;
 use der::{Decode, Encode};
 use rustls::pki_types::CertificateSigningRequestDer;
@@ -24,7 +26,7 @@ use x509_cert::spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicK
 use crate::pki::PkiError;
 use crate::pki::key::PrivateKey;
 use crate::pki::name::{AltName, Subject};
-use crate::pki::profile::{alternative_names, extension, sha256_with_rsa};
+use crate::pki::profile::{alternative_names, extension};
 use crate::pki::public_key;
 
 /// The longest request that is read, in bytes of PEM. One with the longest key and as many names as
@@ -47,7 +49,7 @@ pub fn create(subject: &Subject, names: &[AltName], key: &PrivateKey) -> Result<
     let signature = BitString::from_bytes(&key.sign(&info.to_der()?)?)?;
     let request = CertReq {
         info,
-        algorithm: sha256_with_rsa(),
+        algorithm: key.algorithm()?,
         signature,
     };
     der::pem::encode_string("CERTIFICATE REQUEST", LineEnding::LF, &request.to_der()?)
@@ -116,33 +118,20 @@ impl ParsedRequest {
     }
 }
 
-/// Verifies a signature: RSA of 2048 to 8192 bits, or ECDSA on P-256 or P-384.
+/// Verifies a signature over SHA-2: RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521 with
+/// whatever hash (`openssl req -sha256` takes SHA-256 for each), or Ed25519.
 pub(super) fn verify(
     key: &SubjectPublicKeyInfoOwned,
     algorithm: &AlgorithmIdentifierOwned,
     message: &[u8],
     signature: &BitString,
 ) -> Result<(), PkiError> {
-    let curve =
-        || -> Option<ObjectIdentifier> { key.algorithm.parameters.as_ref()?.decode_as().ok() };
-    let verification: &'static dyn VerificationAlgorithm = match (key.algorithm.oid, algorithm.oid)
-    {
-        (RSA_ENCRYPTION, SHA_256_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA256,
-        (RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA384,
-        (RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA512,
-        (ID_EC_PUBLIC_KEY, ECDSA_WITH_SHA_256) if curve() == Some(SECP_256_R_1) => {
-            &ECDSA_P256_SHA256_ASN1
-        }
-        (ID_EC_PUBLIC_KEY, ECDSA_WITH_SHA_384) if curve() == Some(SECP_384_R_1) => {
-            &ECDSA_P384_SHA384_ASN1
-        }
-        _ => {
-            return Err(PkiError::malformed(
-                "signature that is understood",
-                "only RSA, and ECDSA on P-256 and P-384, with SHA-2 are",
-            ));
-        }
-    };
+    let verification = verification(key, algorithm).ok_or_else(|| {
+        PkiError::malformed(
+            "signature that is understood",
+            "only RSA, ECDSA on P-256, P-384 and P-521, with SHA-2, and Ed25519 are",
+        )
+    })?;
     let (Some(public_key), Some(signature)) =
         (key.subject_public_key.as_bytes(), signature.as_bytes())
     else {
@@ -159,6 +148,33 @@ pub(super) fn verify(
                 "it does not match the key, or the key is too weak",
             )
         })
+}
+
+fn verification(
+    key: &SubjectPublicKeyInfoOwned,
+    algorithm: &AlgorithmIdentifierOwned,
+) -> Option<&'static dyn VerificationAlgorithm> {
+    let curve = || key.algorithm.parameters.as_ref()?.decode_as().ok();
+    let curve: Option<ObjectIdentifier> = match key.algorithm.oid {
+        ID_EC_PUBLIC_KEY => curve(),
+        _ => None,
+    };
+    Some(match (key.algorithm.oid, curve, algorithm.oid) {
+        (RSA_ENCRYPTION, _, SHA_256_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA256,
+        (RSA_ENCRYPTION, _, SHA_384_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA384,
+        (RSA_ENCRYPTION, _, SHA_512_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA512,
+        (_, Some(SECP_256_R_1), ECDSA_WITH_SHA_256) => &ECDSA_P256_SHA256_ASN1,
+        (_, Some(SECP_256_R_1), ECDSA_WITH_SHA_384) => &ECDSA_P256_SHA384_ASN1,
+        (_, Some(SECP_256_R_1), ECDSA_WITH_SHA_512) => &ECDSA_P256_SHA512_ASN1,
+        (_, Some(SECP_384_R_1), ECDSA_WITH_SHA_256) => &ECDSA_P384_SHA256_ASN1,
+        (_, Some(SECP_384_R_1), ECDSA_WITH_SHA_384) => &ECDSA_P384_SHA384_ASN1,
+        (_, Some(SECP_384_R_1), ECDSA_WITH_SHA_512) => &ECDSA_P384_SHA512_ASN1,
+        (_, Some(SECP_521_R_1), ECDSA_WITH_SHA_256) => &ECDSA_P521_SHA256_ASN1,
+        (_, Some(SECP_521_R_1), ECDSA_WITH_SHA_384) => &ECDSA_P521_SHA384_ASN1,
+        (_, Some(SECP_521_R_1), ECDSA_WITH_SHA_512) => &ECDSA_P521_SHA512_ASN1,
+        (ID_ED_25519, _, ID_ED_25519) => &ED25519,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

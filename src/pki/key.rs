@@ -1,13 +1,23 @@
-//! RSA private keys, in the PEM form that MicroK8s's files have.
+//! Private keys: made new, and read in every form in which OpenSSL writes them.
 
 use std::fmt;
+use std::sync::Arc;
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
+use der::asn1::Any;
+use der::oid::ObjectIdentifier;
+use der::oid::db::rfc5912::{
+    ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ECDSA_WITH_SHA_512, SHA_256_WITH_RSA_ENCRYPTION,
+};
+use der::oid::db::rfc8410::ID_ED_25519;
 use der::pem::LineEnding;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::SignatureScheme;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{Signer, SigningKey};
+use x509_cert::spki::AlgorithmIdentifierOwned;
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
@@ -22,8 +32,24 @@ pub enum Bits {
     Rsa4096,
 }
 
-/// An RSA private key.
-pub struct PrivateKey(KeyPair);
+/// How keys sign, one way a kind: what `openssl x509 -req -sha256` would do, but with the hash that
+/// fits a curve's length.
+const SCHEMES: [(SignatureScheme, ObjectIdentifier); 5] = [
+    (
+        SignatureScheme::RSA_PKCS1_SHA256,
+        SHA_256_WITH_RSA_ENCRYPTION,
+    ),
+    (SignatureScheme::ECDSA_NISTP256_SHA256, ECDSA_WITH_SHA_256),
+    (SignatureScheme::ECDSA_NISTP384_SHA384, ECDSA_WITH_SHA_384),
+    (SignatureScheme::ECDSA_NISTP521_SHA512, ECDSA_WITH_SHA_512),
+    (SignatureScheme::ED25519, ID_ED_25519),
+];
+
+/// A private key: RSA of 2048 to 8192 bits, on P-256, P-384 or P-521, or Ed25519.
+pub struct PrivateKey {
+    key: Arc<dyn SigningKey>,
+    der: Zeroizing<PrivateKeyDer<'static>>,
+}
 
 impl PrivateKey {
     /// A new key.
@@ -32,53 +58,84 @@ impl PrivateKey {
             Bits::Rsa2048 => KeySize::Rsa2048,
             Bits::Rsa4096 => KeySize::Rsa4096,
         };
-        KeyPair::generate(size)
-            .map(Self)
-            .map_err(|_| PkiError::Crypto("generate an RSA key"))
+        let failed = |_| PkiError::Crypto("generate an RSA key");
+        let pair = KeyPair::generate(size).map_err(failed)?;
+        let der: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
+        Self::from_der(PrivatePkcs8KeyDer::from(der.as_ref().to_vec()).into())
     }
 
-    /// Reads a key from PEM, PKCS#8 or PKCS#1.
+    /// Reads a key from PEM: PKCS#8, PKCS#1 or SEC1, with any text and other blocks around it.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
-        let der = PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            .map_err(|error| PkiError::malformed("private key", error))?;
-        let key = match &der {
-            PrivateKeyDer::Pkcs8(key) => KeyPair::from_pkcs8(key.secret_pkcs8_der()),
-            PrivateKeyDer::Pkcs1(key) => KeyPair::from_der(key.secret_pkcs1_der()),
-            _ => return Err(PkiError::UnsupportedKey),
-        };
-        key.map(Self).map_err(|_| PkiError::UnsupportedKey)
+        if pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+            || pem
+                .lines()
+                .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"))
+        {
+            return Err(PkiError::EncryptedKey);
+        }
+        match PrivateKeyDer::from_pem_slice(pem.as_bytes()) {
+            Ok(der) => Self::from_der(der),
+            // A kind of its own, such as DSA's, has a form of its own.
+            Err(_) if pem.contains(" PRIVATE KEY-----") => Err(PkiError::UnsupportedKey),
+            Err(error) => Err(PkiError::malformed("private key", error)),
+        }
     }
 
-    /// The key as PKCS#8 PEM.
+    fn from_der(der: PrivateKeyDer<'static>) -> Result<Self, PkiError> {
+        let der = Zeroizing::new(der);
+        let key = any_supported_type(&der).map_err(|_| PkiError::UnsupportedKey)?;
+        let key = Self { key, der };
+        key.signer()?;
+        Ok(key)
+    }
+
+    /// The key as PEM.
     pub fn to_pem(&self) -> Result<Secret, PkiError> {
-        let der: Pkcs8V1Der<'_> = self
-            .0
-            .as_der()
-            .map_err(|_| PkiError::Crypto("write the private key"))?;
-        let der = Zeroizing::new(der.as_ref().to_vec());
-        let pem = der::pem::encode_string("PRIVATE KEY", LineEnding::LF, &der)
+        let label = match &*self.der {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        let pem = der::pem::encode_string(label, LineEnding::LF, self.der.secret_der())
             .map_err(|error| PkiError::malformed("private key", error))?;
         Ok(Secret::new(pem))
     }
 
     /// The public key, as the DER of a `SubjectPublicKeyInfo`.
     pub fn public_key(&self) -> Result<Vec<u8>, PkiError> {
-        let der: PublicKeyX509Der<'_> = self
-            .0
-            .public_key()
-            .as_der()
-            .map_err(|_| PkiError::Crypto("write the public key"))?;
-        Ok(der.as_ref().to_vec())
+        let key = self.key.public_key();
+        let key = key.ok_or(PkiError::Crypto("write the public key"))?;
+        Ok(key.to_vec())
     }
 
-    /// Signs with RSA PKCS#1 v1.5 and SHA-256.
+    /// The key as TLS uses it.
+    pub fn signing_key(&self) -> Arc<dyn SigningKey> {
+        self.key.clone()
+    }
+
+    /// Signs with SHA-2 as long as the key, or as Ed25519 does.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, PkiError> {
-        let mut signature = vec![0; self.0.public_modulus_len()];
-        let random = aws_lc_rs::rand::SystemRandom::new();
-        self.0
-            .sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
-            .map_err(|_| PkiError::Crypto("sign"))?;
-        Ok(signature)
+        let failed = |_| PkiError::Crypto("sign");
+        self.signer()?.sign(message).map_err(failed)
+    }
+
+    /// The name of the algorithm that [`PrivateKey::sign`] signs by.
+    pub(super) fn algorithm(&self) -> Result<AlgorithmIdentifierOwned, PkiError> {
+        let scheme = self.signer()?.scheme();
+        let (_, oid) = SCHEMES
+            .into_iter()
+            .find(|(other, _)| *other == scheme)
+            .ok_or(PkiError::UnsupportedKey)?;
+        Ok(AlgorithmIdentifierOwned {
+            oid,
+            parameters: (oid == SHA_256_WITH_RSA_ENCRYPTION).then(Any::null),
+        })
+    }
+
+    fn signer(&self) -> Result<Box<dyn Signer>, PkiError> {
+        let offered = SCHEMES.map(|(scheme, _)| scheme);
+        let signer = self.key.choose_scheme(&offered);
+        signer.ok_or(PkiError::UnsupportedKey)
     }
 }
 

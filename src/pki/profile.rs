@@ -5,7 +5,6 @@ use der::asn1::{BitString, OctetString};
 use der::oid::AssociatedOid;
 use der::oid::ObjectIdentifier;
 use der::oid::db::rfc5280::{ID_KP_CLIENT_AUTH, ID_KP_SERVER_AUTH};
-use der::oid::db::rfc5912::SHA_256_WITH_RSA_ENCRYPTION;
 use der::{Encode, Sequence};
 use x509_cert::certificate::Version;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -51,6 +50,9 @@ pub(super) struct Signed {
 /// Who signs: what the extensions of the certificate say of it.
 pub(super) struct Issuer<'a> {
     pub name: &'a Name,
+    /// Who signed the issuer's certificate. With the serial number, which that one gave, it tells the
+    /// certificate from any other of the same authority.
+    pub signed_by: &'a Name,
     pub serial_number: &'a SerialNumber,
     pub key_id: Option<OctetString>,
 }
@@ -84,7 +86,7 @@ impl Profile {
         let authority = |with_name: bool| AuthorityKeyIdentifier {
             key_identifier: issuer.key_id.clone(),
             authority_cert_issuer: with_name
-                .then(|| vec![GeneralName::DirectoryName(issuer.name.clone())]),
+                .then(|| vec![GeneralName::DirectoryName(issuer.signed_by.clone())]),
             authority_cert_serial_number: with_name.then(|| issuer.serial_number.clone()),
         };
         Ok(match self {
@@ -160,13 +162,6 @@ pub(super) fn key_id(key: &SubjectPublicKeyInfoOwned) -> Result<OctetString, Pki
     Ok(OctetString::new(
         digest(&SHA1_FOR_LEGACY_USE_ONLY, bits).as_ref(),
     )?)
-}
-
-pub(super) fn sha256_with_rsa() -> AlgorithmIdentifierOwned {
-    AlgorithmIdentifierOwned {
-        oid: SHA_256_WITH_RSA_ENCRYPTION,
-        parameters: Some(der::asn1::Any::null()),
-    }
 }
 
 pub(super) fn extension<T: AssociatedOid + Encode>(

@@ -1,7 +1,10 @@
 //! Public keys of others: which ones are strong enough for a certificate.
 
 use der::asn1::{AnyRef, UintRef};
-use der::oid::db::rfc5912::{ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1};
+use der::oid::db::rfc5912::{
+    ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1, SECP_521_R_1,
+};
+use der::oid::db::rfc8410::ID_ED_25519;
 use der::{Decode, Sequence, Tag, Tagged};
 use x509_cert::spki::{ObjectIdentifier, SubjectPublicKeyInfoOwned};
 
@@ -24,10 +27,10 @@ pub enum WeakKey {
     )]
     RsaExponent,
     /// Another curve, or none.
-    #[error("a key on an elliptic curve that is not P-256 or P-384")]
+    #[error("a key on an elliptic curve that is not P-256, P-384 or P-521")]
     Curve,
     /// Another kind of key.
-    #[error("a key that is neither RSA nor on an elliptic curve")]
+    #[error("a key that is neither RSA nor ECDSA nor Ed25519")]
     Kind,
     /// Not what it says that it is.
     #[error("a key that is malformed")]
@@ -41,7 +44,7 @@ struct RsaPublicKey<'a> {
     exponent: UintRef<'a>,
 }
 
-/// Makes sure that a key may be certified: RSA of 2048 to 8192 bits, or P-256 or P-384.
+/// Makes sure that a key may be certified: RSA of 2048 to 8192 bits, on P-256, P-384 or P-521, or Ed25519.
 pub fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
     let parameters = key.algorithm.parameters.as_ref();
     let bits = key
@@ -61,6 +64,7 @@ pub fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
             let length = match curve {
                 Some(SECP_256_R_1) => 65,
                 Some(SECP_384_R_1) => 97,
+                Some(SECP_521_R_1) => 133,
                 _ => return Err(WeakKey::Curve),
             };
             // The point is written out, as every tool does.
@@ -69,6 +73,8 @@ pub fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
                 _ => Err(WeakKey::Malformed),
             }
         }
+        ID_ED_25519 if parameters.is_none() && bits.len() == 32 => Ok(()),
+        ID_ED_25519 => Err(WeakKey::Malformed),
         _ => Err(WeakKey::Kind),
     }
 }

@@ -26,6 +26,7 @@ mod hostile_requests;
 mod image_import;
 mod ipv6;
 mod join_options;
+mod keys;
 mod killed;
 mod lab;
 mod leaving;

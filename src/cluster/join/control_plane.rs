@@ -16,6 +16,7 @@ use crate::host::{Action, Service};
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::pki::ca::{self, Ca};
+use crate::pki::key::PrivateKey;
 use crate::store::dqlite::{self, Member};
 use crate::store::known_users;
 use crate::store::layout::Lock;
@@ -68,7 +69,7 @@ impl Plan {
             Ca::from_pem(&ca_pem, ca_key.expose()).map_err(|error| answer.bad("ca_key", error))?;
         let account_key =
             answer.need("service_account_key", answer.service_account_key.as_ref())?;
-        ca::check_key(account_key.expose())
+        PrivateKey::from_pem(account_key.expose())
             .map_err(|error| answer.bad("service_account_key", error))?;
         answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
         answer.need_callback_token()?;

@@ -252,6 +252,7 @@ fn hint(error: &JoinError, running: JoinStage) -> Option<String> {
     Some(
         match error {
             JoinError::Turn(error) => return error.hint().map(str::to_owned),
+            JoinError::Pki(error) => return error.hint().map(str::to_owned),
             JoinError::NoDatastore => "join as a worker, with --worker",
             JoinError::NotOwnAddress(_) | JoinError::UnreachableAddress(_) => {
                 "`ip address` lists the addresses of this machine"

@@ -18,6 +18,7 @@ mod worker;
 
 use std::net::IpAddr;
 
+use crate::cluster::fresh_node::client_certificates;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
@@ -238,8 +239,17 @@ fn check_node(node: &Node, role: Role) -> Result<(), JoinError> {
         node.layout.read(&template("traefik-template.yaml"))?;
         node.layout.read(&template("provider-template.yaml"))?;
     }
-    for key in ["kubelet", "proxy"] {
-        NodeKey::read_or_make(node, key)?;
+    // Keys that the node has stay, and get certificates of the cluster.
+    let keys = match role {
+        Role::ControlPlane => client_certificates("", &[])
+            .into_iter()
+            .map(|certificate| certificate.file)
+            .collect(),
+        Role::Worker if node.layout.has(Lock::HaCluster) => vec!["kubelet", "proxy"],
+        Role::Worker => vec!["kubelet", "proxy", "server"],
+    };
+    for key in keys {
+        NodeKey::read(node, key)?;
     }
     node.host.host_name().map_err(JoinError::Machine)?;
     Ok(())

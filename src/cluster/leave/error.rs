@@ -158,6 +158,9 @@ fn microk8s_text(error: &LeaveError) -> Option<String> {
 fn hint(error: &LeaveError) -> Option<&'static str> {
     Some(match error {
         LeaveError::Turn(error) => return error.hint(),
+        LeaveError::Pki(PkiError::KeyFile { .. }) => {
+            "put a key that can be used there, or move the file away, and a new key is made; nothing was changed"
+        }
         LeaveError::NotMarked(_) => {
             "a worker has `var/lock/no-k8s-dqlite` in its node directory, and this one has not; make that file, and run the command again. Nothing was changed"
         }
