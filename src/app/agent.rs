@@ -1,21 +1,18 @@
 //! `microk8s agent`, from what was typed to the exit status.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-
 use crate::agent::{self, MinTls, Settings};
-use crate::app;
-use crate::base::env_vars;
+use crate::app::log::LastWords;
+use crate::app::{self, log};
 use crate::base::exit_status::ExitStatus;
 use crate::cli;
-use crate::cli::agent::{AgentArgs, LogFormat, MinTlsVersion};
+use crate::cli::agent::{AgentArgs, MinTlsVersion};
+use crate::cli::go_flags::{self, Unknown};
 use crate::cli::output::{self, Printer};
 use crate::cluster::callback::CallbackFrom;
 use crate::cluster::fresh_node::{self, FreshNode};
@@ -26,21 +23,27 @@ use crate::host::standalone::StandaloneHost;
 use crate::host::{self, Host, network};
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::model::token_life::RETRY_WINDOW;
-use crate::store::audit;
 use crate::store::layout::{Kind, Layout};
 
 /// MicroK8s's default of `--timeout`, in seconds.
 const TIMEOUT: u64 = 240;
 
-pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    let typed: AgentArgs = match cli::read("agent", arguments) {
+/// Runs the agent by the name that was typed: `cluster-agent` is what MicroK8s's own wrapper starts,
+/// with the arguments of its own agent.
+pub fn run(name: &str, arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    let unknown = match name {
+        "cluster-agent" => Unknown::LeftOut,
+        _ => Unknown::Wrong,
+    };
+    let arguments = go_flags::read(&cli::subcommand("agent"), arguments, unknown);
+    let typed: AgentArgs = match cli::read("agent", arguments.words) {
         Ok(args) => args,
         Err(error) => return app::refuse_arguments(&error, printer),
     };
-    match try_run(typed) {
+    match try_run(typed, arguments.left_out) {
         Ok(()) => ExitStatus::Success,
         Err(Refusal { status, text, hint }) => {
-            output::error(printer, &text, hint);
+            output::error(&mut LastWords(printer), &text, hint);
             status
         }
     }
@@ -63,20 +66,23 @@ impl Refusal {
     }
 }
 
-fn try_run(typed: AgentArgs) -> Result<(), Refusal> {
+fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
     let layout = Layout::find(typed.node_dir.as_deref()).map_err(Refusal::new)?;
     let host = machine(&layout, &typed);
     let node = Node::new(layout, host);
     if !node.layout.exists() {
-        start_log(typed.log_format);
+        log::start(typed.log_format);
         make_node(&node, &typed)?;
     }
     let args = if typed.says_nothing_of_serving() {
-        from_file(&node, typed)?
+        from_file(&node, typed, &mut left_out)?
     } else {
         typed
     };
-    start_log(args.log_format);
+    log::start(args.log_format);
+    for line in left_out {
+        tracing::warn!("{line}");
+    }
     let settings = settings(&node, args)?;
     agent::run(node, settings).map_err(Refusal::new)
 }
@@ -128,23 +134,29 @@ fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
     fresh_node::create(&node.layout, &fresh).map_err(Refusal::new)
 }
 
-/// The arguments that MicroK8s keeps for its agent.
-fn from_file(node: &Node, typed: AgentArgs) -> Result<AgentArgs, Refusal> {
+/// The arguments that MicroK8s keeps for its agent. What its agent does not have is left out, and told:
+/// the file may be that of another version, and a node without an agent is of no use.
+fn from_file(
+    node: &Node,
+    typed: AgentArgs,
+    left_out: &mut Vec<String>,
+) -> Result<AgentArgs, Refusal> {
+    let path = node.layout.args("cluster-agent");
     let arguments = node.arguments("cluster-agent").map_err(Refusal::new)?;
-    let variables: HashMap<&str, String> = node
-        .variables()
-        .into_iter()
-        .map(|(name, path)| (name, path.to_string_lossy().into_owned()))
-        .collect();
-    let words = arguments
-        .to_command_line(&variables)
-        .into_iter()
-        .map(OsString::from);
-    let read: AgentArgs = cli::read("agent", words).map_err(|error| Refusal {
+    let words = node.command_line(&arguments);
+    let words = words.into_iter().map(OsString::from);
+    let words = go_flags::read(&cli::subcommand("agent"), words, Unknown::LeftOut);
+    left_out.extend(
+        words
+            .left_out
+            .iter()
+            .map(|line| format!("`{}`: {line}", path.display())),
+    );
+    let read: AgentArgs = cli::read("agent", words.words).map_err(|error| Refusal {
         status: ExitStatus::Usage,
         ..Refusal::new(format!(
             "`{}`: {}",
-            node.layout.args("cluster-agent").display(),
+            path.display(),
             error.to_string().trim_end().trim_start_matches("error: ")
         ))
     })?;
@@ -197,31 +209,4 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
         max_connections: args.max_connections.unwrap_or(agent::MAX_CONNECTIONS),
         serves_metrics: args.enable_metrics.unwrap_or_default(),
     })
-}
-
-/// The log goes to standard error, where the service manager picks it up. A second start, as on a
-/// node that was just made, keeps the first log.
-fn start_log(format: Option<LogFormat>) {
-    let filter =
-        EnvFilter::try_from_env(env_vars::MICROK8S_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
-    // What happens to tokens is on record, however quiet the log is.
-    let filter = match format!("{}=info", audit::TARGET).parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let _ = match format.unwrap_or(LogFormat::Text) {
-        LogFormat::Text => log
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .try_init(),
-        // The request's id is in the span, and an object of its own in the line.
-        LogFormat::Json => log
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .try_init(),
-    };
 }

@@ -10,6 +10,7 @@ mod hand_over;
 mod interrupt;
 mod join;
 mod leave;
+mod log;
 mod nodes;
 mod remove_node;
 mod token;
@@ -76,7 +77,7 @@ pub fn run(
         "remove-node" => remove_node::run(arguments, printer),
         "nodes" => nodes::run(arguments, printer),
         "token" => token::run(arguments, printer),
-        "agent" | "cluster-agent" => agent::run(arguments, printer),
+        "agent" | "cluster-agent" => agent::run(&name, arguments, printer),
         "dev-cluster" => dev_cluster::run(arguments, printer),
         "help" | "--help" | "-h" => hand_over::list_subcommands(printer, ExitStatus::Success),
         "--version" | "-V" => {

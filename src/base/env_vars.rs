@@ -25,6 +25,9 @@ pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 pub const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 /// The process from which the service manager expects signs of life.
 pub const WATCHDOG_PID: &str = "WATCHDOG_PID";
+/// The device and the inode of the journal's stream, where a service manager has connected the
+/// program to one (systemd.exec(5)).
+pub const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
 /// What is between this process and its service manager alone; no program that is started gets it.
 pub const OF_SERVICE_MANAGER: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID];
 /// How many times in a row a subcommand was handed over to the snap's own `microk8s`; the program

@@ -4,6 +4,7 @@ pub mod add_node;
 pub mod agent;
 pub mod argparse;
 pub mod dev_cluster;
+pub mod go_flags;
 pub mod join;
 pub mod join_args;
 pub mod join_check;
@@ -71,13 +72,18 @@ pub fn read<A: clap::Args + clap::FromArgMatches>(
     name: &'static str,
     arguments: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> Result<A, clap::Error> {
+    let matches = subcommand(name)
+        .no_binary_name(true)
+        .try_get_matches_from_mut(arguments)?;
+    A::from_arg_matches(&matches)
+}
+
+/// The definition of one command.
+pub fn subcommand(name: &'static str) -> clap::Command {
     let mut whole = command();
     whole.build();
-    let mut command = whole
+    whole
         .find_subcommand(name)
         .cloned()
         .unwrap_or_else(|| clap::Command::new(name))
-        .no_binary_name(true);
-    let matches = command.try_get_matches_from_mut(arguments)?;
-    A::from_arg_matches(&matches)
 }

@@ -1,5 +1,6 @@
 //! A node: its directory and the machine that it is on.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -83,10 +84,28 @@ impl Node {
         let Ok(arguments) = self.arguments("cluster-agent") else {
             return unspecified;
         };
-        arguments
-            .get("--bind")
-            .and_then(parse_bind)
-            .unwrap_or(unspecified)
+        let words = self.command_line(&arguments);
+        let mut words = words.iter().map(String::as_str);
+        let mut bind = None;
+        // In every spelling that the agent takes; the last one counts.
+        while let Some(word) = words.next() {
+            match word.strip_prefix("--").or(word.strip_prefix('-')) {
+                Some("bind") => bind = words.next(),
+                Some(flag) => bind = flag.strip_prefix("bind=").or(bind),
+                None => {}
+            }
+        }
+        bind.and_then(parse_bind).unwrap_or(unspecified)
+    }
+
+    /// A service's arguments as it gets them.
+    pub fn command_line(&self, arguments: &ArgsFile) -> Vec<String> {
+        let variables: HashMap<&str, String> = self
+            .variables()
+            .into_iter()
+            .map(|(name, path)| (name, path.to_string_lossy().into_owned()))
+            .collect();
+        arguments.to_command_line(&variables)
     }
 
     /// The addresses under which other nodes may reach this one, the one to prefer first.

@@ -128,9 +128,15 @@ pub fn run_with(
     })
 }
 
-/// A program that does not take this one's service manager for its own.
+/// A program that does not take this one's service manager for its own, and that speaks no language
+/// but that in which its output is understood.
 pub(super) fn prepare(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
+    // snapd looks at the last two alone, and gettext at `LANGUAGE` before all of them.
+    for variable in ["LC_ALL", "LC_MESSAGES", "LANG"] {
+        command.env(variable, "C.UTF-8");
+    }
+    command.env_remove("LANGUAGE");
     for variable in env_vars::OF_SERVICE_MANAGER {
         command.env_remove(variable);
     }

@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 
+use crate::store::shell_words;
+
 /// The content of an arguments file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArgsFile {
@@ -98,14 +100,9 @@ impl ArgsFile {
         text
     }
 
-    /// The arguments as a program gets them: split at blanks, quotes taken away, and
-    /// `$NAME` and `${NAME}` replaced, as the shell does that starts MicroK8s's services.
+    /// The arguments as a program gets them from the shell that starts MicroK8s's services.
     pub fn to_command_line(&self, variables: &HashMap<&str, String>) -> Vec<String> {
-        self.lines
-            .iter()
-            .filter(|line| !line.trim_start().starts_with('#'))
-            .flat_map(|line| shell_words(line, variables))
-            .collect()
+        shell_words::split(&self.text(), variables)
     }
 }
 
@@ -133,38 +130,6 @@ fn unquote(value: &str) -> &str {
         }
     }
     value
-}
-
-fn shell_words(line: &str, variables: &HashMap<&str, String>) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut rest = line.chars().peekable();
-    while let Some(c) = rest.next() {
-        match (c, quote) {
-            ('"' | '\'', None) => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (c, Some(open)) if c == open => quote = None,
-            ('$', None | Some('"')) => {
-                let in_braces = rest.next_if_eq(&'{').is_some();
-                let mut name = String::new();
-                while let Some(c) = rest.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
-                    name.push(c);
-                }
-                if in_braces {
-                    rest.next_if_eq(&'}');
-                }
-                let value = variables.get(name.as_str()).map_or("", String::as_str);
-                word.get_or_insert_default().push_str(value);
-            }
-            (c, None) if c.is_whitespace() => words.extend(word.take()),
-            (c, _) => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    words
 }
 
 #[cfg(test)]

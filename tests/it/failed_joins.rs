@@ -170,6 +170,38 @@ fn a_worker_whose_proxy_does_not_run_has_not_joined_and_does_not_wait_for_it() {
     });
 }
 
+/// snapd speaks the language of its environment, and looks at two variables of it.
+#[test]
+fn the_service_manager_is_understood_whatever_the_language_of_the_machine() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _contacted = n1.agent();
+    n2.stand_ins.service_is(PROXY, "inactive");
+    let snapctl = n2.stand_ins.bin().join("snapctl");
+    fs::rename(&snapctl, n2.stand_ins.bin().join("snapctl-in-english")).unwrap();
+    let localised = "#!/bin/sh\ncase \"${LC_MESSAGES-}${LANG-}${LC_ALL-}${LANGUAGE-}\" in\n\
+        *de*) snapctl-in-english \"$@\" | sed 's/inactive/inaktiv/' ;;\n\
+        *) snapctl-in-english \"$@\" ;;\nesac\n";
+    fs::write(&snapctl, localised).unwrap();
+    let executable = PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&snapctl, executable).unwrap();
+    for variables in [
+        "LC_ALL=de_DE.UTF-8",
+        "LC_MESSAGES=de",
+        "LANG=de",
+        "LANGUAGE=de",
+    ] {
+        let output = n2.shell(&format!("export {variables}; {} --worker", n1.join_line()));
+        assert_eq!(output.code, Some(15), "{variables}: {output:?}");
+        assert!(
+            output.stderr.contains("daemon-apiserver-proxy"),
+            "{variables}: {output:?}"
+        );
+    }
+}
+
 /// snapd that is busy, or has just started, is asked again.
 #[test]
 fn a_worker_does_not_take_a_service_manager_that_fails_once_for_no_proxy() {

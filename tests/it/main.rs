@@ -6,6 +6,7 @@
     reason = "a test that cannot go on says so at once; helpers are no #[test] functions"
 )]
 
+mod agent_arguments;
 mod agent_life;
 mod architecture;
 mod bad_input;

@@ -171,6 +171,12 @@ impl Machine {
         self.shell(&line).ok().trim().to_owned()
     }
 
+    /// Waits until there is something.
+    pub fn wait_until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        wait::until(PATIENCE, GLANCE, look)
+            .unwrap_or_else(|| panic!("no {what}:\n{}", self.journal("short-precise")))
+    }
+
     /// What the journal has of the agent's unit, in one of `journalctl`'s formats.
     pub fn journal(&self, format: &str) -> String {
         self.shell(&format!("journalctl --no-pager -o {format} -u {UNIT}"))
