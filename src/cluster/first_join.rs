@@ -150,7 +150,7 @@ impl Duties {
             // The API server goes down with a datastore that has just been moved, so it is told
             // again until it is up. One that cannot be told does not stop a join, as in MicroK8s.
             if let Err(error) = pod_network::apply(node, APPLY_LIMIT) {
-                tracing::warn!(%error, "the manifest of the pod network was changed, and could not be applied yet");
+                tracing::warn!(%error, "the manifest of the pod network was changed, and could not be applied; the join goes on, and the agent tries again");
             }
         }
         if self.reissues {

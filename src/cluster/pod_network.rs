@@ -5,6 +5,7 @@
 //! taken it; while it does, the agent tries again and again.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::{atomic_file, wait};
@@ -20,18 +21,30 @@ pub fn mark(node: &Node) -> PathBuf {
 /// How long the pause is between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Tells Kubernetes, again and again for at most `limit`, and takes the mark away.
+/// Whether the API server is ready, which takes this long at most.
+const READY_LIMIT: Duration = Duration::from_secs(7);
+
+/// Tells Kubernetes, and takes the mark away. Waits for an API server that is not ready, for at most
+/// `limit`; a manifest that a ready one refuses is not worth waiting for.
 ///
 /// # Errors
 ///
-/// What it said last. The mark stays, and the agent tries on.
+/// What kubectl said last. The mark stays, and the agent tries on.
 pub fn apply(node: &Node, limit: Duration) -> Result<(), CommandError> {
     let manifest = node.layout.cni_manifest();
+    let mut was_ready = false;
     let mut last = Ok(());
     wait::until(limit, PAUSE, || {
         last = node.host.apply_manifest(&manifest);
         // A program that is not there will not come.
-        (!matches!(last, Err(CommandError::Failed { .. }))).then_some(())
+        let Err(CommandError::Failed { .. }) = &last else {
+            return Some(());
+        };
+        if was_ready {
+            return Some(());
+        }
+        was_ready = !limit.is_zero() && is_ready(node);
+        None
     });
     last?;
     if let Err(error) = atomic_file::remove(&mark(node)) {
@@ -39,6 +52,14 @@ pub fn apply(node: &Node, limit: Duration) -> Result<(), CommandError> {
     }
     Ok(())
 }
+
+fn is_ready(node: &Node) -> bool {
+    let question = ["get", "--raw=/readyz", "--request-timeout=5s"];
+    node.host.kubectl_within(READY_LIMIT, &question).is_ok()
+}
+
+/// Why it could not be told the last time.
+static LAST_LOGGED: Mutex<String> = Mutex::new(String::new());
 
 /// Tells Kubernetes what it has not been told yet, once, unless the node is being changed right
 /// now.
@@ -55,6 +76,14 @@ pub fn catch_up(node: &Node) {
     }
     match apply(node, Duration::ZERO) {
         Ok(()) => tracing::info!("the manifest of the pod network is applied"),
-        Err(error) => tracing::debug!(%error, "the manifest of the pod network waits"),
+        Err(error) => {
+            let text = error.to_string();
+            let mut last_logged = LAST_LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+            // Once for each reason, not at every try.
+            if *last_logged != text {
+                tracing::warn!(%error, "the manifest of the pod network is not applied yet; the agent tries again");
+                *last_logged = text;
+            }
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! Members, and what they may do, as a real API server has it.
 
+use std::time::{Duration, Instant};
+
+use microk8s::base::wait;
+
 use crate::lab::Lab;
 use crate::lab::kubernetes::{Authorization, Kubernetes};
 
@@ -84,4 +88,68 @@ fn where_everything_is_allowed_a_worker_reads_secrets_and_a_control_plane_serves
     assert_eq!(serving(), ["10.99.0.11", "10.99.0.12"]);
     kubernetes.end(n2);
     assert_eq!(kubernetes.nodes(n2), ["n1", "n2"], "the first one answers");
+}
+
+const MANIFEST: &str = "args/cni-network/cni.yaml";
+
+/// A join does not wait for a manifest that will never be taken, be it no YAML or no DaemonSet.
+#[test]
+fn a_manifest_of_the_pod_network_that_kubectl_refuses_holds_no_join_up_and_is_applied_once_it_is_cured()
+ {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let Some(kubernetes) = Kubernetes::start(n1, Authorization::NodeAndRbac) else {
+        return;
+    };
+    let good = n1.read(MANIFEST);
+    for (broken, reason) in [
+        (good.replace("metadata:", "\tmetadata:"), "error parsing"),
+        (
+            good.replace(
+                "k8s-app: calico-node\n  template",
+                "k8s-app: other\n  template",
+            ),
+            "is invalid",
+        ),
+    ] {
+        n1.write(MANIFEST, &broken, 0o644);
+        let agent = n1.agent();
+        let line = n1.join_line();
+        let began = Instant::now();
+        n2.shell(&format!("{line} --worker")).ok();
+        // Far less than the minute for which an API server is waited for that is starting.
+        assert!(
+            began.elapsed() < Duration::from_secs(45),
+            "{:?}",
+            began.elapsed()
+        );
+        let log = agent.log();
+        assert!(
+            log.contains("could not be applied") && log.contains(reason),
+            "{log}"
+        );
+        let reached = n1.read(MANIFEST);
+        assert!(reached.contains("can-reach=10.99.0.12"), "{reached}");
+
+        n1.write(
+            MANIFEST,
+            &good.replace("first-found", "can-reach=10.99.0.12"),
+            0o644,
+        );
+        let applied = || {
+            let arguments = ["get", "daemonset", "calico-node", "-n", "kube-system"];
+            let set = kubernetes.admin(n1, &arguments);
+            (set.code == Some(0)).then_some(())
+        };
+        let found = wait::until(Duration::from_secs(60), Duration::from_millis(500), applied);
+        assert!(found.is_some(), "{}", agent.log());
+        agent.wait_for("the manifest of the pod network is applied");
+
+        let arguments = ["delete", "daemonset", "calico-node", "-n", "kube-system"];
+        kubernetes.admin(n1, &arguments).ok();
+        n2.shell("microk8s leave").ok();
+        drop(agent);
+    }
 }

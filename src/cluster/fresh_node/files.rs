@@ -1,6 +1,7 @@
 //! The text files of a fresh node.
 //!
-//! Where the recording `fresh-node.json` holds a file's content, this is that content. Files
+//! Where the recording `fresh-node.json` holds a file's content, this is that content, but for the
+//! manifest of the pod network: there the recording is not complete, and no kubectl takes it. Files
 //! that it names by their size alone belong to the container runtime and to git; a standalone
 //! node runs neither, and gets short ones of our own.
 
@@ -42,10 +43,30 @@ IPv4_SERVICE_CIDR=10.152.183.0/24
     ),
     (
         "args/cni-network/cni.yaml",
-        r#"apiVersion: apps/v1
+        r#"# The pod network of a node without a container runtime: what others change of it, and no more.
+apiVersion: apps/v1
 kind: DaemonSet
-  - name: IP_AUTODETECTION_METHOD
-    value: "first-found"
+metadata:
+  name: calico-node
+  namespace: kube-system
+  labels:
+    k8s-app: calico-node
+spec:
+  selector:
+    matchLabels:
+      k8s-app: calico-node
+  template:
+    metadata:
+      labels:
+        k8s-app: calico-node
+    spec:
+      hostNetwork: true
+      containers:
+      - name: calico-node
+        image: docker.io/calico/node:v3.28.1
+        env:
+        - name: IP_AUTODETECTION_METHOD
+          value: "first-found"
 "#,
     ),
     (

@@ -51,6 +51,18 @@ pub fn fresh_node() -> Value {
     serde_json::from_str(&fs::read_to_string(folder().join("fresh-node.json")).unwrap()).unwrap()
 }
 
+/// The manifest of the pod network on the hosts of the recordings. It is a few lines of one, which
+/// a real kubectl refuses.
+pub const MANIFEST: &str = "args/cni-network/cni.yaml";
+
+/// What the recorded hosts have in [`MANIFEST`].
+pub fn recorded_manifest() -> String {
+    let fresh = fresh_node();
+    let mut files = fresh["files"].as_array().unwrap().iter();
+    let manifest = files.find(|entry| entry["path"] == MANIFEST).unwrap();
+    manifest["content"].as_str().unwrap().to_owned()
+}
+
 impl Recording {
     pub fn load(name: &str) -> Self {
         let folder = folder().join(name);

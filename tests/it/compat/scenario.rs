@@ -6,7 +6,7 @@ use super::exceptions::{self, Mode};
 use super::expectation::{Expected, Moment, Observed};
 use super::placeholders::{Placeholders, tokens_in};
 use super::preconditions::{Scene, bring_about};
-use super::recording::{Command, Recording};
+use super::recording::{Command, MANIFEST, Recording, recorded_manifest};
 use super::requests::{RecordedAgent, learn_callback_token};
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
@@ -34,6 +34,9 @@ impl Stage {
             hosts.push("n3");
         }
         let lab = Lab::new(&hosts)?;
+        for host in lab.hosts() {
+            host.write(MANIFEST, &recorded_manifest(), 0o644);
+        }
         let mut placeholders = Placeholders::of(&lab);
         let mut scene = Scene::default();
         for text in &recording.preconditions {

@@ -34,6 +34,11 @@ case "$1 ${2:-} ${3:-}" in
     known "$3"
     rm "$here/nodes/$3.json"
     ;;
+'get --raw=/readyz '*)
+    for refusal in "$here"/refuse-apply-*; do
+        [ ! -e "$refusal" ] || exit 1
+    done
+    ;;
 apply*)
     for refusal in "$here"/refuse-apply-*; do
         [ -e "$refusal" ] || break
