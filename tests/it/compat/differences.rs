@@ -459,6 +459,15 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["membership::only_the_autodetection_method_of_the_pod_network_is_changed"],
     },
     Difference {
+        microk8s: "a `cni.yaml` that kubectl refuses holds the first join up for a minute, and is tried no more",
+        here: "what an API server that is ready refuses twice waits; the log has the reason, and the agent tries again until it is taken",
+        why: "the manifest is not cured by waiting, and the joining node cannot cure it",
+        cases: &[],
+        tests: &[
+            "real_kubernetes::a_manifest_of_the_pod_network_that_kubectl_refuses_holds_no_join_up_and_is_applied_once_it_is_cured",
+        ],
+    },
+    Difference {
         microk8s: "a worker's `provider.yaml` names the contacted node alone",
         here: "it names all control plane nodes that the answer lists",
         why: "the worker must outlive the contacted node",
