@@ -43,6 +43,7 @@ use crate::cluster::admit::Gate;
 use crate::cluster::callback::{CallbackFrom, Callbacks};
 use crate::cluster::join;
 use crate::cluster::node::Node;
+use crate::cluster::token_care;
 use crate::host::{Action, Service, feed};
 use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
@@ -186,7 +187,7 @@ pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
         .as_secs()
         .try_into()
         .unwrap_or(i64::MAX);
-    let tokens = Tokens::new(&node.layout, Arc::new(SystemClock), window);
+    let tokens = token_care::open(&node, Arc::new(SystemClock), window);
     let served = ServedCertificate::load(settings.certificate.clone(), settings.key.clone())?;
     start_datastore(&node);
     drop(starting);

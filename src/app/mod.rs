@@ -32,6 +32,7 @@ use crate::cli::output::{self, Printer, Streams};
 use crate::cli::texts;
 use crate::client::local::{self, LocalError, Probe};
 use crate::cluster::node::Node;
+use crate::cluster::token_care;
 use crate::host::Host;
 use crate::host::snap::SnapHost;
 use crate::host::standalone::StandaloneHost;
@@ -186,7 +187,7 @@ fn tokens_without_agent(
     if !node.layout.token_database().exists() {
         return Ok(None);
     }
-    let tokens = Tokens::new(&node.layout, Arc::new(SystemClock), RETRY_WINDOW);
+    let tokens = token_care::open(node, Arc::new(SystemClock), RETRY_WINDOW);
     // Whoever may not read them learns it before anything is done.
     let looked = wait::until(AGENT_ENDS, GLANCE, || match tokens.admissions().nodes() {
         Err(StoreError::InUse { .. }) => None,

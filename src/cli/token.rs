@@ -164,6 +164,8 @@ struct Shown<'a> {
     last_used_as: Option<String>,
     revoked: Option<String>,
     revoked_by_uid: Option<u32>,
+    void_since: Option<String>,
+    void_because: Option<&'a str>,
     description: Option<&'a str>,
 }
 
@@ -187,6 +189,8 @@ impl<'a> Shown<'a> {
             last_used_as: last.map(|last| last.role.to_string()),
             revoked: token.revoked_at.map(time_text::moment),
             revoked_by_uid: token.revoked_by,
+            void_since: token.void_since.map(time_text::moment),
+            void_because: token.void_because.as_deref(),
             description: token.description.as_deref(),
         }
     }
@@ -283,6 +287,9 @@ fn details(token: &TokenEntry, now: i64) -> String {
     if let Some(moment) = token.revoked_at {
         rows.push(("revoked", at(moment) + &by(token.revoked_by)));
     }
+    if let (Some(moment), Some(why)) = (token.void_since, &token.void_because) {
+        rows.push(("void", format!("{}: {why}", at(moment))));
+    }
     if let (Some(file), Some(_)) = (&token.file, token.issued_at) {
         rows.push(("also in", file.clone()));
     }
@@ -343,6 +350,8 @@ mod tests {
             }),
             revoked_at: None,
             revoked_by: None,
+            void_since: None,
+            void_because: None,
             description: Some("for the rack".into()),
         }
     }

@@ -1,12 +1,43 @@
 //! Looking after tokens: listing them, taking them back, forgetting those that are over.
 
+use std::sync::Arc;
+
+use crate::base::clock::Clock;
+use crate::cluster::journal;
+use crate::cluster::node::Node;
+use crate::model::cluster_id::CurrentCluster;
 use crate::model::token::TokenDigest;
 use crate::model::token_life::Issuer;
 use crate::model::token_terms::RoleLimit;
+use crate::pki::ca;
 use crate::store::database::StoreError;
+use crate::store::layout::{Layout, Lock};
 use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
 use crate::store::tokens::{ListedToken, Tokens};
 use crate::wire::local_v1::{Pruned, TokenEntry, TokenList, TokenSelection, TokenUse};
+
+/// The tokens of a node, which belong to the cluster that it is in.
+pub fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
+    let layout = node.layout.clone();
+    let cluster = move || current_cluster(&layout);
+    Tokens::new(&node.layout, clock, window, Arc::new(cluster))
+}
+
+/// The cluster that the node is in, by its authority: that of a worker is its cluster's.
+fn current_cluster(layout: &Layout) -> CurrentCluster {
+    let authority = match layout.has(Lock::Clustered) {
+        true => "ca.remote.crt",
+        false => "ca.crt",
+    };
+    let id = layout
+        .read(&layout.cert(authority))
+        .ok()
+        .and_then(|pem| ca::cluster_of(&pem).ok());
+    CurrentCluster {
+        id,
+        is_changing: journal::is_open(layout),
+    }
+}
 
 /// The fewest digits by which a token may be named.
 const MIN_DIGITS: usize = 4;
@@ -131,6 +162,8 @@ fn entry(token: &ListedToken, now: i64) -> TokenEntry {
             last_use: None,
             revoked_at: None,
             revoked_by: None,
+            void_since: None,
+            void_because: None,
             description: None,
         };
     };
@@ -156,6 +189,8 @@ fn entry(token: &ListedToken, now: i64) -> TokenEntry {
         }),
         revoked_at: life.revoked().map(|revoked| revoked.at),
         revoked_by: life.revoked().map(|revoked| revoked.uid),
+        void_since: life.void(now).map(|void| void.at),
+        void_because: life.void(now).map(|void| void.why.as_str().to_owned()),
         description: life
             .description()
             .map(|description| description.as_str().to_owned()),

@@ -1,5 +1,6 @@
 //! Floor 1: values that are valid once they exist.
 
+pub mod cluster_id;
 pub mod endpoint;
 pub mod fingerprint;
 pub mod join_stage;

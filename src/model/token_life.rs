@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use grant::Grant;
 pub use refusal::{Reason, Refusal};
 
+use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
 use crate::model::token_terms::{Description, RoleLimit, Terms};
@@ -78,6 +79,39 @@ pub struct Life {
     /// The line by which it was issued may still stand in MicroK8s's file, as a used one.
     #[serde(default)]
     has_line: bool,
+    /// The cluster in which it was issued; not known before [`Life::keep_to`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    void: Option<Void>,
+}
+
+/// Since when a token admits no node, although nothing was done with it, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Void {
+    /// When that was noticed, in unix seconds.
+    pub at: i64,
+    /// Why.
+    pub why: VoidReason,
+    /// It stays void, whatever becomes of the reason.
+    is_final: bool,
+}
+
+/// Why a token is void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VoidReason {
+    /// It was issued in another cluster than the one that the node is in.
+    OtherCluster,
+}
+
+impl VoidReason {
+    /// A few words for people and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OtherCluster => "it was issued in another cluster",
+        }
+    }
 }
 
 /// Uses that are counted.
@@ -182,16 +216,19 @@ pub enum State {
     Expired,
     /// It was taken back.
     Revoked,
+    /// It is not valid here any more.
+    Void,
 }
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Issued,
         Self::Reserved,
         Self::Used,
         Self::Expired,
         Self::Revoked,
+        Self::Void,
     ];
 
     /// One word for people and logs.
@@ -202,12 +239,16 @@ impl State {
             Self::Used => "used",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Void => "void",
         }
     }
 
     /// Whether it cannot let anybody in any more, whatever happens to the joins under way.
     pub const fn is_over(self) -> bool {
-        matches!(self, Self::Used | Self::Expired | Self::Revoked)
+        matches!(
+            self,
+            Self::Used | Self::Expired | Self::Revoked | Self::Void
+        )
     }
 }
 
@@ -233,6 +274,8 @@ pub enum Happening {
     WindowClosed(JoiningNode),
     /// The token's time ran out.
     Expired,
+    /// The token is void.
+    Void(VoidReason),
 }
 
 /// How adding a token again changed it.
@@ -276,6 +319,8 @@ impl Life {
             admissions: 0,
             end_noticed: false,
             has_line: false,
+            cluster: None,
+            void: None,
         }
     }
 
@@ -293,6 +338,8 @@ impl Life {
             self.tries.clear();
             self.revoked = None;
             self.counted = None;
+            self.void = None;
+            self.cluster = None;
         }
         let is_count_kept =
             !was_over && terms.uses.is_none() && next.uses == before.uses && self.left(now) > 0;
@@ -360,6 +407,12 @@ impl Life {
             return Err(Refusal {
                 seconds_ago: Some(now - revoked.at),
                 ..Reason::Revoked.into()
+            });
+        }
+        if self.state(now) == State::Void {
+            return Err(Refusal {
+                seconds_ago: self.void.map(|void| now - void.at),
+                ..Reason::Void.into()
             });
         }
         let is_open = self.is_open(now);
@@ -541,8 +594,39 @@ impl Life {
         happenings
     }
 
+    /// A token belongs to the cluster in which it was issued: it is void while the node is in
+    /// another one, and stays so once the node's change to that one cannot be taken back.
+    pub fn keep_to(&mut self, current: &CurrentCluster, now: i64) -> Option<Happening> {
+        if self.cluster.is_none() {
+            self.cluster.clone_from(&current.id);
+        }
+        let is_other = current.is_other_than(self.cluster.as_ref());
+        let before = self.void;
+        match before {
+            Some(void) if void.is_final => return None,
+            _ if !is_other => self.void = None,
+            _ => {
+                self.void = Some(Void {
+                    at: before.map_or(now, |void| void.at),
+                    why: VoidReason::OtherCluster,
+                    is_final: !current.is_changing,
+                });
+            }
+        }
+        let why = self.void.filter(|void| void.is_final)?.why;
+        (self.state(now) == State::Void).then_some(Happening::Void(why))
+    }
+
     /// Where the token is in its life.
     pub fn state(&self, now: i64) -> State {
+        let state = self.state_in_its_cluster(now);
+        if self.void.is_some() && !state.is_over() {
+            return State::Void;
+        }
+        state
+    }
+
+    fn state_in_its_cluster(&self, now: i64) -> State {
         if self.revoked.is_some() {
             return State::Revoked;
         }
@@ -573,7 +657,7 @@ impl Life {
             .iter()
             .filter(|other| other.ends())
             .map(|other| other.end(window));
-        let ends_by_itself = !matches!(self.state(now), State::Used | State::Revoked);
+        let ends_by_itself = !matches!(self.state(now), State::Used | State::Revoked | State::Void);
         let expiry = self
             .expires()
             .filter(|_| !self.end_noticed && ends_by_itself);
@@ -588,12 +672,13 @@ impl Life {
             State::Used => Some(self.last.as_ref().map_or(self.issued_at, |last| last.at)),
             State::Expired => self.expires(),
             State::Revoked => self.revoked.map(|revoked| revoked.at),
+            State::Void => self.void.map(|void| void.at),
         }
     }
 
     /// How many more nodes it lets in; `None` while that is any number.
     pub fn uses_left(&self, now: i64) -> Option<u32> {
-        if self.revoked.is_none() && self.is_open(now) {
+        if self.revoked.is_none() && self.void.is_none() && self.is_open(now) {
             return None;
         }
         Some(if self.state(now).is_over() {
@@ -651,6 +736,11 @@ impl Life {
     /// When, and by whom it was revoked.
     pub fn revoked(&self) -> Option<Revoked> {
         self.revoked
+    }
+
+    /// Since when it is void, and why; nothing where it is over for another reason, too.
+    pub fn void(&self, now: i64) -> Option<Void> {
+        self.void.filter(|_| self.state(now) == State::Void)
     }
 
     /// The node that it let in last.

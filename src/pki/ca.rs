@@ -14,6 +14,7 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 use x509_cert::time::{Time, Validity};
 
+use crate::model::cluster_id::ClusterId;
 use crate::pki::PkiError;
 use crate::pki::csr_policy::Approved;
 use crate::pki::key::PrivateKey;
@@ -248,6 +249,15 @@ pub fn is_valid_now(pem: &str) -> Result<bool, PkiError> {
 /// The host names and addresses that a certificate (PEM) is for.
 pub fn alternative_names(pem: &str) -> Result<Vec<AltName>, PkiError> {
     names_of(parse(pem)?.tbs_certificate())
+}
+
+/// The cluster whose authority has this certificate (PEM).
+pub fn cluster_of(pem: &str) -> Result<ClusterId, PkiError> {
+    let key = parse(pem)?
+        .tbs_certificate()
+        .subject_public_key_info()
+        .to_der()?;
+    Ok(ClusterId::of_key(&key))
 }
 
 /// The subject of a certificate (PEM), for people.

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
 use crate::store::database::{Database, StoreError, from_row, to_row};
 use crate::store::token_store::there;
+use crate::store::tokens::AskCluster;
 
 /// By the join token and by the node, its address first.
 const RIGHTS: TableDefinition<'_, (&[u8], &str), &[u8]> = TableDefinition::new("rights");
@@ -56,6 +58,9 @@ pub struct Right {
     pub until: i64,
     /// It came with a counted use of the token, and is good for nothing without that.
     pub is_counted: bool,
+    /// The cluster that the node was admitted to; not known of a right that an earlier version gave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterId>,
 }
 
 /// A node that was let in by this one.
@@ -69,20 +74,26 @@ pub struct AdmittedNode {
     pub complete: bool,
     /// The token that let it in.
     pub join: TokenDigest,
+    /// The cluster that it was admitted to; not known before the first sweep where an earlier version
+    /// admitted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterId>,
 }
 
 /// The nodes and their rights.
 pub struct Admissions {
     database: Arc<Database>,
+    cluster: AskCluster,
     /// The nodes, as the database has them; not there before they were read.
     nodes: Mutex<Option<HashMap<String, AdmittedNode>>>,
 }
 
 impl Admissions {
     /// Those in this database.
-    pub fn new(database: Arc<Database>) -> Self {
+    pub fn new(database: Arc<Database>, cluster: AskCluster) -> Self {
         Self {
             database,
+            cluster,
             nodes: Mutex::default(),
         }
     }
@@ -103,6 +114,7 @@ impl Admissions {
             purposes: purposes.to_vec(),
             until,
             is_counted,
+            cluster: admitted.cluster.clone(),
         };
         let node = admitted.clone();
         self.database.write(move |transaction| {
@@ -128,6 +140,7 @@ impl Admissions {
         now: i64,
     ) -> Result<Vec<Right>, StoreError> {
         let first = format!("{address} ");
+        let current = (self.cluster)();
         self.database.read(|transaction| {
             let Some(table) = there(transaction.open_table(RIGHTS))? else {
                 return Ok(Vec::new());
@@ -141,13 +154,14 @@ impl Admissions {
                 }
                 found.push(from_row::<Right>(row.value())?);
             }
-            found.retain(|right| now < right.until);
+            found.retain(|right| is_good(right, now, &current));
             Ok(found)
         })
     }
 
     /// Whether a join token gave any right that has not ended, to whomever.
     pub fn has_right(&self, join: &TokenDigest, now: i64) -> Result<bool, StoreError> {
+        let current = (self.cluster)();
         self.database.read(|transaction| {
             let Some(table) = there(transaction.open_table(RIGHTS))? else {
                 return Ok(false);
@@ -157,7 +171,7 @@ impl Admissions {
                 if key.value().0 != join.as_bytes() {
                     break;
                 }
-                if now < from_row::<Right>(row.value())?.until {
+                if is_good(&from_row::<Right>(row.value())?, now, &current) {
                     return Ok(true);
                 }
             }
@@ -174,6 +188,7 @@ impl Admissions {
         now: i64,
     ) -> Result<Option<usize>, StoreError> {
         let (join, key) = (*join, right_key(node));
+        let current = (self.cluster)();
         self.database.write(move |transaction| {
             let mut table = transaction.open_table(RIGHTS)?;
             let key = (join.as_bytes().as_slice(), key.as_str());
@@ -181,8 +196,8 @@ impl Admissions {
                 .get(key)?
                 .map(|row| from_row::<Right>(row.value()))
                 .transpose()?;
-            let Some(mut right) =
-                found.filter(|right| now < right.until && right.purposes.contains(&purpose))
+            let Some(mut right) = found
+                .filter(|right| is_good(right, now, &current) && right.purposes.contains(&purpose))
             else {
                 return Ok(None);
             };
@@ -237,6 +252,32 @@ impl Admissions {
             table.retain(|_, row| from_row::<Right>(row).is_ok_and(|right| now < right.until))?;
             Ok(())
         })
+    }
+
+    /// Forgets the nodes of other clusters than this one, and what they could have signed.
+    pub fn keep_to(&self, current: &CurrentCluster) -> Result<(), StoreError> {
+        let Some(id) = current.id.clone() else {
+            return Ok(());
+        };
+        let all = self.with_nodes(|nodes| nodes.values().cloned().collect::<Vec<_>>())?;
+        let (gone, rest): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .filter(|node| node.cluster.as_ref() != Some(&id))
+            .partition(|node| node.cluster.is_some());
+        if !gone.is_empty() {
+            self.forget(&gone)?;
+        }
+        for node in rest {
+            let node = AdmittedNode {
+                cluster: Some(id.clone()),
+                ..node
+            };
+            let row = node.clone();
+            self.database
+                .write(move |transaction| put_node(transaction, &row))?;
+            self.remember(node);
+        }
+        Ok(())
     }
 
     /// Remembers whether the join of a node, by this token, is complete.
@@ -311,12 +352,18 @@ impl Admissions {
         node: &JoiningNode,
     ) -> Result<Option<AdmittedNode>, StoreError> {
         let key = node_key(node);
-        self.with_nodes(|nodes| nodes.get(&key).filter(|known| known.join == *join).cloned())
+        let current = (self.cluster)();
+        self.with_nodes(|nodes| {
+            nodes
+                .get(&key)
+                .filter(|known| known.join == *join && is_here(known, &current))
+                .cloned()
+        })
     }
 
     /// The nodes that this one let in.
     pub fn nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
-        let mut nodes: Vec<_> = self.with_nodes(|nodes| nodes.values().cloned().collect())?;
+        let mut nodes = self.nodes_that(|_| true)?;
         nodes.sort_by_key(node_order);
         Ok(nodes)
     }
@@ -326,7 +373,14 @@ impl Admissions {
         &self,
         holds: impl Fn(&AdmittedNode) -> bool,
     ) -> Result<Vec<AdmittedNode>, StoreError> {
-        self.with_nodes(|nodes| nodes.values().filter(|node| holds(node)).cloned().collect())
+        let current = (self.cluster)();
+        self.with_nodes(|nodes| {
+            nodes
+                .values()
+                .filter(|node| is_here(node, &current) && holds(node))
+                .cloned()
+                .collect()
+        })
     }
 
     fn with_nodes<T>(
@@ -359,6 +413,16 @@ impl Admissions {
     fn lock(&self) -> MutexGuard<'_, Option<HashMap<String, AdmittedNode>>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a right counts: it has not ended, and was given in the cluster that the node is in.
+fn is_good(right: &Right, now: i64, current: &CurrentCluster) -> bool {
+    now < right.until && !current.is_other_than(right.cluster.as_ref())
+}
+
+/// Whether a node was admitted to the cluster that this one is in.
+fn is_here(admitted: &AdmittedNode, current: &CurrentCluster) -> bool {
+    !current.is_other_than(admitted.cluster.as_ref())
 }
 
 fn node_in(transaction: &WriteTransaction, key: &str) -> Result<Option<AdmittedNode>, redb::Error> {

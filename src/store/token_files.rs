@@ -15,6 +15,8 @@ pub const CLUSTER_TOKENS: &str = "cluster-tokens.txt";
 pub const PERSISTENT_TOKENS: &str = "persistent-cluster-tokens.txt";
 /// Tokens with which a node that is joining has its certificates signed.
 pub const CERTIFICATE_TOKENS: &str = "certs-request-tokens.txt";
+/// The files whose lines admit a node, or sign its certificates, in the cluster that this node is in.
+pub const OF_THE_CLUSTER: [&str; 3] = [CLUSTER_TOKENS, PERSISTENT_TOKENS, CERTIFICATE_TOKENS];
 /// The tokens by which this node may call the nodes of an etcd cluster.
 pub const CALLBACK_TOKENS: &str = "callback-tokens.txt";
 /// The token that this node's agent is called with; beside [`CALLBACK_DIGEST`], by this node alone.

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::clock::Clock;
+use crate::model::cluster_id::CurrentCluster;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::{Token, TokenDigest};
@@ -43,12 +44,54 @@ pub struct Tokens {
     persistent_file: TokenFile,
     certificate_file: TokenFile,
     clock: Arc<dyn Clock>,
+    /// In which cluster the node is.
+    cluster: AskCluster,
     /// For how many seconds a node may use again what it used.
     window: i64,
+    /// What the whole store was last brought up to.
+    settled_for: Mutex<Option<CurrentCluster>>,
     /// Who holds which token while it is being admitted, and in how many requests.
     held: Mutex<HashMap<TokenDigest, Vec<(JoiningNode, usize)>>>,
     /// Tokens with which control plane nodes join that the datastore does not list yet.
     awaited: Mutex<HashSet<TokenDigest>>,
+}
+
+/// Tells in which cluster the node is.
+pub type AskCluster = Arc<dyn Fn() -> CurrentCluster + Send + Sync>;
+
+/// By what tokens are judged at some time.
+#[derive(Clone)]
+struct Moment {
+    now: i64,
+    window: i64,
+    cluster: CurrentCluster,
+}
+
+impl Moment {
+    /// Does what has happened to a token meanwhile.
+    fn settle(
+        &self,
+        life: &mut Life,
+        is_member: impl Fn(&JoiningNode) -> Option<bool>,
+    ) -> Vec<Happening> {
+        let mut happenings = life.settle(self.now, self.window, is_member);
+        happenings.extend(life.keep_to(&self.cluster, self.now));
+        happenings
+    }
+
+    /// A token that is issued now, in this cluster.
+    fn issue(&self, terms: &Terms, issuer: Issuer) -> Life {
+        let mut life = Life::issue(terms, self.now, issuer);
+        life.keep_to(&self.cluster, self.now);
+        life
+    }
+
+    /// A token is issued once more, in this cluster.
+    fn add(&self, life: &mut Life, terms: &Terms, issuer: Issuer) -> Added {
+        let added = life.add(terms, self.now, issuer);
+        life.keep_to(&self.cluster, self.now);
+        added
+    }
 }
 
 /// A token that one joining node holds while it is being admitted; dropping it gives it back.
@@ -101,19 +144,21 @@ impl Source {
 impl Tokens {
     /// The node's tokens. Nothing is read before it is needed, so that a database of which nothing
     /// can be had keeps nobody from doing what can be done without it.
-    pub fn new(layout: &Layout, clock: Arc<dyn Clock>, window: i64) -> Self {
+    pub fn new(layout: &Layout, clock: Arc<dyn Clock>, window: i64, cluster: AskCluster) -> Self {
         let database = Arc::new(Database::new(layout.token_database()));
         let time = clock.clone();
         let due = move |life: &Life| life.next_change(time.unix_seconds(), window, KEPT);
         let file = |name| TokenFile::new(layout.credential(name));
         Self {
             store: Box::new(LocalStore::new(database.clone(), due)),
-            admissions: Admissions::new(database),
+            admissions: Admissions::new(database, cluster.clone()),
             cluster_file: file(token_files::CLUSTER_TOKENS),
             persistent_file: file(token_files::PERSISTENT_TOKENS),
             certificate_file: file(token_files::CERTIFICATE_TOKENS),
             clock,
+            cluster,
             window,
+            settled_for: Mutex::default(),
             held: Mutex::default(),
             awaited: Mutex::default(),
         }
@@ -129,6 +174,14 @@ impl Tokens {
         self.clock.unix_seconds()
     }
 
+    fn moment(&self) -> Moment {
+        Moment {
+            now: self.now(),
+            window: self.window,
+            cluster: (self.cluster)(),
+        }
+    }
+
     /// When a node that is let in now, and of which nothing is heard, counts as one that failed.
     pub fn lease_end(&self) -> i64 {
         self.now().saturating_add(LEASE.max(self.window))
@@ -137,15 +190,15 @@ impl Tokens {
     /// Issues a token, or issues it once more: then this tells how that changed it. What an earlier
     /// life of it left behind ends.
     pub fn add(&self, token: &Token, terms: &Terms, uid: u32) -> Result<Option<Added>, StoreError> {
-        let (digest, now, window) = (token.digest(), self.now(), self.window);
+        let (digest, moment) = (token.digest(), self.moment());
         let terms = terms.clone();
         let (happenings, added) = token_store::edit(self.store.as_ref(), &digest, move |life| {
             let Some(mut life) = life else {
-                let life = Life::issue(&terms, now, Issuer::Uid(uid));
+                let life = moment.issue(&terms, Issuer::Uid(uid));
                 return (Some(life), (Vec::new(), None));
             };
-            let happenings = life.settle(now, window, |_| None);
-            let added = life.add(&terms, now, Issuer::Uid(uid));
+            let happenings = moment.settle(&mut life, |_| None);
+            let added = moment.add(&mut life, &terms, Issuer::Uid(uid));
             (Some(life), (happenings, Some(added)))
         })?;
         self.note(&digest, &happenings)?;
@@ -220,7 +273,8 @@ impl Tokens {
         if token.expose().is_empty() {
             return Ok(Err(Reason::Unknown.into()));
         }
-        let now = self.now();
+        let moment = self.moment();
+        let now = moment.now;
         let digest = token.digest();
         if look_up(&self.persistent_file, token, now)?.is_usable() {
             return Ok(Ok(Found {
@@ -237,7 +291,7 @@ impl Tokens {
             .unwrap_or_default();
         let mut refusal = None;
         if let Some(life) = &mut life {
-            life.settle(now, self.window, |node| members.get(node).copied());
+            moment.settle(life, |node| members.get(node).copied());
             match life.judge(claim, holders, now, self.window) {
                 Ok(way) => {
                     return Ok(Ok(Found {
@@ -267,7 +321,7 @@ impl Tokens {
         Ok(match in_file {
             Listed::Until(_) => Ok(found(Source::OpenLine)),
             // The line counts from the moment it is written, also for a token used before.
-            Listed::Open => issue_by_line(life, now)
+            Listed::Open => issue_by_line(life, &moment)
                 .judge(claim, holders, now, self.window)
                 .map(|_| found(Source::Line)),
             Listed::Expired => Err(refusal.unwrap_or_else(|| Reason::Expired.into())),
@@ -425,7 +479,8 @@ impl Reservation<'_> {
     ) -> Result<Result<(), Refusal>, StoreError> {
         let tokens = self.tokens;
         let digest = self.token.digest();
-        let now = tokens.now();
+        let moment = tokens.moment();
+        let now = moment.now;
         let in_file = || look_up(&tokens.cluster_file, &self.token, now);
         let has_line = match self.source {
             // Who has a token of the store in the file too has one token, not two.
@@ -442,7 +497,7 @@ impl Reservation<'_> {
         };
         let mut way = Way::Open;
         if self.source != Source::OpenLine {
-            let (happenings, admitted) = self.admit(has_line, hands_out, now)?;
+            let (happenings, admitted) = self.admit(has_line, hands_out, moment.clone())?;
             tokens.note(&digest, &happenings)?;
             match admitted {
                 Ok(found) => way = found,
@@ -455,6 +510,7 @@ impl Reservation<'_> {
             role: self.claim.role,
             complete: certificates.is_empty(),
             join: digest,
+            cluster: moment.cluster.id.clone(),
         };
         let end = now.saturating_add(LEASE);
         let is_counted = way == Way::Counted;
@@ -491,9 +547,9 @@ impl Reservation<'_> {
         &self,
         has_line: bool,
         hands_out: bool,
-        now: i64,
+        moment: Moment,
     ) -> Result<(Vec<Happening>, Result<Way, Refusal>), StoreError> {
-        let (claim, source, window) = (self.claim.clone(), self.source, self.tokens.window);
+        let (claim, source) = (self.claim.clone(), self.source);
         let (members, seen) = (self.members.clone(), self.seen.clone());
         token_store::edit(
             self.tokens.store.as_ref(),
@@ -503,11 +559,11 @@ impl Reservation<'_> {
                 // A line issues the token once: not when somebody has used or revoked it meanwhile.
                 let is_issued = source == Source::Line && has_line && life == seen;
                 let settled = life.map(|mut life| {
-                    happenings = life.settle(now, window, |node| members.get(node).copied());
+                    happenings = moment.settle(&mut life, |node| members.get(node).copied());
                     life
                 });
                 let life = if is_issued {
-                    Some(issue_by_line(settled, now))
+                    Some(issue_by_line(settled, &moment))
                 } else {
                     settled
                 };
@@ -515,9 +571,9 @@ impl Reservation<'_> {
                     return (None, (happenings, Err(Reason::Unknown.into())));
                 };
                 // Nobody else can have got in between, but it may have been revoked.
-                match life.judge(&claim, &[], now, window) {
+                match life.judge(&claim, &[], moment.now, moment.window) {
                     Ok(way) => {
-                        life.admit(&claim, way, hands_out, now);
+                        life.admit(&claim, way, hands_out, moment.now);
                         life.set_has_line(has_line);
                         (Some(life), (happenings, Ok(way)))
                     }
@@ -552,16 +608,17 @@ impl Drop for Reservation<'_> {
 }
 
 /// A token that a line in MicroK8s's file issues, for one use.
-fn by_line(now: i64) -> Life {
-    Life::issue(&Terms::lasting(Lifetime::OneUse), now, Issuer::TokenFile)
+fn by_line(moment: &Moment) -> Life {
+    moment.issue(&Terms::lasting(Lifetime::OneUse), Issuer::TokenFile)
 }
 
 /// The same, whatever the token was before.
-fn issue_by_line(life: Option<Life>, now: i64) -> Life {
+fn issue_by_line(life: Option<Life>, moment: &Moment) -> Life {
     match life {
-        None => by_line(now),
+        None => by_line(moment),
         Some(mut life) => {
-            life.add(&Terms::lasting(Lifetime::OneUse), now, Issuer::TokenFile);
+            let terms = Terms::lasting(Lifetime::OneUse);
+            moment.add(&mut life, &terms, Issuer::TokenFile);
             life
         }
     }
@@ -587,6 +644,7 @@ fn audit_happening(digest: &TokenDigest, happening: &Happening) {
         Happening::Listed(node) => ("used", Some(node), "the datastore lists the node"),
         Happening::WindowClosed(node) => ("used", Some(node), "the time to try again is over"),
         Happening::Expired => ("expired", None, "ok"),
+        Happening::Void(why) => ("void", None, why.as_str()),
     };
     audit::write(event, digest, Actor::Agent, node, outcome);
 }

@@ -104,6 +104,12 @@ pub struct TokenEntry {
     pub revoked_at: Option<i64>,
     /// The user who took it back.
     pub revoked_by: Option<u32>,
+    /// When it was noticed that it is void, in unix seconds.
+    #[serde(default)]
+    pub void_since: Option<i64>,
+    /// Why it is void.
+    #[serde(default)]
+    pub void_because: Option<String>,
     /// What the operator wrote down with it.
     pub description: Option<String>,
 }

@@ -218,6 +218,56 @@ fn a_token_that_is_added_again_is_good_for_no_more_than_was_asked_for_and_says_w
 }
 
 #[test]
+fn what_was_issued_before_a_node_joined_or_left_a_cluster_admits_to_no_other_one() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+    let (_first, _second) = (n1.agent(), n2.agent());
+    let files = ["cluster-tokens.txt", "persistent-cluster-tokens.txt"];
+    let issue = || {
+        let lines = files.map(|name| {
+            let token = new_token();
+            token_file(n2, &format!("credentials/{name}"), &format!("{token}\n"));
+            token
+        });
+        let issued = n2
+            .shell("microk8s add-node --token-ttl 600 --format token")
+            .ok();
+        (issued.trim().to_owned(), lines)
+    };
+    let assert_void = |(issued, lines): &(String, [String; 2])| {
+        let connection = |token: &str| format!("microk8s join 10.99.0.12:25000/{token}");
+        for role in ["", " --worker"] {
+            let refused = n3.shell(&format!("{}{role}", connection(issued)));
+            assert_eq!(refused.code, Some(6), "{refused:?}");
+            assert!(refused.stderr.contains("void since"), "{refused:?}");
+            for line in lines {
+                let refused = n3.shell(&format!("{}{role}", connection(line)));
+                assert_eq!(refused.code, Some(6), "{refused:?}");
+            }
+        }
+        assert_eq!(state(n2, &connection(issued)), "void");
+        let shown = n2.run_with_input(&["microk8s", "token", "show", "-"], issued.as_bytes());
+        assert!(shown.ok().contains("it was issued in another cluster"));
+    };
+    let alone = issue();
+    n2.shell(&n1.join_line()).ok();
+    assert_void(&alone);
+    let in_cluster = issue();
+    n2.shell("microk8s leave").ok();
+    assert_void(&in_cluster);
+    // The same token, added again, is one of the cluster that the node is in now.
+    let again = format!("microk8s add-node --token {}", alone.0);
+    n2.shell(&again).ok();
+    n3.shell(&format!(
+        "microk8s join 10.99.0.12:25000/{} --worker",
+        alone.0
+    ))
+    .ok();
+}
+
+#[test]
 fn a_refused_join_says_why_since_when_and_what_to_do() {
     let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
         return;

@@ -15,7 +15,7 @@ use crate::model::node_label::NodeLabel;
 use crate::model::token::TokenDigest;
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
-use crate::store::token_files::{CALLBACK_DIGEST, CALLBACK_TOKEN};
+use crate::store::token_files::{self, CALLBACK_DIGEST, CALLBACK_TOKEN};
 use crate::wire::local_v1::JoinOrder;
 
 /// The mode of lock files that MicroK8s's client makes (recording `join-worker-ok`).
@@ -185,6 +185,18 @@ impl<'a> Change<'a> {
             // One of an earlier cluster would make this token none of the new one's.
             None => Ok(self.journal()?.remove(&path)?),
         }
+    }
+
+    /// What MicroK8s's files of tokens hold was issued in the cluster that the node leaves by joining:
+    /// it must admit no node to the other one.
+    pub fn forget_token_lines(&mut self) -> Result<(), JoinError> {
+        for name in token_files::OF_THE_CLUSTER {
+            let path = self.node.layout.credential(name);
+            if std::fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() > 0) {
+                self.rewrite(&path, "", 0o600)?;
+            }
+        }
+        Ok(())
     }
 
     /// kube-proxy and the datastore's users get the cluster's pod network.

@@ -331,6 +331,9 @@ fn hint_of_token(refusal: &Refusal, role: Role) -> String {
         Reason::Expired => format!("the token expired{ago}; {ISSUE}"),
         Reason::Used => format!("the token was used{by}{ago}; {ISSUE}"),
         Reason::Revoked => format!("the token was revoked{ago}; {ISSUE}"),
+        Reason::Void => format!(
+            "the token was issued before the contacted node joined or left a cluster, and is void since; {ISSUE}"
+        ),
         Reason::WrongRole => match role {
             Role::ControlPlane => format!(
                 "the token is for workers only: add `--worker`, or {ISSUE} and its option `--role control-plane`"

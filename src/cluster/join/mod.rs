@@ -177,6 +177,7 @@ fn carry_out(
         .and_then(|plan| {
             begin(JoinStage::Apply, audience);
             change.lock(Lock::JoinInProgress)?;
+            change.forget_token_lines()?;
             plan.apply(&mut change, order, audience)
         })
         .and_then(|()| still_wanted(audience))

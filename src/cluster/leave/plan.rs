@@ -21,7 +21,7 @@ use crate::store::args_file::ArgsFile;
 use crate::store::dqlite::{self, DatastoreRole, Member};
 use crate::store::known_users;
 use crate::store::layout::Lock;
-use crate::store::token_files::{CALLBACK_DIGEST, CALLBACK_TOKEN, CALLBACK_TOKENS};
+use crate::store::token_files::{self, CALLBACK_DIGEST, CALLBACK_TOKEN, CALLBACK_TOKENS};
 
 /// The kubelet's labels and authority on a node of its own (recording `leave-worker`).
 const OWN_LABELS: &str =
@@ -294,6 +294,9 @@ impl<'a> Steps<'a> {
         self.remove(&layout.credential(CALLBACK_TOKEN));
         self.remove(&layout.credential(CALLBACK_DIGEST));
         self.remove(&layout.credential(CALLBACK_TOKENS));
+        for name in token_files::OF_THE_CLUSTER {
+            self.remove(&layout.credential(name));
+        }
         let users = layout.credential(known_users::FILE);
         let arguments = self.node.arguments("kube-apiserver")?;
         if arguments.get("--token-auth-file").is_some() {

@@ -31,6 +31,8 @@ pub enum Reason {
     WrongNode,
     /// Another node is joining with it now.
     InUse,
+    /// It is not valid any more: it was issued in another cluster.
+    Void,
     /// A reason that this version does not know.
     #[serde(other)]
     Other,
@@ -47,6 +49,7 @@ impl Reason {
             Self::WrongRole => "wrong-role",
             Self::WrongNode => "wrong-node",
             Self::InUse => "in-use",
+            Self::Void => "void",
             Self::Other => "other",
         }
     }

@@ -50,13 +50,14 @@ impl ListedToken {
 impl Tokens {
     /// All tokens whose SHA-256 begins like this, those in MicroK8s's files as well.
     pub fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
-        let now = self.now();
+        let moment = self.moment();
+        let now = moment.now;
         let mut found: Vec<ListedToken> = self
             .store
             .find(beginning)?
             .into_iter()
             .map(|(digest, mut life)| {
-                life.settle(now, self.window, |_| None);
+                moment.settle(&mut life, |_| None);
                 ListedToken {
                     digest,
                     life: Some(life),
@@ -102,11 +103,11 @@ impl Tokens {
     /// Takes tokens back. Says which of them could still have let somebody in.
     pub fn revoke(&self, tokens: &[ListedToken], uid: u32) -> Result<Vec<TokenDigest>, StoreError> {
         let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
-        let (now, window) = (self.now(), self.window);
+        let moment = self.moment();
         let was_alive = token_store::edit_all(self.store.as_ref(), &digests, move |life| {
-            let mut life = life.unwrap_or_else(|| by_line(now));
-            life.settle(now, window, |_| None);
-            let was_alive = life.revoke(now, uid);
+            let mut life = life.unwrap_or_else(|| by_line(&moment));
+            moment.settle(&mut life, |_| None);
+            let was_alive = life.revoke(moment.now, uid);
             (Some(life), was_alive)
         })?;
         let in_files: HashSet<TokenDigest> = tokens
@@ -147,6 +148,7 @@ impl Tokens {
     /// Does what time and the datastore have done to tokens meanwhile; to be called every now and
     /// then.
     pub fn sweep(&self, is_member: impl Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
+        self.settle_all(&is_member)?;
         let awaited: Vec<TokenDigest> = lock(&self.awaited).iter().copied().collect();
         let still = self.settle(&awaited, &is_member)?;
         lock(&self.awaited).retain(|digest| still.contains(digest) || !awaited.contains(digest));
@@ -172,13 +174,35 @@ impl Tokens {
         Ok(())
     }
 
+    /// Brings all that is stored up to the cluster that the node is in, once after each start and
+    /// after each change of the cluster.
+    fn settle_all(&self, is_member: &dyn Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
+        let current = (self.cluster)();
+        // What a join or leave has begun may be taken back.
+        if current.is_changing || lock(&self.settled_for).as_ref() == Some(&current) {
+            return Ok(());
+        }
+        let all: Vec<TokenDigest> = self
+            .store
+            .find("")?
+            .into_iter()
+            .map(|(digest, _)| digest)
+            .collect();
+        for batch in all.chunks(SWEEP_BATCH) {
+            self.settle(batch, is_member)?;
+        }
+        self.admissions.keep_to(&current)?;
+        *lock(&self.settled_for) = Some(current);
+        Ok(())
+    }
+
     /// Settles tokens. Says by which of them control plane nodes are still awaited.
     fn settle(
         &self,
         digests: &[TokenDigest],
         is_member: &dyn Fn(&JoiningNode) -> bool,
     ) -> Result<HashSet<TokenDigest>, StoreError> {
-        let (now, window) = (self.now(), self.window);
+        let moment = self.moment();
         let mut members = Members::new();
         let mut still = HashSet::new();
         let mut changing = Vec::new();
@@ -188,21 +212,21 @@ impl Tokens {
             };
             members.extend(members_of(&life, is_member));
             let before = life.clone();
-            life.settle(now, window, |node| members.get(node).copied());
+            moment.settle(&mut life, |node| members.get(node).copied());
             if life.awaited().next().is_some() {
                 still.insert(*digest);
             }
             // One that is due is written again also when only the moment has changed.
             let is_due = life
-                .next_change(now, window, KEPT)
-                .is_none_or(|at| at <= now);
+                .next_change(moment.now, moment.window, KEPT)
+                .is_none_or(|at| at <= moment.now);
             if life != before || is_due {
                 changing.push(*digest);
             }
         }
         let settled = token_store::edit_all(self.store.as_ref(), &changing, move |life| {
             life.map_or((None, Vec::new()), |mut life| {
-                let happenings = life.settle(now, window, |node| members.get(node).copied());
+                let happenings = moment.settle(&mut life, |node| members.get(node).copied());
                 (Some(life), happenings)
             })
         })?;
@@ -219,12 +243,12 @@ impl Tokens {
         actor: Actor,
         holds: impl Fn(&Life, i64) -> bool + Send + 'static,
     ) -> Result<usize, StoreError> {
-        let (now, window) = (self.now(), self.window);
+        let moment = self.moment();
         let forgotten = token_store::edit_all(self.store.as_ref(), digests, move |life| {
             let forget = life.as_ref().is_some_and(|life| {
                 let mut settled = life.clone();
-                settled.settle(now, window, |_| None);
-                holds(&settled, now)
+                moment.settle(&mut settled, |_| None);
+                holds(&settled, moment.now)
             });
             (life.filter(|_| !forget), forget)
         })?;

@@ -131,9 +131,12 @@ impl Tokens {
     ) -> Result<bool, StoreError> {
         // First the use is marked as one by which something was handed out, so that nobody can give
         // it back any more: then the right is used up, which one request alone can do.
-        let life = self.store.read(join)?;
-        if life.as_ref().is_some_and(|life| life.revoked().is_some()) {
-            return Ok(false);
+        let moment = self.moment();
+        if let Some(mut life) = self.store.read(join)? {
+            moment.settle(&mut life, |_| None);
+            if life.revoked().is_some() || life.void(moment.now).is_some() {
+                return Ok(false);
+            }
         }
         let by = node.clone();
         if is_counted

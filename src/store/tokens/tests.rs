@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::care::SWEEP_BATCH;
 use super::*;
 use crate::base::clock::ManualClock;
+use crate::model::cluster_id::ClusterId;
 use crate::model::token_life::{RETRY_WINDOW, State};
 use crate::model::token_terms::RoleLimit;
 
@@ -13,6 +14,20 @@ struct Fixture {
     _dir: tempfile::TempDir,
     tokens: Tokens,
     clock: Arc<ManualClock>,
+    cluster: Arc<Mutex<CurrentCluster>>,
+}
+
+fn cluster(name: &str) -> CurrentCluster {
+    CurrentCluster {
+        id: Some(ClusterId::of_key(name.as_bytes())),
+        is_changing: false,
+    }
+}
+
+fn open(layout: &Layout, clock: &Arc<ManualClock>, cluster: &Arc<Mutex<CurrentCluster>>) -> Tokens {
+    let cluster = cluster.clone();
+    let ask = move || lock(&cluster).clone();
+    Tokens::new(layout, clock.clone(), RETRY_WINDOW, Arc::new(ask))
 }
 
 fn fixture() -> Fixture {
@@ -21,12 +36,14 @@ fn fixture() -> Fixture {
     std::fs::create_dir_all(layout.own_state()).unwrap();
     std::fs::create_dir_all(layout.credential("")).unwrap();
     let clock = Arc::new(ManualClock::at(1_000_000));
-    let tokens = Tokens::new(&layout, clock.clone(), RETRY_WINDOW);
+    let cluster = Arc::new(Mutex::new(cluster("first")));
+    let tokens = open(&layout, &clock, &cluster);
     Fixture {
         layout,
         _dir: dir,
         tokens,
         clock,
+        cluster,
     }
 }
 
@@ -84,7 +101,7 @@ impl Fixture {
     fn restart(self) -> Self {
         drop(self.tokens);
         Self {
-            tokens: Tokens::new(&self.layout, self.clock.clone(), RETRY_WINDOW),
+            tokens: open(&self.layout, &self.clock, &self.cluster),
             ..self
         }
     }
@@ -108,7 +125,9 @@ impl Fixture {
     /// A node is let in, and the agent dies before the token's line is taken out.
     fn admit_and_crash(&self, n: u8) {
         let reservation = self.reserve(n).unwrap();
-        let (_, admitted) = reservation.admit(true, false, self.tokens.now()).unwrap();
+        let (_, admitted) = reservation
+            .admit(true, false, self.tokens.moment())
+            .unwrap();
         admitted.unwrap();
     }
 
@@ -779,4 +798,67 @@ fn nothing_is_signed_for_a_use_that_is_given_back_at_that_very_moment() {
         };
         assert!(!f.sign("-proxy", &node(2)), "revoked: {revoked}");
     }
+}
+
+#[test]
+fn a_token_admits_to_the_cluster_in_which_it_was_issued_and_to_no_other() {
+    let f = fixture();
+    f.add(&lasting(9999));
+    assert_eq!(f.join(&node(2)), Ok(()));
+    let reservation = f.reserve(3).unwrap();
+    *lock(&f.cluster) = cluster("second");
+    // Nothing that came about in the first cluster counts in the second one.
+    let late = reservation.commit(&WORKER, false).unwrap();
+    assert_eq!(late.unwrap_err().reason, Reason::Void);
+    assert_eq!(f.join(&node(3)), Err(Reason::Void));
+    assert!(!f.sign("-kubelet", &node(2)));
+    assert!(
+        !f.tokens
+            .gives_certificates(&token().with_suffix("-proxy"))
+            .unwrap()
+    );
+    assert_eq!(f.tokens.admissions().nodes().unwrap(), []);
+    assert_eq!(f.state(), State::Void);
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(f.state(), State::Void);
+    f.add(&lasting(9999));
+    assert_eq!(f.join(&node(3)), Ok(()));
+    // Back in the first one, what was void stays so.
+    *lock(&f.cluster) = cluster("first");
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(f.join(&node(4)), Err(Reason::Void));
+    assert_eq!(f.tokens.admissions().nodes().unwrap(), []);
+    assert_eq!(f.tokens.prune(0).unwrap(), 1);
+}
+
+#[test]
+fn a_join_of_this_node_that_is_taken_back_leaves_its_tokens_as_they_were() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    *lock(&f.cluster) = CurrentCluster {
+        is_changing: true,
+        ..cluster("second")
+    };
+    assert_eq!(f.join(&node(2)), Err(Reason::Void));
+    let reserved = f.tokens.reserve(&token(), &worker(2), |_| false).unwrap();
+    assert_eq!(reserved.err().unwrap().reason, Reason::Void);
+    f.tokens.sweep(|_| false).unwrap();
+    *lock(&f.cluster) = cluster("first");
+    assert_eq!(f.tokens.admissions().nodes().unwrap().len(), 1);
+    assert!(f.sign("-kubelet", &node(2)));
+    assert_eq!(f.join(&node(2)), Ok(()));
+}
+
+#[test]
+fn a_node_that_cannot_tell_its_cluster_voids_no_token() {
+    let f = fixture();
+    f.add(&one_use());
+    *lock(&f.cluster) = CurrentCluster::default();
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(f.state(), State::Issued);
+    assert_eq!(f.join(&node(2)), Ok(()));
+    *lock(&f.cluster) = cluster("first");
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(f.join(&node(2)), Ok(()));
 }

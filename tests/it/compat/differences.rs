@@ -850,6 +850,15 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        microk8s: "a token that was issued before its node joined or left a cluster admits to the cluster that the node is in afterwards",
+        here: "it is void, and `token list` says so; `join` and `leave` take the lines out of MicroK8s's token files, those of `persistent-cluster-tokens.txt` too",
+        why: "a token belongs to the cluster in which it was issued; the other one's authority is not for those who hold it",
+        cases: &[],
+        tests: &[
+            "token_life::what_was_issued_before_a_node_joined_or_left_a_cluster_admits_to_no_other_one",
+        ],
+    },
+    Difference {
         microk8s: "`add-node` ends with a traceback and exit code 1 when nobody reads its output to the end",
         here: "exit code 0",
         why: "`add-node | head -n1` has got what it asked for",
