@@ -179,7 +179,7 @@ impl Teller for Lines<'_> {
             self.stage = stage.name().to_owned();
         }
         match event {
-            JoinEvent::Contacting { address } => {
+            JoinEvent::Contacting { address, .. } => {
                 self.line(Kind::Progress, &format!("Contacting cluster at {address}"));
             }
             JoinEvent::Stage { stage } => self.line(Kind::Progress, stage.doing()),

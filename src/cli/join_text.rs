@@ -58,7 +58,10 @@ impl Printer for Narrator<'_> {
 impl Teller for Narrator<'_> {
     fn tell(&mut self, event: &JoinEvent) {
         let text = match event {
-            JoinEvent::Contacting { address } => format!("Contacting cluster at {address}\n"),
+            JoinEvent::Contacting {
+                address,
+                from_microk8s: true,
+            } => format!("Contacting cluster at {address}\n"),
             JoinEvent::Warning {
                 message,
                 from_microk8s: true,
@@ -68,7 +71,7 @@ impl Teller for Narrator<'_> {
                 return;
             }
             // MicroK8s says nothing of it.
-            JoinEvent::Stage { .. } => return,
+            JoinEvent::Stage { .. } | JoinEvent::Contacting { .. } => return,
             JoinEvent::Waiting => {
                 "Waiting for this node to finish joining the cluster. ".to_owned()
             }
@@ -111,6 +114,7 @@ mod tests {
         for event in [
             JoinEvent::Contacting {
                 address: "10.99.0.11".parse().unwrap(),
+                from_microk8s: true,
             },
             JoinEvent::Waiting,
             JoinEvent::NotListed,

@@ -167,6 +167,9 @@ pub enum JoinEvent {
     Contacting {
         /// The node's address.
         address: IpAddr,
+        /// MicroK8s prints it too; of the older flow it prints nothing here.
+        #[serde(default = "yes")]
+        from_microk8s: bool,
     },
     /// A part of the join begins that no other event tells of.
     Stage {
@@ -202,6 +205,11 @@ pub enum JoinEvent {
     },
     /// The join failed, and the node is as it was.
     Failed(JoinFailure),
+}
+
+/// An agent of an earlier version says nothing of it.
+const fn yes() -> bool {
+    true
 }
 
 impl JoinEvent {

@@ -1,6 +1,6 @@
 //! Joining a cluster without high availability (the older flow, version 1 of the API), and one
-//! whose datastore is an etcd outside. No recording shows these; the facts are those that
-//! `http-api.md` and `messages.md` give from MicroK8s's sources.
+//! whose datastore is an etcd outside. Beyond the recordings `v1-join` and `v1-join-unknown-token` the
+//! facts are those that `http-api.md` and `messages.md` give from MicroK8s's sources.
 
 use crate::lab::{Host, Lab};
 
@@ -38,10 +38,7 @@ fn a_node_joins_a_cluster_on_etcd_with_certificates() {
     let _agent = n1.agent();
     let joined = n2.run(&["microk8s", "join", &connection(n1)]);
     assert_eq!(joined.code, Some(0), "{joined:?}");
-    assert_eq!(
-        joined.stdout,
-        "Contacting cluster at 10.99.0.11\nSuccessfully joined the cluster.\n"
-    );
+    assert_eq!(joined.stdout, "Successfully joined the cluster.\n");
 
     assert_eq!(
         n2.stand_ins.calls(),
@@ -94,6 +91,29 @@ fn a_node_joins_a_cluster_on_etcd_with_certificates() {
     let own = n2.read("credentials/callback-token.txt");
     assert_eq!(callbacks, format!("n2:25000 {own}"));
     assert!(n1.path("var/lock/no-cert-reissue").exists());
+}
+
+#[test]
+fn the_older_flow_checks_the_fingerprint_as_well() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    without_ha(&lab);
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    n1.knows(&[("n2", "10.99.0.12")]);
+    let _agent = n1.agent();
+    let connection = connection(n1);
+    let (target, _) = connection.rsplit_once('/').unwrap();
+    let wrong = format!("{target}/{}", "0".repeat(12));
+    let before = n2.snapshot();
+    let refused = n2.run(&["microk8s", "join", &wrong]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert_eq!(
+        refused.stdout,
+        "Joining cluster failed. Could not verify the identity of 10.99.0.11. Use '--skip-verify' to skip server certificate check.\n"
+    );
+    assert!(before == n2.snapshot());
+    n2.run(&["microk8s", "join", &wrong, "--skip-verify"]).ok();
 }
 
 #[test]

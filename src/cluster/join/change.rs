@@ -1,5 +1,6 @@
 //! The changes of a join, in the terms of a node.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::base::atomic_file::Access;
@@ -118,18 +119,21 @@ impl<'a> Change<'a> {
         )
     }
 
-    /// Makes a lock file; one that is there stays.
+    /// Makes a lock file; one that is there keeps its content, and gets the mode of the others
+    /// (recording `v1-join`).
     pub fn lock(&mut self, lock: Lock) -> Result<(), JoinError> {
         let path = self.node.layout.lock(lock);
-        if path.exists() {
-            return Ok(());
-        }
+        let content = match std::fs::metadata(&path) {
+            Ok(found) if found.permissions().mode() & 0o7777 == LOCK_MODE => return Ok(()),
+            Ok(_) => self.node.layout.read(&path)?,
+            Err(_) => String::new(),
+        };
         let access = Access::Set {
             mode: LOCK_MODE,
             uid: None,
             gid: None,
         };
-        Ok(self.journal()?.write(&path, b"", access)?)
+        Ok(self.journal()?.write(&path, content.as_bytes(), access)?)
     }
 
     /// Removes a lock file.

@@ -113,6 +113,7 @@ fn attempt(
 
     audience.tell(JoinEvent::Contacting {
         address: order.url.address,
+        from_microk8s: is_ha,
     });
     let mut contact = Contact::connect(node, order, runs_in)?;
     if order.url.fingerprint.is_none() && !order.skip_verify {

@@ -81,6 +81,7 @@ const WORKER: &[&str] = &[
     "join-stopped-lock",
     "join-one-time-token-twice",
     "join-ttl-two-nodes",
+    "v1-join",
 ];
 
 /// `server.crt` and `front-proxy-client.crt` of n2, as a fresh node has them but for who signed.
@@ -535,7 +536,7 @@ pub const DIFFERENCES: &[Difference] = &[
         here: "a warning on stderr; stdout is the same",
         why: "the peer could be anybody",
         cases: &[Case {
-            of: &["join-no-fingerprint"],
+            of: &["join-no-fingerprint", "v1-join-unknown-token"],
             modes: JOIN,
             effects: &[WARNING],
         }],
@@ -598,7 +599,7 @@ pub const DIFFERENCES: &[Difference] = &[
         here: "where our agent runs, `add-node` gives the token to it, and the agent stores a hash; the file is not touched",
         why: "who reads the file, or a backup of it, can join a node to the cluster",
         cases: &[Case {
-            of: &["add-node-*", "join-*"],
+            of: &["add-node-*", "join-*", "v1-join"],
             modes: &[AddNodeThroughAgent, JoinInProcess, JoinThroughAgent],
             effects: &[Without(Every, &["credentials/cluster-tokens.txt"])],
         }],
@@ -657,6 +658,7 @@ pub const DIFFERENCES: &[Difference] = &[
                 "join-worker-after-controlplane",
                 "join-worker-control-plane-list",
                 "join-worker-no-keys",
+                "v1-join",
                 "http-join-case-keys",
                 "http-join-no-content-type",
             ],
@@ -700,7 +702,7 @@ pub const DIFFERENCES: &[Difference] = &[
         here: "they are kept with the other tokens, as hashes",
         why: "whoever reads the file can have a certificate signed",
         cases: &[Case {
-            of: &["join-*", "http-join-*"],
+            of: &["join-*", "http-join-*", "v1-join"],
             modes: OUR_AGENT,
             effects: &[Without(Every, &["credentials/certs-request-tokens.txt"])],
         }],
@@ -872,7 +874,7 @@ pub const DIFFERENCES: &[Difference] = &[
         why: "joins at the same moment must not fail each other",
         cases: &[
             Case {
-                of: &["join-*", "http-sign-cert*"],
+                of: &["join-*", "http-sign-cert*", "v1-join"],
                 modes: &[JoinInProcess, JoinThroughAgent, JoinRecordedAgent, Requests],
                 effects: &[Without(Every, &["certs/ca.srl"])],
             },
@@ -889,7 +891,7 @@ pub const DIFFERENCES: &[Difference] = &[
         here: "no such files: a journal holds what undoes the join, and goes when the join is complete",
         why: "half of a join cannot be undone with them, and private keys stay in them",
         cases: &[Case {
-            of: &["join-*"],
+            of: &["join-*", "v1-join"],
             modes: JOIN,
             effects: &[Without(Own, &["args/*.backup", "certs/*.backup"])],
         }],
@@ -924,6 +926,7 @@ pub const DIFFERENCES: &[Difference] = &[
                     "join-unknown-token",
                     "join-wrong-fingerprint",
                     "join-wrong-fingerprint-worker",
+                    "v1-join-unknown-token",
                 ],
                 modes: JOIN,
                 effects: &[Untouched(Own)],
@@ -1230,7 +1233,11 @@ pub const DIFFERENCES: &[Difference] = &[
         why: "the operator of the joining node learns whether to wait, to ask for another token, or to look for a typing error",
         cases: &[
             Case {
-                of: &["join-unknown-token", "http-join-unknown-token"],
+                of: &[
+                    "join-unknown-token",
+                    "v1-join-unknown-token",
+                    "http-join-unknown-token",
+                ],
                 modes: &[Requests],
                 effects: &[Reason("unknown")],
             },
@@ -1425,6 +1432,35 @@ pub const DIFFERENCES: &[Difference] = &[
         why: "the kubelet's certificate is for that name",
         cases: &[],
         tests: &["signing::a_worker_joins_under_no_name_by_which_somebody_else_is_known"],
+    },
+    Difference {
+        microk8s: "the certificate with which a node of the older flow calls etcd carries the names and addresses of an API server",
+        here: "it carries no names: `join` asks for none, and the agent signs none",
+        why: "etcd looks at the authority alone, and with such names the node could pose as the API server",
+        cases: &[Case {
+            of: &["v1-join"],
+            modes: &[JoinInProcess, JoinThroughAgent, JoinRecordedAgent, Requests],
+            effects: &[
+                Patch(
+                    Own,
+                    &["certs/server.remote.crt"],
+                    r#"{"summary": {"version": "v1", "sans": [], "extensions": []}}"#,
+                ),
+                Patch(
+                    Own,
+                    &["certs/server.remote.csr"],
+                    r#"{"summary": {"sans": []}}"#,
+                ),
+            ],
+        }],
+        tests: &["etcd_flow::a_node_joins_a_cluster_on_etcd_with_certificates"],
+    },
+    Difference {
+        microk8s: "the older flow checks no fingerprint",
+        here: "it is checked as in any other join: exit code 4, nothing is sent; `--skip-verify` as there",
+        why: "the token travels to whatever answers at the address",
+        cases: &[],
+        tests: &["etcd_flow::the_older_flow_checks_the_fingerprint_as_well"],
     },
     Difference {
         microk8s: "the port and the callback token of an older join become a line of `callback-tokens.txt` as they come",

@@ -85,6 +85,33 @@ impl Expected {
 }
 
 impl Expected {
+    /// Gives a recorded certificate that the joining node wrote to a file what is expected of the
+    /// file.
+    pub fn follow_files(&self, answer: &mut Value) {
+        let Some(summary) = answer.pointer_mut("/certificate") else {
+            return;
+        };
+        let file = summary["same_as"][0].as_str().unwrap_or_default();
+        let expected = file
+            .split_once(':')
+            .and_then(|(host, path)| self.changes[host].get(path));
+        if let Some(expected) = expected {
+            for field in ["version", "sans", "extensions"] {
+                summary[field] = expected["summary"][field].clone();
+            }
+        }
+    }
+
+    /// Gives a recorded certificate request that is kept in a file the names expected of the file.
+    pub fn follow_request(&self, request: &mut Value) {
+        let kept = self.changes["n2"].get("certs/server.remote.csr");
+        if let Some(kept) = kept
+            && request["request"]["subject"] == kept["summary"]["subject"]
+        {
+            request["request"]["sans"] = kept["summary"]["sans"].clone();
+        }
+    }
+
     /// Adds the `reason` that is expected to an answer that was recorded without.
     pub fn add_reason(&self, answer: &mut Value) {
         if let Some(reason) = &self.reason

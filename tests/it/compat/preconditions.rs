@@ -140,6 +140,13 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
             n2().remove("args/cni-network/cni.yaml");
         }
 
+        // the older flow, on both
+        "n1 and n2 run etcd and flannel: no ha-cluster, no-etcd and no-flanneld locks, a no-k8s-dqlite lock, etcd arguments in args/kube-apiserver" =>
+        {
+            etcd_and_flannel(n1());
+            etcd_and_flannel(n2());
+        }
+
         // leave
         "n2 joined n1 as worker" => join(lab, " --worker"),
         "n2 joined n1 as control plane"
@@ -280,6 +287,24 @@ fn answer(lab: &Lab, scene: &mut Scene, bytes: &str) {
 
 fn lock(host: &Host, name: &str) {
     host.write(&format!("var/lock/{name}"), "", 0o644);
+}
+
+fn etcd_and_flannel(host: &Host) {
+    for gone in ["ha-cluster", "no-etcd", "no-flanneld"] {
+        host.remove(&format!("var/lock/{gone}"));
+    }
+    lock(host, "no-k8s-dqlite");
+    let kept: String = host
+        .read("args/kube-apiserver")
+        .lines()
+        .filter(|line| !line.starts_with("--etcd-"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let etcd = "--etcd-servers=https://127.0.0.1:12379\n\
+                --etcd-cafile=${SNAP_DATA}/certs/ca.crt\n\
+                --etcd-certfile=${SNAP_DATA}/certs/server.crt\n\
+                --etcd-keyfile=${SNAP_DATA}/certs/server.key\n";
+    host.write("args/kube-apiserver", &(kept + etcd), 0o644);
 }
 
 fn bind_25001(host: &Host) {
