@@ -50,7 +50,7 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l node -d '
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l description -d 'A line to remember the token by, which `microk8s token list` shows' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l full-fingerprint -d 'Print all 64 digits of the fingerprint instead of the first 12'
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l timeout -d 'How long the datastore may take to list the node, or the API server to answer a worker: seconds, or with a unit as in 90s or 3m' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l timeout -d 'How long the whole join may take, until the datastore lists the node, or the API server answers a worker: seconds, or with a unit as in 90s or 3m' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l token-file -d 'Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l node-label -d 'Label the node; may be given several times' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l node-ip -d 'The address of this machine under which the node registers itself with Kubernetes' -r

@@ -1,7 +1,11 @@
 //! Waiting for something that cannot tell when it happens: a file, another program.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// How often it is asked whether something is still waited for.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// Looks every `pause` until `look` gives something, for at most `limit`; looks once at least,
 /// and once more when the time is over.
@@ -37,6 +41,30 @@ pub fn end_of(limit: Duration) -> Instant {
 )]
 pub fn between_looks(pause: Duration) {
     thread::sleep(pause);
+}
+
+/// Does the work on a thread of its own, and waits for it only as long as `is_over` does not say
+/// that it is not wanted any more: then there is nothing, and the work goes on by itself to its
+/// own end.
+pub fn unless<T: Send + 'static>(
+    is_over: &dyn Fn() -> bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, result) = mpsc::channel();
+    thread::spawn(move || done.send(work()));
+    loop {
+        match result.recv_timeout(GLANCE) {
+            Ok(result) => return Some(result),
+            Err(mpsc::RecvTimeoutError::Timeout) if !is_over() => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Pauses, unless `is_over` says that nothing is waited for any more; tells whether it did.
+pub fn pause_unless(pause: Duration, is_over: &dyn Fn() -> bool) -> bool {
+    let pause = until(pause, GLANCE, || is_over().then_some(()));
+    pause.is_some()
 }
 
 #[cfg(test)]

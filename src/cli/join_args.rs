@@ -36,10 +36,10 @@ Options:
 /// The options that MicroK8s does not have; see [`output::print_help`].
 const FURTHER_HELP: &str = "
 Options beyond those of MicroK8s:
-  --timeout DURATION          How long the datastore may take to list the
-                              node, or the API server to answer a worker:
-                              seconds, or with a unit, 90s or 3m.
-                              (default: 180)
+  --timeout DURATION          How long the whole join may take, until the
+                              datastore lists the node, or the API server
+                              answers a worker: seconds, or with a unit, 90s
+                              or 3m. (default: 180)
   --token-file FILE           Read the token from FILE, or from standard input
                               where it is `-`, so that it is not in the process
                               list. CONNECTION is then given without it, as
@@ -83,7 +83,7 @@ pub struct JoinArgs {
     #[arg(long)]
     pub disable_low_memory_guard: bool,
 
-    /// How long the datastore may take to list the node, or the API server to answer a worker: seconds, or with a unit as in 90s or 3m
+    /// How long the whole join may take, until the datastore lists the node, or the API server answers a worker: seconds, or with a unit as in 90s or 3m
     #[arg(long, value_name = "DURATION", default_value = "180", value_parser = seconds)]
     pub timeout: u64,
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::base::secret::Secret;
+use crate::base::wait;
 use crate::client::clock_reading::{self, ClockReading};
 use crate::client::pinned_tls;
 use crate::wire::routes;
@@ -33,7 +34,7 @@ use crate::wire::routes;
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// How long an answer may take: the contacted node may have to move its datastore first.
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);
-/// How often it is looked whether anybody still waits for an answer.
+/// How often it is asked whether the answer is still wanted.
 const GLANCE: Duration = Duration::from_millis(50);
 /// The largest answer that is taken; real ones have a few kilobytes.
 const ANSWER_SIZE: usize = 4 << 20;
@@ -48,8 +49,56 @@ pub struct Peer {
     from: Option<IpAddr>,
     certificate: Vec<u8>,
     connection: Option<Connection>,
-    /// How long an answer may take.
-    limit: Duration,
+}
+
+/// How long a peer is waited for: until a time, whatever arrives meanwhile, and no longer than
+/// the answer is wanted.
+#[derive(Clone, Copy)]
+pub struct Wait<'a> {
+    end: Instant,
+    is_over: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Wait<'a> {
+    /// Until `end`, or until `is_over` says that the answer is not wanted any more.
+    pub fn until(end: Instant, is_over: &'a dyn Fn() -> bool) -> Self {
+        Self { end, is_over }
+    }
+
+    /// For this long.
+    pub fn within(limit: Duration) -> Self {
+        Self::until(wait::end_of(limit), &|| false)
+    }
+
+    fn at_most(self, limit: Duration) -> Self {
+        Self {
+            end: self.end.min(wait::end_of(limit)),
+            ..self
+        }
+    }
+
+    /// Does the work; the error for work that takes too long is made from the seconds waited.
+    async fn for_work<T>(
+        self,
+        work: impl Future<Output = Result<T, RemoteError>>,
+        too_late: impl FnOnce(u64) -> RemoteError,
+    ) -> Result<T, RemoteError> {
+        let began = Instant::now();
+        let mut work = pin!(work);
+        loop {
+            if (self.is_over)() {
+                return Err(RemoteError::GivenUp);
+            }
+            let left = self.end.saturating_duration_since(Instant::now());
+            match timeout(GLANCE.min(left), work.as_mut()).await {
+                Ok(result) => return result,
+                Err(_) if left <= GLANCE => {
+                    return Err(too_late(began.elapsed().as_secs().max(1)));
+                }
+                Err(_) => {}
+            }
+        }
+    }
 }
 
 struct Connection {
@@ -89,8 +138,24 @@ pub enum RemoteError {
         #[source]
         source: io::Error,
     },
-    /// No answer to the attempt to connect, or to set up TLS.
-    #[error("{endpoint} did not answer within {seconds} seconds")]
+    /// No answer to the attempt to connect.
+    #[error("no connection to {endpoint} within {seconds} seconds")]
+    NoConnection {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The connection was taken, and TLS was not answered.
+    #[error("{endpoint} took the connection, but did not set up TLS within {seconds} seconds")]
+    NoHandshake {
+        /// Who.
+        endpoint: SocketAddr,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The request was taken, and not answered, or not to its end.
+    #[error("{endpoint} took the request, but did not answer it within {seconds} seconds")]
     NoAnswer {
         /// Who.
         endpoint: SocketAddr,
@@ -149,13 +214,8 @@ pub fn reach(endpoint: SocketAddr, from: Option<IpAddr>, limit: Duration) -> io:
 impl Peer {
     /// Connects, from this address of ours where given, and takes the certificate that the peer
     /// shows. Nothing is sent yet.
-    pub fn connect(endpoint: SocketAddr, from: Option<IpAddr>) -> Result<Self, RemoteError> {
-        Self::connect_within(CONNECT_LIMIT, endpoint, from)
-    }
-
-    /// [`Peer::connect`] that takes no longer than this.
-    pub fn connect_within(
-        limit: Duration,
+    pub fn connect(
+        wait: Wait<'_>,
         endpoint: SocketAddr,
         from: Option<IpAddr>,
     ) -> Result<Self, RemoteError> {
@@ -163,14 +223,13 @@ impl Peer {
             .enable_all()
             .build()
             .map_err(|error| RemoteError::SetUp(error.to_string()))?;
-        let (connection, certificate) = runtime.block_on(connect(limit, endpoint, from))?;
+        let (connection, certificate) = runtime.block_on(connect(wait, endpoint, from))?;
         Ok(Self {
             runtime,
             endpoint,
             from,
             certificate,
             connection: Some(connection),
-            limit: ANSWER_LIMIT,
         })
     }
 
@@ -179,26 +238,14 @@ impl Peer {
         &self.certificate
     }
 
-    /// [`Peer::post`] that takes no longer than this.
-    pub fn post_within(
-        &mut self,
-        limit: Duration,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<Reply, RemoteError> {
-        let whole = std::mem::replace(&mut self.limit, limit);
-        let result = self.post(path, body, &|| false);
-        self.limit = whole;
-        result
-    }
-
-    /// Sends a JSON body and takes the answer, unless `over` says that nobody waits for it any more.
+    /// Sends a JSON body and takes the answer.
     pub fn post(
         &mut self,
+        wait: Wait<'_>,
         path: &str,
         body: &impl Serialize,
-        over: &dyn Fn() -> bool,
     ) -> Result<Reply, RemoteError> {
+        let wait = wait.at_most(ANSWER_LIMIT);
         let body =
             serde_json::to_vec(body).map_err(|error| RemoteError::SetUp(error.to_string()))?;
         let body = Bytes::from(body);
@@ -208,37 +255,39 @@ impl Peer {
             .filter(|open| !open.sender.is_closed())
         {
             Some(open) => open,
-            None => self.reconnect()?,
+            None => self.reconnect(wait)?,
         };
         let was_used = connection.used;
-        let mut result = self.runtime.block_on(unless(
-            over,
-            exchange(
-                self.limit,
-                &mut connection,
-                self.endpoint,
-                path,
-                body.clone(),
-            ),
-        ));
+        let mut result = self.send(wait, &mut connection, path, body.clone());
         // A connection that was kept open may be closed by the other side just as we send.
         if was_used && matches!(result, Err(RemoteError::Closed)) {
-            connection = self.reconnect()?;
-            result = self.runtime.block_on(unless(
-                over,
-                exchange(self.limit, &mut connection, self.endpoint, path, body),
-            ));
+            connection = self.reconnect(wait)?;
+            result = self.send(wait, &mut connection, path, body);
         }
         // An answer that is still to come must not be taken for that to the next request.
         self.connection = result.is_ok().then_some(connection);
         result
     }
 
-    fn reconnect(&self) -> Result<Connection, RemoteError> {
-        let limit = CONNECT_LIMIT.min(self.limit);
+    fn send(
+        &self,
+        wait: Wait<'_>,
+        connection: &mut Connection,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Reply, RemoteError> {
+        let endpoint = self.endpoint;
+        self.runtime.block_on(
+            wait.for_work(exchange(connection, endpoint, path, body), |seconds| {
+                RemoteError::NoAnswer { endpoint, seconds }
+            }),
+        )
+    }
+
+    fn reconnect(&self, wait: Wait<'_>) -> Result<Connection, RemoteError> {
         let (connection, certificate) =
             self.runtime
-                .block_on(connect(limit, self.endpoint, self.from))?;
+                .block_on(connect(wait, self.endpoint, self.from))?;
         if certificate != self.certificate {
             return Err(RemoteError::OtherCertificate(self.endpoint));
         }
@@ -246,41 +295,35 @@ impl Peer {
     }
 }
 
-/// Does the work, and gives it up when `over` says so.
-async fn unless<T>(
-    over: &dyn Fn() -> bool,
-    work: impl Future<Output = Result<T, RemoteError>>,
-) -> Result<T, RemoteError> {
-    let mut work = pin!(work);
-    loop {
-        match timeout(GLANCE, work.as_mut()).await {
-            Ok(result) => return result,
-            Err(_) if over() => return Err(RemoteError::GivenUp),
-            Err(_) => {}
-        }
-    }
-}
-
 async fn connect(
-    limit: Duration,
+    wait: Wait<'_>,
     endpoint: SocketAddr,
     from: Option<IpAddr>,
 ) -> Result<(Connection, Vec<u8>), RemoteError> {
-    timeout(limit, connect_unbounded(endpoint, from))
-        .await
-        .unwrap_or(Err(RemoteError::NoAnswer {
+    let wait = wait.at_most(CONNECT_LIMIT);
+    let opened = async {
+        open_tcp(endpoint, from)
+            .await
+            .map_err(|source| RemoteError::Connect { endpoint, source })
+    };
+    let tcp = wait
+        .for_work(opened, |seconds| RemoteError::NoConnection {
             endpoint,
-            seconds: limit.as_secs(),
-        }))
+            seconds,
+        })
+        .await?;
+    wait.for_work(set_up(tcp, endpoint), |seconds| RemoteError::NoHandshake {
+        endpoint,
+        seconds,
+    })
+    .await
 }
 
-async fn connect_unbounded(
+/// Sets up TLS and HTTP on a connection.
+async fn set_up(
+    tcp: TcpStream,
     endpoint: SocketAddr,
-    from: Option<IpAddr>,
 ) -> Result<(Connection, Vec<u8>), RemoteError> {
-    let tcp = open_tcp(endpoint, from)
-        .await
-        .map_err(|source| RemoteError::Connect { endpoint, source })?;
     let config = pinned_tls::config().map_err(|error| RemoteError::SetUp(error.to_string()))?;
     let name = ServerName::IpAddress(endpoint.ip().into());
     let tls = TlsConnector::from(config)
@@ -343,21 +386,6 @@ fn tls_error(error: io::Error) -> RemoteError {
 }
 
 async fn exchange(
-    limit: Duration,
-    connection: &mut Connection,
-    endpoint: SocketAddr,
-    path: &str,
-    body: Bytes,
-) -> Result<Reply, RemoteError> {
-    timeout(limit, exchange_unbounded(connection, endpoint, path, body))
-        .await
-        .unwrap_or(Err(RemoteError::NoAnswer {
-            endpoint,
-            seconds: limit.as_secs(),
-        }))
-}
-
-async fn exchange_unbounded(
     connection: &mut Connection,
     endpoint: SocketAddr,
     path: &str,

@@ -15,6 +15,9 @@ use crate::cluster::node::Node;
 
 /// How long another change of the node may take to end, and how often that is looked at.
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a command waits for that: one that was ended is being taken back right now. It does not
+/// wait for more in silence.
+const COMMAND_LIMIT: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The right to change the node, until it is dropped.
@@ -97,7 +100,25 @@ pub fn take_tidied<E>(
 where
     E: From<TurnError> + From<JournalError>,
 {
-    let turn = take(node)?;
+    tidied(node, take(node)?, recover)
+}
+
+/// [`take_tidied`] for a command: that another change is under way is said at once.
+pub fn take_tidied_soon<E>(
+    node: &Node,
+    recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
+) -> Result<Turn, E>
+where
+    E: From<TurnError> + From<JournalError>,
+{
+    tidied(node, take_within(node, COMMAND_LIMIT)?, recover)
+}
+
+fn tidied<E: From<JournalError>>(
+    node: &Node,
+    turn: Turn,
+    recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
+) -> Result<Turn, E> {
     if let Some(ending) = recover(node)? {
         tracing::warn!("{ending}");
     }

@@ -147,8 +147,8 @@ pub struct JoinOrder {
     pub skip_verify: bool,
     /// Whether the node joins although it has little memory.
     pub disable_low_memory_guard: bool,
-    /// How many seconds the datastore may take to list the node, or the API server to answer a
-    /// worker through its proxy.
+    /// How many seconds the whole join may take, until the datastore lists the node, or the API
+    /// server answers a worker through its proxy. Bringing the node back does not count.
     pub timeout_seconds: u64,
     /// Labels for the node, beside those that the join gives it.
     #[serde(default)]

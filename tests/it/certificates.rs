@@ -7,8 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use microk8s::client::remote::Peer;
+use microk8s::client::remote::{Peer, Wait};
 use microk8s::model::fingerprint::Fingerprint;
 use microk8s::model::role::Role;
 use microk8s::pki::ca::{Profile, YEAR, self_signed};
@@ -36,7 +37,7 @@ fn endpoint() -> SocketAddr {
 /// The fingerprint of what a handshake shows, seen from this host.
 fn shown(from: &Host) -> String {
     inside(from.namespace(), || {
-        let peer = Peer::connect(endpoint(), None).unwrap();
+        let peer = Peer::connect(Wait::within(Duration::from_secs(30)), endpoint(), None).unwrap();
         Fingerprint::of(peer.certificate()).to_string()
     })
 }

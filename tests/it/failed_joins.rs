@@ -235,7 +235,11 @@ fn a_worker_joins_where_the_service_manager_never_answers() {
 
 #[test]
 fn a_service_that_fails_to_restart_fails_the_join() {
-    for (role, action) in [("--worker", "restart"), ("", "stop")] {
+    // What does not restart with the new files does not come up again with the old ones.
+    for (role, action, stage, code) in [
+        ("--worker", "restart", "undo", 16),
+        ("", "stop", "services", 14),
+    ] {
         both_ways(|lab| {
             let n2 = lab.host("n2");
             let line = format!("{} {role}", lab.host("n1").join_line());
@@ -243,7 +247,7 @@ fn a_service_that_fails_to_restart_fails_the_join() {
             n2.stand_ins
                 .fail_service(action, "microk8s.daemon-kubelite");
             let output = n2.shell(&line);
-            assert_failed(&output, n2, &before, "services", 14);
+            assert_failed(&output, n2, &before, stage, code);
             assert!(output.stderr.contains("daemon-kubelite"), "{output:?}");
             // Whatever was stopped or restarted with other files runs with the old ones.
             let calls = n2.stand_ins.calls();

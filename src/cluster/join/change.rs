@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
@@ -28,14 +29,16 @@ pub const NODE_LABELS: &str = "--node-labels";
 /// The changes that a join makes to its node.
 pub struct Change<'a> {
     node: &'a Node,
+    end: Instant,
     journal: Option<Journal>,
 }
 
 impl<'a> Change<'a> {
-    /// No change yet.
-    pub fn new(node: &'a Node) -> Self {
+    /// No change yet; all of them, and what they bring about, must be done at `end`.
+    pub fn new(node: &'a Node, end: Instant) -> Self {
         Self {
             node,
+            end,
             journal: None,
         }
     }
@@ -43,6 +46,11 @@ impl<'a> Change<'a> {
     /// The node that changes.
     pub fn node(&self) -> &'a Node {
         self.node
+    }
+
+    /// When the join must be done.
+    pub fn end(&self) -> Instant {
+        self.end
     }
 
     /// Everything that was changed is taken back: `error` made the join fail.

@@ -186,8 +186,7 @@ impl Plan {
         change.journal()?.enter_datastore(&backend, voters, own)?;
         change.service(Action::Start, Service::K8sDqlite)?;
         audience.tell(JoinEvent::Waiting);
-        let limit = Duration::from_secs(order.timeout_seconds);
-        let listed = wait_until_listed(change.node(), self.own, limit, audience);
+        let listed = wait_until_listed(change.node(), self.own, change.end(), audience);
         audience.tell(JoinEvent::WaitingDone);
         still_wanted(audience)?;
         if !listed {
@@ -321,19 +320,16 @@ fn reissue_servers(node: &Node, ca: &Ca) -> Result<Vec<(&'static str, String)>, 
 }
 
 /// Asks the datastore until it lists the node; says whether it did in time.
-fn wait_until_listed(
-    node: &Node,
-    own: IpAddr,
-    limit: Duration,
-    audience: &mut dyn Audience,
-) -> bool {
-    let end = wait::end_of(limit);
+fn wait_until_listed(node: &Node, own: IpAddr, end: Instant, audience: &mut dyn Audience) -> bool {
     let mut pause = FIRST_PAUSE;
     let mut next_dot = Instant::now();
     loop {
-        let members = node
-            .host
-            .datastore_members(&node.layout.backend())
+        let (host, backend) = (node.host.clone(), node.layout.backend());
+        let asked = wait::unless(&|| audience.has_left(), move || {
+            host.datastore_members(&backend)
+        });
+        let Some(answer) = asked else { return false };
+        let members = answer
             .ok()
             .and_then(|answer| dqlite::read_shell_answer(&answer).ok());
         let (event, until_next) = match members {
@@ -348,10 +344,9 @@ fn wait_until_listed(
             audience.tell(event);
             next_dot = now + until_next;
         }
-        if now >= end || audience.has_left() {
+        if now >= end || wait::pause_unless(pause.min(end - now), &|| audience.has_left()) {
             return false;
         }
-        wait::between_looks(pause.min(end - now));
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

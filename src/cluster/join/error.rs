@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::base::{sanitize, time_text};
+use crate::base::sanitize;
 use crate::client::remote::RemoteError;
 use crate::cluster::identity::IdentityError;
 use crate::cluster::join::verdict;
@@ -11,7 +11,7 @@ use crate::cluster::journal::JournalError;
 use crate::cluster::turn::TurnError;
 use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
-use crate::model::token_life::{Reason, Refusal};
+use crate::model::token_life::Refusal;
 use crate::pki::PkiError;
 use crate::store::layout::ReadError;
 use crate::wire::local_v1::JoinFailure;
@@ -178,10 +178,6 @@ impl JoinError {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Refused { retry_after, .. } | Self::NotSigned { retry_after, .. } => *retry_after,
-            Self::NotTakenBack {
-                error,
-                undo: JournalError::NotRestarted(_),
-            } => error.retry_after(),
             _ => None,
         }
     }
@@ -189,16 +185,17 @@ impl JoinError {
     /// What is told of a join that failed while this stage was under way.
     pub fn failure(&self, running: JoinStage) -> JoinFailure {
         let text = microk8s_text(self).map(|text| sanitize::for_terminal(&text));
+        let verdict = verdict::of(self, running);
         JoinFailure {
-            stage: verdict::stage(self, running).name().to_owned(),
-            retry: Some(verdict::retry(self)),
+            stage: verdict.stage.name().to_owned(),
+            retry: Some(verdict.retry),
             error: text
                 .is_none()
                 .then(|| sanitize::for_terminal(&self.to_string())),
             microk8s_text: text,
-            hint: hint(self, running),
+            hint: Some(verdict.hint),
             retry_after: self.retry_after(),
-            exit: verdict::exit(self, running).code(),
+            exit: verdict.exit.code(),
         }
     }
 }
@@ -239,124 +236,16 @@ fn microk8s_text(error: &JoinError) -> Option<String> {
             let text = text.as_ref().map_or_else(String::new, |text| format!(" {text}"));
             format!("Failed to sign certificate.{text}")
         }
-        JoinError::UnknownAuthMode(_) => format!(
-            "Error: {error}\nPlease update this MicroK8s node to the latest version before joining."
-        ),
+        // The braces are MicroK8s's; the error itself has the mode, for the log.
+        JoinError::UnknownAuthMode(_) => "Error: Unknown API auth mode '{api_authn_mode}' received from control plane node.\nPlease update this MicroK8s node to the latest version before joining.".to_owned(),
         _ => return None,
     })
-}
-
-/// What to do. Hints hold no join command and no phrase that scripts look for in what commands
-/// print.
-fn hint(error: &JoinError, running: JoinStage) -> Option<String> {
-    Some(
-        match error {
-            JoinError::Turn(error) => return error.hint().map(str::to_owned),
-            JoinError::Pki(error) => return error.hint().map(str::to_owned),
-            JoinError::NoDatastore => "join as a worker, with --worker",
-            JoinError::NotOwnAddress(_) | JoinError::UnreachableAddress(_) => {
-                "`ip address` lists the addresses of this machine"
-            }
-            JoinError::OtherCluster(_) => {
-                "leave that cluster with `microk8s leave` first; the token is not used up"
-            }
-            JoinError::Remote(RemoteError::Connect { .. } | RemoteError::NoAnswer { .. }) => {
-                "check the address and the port, that the cluster agent runs there, and that no firewall is in between; the token is not used up"
-            }
-            JoinError::Remote(RemoteError::NotTls) => "something other than a cluster agent listens at this address and port",
-            JoinError::Remote(RemoteError::Closed | RemoteError::NotHttp(_) | RemoteError::CutOff { .. }) => {
-                "look into the log of the contacted node's cluster agent"
-            }
-            JoinError::Remote(RemoteError::OtherCertificate(_)) => {
-                "the contacted node changed its certificate meanwhile, or several nodes answer at this address; try again"
-            }
-            JoinError::NotVerified(_) => {
-                "another machine answers at this address, or the node's certificate has changed since the token was issued; issue a new one there and compare the last part"
-            }
-            JoinError::Refused { refusal: Some(refusal), role, retry_after, .. } => {
-                let mut hint = hint_of_token(refusal, *role);
-                if let Some(seconds) = retry_after {
-                    hint.push_str(&format!("; this address presented too many such tokens, and is listened to again in {}", time_text::seconds(*seconds)));
-                }
-                return Some(hint);
-            }
-            JoinError::Refused { retry_after: Some(seconds), .. } => {
-                return Some(format!("the contacted node has too much to do; try again in {}, the token is not used up", time_text::seconds(*seconds)));
-            }
-            JoinError::NotSigned { status: Some(503), retry_after: Some(seconds), .. } => {
-                return Some(format!("the contacted node has too much to do; try again in {}, this node can use the token again", time_text::seconds(*seconds)));
-            }
-            JoinError::NotUnderstood { .. } | JoinError::MissingField { .. } | JoinError::BadField { .. } => {
-                "something other than a cluster agent answers there, or one of a version that this program does not understand"
-            }
-            JoinError::NotSigned { .. } | JoinError::SigningUnanswered { .. } => "look into the log of the contacted node's cluster agent; the token is not used up",
-            JoinError::NotListed { .. } => {
-                "check that the nodes of the cluster reach each other on the datastore's port, 19001; this node is as it was, and the same command may be tried again"
-            }
-            JoinError::NoApiServer { .. } => {
-                "check that this node reaches the API servers of the cluster, by default on port 16443, and look into the log of its service daemon-apiserver-proxy; this node is as it was"
-            }
-            JoinError::NoProxy { .. } => {
-                "look into the service's log; this node is as it was"
-            }
-            // What is at fault is what an earlier join or leave left behind.
-            JoinError::Journal(undo) if running == JoinStage::Preflight => undo.hint_of_undoing(),
-            JoinError::Journal(JournalError::Service(_)) => {
-                "look into the service's log; this node is as it was, and the same command may be tried again"
-            }
-            JoinError::NotTakenBack { undo, .. } => undo.hint_of_undoing(),
-            _ => return None,
-        }
-        .to_owned(),
-    )
-}
-
-/// Why the token is of no use, as far as the contacted node tells, and the command that helps.
-fn hint_of_token(refusal: &Refusal, role: Role) -> String {
-    const ISSUE: &str = "issue a new one on the contacted node with `microk8s add-node`";
-    let ago = refusal.seconds_ago.map_or_else(String::new, |seconds| {
-        format!(" {} ago", time_text::span(seconds))
-    });
-    let node = refusal
-        .node
-        .as_deref()
-        .map(|node| sanitize::for_log(node, 120));
-    let by = node
-        .as_ref()
-        .map_or_else(String::new, |node| format!(" by {node}"));
-    match refusal.reason {
-        Reason::Unknown => {
-            "the contacted node does not know this token: was it issued on another node, or mistyped? `microk8s token list` shows there which ones it knows".to_owned()
-        }
-        Reason::Expired => format!("the token expired{ago}; {ISSUE}"),
-        Reason::Used => format!("the token was used{by}{ago}; {ISSUE}"),
-        Reason::Revoked => format!("the token was revoked{ago}; {ISSUE}"),
-        Reason::Void => format!(
-            "the token was issued before the contacted node joined or left a cluster, and is void since; {ISSUE}"
-        ),
-        Reason::WrongRole => match role {
-            Role::ControlPlane => format!(
-                "the token is for workers only: add `--worker`, or {ISSUE} and its option `--role control-plane`"
-            ),
-            Role::Worker => format!(
-                "the token is for control plane nodes only: leave `--worker` out, or {ISSUE} and its option `--role worker`"
-            ),
-        },
-        Reason::WrongNode => {
-            let node = node.unwrap_or_else(|| "another node".to_owned());
-            format!("the token is for {node} only; {ISSUE}")
-        }
-        Reason::InUse => {
-            let who = node.unwrap_or_else(|| "another node".to_owned());
-            format!("the token was taken by {who}{ago}, whose join is not complete: that node may use it again; for this one {ISSUE}")
-        }
-        Reason::Other => "look into the log of the contacted node's cluster agent".to_owned(),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::token_life::Reason;
 
     #[test]
     fn refusals_read_as_microk8s_prints_them() {
@@ -427,7 +316,7 @@ mod tests {
             assert!(failure.retry_after.is_some());
         }
         let failure = refused(None, None).failure(JoinStage::Admission);
-        assert_eq!((failure.hint, failure.retry_after), (None, None));
+        assert_eq!(failure.retry_after, None);
     }
 
     #[test]

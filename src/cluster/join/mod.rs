@@ -12,12 +12,16 @@ mod membership;
 mod peer;
 pub mod preflight;
 mod proxy;
+mod refusal;
 mod report;
 mod verdict;
 mod worker;
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
+use crate::base::wait;
+use crate::client::remote::Wait;
 use crate::cluster::fresh_node::client_certificates;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::journal::{self, Ending};
@@ -105,7 +109,8 @@ fn attempt(
     runs_in: RunsIn,
     audience: &mut dyn Audience,
 ) -> Result<JoinEvent, JoinError> {
-    let _turn = turn::take_tidied::<JoinError>(node, report::recover)?;
+    let end = wait::end_of(Duration::from_secs(order.timeout_seconds));
+    let _turn = turn::take_tidied_soon::<JoinError>(node, report::recover)?;
     let is_ha = node.layout.has(Lock::HaCluster);
     let role = role_here(node, order.role);
     check_node(node, role)?;
@@ -115,7 +120,7 @@ fn attempt(
         address: order.url.address,
         from_microk8s: is_ha,
     });
-    let mut contact = Contact::connect(node, order, runs_in)?;
+    let mut contact = Contact::connect(node, order, runs_in, end, audience)?;
     if order.url.fingerprint.is_none() && !order.skip_verify {
         audience.tell(JoinEvent::Warning {
             message: format!(
@@ -146,14 +151,13 @@ fn attempt(
         return Ok(JoinEvent::AlreadyMember { role: own_role });
     }
 
-    let done = carry_out(node, order, role, &mut contact, audience);
-    contact.report(
-        node,
-        match done {
-            Ok(()) => Outcome::Joined,
-            Err(_) => Outcome::Failed,
-        },
-    );
+    let done = carry_out(node, order, role, end, &mut contact, audience);
+    let (outcome, limit) = match &done {
+        Ok(()) => (Outcome::Joined, report::LIMIT),
+        Err(JoinError::Interrupted) => (Outcome::Failed, report::SHORT_LIMIT),
+        Err(_) => (Outcome::Failed, report::LIMIT),
+    };
+    contact.report(node, outcome, Wait::within(limit));
     journal::forget_report(&node.layout);
     done.map(|()| JoinEvent::Joined {
         role,
@@ -167,11 +171,12 @@ fn carry_out(
     node: &Node,
     order: &JoinOrder,
     role: Role,
+    end: Instant,
     contact: &mut Contact,
     audience: &mut dyn Audience,
 ) -> Result<(), JoinError> {
     audience.changes_begin();
-    let mut change = Change::new(node);
+    let mut change = Change::new(node, end);
     let done = change
         .keep_report(&contact.report_to_keep())
         .and_then(|()| prepare(node, order, role, contact, audience))

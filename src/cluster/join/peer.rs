@@ -1,14 +1,14 @@
 //! What a joining node asks of the contacted one.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::secret::Secret;
 use crate::client::clock_reading::ClockReading;
-use crate::client::remote::{Peer, RemoteError, Reply};
+use crate::client::remote::{Peer, RemoteError, Reply, Wait};
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
@@ -34,11 +34,16 @@ const LOOK_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// and says which of them gave no answer, in less than this.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
+/// How many characters of an error are told; MicroK8s's own have up to 400.
+const ERROR_LENGTH: usize = 1000;
+
 /// The contacted node, verified.
 pub struct Contact {
     peer: Peer,
     endpoint: SocketAddr,
     token: Token,
+    /// When the join must be done, whatever the node answers until then.
+    end: Instant,
     /// The node let this one in and wants to hear how the join ends, or may have done so.
     awaits_outcome: bool,
     /// Who takes the callbacks of this node can check them by a digest.
@@ -49,13 +54,21 @@ pub struct Contact {
 
 impl Contact {
     /// Connects, and makes sure that it is the node of the connection string before anything is
-    /// sent.
-    pub fn connect(node: &Node, order: &JoinOrder, runs_in: RunsIn) -> Result<Self, JoinError> {
+    /// sent. The node may take until `end` for all that it is asked.
+    pub fn connect(
+        node: &Node,
+        order: &JoinOrder,
+        runs_in: RunsIn,
+        end: Instant,
+        audience: &dyn Audience,
+    ) -> Result<Self, JoinError> {
         let endpoint = order.url.endpoint();
-        let peer = Peer::connect(endpoint, source_address(node, endpoint.ip()))?;
+        let from = source_address(node, endpoint.ip());
+        let has_left = || audience.has_left();
+        let peer = Peer::connect(Wait::until(end, &has_left), endpoint, from)?;
         let contact = Self {
             takes_digest: runs_in == RunsIn::Agent,
-            ..Self::through(peer, &order.url)
+            ..Self::through(peer, &order.url, end)
         };
         contact.verify(&order.url, order.skip_verify)?;
         Ok(contact)
@@ -66,15 +79,16 @@ impl Contact {
     pub fn open(node: &Node, url: &JoinUrl) -> Result<Self, JoinError> {
         let endpoint = url.endpoint();
         let from = source_address(node, endpoint.ip());
-        let peer = Peer::connect_within(LOOK_CONNECT_LIMIT, endpoint, from)?;
-        Ok(Self::through(peer, url))
+        let peer = Peer::connect(Wait::within(LOOK_CONNECT_LIMIT), endpoint, from)?;
+        Ok(Self::through(peer, url, Instant::now()))
     }
 
-    fn through(peer: Peer, url: &JoinUrl) -> Self {
+    fn through(peer: Peer, url: &JoinUrl, end: Instant) -> Self {
         Self {
             peer,
             endpoint: url.endpoint(),
             token: url.token.clone(),
+            end,
             awaits_outcome: false,
             takes_digest: false,
             clock: None,
@@ -93,9 +107,9 @@ impl Contact {
 
     /// Says how the join ended, where the other node wants to know: it gives the token back, or
     /// knows that it is used. A node that cannot be told finds out in time.
-    pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome) {
+    pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome, wait: Wait<'_>) {
         if self.awaits_outcome {
-            report::send(node, &mut self.peer, self.token.clone(), outcome);
+            report::send(node, &mut self.peer, self.token.clone(), outcome, wait);
         }
     }
 
@@ -175,11 +189,11 @@ impl Contact {
         let reply = if node.layout.has(Lock::HaCluster) {
             let request = self.request(node, role)?;
             self.peer
-                .post_within(LOOK_LIMIT, routes::V2_JOIN_CHECK, &request)?
+                .post(Wait::within(LOOK_LIMIT), routes::V2_JOIN_CHECK, &request)?
         } else {
             let request = self.request_v1(node, &random_text(64))?;
             self.peer
-                .post_within(LOOK_LIMIT, routes::V1_JOIN_CHECK, &request)?
+                .post(Wait::within(LOOK_LIMIT), routes::V1_JOIN_CHECK, &request)?
         };
         self.clock = reply.clock;
         match reply.status {
@@ -206,9 +220,11 @@ impl Contact {
         audience: &dyn Audience,
     ) -> Result<String, JoinError> {
         let request = cluster_v1::SignCertRequest { token, request };
+        let has_left = || audience.has_left();
+        let wait = Wait::until(self.end, &has_left);
         let reply = self
             .peer
-            .post(routes::V1_SIGN_CERT, &request, &|| audience.has_left())
+            .post(wait, routes::V1_SIGN_CERT, &request)
             .map_err(|source| match source {
                 RemoteError::GivenUp => JoinError::Interrupted,
                 // Somebody else answers now.
@@ -253,7 +269,9 @@ impl Contact {
     ) -> Result<Answer<T>, JoinError> {
         // Until there is an answer nobody knows what the request has brought about over there.
         self.awaits_outcome = true;
-        let reply = self.peer.post(path, request, &|| audience.has_left())?;
+        let has_left = || audience.has_left();
+        let wait = Wait::until(self.end, &has_left);
+        let reply = self.peer.post(wait, path, request)?;
         self.awaits_outcome = reply.takes_outcome;
         self.clock = reply.clock;
         if reply.status != 200 {
@@ -294,10 +312,15 @@ fn refused(reply: &Reply, role: Role) -> JoinError {
 /// The text of an error answer; whatever `error` holds, as MicroK8s's client prints it.
 fn error_text(reply: &Reply) -> Option<String> {
     let body: serde_json::Value = serde_json::from_str(reply.body.expose()).ok()?;
-    Some(match body.get("error")? {
+    let mut text = match body.get("error")? {
         serde_json::Value::String(text) => text.clone(),
         other => other.to_string(),
-    })
+    };
+    if let Some((end, _)) = text.char_indices().nth(ERROR_LENGTH) {
+        text.truncate(end);
+        text.push('…');
+    }
+    Some(text)
 }
 
 fn refusal(reply: &Reply) -> Option<Refusal> {

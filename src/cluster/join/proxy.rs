@@ -7,6 +7,7 @@
 //! machine on which there is none. One that gives no answer that can be understood, as a stand-in
 //! of it in somebody's tests, leaves nothing to wait for. One that fails is asked again for a while.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::secret::Secret;
@@ -38,6 +39,7 @@ pub fn wait_until_answered(
     node: &Node,
     server: &str,
     order: &JoinOrder,
+    end: Instant,
     audience: &mut dyn Audience,
 ) -> Result<(), JoinError> {
     // No service runs on a standalone node; what listens there is another node's.
@@ -52,21 +54,25 @@ pub fn wait_until_answered(
         .and_then(|(host, port)| Some((host, port.parse().ok()?)))
         .ok_or_else(|| set_up(format!("`{address}` is no address with a port")))?;
     let read = |name| node.layout.read(&node.layout.cert(name));
-    let server = ApiServer::new(
-        host,
-        port,
-        &read("ca.remote.crt")?,
-        &read("kubelet.crt")?,
-        &Secret::new(read("kubelet.key")?),
-    )
-    .map_err(|error| set_up(error.to_string()))?;
+    let server = Arc::new(
+        ApiServer::new(
+            host,
+            port,
+            &read("ca.remote.crt")?,
+            &read("kubelet.crt")?,
+            &Secret::new(read("kubelet.key")?),
+        )
+        .map_err(|error| set_up(error.to_string()))?,
+    );
 
     let began = Instant::now();
-    let end = wait::end_of(Duration::from_secs(seconds));
     let mut pause = FIRST_PAUSE;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let why = match server.ask(ANSWER_LIMIT.min(left.max(FIRST_PAUSE))) {
+        let limit = ANSWER_LIMIT.min(left.max(FIRST_PAUSE));
+        let server = server.clone();
+        let asked = wait::unless(&|| audience.has_left(), move || server.ask(limit));
+        let why = match asked.ok_or(JoinError::Interrupted)? {
             Ok(NOT_AUTHENTICATED) => "it does not know the kubelet's certificate".to_owned(),
             Ok(_) => return Ok(()),
             Err(error) => {
@@ -77,14 +83,13 @@ pub fn wait_until_answered(
                 error.to_string()
             }
         };
-        if audience.has_left() {
-            return Err(JoinError::Interrupted);
-        }
         let now = Instant::now();
         if now >= end {
             return Err(JoinError::NoApiServer { seconds, why });
         }
-        wait::between_looks(pause.min(end - now));
+        if wait::pause_unless(pause.min(end - now), &|| audience.has_left()) {
+            return Err(JoinError::Interrupted);
+        }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

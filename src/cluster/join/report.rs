@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::secret::Secret;
-use crate::client::remote::{Peer, RemoteError};
+use crate::client::remote::{Peer, RemoteError, Wait};
 use crate::cluster::join::source_address;
 use crate::cluster::journal::{self, Ending, JournalError};
 use crate::cluster::node::Node;
@@ -20,8 +20,10 @@ use crate::model::token::Token;
 use crate::wire::cluster_v2::{JoinOutcome, Outcome};
 use crate::wire::routes;
 
-/// How long a connection for telling may take to stand, and an answer to come.
-const LIMIT: Duration = Duration::from_secs(3);
+/// How long telling may take, connecting included.
+pub const LIMIT: Duration = Duration::from_secs(3);
+/// The same where the command that joined is gone, and the next one may wait already.
+pub const SHORT_LIMIT: Duration = Duration::from_millis(500);
 
 /// Whom to tell of a join that failed, and by which token they know it.
 #[derive(Serialize, Deserialize)]
@@ -47,18 +49,19 @@ impl Report {
     /// Says that the join failed, to nobody but the node that was contacted then.
     fn say_failed(self, node: &Node) -> Result<(), RemoteError> {
         let from = source_address(node, self.endpoint.ip());
-        let mut peer = Peer::connect_within(LIMIT, self.endpoint, from)?;
+        let wait = Wait::within(LIMIT);
+        let mut peer = Peer::connect(wait, self.endpoint, from)?;
         if Fingerprint::of(peer.certificate()).to_string() != self.certificate {
             return Err(RemoteError::OtherCertificate(self.endpoint));
         }
-        send(node, &mut peer, self.token, Outcome::Failed);
+        send(node, &mut peer, self.token, Outcome::Failed, wait);
         Ok(())
     }
 }
 
 /// Says how a join ended. A node that cannot be told finds out in time; one that knows nothing of
 /// outcomes answers that it does not.
-pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome) {
+pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome, wait: Wait<'_>) {
     let Ok(hostname) = node.host.host_name() else {
         return;
     };
@@ -67,7 +70,7 @@ pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome) {
         hostname,
         outcome,
     };
-    if let Err(error) = peer.post_within(LIMIT, routes::V2_JOIN_OUTCOME, &outcome) {
+    if let Err(error) = peer.post(wait, routes::V2_JOIN_OUTCOME, &outcome) {
         tracing::warn!(%error, "the contacted node could not be told how the join ended");
     }
 }

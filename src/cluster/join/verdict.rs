@@ -1,135 +1,276 @@
-//! What a failed join is called: the stage that failed, the exit code, and whether to try again.
+//! How a join that failed ends: the stage that failed, the exit code, whether to try again, and what
+//! to do. One match has all of it, a cause an arm.
 
 use crate::base::exit_status::ExitStatus;
+use crate::base::{sanitize, time_text};
 use crate::client::remote::RemoteError;
 use crate::cluster::join::error::JoinError;
+use crate::cluster::join::refusal::{self, Cause};
 use crate::cluster::journal::JournalError;
 use crate::cluster::turn::TurnError;
 use crate::model::join_stage::{JoinStage, Retry};
-use crate::model::token_life::Reason;
+use crate::model::role::Role;
+use crate::model::token_life::{Reason, Refusal};
 
-/// The stage that failed. `running` is the last one that began: some errors can happen in several.
-pub fn stage(error: &JoinError, running: JoinStage) -> JoinStage {
+/// What is told of a join that failed, beside its text.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The stage that failed.
+    pub stage: JoinStage,
+    /// MicroK8s's exit code where its client ends with a message and a code (`messages.md`, join),
+    /// the stage's elsewhere.
+    pub exit: ExitStatus,
+    /// Whether the same command may succeed when it is run again.
+    pub retry: Retry,
+    /// What to do. It holds no join command and no phrase that scripts look for in what commands
+    /// print.
+    pub hint: String,
+}
+
+impl Verdict {
+    fn new(stage: JoinStage, retry: Retry, hint: impl Into<String>) -> Self {
+        Self {
+            stage,
+            exit: stage.exit(),
+            retry,
+            hint: hint.into(),
+        }
+    }
+
+    fn exits(self, exit: ExitStatus) -> Self {
+        Self { exit, ..self }
+    }
+}
+
+const ANOTHER_PROGRAM: &str = "something other than a cluster agent answers there, or one of a version that this program does not understand";
+const PEERS_LOG: &str =
+    "look into the log of the contacted node's cluster agent; this node can use the token again";
+const NODE_DIRECTORY: &str =
+    "cure what the message names, and try again; nothing of this node was changed";
+const OWN_SERVICE: &str =
+    "look into the service's log; this node is as it was, and the same command may be tried again";
+
+/// The verdict on an error. `running` is the last stage that began: some errors can happen in several.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one arm for each cause, to be read as a table"
+)]
+pub fn of(error: &JoinError, running: JoinStage) -> Verdict {
+    use JoinStage::{
+        Answer, ApiServer, Certificates, Datastore, Identity, Interrupted, Preflight, Undo,
+    };
+    use Retry::{CureFirst, NoRetry, TryAgain};
     match error {
-        JoinError::Turn(_)
-        | JoinError::NoDatastore
-        | JoinError::NotOwnAddress(_)
-        | JoinError::UnreachableAddress(_)
-        | JoinError::OtherCluster(_) => JoinStage::Preflight,
-        JoinError::NotVerified(_)
-        | JoinError::Remote(
-            RemoteError::NotTls | RemoteError::Tls(_) | RemoteError::OtherCertificate(_),
-        ) => JoinStage::Identity,
-        JoinError::Remote(RemoteError::TooLarge) => JoinStage::Answer,
-        JoinError::Remote(_) => JoinStage::Contact,
-        JoinError::Refused { .. } => JoinStage::Admission,
+        JoinError::Turn(error @ TurnError::Busy) => Verdict::new(
+            Preflight,
+            TryAgain,
+            error.hint().unwrap_or("wait until it has ended"),
+        ),
+        JoinError::Turn(error @ TurnError::NoNode { .. }) => {
+            Verdict::new(Preflight, CureFirst, error.hint().unwrap_or(NODE_DIRECTORY))
+        }
+        JoinError::NoDatastore => {
+            Verdict::new(Preflight, NoRetry, "join as a worker, with --worker")
+        }
+        JoinError::NotOwnAddress(_) | JoinError::UnreachableAddress(_) => Verdict::new(
+            Preflight,
+            NoRetry,
+            "`ip address` lists the addresses of this machine",
+        ),
+        JoinError::OtherCluster(_) => Verdict::new(
+            Preflight,
+            CureFirst,
+            "leave that cluster with `microk8s leave` first; the token is not used up",
+        ),
+        JoinError::Remote(error) => of_remote(error),
+        JoinError::NotVerified(_) => Verdict::new(
+            Identity,
+            NoRetry,
+            "another machine answers at this address, or the node's certificate has changed since the token was issued; issue a new one there and compare the last part",
+        ),
+        JoinError::Refused {
+            status,
+            text,
+            refusal,
+            retry_after,
+            role,
+        } => of_refusal(
+            Cause::of(*status, text.as_deref()),
+            refusal.as_ref(),
+            *retry_after,
+            *role,
+        ),
         JoinError::NotUnderstood { .. }
         | JoinError::MissingField { .. }
-        | JoinError::BadField { .. }
-        | JoinError::NoWorkers
-        | JoinError::UnknownAuthMode(_) => JoinStage::Answer,
-        JoinError::NotSigned { .. } | JoinError::SigningUnanswered { .. } => {
-            JoinStage::Certificates
+        | JoinError::BadField { .. } => Verdict::new(Answer, NoRetry, ANOTHER_PROGRAM),
+        JoinError::NoWorkers => Verdict::new(
+            Answer,
+            NoRetry,
+            "the contacted node took this one for a control plane node: update MicroK8s there, or leave `--worker` out",
+        )
+        .exits(ExitStatus::Failure),
+        JoinError::UnknownAuthMode(mode) => Verdict::new(
+            Answer,
+            NoRetry,
+            format!(
+                "the contacted node's mode is `{}`; use the same version of MicroK8s on both nodes",
+                sanitize::for_log(mode, 40)
+            ),
+        )
+        .exits(ExitStatus::UnknownAuthMode),
+        JoinError::NotSigned {
+            status,
+            text,
+            retry_after,
+            ..
+        } => {
+            let status = status.unwrap_or(500);
+            of_unsigned(Cause::of(status, text.as_deref()), *retry_after)
         }
-        JoinError::Machine(_) | JoinError::Read(_) | JoinError::Pki(_) => match running {
-            JoinStage::Preflight => JoinStage::Preflight,
-            early if early <= JoinStage::Certificates => JoinStage::Certificates,
-            _ => JoinStage::Apply,
-        },
+        JoinError::SigningUnanswered { .. } => Verdict::new(Certificates, TryAgain, PEERS_LOG),
+        JoinError::Machine(_) | JoinError::Read(_) => {
+            Verdict::new(of_this_node(running), CureFirst, NODE_DIRECTORY)
+        }
+        JoinError::Pki(error) => {
+            let hint = error.hint().unwrap_or(NODE_DIRECTORY);
+            Verdict::new(of_this_node(running), CureFirst, hint)
+        }
         // The only journal that is looked at so early is that of a join or leave before.
-        JoinError::Journal(_) if running == JoinStage::Preflight => JoinStage::Undo,
+        JoinError::Journal(undo) if running == Preflight => {
+            Verdict::new(Undo, CureFirst, undo.hint_of_undoing())
+        }
         JoinError::Journal(JournalError::Service(_) | JournalError::NotRestarted(_)) => {
-            JoinStage::Services
+            Verdict::new(JoinStage::Services, CureFirst, OWN_SERVICE)
         }
         JoinError::Journal(JournalError::File { .. } | JournalError::Entry { .. }) => {
-            JoinStage::Apply
+            Verdict::new(
+                JoinStage::Apply,
+                CureFirst,
+                "cure what the message names, and try again; this node is as it was",
+            )
         }
-        JoinError::NotListed { .. } => JoinStage::Datastore,
-        JoinError::NoApiServer { .. } | JoinError::NoProxy { .. } => JoinStage::ApiServer,
-        JoinError::Interrupted => JoinStage::Interrupted,
-        // The files are the old ones; what is wrong is what made the join fail.
-        JoinError::NotTakenBack {
-            error,
-            undo: JournalError::NotRestarted(_),
-        } => stage(error, running),
-        JoinError::NotTakenBack { .. } => JoinStage::Undo,
+        JoinError::NotListed { .. } => Verdict::new(
+            Datastore,
+            CureFirst,
+            "check that the nodes of the cluster reach each other on the datastore's port, 19001; this node is as it was, and the same command may be tried again",
+        ),
+        JoinError::NoApiServer { .. } => Verdict::new(
+            ApiServer,
+            CureFirst,
+            "check that this node reaches the API servers of the cluster, by default on port 16443, and look into the log of its service daemon-apiserver-proxy; this node is as it was",
+        ),
+        JoinError::NoProxy { .. } => Verdict::new(
+            ApiServer,
+            CureFirst,
+            "look into the service's log; this node is as it was",
+        ),
+        JoinError::Interrupted => Verdict::new(
+            Interrupted,
+            TryAgain,
+            "this node is as it was, and can use the token again",
+        ),
+        JoinError::NotTakenBack { undo, .. } => {
+            Verdict::new(Undo, CureFirst, undo.hint_of_undoing())
+        }
     }
 }
 
-/// The exit code: MicroK8s's own where its client ends with a message and a code (`messages.md`,
-/// join), the stage's elsewhere.
-pub fn exit(error: &JoinError, running: JoinStage) -> ExitStatus {
+/// The stage in which something of this node is of no use.
+fn of_this_node(running: JoinStage) -> JoinStage {
+    match running {
+        JoinStage::Preflight => JoinStage::Preflight,
+        early if early <= JoinStage::Certificates => JoinStage::Certificates,
+        _ => JoinStage::Apply,
+    }
+}
+
+fn of_remote(error: &RemoteError) -> Verdict {
+    use JoinStage::{Answer, Contact, Identity, Interrupted};
+    use Retry::{CureFirst, NoRetry, TryAgain};
+    const FOREIGN: &str = "something other than a cluster agent listens at this address and port";
     match error {
-        JoinError::Remote(
-            RemoteError::Closed | RemoteError::NotHttp(_) | RemoteError::CutOff { .. },
-        )
-        | JoinError::NoWorkers
-        | JoinError::NotSigned { .. } => ExitStatus::Failure,
-        JoinError::UnknownAuthMode(_) => ExitStatus::UnknownAuthMode,
-        JoinError::NotTakenBack {
-            error,
-            undo: JournalError::NotRestarted(_),
-        } => exit(error, running),
-        other => stage(other, running).exit(),
+        RemoteError::Connect { .. } | RemoteError::NoConnection { .. } => Verdict::new(
+            Contact,
+            TryAgain,
+            "check the address and the port, that the cluster agent runs there, and that no firewall is in between; the token is not used up",
+        ),
+        RemoteError::NoHandshake { .. } => Verdict::new(
+            Contact,
+            TryAgain,
+            "something listens there that is not a cluster agent, or that has too much to do; the token is not used up",
+        ),
+        RemoteError::NoAnswer { .. } => Verdict::new(
+            Contact,
+            TryAgain,
+            "the contacted node was reached: look into the log of its cluster agent; this node can use the token again",
+        ),
+        RemoteError::Closed | RemoteError::CutOff { .. } => {
+            Verdict::new(Contact, TryAgain, PEERS_LOG).exits(ExitStatus::Failure)
+        }
+        RemoteError::NotHttp(_) => {
+            Verdict::new(Contact, NoRetry, FOREIGN).exits(ExitStatus::Failure)
+        }
+        RemoteError::NotTls => Verdict::new(Identity, NoRetry, FOREIGN),
+        RemoteError::Tls(_) => Verdict::new(Identity, CureFirst, FOREIGN),
+        RemoteError::OtherCertificate(_) => Verdict::new(
+            Identity,
+            TryAgain,
+            "the contacted node changed its certificate meanwhile, or several nodes answer at this address; try again",
+        ),
+        RemoteError::TooLarge => Verdict::new(Answer, NoRetry, ANOTHER_PROGRAM),
+        RemoteError::GivenUp => Verdict::new(
+            Interrupted,
+            TryAgain,
+            "this node is as it was, and can use the token again",
+        ),
+        RemoteError::SetUp(_) => Verdict::new(
+            Contact,
+            CureFirst,
+            "this program cannot make a connection at all: cure what the message names",
+        ),
     }
 }
 
-/// Whether the same command may succeed when it is run again.
-pub fn retry(error: &JoinError) -> Retry {
-    match error {
-        JoinError::Turn(TurnError::Busy)
-        | JoinError::SigningUnanswered { .. }
-        | JoinError::Interrupted => Retry::TryAgain,
-        JoinError::Remote(error) => of_remote(error),
-        JoinError::Refused {
-            status, refusal, ..
-        } => match refusal.as_ref().map(|refusal| refusal.reason) {
-            Some(Reason::Other) => Retry::CureFirst,
-            Some(_) => Retry::NoRetry,
-            None => of_status(*status),
-        },
-        JoinError::NotSigned { status, .. } => of_status(status.unwrap_or(500)),
-        JoinError::NoDatastore
-        | JoinError::NotOwnAddress(_)
-        | JoinError::UnreachableAddress(_)
-        | JoinError::OtherCluster(_)
-        | JoinError::NotVerified(_)
-        | JoinError::NotUnderstood { .. }
-        | JoinError::MissingField { .. }
-        | JoinError::BadField { .. }
-        | JoinError::NoWorkers
-        | JoinError::UnknownAuthMode(_) => Retry::NoRetry,
-        JoinError::Turn(TurnError::NoNode { .. })
-        | JoinError::Machine(_)
-        | JoinError::Read(_)
-        | JoinError::Pki(_)
-        | JoinError::Journal(_)
-        | JoinError::NotListed { .. }
-        | JoinError::NoApiServer { .. }
-        | JoinError::NoProxy { .. }
-        | JoinError::NotTakenBack { .. } => Retry::CureFirst,
+/// The contacted node said no, in words or with a reason.
+fn of_refusal(
+    cause: Cause,
+    refusal: Option<&Refusal>,
+    retry_after: Option<u64>,
+    role: Role,
+) -> Verdict {
+    let (retry, mut hint) = match refusal {
+        Some(refusal) => {
+            let retry = match refusal.reason {
+                Reason::Other => Retry::CureFirst,
+                _ => Retry::NoRetry,
+            };
+            (retry, refusal::hint_of_token(refusal, role))
+        }
+        None => (cause.retry(), cause.hint().to_owned()),
+    };
+    if let Some(seconds) = retry_after {
+        let seconds = time_text::seconds(seconds);
+        hint = match refusal {
+            Some(_) => format!(
+                "{hint}; this address presented too many such tokens, and is listened to again in {seconds}"
+            ),
+            None => format!(
+                "the contacted node has too much to do; try again in {seconds}, the token is not used up"
+            ),
+        };
     }
+    Verdict::new(JoinStage::Admission, retry, hint)
 }
 
-fn of_remote(error: &RemoteError) -> Retry {
-    match error {
-        RemoteError::Connect { .. }
-        | RemoteError::NoAnswer { .. }
-        | RemoteError::Closed
-        | RemoteError::CutOff { .. }
-        | RemoteError::GivenUp
-        | RemoteError::OtherCertificate(_) => Retry::TryAgain,
-        RemoteError::Tls(_) | RemoteError::SetUp(_) => Retry::CureFirst,
-        RemoteError::NotTls | RemoteError::NotHttp(_) | RemoteError::TooLarge => Retry::NoRetry,
-    }
-}
-
-/// What an agent means by a status without a reason: 429 and 503 come of too many requests, other
-/// errors of the server of something that is wrong there.
-fn of_status(status: u16) -> Retry {
-    match status {
-        429 | 503 => Retry::TryAgain,
-        500.. => Retry::CureFirst,
-        _ => Retry::NoRetry,
-    }
+/// The contacted node let this one in, and does not sign a certificate.
+fn of_unsigned(cause: Cause, retry_after: Option<u64>) -> Verdict {
+    let hint = match (cause, retry_after) {
+        (_, Some(seconds)) => format!(
+            "the contacted node has too much to do; try again in {}, this node can use the token again",
+            time_text::seconds(seconds)
+        ),
+        (Cause::Token, None) => cause.hint().to_owned(),
+        _ => PEERS_LOG.to_owned(),
+    };
+    Verdict::new(JoinStage::Certificates, cause.retry(), hint).exits(ExitStatus::Failure)
 }

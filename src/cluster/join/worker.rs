@@ -140,7 +140,7 @@ impl super::Plan for Plan {
         begin(JoinStage::Services, audience);
         change.service(Action::Restart, Service::ApiserverProxy)?;
         change.become_worker()?;
-        proxy::wait_until_answered(change.node(), &self.server, order, audience)
+        proxy::wait_until_answered(change.node(), &self.server, order, change.end(), audience)
     }
 }
 

@@ -77,7 +77,7 @@ fn attempt(
     order: &LeaveOrder,
     audience: &mut dyn Audience,
 ) -> Result<LeaveEvent, LeaveError> {
-    let _turn = turn::take_tidied::<LeaveError>(node, join::recover_in_turn)?;
+    let _turn = turn::take_tidied_soon::<LeaveError>(node, join::recover_in_turn)?;
     let plan = Plan::prepare(node)?;
     let role = plan.role;
     if order.dry_run {

@@ -69,7 +69,7 @@ fn attempt(
     order: &RemoveOrder,
     audience: &mut Audience<'_>,
 ) -> Result<(), RemoveError> {
-    let _turn = turn::take_tidied::<RemoveError>(node, join::recover_in_turn)?;
+    let _turn = turn::take_tidied_soon::<RemoveError>(node, join::recover_in_turn)?;
     if node.layout.has(Lock::Clustered) {
         return Err(RemoveError::OnWorker);
     }

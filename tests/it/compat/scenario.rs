@@ -135,7 +135,7 @@ impl Stage {
         let line = self.case_of_the_fingerprint(&self.placeholders.fill(&command.line));
         let waits_in_vain = self.recording.name.starts_with("join-dqlite-");
         if waits_in_vain {
-            format!("{line} --timeout 1")
+            format!("{line} --timeout 8")
         } else {
             line
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use microk8s::base::wait;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -37,6 +38,8 @@ pub enum Reply {
     Close,
     /// Says nothing until the peer goes away.
     Silence,
+    /// These bytes, and then a few more now and then, for as long as anything reads them.
+    Drip(Vec<u8>, &'static [u8]),
 }
 
 /// What the peer speaks on a new connection.
@@ -241,6 +244,15 @@ fn hold(mut stream: impl Read) {
     let _ = std::io::copy(&mut stream, &mut std::io::sink());
 }
 
+/// Writes until the other side, or the end of the test, closes the connection.
+fn drip(out: &mut impl Write, first: &[u8], more: &[u8]) {
+    let mut wrote = out.write_all(first).and_then(|()| out.flush());
+    while wrote.is_ok() {
+        wait::between_looks(Duration::from_millis(100));
+        wrote = out.write_all(more).and_then(|()| out.flush());
+    }
+}
+
 fn goodbye(stream: &mut StreamOwned<ServerConnection, TcpStream>) {
     stream.conn.send_close_notify();
     let _ = stream.flush();
@@ -281,6 +293,7 @@ fn serve<S: Read + Write>(
             }
             Reply::Close => return goodbye(out),
             Reply::Silence => return hold(stream),
+            Reply::Drip(first, more) => return drip(out, &first, more),
         }
     }
 }
