@@ -98,7 +98,7 @@ impl Teller for Spinner<'_> {
         self.aside(|teller| teller.tell(event));
         match event {
             JoinEvent::Contacting { address, .. } => {
-                self.show(format!("joining through {address}"))
+                self.show(format!("joining through {address}"));
             }
             JoinEvent::Stage { stage } => self.show(stage.doing().to_owned()),
             JoinEvent::Waiting if !has_dots => self.show(JoinStage::Datastore.doing().to_owned()),
