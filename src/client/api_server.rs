@@ -32,6 +32,8 @@ pub struct ApiServer {
     config: Arc<ClientConfig>,
     host: String,
     port: u16,
+    /// The name in its certificate.
+    name: String,
 }
 
 /// Why an API server did not answer.
@@ -113,7 +115,15 @@ impl ApiServer {
             config: Arc::new(config),
             host: host.to_owned(),
             port,
+            name: host.to_owned(),
         })
+    }
+
+    /// Expects a certificate for this name instead of the host's.
+    #[must_use]
+    pub fn known_as(self, name: &str) -> Self {
+        let name = name.to_owned();
+        Self { name, ..self }
     }
 
     /// The status with which it answers, within this time.
@@ -142,7 +152,7 @@ impl ApiServer {
                     source,
                 },
             })?;
-        let name = ServerName::try_from(self.host.clone())
+        let name = ServerName::try_from(self.name.clone())
             .map_err(|error| ApiServerError::SetUp(error.to_string()))?;
         let tls = TlsConnector::from(self.config.clone())
             .connect(name, tcp)

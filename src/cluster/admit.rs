@@ -110,7 +110,7 @@ impl Gate {
         let answer = self.with_callback_token(answer, request)?;
         let answer = match request.worker.role() {
             Role::Worker => cluster_v2::JoinResponse {
-                control_plane_nodes: Some(self.control_plane_nodes()?),
+                control_plane_nodes: Some(self.control_plane_nodes(caller)?),
                 ..answer
             },
             Role::ControlPlane if uses_dqlite => cluster_v2::JoinResponse {

@@ -174,13 +174,11 @@ fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
         .collect())
 }
 
-/// Where the datastore is somebody else's, Kubernetes knows which nodes have the control plane.
+/// Where the datastore is not MicroK8s's, the API servers say themselves which nodes have one.
 fn by_kubernetes(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
-    let listed = kubernetes::control_plane_nodes(node.host.as_ref())
+    kubernetes::api_servers(node.host.as_ref())
         .map_err(|error| error.to_string())?
-        .ok_or("there is no Kubernetes on this node")?;
-    let first_addresses = listed.iter().filter_map(|node| node.addresses.first());
-    Ok(first_addresses.copied().map(endpoint::plain).collect())
+        .ok_or_else(|| "there is no Kubernetes on this node".to_owned())
 }
 
 /// The control plane nodes that a worker knows: those that its proxy leads to, a list that MicroK8s

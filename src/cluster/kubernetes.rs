@@ -1,14 +1,18 @@
-//! What Kubernetes says of the cluster's nodes, in the JSON that `kubectl get no -o json` prints.
+//! What Kubernetes says of the cluster's nodes, in the JSON that `kubectl get -o json` prints.
+//!
+//! A node writes its labels and its addresses itself, a worker too: whoever is root there can write
+//! what it likes. What only API servers write says which nodes serve the cluster's API.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::host::{CommandError, Host};
-use crate::model::role::Role;
+use crate::model::endpoint;
 
-/// Where MicroK8s marks a control plane node (recording `join-worker-control-plane-list`).
+/// Where MicroK8s marks a control plane node.
 const CONTROL_PLANE: &str = "node.kubernetes.io/microk8s-controlplane";
 
 /// How long the list of nodes may take where somebody waits for it; `kubectl` makes several requests,
@@ -20,20 +24,20 @@ const SOON: Duration = Duration::from_secs(7);
 pub struct Listed {
     /// Its name; empty where it has none.
     pub name: String,
-    /// Its internal addresses; a node that has never started may have none.
+    /// Its internal addresses, as it says itself; a node that has never started may have none.
     pub addresses: Vec<IpAddr>,
-    /// Its role, by its labels.
-    pub role: Role,
+    /// Whether it calls itself a control plane node.
+    pub claims_control_plane: bool,
 }
 
-/// Why the control plane nodes are not known.
+/// Why the API servers are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// Kubernetes could not be asked.
     #[error(transparent)]
     Command(#[from] CommandError),
     /// What came is something else.
-    #[error("kubectl gave no list of nodes")]
+    #[error("kubectl gave no list of API servers")]
     NoList,
 }
 
@@ -47,11 +51,20 @@ pub fn nodes(host: &dyn Host) -> Result<Vec<Listed>, CommandError> {
     Ok(nodes)
 }
 
-/// The nodes with the control plane's label, or `None` where there is no Kubernetes to ask.
-pub fn control_plane_nodes(host: &dyn Host) -> Result<Option<Vec<Listed>>, ListError> {
-    let label = format!("{CONTROL_PLANE}=microk8s-controlplane");
-    host.kubectl(&["get", "no", "-o", "json", "-l", &label])?
-        .map(|list| read(&list).ok_or(ListError::NoList))
+/// Where the cluster's API servers say that they serve, or `None` where there is no Kubernetes to ask. Each of
+/// them writes its own address there, and takes out those that are silent for a while.
+pub fn api_servers(host: &dyn Host) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
+    let arguments = [
+        "get",
+        "endpoints",
+        "kubernetes",
+        "-n",
+        "default",
+        "-o",
+        "json",
+    ];
+    host.kubectl(&arguments)?
+        .map(|answer| read_endpoints(&answer).ok_or(ListError::NoList))
         .transpose()
 }
 
@@ -79,14 +92,25 @@ fn read(list: &str) -> Option<Vec<Listed>> {
         Listed {
             name: metadata["name"].as_str().unwrap_or_default().to_owned(),
             addresses: internal_addresses(node),
-            role: match metadata["labels"].get(CONTROL_PLANE) {
-                Some(_) => Role::ControlPlane,
-                None => Role::Worker,
-            },
+            claims_control_plane: metadata["labels"].get(CONTROL_PLANE).is_some(),
         }
     };
     let items = list["items"].as_array()?;
     Some(items.iter().map(read).collect())
+}
+
+fn read_endpoints(answer: &str) -> Option<BTreeSet<IpAddr>> {
+    let answer: Value = serde_json::from_str(answer).ok()?;
+    if answer["kind"] != "Endpoints" {
+        return None;
+    }
+    let subsets = answer["subsets"].as_array().into_iter().flatten();
+    let addresses = subsets.flat_map(|subset| subset["addresses"].as_array().into_iter().flatten());
+    Some(
+        addresses
+            .filter_map(|entry| endpoint::read_address(entry["ip"].as_str()?))
+            .collect(),
+    )
 }
 
 fn internal_addresses(node: &Value) -> Vec<IpAddr> {
@@ -104,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_addresses_and_roles_are_read_where_they_are_there() {
+    fn names_addresses_and_claims_are_read_where_they_are_there() {
         let list = r#"{"items": [
             {"metadata": {"name": "n1", "labels": {"node.kubernetes.io/microk8s-controlplane": "microk8s-controlplane"}},
              "status": {"addresses": [
@@ -114,16 +138,33 @@ mod tests {
             {"metadata": {"name": "n2"}},
             {"metadata": {}}
         ]}"#;
-        let listed = |name: &str, addresses: &[&str], role| Listed {
+        let listed = |name: &str, addresses: &[&str], claims_control_plane| Listed {
             name: name.to_owned(),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-            role,
+            claims_control_plane,
         };
-        let n1 = listed("n1", &["10.99.0.11", "fd00::b"], Role::ControlPlane);
-        let [n2, nameless] = ["n2", ""].map(|name| listed(name, &[], Role::Worker));
+        let n1 = listed("n1", &["10.99.0.11", "fd00::b"], true);
+        let [n2, nameless] = ["n2", ""].map(|name| listed(name, &[], false));
         assert_eq!(read(list), Some(vec![n1, n2, nameless]));
         assert_eq!(read(r#"{"items": []}"#), Some(vec![]));
         assert_eq!(read(r#"{"kind": "Status"}"#), None);
         assert_eq!(read("nope"), None);
+    }
+
+    #[test]
+    fn api_servers_are_read_from_all_subsets() {
+        let answer = r#"{"kind": "Endpoints", "subsets": [
+            {"addresses": [{"ip": "10.99.0.11"}, {"ip": "10.99.0.12"}], "ports": [{"port": 16443}]},
+            {"addresses": [{"ip": "fd00::b"}, {"hostname": "x"}], "notReadyAddresses": [{"ip": "10.99.0.14"}]}
+        ]}"#;
+        let expected = ["10.99.0.11", "10.99.0.12", "fd00::b"].map(|text| text.parse().unwrap());
+        assert_eq!(read_endpoints(answer), Some(expected.into()));
+        assert_eq!(
+            read_endpoints(r#"{"kind": "Endpoints"}"#),
+            Some(BTreeSet::new())
+        );
+        for other in [r#"{"kind": "Status"}"#, "nope"] {
+            assert_eq!(read_endpoints(other), None);
+        }
     }
 }

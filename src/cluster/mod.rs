@@ -6,6 +6,7 @@ pub mod callback;
 pub mod capi;
 pub mod cni;
 pub mod configure;
+mod control_planes;
 mod datastore_place;
 pub mod first_join;
 pub mod forget;

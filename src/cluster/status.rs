@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use crate::cluster::first_join;
+use crate::cluster::kubernetes::{self, Listed};
 use crate::cluster::node::Node;
-use crate::cluster::{first_join, kubernetes};
 use crate::model::role::Role;
 use crate::store::database::StoreError;
 use crate::store::dqlite::{self, Member};
@@ -46,11 +47,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
                 .iter()
                 .find(|other| other.role == Role::ControlPlane && other.node.address == address)
                 .map(|other| other.node.name.clone())
-                .or_else(|| {
-                    let mut listed = listed.iter();
-                    let known = listed.find(|other| other.addresses.first() == Some(&address));
-                    known.map(|other| other.name.clone())
-                }),
+                .or_else(|| only_one_at(&listed, address)),
             address,
             role: Role::ControlPlane,
         });
@@ -65,6 +62,12 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
             role: Role::Worker,
         });
     }
+    // A node may call itself what it likes; an API server is at its address, or is not.
+    let claims = listed.iter().any(|other| other.claims_control_plane);
+    let serving = claims
+        .then(|| kubernetes::api_servers(node.host.as_ref()).ok().flatten())
+        .flatten()
+        .unwrap_or_default();
     for other in listed {
         let Some(address) = other.addresses.first().copied() else {
             continue;
@@ -77,11 +80,24 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
             list.nodes.push(NodeEntry {
                 name: Some(other.name),
                 address,
-                role: other.role,
+                role: if other.claims_control_plane && serving.contains(&address) {
+                    Role::ControlPlane
+                } else {
+                    Role::Worker
+                },
             });
         }
     }
     Ok(list)
+}
+
+/// The name of the node that has this address, unless several say so.
+fn only_one_at(listed: &[Listed], address: IpAddr) -> Option<String> {
+    let mut there = listed
+        .iter()
+        .filter(|other| other.addresses.first() == Some(&address));
+    let one = there.next()?;
+    there.next().is_none().then(|| one.name.clone())
 }
 
 /// The members of the datastore: as it says itself, else as its file on this node has it, which

@@ -195,8 +195,9 @@ fn the_pod_network_is_told_again_until_the_api_server_is_up() {
 fn a_worker_knows_all_control_planes_that_the_answer_names() {
     both_ways(&["n1", "n2"], |lab| {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        n1.stand_ins.api_servers(&["10.99.0.11", "10.99.0.13"]);
         n1.stand_ins
-            .control_plane_nodes(&[("n1", "10.99.0.11"), ("n3", "10.99.0.13")]);
+            .dqlite_lists(&["10.99.0.11:19001", "10.99.0.13:19001"]);
         n2.shell(&format!("{} --worker", n1.join_line())).ok();
         let provider = n2.read("args/traefik/provider.yaml");
         for address in ["10.99.0.11:16443", "10.99.0.13:16443"] {
@@ -205,6 +206,26 @@ fn a_worker_knows_all_control_planes_that_the_answer_names() {
                 "{provider}"
             );
         }
+    });
+}
+
+/// One that was a control plane node before may be listed still, by an address that the contacted
+/// node does not know for one of the joining node's.
+#[test]
+fn a_worker_is_sent_neither_to_itself_nor_to_a_node_that_has_left() {
+    both_ways(&["n1", "n2"], |lab| {
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        n2.add_address("10.98.0.12/24");
+        let listed = ["10.99.0.11", "10.99.0.12", "10.98.0.12"];
+        let members = listed.map(|address| format!("{address}:19001"));
+        n1.stand_ins
+            .api_servers(&[&listed[..], &["10.99.0.13"]].concat());
+        n1.stand_ins
+            .dqlite_lists(&members.each_ref().map(String::as_str));
+        n2.shell(&format!("{} --worker", n1.join_line())).ok();
+        let provider = n2.read("args/traefik/provider.yaml");
+        assert_eq!(provider.matches("- address: ").count(), 1, "{provider}");
+        assert!(provider.contains("10.99.0.11:16443"), "{provider}");
     });
 }
 

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use microk8s::base::wait;
 
-use crate::lab::Lab;
+use crate::compat::requests::curl;
 use crate::lab::kubernetes::{Authorization, Kubernetes};
+use crate::lab::{Host, Lab};
 
 #[test]
 fn a_worker_that_joined_is_a_node_that_may_change_itself_and_nothing_else() {
@@ -152,4 +153,87 @@ fn a_manifest_of_the_pod_network_that_kubectl_refuses_holds_no_join_up_and_is_ap
         n2.shell("microk8s leave").ok();
         drop(agent);
     }
+}
+
+/// A kubelet may label its node, and write its addresses. With an etcd that is not MicroK8s's, no member of a
+/// datastore tells which nodes have the control plane.
+#[test]
+fn a_worker_that_labels_itself_as_a_control_plane_gains_nothing() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let [n1, n2, n3] = ["n1", "n2", "n3"].map(|name| lab.host(name));
+    let args = n1.read("args/kube-apiserver");
+    let kine = "\"unix://${SNAP_DATA}/var/kubernetes/backend/kine.sock:12379\"";
+    assert!(args.contains(kine));
+    let external = args.replace(kine, "http://10.99.0.11:2379");
+    n1.write("args/kube-apiserver", &external, 0o644);
+    let Some(mut kubernetes) = Kubernetes::start(n1, Authorization::NodeAndRbac) else {
+        return;
+    };
+    kubernetes.register(n1).ok();
+    let _agent = n1.agent();
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+    kubernetes.register(n2).ok();
+
+    let kubelet = |words: &[&str]| kubernetes.with(n2, "kubelet.config", words).ok();
+    kubelet(&[
+        "label",
+        "node",
+        "n2",
+        &format!("{CONTROL_PLANE}={CONTROL_PLANE_VALUE}"),
+    ]);
+    kubernetes.claim_addresses(n2, &["10.99.0.12", "10.99.0.11"]);
+
+    // As a worker that MicroK8s's own client joined, which is given the cluster's token.
+    let token = n1.read("credentials/callback-token.txt").trim().to_owned();
+    assert_eq!(configure(n2, &token), 500);
+    assert!(!n1.read("args/kube-scheduler").contains("--v=9"));
+
+    let proxied = |host: &Host| {
+        let provider = host.read("args/traefik/provider.yaml");
+        let servers = provider
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- address: "));
+        servers.map(str::to_owned).collect::<Vec<_>>()
+    };
+    n3.shell(&format!("{} --worker", n1.join_line())).ok();
+    assert_eq!(proxied(n3), ["10.99.0.11:16443"]);
+    n3.shell("microk8s leave").ok();
+    let list = n1.shell("microk8s nodes").ok();
+    let row = list.lines().find(|line| line.starts_with("n2 ")).unwrap();
+    assert!(row.ends_with("worker"), "{list}");
+    n2.shell("microk8s leave").ok();
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+    assert_eq!(
+        proxied(n2),
+        ["10.99.0.11:16443"],
+        "its node is labelled still"
+    );
+
+    // A real one is known as soon as its API server serves, and a worker is sent there.
+    n3.shell(&n1.join_line()).ok();
+    kubernetes.add(n3);
+    assert_eq!(configure(n3, &token), 200);
+    assert!(n1.read("args/kube-scheduler").contains("--v=9"));
+    n2.shell("microk8s leave").ok();
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+    assert_eq!(proxied(n2), ["10.99.0.11:16443", "10.99.0.13:16443"]);
+    // One that has ended stands among the endpoints until its lease is over.
+    kubernetes.end(n3);
+    n2.shell("microk8s leave").ok();
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+    assert_eq!(proxied(n2), ["10.99.0.11:16443"]);
+}
+
+const CONTROL_PLANE: &str = "node.kubernetes.io/microk8s-controlplane";
+const CONTROL_PLANE_VALUE: &str = "microk8s-controlplane";
+
+/// The status by which n1 answers a host that has an argument of its scheduler changed.
+fn configure(from: &Host, token: &str) -> u16 {
+    let body = format!(
+        r#"{{"callback": "{token}", "service": [{{"name": "kube-scheduler", "arguments_update": [{{"--v": "9"}}]}}]}}"#
+    );
+    let url = "https://10.99.0.11:25000/cluster/api/v1.0/configure";
+    curl(from, &["-X", "POST", url], &body).status
 }

@@ -1,10 +1,11 @@
 //! What a node is told that is let in.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::base::secret::Secret;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
-use crate::cluster::{callback, first_join, kubernetes};
+use crate::cluster::{callback, control_planes, first_join};
 use crate::model::role::Role;
 use crate::store::known_users;
 use crate::wire::cluster_v2;
@@ -105,13 +106,10 @@ impl Gate {
         })
     }
 
-    /// The addresses of the control plane nodes, as Kubernetes lists them.
-    pub(super) fn control_plane_nodes(&self) -> Result<Vec<String>, AdmitError> {
-        let listed = kubernetes::control_plane_nodes(self.node.host.as_ref())?;
-        let nodes = listed.into_iter().flatten();
-        Ok(nodes
-            .filter_map(|node| Some(node.addresses.first()?.to_string()))
-            .collect())
+    /// The addresses at which the joining worker finds the cluster's API servers.
+    pub(super) fn control_plane_nodes(&self, caller: Caller) -> Result<Vec<String>, AdmitError> {
+        let serving = control_planes::serving(&self.node, caller.remote)?;
+        Ok(serving.iter().map(IpAddr::to_string).collect())
     }
 
     pub(super) fn known_token(&self, user: &'static str) -> Result<Secret, AdmitError> {

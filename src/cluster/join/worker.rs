@@ -55,7 +55,8 @@ impl Plan {
         audience: &dyn Audience,
     ) -> Result<Self, JoinError> {
         let own = answer.need("hostname_override", answer.hostname_override.as_deref())?;
-        own.parse::<IpAddr>()
+        let own = own
+            .parse::<IpAddr>()
             .map_err(|error| answer.bad("hostname_override", error))?;
         answer.check_words()?;
         if answer.ca_key.is_some() {
@@ -76,12 +77,15 @@ impl Plan {
             order.url.address,
             parse_port(&answer, port)?,
         )];
+        let own_addresses = own_addresses(node, own)?;
         for other in answer.control_plane_nodes.iter().flatten() {
             let address = other
                 .parse()
                 .map_err(|error| answer.bad("control_plane_nodes", error))?;
             let other = endpoint::join(address, parse_port(&answer, port)?);
-            if !endpoints.contains(&other) {
+            // A worker that was a control plane node before may be listed still: its proxy would
+            // lead to itself.
+            if !endpoints.contains(&other) && !own_addresses.contains(&endpoint::plain(address)) {
                 endpoints.push(other);
             }
         }
@@ -142,6 +146,13 @@ impl super::Plan for Plan {
         change.become_worker()?;
         proxy::wait_until_answered(change.node(), &self.server, order, change.end(), audience)
     }
+}
+
+/// The addresses of this node, and the one by which the contacted node knows it.
+fn own_addresses(node: &Node, known_as: IpAddr) -> Result<Vec<IpAddr>, JoinError> {
+    let interfaces = node.host.interfaces().map_err(JoinError::Machine)?;
+    let own = interfaces.into_iter().map(|entry| entry.address);
+    Ok(own.chain([known_as]).map(endpoint::plain).collect())
 }
 
 fn parse_port(answer: &Answer<JoinResponse>, port: &str) -> Result<u16, JoinError> {

@@ -4,8 +4,8 @@
 //! a difference that no recording shows, and the tests that it names hold it.
 
 use super::exceptions::Effect::{
-    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType, NoCalls,
-    Only, Patch, Reason, Status, Stdout, Untouched, Without,
+    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCall, InsteadOfCalls,
+    JsonType, NoCalls, Only, Patch, Reason, Status, Stdout, Untouched, Without,
 };
 use super::exceptions::Mode::{
     AddNodeAlone, AddNodeThroughAgent, FreshNode, JoinInProcess, JoinRecordedAgent,
@@ -54,6 +54,11 @@ const EVERY_COMMAND_A_WORKER: &[&str] = &[
     "join-stopped-lock",
     "join-ttl-two-nodes",
 ];
+
+const ASKS_API_SERVERS: &[Effect] = &[InsteadOfCall(
+    "kubectl get no -o json -l node.kubernetes.io/microk8s-controlplane=microk8s-controlplane",
+    "kubectl get endpoints kubernetes -n default -o json",
+)];
 
 const OWN_CALLBACK_TOKEN: &[Effect] = &[
     Patch(
@@ -467,6 +472,30 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &[
             "real_kubernetes::a_manifest_of_the_pod_network_that_kubectl_refuses_holds_no_join_up_and_is_applied_once_it_is_cured",
         ],
+    },
+    Difference {
+        microk8s: "which nodes are control plane nodes is read from the labels of nodes, which each node writes itself",
+        here: "it is read from the endpoints of the service `kubernetes`, which the API servers write, and from the members of the datastore; who is in one of the two alone must answer under the cluster's authority",
+        why: "root on a worker can label the worker's node as he likes",
+        cases: &[
+            Case {
+                of: WORKER,
+                modes: OUR_AGENT,
+                effects: ASKS_API_SERVERS,
+            },
+            Case {
+                of: &[
+                    "join-service-restart-fails",
+                    "join-sign-fails",
+                    "http-join-case-keys",
+                    "http-join-no-content-type",
+                    "http-join-token-spaces",
+                ],
+                modes: OUR_AGENT,
+                effects: ASKS_API_SERVERS,
+            },
+        ],
+        tests: &["real_kubernetes::a_worker_that_labels_itself_as_a_control_plane_gains_nothing"],
     },
     Difference {
         microk8s: "a worker's `provider.yaml` names the contacted node alone",

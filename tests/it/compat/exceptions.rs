@@ -88,11 +88,13 @@ pub enum Effect {
     NoCalls,
     /// Other calls in place of these, which stand together, on the host of the command.
     InsteadOfCalls(&'static [&'static str], &'static [&'static str]),
+    /// Another call in place of this one, on whichever host it is made.
+    InsteadOfCall(&'static str, &'static str),
 }
 
 use Effect::{
-    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCalls, JsonType, NoCalls,
-    Only, Patch, Reason, Status, Stdout, Untouched, Without,
+    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCall, InsteadOfCalls,
+    JsonType, NoCalls, Only, Patch, Reason, Status, Stdout, Untouched, Without,
 };
 use Side::{Every, N1, Own};
 
@@ -206,6 +208,12 @@ impl Effect {
                         .unwrap_or_else(|| panic!("{before:?} are not among {calls:?}"));
                     let after = after.iter().map(|call| (*call).to_owned());
                     calls.splice(place..place + before.len(), after);
+                }
+            }
+            InsteadOfCall(before, after) => {
+                let calls = expected.calls.values_mut().flatten().flatten();
+                for call in calls.filter(|call| *call == before) {
+                    after.clone_into(call);
                 }
             }
             NoCalls => {

@@ -96,7 +96,7 @@ pub fn bring_about(text: &str, lab: &Lab, placeholders: &mut Placeholders, scene
         "n1: certs/ca.key is missing" => n1().remove("certs/ca.key"),
         "n1 has 10.99.0.50/32 as well" => n1().add_address("10.99.0.50/32"),
         "n1: the API server lists the control plane node n1 (10.99.0.11)" => {
-            n1().stand_ins.control_plane_nodes(&[("n1", "10.99.0.11")]);
+            n1().stand_ins.api_servers(&["10.99.0.11"]);
         }
         "add-node --token-ttl 3600 ran on n1" | "the token has a ttl of 3600" => {
             scene.add_node = " --token-ttl 3600";

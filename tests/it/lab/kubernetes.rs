@@ -112,6 +112,29 @@ impl Kubernetes {
         self.create(host, KUBELET, &node)
     }
 
+    /// Has this host's kubelet say that its node has these addresses.
+    pub fn claim_addresses(&self, host: &Host, addresses: &[&str]) {
+        let addresses: Vec<Value> = addresses
+            .iter()
+            .map(|address| json!({"type": "InternalIP", "address": address}))
+            .collect();
+        let patch = json!({"status": {"addresses": addresses}});
+        let url = format!(
+            "{}/api/v1/nodes/{}/status",
+            self.server_of(host).url,
+            host.name
+        );
+        // kubectl reads the status first, which no kubelet may.
+        let words = [
+            "curl -fsSk -X PATCH -H 'content-type: application/merge-patch+json' -d @-",
+            "--cert $SNAP_DATA/certs/kubelet.crt --key $SNAP_DATA/certs/kubelet.key",
+            &url,
+        ];
+        let line = words.join(" ");
+        host.run_with_input(&["sh", "-c", &line], patch.to_string().as_bytes())
+            .ok();
+    }
+
     /// Creates an object with a kubeconfig of this host's node.
     pub fn create(&self, host: &Host, kubeconfig: &str, object: &Value) -> Output {
         let words = self.words(host, kubeconfig, &["create", "-f", "-"]);
@@ -146,12 +169,15 @@ impl Kubernetes {
 
     /// A node without an API server reaches that of another by its own proxy, which does not run
     /// here: it calls the first one.
-    fn words(&self, host: &Host, kubeconfig: &str, arguments: &[&str]) -> Vec<String> {
+    fn server_of(&self, host: &Host) -> &ApiServer {
         let mut servers = self.servers.iter();
         let own = servers.find(|server| server.host == host.name);
-        let server = own.or(self.servers.first()).expect("no API server runs");
+        own.or(self.servers.first()).expect("no API server runs")
+    }
+
+    fn words(&self, host: &Host, kubeconfig: &str, arguments: &[&str]) -> Vec<String> {
         let mut words = self.programs.kubectl(host, kubeconfig);
-        words.push(format!("--server={}", server.url));
+        words.push(format!("--server={}", self.server_of(host).url));
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
         words
     }

@@ -75,7 +75,7 @@ impl StandIns {
             directory: directory.to_owned(),
             data: snap_data.to_owned(),
         };
-        stand_ins.control_plane_nodes(&[]);
+        stand_ins.api_servers(&[]);
         stand_ins.forget_calls();
         stand_ins
     }
@@ -327,31 +327,22 @@ impl StandIns {
         fs::remove_file(self.directory.join("dqlite.json")).unwrap();
     }
 
-    /// What the API server lists as control plane nodes.
-    pub fn control_plane_nodes(&self, nodes: &[(&str, &str)]) {
-        let items: Vec<Value> = nodes
-            .iter()
-            .map(|(name, address)| {
-                serde_json::json!({
-                    "apiVersion": "v1",
-                    "kind": "Node",
-                    "metadata": {
-                        "name": name,
-                        "labels": {
-                            "node.kubernetes.io/microk8s-controlplane": "microk8s-controlplane",
-                        },
-                    },
-                    "status": {
-                        "addresses": [
-                            {"address": address, "type": "InternalIP"},
-                            {"address": name, "type": "Hostname"},
-                        ],
-                    },
-                })
-            })
-            .collect();
-        let list = serde_json::json!({"apiVersion": "v1", "items": items, "kind": "List"});
-        fs::write(self.directory.join("kubectl-get.json"), list.to_string()).unwrap();
+    /// Where the cluster's API servers say that they serve.
+    pub fn api_servers(&self, addresses: &[&str]) {
+        let mut endpoints = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Endpoints",
+            "metadata": {"name": "kubernetes", "namespace": "default"},
+        });
+        if !addresses.is_empty() {
+            let list: Vec<Value> = addresses
+                .iter()
+                .map(|address| serde_json::json!({"ip": address}))
+                .collect();
+            let ports = [serde_json::json!({"name": "https", "port": 16443})];
+            endpoints["subsets"] = serde_json::json!([{"addresses": list, "ports": ports}]);
+        }
+        fs::write(self.directory.join("endpoints.json"), endpoints.to_string()).unwrap();
     }
 }
 
