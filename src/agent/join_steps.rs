@@ -246,7 +246,11 @@ pub(super) async fn perform<R: JoinStep>(
         let error = result.as_ref().err();
         request.count(&own.metrics, error.map(reasons::of));
         // Whoever presents one unknown token after the other has no claim to a line for each.
-        let is_unknown = matches!(error, Some(AdmitError::InvalidToken(refusal)) if refusal.reason == Reason::Unknown);
+        let is_unknown = match error {
+            Some(AdmitError::InvalidToken(refusal)) => refusal.reason == Reason::Unknown,
+            Some(AdmitError::Worker(_)) => true,
+            _ => false,
+        };
         if !is_unknown || !own.guesses.is_over(caller.remote) {
             write_line(&request, caller, error);
         }

@@ -28,12 +28,13 @@ mod tcp;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::base::atomic_file;
@@ -43,6 +44,7 @@ use crate::cluster::admit::Gate;
 use crate::cluster::callback::{CallbackFrom, Callbacks};
 use crate::cluster::join;
 use crate::cluster::node::Node;
+use crate::cluster::pod_network;
 use crate::cluster::token_care;
 use crate::host::{Action, Service, feed};
 use crate::store::layout::Lock;
@@ -145,6 +147,8 @@ struct Shared {
     census: metrics_page::Census,
     guesses: Arc<Guesses>,
     places: Places,
+    /// What the log said last of a token store that cannot be used.
+    logged_problem: Mutex<Option<String>>,
     /// The agent was told to stop: joins that are under way are taken back.
     stopping: AtomicBool,
 }
@@ -266,6 +270,7 @@ async fn serve(
         census: metrics_page::Census::default(),
         guesses: Arc::default(),
         places: Places::default(),
+        logged_problem: Mutex::default(),
         stopping: AtomicBool::new(false),
     });
     let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
@@ -273,7 +278,15 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
 
-    let sweeper = tokio::spawn(sweep(shared.clone()));
+    let mut periodic = JoinSet::new();
+    let works: [fn(&Shared); 3] = [
+        |shared| shared.gate.settle(),
+        |shared| pod_network::catch_up(shared.gate.node()),
+        sweep,
+    ];
+    for work in works {
+        periodic.spawn(again_and_again(shared.clone(), work));
+    }
     let (stop, stopped) = watch::channel(false);
     let (seats, desks) = seats::for_this_process(settings.max_connections, &shared.metrics);
     let server = https::Server {
@@ -314,7 +327,7 @@ async fn serve(
     }
     manager.stopping();
     shared.stopping.store(true, Ordering::SeqCst);
-    sweeper.abort();
+    periodic.abort_all();
     // The socket goes first: whoever finds none knows that no agent runs.
     let _ = atomic_file::remove(&settings.socket);
     let _ = stop.send(true);
@@ -331,34 +344,37 @@ async fn serve(
     }
 }
 
-/// Keeps the tokens up with the time, and the pod network up with its manifest. A store that cannot be used is said once, and tried again:
-/// the agent serves what it can meanwhile.
-async fn sweep(shared: Arc<Shared>) {
-    let mut said = None;
+/// Does something again and again until the agent stops, on a thread of its own. Each such work waits for
+/// its own end and for no other, so that it neither overlaps itself nor is held back by what another
+/// program takes.
+async fn again_and_again(shared: Arc<Shared>, work: fn(&Shared)) {
     let mut pause = tokio::time::interval(SWEEP_PAUSE);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pause.tick().await;
-        let gate = shared.clone();
-        // Kubernetes may take its time, and nobody waits for it here.
-        tokio::task::spawn_blocking(move || gate.gate.settle());
-        let gate = shared.clone();
-        let swept = tokio::task::spawn_blocking(move || {
-            // Says in the log what nobody would see otherwise, until the next connection.
-            gate.served.refresh();
-            gate.gate.sweep()
-        })
-        .await;
-        let problem = match swept {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(panic) => Some(panic.to_string()),
-        };
-        match &problem {
-            Some(error) if said != problem => tracing::error!("{error}"),
-            None if said.is_some() => tracing::info!("the tokens can be used again"),
-            _ => {}
+        let shared = shared.clone();
+        if let Err(panic) = tokio::task::spawn_blocking(move || work(&shared)).await {
+            tracing::error!(%panic, "a periodic task failed unexpectedly");
         }
-        said = problem;
     }
+}
+
+/// Keeps the tokens up with the time. A store that cannot be used is said once, and tried again: the
+/// agent serves what it can meanwhile.
+fn sweep(shared: &Shared) {
+    // Says in the log what nobody would see otherwise, until the next connection.
+    shared.served.refresh();
+    let problem = shared.gate.sweep().err().map(|error| error.to_string());
+    let mut logged = lock(&shared.logged_problem);
+    if problem != *logged {
+        match &problem {
+            Some(error) => tracing::error!("{error}"),
+            None => tracing::info!("the tokens can be used again"),
+        }
+    }
+    *logged = problem;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

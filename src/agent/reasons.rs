@@ -7,6 +7,7 @@ use crate::pki::csr_policy::Violation;
 pub fn of(error: &AdmitError) -> &'static str {
     match error {
         AdmitError::InvalidToken(refusal) => refusal.reason.as_str(),
+        AdmitError::Worker(_) => "worker",
         AdmitError::NotHa => "not-ha",
         AdmitError::IsHa => "is-ha",
         AdmitError::Port(_) => "port",
@@ -16,17 +17,19 @@ pub fn of(error: &AdmitError) -> &'static str {
         AdmitError::NoName(_) => "no-name",
         AdmitError::NameTaken(_) => "name-taken",
         AdmitError::Unusable(_) => "unusable-value",
-        AdmitError::AlreadyKnown(_) => "already-known",
+        AdmitError::AlreadyKnown { .. } => "already-known",
+        AdmitError::NoDatastore => "no-datastore",
         AdmitError::NeedsX509 | AdmitError::NeedsCustomEtcd => "too-old",
         AdmitError::Unsignable(_) => "unsignable",
         AdmitError::Policy(violation) => of_policy(violation),
         AdmitError::ControlPlane(_) => "control-plane-list",
         AdmitError::FirstJoin(_) => "first-join",
-        AdmitError::Read(_) => "read",
+        AdmitError::Read { .. } => "read",
         AdmitError::Store(_) => "store",
         AdmitError::Write { .. } => "write",
         AdmitError::NoKnownToken(_) => "no-known-token",
         AdmitError::Service(_) => "service",
+        AdmitError::TooManyRestarts(_) => "too-many-restarts",
     }
 }
 

@@ -23,9 +23,12 @@ use crate::wire::routes;
 /// MicroK8s's status for each refusal (`http-api.md`; recording `http-join-check-order`).
 fn of(error: &AdmitError) -> StatusCode {
     match error {
-        AdmitError::NotHa => StatusCode::NOT_IMPLEMENTED,
+        AdmitError::Worker(_) => StatusCode::FORBIDDEN,
+        AdmitError::NotHa | AdmitError::NoDatastore => StatusCode::NOT_IMPLEMENTED,
         AdmitError::Port(_) => StatusCode::BAD_GATEWAY,
         AdmitError::SameAddress(_) => StatusCode::SERVICE_UNAVAILABLE,
+        // It is granted later.
+        error if error.retry_after().is_some() => StatusCode::SERVICE_UNAVAILABLE,
         AdmitError::LinkLocal(_)
         | AdmitError::Name { .. }
         | AdmitError::NoName(_)
@@ -33,18 +36,19 @@ fn of(error: &AdmitError) -> StatusCode {
         | AdmitError::Unusable(_) => StatusCode::BAD_REQUEST,
         AdmitError::InvalidToken(_)
         | AdmitError::IsHa
-        | AdmitError::AlreadyKnown(_)
+        | AdmitError::AlreadyKnown { .. }
         | AdmitError::NeedsX509
         | AdmitError::NeedsCustomEtcd
         | AdmitError::Unsignable(_)
         | AdmitError::Policy(_)
         | AdmitError::ControlPlane(_)
         | AdmitError::FirstJoin(_)
-        | AdmitError::Read(_)
+        | AdmitError::Read { .. }
         | AdmitError::Store(_)
         | AdmitError::Write { .. }
         | AdmitError::NoKnownToken(_)
-        | AdmitError::Service(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        | AdmitError::Service(_)
+        | AdmitError::TooManyRestarts(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -56,7 +60,11 @@ pub struct Refused(pub &'static str);
 /// The answer to a request that failed.
 pub fn refusal(error: &AdmitError) -> Response {
     let mut answer = json(of(error), &body(error));
-    answer.extensions_mut().insert(Refused(reasons::of(error)));
+    answer.extensions_mut().insert(Refused(mark(error)));
+    if let Some(seconds) = error.retry_after() {
+        let headers = answer.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     if let AdmitError::InvalidToken(refusal) = error {
         let seconds = refusal.seconds_ago.map(|seconds| seconds.to_string());
         for (name, value) in [
@@ -70,6 +78,14 @@ pub fn refusal(error: &AdmitError) -> Response {
         }
     }
     answer
+}
+
+/// No token is known on a worker, so whoever presents many there is held up like everywhere.
+fn mark(error: &AdmitError) -> &'static str {
+    match error {
+        AdmitError::Worker(_) => Reason::Unknown.as_str(),
+        other => reasons::of(other),
+    }
 }
 
 fn body(error: &AdmitError) -> ErrorBody {

@@ -60,6 +60,11 @@ pub fn refuse_unfit(node: &Node) -> Result<(), NotHere> {
 /// Why no token was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum AddNodeError {
+    /// The node is a worker: a token would admit no node.
+    #[error(
+        "this node is a worker, which issues no tokens: run `microk8s add-node` on a control plane node"
+    )]
+    Worker,
     /// The token that was chosen.
     #[error(transparent)]
     Token(#[from] InvalidToken),
@@ -118,6 +123,7 @@ pub fn issue(
     terms: &Terms,
     uid: u32,
 ) -> Result<IssuedToken, AddNodeError> {
+    refuse_worker(node).map_err(|_| AddNodeError::Worker)?;
     let issued = describe(node, serving, chosen(preset)?)?;
     let added_again = tokens.add(&issued.token, terms, uid)?;
     Ok(IssuedToken {

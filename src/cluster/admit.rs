@@ -9,14 +9,15 @@ mod checks;
 mod error;
 mod etcd;
 mod look;
+mod members;
 mod signing;
 
 use std::net::IpAddr;
 use std::sync::Mutex;
 
-use crate::cluster::first_join::{self, Needs};
+use crate::cluster::callback;
+use crate::cluster::first_join::{self, Needs, Presented};
 use crate::cluster::node::Node;
-use crate::cluster::pod_network;
 use crate::cluster::readiness::Readiness;
 use crate::model::endpoint;
 use crate::model::node::JoiningNode;
@@ -42,7 +43,8 @@ pub struct Gate {
     tokens: Tokens,
     /// What the first join changes on this node, and who relies on it.
     readiness: Readiness,
-    /// MicroK8s's files of tokens are read and written anew by one join at a time.
+    asked_members: members::Asked,
+    /// MicroK8s's file of users and their tokens is read and written anew by one join at a time.
     token_files: Mutex<()>,
 }
 
@@ -72,6 +74,7 @@ impl Gate {
             node,
             tokens,
             readiness: Readiness::default(),
+            asked_members: members::not_asked(),
             token_files: Mutex::default(),
         }
     }
@@ -105,8 +108,8 @@ impl Gate {
         let needs = Needs {
             datastore: Some((caller.local, caller.remote)),
         };
-        let until = self.tokens.lease_end();
-        let asking = self.readiness.prepare(&self.node, &needs, until)?;
+        let presented = Presented::now(&self.tokens, &request.token);
+        let asking = self.readiness.prepare(&self.node, &needs, &presented)?;
         let answer = self.with_callback_token(answer, request)?;
         let answer = match request.worker.role() {
             Role::Worker => cluster_v2::JoinResponse {
@@ -114,7 +117,7 @@ impl Gate {
                 ..answer
             },
             Role::ControlPlane if uses_dqlite => cluster_v2::JoinResponse {
-                voters: Some(voters(&first_join::datastore_members(&self.node)?)),
+                voters: Some(voters(&self.members(caller.remote)?.list)),
                 ..answer
             },
             Role::ControlPlane => answer,
@@ -126,7 +129,8 @@ impl Gate {
         reservation
             .commit(certificates, false)?
             .map_err(AdmitError::InvalidToken)?;
-        self.readiness.let_in(&self.node, claim.node, until);
+        self.readiness
+            .let_in(&self.node, claim.node, presented.until);
         drop(asking);
         Ok(answer)
     }
@@ -140,6 +144,17 @@ impl Gate {
         self.claim(&request.token, &request.hostname, role, caller)
     }
 
+    /// A worker admits no node: it has neither the key of the cluster's authority nor a datastore. It says so
+    /// before it looks at a token, which may be one of the cluster's that is known elsewhere.
+    fn refuse_as_worker(&self) -> Result<(), AdmitError> {
+        if !self.node.is_worker() {
+            return Ok(());
+        }
+        let control_plane = callback::control_plane_of_worker(&self.node).into_iter();
+        let control_plane = control_plane.filter(|address| !address.is_loopback());
+        Err(AdmitError::Worker(control_plane.take(3).collect()))
+    }
+
     /// Who asks to be let in, as soon as the token is looked at: it would let that node in.
     fn claim(
         &self,
@@ -148,6 +163,7 @@ impl Gate {
         role: Role,
         caller: Caller,
     ) -> Result<Claim, AdmitError> {
+        self.refuse_as_worker()?;
         let claim = Claim {
             node: joining_node(hostname, caller),
             role,
@@ -172,6 +188,7 @@ impl Gate {
         request: &cluster_v2::JoinOutcome,
         caller: Caller,
     ) -> Result<Release, AdmitError> {
+        self.refuse_as_worker()?;
         let node = joining_node(&request.hostname, caller);
         let has_joined = match request.outcome {
             cluster_v2::Outcome::Joined => true,
@@ -185,10 +202,9 @@ impl Gate {
         Ok(release)
     }
 
-    /// Settles what the first join changed on this node, and the pod network.
+    /// Settles what the first join changed on this node.
     pub fn settle(&self) {
         self.readiness.settle(&self.node, &self.tokens);
-        pod_network::catch_up(&self.node);
     }
 
     /// Does what time has done to the tokens.

@@ -183,7 +183,7 @@ fn by_kubernetes(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
 
 /// The control plane nodes that a worker knows: those that its proxy leads to, a list that MicroK8s
 /// keeps up to date, and in the older kind of cluster the one that has etcd.
-fn control_plane_of_worker(node: &Node) -> BTreeSet<IpAddr> {
+pub fn control_plane_of_worker(node: &Node) -> BTreeSet<IpAddr> {
     let layout = &node.layout;
     let mut endpoints: Vec<String> = Vec::new();
     if let Ok(text) = layout.read(&layout.args("traefik/provider.yaml")) {

@@ -4,6 +4,8 @@
 //! first address that it finds, and its certificates follow its addresses (`http-api.md`, side
 //! effects of a join).
 
+pub mod history;
+
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,7 +13,9 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::base::atomic_file::Access;
+use crate::base::os_words;
 use crate::base::secret::Secret;
+use crate::cluster::callback;
 use crate::cluster::datastore_place::{self, MoveError};
 use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::Node;
@@ -19,10 +23,14 @@ use crate::cluster::turn::{self, TurnError};
 use crate::cluster::{cni, pod_network};
 use crate::host::InterfaceAddress;
 use crate::model::endpoint;
+use crate::model::token::{Token, TokenDigest};
 use crate::store::callback_tokens;
 use crate::store::dqlite::{self, Malformed, Member};
 use crate::store::layout::{Lock, ReadError};
 use crate::store::token_files::CALLBACK_TOKEN;
+use crate::store::tokens::Tokens;
+
+use history::{FirstJoins, TooOften};
 
 /// Why the node could not be made ready for others.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +56,58 @@ pub enum FirstJoinError {
     /// The contacted address is none of ours.
     #[error("no interface has the address {0}; the datastore is not moved there")]
     NotOurs(IpAddr),
+    /// The node is a worker, and knows these control plane nodes.
+    #[error("the node is a worker of a cluster")]
+    Worker(Vec<IpAddr>),
+    /// The datastore would restart too often.
+    #[error(
+        "the datastore of the contacted node was restarted for nodes whose join failed, as often as it is within an hour; the next time is in {} minutes",
+        .0.seconds.div_ceil(60)
+    )]
+    TooOften(TooOften),
+    /// How often it did cannot be written down.
+    #[error("cannot write down that the datastore restarts: {0}")]
+    History(#[source] io::Error),
+}
+
+impl FirstJoinError {
+    /// What another machine is told: no path and no command line of this node.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Read(error) => {
+                format!("a file of the datastore: {}", os_words::of(&error.source))
+            }
+            Self::Journal(_) | Self::History(_) | Self::Turn(TurnError::NoNode { .. }) => {
+                "the contacted node cannot change its files".to_owned()
+            }
+            Self::Move(MoveError::Write { .. }) => {
+                "the contacted node cannot write the files of its datastore".to_owned()
+            }
+            Self::Move(MoveError::Service(error)) => {
+                format!("its service does not restart: {}", error.told())
+            }
+            Self::Malformed(_)
+            | Self::Turn(TurnError::Busy)
+            | Self::Move(MoveError::NotMoved { .. })
+            | Self::Addresses(_)
+            | Self::NotOurs(_)
+            | Self::Worker(_)
+            | Self::TooOften(_) => self.to_string(),
+        }
+    }
+
+    /// After how many seconds the same can be asked for again, where that is known.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::TooOften(too_often) => Some(too_often.seconds),
+            _ => None,
+        }
+    }
+
+    /// Whether it concerns no other node than the one that asked.
+    pub fn is_of_one_node(&self) -> bool {
+        matches!(self, Self::NotOurs(_))
+    }
 }
 
 /// How long an API server may take to come up again before its manifest is given up; MicroK8s
@@ -68,6 +128,27 @@ pub struct Needs {
     pub datastore: Option<(IpAddr, IpAddr)>,
 }
 
+/// The token that a joining node presents, and the time in unix seconds.
+pub struct Presented {
+    /// The token.
+    pub token: TokenDigest,
+    /// When it is presented.
+    pub now: i64,
+    /// Until when the node, admitted then, may rely on what was changed for it.
+    pub until: i64,
+}
+
+impl Presented {
+    /// A token that is presented now.
+    pub fn now(tokens: &Tokens, token: &Token) -> Self {
+        Self {
+            token: token.digest(),
+            now: tokens.now(),
+            until: tokens.lease_end(),
+        }
+    }
+}
+
 /// What is still to be changed for it.
 #[derive(Default)]
 struct Duties {
@@ -81,25 +162,45 @@ struct Duties {
     reissues: bool,
 }
 
+/// Whether this node has all that others need of it.
+pub fn is_ready(node: &Node, needs: &Needs) -> Result<bool, FirstJoinError> {
+    Ok(Duties::of(node, needs)?.is_none())
+}
+
 /// Changes what others need of this node, in MicroK8s's order; says whether that was anything. All
-/// of it is undone when any of it fails. Otherwise it can be undone until `until`, in unix
-/// seconds.
-pub fn make_ready(node: &Node, needs: &Needs, until: i64) -> Result<bool, FirstJoinError> {
-    if Duties::of(node, needs)?.is_none() {
-        return Ok(false);
-    }
+/// of it is undone when any of it fails. Otherwise it can be undone until the lease of the node that asks
+/// ends.
+pub fn make_ready(
+    node: &Node,
+    needs: &Needs,
+    presented: &Presented,
+) -> Result<bool, FirstJoinError> {
     let _turn = turn::take_tidied::<FirstJoinError>(node, turn::recover)?;
+    // It may have joined another cluster while this waited.
+    if node.is_worker() {
+        let control_plane = callback::control_plane_of_worker(node);
+        return Err(FirstJoinError::Worker(control_plane.into_iter().collect()));
+    }
     // It may have been done while this waited for its turn.
     let Some(duties) = Duties::of(node, needs)? else {
         return Ok(false);
     };
+    let joins = FirstJoins::new(&node.layout);
+    let restarts_datastore = duties.datastore.is_some();
+    joins
+        .begin(presented.now, &presented.token, restarts_datastore)
+        .map_err(FirstJoinError::History)?
+        .map_err(FirstJoinError::TooOften)?;
     let mut journal = Journal::begin(&node.layout)?;
     let done = duties
         .fulfil(node, &mut journal)
-        .and_then(|()| Ok(journal.keep(&node.layout, until)?));
+        .and_then(|()| Ok(journal.keep(&node.layout, presented.until)?));
     let Err(error) = done else {
         return Ok(true);
     };
+    if restarts_datastore && let Err(error) = joins.note_restart(presented.now) {
+        tracing::warn!(%error, "it cannot be written down that the datastore restarts once more");
+    }
     if let Err(undo) = journal.roll_back(node.host.as_ref()) {
         tracing::error!(error = %undo, "what the first join changed cannot be taken back");
     }
@@ -114,7 +215,7 @@ impl Duties {
             ..Self::default()
         };
         if let Some((contacted, other)) = needs.datastore {
-            if node.uses_dqlite() {
+            if node.runs_datastore() {
                 duties.datastore = place_of_datastore(node, contacted)?;
             }
             duties.callback_token = !layout.credential(CALLBACK_TOKEN).exists();
@@ -225,7 +326,7 @@ fn holds(network: &InterfaceAddress, address: IpAddr) -> bool {
 }
 
 /// The token that this node's agent is called with; the first one, where the file holds several.
-pub fn own_callback_token(node: &Node) -> Result<Secret, FirstJoinError> {
+pub fn own_callback_token(node: &Node) -> Result<Secret, ReadError> {
     let path = node.layout.credential(CALLBACK_TOKEN);
     let text = Secret::new(node.layout.read(&path)?);
     Ok(Secret::new(callback_tokens::first(text.expose())))

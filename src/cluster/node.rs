@@ -154,6 +154,16 @@ impl Node {
         })
     }
 
+    /// Whether that datastore runs here.
+    pub fn runs_datastore(&self) -> bool {
+        self.uses_dqlite() && self.host.has_datastore() && !self.layout.has(Lock::NoK8sDqlite)
+    }
+
+    /// Whether the node is a worker: it admits no other nodes, and issues no tokens.
+    pub fn is_worker(&self) -> bool {
+        self.layout.has(Lock::Clustered)
+    }
+
     /// Whether the node stands alone, without MicroK8s.
     pub fn is_standalone(&self) -> bool {
         self.layout.kind() == Kind::Standalone

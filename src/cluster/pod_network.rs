@@ -61,29 +61,36 @@ fn is_ready(node: &Node) -> bool {
 /// Why it could not be told the last time.
 static LAST_LOGGED: Mutex<String> = Mutex::new(String::new());
 
-/// Tells Kubernetes what it has not been told yet, once, unless the node is being changed right
-/// now.
+/// Tells Kubernetes what it has not been told yet, once. The node can be changed meanwhile: the mark
+/// goes only where the manifest is still the one that Kubernetes took.
 pub fn catch_up(node: &Node) {
-    if !mark(node).exists() {
+    // A worker has no manifest of its own; what it had when it was alone waits for its leave.
+    if !mark(node).exists() || node.is_worker() {
         return;
     }
+    let manifest = node.layout.cni_manifest();
+    let told = std::fs::read(&manifest).ok();
+    if let Err(error) = node.host.apply_manifest(&manifest) {
+        let text = error.to_string();
+        let mut last_logged = LAST_LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+        // Once for each reason, not at every try.
+        if *last_logged != text {
+            tracing::warn!(%error, "the manifest of the pod network is not applied yet; the agent tries again");
+            *last_logged = text;
+        }
+        return;
+    }
+    // A change that is under way may be taken back, and has its own word with Kubernetes.
     let Ok(_turn) = turn::take_now(node) else {
         return;
     };
-    // The change that was under way may have been taken back, or have told it.
-    if !mark(node).exists() {
+    if std::fs::read(&manifest).ok() != told {
         return;
     }
-    match apply(node, Duration::ZERO) {
+    match atomic_file::remove(&mark(node)) {
         Ok(()) => tracing::info!("the manifest of the pod network is applied"),
         Err(error) => {
-            let text = error.to_string();
-            let mut last_logged = LAST_LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
-            // Once for each reason, not at every try.
-            if *last_logged != text {
-                tracing::warn!(%error, "the manifest of the pod network is not applied yet; the agent tries again");
-                *last_logged = text;
-            }
+            tracing::warn!(%error, "the manifest of the pod network will be applied once more");
         }
     }
 }

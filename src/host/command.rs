@@ -51,6 +51,20 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// What another machine is told: how it ended, without the command line and what it printed.
+    pub fn told(&self) -> String {
+        match self {
+            Self::NotStarted { source, .. } => {
+                format!("the program cannot be run: {}", os_words::of(source))
+            }
+            Self::Failed { status, .. } => format!("the program failed ({status})"),
+            Self::TimedOut { seconds, .. } => {
+                format!("the program did not end within {seconds} seconds")
+            }
+            Self::NotAvailable(why) => (*why).to_owned(),
+        }
+    }
+
     /// The words of MicroK8s's agent for a program that did not do what it was asked to
     /// (recordings `http-configure-restart-fails`, `http-dqlite-remove-fails`).
     pub fn in_microk8s_words(&self) -> String {

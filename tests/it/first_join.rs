@@ -115,9 +115,7 @@ fn what_another_node_relies_on_is_kept_when_the_first_join_fails() {
             .contains("10.99.0.11")
     );
     assert!(n1.path("var/lock/no-cert-reissue").exists());
-    let restarts = n1.stand_ins.calls();
-    let restarts = restarts.iter().filter(|call| call.contains("k8s-dqlite"));
-    assert_eq!(restarts.filter(|call| call.contains("restart")).count(), 1);
+    assert_eq!(restarts(n1), 1);
 }
 
 #[test]
@@ -144,6 +142,129 @@ fn what_a_first_join_of_which_nothing_is_heard_has_changed_is_undone_in_the_end(
     n1.write(UNTIL, "1", 0o600);
     let _agent = n1.agent();
     becomes(n1, &before);
+}
+
+fn restarts(host: &Host) -> usize {
+    let calls = host.stand_ins.calls();
+    let restarts = calls.iter().filter(|call| call.contains("k8s-dqlite"));
+    restarts.filter(|call| call.contains("restart")).count()
+}
+
+/// How a join of n2 ends that does not succeed.
+#[derive(Clone, Copy)]
+enum Ends {
+    /// It says that it failed.
+    Reported,
+    /// It is killed, and says nothing.
+    Killed,
+}
+
+/// One more join of n2 that does not succeed, and what the agent of n1 makes of it when all who may
+/// still come are out of time. That the agent starts anew takes nothing from what it knows.
+fn fail_once_more(n1: &Host, n2: &Host, line: &str, ends: Ends) {
+    match ends {
+        Ends::Reported => n2.stand_ins.fail_service("restart", KUBELITE),
+        Ends::Killed => n2.stand_ins.kill_caller("restart", KUBELITE),
+    }
+    let agent = n1.agent();
+    let failed = n2.shell(line);
+    assert_ne!(failed.code, Some(0), "{failed:?}");
+    agent.kill();
+    if !is_final(n1) {
+        n1.write(UNTIL, "1", 0o600);
+    }
+    let agent = n1.agent();
+    let decided = wait::until(PATIENCE, GLANCE, || {
+        let is_later = agent.log().contains("is undone later");
+        (is_final(n1) || is_later).then_some(())
+    });
+    assert!(decided.is_some(), "{}", agent.log());
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+    // What n2 left undone is not what is looked at here.
+    n2.stand_ins.repair_services();
+    let recovering = n2.agent();
+    recovering.signal(Signal::SIGTERM);
+    recovering.ends();
+}
+
+fn issue(host: &Host, option: &str) -> String {
+    let agent = host.agent();
+    let line = host.join_line_with(option);
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+    line
+}
+
+#[test]
+fn a_token_has_the_first_join_undone_once_and_after_that_the_datastore_stays_where_it_is() {
+    for (option, role, ends) in [
+        ("", "--worker", Ends::Reported),
+        ("--token-ttl 3600", "--worker", Ends::Reported),
+        ("--token-ttl 3600", "", Ends::Killed),
+    ] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        settle_datastore(n1);
+        let before = node_of(n1);
+        let line = format!("{} {role}", issue(n1, option));
+        fail_once_more(n1, n2, &line, ends);
+        assert_eq!(differing(&node_of(n1), &before), [""; 0]);
+        for _ in 0..4 {
+            fail_once_more(n1, n2, &line, ends);
+        }
+        assert_eq!(restarts(n1), 3, "{:?}", n1.stand_ins.calls());
+        assert!(
+            n1.read("var/kubernetes/backend/cluster.yaml")
+                .contains("10.99.0.11")
+        );
+        // The token is as good as before.
+        let _agent = n1.agent();
+        n2.shell(&line).ok();
+        assert_eq!(restarts(n1), 3);
+    }
+}
+
+#[test]
+fn however_many_tokens_fail_the_datastore_restarts_a_few_times_an_hour_and_the_last_one_joins() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    for _ in 0..5 {
+        let line = format!("{} --worker", issue(n1, ""));
+        fail_once_more(n1, n2, &line, Ends::Reported);
+    }
+    assert!(restarts(n1) <= 6, "{:?}", n1.stand_ins.calls());
+    let _agent = n1.agent();
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+}
+
+#[test]
+fn a_datastore_that_does_not_come_up_is_not_restarted_for_each_node_that_asks() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    n1.stand_ins
+        .fail_service("restart", "microk8s.daemon-k8s-dqlite");
+    let mut last = None;
+    for _ in 0..6 {
+        let agent = n1.agent();
+        let line = n1.join_line();
+        last = Some(n2.shell(&format!("{line} --worker")));
+        agent.kill();
+    }
+    let last = last.unwrap();
+    assert_eq!(last.code, Some(6), "{last:?}");
+    assert!(
+        last.stdout.contains("as often as it is within an hour"),
+        "{last:?}"
+    );
+    assert!(last.stdout.contains("(503)"), "{last:?}");
+    assert!(restarts(n1) <= 6, "{:?}", n1.stand_ins.calls());
 }
 
 /// SIGKILL to the contacted agent right before and right after each of its changes.

@@ -16,6 +16,7 @@ mod certificates;
 mod compat;
 mod configuring;
 mod deadline;
+mod contacted_node;
 mod dev_cluster;
 mod documents;
 mod etcd_flow;

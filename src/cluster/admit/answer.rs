@@ -1,12 +1,14 @@
 //! What a node is told that is let in.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::base::secret::Secret;
+use crate::cluster::admit::error::NodeFile;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
 use crate::cluster::{callback, control_planes, first_join};
 use crate::model::role::Role;
+use crate::store::args_file::ArgsFile;
 use crate::store::known_users;
 use crate::wire::cluster_v2;
 
@@ -25,17 +27,16 @@ impl Gate {
 
     fn common_answer(&self, caller: Caller) -> Result<cluster_v2::JoinResponse, AdmitError> {
         let layout = &self.node.layout;
-        let api_server = self.node.arguments("kube-apiserver")?;
+        let api_server = self.arguments("kube-apiserver")?;
         let value = |key| Some(api_server.get(key).unwrap_or_default().to_owned());
         Ok(cluster_v2::JoinResponse {
-            ca: Some(layout.read(&layout.cert("ca.crt"))?),
+            ca: Some(self.read(NodeFile::ClusterCa, &layout.cert("ca.crt"))?),
             apiport: value("--secure-port"),
             api_authz_mode: value("--authorization-mode"),
-            kubelet_args: Some(layout.read(&layout.args("kubelet"))?),
+            kubelet_args: Some(self.read(NodeFile::Arguments("kubelet"), &layout.args("kubelet"))?),
             hostname_override: Some(caller.remote.to_string()),
             service_account_key: Some(Secret::default()),
             cluster_cidr: self
-                .node
                 .arguments("kube-proxy")?
                 .get("--cluster-cidr")
                 .filter(|cidr| !cidr.is_empty())
@@ -50,11 +51,13 @@ impl Gate {
         caller: Caller,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
         let layout = &self.node.layout;
-        let secret = |path: PathBuf| layout.read(&path).map(Secret::new);
+        let secret = |what, path: PathBuf| self.read(what, &path).map(Secret::new);
         let mut answer = self.common_answer(caller)?;
-        answer.ca_key = Some(secret(layout.cert("ca.key"))?);
-        answer.service_account_key = Some(secret(layout.cert("serviceaccount.key"))?);
-        let api_server = self.node.arguments("kube-apiserver")?;
+        answer.ca_key = Some(secret(NodeFile::ClusterCaKey, layout.cert("ca.key"))?);
+        let service_account_key = layout.cert("serviceaccount.key");
+        answer.service_account_key =
+            Some(secret(NodeFile::ServiceAccountKey, service_account_key)?);
+        let api_server = self.arguments("kube-apiserver")?;
         if api_server
             .get("--token-auth-file")
             .is_some_and(|file| !file.is_empty())
@@ -65,15 +68,16 @@ impl Gate {
         }
         if self.node.uses_dqlite() {
             let backend = layout.backend();
-            answer.cluster_cert = Some(layout.read(&backend.join("cluster.crt"))?);
-            answer.cluster_key = Some(secret(backend.join("cluster.key"))?);
+            let what = NodeFile::DatastoreCertificate;
+            answer.cluster_cert = Some(self.read(what, &backend.join("cluster.crt"))?);
+            answer.cluster_key = Some(secret(what, backend.join("cluster.key"))?);
             return Ok(answer);
         }
         let file = |key| {
             api_server
                 .get(key)
                 .filter(|path| !path.is_empty())
-                .map(|path| layout.read(&self.node.expand(path)))
+                .map(|path| self.read(NodeFile::EtcdCertificates, &self.node.expand(path)))
                 .transpose()
         };
         answer.etcd_servers = api_server.get("--etcd-servers").map(str::to_owned);
@@ -89,7 +93,8 @@ impl Gate {
         answer: cluster_v2::JoinResponse,
         request: &cluster_v2::JoinRequest,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
-        let callback_token = first_join::own_callback_token(&self.node)?;
+        let callback_token = first_join::own_callback_token(&self.node)
+            .map_err(NodeFile::CallbackToken.unreadable())?;
         // What a worker does not know nobody can take from it. A control plane node has to know.
         let has_digest =
             request.worker.role() == Role::Worker && request.can_handle_callback_digest;
@@ -113,8 +118,19 @@ impl Gate {
     }
 
     pub(super) fn known_token(&self, user: &'static str) -> Result<Secret, AdmitError> {
-        let layout = &self.node.layout;
-        let users = layout.read(&layout.credential(known_users::FILE))?;
+        let path = self.node.layout.credential(known_users::FILE);
+        let users = self.read(NodeFile::TokenOf(user), &path)?;
         known_users::token_of(&users, user).ok_or(AdmitError::NoKnownToken(user))
+    }
+
+    /// A file of this node as text.
+    pub(super) fn read(&self, what: NodeFile, path: &Path) -> Result<String, AdmitError> {
+        self.node.layout.read(path).map_err(what.unreadable())
+    }
+
+    /// The arguments of a service of this node.
+    pub(super) fn arguments(&self, service: &'static str) -> Result<ArgsFile, AdmitError> {
+        let what = NodeFile::Arguments(service);
+        self.node.arguments(service).map_err(what.unreadable())
     }
 }

@@ -12,7 +12,7 @@ use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
 use crate::pki::name::AltName;
 use crate::store::admissions::AdmittedNode;
-use crate::store::layout::{Lock, ReadError};
+use crate::store::layout::Lock;
 use crate::wire::{cluster_v1, cluster_v2};
 
 /// A request to join, of either version.
@@ -240,16 +240,23 @@ impl Gate {
             };
         }
         let address = asked.caller.remote;
-        let members = first_join::datastore_members(&self.node)?;
-        if members.iter().any(|member| member.is_at(address)) {
-            Err(AdmitError::AlreadyKnown(address))
-        } else {
-            Ok(format!("the datastore does not list {address}"))
+        let members = self.members(address)?;
+        if members.list.iter().any(|member| member.is_at(address)) {
+            return Err(AdmitError::AlreadyKnown {
+                address,
+                is_confirmed: members.is_confirmed,
+            });
         }
+        // On the loopback all nodes are on this machine, and only tried out.
+        let needs_datastore = asked.role == Role::ControlPlane && !asked.caller.local.is_loopback();
+        if needs_datastore && !self.node.runs_datastore() {
+            return Err(AdmitError::NoDatastore);
+        }
+        Ok(format!("the datastore does not list {address}"))
     }
 
     fn check_authentication(&self, asked: &Asked<'_>) -> Result<String, AdmitError> {
-        let api_server = self.node.arguments("kube-apiserver")?;
+        let api_server = self.arguments("kube-apiserver")?;
         let token_auth = api_server
             .get("--token-auth-file")
             .is_some_and(|file| !file.is_empty());
@@ -281,8 +288,8 @@ impl Gate {
     }
 
     /// Whether the API server looks for a kubelet by its node's name before its address.
-    fn calls_kubelets_by_name(&self) -> Result<bool, ReadError> {
-        let arguments = self.node.arguments("kube-apiserver")?;
+    fn calls_kubelets_by_name(&self) -> Result<bool, AdmitError> {
+        let arguments = self.arguments("kube-apiserver")?;
         let types: Vec<&str> = arguments
             .get("--kubelet-preferred-address-types")
             .unwrap_or("Hostname")

@@ -5,8 +5,9 @@ use std::sync::PoisonError;
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
 use crate::cluster::admit::checks::{self, Asked};
+use crate::cluster::admit::error::NodeFile;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
-use crate::cluster::first_join::{self, Needs};
+use crate::cluster::first_join::{self, Needs, Presented, history};
 use crate::host::{Action, Service};
 use crate::model::role::Role;
 use crate::model::token::Token;
@@ -29,15 +30,16 @@ impl Gate {
         } else {
             caller.remote.to_string()
         };
-        let mut kubelet_args = layout.read(&layout.args("kubelet"))?;
+        let mut kubelet_args =
+            self.read(NodeFile::Arguments("kubelet"), &layout.args("kubelet"))?;
         if name != request.hostname {
             kubelet_args.push_str(&format!("\n--hostname-override={name}"));
         }
-        let value = |service: &str, key: &str| -> Result<Option<String>, AdmitError> {
-            Ok(self.node.arguments(service)?.get(key).map(str::to_owned))
+        let value = |service: &'static str, key: &str| -> Result<Option<String>, AdmitError> {
+            Ok(self.arguments(service)?.get(key).map(str::to_owned))
         };
         let mut answer = cluster_v1::JoinResponse {
-            ca: Some(layout.read(&layout.cert("ca.crt"))?),
+            ca: Some(self.read(NodeFile::ClusterCa, &layout.cert("ca.crt"))?),
             etcd: Some(value("etcd", "--listen-client-urls")?.unwrap_or_default()),
             apiport: Some(value("kube-apiserver", "--secure-port")?.unwrap_or_default()),
             kubelet_args: Some(kubelet_args),
@@ -50,14 +52,9 @@ impl Gate {
             .tokens
             .reserve(&request.token, &claim, |node| self.is_member(node))?
             .map_err(AdmitError::InvalidToken)?;
-        let until = self.tokens.lease_end();
-        let asking = self
-            .readiness
-            .prepare(&self.node, &Needs { datastore: None }, until)?;
-        let _one_at_a_time = self
-            .token_files
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let presented = Presented::now(&self.tokens, &request.token);
+        let needs = Needs { datastore: None };
+        let asking = self.readiness.prepare(&self.node, &needs, &presented)?;
         let mut certificates = vec![CertificatePurpose::Etcd];
         if request.can_handle_x509_auth {
             answer.api_authn_mode = Some("Cert".into());
@@ -69,7 +66,9 @@ impl Gate {
             answer.kubeproxy = Some(Token::presented(
                 self.known_token("system:kube-proxy")?.expose(),
             ));
-            answer.kubelet = Some(Token::presented(self.kubelet_token(&name)?.expose()));
+            answer.kubelet = Some(Token::presented(
+                self.kubelet_token(&name, presented.now)?.expose(),
+            ));
         }
         let callback = format!(
             "{} {}",
@@ -80,31 +79,47 @@ impl Gate {
         reservation
             .commit(&certificates, !request.can_handle_x509_auth)?
             .map_err(AdmitError::InvalidToken)?;
-        self.readiness.let_in(&self.node, claim.node, until);
+        self.readiness
+            .let_in(&self.node, claim.node, presented.until);
         drop(asking);
         Ok(answer)
     }
 
     /// The token of a node's kubelet, made when there is none. A new one counts once the API
     /// server has read the file again.
-    fn kubelet_token(&self, node: &str) -> Result<Secret, AdmitError> {
+    fn kubelet_token(&self, node: &str, now: i64) -> Result<Secret, AdmitError> {
+        let (token, is_new) = self.known_or_new_token(node, now)?;
+        if is_new {
+            self.node.host.service(Action::Restart, Service::Kubelite)?;
+        }
+        Ok(token)
+    }
+
+    /// The token, and whether it was made.
+    fn known_or_new_token(&self, node: &str, now: i64) -> Result<(Secret, bool), AdmitError> {
         let layout = &self.node.layout;
         let path = layout.credential(known_users::FILE);
-        let users = layout.read(&path)?;
+        // The file is read and written anew by one join at a time.
+        let _one_at_a_time = self
+            .token_files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let users = self.read(NodeFile::TokenOf("system:node"), &path)?;
         if let Some(token) = known_users::token_of(&users, &format!("system:node:{node}")) {
-            return Ok(token);
+            return Ok((token, false));
         }
+        let unwritten = |source| AdmitError::Write {
+            path: path.display().to_string(),
+            source,
+        };
+        history::begin_api_server_restart(layout, now)
+            .map_err(unwritten)?
+            .map_err(AdmitError::TooManyRestarts)?;
         let token = first_join::random_text(32);
         let changed = Secret::new(known_users::with_kubelet(&users, &token, node));
         let access = Access::Keep { or: 0o600 };
-        atomic_file::write(&path, changed.expose().as_bytes(), access).map_err(|source| {
-            AdmitError::Write {
-                path: path.display().to_string(),
-                source,
-            }
-        })?;
-        self.node.host.service(Action::Restart, Service::Kubelite)?;
-        Ok(token)
+        atomic_file::write(&path, changed.expose().as_bytes(), access).map_err(unwritten)?;
+        Ok((token, true))
     }
 
     fn append(&self, file: &str, line: &str) -> Result<(), AdmitError> {

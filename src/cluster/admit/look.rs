@@ -11,7 +11,6 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::admit::checks::{self, Asked, Check};
 use crate::cluster::admit::{AdmitError, Caller, Gate, voters};
-use crate::cluster::first_join;
 use crate::cluster::kubernetes;
 use crate::model::endpoint;
 use crate::model::role::Role;
@@ -34,8 +33,10 @@ impl Gate {
             look.findings.push(finding);
         }
         if claim.role == Role::ControlPlane && self.node.uses_dqlite() {
-            let members = first_join::datastore_members(&self.node).unwrap_or_default();
-            look.voters = voters(&members);
+            let members = self.members(caller.remote);
+            look.voters = members
+                .map(|members| voters(&members.list))
+                .unwrap_or_default();
         }
         Ok(look)
     }
@@ -81,6 +82,17 @@ impl Gate {
         let exit = ExitStatus::Refused.code();
         let mut message = error.told();
         let (on, remedy) = match error {
+            AdmitError::Worker(_) => (
+                Joining,
+                "take a connection string that `microk8s add-node` prints on a control plane node".to_owned(),
+            ),
+            AdmitError::NoDatastore => {
+                let how = match self.node.is_standalone() {
+                    true => "run its agent with `--datastore-demo`",
+                    false => "start its service k8s-dqlite",
+                };
+                (ContactedNode, format!("{how}, or join as a worker with `--worker`"))
+            }
             AdmitError::NotHa => (
                 ContactedNode,
                 "run `microk8s enable ha-cluster`, or disable it on the joining node".to_owned(),
@@ -118,7 +130,7 @@ impl Gate {
                 Joining,
                 "give the machine another name with `hostnamectl set-hostname NAME`".to_owned(),
             ),
-            AdmitError::AlreadyKnown(address) => (
+            AdmitError::AlreadyKnown { address, .. } => (
                 ContactedNode,
                 format!("run `microk8s remove-node {address} --force`: it forgets the node that had this address"),
             ),
@@ -130,11 +142,12 @@ impl Gate {
             | AdmitError::Policy(_)
             | AdmitError::ControlPlane(_)
             | AdmitError::FirstJoin(_)
-            | AdmitError::Read(_)
+            | AdmitError::Read { .. }
             | AdmitError::Store(_)
             | AdmitError::Write { .. }
             | AdmitError::NoKnownToken(_)
-            | AdmitError::Service(_) => {
+            | AdmitError::Service(_)
+            | AdmitError::TooManyRestarts(_) => {
                 let (address, node) = (asked.caller.remote, sanitize::for_log(asked.hostname, 80));
                 let why = sanitize::for_log(&error.to_string(), 500);
                 tracing::warn!(%address, node, check, "a join would fail: {why}");

@@ -33,6 +33,7 @@ impl Gate {
         request: &cluster_v1::SignCertRequest,
         caller: Caller,
     ) -> Result<Signed, AdmitError> {
+        self.refuse_as_worker()?;
         let unknown = || AdmitError::InvalidToken(Reason::Unknown.into());
         // Nobody without a token has a signature verified.
         if !self.tokens.gives_certificates(&request.token)? {
@@ -60,11 +61,9 @@ impl Gate {
         };
         let approved = csr_policy::judge(&parsed, &expected).map_err(AdmitError::Policy)?;
         let layout = &self.node.layout;
-        let ca_key = Secret::new(layout.read(&layout.cert("ca.key")).map_err(unsignable)?);
-        let ca = Ca::from_pem(
-            &layout.read(&layout.cert("ca.crt")).map_err(unsignable)?,
-            ca_key.expose(),
-        );
+        let read = |name| layout.read(&layout.cert(name)).map_err(unsignable);
+        let ca_key = Secret::new(read("ca.key")?);
+        let ca = Ca::from_pem(&read("ca.crt")?, ca_key.expose());
         let certificate = ca
             .and_then(|ca| ca.issue_approved(&approved))
             .map_err(AdmitError::Unsignable)?;
@@ -107,6 +106,7 @@ impl Gate {
     }
 }
 
+/// MicroK8s's helper tells no more than that it failed; the log has the file.
 fn unsignable(error: ReadError) -> AdmitError {
     AdmitError::Unsignable(PkiError::malformed("certificate authority", error))
 }

@@ -1500,6 +1500,53 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["signing::an_older_join_writes_no_second_line_into_the_callback_tokens"],
     },
     Difference {
+        microk8s: "a worker's agent answers joins, from the authority and the datastore that it had when it was alone",
+        here: "status 403, which names control plane nodes, before a token is looked at; it signs nothing and issues no tokens",
+        why: "it would make a cluster of its own, by tokens that were meant for another",
+        cases: &[],
+        tests: &[
+            "contacted_node::a_worker_admits_no_node_signs_nothing_and_names_a_control_plane",
+            "contacted_node::a_worker_issues_no_token_whoever_asks_its_agent",
+        ],
+    },
+    Difference {
+        microk8s: "a node is refused for what the datastore's file lists, also when it left or was removed half a minute ago",
+        here: "the datastore itself is asked before; where it does not answer, its file counts and the message says so",
+        why: "a node that has left is free to join",
+        cases: &[Case {
+            of: &[
+                "join-already-in-dqlite",
+                "join-already-in-dqlite-worker",
+                "http-join-check-order",
+            ],
+            modes: OUR_AGENT,
+            effects: &[AnyCallsOn("n1")],
+        }],
+        tests: &["contacted_node::a_node_that_the_datastore_has_forgotten_joins_at_once"],
+    },
+    Difference {
+        microk8s: "the datastore moves at the first join, and stays there whatever becomes of that join",
+        here: "a first join that failed is undone, once for a token and ever more seldom; the datastore restarts at most six times an hour for joining nodes, and a join that would restart it once more gets status 503 with `Retry-After`",
+        why: "one token would restart the control plane for as long as its holder likes",
+        cases: &[],
+        tests: &[
+            "first_join::a_token_has_the_first_join_undone_once_and_after_that_the_datastore_stays_where_it_is",
+            "first_join::however_many_tokens_fail_the_datastore_restarts_a_few_times_an_hour_and_the_last_one_joins",
+            "first_join::a_datastore_that_does_not_come_up_is_not_restarted_for_each_node_that_asks",
+        ],
+    },
+    Difference {
+        microk8s: "an error of a join names paths and command lines of the contacted node",
+        here: "it says what failed and why, in the same words where they are known; the log of the contacted node has the rest",
+        why: "they are of no use on the joining node, and tell a stranger about this one",
+        cases: &[],
+        tests: &[
+            "contacted_node::a_file_that_cannot_be_read_is_named_by_its_kind_to_the_joining_node_and_by_its_path_in_the_log",
+            "contacted_node::a_certificate_is_not_signed_without_the_authoritys_key_and_its_right_remains",
+            "contacted_node::programs_that_fail_on_the_contacted_node_are_told_without_their_command_lines",
+        ],
+    },
+    Difference {
         microk8s: "the `Host` header of a request decides the datastore's address and what counts as the same node",
         here: "the address at which the connection came in does",
         why: "the header is what the client makes of it",

@@ -1,0 +1,340 @@
+//! How often joining nodes had this node move its datastore, kept on the disk.
+//!
+//! A token that admits a node can be presented again after each join that failed. Each first join
+//! restarts the datastore, and with it the API server, and so does undoing it. What is written down
+//! here bounds that, whatever tokens and nodes ask for and however often the agent starts anew.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::atomic_file::{self, Access};
+use crate::model::token::TokenDigest;
+use crate::store::layout::Layout;
+
+const HOUR: u64 = 3600;
+/// So often the datastore is restarted within an hour for nodes that want to join.
+const OF_DATASTORE: usize = 6;
+/// So often the API server is, each time for another node that needs a token of its own.
+const OF_API_SERVER: usize = 12;
+/// A first join may restart the datastore, and once more when it fails.
+const OF_A_JOIN: usize = 2;
+/// Undoing restarts it as well, and must leave room for the join that comes next.
+const OF_AN_UNDO: usize = 1 + OF_A_JOIN;
+
+/// How long after an undo the next one has to wait; twice as long after each further one.
+const UNDO_PAUSE: u64 = 10 * 60;
+/// For how long an undo counts for that.
+const DAY: u64 = 24 * HOUR;
+/// For how long a token whose join was undone is remembered.
+const MONTH: u64 = 30 * DAY;
+/// How many tokens are remembered of the joins that one undo was for, and how many undos.
+pub const REMEMBERED: usize = 32;
+
+/// What was done for joining nodes.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// When a service was restarted for them, in unix seconds.
+    #[serde(default)]
+    restarts: Vec<i64>,
+    /// The first joins that were undone.
+    #[serde(default)]
+    undone: Vec<Undone>,
+    /// The tokens of the nodes that asked to join since the node was last made ready for others.
+    #[serde(default)]
+    asked: Vec<TokenDigest>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Undone {
+    at: i64,
+    tokens: Vec<TokenDigest>,
+}
+
+/// What becomes of a first join on which no node relies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undo {
+    /// It is undone now.
+    Now,
+    /// It waits.
+    Later,
+    /// It stays: one of its tokens had this node do and undo the same before.
+    Never,
+}
+
+impl History {
+    /// The history in a file; an empty one where there is none, or none that can be read.
+    pub fn load(path: &Path) -> Self {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read `{}`", path.display());
+                return Self::default();
+            }
+        };
+        serde_json::from_str(&text).unwrap_or_else(|error| {
+            tracing::warn!(%error, "`{}` is damaged, and begins anew", path.display());
+            Self::default()
+        })
+    }
+
+    fn save(&self, path: &Path) -> io::Result<()> {
+        let text = serde_json::to_string(self)?;
+        atomic_file::write(path, text.as_bytes(), Access::PRIVATE)
+    }
+
+    /// After how many seconds there is room for so many restarts of at most `limit`: none where there
+    /// is room now.
+    fn wait(&self, now: i64, restarts: usize, limit: usize) -> u64 {
+        let mut recent: Vec<i64> = self.restarts.clone();
+        recent.retain(|at| is_within(*at, now, HOUR));
+        recent.sort_unstable();
+        let too_many = (recent.len() + restarts).saturating_sub(limit);
+        let Some(leaves) = too_many.checked_sub(1).and_then(|last| recent.get(last)) else {
+            return 0;
+        };
+        let leaves = leaves.saturating_add_unsigned(HOUR);
+        u64::try_from(leaves.saturating_sub(now))
+            .unwrap_or(0)
+            .clamp(1, 2 * HOUR)
+    }
+
+    /// Whether a first join on which no node relies is undone.
+    fn undo(&self, now: i64) -> Undo {
+        let has_failed_before = |token| {
+            let mut undone = self.undone.iter();
+            undone.any(|undone| undone.tokens.contains(token))
+        };
+        if self.asked.iter().any(has_failed_before) {
+            return Undo::Never;
+        }
+        let recent = self.undone.iter().map(|undone| undone.at);
+        let recent: Vec<i64> = recent.filter(|at| is_within(*at, now, DAY)).collect();
+        let doublings = u32::try_from(recent.len())
+            .unwrap_or(u32::MAX)
+            .checked_sub(1);
+        let pause = doublings.map_or(0, |by| UNDO_PAUSE.saturating_mul(2_u64.saturating_pow(by)));
+        let waits = recent.iter().any(|at| is_within(*at, now, pause.min(DAY)));
+        match waits || self.wait(now, OF_AN_UNDO, OF_DATASTORE) > 0 {
+            true => Undo::Later,
+            false => Undo::Now,
+        }
+    }
+
+    fn note_restart(&mut self, now: i64) {
+        self.restarts.retain(|at| is_within(*at, now, HOUR));
+        self.restarts.push(now);
+    }
+
+    fn note_undo(&mut self, now: i64) {
+        self.note_restart(now);
+        self.undone
+            .retain(|undone| is_within(undone.at, now, MONTH));
+        if self.undone.len() >= REMEMBERED {
+            self.undone.remove(0);
+        }
+        let tokens = std::mem::take(&mut self.asked);
+        self.undone.push(Undone { at: now, tokens });
+    }
+
+    /// Says whether that is news.
+    fn note_asked(&mut self, token: &TokenDigest) -> bool {
+        let is_news = self.asked.len() < REMEMBERED && !self.asked.contains(token);
+        if is_news {
+            self.asked.push(*token);
+        }
+        is_news
+    }
+}
+
+/// Whether a time is less than so many seconds away. One in the future is of a clock that was wrong:
+/// it counts for no longer than one in the past.
+fn is_within(at: i64, now: i64, seconds: u64) -> bool {
+    at.abs_diff(now) < seconds
+}
+
+/// A change that joining nodes have asked for too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooOften {
+    /// After how many seconds it can be asked for again.
+    pub seconds: u64,
+}
+
+/// Restarts of the datastore for joining nodes, and what they were for, on the disk. Calls must come one
+/// after the other.
+#[derive(Debug)]
+pub struct FirstJoins {
+    path: PathBuf,
+}
+
+impl FirstJoins {
+    /// Those of a node.
+    pub fn new(layout: &Layout) -> Self {
+        let path = layout.own_state().join("first-join.history");
+        Self { path }
+    }
+
+    /// The node is about to be made ready for others, as this token asks. It is on the disk before the
+    /// datastore restarts.
+    pub fn begin(
+        &self,
+        now: i64,
+        token: &TokenDigest,
+        restarts_datastore: bool,
+    ) -> io::Result<Result<(), TooOften>> {
+        let mut history = History::load(&self.path);
+        if restarts_datastore {
+            let seconds = history.wait(now, OF_A_JOIN, OF_DATASTORE);
+            if seconds > 0 {
+                return Ok(Err(TooOften { seconds }));
+            }
+            history.note_restart(now);
+        }
+        history.asked = vec![*token];
+        history.save(&self.path).map(Ok)
+    }
+
+    /// The datastore is restarted once more, since it did not come up.
+    pub fn note_restart(&self, now: i64) -> io::Result<()> {
+        let mut history = History::load(&self.path);
+        history.note_restart(now);
+        history.save(&self.path)
+    }
+
+    /// Another node asks to join with this token, now that this one is ready.
+    pub fn note_asked(&self, token: &TokenDigest) -> io::Result<()> {
+        let mut history = History::load(&self.path);
+        match history.note_asked(token) {
+            true => history.save(&self.path),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a first join on which no node relies is undone.
+    pub fn undo(&self, now: i64) -> Undo {
+        History::load(&self.path).undo(now)
+    }
+
+    /// It is about to be undone.
+    pub fn note_undo(&self, now: i64) -> io::Result<()> {
+        let mut history = History::load(&self.path);
+        history.note_undo(now);
+        history.save(&self.path)
+    }
+}
+
+/// The API server is about to be restarted, so that it reads the tokens of users again. It is on the
+/// disk before. Calls must come one after the other.
+pub fn begin_api_server_restart(layout: &Layout, now: i64) -> io::Result<Result<(), TooOften>> {
+    let path = layout.own_state().join("api-server.history");
+    let mut history = History::load(&path);
+    match history.wait(now, 1, OF_API_SERVER) {
+        0 => {
+            history.note_restart(now);
+            history.save(&path).map(Ok)
+        }
+        seconds => Ok(Err(TooOften { seconds })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::token::Token;
+
+    fn token(number: usize) -> TokenDigest {
+        Token::presented(&format!("{number:032}")).digest()
+    }
+
+    /// The most restarts within any hour.
+    fn most_in_an_hour(restarts: &[i64]) -> usize {
+        let within = |from: i64| {
+            restarts
+                .iter()
+                .filter(|at| (from..from + 3600).contains(*at))
+                .count()
+        };
+        restarts.iter().map(|at| within(*at)).max().unwrap_or(0)
+    }
+
+    /// Joins by these tokens that all fail, one a minute for a day; the restarts.
+    fn day_of_failed_joins(token_of: impl Fn(usize) -> TokenDigest, move_fails: bool) -> Vec<i64> {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("history");
+        let joins = FirstJoins { path };
+        let (mut made, mut is_ready, mut is_final) = (Vec::new(), false, false);
+        for number in 0..1440 {
+            let now = 1_000_000 + 60 * i64::try_from(number).unwrap();
+            let token = token_of(number);
+            if is_final {
+                break;
+            }
+            if is_ready {
+                joins.note_asked(&token).unwrap();
+            } else if joins.begin(now, &token, true).unwrap().is_ok() {
+                made.push(now);
+                is_ready = !move_fails;
+                if move_fails {
+                    joins.note_restart(now).unwrap();
+                    made.push(now);
+                }
+            }
+            if is_ready {
+                match joins.undo(now) {
+                    Undo::Now => {
+                        joins.note_undo(now).unwrap();
+                        made.push(now);
+                        is_ready = false;
+                    }
+                    Undo::Later => {}
+                    Undo::Never => is_final = true,
+                }
+            }
+        }
+        made
+    }
+
+    #[test]
+    fn one_token_has_a_first_join_undone_once() {
+        assert_eq!(day_of_failed_joins(|_| token(0), false).len(), 3);
+    }
+
+    #[test]
+    fn however_many_tokens_ask_restarts_are_few_an_hour_and_fewer_in_the_end() {
+        let made = day_of_failed_joins(token, false);
+        assert!(most_in_an_hour(&made) <= OF_DATASTORE, "{made:?}");
+        let early = made.iter().filter(|at| **at < 1_000_000 + 7200).count();
+        assert!((4..=20).contains(&made.len()), "{made:?}");
+        assert!(early * 2 >= made.len(), "{made:?}");
+    }
+
+    #[test]
+    fn moves_that_fail_are_few_an_hour() {
+        let made = day_of_failed_joins(token, true);
+        assert!(most_in_an_hour(&made) <= OF_DATASTORE, "{made:?}");
+        assert!(made.len() >= 24, "there is a try each hour: {made:?}");
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_blocks_nothing_for_longer_than_an_hour() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("history");
+        let joins = FirstJoins { path };
+        for _ in 0..OF_DATASTORE {
+            joins.note_restart(4_000_000_000).unwrap();
+        }
+        let refused = joins.begin(4_000_000_000, &token(0), true).unwrap();
+        assert_eq!(refused, Err(TooOften { seconds: 3600 }));
+        assert_eq!(joins.begin(1_700_000_000, &token(0), true).unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_read_begins_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("history");
+        std::fs::write(&path, "\u{0}nope").unwrap();
+        assert_eq!(History::load(&path), History::default());
+    }
+}
