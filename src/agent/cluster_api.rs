@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::agent::join_steps::{Look, perform};
 use crate::agent::metrics::Limit;
-use crate::agent::{Shared, callback_api, guesses, metrics_page, request_log, status};
+use crate::agent::{Shared, callback_api, guesses, metrics_page, moved, request_log, status};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
@@ -67,6 +67,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .merge(metrics_page)
         .merge(callback_api::routes())
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(
+            shared.clone(),
+            moved::remote,
+        ))
         .layer(middleware::from_fn_with_state(watch, guesses::layer))
         .layer(middleware::from_fn_with_state(
             shared.metrics.clone(),

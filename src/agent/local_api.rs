@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use crate::agent::local_events::{Client, log_failure};
 use crate::agent::local_socket::LocalCaller;
-use crate::agent::{Shared, local_departure, request_log, status};
+use crate::agent::{Shared, local_departure, moved, request_log, status};
 use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::join::{self, Audience, RunsIn, preflight};
 use crate::cluster::{status as cluster_status, token_care};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, JoinEvent, JoinOrder, PROTOCOL, TokenSelection,
+    AddTokenRequest, Hello, JoinEvent, JoinOrder, NodeDirectory, PROTOCOL, TokenSelection,
 };
 use crate::wire::preflight_v1::CheckOrder;
 use crate::wire::routes;
@@ -36,14 +36,20 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(routes::LOCAL_JOIN_CHECK, post(check_join))
         .route(routes::LOCAL_NODES, get(nodes))
         .merge(local_departure::router())
+        .layer(middleware::from_fn_with_state(shared.clone(), moved::local))
         .layer(middleware::from_fn(request_log::local))
         .with_state(shared)
 }
 
-async fn hello() -> Response {
+async fn hello(State(shared): State<Arc<Shared>>) -> Response {
+    let revision = shared.gate.node().layout.revision();
     let hello = Hello {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        directory: revision.map(|revision| NodeDirectory {
+            path: revision.directory().to_string_lossy().into_owned(),
+            identity: revision.identity(),
+        }),
     };
     status::json(StatusCode::OK, &hello)
 }

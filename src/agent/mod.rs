@@ -17,6 +17,7 @@ mod local_events;
 mod local_socket;
 mod metrics;
 mod metrics_page;
+mod moved;
 mod places;
 mod reasons;
 mod request_log;
@@ -42,6 +43,7 @@ use crate::base::clock::SystemClock;
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::cluster::admit::Gate;
 use crate::cluster::callback::{CallbackFrom, Callbacks};
+use crate::cluster::carry_over::{CarryOverError, carry_over};
 use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::cluster::pod_network;
@@ -98,6 +100,9 @@ pub enum AgentError {
     /// Another agent has the node.
     #[error("another agent runs on this node directory (`{}` is locked)", .0.display())]
     AlreadyRunning(PathBuf),
+    /// Another agent has the directory that the node was in.
+    #[error(transparent)]
+    CarryOver(#[from] CarryOverError),
     /// A folder, lock or socket.
     #[error("cannot use `{}`: {source}", path.display())]
     Own {
@@ -154,8 +159,10 @@ struct Shared {
 }
 
 impl Shared {
+    /// Whether changes that are under way are to be taken back: the agent stops, or its node directory is
+    /// not the node's any more.
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        self.stopping.load(Ordering::SeqCst) || self.gate.node().layout.check_current().is_err()
     }
 }
 
@@ -174,11 +181,18 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// How long what still works for a request that nobody waits for any more gets then.
 const LAST_DRAIN: Duration = Duration::from_secs(5);
 
-/// Runs the agent until it is told to stop.
-pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
+/// Runs the agent until it is told to stop, or until the node has another directory, which is then the
+/// value: the agent has to start again there.
+pub fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, AgentError> {
     let _lock = take_lock(&node)?;
     let manager = ServiceManager::from_environment();
     let starting = manager.starting("starting: seeing to what was interrupted");
+    match carry_over(&node) {
+        Ok(Some(from)) => tracing::info!("the tokens of `{}` were taken over", from.display()),
+        Ok(None) => {}
+        Err(error @ CarryOverError::InUse(_)) => return Err(error.into()),
+        Err(error) => tracing::error!(%error, "tokens that were issued there are not known here"),
+    }
     match join::recover(&node) {
         Ok(Some(ending)) => tracing::warn!("{ending}"),
         Ok(None) => {}
@@ -202,20 +216,25 @@ pub fn run(node: Node, settings: Settings) -> Result<(), AgentError> {
     let result = runtime.block_on(serve(node.clone(), tokens, served, &settings, manager));
     match result {
         Ok(Ending::AtOnce) => runtime.shutdown_background(),
-        Ok(Ending::Drained) | Err(_) => runtime.shutdown_timeout(LAST_DRAIN),
+        Ok(Ending::Drained | Ending::Moved(_)) | Err(_) => runtime.shutdown_timeout(LAST_DRAIN),
     }
     // Half an image must not be taken for a whole one when this process is gone.
     feed::kill_all();
-    result.map(|_| ())
+    result.map(|ending| match ending {
+        Ending::Moved(to) => Some(to),
+        Ending::Drained | Ending::AtOnce => None,
+    })
 }
 
 /// How the agent stopped serving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Ending {
     /// What was under way came to its end, or had its time.
     Drained,
     /// It was told a second time to stop.
     AtOnce,
+    /// The node is in another directory; what was under way came to its end, or had its time.
+    Moved(PathBuf),
 }
 
 fn take_lock(node: &Node) -> Result<FileLock, AgentError> {
@@ -224,7 +243,7 @@ fn take_lock(node: &Node) -> Result<FileLock, AgentError> {
         path: own.clone(),
         source,
     })?;
-    let path = own.join("agent.lock");
+    let path = node.layout.agent_lock();
     FileLock::try_take(&path).map_err(|error| match error {
         FileLockError::Held => AgentError::AlreadyRunning(path),
         FileLockError::Io(source) => AgentError::Own { path, source },
@@ -321,11 +340,22 @@ async fn serve(
     manager.ready(&format!("listening on {bind}"));
     tokio::spawn(manager.clone().give_signs_of_life(shared.clone(), ping));
 
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
+    let layout = shared.gate.node().layout.clone();
+    let ending = tokio::select! {
+        _ = terminate.recv() => {
+            tracing::info!("stopping: SIGTERM");
+            Ending::Drained
+        }
+        _ = interrupt.recv() => {
+            tracing::info!("stopping: SIGINT");
+            Ending::Drained
+        }
+        to = moved::elsewhere(&layout) => Ending::Moved(to),
+    };
+    match &ending {
+        Ending::Moved(to) => manager.moving(to),
+        Ending::Drained | Ending::AtOnce => manager.stopping(),
     }
-    manager.stopping();
     shared.stopping.store(true, Ordering::SeqCst);
     periodic.abort_all();
     // The socket goes first: whoever finds none knows that no agent runs.
@@ -337,7 +367,7 @@ async fn serve(
             if in_time.is_err() {
                 tracing::warn!("requests are still under way, and are not waited for any longer");
             }
-            Ok(Ending::Drained)
+            Ok(ending)
         }
         _ = terminate.recv() => Ok(Ending::AtOnce),
         _ = interrupt.recv() => Ok(Ending::AtOnce),

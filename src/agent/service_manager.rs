@@ -8,6 +8,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::process;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -83,6 +84,11 @@ impl ServiceManager {
     /// No new requests are taken any more.
     pub fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=stopping: requests under way are let to their end");
+    }
+
+    /// The agent starts again as the same process.
+    pub fn moving(&self, to: &Path) {
+        self.tell(&format!("STATUS=starting again in {}", to.display()));
     }
 
     fn tell(&self, message: &str) {

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::{self, MinTls, Settings};
 use crate::app::log::LastWords;
 use crate::app::{self, log};
+use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
 use crate::cli;
 use crate::cli::agent::{AgentArgs, MinTlsVersion};
@@ -20,7 +21,7 @@ use crate::cluster::node::Node;
 use crate::host::datastore_demo::DatastoreDemo;
 use crate::host::snap::SnapHost;
 use crate::host::standalone::StandaloneHost;
-use crate::host::{self, Host, network};
+use crate::host::{self, Host, network, process};
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::model::token_life::RETRY_WINDOW;
 use crate::store::layout::{Kind, Layout};
@@ -84,7 +85,76 @@ fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
         tracing::warn!("{line}");
     }
     let settings = settings(&node, args)?;
-    agent::run(node, settings).map_err(Refusal::new)
+    let revision = node.layout.revision().cloned();
+    match (agent::run(node, settings).map_err(Refusal::new)?, revision) {
+        (Some(to), Some(from)) => Err(start_in(from.directory(), &to)),
+        (_, _) => Ok(()),
+    }
+}
+
+/// Starts the agent again, as the same process, in another directory of the node. Returns only when
+/// that fails.
+fn start_in(from: &Path, to: &Path) -> Refusal {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let arguments: Vec<OsString> = arguments.collect();
+    let variables = variables_in(from, to);
+    let error = process::become_program(Path::new(&program), arguments, &variables);
+    Refusal::new(format!("cannot start again in `{}`: {error}", to.display()))
+}
+
+/// What snapd sets, for the other revision.
+fn variables_in(from: &Path, to: &Path) -> Vec<(String, String)> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let names = (from.file_name(), to.file_name());
+    let mut replaced = vec![(text(from), text(to))];
+    if let Some(snap) = env_vars::path(env_vars::SNAP)
+        && let (Some(old), Some(new)) = names
+        && snap.file_name() == Some(old)
+    {
+        replaced.push((text(&snap), text(&snap.with_file_name(new))));
+    }
+    let mut variables: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter_map(|(name, value)| {
+            let parts: Vec<&str> = value.split(':').collect();
+            let changed: Vec<String> = parts
+                .iter()
+                .map(|part| {
+                    let below = |(old, new): &(String, String)| {
+                        let rest = Path::new(part).strip_prefix(old).ok()?;
+                        Some(
+                            text(&Path::new(new).join(rest))
+                                .trim_end_matches('/')
+                                .to_owned(),
+                        )
+                    };
+                    replaced
+                        .iter()
+                        .find_map(below)
+                        .unwrap_or_else(|| (*part).to_owned())
+                })
+                .collect();
+            let changed = changed.join(":");
+            (changed != value).then_some((name, changed))
+        })
+        .collect();
+    if let (Some(old), Some(new)) = names
+        && std::env::var_os(env_vars::SNAP_REVISION).is_some_and(|revision| revision == old)
+    {
+        let revision = new.to_string_lossy().into_owned();
+        variables.push((env_vars::SNAP_REVISION.to_owned(), revision));
+    }
+    // A path of its own that led there, and leads there still, would not lead to the new one.
+    if let Some(data) = env_vars::path(env_vars::SNAP_DATA)
+        && std::fs::canonicalize(&data).is_ok_and(|data| data != to)
+        && !variables
+            .iter()
+            .any(|(name, _)| name == env_vars::SNAP_DATA)
+    {
+        variables.push((env_vars::SNAP_DATA.to_owned(), text(to)));
+    }
+    variables
 }
 
 /// The machine, and beside a standalone node a datastore when one is wanted.

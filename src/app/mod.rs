@@ -20,7 +20,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
@@ -31,6 +31,7 @@ use crate::base::wait;
 use crate::cli::output::{self, Printer, Streams};
 use crate::cli::texts;
 use crate::client::local::{self, LocalError, Probe};
+use crate::cluster::carry_over::carry_over;
 use crate::cluster::node::Node;
 use crate::cluster::token_care;
 use crate::host::Host;
@@ -39,8 +40,9 @@ use crate::host::standalone::StandaloneHost;
 use crate::model::token_life::RETRY_WINDOW;
 use crate::store::database::StoreError;
 use crate::store::layout::{Kind, Layout};
+use crate::store::revision::Revision;
 use crate::store::tokens::Tokens;
-use crate::wire::local_v1::PROTOCOL;
+use crate::wire::local_v1::{NodeDirectory, PROTOCOL};
 
 /// How long the agent may have the token database without being there: longer than it takes to stop.
 const AGENT_ENDS: Duration = Duration::from_secs(30);
@@ -149,8 +151,35 @@ enum Agent {
 /// Looks for the node's agent; whatever stands in the way is printed.
 async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, ExitStatus> {
     let socket = node.layout.socket(None);
-    match local::probe(&socket).await {
-        Ok(Probe::Ready(agent)) => Ok(Agent::Ready(agent)),
+    let end = Instant::now() + AGENT_ENDS;
+    let mut found = local::probe(&socket).await;
+    // An agent that starts again in the node's new directory is not there for a moment.
+    let mut is_moving = false;
+    let mut pause = tokio::time::interval(GLANCE);
+    while Instant::now() < end {
+        match &found {
+            Ok(Probe::Ready(agent)) if works_in_older(agent, node) => is_moving = true,
+            Ok(Probe::NotRunning) if is_moving => {}
+            _ => break,
+        }
+        pause.tick().await;
+        found = local::probe(&socket).await;
+    }
+    match found {
+        Ok(Probe::Ready(agent)) => match elsewhere(&agent, node) {
+            None => Ok(Agent::Ready(agent)),
+            Some(other) => {
+                let text = format!(
+                    "the agent of this node works in `{}`, and this command in `{}`",
+                    other.path,
+                    node.layout.data().display()
+                );
+                let hint =
+                    "restart the agent, or run the command without SNAP_DATA in its environment";
+                output::error(printer, &text, Some(hint));
+                Err(ExitStatus::Failure)
+            }
+        },
         Ok(Probe::NotRunning) => Ok(Agent::NotRunning),
         Ok(Probe::NoPermission) => Err(refuse_permission(node, printer)),
         Ok(Probe::OtherProtocol { agent }) => {
@@ -172,6 +201,23 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
     }
 }
 
+/// The node directory that an agent works in, when it is not that of the command.
+fn elsewhere<'a>(agent: &'a local::LocalAgent, node: &Node) -> Option<&'a NodeDirectory> {
+    let own = node.layout.revision()?;
+    agent
+        .directory()
+        .filter(|directory| directory.identity != own.identity())
+}
+
+/// Whether an agent works in another revision than the current one, which is the command's.
+fn works_in_older(agent: &local::LocalAgent, node: &Node) -> bool {
+    let is_current = |own: &&Revision| own.is_snaps_current() && own.check().is_ok();
+    let own = node.layout.revision().filter(is_current);
+    elsewhere(agent, node).is_some_and(|other| {
+        own.is_some_and(|own| Path::new(&other.path).parent() == own.directory().parent())
+    })
+}
+
 /// The agent did not get to the end of what it was asked for.
 fn agent_failed(error: &LocalError, printer: &mut dyn Printer) -> ExitStatus {
     let hint = "look into the log of this node's agent";
@@ -184,6 +230,10 @@ fn tokens_without_agent(
     node: &Node,
     printer: &mut dyn Printer,
 ) -> Result<Option<Tokens>, ExitStatus> {
+    if let Err(error) = carry_over(node) {
+        output::error(printer, &error.to_string(), None);
+        return Err(ExitStatus::Failure);
+    }
     if !node.layout.token_database().exists() {
         return Ok(None);
     }

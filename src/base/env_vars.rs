@@ -8,6 +8,8 @@ pub const SNAP: &str = "SNAP";
 pub const SNAP_DATA: &str = "SNAP_DATA";
 /// The snap's data that all revisions share.
 pub const SNAP_COMMON: &str = "SNAP_COMMON";
+/// The revision of the snap, as its directories are called.
+pub const SNAP_REVISION: &str = "SNAP_REVISION";
 /// Where the agent's socket is, when it is not in its usual place.
 pub const MICROK8S_SOCKET: &str = "MICROK8S_SOCKET";
 /// The node directory of a standalone node, as `--node-dir` gives it.

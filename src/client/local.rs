@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::wire::departure_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeList, PROTOCOL, Pruned,
-    TokenList, TokenSelection,
+    AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeDirectory, NodeList, PROTOCOL,
+    Pruned, TokenList, TokenSelection,
 };
 use crate::wire::preflight_v1::{CheckEvent, CheckOrder};
 use crate::wire::routes;
@@ -38,6 +38,7 @@ pub enum Probe {
 pub struct LocalAgent {
     client: reqwest::Client,
     socket: PathBuf,
+    directory: Option<NodeDirectory>,
 }
 
 /// Why the agent did not do what it was asked to.
@@ -89,9 +90,10 @@ pub async fn probe(socket: &Path) -> Result<Probe, LocalError> {
         .no_proxy()
         .build()
         .map_err(no_answer)?;
-    let agent = LocalAgent {
+    let mut agent = LocalAgent {
         client,
         socket: socket.to_owned(),
+        directory: None,
     };
     let hello: Hello = agent.get(routes::LOCAL_HELLO).await?;
     if hello.protocol != PROTOCOL {
@@ -99,10 +101,16 @@ pub async fn probe(socket: &Path) -> Result<Probe, LocalError> {
             agent: hello.protocol,
         });
     }
+    agent.directory = hello.directory;
     Ok(Probe::Ready(agent))
 }
 
 impl LocalAgent {
+    /// The node directory that it works in, where it says so.
+    pub fn directory(&self) -> Option<&NodeDirectory> {
+        self.directory.as_ref()
+    }
+
     /// Issues a token.
     pub async fn add_token(&self, request: &AddTokenRequest) -> Result<IssuedToken, LocalError> {
         self.post(routes::LOCAL_TOKENS, request).await

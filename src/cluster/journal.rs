@@ -10,6 +10,7 @@
 //! lead on from there ([`Onward`]); once it has happened, these are taken instead.
 
 mod kept;
+mod moved;
 mod onward;
 mod undo;
 
@@ -329,6 +330,7 @@ pub fn recover(layout: &Layout, host: &dyn Host) -> Result<Option<Ending>, Journ
     if !folder.exists() {
         return Ok(None);
     }
+    moved::settle_in(layout, &folder)?;
     end(&folder, host).map(Some)
 }
 

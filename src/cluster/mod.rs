@@ -4,6 +4,7 @@ pub mod add_node;
 pub mod admit;
 pub mod callback;
 pub mod capi;
+pub mod carry_over;
 pub mod cni;
 pub mod configure;
 mod control_planes;

@@ -12,6 +12,7 @@ use crate::base::file_lock::{FileLock, FileLockError};
 use crate::base::wait;
 use crate::cluster::journal::{self, Ending, JournalError};
 use crate::cluster::node::Node;
+use crate::store::revision::NotCurrent;
 
 /// How long another change of the node may take to end, and how often that is looked at.
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +34,9 @@ pub enum TurnError {
     /// A join or leave of this node is under way.
     #[error("another join or leave of this node is under way")]
     Busy,
+    /// The node's directory is no longer the one that is used.
+    #[error(transparent)]
+    Moved(#[from] NotCurrent),
     /// The node's directory is not there, or not ours.
     #[error("cannot use the node directory: `{}`: {source}", path.display())]
     NoNode {
@@ -49,6 +53,9 @@ impl TurnError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Busy => Some("wait until it has ended, and look what it said"),
+            Self::Moved(_) => {
+                Some("run the command again when `snap changes` shows that it is done")
+            }
             Self::NoNode { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run the command as root, or start the node's agent")
             }
@@ -65,6 +72,7 @@ impl Drop for Turn {
 
 /// Whether the turn could be taken now. Nothing is changed to find that out.
 pub fn look(node: &Node) -> Result<(), TurnError> {
+    node.layout.check_current()?;
     let folder = node.layout.own_state();
     match FileLock::try_take_folder(&folder) {
         Ok(_) => Ok(()),
@@ -136,6 +144,7 @@ pub fn take_now(node: &Node) -> Result<Turn, TurnError> {
 }
 
 fn take_within(node: &Node, limit: Duration) -> Result<Turn, TurnError> {
+    node.layout.check_current()?;
     let folder = node.layout.own_state();
     let try_take = || match atomic_file::make_folder(&folder, 0o700)
         .map_err(FileLockError::Io)

@@ -109,11 +109,11 @@ pub fn run_to_end(
 pub fn become_program(
     program: &Path,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
-    variables: &[(&str, &str)],
+    variables: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
 ) -> io::Error {
     Command::new(program)
         .args(arguments)
-        .envs(variables.iter().copied())
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .exec()
 }
 

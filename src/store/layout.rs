@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::base::env_vars;
+use crate::store::revision::{NotCurrent, Revision};
 
 /// A node directory. The paths are MicroK8s's (recording `fresh-node.json`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,7 @@ pub struct Layout {
     data: PathBuf,
     common: PathBuf,
     kind: Kind,
+    revision: Option<Revision>,
 }
 
 /// Whose node it is.
@@ -25,8 +27,16 @@ pub enum Kind {
 
 /// No node directory can be found.
 #[derive(Debug, thiserror::Error)]
-#[error("no MicroK8s node on this machine, and no home directory to make one in")]
-pub struct NoHome;
+pub enum NoNode {
+    /// There is no place for one.
+    #[error("no MicroK8s node on this machine, and no home directory to make one in")]
+    NoHome,
+    /// snapd has taken its link away, and makes it anew when it is done.
+    #[error(
+        "`{SNAP_DATA_DIR}` is not there: MicroK8s is being refreshed, or was removed in part; try again, or name a node directory with MICROK8S_NODE_DIR"
+    )]
+    NoRevision,
+}
 
 /// MicroK8s's places on a machine.
 const SNAP_DIR: &str = "/snap/microk8s/current";
@@ -88,6 +98,16 @@ impl Layout {
             data: data.into(),
             common: common.into(),
             kind: Kind::Snap,
+            revision: None,
+        }
+    }
+
+    /// The same node in another directory, that of another revision.
+    pub fn at(&self, data: &Path) -> Self {
+        Self {
+            data: data.to_owned(),
+            revision: Revision::of(data),
+            ..self.clone()
         }
     }
 
@@ -98,12 +118,13 @@ impl Layout {
             data: root.join("current"),
             common: root.join("common"),
             kind: Kind::Standalone,
+            revision: None,
         }
     }
 
     /// The node of this machine: `node_dir` where given, else the snap's by its variables or in
     /// its usual place, else a standalone one below the user's data directory.
-    pub fn find(node_dir: Option<&Path>) -> Result<Self, NoHome> {
+    pub fn find(node_dir: Option<&Path>) -> Result<Self, NoNode> {
         if let Some(root) = node_dir {
             return Ok(Self::standalone(root));
         }
@@ -115,15 +136,34 @@ impl Layout {
             let or = |name, default: &str| {
                 env_vars::path(name).unwrap_or_else(|| PathBuf::from(default))
             };
-            return Ok(Self::new(
-                or(env_vars::SNAP, SNAP_DIR),
-                data.unwrap_or_else(|| PathBuf::from(SNAP_DATA_DIR)),
-                or(env_vars::SNAP_COMMON, SNAP_COMMON_DIR),
-            ));
+            let data = data.unwrap_or_else(|| PathBuf::from(SNAP_DATA_DIR));
+            // Links that are changed while this runs do not lead it into two directories.
+            let revision = Revision::of(&data);
+            return Ok(Self {
+                revision: revision.clone(),
+                ..Self::new(
+                    or(env_vars::SNAP, SNAP_DIR),
+                    revision.map_or(data, |revision| revision.directory().to_owned()),
+                    or(env_vars::SNAP_COMMON, SNAP_COMMON_DIR),
+                )
+            });
+        }
+        if Path::new(SNAP_COMMON_DIR).is_dir() {
+            return Err(NoNode::NoRevision);
         }
         dirs::data_dir()
             .map(|home| Self::standalone(&home.join("microk8s")))
-            .ok_or(NoHome)
+            .ok_or(NoNode::NoHome)
+    }
+
+    /// The revision of the snap that the directory belongs to, where it is one's.
+    pub fn revision(&self) -> Option<&Revision> {
+        self.revision.as_ref()
+    }
+
+    /// Looks whether the directory still is the node's.
+    pub fn check_current(&self) -> Result<(), NotCurrent> {
+        self.revision.as_ref().map_or(Ok(()), Revision::check)
     }
 
     /// Whose node it is.
@@ -209,6 +249,11 @@ impl Layout {
     /// Our own state; mode 0700.
     pub fn own_state(&self) -> PathBuf {
         self.data.join("var/cluster-agent")
+    }
+
+    /// One agent a node directory.
+    pub fn agent_lock(&self) -> PathBuf {
+        self.own_state().join("agent.lock")
     }
 
     /// The tokens of the node's agent, and the nodes that it let in.

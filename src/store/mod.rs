@@ -8,6 +8,7 @@ pub mod database;
 pub mod dqlite;
 pub mod known_users;
 pub mod layout;
+pub mod revision;
 pub mod shell_words;
 pub mod token_file;
 pub mod token_files;

@@ -22,6 +22,18 @@ pub struct Hello {
     pub protocol: u32,
     /// The agent's version, for people.
     pub version: String,
+    /// The node directory that it works in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<NodeDirectory>,
+}
+
+/// A node directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeDirectory {
+    /// Its path, as the agent sees it.
+    pub path: String,
+    /// Its device and inode.
+    pub identity: (u64, u64),
 }
 
 /// `POST /local/v1/tokens`.

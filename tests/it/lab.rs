@@ -16,6 +16,7 @@ pub mod peer;
 pub mod pem;
 pub mod program;
 pub mod request;
+pub mod revisions;
 pub mod schema;
 pub mod small_disk;
 pub mod snapshot;

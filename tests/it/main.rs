@@ -41,6 +41,7 @@ mod preflight;
 mod real_cluster;
 mod real_datastore;
 mod real_kubernetes;
+mod refreshed;
 mod removing;
 mod request_log;
 mod retry_advice;

@@ -26,7 +26,7 @@ use crate::cluster::fresh_node::client_certificates;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
-use crate::cluster::turn;
+use crate::cluster::turn::{self, TurnError};
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
@@ -187,6 +187,11 @@ fn carry_out(
             plan.apply(&mut change, order, audience)
         })
         .and_then(|()| still_wanted(audience))
+        .and_then(|()| {
+            node.layout
+                .check_current()
+                .map_err(|error| TurnError::from(error).into())
+        })
         .and_then(|()| change.finish(order));
     done.map_err(|error| change.take_back(error))
 }

@@ -61,7 +61,7 @@ pub fn of(error: &JoinError, running: JoinStage) -> Verdict {
     };
     use Retry::{CureFirst, NoRetry, TryAgain};
     match error {
-        JoinError::Turn(error @ TurnError::Busy) => Verdict::new(
+        JoinError::Turn(error @ (TurnError::Busy | TurnError::Moved(_))) => Verdict::new(
             Preflight,
             TryAgain,
             error.hint().unwrap_or("wait until it has ended"),
@@ -255,7 +255,7 @@ fn of_refusal(
                 "{hint}; this address presented too many such tokens, and is listened to again in {seconds}"
             ),
             None => format!(
-                "the contacted node has too much to do; try again in {seconds}, the token is not used up"
+                "the contacted node cannot answer that now; try again in {seconds}, the token is not used up"
             ),
         };
     }
@@ -266,7 +266,7 @@ fn of_refusal(
 fn of_unsigned(cause: Cause, retry_after: Option<u64>) -> Verdict {
     let hint = match (cause, retry_after) {
         (_, Some(seconds)) => format!(
-            "the contacted node has too much to do; try again in {}, this node can use the token again",
+            "the contacted node cannot answer that now; try again in {}, this node can use the token again",
             time_text::seconds(seconds)
         ),
         (Cause::Token, None) => cause.hint().to_owned(),

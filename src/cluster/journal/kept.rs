@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{JournalError, done, end, file_error, folder_of, remove_done};
+use super::{JournalError, done, end, file_error, folder_of, moved, remove_done};
 use crate::base::atomic_file::{self, Access};
 use crate::cluster::journal::Journal;
 use crate::host::Host;
@@ -66,5 +66,6 @@ pub fn drop_kept(layout: &Layout) -> Result<(), JournalError> {
 pub fn undo_kept(layout: &Layout, host: &dyn Host) -> Result<(), JournalError> {
     let (kept, journal) = (folder(layout), folder_of(layout));
     atomic_file::rename(&kept, &journal).map_err(file_error("move", &kept))?;
+    moved::settle_in(layout, &journal)?;
     end(&journal, host).map(drop)
 }

@@ -6,7 +6,6 @@
 //! services is the host's stand-in.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use nix::unistd::Pid;
 use microk8s::base::wait;
 
 use super::program::program;
-use super::{Host, Output, TIME_LIMIT, network, skip};
+use super::{Host, Output, TIME_LIMIT, network, revisions, skip};
 
 /// Names the root to boot.
 const ROOT_VARIABLE: &str = "MICROK8S_TEST_SYSTEMD_ROOT";
@@ -73,7 +72,7 @@ impl Machine {
             }
         };
         clean_up_after_dead_processes();
-        lay_out(host);
+        revisions::lay_out(host);
         let said = host.scratch().join("nspawn.log");
         let name = host.namespace().to_owned();
         let bound = |from: &Path, to: &str| format!("--bind={}:{to}", from.display());
@@ -245,13 +244,6 @@ fn root() -> Result<PathBuf, String> {
         Ok(_) => Ok(root),
         Err(error) => Err(format!("systemd-nspawn does not run: {error}")),
     }
-}
-
-/// Moves the host's node to where a snap's revision is, so that the host's own paths lead there too.
-fn lay_out(host: &Host) {
-    fs::rename(host.snap_data(), host.scratch().join("x1")).unwrap();
-    symlink("x1", host.scratch().join("current")).unwrap();
-    symlink("current", host.snap_data()).unwrap();
 }
 
 /// The first process of the machine, once there is one.

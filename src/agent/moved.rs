@@ -1,0 +1,90 @@
+//! What the agent does when its node directory is no longer the node's, because the snap is refreshed.
+//!
+//! From the moment that snapd takes its link away nothing is changed any more: it would not be in the
+//! copy. When the link leads elsewhere, the agent ends and starts again there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::agent::cluster_api::Whole;
+use crate::agent::{Shared, status};
+use crate::store::layout::Layout;
+use crate::store::revision::NotCurrent;
+use crate::wire::error_body::ErrorBody;
+use crate::wire::routes;
+
+/// How often it is looked where the node directory is.
+const PAUSE: Duration = Duration::from_secs(1);
+/// When a client that was refused is to come again, in seconds.
+const COME_AGAIN: u64 = 5;
+
+/// Refuses what would change a node that is being refreshed; to other nodes.
+pub async fn remote(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    // How a join ended is noted beside the tokens, which go along.
+    if request.uri().path() == routes::V2_JOIN_OUTCOME {
+        return next.run(request).await;
+    }
+    let Some(why) = in_the_way(&shared, &request) else {
+        return next.run(request).await;
+    };
+    // Over HTTP/2 an answer before the end of the request looks like a fault to some clients.
+    let _ = Whole::from_request(request, &()).await;
+    tracing::warn!(%why, "a request was refused");
+    let body = ErrorBody::new("MicroK8s is being refreshed on this node");
+    status::try_again(StatusCode::SERVICE_UNAVAILABLE, COME_AGAIN, &body)
+}
+
+/// The same, to the node's own command line.
+pub async fn local(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let Some(why) = in_the_way(&shared, &request) else {
+        return next.run(request).await;
+    };
+    tracing::warn!(%why, "a local request was refused");
+    let body = ErrorBody::new(why.to_string());
+    status::try_again(StatusCode::SERVICE_UNAVAILABLE, COME_AGAIN, &body)
+}
+
+fn in_the_way(shared: &Shared, request: &Request) -> Option<NotCurrent> {
+    if request.method() != Method::POST {
+        return None;
+    }
+    shared.gate.node().layout.check_current().err()
+}
+
+/// Waits until the node is in another directory, and says in which.
+pub async fn elsewhere(layout: &Layout) -> PathBuf {
+    let mut was_missing = false;
+    let mut pause = tokio::time::interval(PAUSE);
+    loop {
+        pause.tick().await;
+        match layout.check_current() {
+            Ok(()) => {
+                if was_missing {
+                    tracing::info!("the node directory is back");
+                }
+                was_missing = false;
+            }
+            Err(why @ NotCurrent::Missing(_)) => {
+                if !was_missing {
+                    tracing::warn!("{why}; nothing is changed until it leads here again");
+                }
+                was_missing = true;
+            }
+            Err(NotCurrent::Elsewhere { link, from, to }) => {
+                tracing::warn!(
+                    "`{}` leads to `{}` now, no longer to `{}`; the agent starts again there",
+                    link.display(),
+                    to.display(),
+                    from.display()
+                );
+                return to;
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The tokens of a node go with it from one revision of the snap to the next, and back.
+//!
+//! snapd copies the node directory while an agent may run, and leads back to an older copy when the
+//! snap is reverted. Which directory was used last is noted in a file that all revisions share; what
+//! starts in another one takes the token database over from there first. So no token is lost, and none
+//! that was used lives again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::atomic_file::{self, Access};
+use crate::base::file_lock::{FileLock, FileLockError};
+use crate::cluster::join;
+use crate::cluster::node::Node;
+use crate::host::snap::SnapHost;
+use crate::store::layout::Layout;
+
+/// Which node directory was used last.
+const NOTE: &str = "run/cluster-agent.directory";
+
+/// The tokens of the directory that was used last could not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum CarryOverError {
+    /// Its agent still runs.
+    #[error("an agent still runs in `{}`", .0.display())]
+    InUse(PathBuf),
+    /// A file.
+    #[error("cannot take the tokens over: `{}`: {source}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Takes over the tokens of the node directory that was used last, where that is another one; gives
+/// its path when there was something to take over.
+///
+/// A join that was interrupted there is taken back there, and the node that it contacted is told.
+pub fn carry_over(node: &Node) -> Result<Option<PathBuf>, CarryOverError> {
+    let Some(revision) = node.layout.revision() else {
+        return Ok(None);
+    };
+    let note = node.layout.common().join(NOTE);
+    let own = revision.directory();
+    let last = match fs::read_to_string(&note) {
+        Ok(text) => Some(PathBuf::from(text.trim_end())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(file(&note, error)),
+    };
+    if last.as_deref() == Some(own) {
+        return Ok(None);
+    }
+    let taken = match last {
+        // Only revisions of one snap are the same node.
+        Some(last) if last.parent() == own.parent() && last.is_dir() => {
+            let old = node.layout.at(&last);
+            let host = SnapHost::new(old.snap(), old.data(), old.common());
+            let old = Node::new(old, Arc::new(host));
+            take(&old, &node.layout)?.then_some(last)
+        }
+        _ => None,
+    };
+    let folder = note.parent().unwrap_or(&note);
+    atomic_file::make_folder(folder, 0o755).map_err(|error| file(folder, error))?;
+    let line = format!("{}\n", own.display());
+    let access = Access::Set {
+        mode: 0o644,
+        uid: None,
+        gid: None,
+    };
+    atomic_file::write(&note, line.as_bytes(), access).map_err(|error| file(&note, error))?;
+    Ok(taken)
+}
+
+fn take(old: &Node, new: &Layout) -> Result<bool, CarryOverError> {
+    if !old.layout.own_state().is_dir() {
+        return Ok(false);
+    }
+    let lock = old.layout.agent_lock();
+    let _lock = FileLock::try_take(&lock).map_err(|error| match error {
+        FileLockError::Held => CarryOverError::InUse(old.layout.data().to_owned()),
+        FileLockError::Io(source) => file(&lock, source),
+    })?;
+    match join::recover(old) {
+        Ok(Some(ending)) => tracing::warn!("in `{}`: {ending}", old.layout.data().display()),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(%error, "an earlier join or leave in `{}` cannot be taken back", old.layout.data().display());
+        }
+    }
+    let database = old.layout.token_database();
+    let content = match fs::read(&database) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(file(&database, error)),
+    };
+    let own = new.own_state();
+    atomic_file::make_folder(&own, 0o700).map_err(|error| file(&own, error))?;
+    let database = new.token_database();
+    atomic_file::write(&database, &content, Access::PRIVATE)
+        .map_err(|error| file(&database, error))?;
+    Ok(true)
+}
+
+fn file(path: &Path, source: io::Error) -> CarryOverError {
+    CarryOverError::File {
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,176 @@
+//! The revision of the snap that a node directory belongs to, and whether it still is the current one.
+//!
+//! snapd keeps a directory for each revision, `x1`, `x2`, …, and a link, `current`, to the one in use.
+//! When the snap is refreshed, it takes the link away, copies the directory, and makes the link anew,
+//! to the copy. What then works on in the old directory changes nothing that runs. `snap revert` leads
+//! the link back.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The link of snapd.
+const CURRENT: &str = "current";
+
+/// A node directory and what leads to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    directory: PathBuf,
+    link: PathBuf,
+    identity: Identity,
+}
+
+/// Device and inode of a directory.
+pub type Identity = (u64, u64);
+
+/// Where a node directory is, seen from what led to it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotCurrent {
+    /// Nothing is there.
+    #[error("MicroK8s is being refreshed: `{}` leads nowhere at the moment", .0.display())]
+    Missing(PathBuf),
+    /// Another directory.
+    #[error(
+        "MicroK8s was refreshed: `{}` leads to `{}` now, no longer to `{}`", link.display(), to.display(), from.display()
+    )]
+    Elsewhere {
+        /// What led to the directory.
+        link: PathBuf,
+        /// The directory.
+        from: PathBuf,
+        /// The other one.
+        to: PathBuf,
+    },
+}
+
+impl Revision {
+    /// The directory that a path leads to; `None` when it leads to none.
+    ///
+    /// snapd's own link is watched where it leads there, and the path itself where it does not.
+    pub fn of(data: &Path) -> Option<Self> {
+        let directory = fs::canonicalize(data).ok()?;
+        let identity = identity(&directory).ok()?;
+        let current = directory.parent()?.join(CURRENT);
+        let link = match self::identity(&current) {
+            Ok(found) if found == identity => current,
+            _ => data.to_owned(),
+        };
+        Some(Self {
+            directory,
+            link,
+            identity,
+        })
+    }
+
+    /// The directory, without links in its path.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Device and inode of the directory.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether snapd's link is what leads there.
+    pub fn is_snaps_current(&self) -> bool {
+        self.link.ends_with(CURRENT)
+    }
+
+    /// Looks whether the link still leads to the directory.
+    pub fn check(&self) -> Result<(), NotCurrent> {
+        match identity(&self.link) {
+            Ok(found) if found == self.identity => Ok(()),
+            Ok(_) => match fs::canonicalize(&self.link) {
+                Ok(to) => Err(NotCurrent::Elsewhere {
+                    link: self.link.clone(),
+                    from: self.directory.clone(),
+                    to,
+                }),
+                Err(_) => Err(NotCurrent::Missing(self.link.clone())),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(NotCurrent::Missing(self.link.clone()))
+            }
+            // What cannot be looked at has not moved for that.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let found = fs::metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn place() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for revision in ["x1", "x2"] {
+            fs::create_dir(root.path().join(revision)).unwrap();
+        }
+        symlink("x1", root.path().join(CURRENT)).unwrap();
+        root
+    }
+
+    fn lead_to(root: &Path, revision: &str) {
+        fs::remove_file(root.join(CURRENT)).unwrap();
+        symlink(revision, root.join(CURRENT)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_current_as_long_as_the_link_leads_to_it() {
+        for given in ["x1", CURRENT, "own"] {
+            let root = place();
+            let path = root.path();
+            symlink(path.join("x1"), path.join("own")).unwrap();
+            let revision = Revision::of(&path.join(given)).unwrap();
+            assert_eq!(
+                revision.directory(),
+                path.join("x1").canonicalize().unwrap()
+            );
+            assert_eq!(revision.check(), Ok(()), "{given}");
+            fs::remove_file(path.join(CURRENT)).unwrap();
+            assert!(
+                matches!(revision.check(), Err(NotCurrent::Missing(_))),
+                "{given}"
+            );
+            symlink("x2", path.join(CURRENT)).unwrap();
+            let Err(NotCurrent::Elsewhere { to, .. }) = revision.check() else {
+                panic!("{given}");
+            };
+            assert_eq!(to, path.join("x2").canonicalize().unwrap());
+            fs::remove_dir(path.join("x1")).unwrap();
+            assert!(matches!(
+                revision.check(),
+                Err(NotCurrent::Elsewhere { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_the_link_of_snapd_does_not_lead_to_is_watched_itself() {
+        let root = place();
+        let path = root.path();
+        symlink(path.join("x2"), path.join("own")).unwrap();
+        for given in ["x2", "own"] {
+            let revision = Revision::of(&path.join(given)).unwrap();
+            lead_to(path, "x1");
+            assert_eq!(revision.check(), Ok(()), "{given}");
+        }
+        let revision = Revision::of(&path.join("own")).unwrap();
+        fs::remove_file(path.join("own")).unwrap();
+        symlink(path.join("x1"), path.join("own")).unwrap();
+        assert!(matches!(
+            revision.check(),
+            Err(NotCurrent::Elsewhere { .. })
+        ));
+        assert_eq!(Revision::of(&path.join("none")), None);
+    }
+}
