@@ -154,12 +154,14 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
     let end = Instant::now() + AGENT_ENDS;
     let mut found = local::probe(&socket).await;
     // An agent that starts again in the node's new directory is not there for a moment.
-    let mut is_moving = false;
+    let (mut is_moving, mut was_asked_again) = (false, false);
     let mut pause = tokio::time::interval(GLANCE);
     while Instant::now() < end {
         match &found {
             Ok(Probe::Ready(agent)) if works_in_older(agent, node) => is_moving = true,
-            Ok(Probe::NotRunning) if is_moving => {}
+            Ok(Probe::NotRunning) | Err(LocalError::NoAnswer { .. }) if is_moving => {}
+            // It may have gone between two questions.
+            Err(LocalError::NoAnswer { .. }) if !was_asked_again => was_asked_again = true,
             _ => break,
         }
         pause.tick().await;

@@ -307,7 +307,7 @@ mod tests {
         for (error, hint) in [
             (
                 refused(None, Some(10)),
-                "too much to do; try again in 10 seconds, the token",
+                "cannot answer that now; try again in 10 seconds, the token",
             ),
             (refused(Some(unknown), Some(1)), "again in 1 second"),
         ] {
