@@ -167,6 +167,19 @@ pub fn is_ready(node: &Node, needs: &Needs) -> Result<bool, FirstJoinError> {
     Ok(Duties::of(node, needs)?.is_none())
 }
 
+/// Says why this node would not be made ready now, as far as that is known before.
+pub fn foretell(node: &Node, needs: &Needs, now: i64) -> Result<(), FirstJoinError> {
+    match Duties::of(node, needs)? {
+        Some(Duties {
+            datastore: Some(_), ..
+        }) => {
+            let joins = FirstJoins::new(&node.layout);
+            joins.check(now).map_err(FirstJoinError::TooOften)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Changes what others need of this node, in MicroK8s's order; says whether that was anything. All
 /// of it is undone when any of it fails. Otherwise it can be undone until the lease of the node that asks
 /// ends.

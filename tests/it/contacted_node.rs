@@ -391,11 +391,7 @@ fn on_standalone(host: &Host, line: &str) -> crate::lab::Output {
 
 #[test]
 fn a_standalone_agent_without_a_datastore_admits_workers_and_says_at_once_why_no_control_plane() {
-    for arguments in [
-        &[][..],
-        &["--bind", "0.0.0.0:25000"],
-        &["--bind", "10.99.0.11:25000"],
-    ] {
+    for arguments in [&[][..], &["--bind", "10.99.0.11:25000"]] {
         let Some(lab) = Lab::new(&["n1", "n2"]) else {
             return;
         };

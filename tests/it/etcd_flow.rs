@@ -2,6 +2,7 @@
 //! whose datastore is an etcd outside. Beyond the recordings `v1-join` and `v1-join-unknown-token` the
 //! facts are those that `http-api.md` and `messages.md` give from MicroK8s's sources.
 
+use crate::compat::requests::curl;
 use crate::lab::{Host, Lab};
 
 /// A lab of two nodes without high availability, and the agent of the first.
@@ -292,5 +293,56 @@ fn nodes_without_certificates_get_tokens_from_a_cluster_on_etcd_that_has_them() 
     assert_eq!(
         n1.stand_ins.calls(),
         ["snapctl restart microk8s.daemon-kubelite"]
+    );
+}
+
+/// Each node that is too old for certificates has a token made, which the API server reads when it
+/// starts.
+#[test]
+fn however_many_names_ask_for_tokens_the_api_server_restarts_a_few_times_an_hour() {
+    const KUBELITE: &str = "snapctl restart microk8s.daemon-kubelite";
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    without_ha(&lab);
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let names: Vec<String> = (1..=20).map(|number| format!("old{number}")).collect();
+    let known = names.iter().map(|name| (name.as_str(), "10.99.0.12"));
+    n1.knows(&known.collect::<Vec<_>>());
+    let api_server = n1.read("args/kube-apiserver");
+    let file = "--token-auth-file=${SNAP_DATA}/credentials/known_tokens.csv\n";
+    n1.write("args/kube-apiserver", &format!("{api_server}{file}"), 0o660);
+    n1.write(
+        "credentials/known_tokens.csv",
+        "t,system:kube-proxy,kube-proxy,\n",
+        0o600,
+    );
+    let mut statuses = Vec::new();
+    for half in names.chunks(10) {
+        // That the agent starts anew takes nothing from what it knows.
+        let agent = n1.agent();
+        let token = n1
+            .shell("microk8s add-node --format token --token-ttl 3600")
+            .ok();
+        for name in half {
+            let body = serde_json::json!({
+                "token": token.trim(), "hostname": name, "port": "25000",
+                "callback": "x".repeat(64), "can_handle_x509_auth": false,
+            });
+            let url = "https://10.99.0.11:25000/cluster/api/v1.0/join";
+            let answer = curl(n2, &["-X", "POST", url], &body.to_string());
+            statuses.push(answer.status);
+        }
+        agent.kill();
+    }
+    let calls = n1.stand_ins.calls();
+    let restarts = calls.iter().filter(|call| *call == KUBELITE).count();
+    assert_eq!(restarts, 12, "{statuses:?}");
+    assert_eq!(statuses, [&[200; 12][..], &[503; 8]].concat());
+    assert_eq!(
+        n1.read("credentials/known_tokens.csv")
+            .matches("system:node:old")
+            .count(),
+        12
     );
 }

@@ -264,6 +264,18 @@ fn a_datastore_that_does_not_come_up_is_not_restarted_for_each_node_that_asks() 
         "{last:?}"
     );
     assert!(last.stdout.contains("(503)"), "{last:?}");
+    // The dry run foretells it.
+    let agent = n1.agent();
+    let line = n1.join_line();
+    let looked_at = n2.shell(&format!("{line} --worker --dry-run"));
+    assert_eq!(looked_at.code, Some(6), "{looked_at:?}");
+    assert!(
+        looked_at
+            .stdout
+            .contains("as often as it is within an hour"),
+        "{looked_at:?}"
+    );
+    agent.kill();
     assert!(restarts(n1) <= 6, "{:?}", n1.stand_ins.calls());
 }
 

@@ -24,29 +24,8 @@ impl Gate {
     ) -> Result<cluster_v1::JoinResponse, AdmitError> {
         let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
         self.check(checks::V1, &Asked::v1(request, &claim.node, caller))?;
-        let layout = &self.node.layout;
-        let name = if self.leads_to(&request.hostname, caller.remote) {
-            request.hostname.clone()
-        } else {
-            caller.remote.to_string()
-        };
-        let mut kubelet_args =
-            self.read(NodeFile::Arguments("kubelet"), &layout.args("kubelet"))?;
-        if name != request.hostname {
-            kubelet_args.push_str(&format!("\n--hostname-override={name}"));
-        }
-        let value = |service: &'static str, key: &str| -> Result<Option<String>, AdmitError> {
-            Ok(self.arguments(service)?.get(key).map(str::to_owned))
-        };
-        let mut answer = cluster_v1::JoinResponse {
-            ca: Some(self.read(NodeFile::ClusterCa, &layout.cert("ca.crt"))?),
-            etcd: Some(value("etcd", "--listen-client-urls")?.unwrap_or_default()),
-            apiport: Some(value("kube-apiserver", "--secure-port")?.unwrap_or_default()),
-            kubelet_args: Some(kubelet_args),
-            hostname_override: Some(name.clone()),
-            cluster_cidr: value("kube-proxy", "--cluster-cidr")?.filter(|cidr| !cidr.is_empty()),
-            ..cluster_v1::JoinResponse::default()
-        };
+        let mut answer = self.answer_v1(request, caller)?;
+        let name = answer.hostname_override.clone().unwrap_or_default();
 
         let reservation = self
             .tokens
@@ -83,6 +62,37 @@ impl Gate {
             .let_in(&self.node, claim.node, presented.until);
         drop(asking);
         Ok(answer)
+    }
+
+    /// The answer, as far as it can be given before the token is touched.
+    pub(super) fn answer_v1(
+        &self,
+        request: &cluster_v1::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v1::JoinResponse, AdmitError> {
+        let layout = &self.node.layout;
+        let name = if self.leads_to(&request.hostname, caller.remote) {
+            request.hostname.clone()
+        } else {
+            caller.remote.to_string()
+        };
+        let mut kubelet_args =
+            self.read(NodeFile::Arguments("kubelet"), &layout.args("kubelet"))?;
+        if name != request.hostname {
+            kubelet_args.push_str(&format!("\n--hostname-override={name}"));
+        }
+        let value = |service: &'static str, key: &str| -> Result<Option<String>, AdmitError> {
+            Ok(self.arguments(service)?.get(key).map(str::to_owned))
+        };
+        Ok(cluster_v1::JoinResponse {
+            ca: Some(self.read(NodeFile::ClusterCa, &layout.cert("ca.crt"))?),
+            etcd: Some(value("etcd", "--listen-client-urls")?.unwrap_or_default()),
+            apiport: Some(value("kube-apiserver", "--secure-port")?.unwrap_or_default()),
+            kubelet_args: Some(kubelet_args),
+            hostname_override: Some(name),
+            cluster_cidr: value("kube-proxy", "--cluster-cidr")?.filter(|cidr| !cidr.is_empty()),
+            ..cluster_v1::JoinResponse::default()
+        })
     }
 
     /// The token of a node's kubelet, made when there is none. A new one counts once the API

@@ -11,6 +11,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::admit::checks::{self, Asked, Check};
 use crate::cluster::admit::{AdmitError, Caller, Gate, voters};
+use crate::cluster::first_join::{self, Needs};
 use crate::cluster::kubernetes;
 use crate::model::endpoint;
 use crate::model::role::Role;
@@ -28,10 +29,14 @@ impl Gate {
         let claim = self.claim_v2(request, caller)?;
         let asked = Asked::v2(request, &claim.node, caller);
         let mut look = self.go_through(checks::V2, &asked);
-        if let Err(error) = self.answer(request, caller) {
-            let finding = self.refusal("contacted-node", &error, &asked);
-            look.findings.push(finding);
-        }
+        let needs = Needs {
+            datastore: Some((caller.local, caller.remote)),
+        };
+        let foretold = self
+            .answer(request, caller)
+            .map(drop)
+            .and_then(|()| Ok(first_join::foretell(&self.node, &needs, self.tokens.now())?));
+        look.findings.extend(self.trouble_here(foretold, &asked));
         if claim.role == Role::ControlPlane && self.node.uses_dqlite() {
             let members = self.members(caller.remote);
             look.voters = members
@@ -48,7 +53,17 @@ impl Gate {
         caller: Caller,
     ) -> Result<JoinCheck, AdmitError> {
         let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
-        Ok(self.go_through(checks::V1, &Asked::v1(request, &claim.node, caller)))
+        let asked = Asked::v1(request, &claim.node, caller);
+        let mut look = self.go_through(checks::V1, &asked);
+        let foretold = self.answer_v1(request, caller).map(drop);
+        look.findings.extend(self.trouble_here(foretold, &asked));
+        Ok(look)
+    }
+
+    /// What keeps this node from giving an answer.
+    fn trouble_here(&self, foretold: Result<(), AdmitError>, asked: &Asked<'_>) -> Option<Finding> {
+        let error = foretold.err()?;
+        Some(self.refusal("contacted-node", &error, asked))
     }
 
     /// All checks, and what the joining node compares with what it has itself.
@@ -151,7 +166,11 @@ impl Gate {
                 let (address, node) = (asked.caller.remote, sanitize::for_log(asked.hostname, 80));
                 let why = sanitize::for_log(&error.to_string(), 500);
                 tracing::warn!(%address, node, check, "a join would fail: {why}");
-                (ContactedNode, "look into the log of its cluster agent".to_owned())
+                let remedy = match error.retry_after() {
+                    Some(seconds) => format!("join again in {} minutes", seconds.div_ceil(60)),
+                    None => "look into the log of its cluster agent".to_owned(),
+                };
+                (ContactedNode, remedy)
             }
         };
         Finding::error(check, message, exit).with_remedy(on, remedy)

@@ -176,6 +176,14 @@ impl FirstJoins {
         Self { path }
     }
 
+    /// Whether there is room for a first join.
+    pub fn check(&self, now: i64) -> Result<(), TooOften> {
+        match History::load(&self.path).wait(now, OF_A_JOIN, OF_DATASTORE) {
+            0 => Ok(()),
+            seconds => Err(TooOften { seconds }),
+        }
+    }
+
     /// The node is about to be made ready for others, as this token asks. It is on the disk before the
     /// datastore restarts.
     pub fn begin(

@@ -1510,6 +1510,15 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        microk8s: "the API server restarts for each node that is too old for certificates",
+        here: "it does at most twelve times an hour; further nodes get status 503 with `Retry-After`",
+        why: "one token with a life would restart it for as many names as its holder likes",
+        cases: &[],
+        tests: &[
+            "etcd_flow::however_many_names_ask_for_tokens_the_api_server_restarts_a_few_times_an_hour",
+        ],
+    },
+    Difference {
         microk8s: "a node is refused for what the datastore's file lists, also when it left or was removed half a minute ago",
         here: "the datastore itself is asked before; where it does not answer, its file counts and the message says so",
         why: "a node that has left is free to join",
