@@ -80,6 +80,9 @@ impl FirstJoinError {
             Self::Journal(_) | Self::History(_) | Self::Turn(TurnError::NoNode { .. }) => {
                 "the contacted node cannot change its files".to_owned()
             }
+            Self::Turn(TurnError::Moved(_)) => {
+                "MicroK8s is being refreshed on the contacted node".to_owned()
+            }
             Self::Move(MoveError::Write { .. }) => {
                 "the contacted node cannot write the files of its datastore".to_owned()
             }
