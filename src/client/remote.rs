@@ -37,7 +37,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(240);
 /// How often it is asked whether the answer is still wanted.
 const GLANCE: Duration = Duration::from_millis(50);
 /// The largest answer that is taken; real ones have a few kilobytes.
-const ANSWER_SIZE: usize = 4 << 20;
+const ANSWER_SIZE: usize = 1 << 20;
 /// The longest time, in seconds, after which a peer may ask to be asked again; one that names a longer
 /// one is not believed.
 const LONGEST_RETRY_AFTER: u64 = 24 * 60 * 60;

@@ -9,7 +9,7 @@ use rand::TryRng;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_cert::Certificate;
-use x509_cert::ext::pkix::{SubjectAltName, SubjectKeyIdentifier};
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName, SubjectKeyIdentifier};
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 use x509_cert::time::{Time, Validity};
@@ -236,6 +236,37 @@ pub fn is_signed_by(certificate: &[u8], authority: &str) -> bool {
     verify().is_ok()
 }
 
+/// Makes sure that a certificate (PEM) that was asked for is for this subject and for no other names
+/// than these, and that it is no authority. Names that were asked for may be missing: the authority
+/// decides what it signs.
+pub fn check_issued(pem: &str, subject: &Subject, names: &[AltName]) -> Result<(), PkiError> {
+    let bad = |why: String| PkiError::malformed("certificate", why);
+    if CertificateDer::pem_slice_iter(pem.as_bytes()).count() != 1 {
+        return Err(bad("it is not one certificate".to_owned()));
+    }
+    let certificate = parse(pem)?;
+    let certificate = certificate.tbs_certificate();
+    let found = Subject::from_name(certificate.subject());
+    if !found.is_some_and(|found| found.has_same_attributes(subject)) {
+        return Err(bad(format!("its subject is not `{subject}`")));
+    }
+    let present = certificate.get_extension::<SubjectAltName>()?;
+    for name in present.iter().flat_map(|(_, present)| present.0.iter()) {
+        let known = AltName::from_general_name(name);
+        if !known.is_some_and(|name| names.contains(&name)) {
+            return Err(bad("it is for a name that was not asked for".to_owned()));
+        }
+    }
+    let constraints = certificate.get_extension::<BasicConstraints>()?;
+    let usage = certificate.get_extension::<KeyUsage>()?;
+    let is_authority = constraints.is_some_and(|(_, constraints)| constraints.ca)
+        || usage.is_some_and(|(_, usage)| usage.key_cert_sign() || usage.crl_sign());
+    if is_authority {
+        return Err(bad("it makes an authority of this node".to_owned()));
+    }
+    Ok(())
+}
+
 /// Whether a certificate (PEM) is valid now. The clock of whoever signed it may be a little ahead.
 pub fn is_valid_now(pem: &str) -> Result<bool, PkiError> {
     let certificate = parse(pem)?;
@@ -291,6 +322,44 @@ mod tests {
     fn ca() -> (Ca, String) {
         let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
         Ca::create(&Subject::common_name("10.152.183.1"), key).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_compared_with_what_was_asked_for() {
+        let (ca, authority) = ca();
+        let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
+        let names = |names: &[&str]| -> Vec<AltName> {
+            names
+                .iter()
+                .map(|name| AltName::Dns((*name).to_owned()))
+                .collect()
+        };
+        let subject = Subject::kubelet("n2");
+        let asked = names(&["n2", "n2.local"]);
+        let issue = |subject: &Subject, given: &[&str]| {
+            ca.issue(subject, &key, Profile::Client(names(given)), LONG)
+                .unwrap()
+        };
+        for given in [&["n2", "n2.local"][..], &["n2"], &[]] {
+            check_issued(&issue(&subject, given), &subject, &asked).unwrap();
+        }
+        let right = issue(&subject, &["n2"]);
+        for wrong in [
+            issue(&Subject::kubelet("n3"), &["n2"]),
+            issue(&Subject::common_name("system:node:n2"), &["n2"]),
+            issue(
+                &Subject::user_in_group("system:node:n2", "system:masters"),
+                &["n2"],
+            ),
+            issue(&subject, &["n2", "n1"]),
+            authority.clone(),
+            format!("{right}{right}"),
+            String::new(),
+        ] {
+            assert!(check_issued(&wrong, &subject, &asked).is_err(), "{wrong}");
+        }
+        let (_, own) = Ca::create(&subject, PrivateKey::generate(Bits::Rsa2048).unwrap()).unwrap();
+        assert!(check_issued(&own, &subject, &asked).is_err());
     }
 
     #[test]

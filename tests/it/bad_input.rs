@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::compat::preconditions::new_token;
 use crate::compat::recording::Recording;
-use crate::compat::requests::fill_pem;
+use crate::compat::requests::{fill_pem, sign, sign_with};
 use crate::lab::peer::{Peer, Reply, Speaks, http};
 use crate::lab::snapshot::Snapshot;
 use crate::lab::{Host, Lab, Output, pem};
@@ -228,6 +228,131 @@ fn an_answer_with_a_field_that_makes_no_sense_is_no_answer() {
         }
     }
     assert!(accepted.is_empty(), "{}", accepted.join("\n"));
+}
+
+#[test]
+fn an_answer_that_a_shell_would_evaluate_or_that_has_no_bounds_is_refused_with_its_field() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let many: Vec<String> = (0..60_000u32)
+        .map(|n| std::net::Ipv4Addr::from(n + 0x0a00_0000).to_string())
+        .collect();
+    let connection = connection(&lab);
+    let good = good_answer(&lab, "join-worker-ok");
+    let arguments = good["kubelet_args"].as_str().unwrap();
+    for (field, value) in [
+        (
+            "kubelet_args",
+            json!(format!("{arguments}--x=$(touch /tmp/evaluated)\n")),
+        ),
+        (
+            "kubelet_args",
+            json!(format!("{arguments}--x=`touch /tmp/evaluated`\n")),
+        ),
+        (
+            "kubelet_args",
+            json!(format!("{arguments}--x=${{SNAP:-<(true)}}\n")),
+        ),
+        ("kubelet_args", json!("--x=y\n".repeat(100_000))),
+        ("cluster_cidr", json!("10.1.0.0/16$(reboot)")),
+        ("cluster_cidr", json!("10.1.0.0/16\n--x=y")),
+        ("api_authz_mode", json!("Node;RBAC")),
+        ("api_authz_mode", json!("Node`x`")),
+        ("apiport", json!("+16443")),
+        ("callback_token", json!("x".repeat(100_000))),
+        (
+            "ca",
+            json!(format!(
+                "{}{}",
+                good["ca"].as_str().unwrap(),
+                "x".repeat(500_000)
+            )),
+        ),
+        ("control_plane_nodes", json!(many)),
+        ("control_plane_nodes", json!(["10.99.0.13 "])),
+    ] {
+        let mut answer = good.clone();
+        answer[field] = value;
+        let peer = Peer::canned(lab.host("n1"), http("200 OK", &answer.to_string()));
+        let began = std::time::Instant::now();
+        let output = fails_without_a_trace(&lab, &[&connection, "--worker"], 11);
+        assert!(
+            output.stderr.contains(&format!("`{field}`")),
+            "{field}: {output:?}"
+        );
+        assert!(
+            output.stderr.len() < 2000,
+            "{field}: {}",
+            output.stderr.len()
+        );
+        assert!(began.elapsed().as_secs() < 10, "{field}");
+        assert_eq!(
+            peer.requests().len(),
+            1,
+            "{field}: no certificate is asked for"
+        );
+    }
+}
+
+#[test]
+fn a_list_that_names_the_same_node_again_and_again_names_it_once() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let mut answer = good_answer(&lab, "join-worker-ok");
+    answer["control_plane_nodes"] = json!(vec!["10.99.0.13"; 30_000]);
+    let n1 = lab.host("n1");
+    let (directory, scratch) = (n1.snap_data(), n1.scratch().to_owned());
+    let _peer = Peer::start(n1, Speaks::Tls, move |request| {
+        if request.path.ends_with("/join") {
+            return Reply::Json(200, answer.to_string());
+        }
+        let certificate = sign(request, &directory, &scratch);
+        Reply::Json(200, json!({ "certificate": certificate }).to_string())
+    });
+    let n2 = lab.host("n2");
+    n2.run(&["microk8s", "join", &connection(&lab), "--worker"])
+        .ok();
+    assert_eq!(
+        n2.read("args/traefik/provider.yaml")
+            .matches("10.99.0.13")
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn a_certificate_that_is_not_the_one_that_was_asked_for_is_refused_before_anything_changes() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let connection = connection(&lab);
+    for extensions in [
+        "basicConstraints=critical,CA:TRUE\n",
+        "keyUsage=keyCertSign\n",
+        "subjectAltName=DNS:n1\n",
+        "subjectAltName=URI:https://n2\n",
+    ] {
+        let n1 = lab.host("n1");
+        let file = n1.scratch().join("extensions");
+        fs::write(&file, extensions).unwrap();
+        let answer = good_answer(&lab, "join-worker-ok").to_string();
+        let (directory, scratch) = (n1.snap_data(), n1.scratch().to_owned());
+        let _peer = Peer::start(n1, Speaks::Tls, move |request| {
+            if request.path.ends_with("/join") {
+                return Reply::Json(200, answer.clone());
+            }
+            let extensions = ["-extfile", file.to_str().unwrap()];
+            let certificate = sign_with(request, &directory, &scratch, &extensions);
+            Reply::Json(200, json!({ "certificate": certificate }).to_string())
+        });
+        let output = fails_without_a_trace(&lab, &[&connection, "--worker"], 11);
+        assert!(
+            output.stderr.contains("`certificate`"),
+            "{extensions}: {output:?}"
+        );
+    }
 }
 
 #[test]

@@ -230,6 +230,29 @@ fn a_worker_is_sent_neither_to_itself_nor_to_a_node_that_has_left() {
 }
 
 #[test]
+fn kubeconfigs_follow_the_port_of_the_contacted_nodes_api_server() {
+    both_ways(&["n1", "n2"], |lab| {
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let arguments = n1.read("args/kube-apiserver");
+        let arguments = arguments.replace("--secure-port=16443", "--secure-port=6443");
+        assert!(arguments.contains("--secure-port=6443"), "{arguments}");
+        n1.write("args/kube-apiserver", &arguments, 0o644);
+        n2.shell(&n1.join_line()).ok();
+        assert!(
+            n2.read("args/kube-apiserver")
+                .contains("--secure-port=6443\n")
+        );
+        for kubeconfig in ["client", "controller", "kubelet", "proxy", "scheduler"] {
+            let text = n2.read(&format!("credentials/{kubeconfig}.config"));
+            assert!(
+                text.contains("server: https://127.0.0.1:6443\n"),
+                "{kubeconfig}: {text}"
+            );
+        }
+    });
+}
+
+#[test]
 fn a_comment_in_the_contacted_nodes_arguments_is_no_argument() {
     for role in ["--worker", ""] {
         both_ways(&["n1", "n2"], |lab| {

@@ -7,9 +7,9 @@ use crate::base::secret::Secret;
 use crate::base::wait;
 use crate::cluster::cni;
 use crate::cluster::identity::{self, Renewed};
+use crate::cluster::join::answer::Answer;
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::peer::Answer;
 use crate::cluster::join::{Audience, begin, still_wanted};
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
@@ -73,7 +73,7 @@ impl Plan {
             .map_err(|error| answer.bad("service_account_key", error))?;
         answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
         answer.need_callback_token()?;
-        answer.check_words()?;
+        answer.check()?;
         let datastore = match &answer.etcd_servers {
             Some(servers) => Datastore::Etcd {
                 servers: servers.clone(),
@@ -102,7 +102,8 @@ impl Plan {
         if voters.is_empty() {
             return Err(answer.bad("voters", "it names nobody"));
         }
-        for voter in voters {
+        let voters = answer.list("voters", voters)?;
+        for voter in &voters {
             voter
                 .parse::<SocketAddr>()
                 .map_err(|error| answer.bad("voters", error))?;
@@ -121,7 +122,7 @@ impl Plan {
         Ok(Datastore::Dqlite(Dqlite {
             certificate,
             key,
-            voters: voters.clone(),
+            voters: voters.into_iter().map(str::to_owned).collect(),
             own: endpoint::join(own, port),
         }))
     }

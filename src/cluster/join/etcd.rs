@@ -4,9 +4,10 @@
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::{NodeKey, api_server_url};
+use crate::cluster::join::answer::Answer;
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::peer::{Answer, Contact};
+use crate::cluster::join::peer::{Contact, Wanted};
 use crate::cluster::join::worker::{Identities, REMOTE_CA, set_kubelet_of_worker};
 use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
@@ -55,7 +56,7 @@ impl Plan {
             return Err(JoinError::UnknownAuthMode(mode.to_owned()));
         }
         answer.need("kubelet_args", answer.kubelet_args.as_ref())?;
-        answer.check_words()?;
+        answer.check()?;
         let ca = answer.need("ca", answer.ca.clone())?;
         let etcd = answer.need("etcd", answer.etcd.as_deref())?;
         let etcd = etcd.replace("0.0.0.0", &order.url.address.to_string());
@@ -65,15 +66,15 @@ impl Plan {
         let kubelet = answer.need("kubelet", answer.kubelet.clone())?;
 
         let server_key = NodeKey::read_or_make(node, "server")?;
-        let etcd_request = csr::create(&Subject::microk8s_server(), &[], &server_key.key)?;
-        let etcd_certificate = contact.sign(
-            "etcd",
-            order.url.token.clone(),
-            etcd_request.clone(),
-            &server_key,
-            &ca,
-            audience,
-        )?;
+        let wanted = Wanted {
+            certificate: "etcd",
+            subject: &Subject::microk8s_server(),
+            names: &[],
+            key: &server_key,
+        };
+        let etcd_request = csr::create(wanted.subject, wanted.names, &server_key.key)?;
+        let token = order.url.token.clone();
+        let etcd_certificate = contact.sign(&wanted, token, etcd_request.clone(), &ca, audience)?;
         let authentication = if mode == "Cert" {
             Authentication::Certificates(Identities::obtain(
                 node,

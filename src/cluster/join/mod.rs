@@ -4,6 +4,7 @@
 //! the join needs is at hand. Then every change goes through the journal, and a join that fails
 //! leaves the node as it was.
 
+mod answer;
 mod change;
 mod control_plane;
 mod error;

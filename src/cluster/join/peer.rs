@@ -11,6 +11,7 @@ use crate::client::clock_reading::ClockReading;
 use crate::client::remote::{Peer, RemoteError, Reply, Wait};
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::NodeKey;
+use crate::cluster::join::answer::Answer;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::{self, Report};
 use crate::cluster::join::{Audience, RunsIn, source_address};
@@ -20,7 +21,7 @@ use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::model::token_life::Refusal;
-use crate::pki::ca;
+use crate::pki::name::{AltName, Subject};
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::RequestedRole;
 use crate::wire::error_body::ErrorBody;
@@ -36,6 +37,18 @@ const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
 /// How many characters of an error are told; MicroK8s's own have up to 400.
 const ERROR_LENGTH: usize = 1000;
+
+/// A certificate that is asked for.
+pub struct Wanted<'a> {
+    /// What it is called in messages.
+    pub certificate: &'static str,
+    /// Its subject.
+    pub subject: &'a Subject,
+    /// Its names.
+    pub names: &'a [AltName],
+    /// Its key.
+    pub key: &'a NodeKey,
+}
 
 /// The contacted node, verified.
 pub struct Contact {
@@ -208,17 +221,17 @@ impl Contact {
         self.clock.as_ref().map(ClockReading::seconds_ahead)
     }
 
-    /// Has a certificate signed for a key, and makes sure that it is that key's and that the
-    /// cluster's authority signed it; PEM.
+    /// Has a certificate signed, and makes sure that it is what was asked for: for that key,
+    /// subject and names, no authority, valid, and signed by the cluster's authority; PEM.
     pub fn sign(
         &mut self,
-        certificate: &'static str,
+        wanted: &Wanted<'_>,
         token: Token,
         request: String,
-        key: &NodeKey,
         authority: &str,
         audience: &dyn Audience,
     ) -> Result<String, JoinError> {
+        let certificate = wanted.certificate;
         let request = cluster_v1::SignCertRequest { token, request };
         let has_left = || audience.has_left();
         let wait = Wait::until(self.end, &has_left);
@@ -227,7 +240,7 @@ impl Contact {
             .post(wait, routes::V1_SIGN_CERT, &request)
             .map_err(|source| match source {
                 RemoteError::GivenUp => JoinError::Interrupted,
-                // Somebody else answers now.
+                // Something else answers now.
                 RemoteError::NotTls | RemoteError::Tls(_) | RemoteError::OtherCertificate(_) => {
                     JoinError::Remote(source)
                 }
@@ -246,17 +259,7 @@ impl Contact {
         }
         let answer: Answer<cluster_v1::SignCertResponse> = self.read(&reply)?;
         let signed = answer.need("certificate", answer.certificate.clone())?;
-        ca::check_pair(&signed, key.pem.expose())
-            .map_err(|error| answer.bad("certificate", error))?;
-        if !ca::is_signed_by(&ca::certificate_der(&signed)?, authority) {
-            return Err(answer.bad("certificate", "the cluster's authority did not sign it"));
-        }
-        if !ca::is_valid_now(&signed)? {
-            return Err(answer.bad(
-                "certificate",
-                "it is not valid now, by the clock of this node",
-            ));
-        }
+        answer.check_signed(&signed, wanted, authority)?;
         Ok(signed)
     }
 
@@ -284,10 +287,7 @@ impl Contact {
         let from = self.endpoint.to_string();
         // The parser's own text would quote the answer, which holds keys.
         serde_json::from_str(reply.body.expose())
-            .map(|fields| Answer {
-                from: from.clone(),
-                fields,
-            })
+            .map(|fields| Answer::new(from.clone(), fields))
             .map_err(|error| JoinError::NotUnderstood {
                 from,
                 why: if error.is_data() {
@@ -330,95 +330,4 @@ fn refusal(reply: &Reply) -> Option<Refusal> {
         node: reply.reason_node.clone(),
         seconds_ago: reply.reason_seconds,
     })
-}
-
-/// An answer, and whose it is.
-#[derive(Debug)]
-pub struct Answer<T> {
-    from: String,
-    fields: T,
-}
-
-impl<T> Answer<T> {
-    /// A field that the join needs.
-    pub fn need<V>(&self, field: &'static str, value: Option<V>) -> Result<V, JoinError> {
-        value.ok_or_else(|| JoinError::MissingField {
-            from: self.from.clone(),
-            field,
-        })
-    }
-
-    /// Says that a field is of no use.
-    pub fn bad(&self, field: &'static str, why: impl ToString) -> JoinError {
-        JoinError::BadField {
-            from: self.from.clone(),
-            field,
-            why: why.to_string(),
-        }
-    }
-}
-
-impl<T> Answer<T> {
-    /// Fields that become parts of argument files, kubeconfigs and messages: each a single word
-    /// that brings no line, quote or escape sequence of its own.
-    fn words(&self, fields: &[(&'static str, Option<&str>)]) -> Result<(), JoinError> {
-        let strange = |c: char| c.is_whitespace() || c.is_control() || "\"'`\\#".contains(c);
-        for (field, value) in fields {
-            if value.is_some_and(|value| value.contains(strange)) {
-                return Err(self.bad(field, "it is no single word"));
-            }
-        }
-        Ok(())
-    }
-
-    fn port(&self, value: Option<&str>) -> Result<(), JoinError> {
-        match value.filter(|port| !port.is_empty()).map(str::parse::<u16>) {
-            None | Some(Ok(1..)) => Ok(()),
-            Some(_) => Err(self.bad("apiport", "it is no port")),
-        }
-    }
-}
-
-impl Answer<cluster_v1::JoinResponse> {
-    /// Makes sure that nothing but words arrives where words are expected.
-    pub fn check_words(&self) -> Result<(), JoinError> {
-        self.port(self.apiport.as_deref())?;
-        self.words(&[
-            ("etcd", self.etcd.as_deref()),
-            ("kubeproxy", self.kubeproxy.as_ref().map(Token::expose)),
-            ("kubelet", self.kubelet.as_ref().map(Token::expose)),
-            ("hostname_override", self.hostname_override.as_deref()),
-            ("cluster_cidr", self.cluster_cidr.as_deref()),
-        ])
-    }
-}
-
-impl Answer<cluster_v2::JoinResponse> {
-    /// Makes sure that nothing but words arrives where words are expected.
-    pub fn check_words(&self) -> Result<(), JoinError> {
-        self.port(self.apiport.as_deref())?;
-        self.words(&[
-            ("api_authz_mode", self.api_authz_mode.as_deref()),
-            ("cluster_cidr", self.cluster_cidr.as_deref()),
-            ("admin_token", self.admin_token.as_ref().map(Secret::expose)),
-            ("etcd_servers", self.etcd_servers.as_deref()),
-        ])
-    }
-
-    /// The token with which the cluster's agents are called: one line that is not empty.
-    pub fn need_callback_token(&self) -> Result<(), JoinError> {
-        let token = self.need("callback_token", self.callback_token.as_ref())?;
-        if token.is_empty() || token.expose().contains(char::is_whitespace) {
-            return Err(self.bad("callback_token", "it is no single word"));
-        }
-        Ok(())
-    }
-}
-
-impl<T> std::ops::Deref for Answer<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.fields
-    }
 }

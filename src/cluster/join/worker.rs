@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use crate::cluster::fresh_node::node_names;
 use crate::cluster::identity::{NodeKey, api_server_url};
+use crate::cluster::join::answer::Answer;
 use crate::cluster::join::change::{Change, NODE_LABELS};
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::peer::{Answer, Contact};
+use crate::cluster::join::peer::{Contact, Wanted};
 use crate::cluster::join::proxy;
 use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
@@ -58,7 +59,7 @@ impl Plan {
         let own = own
             .parse::<IpAddr>()
             .map_err(|error| answer.bad("hostname_override", error))?;
-        answer.check_words()?;
+        answer.check()?;
         if answer.ca_key.is_some() {
             return Err(JoinError::NoWorkers);
         }
@@ -78,7 +79,8 @@ impl Plan {
             parse_port(&answer, port)?,
         )];
         let own_addresses = own_addresses(node, own)?;
-        for other in answer.control_plane_nodes.iter().flatten() {
+        let others = answer.control_plane_nodes.iter().flatten();
+        for other in answer.list("control_plane_nodes", others)? {
             let address = other
                 .parse()
                 .map_err(|error| answer.bad("control_plane_nodes", error))?;
@@ -187,7 +189,13 @@ impl Identities {
          -> Result<(NodeKey, String), JoinError> {
             let key = NodeKey::read_or_make(node, name)?;
             let request = csr::create(subject, names, &key.key)?;
-            let certificate = contact.sign(name, token, request, &key, ca, audience)?;
+            let wanted = Wanted {
+                certificate: name,
+                subject,
+                names,
+                key: &key,
+            };
+            let certificate = contact.sign(&wanted, token, request, ca, audience)?;
             Ok((key, certificate))
         };
         let proxy = obtain(

@@ -449,12 +449,40 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "fields of the answer are written to disk as they come",
-        here: "an answer whose certificates, keys, addresses or tokens are none is refused before anything changes",
-        why: "a node with another node's mistakes on it is broken as well",
+        here: "an answer whose certificates, keys, addresses or tokens are none, that has no bounds, or that a shell would evaluate is refused before anything changes, and the field is named",
+        why: "a node with another node's mistakes on it is broken as well, and MicroK8s's wrappers are shell scripts",
         cases: &[],
         tests: &[
             "bad_input::an_answer_with_a_field_that_makes_no_sense_is_no_answer",
+            "bad_input::an_answer_that_a_shell_would_evaluate_or_that_has_no_bounds_is_refused_with_its_field",
             "bad_input::an_answer_without_a_needed_field_names_the_field",
+        ],
+    },
+    Difference {
+        microk8s: "a signed certificate is written to disk as it comes",
+        here: "it is compared with what was asked for: key, subject, names, no authority, validity, the cluster's signature",
+        why: "with another one the node would not be the node that joined",
+        cases: &[],
+        tests: &[
+            "bad_input::a_certificate_that_is_not_the_one_that_was_asked_for_is_refused_before_anything_changes",
+        ],
+    },
+    Difference {
+        microk8s: "the kubeconfigs of a control plane node lead to port 16443 whatever the contacted node's `--secure-port` is, which the node's API server takes over",
+        here: "they follow the port",
+        why: "the node's own services would not reach its API server",
+        cases: &[],
+        tests: &["membership::kubeconfigs_follow_the_port_of_the_contacted_nodes_api_server"],
+    },
+    Difference {
+        microk8s: "a contacted node that never answers holds a join for ever, and one that drips its answer does too",
+        here: "`--timeout` bounds the whole join, whatever arrives; a command that is gone ends its join; a second one says at once that a join is under way",
+        why: "a join that hangs cannot be tried again",
+        cases: &[],
+        tests: &[
+            "deadline::timeout_bounds_a_join_whatever_the_contacted_node_sends",
+            "deadline::a_command_that_is_gone_ends_its_join_at_once",
+            "deadline::a_second_command_says_at_once_that_another_join_is_under_way",
         ],
     },
     Difference {

@@ -139,7 +139,12 @@ pub fn fill_pem(value: &mut Value, directory: &Path, sign: &dyn Fn() -> String) 
 }
 
 /// Signs the certificate request in a body as MicroK8s's agent does: with `openssl`.
-fn sign(request: &Request, directory: &Path, scratch: &Path) -> String {
+pub fn sign(request: &Request, directory: &Path, scratch: &Path) -> String {
+    sign_with(request, directory, scratch, &["-copy_extensions", "copy"])
+}
+
+/// Signs the certificate request in a body with further arguments of `openssl x509`.
+pub fn sign_with(request: &Request, directory: &Path, scratch: &Path, more: &[&str]) -> String {
     let body: Value = serde_json::from_slice(&request.body).unwrap();
     let csr = scratch.join("request.csr");
     fs::write(&csr, body["request"].as_str().unwrap()).unwrap();
@@ -153,7 +158,8 @@ fn sign(request: &Request, directory: &Path, scratch: &Path) -> String {
             "-set_serial",
             "77",
         ])
-        .args(["-copy_extensions", "copy", "-in"])
+        .args(more)
+        .arg("-in")
         .arg(csr)
         .arg("-CA")
         .arg(directory.join("certs/ca.crt"))
