@@ -90,9 +90,6 @@ impl FirstJoinError {
             Self::Move(MoveError::Service(error)) => {
                 format!("its service does not restart: {}", error.told())
             }
-            Self::Turn(TurnError::Moved(_)) => {
-                "the contacted node was refreshed, and its agent starts anew".to_owned()
-            }
             Self::Malformed(_)
             | Self::Turn(TurnError::Busy)
             | Self::Move(MoveError::NotMoved { .. })
