@@ -6,6 +6,7 @@ pub mod env_vars;
 pub mod exit_status;
 pub mod file_lock;
 pub mod os_words;
+pub mod panics;
 pub mod remembered;
 pub mod sanitize;
 pub mod secret;

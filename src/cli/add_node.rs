@@ -191,6 +191,9 @@ pub fn run(
     };
     match issue(request) {
         Ok(mut issued) => {
+            for notice in &issued.notices {
+                printer.err(&format!("warning: {notice}"));
+            }
             if let Some(added) = &issued.added_again {
                 let id = issued.token.digest().to_string();
                 printer.err(&format!("note: {}", renewal(&id, added)));
@@ -331,6 +334,7 @@ mod tests {
             addresses,
             takes_workers: true,
             added_again: None,
+            notices: Vec::new(),
         }
     }
 

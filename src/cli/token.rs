@@ -90,6 +90,9 @@ impl TokenCommand {
 
 /// Prints the list of tokens.
 pub fn list(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
+    for notice in &list.notices {
+        printer.err(&format!("warning: {notice}"));
+    }
     let text = match format {
         Format::Text if list.tokens.is_empty() => "There are no tokens.\n".to_owned(),
         Format::Text => table(list),
@@ -360,6 +363,7 @@ mod tests {
         TokenList {
             now: NOW,
             tokens: vec![token()],
+            notices: Vec::new(),
         }
     }
 

@@ -128,6 +128,7 @@ pub fn issue(
     let added_again = tokens.add(&issued.token, terms, uid)?;
     Ok(IssuedToken {
         added_again,
+        notices: tokens.notices(),
         ..issued
     })
 }
@@ -213,6 +214,7 @@ fn describe(node: &Node, serving: Serving, token: Token) -> Result<IssuedToken, 
         addresses,
         takes_workers: node.layout.has(Lock::HaCluster),
         added_again: None,
+        notices: Vec::new(),
     })
 }
 

@@ -75,6 +75,7 @@ pub fn find(tokens: &Tokens, selection: &TokenSelection) -> Result<TokenList, To
     Ok(TokenList {
         now,
         tokens: entries,
+        notices: tokens.notices(),
     })
 }
 
@@ -92,6 +93,7 @@ pub fn revoke(
     Ok(TokenList {
         now,
         tokens: selected.iter().map(|token| entry(token, now)).collect(),
+        notices: tokens.notices(),
     })
 }
 

@@ -103,6 +103,8 @@ pub struct Void {
 pub enum VoidReason {
     /// It was issued in another cluster than the one that the node is in.
     OtherCluster,
+    /// It is known from an older copy of the database, and may have been used since.
+    OlderCopy,
 }
 
 impl VoidReason {
@@ -110,6 +112,9 @@ impl VoidReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OtherCluster => "it was issued in another cluster",
+            Self::OlderCopy => {
+                "the token database is an older copy, and it may have been used since"
+            }
         }
     }
 }
@@ -615,6 +620,21 @@ impl Life {
         }
         let why = self.void.filter(|void| void.is_final)?.why;
         (self.state(now) == State::Void).then_some(Happening::Void(why))
+    }
+
+    /// The token is void for good, and its pending uses end. Says whether it could have admitted a
+    /// node.
+    pub fn make_void(&mut self, why: VoidReason, now: i64) -> bool {
+        self.tries.clear();
+        let could_admit = !self.state(now).is_over();
+        if could_admit {
+            self.void = Some(Void {
+                at: now,
+                why,
+                is_final: true,
+            });
+        }
+        could_admit
     }
 
     /// Where the token is in its life.

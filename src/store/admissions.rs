@@ -13,7 +13,7 @@ use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
-use crate::store::database::{Database, StoreError, from_row, to_row};
+use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
 use crate::store::token_store::there;
 use crate::store::tokens::AskCluster;
 
@@ -85,7 +85,26 @@ pub struct Admissions {
     database: Arc<Database>,
     cluster: AskCluster,
     /// The nodes, as the database has them; not there before they were read.
-    nodes: Mutex<Option<HashMap<String, AdmittedNode>>>,
+    nodes: Mutex<Known>,
+}
+
+/// The nodes that the database holds, as far as they were read.
+#[derive(Default)]
+struct Known {
+    nodes: Option<HashMap<String, AdmittedNode>>,
+    /// The database that they were read from ([`Database::epoch`]).
+    epoch: u64,
+    /// How many of them have changed since the start.
+    changes: u64,
+}
+
+impl Known {
+    fn change(&mut self, change: impl FnOnce(&mut HashMap<String, AdmittedNode>)) {
+        self.changes += 1;
+        if let Some(nodes) = &mut self.nodes {
+            change(nodes);
+        }
+    }
 }
 
 impl Admissions {
@@ -220,8 +239,8 @@ impl Admissions {
         let (joins, only) = (joins.to_vec(), node.map(right_key));
         self.database.write(move |transaction| {
             let mut table = transaction.open_table(RIGHTS)?;
-            for join in joins {
-                let (from, to) = (join.as_bytes().as_slice(), after(&join));
+            for join in &joins {
+                let (from, to) = (join.as_bytes().as_slice(), after(join));
                 let range = (from, "")..(to.as_slice(), "");
                 table.retain_in(range, |(_, node), _| {
                     only.as_ref().is_some_and(|only| only != node)
@@ -319,8 +338,8 @@ impl Admissions {
             }
             Ok(is_it)
         })?;
-        if is_gone && let Some(nodes) = &mut *self.lock() {
-            nodes.remove(&key);
+        if is_gone {
+            self.lock().change(|nodes| drop(nodes.remove(&key)));
         }
         Ok(())
     }
@@ -334,14 +353,13 @@ impl Admissions {
         let rows = keys.clone();
         self.database.write(move |transaction| {
             let mut table = transaction.open_table(NODES)?;
-            for key in rows {
+            for key in &rows {
                 table.remove(key.as_str())?;
             }
             Ok(())
         })?;
-        if let Some(nodes) = &mut *self.lock() {
-            nodes.retain(|key, _| !keys.contains(key));
-        }
+        self.lock()
+            .change(|nodes| nodes.retain(|key, _| !keys.contains(key)));
         Ok(())
     }
 
@@ -387,11 +405,27 @@ impl Admissions {
         &self,
         work: impl FnOnce(&HashMap<String, AdmittedNode>) -> T,
     ) -> Result<T, StoreError> {
-        let mut nodes = self.lock();
-        if let Some(nodes) = &*nodes {
-            return Ok(work(nodes));
+        loop {
+            let epoch = self.database.epoch();
+            let changes = {
+                let known = self.lock();
+                match &known.nodes {
+                    Some(nodes) if known.epoch == epoch => return Ok(work(nodes)),
+                    _ => known.changes,
+                }
+            };
+            let read = self.read_nodes()?;
+            let mut known = self.lock();
+            // What was written meanwhile may be missing in what was read.
+            if known.changes == changes {
+                known.epoch = epoch;
+                return Ok(work(known.nodes.insert(read)));
+            }
         }
-        let read = self.database.read(|transaction| {
+    }
+
+    fn read_nodes(&self) -> Result<HashMap<String, AdmittedNode>, StoreError> {
+        self.database.read(|transaction| {
             let mut read = HashMap::new();
             if let Some(table) = there(transaction.open_table(NODES))? {
                 for entry in table.iter()? {
@@ -400,19 +434,24 @@ impl Admissions {
                 }
             }
             Ok(read)
-        })?;
-        Ok(work(nodes.insert(read)))
+        })
     }
 
     fn remember(&self, admitted: AdmittedNode) {
-        if let Some(nodes) = &mut *self.lock() {
+        self.lock().change(|nodes| {
             nodes.insert(node_key(&admitted.node), admitted);
-        }
+        });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<HashMap<String, AdmittedNode>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends all rights.
+pub fn end_all_rights(transaction: &WriteTransaction) -> Result<(), Fault> {
+    transaction.open_table(RIGHTS)?.retain(|_, _| false)?;
+    Ok(())
 }
 
 /// Whether a right counts: it has not ended, and was given in the cluster that the node is in.
@@ -425,13 +464,13 @@ fn is_here(admitted: &AdmittedNode, current: &CurrentCluster) -> bool {
     !current.is_other_than(admitted.cluster.as_ref())
 }
 
-fn node_in(transaction: &WriteTransaction, key: &str) -> Result<Option<AdmittedNode>, redb::Error> {
+fn node_in(transaction: &WriteTransaction, key: &str) -> Result<Option<AdmittedNode>, Fault> {
     let table = transaction.open_table(NODES)?;
     let row = table.get(key)?;
     row.map(|row| from_row(row.value())).transpose()
 }
 
-fn put_node(transaction: &WriteTransaction, admitted: &AdmittedNode) -> Result<(), redb::Error> {
+fn put_node(transaction: &WriteTransaction, admitted: &AdmittedNode) -> Result<(), Fault> {
     transaction.open_table(NODES)?.insert(
         node_key(&admitted.node).as_str(),
         to_row(admitted).as_slice(),

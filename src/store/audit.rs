@@ -35,6 +35,12 @@ impl fmt::Display for Actor {
     }
 }
 
+/// Writes a line: what happened to all tokens at once.
+pub fn database(event: &'static str, outcome: &str) {
+    let actor = Actor::Agent;
+    tracing::info!(target: TARGET, event, token = "-", %actor, node = "-", outcome, "audit");
+}
+
 /// Writes a line: what happened to the token, and what it came to.
 pub fn write(
     event: &'static str,

@@ -1,363 +1,530 @@
 //! The database file of this node.
 //!
-//! Writers that come together share one transaction, and so one flush to the disk: the first of
-//! them does the work of all who came meanwhile. A database that fails is closed, and opened anew
-//! by the next one who needs it, so that a full disk or a file that was repaired takes no restart.
+//! One thread writes: what comes while it writes shares the next transaction, and so one flush to
+//! the disk. When that fails each change is tried on its own, so that one that cannot be done fails
+//! for its caller alone. A database that fails is closed, and opened anew for the next one who needs
+//! it, so that a full disk takes no restart.
+//!
+//! A file that is damaged is set aside under a name with the time, and an empty database takes its
+//! place: every checksum is compared when the file is opened, and it is opened anew after each
+//! failure that damage may have brought about, a panic of the library among them. An older copy of
+//! the file is told by its [`Counter`].
+
+mod counter;
+mod error;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use redb::backends::FileBackend;
-use redb::{DatabaseError, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::base::atomic_file;
+use crate::base::clock::Clock;
+use crate::base::{atomic_file, panics, time_text, wait};
+use crate::store::audit;
+
+use counter::Counter;
+pub use error::{Fault, StoreError};
 
 /// The version of what the tables hold.
 const SCHEMA: u64 = 2;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SCHEMA_KEY: &str = "schema";
+/// How many changes there were.
+const CHANGES_KEY: &str = "changes";
 
 /// How much of the file is kept in memory.
 const CACHE: usize = 4 << 20;
+/// How long those who read may take until a database is closed.
+const CLOSES: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// The database, or a file of MicroK8s's, cannot be read or written.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The database.
-    #[error("cannot use the token database `{}`: {source}", path.display())]
-    Database {
-        /// Where it is.
-        path: PathBuf,
-        /// What it says.
-        #[source]
-        source: Arc<redb::Error>,
+/// What stands behind the file's name when it is set aside, before the time.
+const SET_ASIDE: &str = "damaged-";
+
+type Work = Box<dyn FnMut(&WriteTransaction) -> Result<(), Fault> + Send>;
+type Told<T> = mpsc::Sender<Result<T, StoreError>>;
+
+/// Makes what an older copy holds void, and says how many tokens that were.
+pub type VoidAll = Box<dyn Fn(&WriteTransaction) -> Result<usize, Fault> + Send>;
+
+/// What the writer is asked for.
+enum Job {
+    Write(Work, Told<()>),
+    /// The open database: another one than that which failed, if one did.
+    Open {
+        failed: Option<u64>,
+        told: Told<Arc<Open>>,
     },
-    /// Somebody else has it, and keeps it.
-    #[error(
-        "the token database `{}` is in use by another process: wait until that has ended, or restart an agent whose socket is gone", path.display()
-    )]
-    InUse {
-        /// Where it is.
-        path: PathBuf,
-    },
-    /// The file is no database any more.
-    #[error(
-        "the token database `{}` is damaged ({why}): bring it back from a copy, or move it away, which forgets the tokens in it", path.display()
-    )]
-    Damaged {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The file was written by a later version.
-    #[error(
-        "the token database `{}` was written by a newer version of this program (its format is {found}, this program knows {SCHEMA}): use that version", path.display()
-    )]
-    Newer {
-        /// Where it is.
-        path: PathBuf,
-        /// The version that it has.
-        found: String,
-    },
-    /// A file.
-    #[error("cannot use `{}`: {source}", path.display())]
-    File {
-        /// Where it is.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Arc<io::Error>,
-    },
-    /// Whoever should have written this with the others failed.
-    #[error("the token database was given up in the midst of a change")]
-    Interrupted,
 }
 
-impl StoreError {
-    /// A file that cannot be used.
-    pub fn file(path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::File {
-            path: path.into(),
-            source: Arc::new(source),
-        }
+/// A database that is open.
+struct Open {
+    /// Which one, of those that were opened so far.
+    number: u64,
+    database: Option<redb::Database>,
+}
+
+impl Open {
+    fn get(&self) -> Result<&redb::Database, Fault> {
+        self.database
+            .as_ref()
+            .ok_or_else(|| Fault::Panicked("it is closed".to_owned()))
     }
 }
 
-type Work = Box<dyn FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send>;
-
-/// What one writer wants done, and where it hears what comes of it.
-struct Job {
-    work: Work,
-    turn: mpsc::Sender<Turn>,
+impl Drop for Open {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        // What a panic left behind may panic once more.
+        let _ = panics::caught(|| drop(database));
+    }
 }
 
-/// What a writer who waits is told.
-enum Turn {
-    /// The transaction has ended.
-    Ended(Result<(), StoreError>),
-    /// It is on him to do the jobs of all who wait by now, his own among them.
-    Lead,
-}
-
-#[derive(Default)]
-struct Queue {
-    jobs: Vec<Job>,
-    has_leader: bool,
+/// What those who read and the writer share.
+struct Shared {
+    path: PathBuf,
+    open: Mutex<Option<Arc<Open>>>,
+    /// How many files were set aside.
+    set_aside: AtomicU64,
 }
 
 /// The database.
 pub struct Database {
-    path: PathBuf,
-    open: Mutex<Option<Arc<redb::Database>>>,
-    queue: Mutex<Queue>,
+    shared: Arc<Shared>,
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 impl Database {
-    /// The database in this file. It is opened, and made when it is not there, by whoever needs it
-    /// first.
-    pub fn new(path: PathBuf) -> Self {
-        Self {
+    /// The database in this file, with the file of its counter. It is opened, and made when it is
+    /// not there, when it is needed first.
+    pub fn new(path: PathBuf, counter: PathBuf, clock: Arc<dyn Clock>, void_all: VoidAll) -> Self {
+        let shared = Arc::new(Shared {
             path,
             open: Mutex::default(),
-            queue: Mutex::default(),
+            set_aside: AtomicU64::new(0),
+        });
+        let (jobs, received) = mpsc::channel();
+        let mut writer = Writer {
+            shared: shared.clone(),
+            counter: Counter::new(counter),
+            clock,
+            void_all,
+            opened: 0,
+            changes: 0,
+        };
+        let thread = thread::Builder::new()
+            .name("tokens".to_owned())
+            .spawn(move || writer.run(&received));
+        if let Err(error) = &thread {
+            tracing::error!(%error, "the token database has no thread to write it");
+        }
+        Self {
+            shared,
+            jobs: Some(jobs),
+            writer: thread.ok(),
         }
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// How many damaged files were set aside: what was read before one was is no longer so.
+    pub fn epoch(&self) -> u64 {
+        self.shared.set_aside.load(Ordering::SeqCst)
     }
 
-    /// Reads.
+    /// The damaged files beside this one, with the time at which each was set aside.
+    pub fn damaged_files(&self) -> Vec<(PathBuf, String)> {
+        let path = &self.shared.path;
+        let beginning = path
+            .file_name()
+            .map(|name| format!("{}.{SET_ASIDE}", name.to_string_lossy()))
+            .unwrap_or_default();
+        let entries = path.parent().and_then(|folder| folder.read_dir().ok());
+        let mut found: Vec<_> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let time = name.strip_prefix(&beginning)?.to_owned();
+                Some((entry.path(), time))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// Reads; `work` may be called a second time.
     pub fn read<T>(
         &self,
-        work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+        mut work: impl FnMut(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        let database = self.handle()?;
-        database
-            .begin_read()
-            .map_err(redb::Error::from)
-            .and_then(|transaction| work(&transaction))
-            .map_err(|error| self.give_up(&database, error))
+        let mut is_first = true;
+        let mut failed = None;
+        loop {
+            let epoch = self.epoch();
+            let open = self.open(failed)?;
+            let number = open.number;
+            let attempt = || {
+                let transaction = open.get()?.begin_read()?;
+                work(&transaction)
+            };
+            let fault =
+                match panics::caught(attempt).unwrap_or_else(|why| Err(Fault::Panicked(why))) {
+                    Ok(value) => return Ok(value),
+                    Err(fault) => fault,
+                };
+            drop(open);
+            // After a failure the state in memory may not be the one on disk.
+            self.open(Some(number))?;
+            if !is_first || self.epoch() == epoch {
+                return Err(fault.into_error(&self.shared.path));
+            }
+            is_first = false;
+            failed = Some(number);
+        }
     }
 
-    /// Writes; what was written is on disk when this returns. On an error nothing was.
+    /// Writes; what was written is on disk when this returns. On an error nothing was. `work` may be
+    /// called again when a transaction fails.
     pub fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
+        mut work: impl FnMut(&WriteTransaction) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (turn, turns) = mpsc::channel();
-        let (value, kept) = mpsc::channel();
-        let job = Job {
-            work: Box::new(move |transaction| {
-                // Nobody waits for it any more only when the program ends.
-                let _ = value.send(work(transaction)?);
-                Ok(())
-            }),
-            turn,
+        let value = Arc::new(Mutex::new(None));
+        let kept = value.clone();
+        let work = move |transaction: &WriteTransaction| {
+            *lock(&kept) = Some(work(transaction)?);
+            Ok(())
         };
-        let leads = {
-            let mut queue = lock(&self.queue);
-            queue.jobs.push(job);
-            !std::mem::replace(&mut queue.has_leader, true)
-        };
-        if leads {
-            self.lead();
+        self.ask(|told| Job::Write(Box::new(work), told))?;
+        let value = lock(&value).take();
+        value.ok_or(StoreError::Interrupted)
+    }
+
+    /// The open database; not the one that `failed`.
+    fn open(&self, failed: Option<u64>) -> Result<Arc<Open>, StoreError> {
+        if let Some(open) = &*lock(&self.shared.open)
+            && failed != Some(open.number)
+        {
+            return Ok(open.clone());
         }
+        self.ask(|told| Job::Open { failed, told })
+    }
+
+    fn ask<T>(&self, job: impl FnOnce(Told<T>) -> Job) -> Result<T, StoreError> {
+        let (told, answer) = mpsc::channel();
+        let jobs = self.jobs.as_ref().ok_or(StoreError::Interrupted)?;
+        jobs.send(job(told)).map_err(|_| StoreError::Interrupted)?;
+        answer.recv().map_err(|_| StoreError::Interrupted)?
+    }
+}
+
+/// The file is free for others when this returns.
+impl Drop for Database {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+/// The one that opens the database and writes to it.
+struct Writer {
+    shared: Arc<Shared>,
+    counter: Counter,
+    clock: Arc<dyn Clock>,
+    void_all: VoidAll,
+    /// How many were opened.
+    opened: u64,
+    /// How many changes the open one has had.
+    changes: u64,
+}
+
+impl Writer {
+    fn run(&mut self, jobs: &mpsc::Receiver<Job>) {
+        while let Ok(first) = jobs.recv() {
+            let mut writes = Vec::new();
+            for job in std::iter::once(first).chain(jobs.try_iter()) {
+                match job {
+                    Job::Write(work, told) => writes.push((work, told)),
+                    Job::Open { failed, told } => {
+                        // Whoever asked may be gone.
+                        let _ = told.send(self.open(failed));
+                    }
+                }
+            }
+            self.write_all(writes);
+        }
+        self.close();
+    }
+
+    /// Does what came together in one transaction, and each on its own when that fails.
+    fn write_all(&mut self, mut jobs: Vec<(Work, Told<()>)>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let together = self.write(&mut jobs);
+        let is_of_one = matches!(
+            together,
+            Err(StoreError::Record { .. } | StoreError::Failed { .. })
+        );
+        for at in 0..jobs.len() {
+            let outcome = if is_of_one && jobs.len() > 1 {
+                self.write(&mut jobs[at..=at])
+            } else {
+                together.clone()
+            };
+            let _ = jobs[at].1.send(outcome);
+        }
+    }
+
+    /// Does these in one transaction, and once more when the file turns out to be damaged.
+    fn write(&mut self, jobs: &mut [(Work, Told<()>)]) -> Result<(), StoreError> {
+        let mut failed = None;
         loop {
-            match turns.recv().map_err(|_| StoreError::Interrupted)? {
-                Turn::Ended(result) => break result?,
-                Turn::Lead => self.lead(),
+            let epoch = self.epoch();
+            let open = self.open(failed)?;
+            let changes = self.changes + 1;
+            let attempt = || -> Result<(), Fault> {
+                let transaction = begin_write(open.get()?)?;
+                for (work, _) in jobs.iter_mut() {
+                    work(&transaction)?;
+                }
+                transaction.open_table(META)?.insert(CHANGES_KEY, changes)?;
+                Ok(transaction.commit()?)
+            };
+            let fault =
+                match panics::caught(attempt).unwrap_or_else(|why| Err(Fault::Panicked(why))) {
+                    Ok(()) => {
+                        self.changes = changes;
+                        self.counter.write(changes);
+                        return Ok(());
+                    }
+                    Err(fault) => fault,
+                };
+            let number = open.number;
+            drop(open);
+            self.open(Some(number))?;
+            if failed.is_some() || self.epoch() == epoch {
+                return Err(fault.into_error(&self.shared.path));
             }
+            failed = Some(number);
         }
-        kept.recv().map_err(|_| StoreError::Interrupted)
     }
 
-    /// Does the jobs of all who wait, and hands the lead to the first of those who came meanwhile.
-    fn lead(&self) {
-        let mut leadership = Leadership {
-            queue: &self.queue,
-            is_handed_back: false,
-        };
-        let jobs = std::mem::take(&mut lock(&self.queue).jobs);
-        let (works, waiting): (Vec<_>, Vec<_>) =
-            jobs.into_iter().map(|job| (job.work, job.turn)).unzip();
-        let result = self.commit(works);
-        for turn in waiting {
-            // Whoever waits is there until he is told.
-            let _ = turn.send(Turn::Ended(result.clone()));
-        }
-        let mut queue = lock(&self.queue);
-        queue.has_leader = match queue.jobs.first() {
-            Some(next) => next.turn.send(Turn::Lead).is_ok(),
-            None => false,
-        };
-        leadership.is_handed_back = true;
+    fn epoch(&self) -> u64 {
+        self.shared.set_aside.load(Ordering::SeqCst)
     }
 
-    fn commit(&self, works: Vec<Work>) -> Result<(), StoreError> {
-        let database = self.handle()?;
-        let write = || -> Result<(), redb::Error> {
-            let transaction = begin_write(&database)?;
-            for work in works {
-                work(&transaction)?;
+    fn open(&mut self, failed: Option<u64>) -> Result<Arc<Open>, StoreError> {
+        if let Some(open) = &*lock(&self.shared.open)
+            && failed != Some(open.number)
+        {
+            return Ok(open.clone());
+        }
+        self.close();
+        let database = match self.open_file() {
+            Err(StoreError::Damaged { why, .. }) => {
+                self.set_aside(&why)?;
+                self.create()?
             }
-            Ok(transaction.commit()?)
+            opened => opened?,
         };
-        write().map_err(|error| self.give_up(&database, error))
+        self.opened += 1;
+        let open = Arc::new(Open {
+            number: self.opened,
+            database: Some(database),
+        });
+        *lock(&self.shared.open) = Some(open.clone());
+        Ok(open)
     }
 
-    /// After a failure the state in memory may not be the one on disk: the next one reads it anew.
-    fn give_up(&self, database: &Arc<redb::Database>, source: redb::Error) -> StoreError {
-        lock(&self.open).take_if(|open| Arc::ptr_eq(open, database));
-        StoreError::Database {
-            path: self.path.clone(),
-            source: Arc::new(source),
-        }
+    fn close(&self) {
+        let Some(mut open) = lock(&self.shared.open).take() else {
+            return;
+        };
+        // Those who read have it until they have read.
+        wait::until(CLOSES, PAUSE, || Arc::get_mut(&mut open).map(|_| ()));
     }
 
-    fn handle(&self) -> Result<Arc<redb::Database>, StoreError> {
-        let mut open = lock(&self.open);
-        if let Some(database) = &*open {
-            return Ok(database.clone());
-        }
-        let database = Arc::new(self.open_file()?);
-        *open = Some(database.clone());
-        Ok(database)
-    }
-
-    fn open_file(&self) -> Result<redb::Database, StoreError> {
-        let length = match std::fs::metadata(&self.path) {
-            Ok(found) => found.len(),
+    fn open_file(&mut self) -> Result<redb::Database, StoreError> {
+        let path = self.shared.path.clone();
+        let found = match std::fs::metadata(&path) {
+            Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(),
-            Err(error) => return Err(StoreError::file(&self.path, error)),
+            Err(error) => return Err(StoreError::file(&path, error)),
         };
+        if !found.is_file() {
+            return Err(self.damaged("it is not a file"));
+        }
         // An empty file would be taken for a new database.
-        if length == 0 {
+        if found.len() == 0 {
             return Err(self.damaged("it is empty"));
         }
-        let database = self.build(&self.path)?;
-        self.check_schema(&database)?;
+        let opened = panics::caught(|| -> Result<_, StoreError> {
+            let mut database = build(&path, false)?;
+            // Whether it had to be put in order is of no interest: an older state is noticed below.
+            database
+                .check_integrity()
+                .map_err(|error| error::of_opening(&path, error))?;
+            let (schema, changes) =
+                read_meta(&database).map_err(|fault| fault.into_error(&path))?;
+            Ok((database, schema, changes))
+        });
+        let (database, schema, changes) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(StoreError::Record { why, .. } | StoreError::Failed { why, .. })) | Err(why) => {
+                return Err(self.damaged(&why));
+            }
+            Ok(Err(error)) => return Err(error),
+        };
+        match schema {
+            Some(SCHEMA) => {}
+            Some(found) if found > SCHEMA => {
+                return Err(StoreError::Newer {
+                    path,
+                    found: found.to_string(),
+                });
+            }
+            _ => return Err(self.damaged("it is not of this program's making")),
+        }
+        self.changes = changes;
+        let newest = self.counter.read();
+        if let Some(newest) = newest.filter(|newest| changes < *newest) {
+            self.void_older_copy(&database, newest)?;
+        }
         Ok(database)
+    }
+
+    /// An older copy may hold tokens as valid that were used since.
+    fn void_older_copy(
+        &mut self,
+        database: &redb::Database,
+        newest: u64,
+    ) -> Result<(), StoreError> {
+        let changes = newest + 1;
+        let attempt = || -> Result<usize, Fault> {
+            let transaction = begin_write(database)?;
+            let voided = (self.void_all)(&transaction)?;
+            transaction.open_table(META)?.insert(CHANGES_KEY, changes)?;
+            transaction.commit()?;
+            Ok(voided)
+        };
+        let voided = panics::caught(attempt)
+            .unwrap_or_else(|why| Err(Fault::Panicked(why)))
+            .map_err(|fault| fault.into_error(&self.shared.path))?;
+        self.changes = changes;
+        self.counter.write(changes);
+        let path = self.shared.path.display();
+        tracing::error!(
+            "the token database `{path}` is an older copy: {voided} tokens in it are void, because they may have been used since"
+        );
+        audit::database("older-copy", &format!("{voided} tokens are void"));
+        Ok(())
+    }
+
+    /// The damaged file stays for whoever wants to look into it.
+    fn set_aside(&self, why: &str) -> Result<(), StoreError> {
+        let path = &self.shared.path;
+        let time = time_text::moment(self.clock.unix_seconds()).replace(['-', ':'], "");
+        let name = |number: u32| match number {
+            0 => path.with_extension(format!("redb.{SET_ASIDE}{time}")),
+            _ => path.with_extension(format!("redb.{SET_ASIDE}{time}.{number}")),
+        };
+        let aside = (0..)
+            .map(name)
+            .find(|aside| std::fs::symlink_metadata(aside).is_err())
+            .unwrap_or_else(|| name(0));
+        atomic_file::rename(path, &aside).map_err(|source| StoreError::file(path, source))?;
+        self.shared.set_aside.fetch_add(1, Ordering::SeqCst);
+        let aside = aside.display();
+        tracing::error!(
+            "the token database `{}` is damaged ({why}); it was set aside as `{aside}`, and tokens that were issued before are unknown",
+            path.display()
+        );
+        audit::database("database-damaged", &format!("set aside as {aside}"));
+        Ok(())
     }
 
     /// A new database gets its name when it is complete.
-    fn create(&self) -> Result<redb::Database, StoreError> {
-        let unfinished = self.path.with_extension("redb.new");
+    fn create(&mut self) -> Result<redb::Database, StoreError> {
+        let path = &self.shared.path;
+        let unfinished = path.with_extension("redb.new");
         let to_file = |source| StoreError::file(&unfinished, source);
         atomic_file::remove(&unfinished).map_err(to_file)?;
-        let database = self.build(&unfinished)?;
-        let set_up = || -> Result<(), redb::Error> {
+        let database = build(&unfinished, true)?;
+        // It is newer than all copies of those that were here before.
+        let changes = self.counter.read().map_or(1, |newest| newest + 1);
+        let set_up = || -> Result<(), Fault> {
             let transaction = begin_write(&database)?;
-            transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
+            {
+                let mut meta = transaction.open_table(META)?;
+                meta.insert(SCHEMA_KEY, SCHEMA)?;
+                meta.insert(CHANGES_KEY, changes)?;
+            }
             Ok(transaction.commit()?)
         };
-        set_up().map_err(|source| StoreError::Database {
-            path: unfinished.clone(),
-            source: Arc::new(source),
-        })?;
-        atomic_file::rename(&unfinished, &self.path).map_err(to_file)?;
+        set_up().map_err(|fault| fault.into_error(&unfinished))?;
+        atomic_file::rename(&unfinished, path).map_err(to_file)?;
+        self.changes = changes;
+        self.counter.write(changes);
         Ok(database)
-    }
-
-    fn build(&self, path: &Path) -> Result<redb::Database, StoreError> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(path != self.path)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| StoreError::file(path, source))?;
-        let opened = FileBackend::new(file).and_then(|backend| {
-            redb::Database::builder()
-                .set_cache_size(CACHE)
-                .create_with_backend(backend)
-        });
-        opened.map_err(|error| match error {
-            DatabaseError::UpgradeRequired(found) => StoreError::Newer {
-                path: self.path.clone(),
-                found: format!("file version {found}"),
-            },
-            DatabaseError::Storage(redb::StorageError::Corrupted(why)) => self.damaged(&why),
-            DatabaseError::Storage(redb::StorageError::Io(error))
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                self.damaged(&error.to_string())
-            }
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse {
-                path: self.path.clone(),
-            },
-            other => StoreError::Database {
-                path: self.path.clone(),
-                source: Arc::new(other.into()),
-            },
-        })
-    }
-
-    fn check_schema(&self, database: &redb::Database) -> Result<(), StoreError> {
-        let read = || -> Result<Option<u64>, redb::Error> {
-            let transaction = database.begin_read()?;
-            let table = match transaction.open_table(META) {
-                Ok(table) => table,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            Ok(table.get(SCHEMA_KEY)?.map(|version| version.value()))
-        };
-        match read() {
-            Ok(Some(SCHEMA)) => Ok(()),
-            Ok(Some(found)) if found > SCHEMA => Err(StoreError::Newer {
-                path: self.path.clone(),
-                found: found.to_string(),
-            }),
-            Ok(_) => Err(self.damaged("it is not of this program's making")),
-            Err(error) => Err(StoreError::Database {
-                path: self.path.clone(),
-                source: Arc::new(error),
-            }),
-        }
     }
 
     fn damaged(&self, why: &str) -> StoreError {
         StoreError::Damaged {
-            path: self.path.clone(),
+            path: self.shared.path.clone(),
             why: why.to_owned(),
         }
     }
 }
 
+fn build(path: &Path, is_new: bool) -> Result<redb::Database, StoreError> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(is_new)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| StoreError::file(path, source))?;
+    let opened = FileBackend::new(file).and_then(|backend| {
+        redb::Database::builder()
+            .set_cache_size(CACHE)
+            .create_with_backend(backend)
+    });
+    opened.map_err(|error| error::of_opening(path, error))
+}
+
+/// The version of what the tables hold, and how many changes there were.
+fn read_meta(database: &redb::Database) -> Result<(Option<u64>, u64), Fault> {
+    let transaction = database.begin_read()?;
+    let table = match transaction.open_table(META) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, 0)),
+        Err(error) => return Err(error.into()),
+    };
+    let read = |key| -> Result<Option<u64>, Fault> { Ok(table.get(key)?.map(|row| row.value())) };
+    Ok((read(SCHEMA_KEY)?, read(CHANGES_KEY)?.unwrap_or_default()))
+}
+
 /// Quick repair: after a crash the agent of a node with many tokens is back at once.
-fn begin_write(database: &redb::Database) -> Result<WriteTransaction, redb::Error> {
+fn begin_write(database: &redb::Database) -> Result<WriteTransaction, Fault> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
     Ok(transaction)
-}
-
-/// Whoever panics while it does the work of others leaves the lead, and them without an answer,
-/// which they notice.
-struct Leadership<'a> {
-    queue: &'a Mutex<Queue>,
-    is_handed_back: bool,
-}
-
-impl Drop for Leadership<'_> {
-    fn drop(&mut self) {
-        if !self.is_handed_back {
-            let mut queue = lock(self.queue);
-            queue.has_leader = false;
-            queue.jobs.clear();
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -370,157 +537,6 @@ pub fn to_row<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// A row as a value; what cannot be read is an error, not a missing row.
-pub fn from_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, redb::Error> {
-    serde_json::from_slice(row)
-        .map_err(|error| redb::Error::Corrupted(format!("a record cannot be read: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::thread;
-    use std::time::Duration;
-
-    use redb::ReadableTable;
-
-    use super::*;
-    use crate::base::wait;
-
-    const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("numbers");
-
-    fn database() -> (tempfile::TempDir, Database) {
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::new(dir.path().join("test.redb"));
-        (dir, database)
-    }
-
-    fn put(database: &Database, key: u64) -> Result<(), StoreError> {
-        database.write(move |transaction| {
-            transaction.open_table(TABLE)?.insert(key, key)?;
-            Ok(())
-        })
-    }
-
-    fn count(database: &Database) -> Result<usize, StoreError> {
-        database.read(|transaction| Ok(transaction.open_table(TABLE)?.iter()?.count()))
-    }
-
-    fn set_schema(database: &Database, version: u64) {
-        let set = move |transaction: &WriteTransaction| {
-            transaction.open_table(META)?.insert(SCHEMA_KEY, version)?;
-            Ok(())
-        };
-        database.write(set).unwrap();
-    }
-
-    #[test]
-    fn a_database_that_somebody_else_has_is_said_to_be_in_use() {
-        let (_dir, first) = database();
-        put(&first, 1).unwrap();
-        let second = Database::new(first.path().to_owned());
-        let refused = count(&second);
-        assert!(
-            matches!(refused, Err(StoreError::InUse { .. })),
-            "{refused:?}"
-        );
-        drop(first);
-        assert_eq!(count(&second).unwrap(), 1);
-    }
-
-    #[test]
-    fn writers_that_come_together_share_a_transaction() {
-        let (_dir, database) = database();
-        put(&database, 99).unwrap();
-        let database = Arc::new(database);
-        let (go, wait_for) = mpsc::channel::<()>();
-        let seen: Vec<usize> = thread::scope(|scope| {
-            // The first one is in its transaction until all the others wait.
-            let first = &database;
-            scope.spawn(move || {
-                first.write(move |_| {
-                    let _ = wait_for.recv();
-                    Ok(())
-                })
-            });
-            let is_leading = || lock(&database.queue).has_leader.then_some(());
-            wait::until(
-                Duration::from_secs(30),
-                Duration::from_millis(1),
-                is_leading,
-            )
-            .unwrap();
-            let others: Vec<_> = (0..20)
-                .map(|key| {
-                    let (database, reader) = (&database, database.clone());
-                    scope.spawn(move || {
-                        let work = move |transaction: &WriteTransaction| {
-                            transaction.open_table(TABLE)?.insert(key, key)?;
-                            Ok(count(&reader).unwrap_or_default())
-                        };
-                        database.write(work).unwrap()
-                    })
-                })
-                .collect();
-            let all_wait = || (lock(&database.queue).jobs.len() == 20).then_some(());
-            wait::until(Duration::from_secs(30), Duration::from_millis(1), all_wait).unwrap();
-            go.send(()).unwrap();
-            others
-                .into_iter()
-                .map(|other| other.join().unwrap())
-                .collect()
-        });
-        assert_eq!(count(&database).unwrap(), 21);
-        // Nobody's change was there for others to read before the last one was made.
-        assert_eq!(seen, [1; 20]);
-    }
-
-    #[test]
-    fn one_that_fails_writes_nothing_and_the_next_one_does() {
-        let (_dir, database) = database();
-        put(&database, 1).unwrap();
-        let failed: Result<(), StoreError> = database.write(|transaction| {
-            transaction.open_table(TABLE)?.insert(2, 2)?;
-            Err(redb::Error::Io(io::Error::other("the disk is gone")))
-        });
-        let error = failed.unwrap_err().to_string();
-        assert!(error.contains("test.redb") && error.contains("the disk is gone"));
-        assert_eq!(count(&database).unwrap(), 1);
-        put(&database, 2).unwrap();
-        assert_eq!(count(&database).unwrap(), 2);
-    }
-
-    #[test]
-    fn one_that_panics_leaves_nobody_waiting() {
-        let (_dir, database) = database();
-        let panics = thread::scope(|scope| {
-            let one = scope.spawn(|| database.write(|_| -> Result<(), redb::Error> { panic!() }));
-            one.join().is_err()
-        });
-        assert!(panics);
-        put(&database, 1).unwrap();
-    }
-
-    #[test]
-    fn a_database_of_another_version_is_left_alone() {
-        for (version, complaint) in [(SCHEMA + 1, "newer version"), (SCHEMA - 1, "is damaged")] {
-            let (_dir, database) = database();
-            put(&database, 1).unwrap();
-            set_schema(&database, version);
-            let again = Database::new(database.path().to_owned());
-            drop(database);
-            let error = put(&again, 2).unwrap_err().to_string();
-            assert!(error.contains(complaint), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_new_database_has_its_name_when_it_is_complete() {
-        let (dir, database) = database();
-        let unfinished = dir.path().join("test.redb.new");
-        std::fs::write(&unfinished, "what a crash left").unwrap();
-        put(&database, 1).unwrap();
-        assert!(!unfinished.exists() && database.path().exists());
-        let mode =
-            std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(database.path()).unwrap());
-        assert_eq!(mode & 0o7777, 0o600);
-    }
+pub fn from_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(row).map_err(|error| Fault::Record(error.to_string()))
 }

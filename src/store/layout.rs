@@ -261,6 +261,12 @@ impl Layout {
         self.own_state().join("tokens.redb")
     }
 
+    /// How many changes the token database has had. It lies where no copy of the node directory, and
+    /// no return to an older revision of the snap, takes it back.
+    pub fn token_counter(&self) -> PathBuf {
+        self.common.join("cluster-agent/tokens.counter")
+    }
+
     /// The agent's socket.
     pub fn socket(&self, given: Option<&Path>) -> PathBuf {
         if let Some(path) = given {

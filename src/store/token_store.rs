@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{ReadableTable, TableDefinition, TableError};
+use redb::{ReadableTable, TableDefinition, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::model::token::TokenDigest;
-use crate::model::token_life::Life;
-use crate::store::database::{Database, StoreError, from_row, to_row};
+use crate::model::token_life::{Life, VoidReason};
+use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
 
 /// Keeps the lives of tokens.
 pub trait TokenStore: Send + Sync {
@@ -116,14 +116,14 @@ impl TokenStore for LocalStore {
         self.database.write(move |transaction| {
             let mut tokens = transaction.open_table(TOKENS)?;
             let mut moments = transaction.open_table(DUE)?;
-            for digest in keys {
+            for digest in &keys {
                 let key = digest.as_bytes().as_slice();
                 let old = tokens
                     .get(key)?
                     .map(|row| from_row::<Row>(row.value()))
                     .transpose()?;
                 let (old_due, old) = old.map_or((None, None), |row| (row.due, Some(row.life)));
-                let next = edit(&digest, old.clone());
+                let next = edit(digest, old.clone());
                 let next_due = next.as_ref().and_then(|life| due(life));
                 if next == old && next_due == old_due {
                     continue;
@@ -184,8 +184,46 @@ impl TokenStore for LocalStore {
     }
 }
 
+/// Makes all tokens void that still admit a node; says how many those were. A record that cannot be
+/// read goes: an unknown token admits no node.
+pub fn void_all(
+    transaction: &WriteTransaction,
+    why: VoidReason,
+    now: i64,
+    due: impl Fn(&Life) -> Option<i64>,
+) -> Result<usize, Fault> {
+    let mut tokens = transaction.open_table(TOKENS)?;
+    let mut moments = transaction.open_table(DUE)?;
+    let mut changed = Vec::new();
+    for entry in tokens.iter()? {
+        let (key, row) = entry?;
+        let mut old = from_row::<Row>(row.value()).ok();
+        let is_voided = old.as_mut().is_none_or(|row| row.life.make_void(why, now));
+        if is_voided {
+            changed.push((key.value().to_vec(), old));
+        }
+    }
+    for (key, row) in &changed {
+        let key = key.as_slice();
+        let Some(Row { due: old_due, life }) = row else {
+            tokens.remove(key)?;
+            continue;
+        };
+        let next = due(life);
+        let life = life.clone();
+        tokens.insert(key, to_row(&Row { due: next, life }).as_slice())?;
+        if let Some(old) = old_due {
+            moments.remove((*old, key))?;
+        }
+        if let Some(next) = next {
+            moments.insert((next, key), ())?;
+        }
+    }
+    Ok(changed.len())
+}
+
 /// A table that nothing was written to yet is as good as an empty one.
-pub(super) fn there<T>(opened: Result<T, TableError>) -> Result<Option<T>, redb::Error> {
+pub(super) fn there<T>(opened: Result<T, TableError>) -> Result<Option<T>, Fault> {
     match opened {
         Ok(table) => Ok(Some(table)),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),

@@ -21,10 +21,10 @@ use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::{Token, TokenDigest};
 use crate::model::token_life::{
-    Added, Claim, Happening, Issuer, LEASE, Life, Reason, Refusal, Release, Way,
+    Added, Claim, Happening, Issuer, LEASE, Life, Reason, Refusal, Release, VoidReason, Way,
 };
 use crate::model::token_terms::{Lifetime, Terms};
-use crate::store::admissions::{Admissions, AdmittedNode, CertificatePurpose};
+use crate::store::admissions::{self, Admissions, AdmittedNode, CertificatePurpose};
 use crate::store::audit::{self, Actor};
 use crate::store::database::{Database, StoreError};
 use crate::store::layout::Layout;
@@ -40,6 +40,7 @@ pub use certificates::CertificateRequest;
 pub struct Tokens {
     store: Box<dyn TokenStore>,
     admissions: Admissions,
+    database: Arc<Database>,
     cluster_file: TokenFile,
     persistent_file: TokenFile,
     certificate_file: TokenFile,
@@ -122,6 +123,8 @@ struct Found {
     source: Source,
     members: Members,
     seen: Option<Life>,
+    /// The life that admits the node; none where a line does that lets in any number.
+    life: Option<Life>,
 }
 
 /// Where a token was found.
@@ -145,13 +148,25 @@ impl Tokens {
     /// The node's tokens. Nothing is read before it is needed, so that a database of which nothing
     /// can be had keeps nobody from doing what can be done without it.
     pub fn new(layout: &Layout, clock: Arc<dyn Clock>, window: i64, cluster: AskCluster) -> Self {
-        let database = Arc::new(Database::new(layout.token_database()));
         let time = clock.clone();
         let due = move |life: &Life| life.next_change(time.unix_seconds(), window, KEPT);
+        let (time, next) = (clock.clone(), due.clone());
+        let void_all = move |transaction: &redb::WriteTransaction| {
+            let now = time.unix_seconds();
+            admissions::end_all_rights(transaction)?;
+            token_store::void_all(transaction, VoidReason::OlderCopy, now, &next)
+        };
+        let database = Arc::new(Database::new(
+            layout.token_database(),
+            layout.token_counter(),
+            clock.clone(),
+            Box::new(void_all),
+        ));
         let file = |name| TokenFile::new(layout.credential(name));
         Self {
             store: Box::new(LocalStore::new(database.clone(), due)),
-            admissions: Admissions::new(database, cluster.clone()),
+            admissions: Admissions::new(database.clone(), cluster.clone()),
+            database,
             cluster_file: file(token_files::CLUSTER_TOKENS),
             persistent_file: file(token_files::PERSISTENT_TOKENS),
             certificate_file: file(token_files::CERTIFICATE_TOKENS),
@@ -162,6 +177,20 @@ impl Tokens {
             held: Mutex::default(),
             awaited: Mutex::default(),
         }
+    }
+
+    /// What those who look after tokens have to know of the database.
+    pub fn notices(&self) -> Vec<String> {
+        let damaged = self.database.damaged_files();
+        damaged
+            .iter()
+            .map(|(path, time)| {
+                format!(
+                    "the token database was damaged, and was set aside at {time} as `{}`: tokens that were issued before are unknown, add them again; remove that file when it is of no more use",
+                    path.display()
+                )
+            })
+            .collect()
     }
 
     /// The nodes that were let in.
@@ -234,23 +263,28 @@ impl Tokens {
         is_member: impl Fn(&JoiningNode) -> bool,
     ) -> Result<Result<Reservation<'_>, Refusal>, StoreError> {
         let digest = token.digest();
-        let mut held = lock(&self.held);
-        let holders: Vec<_> = held
-            .get(&digest)
-            .map(|all| nodes_of(all))
-            .unwrap_or_default();
-        let found = match self.judge(token, claim, &holders, &is_member)? {
+        let found = match self.judge(token, claim, &self.holders(&digest), &is_member)? {
             Ok(found) => found,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if found.source.is_counted() {
+        if let Some(life) = &found.life
+            && found.source.is_counted()
+        {
+            // Others may have come to hold it while files and the datastore were looked at. One that
+            // was admitted meanwhile is noticed when the use is written down.
+            let mut held = lock(&self.held);
             let all = held.entry(digest).or_default();
+            if let Err(refusal) = life.judge(claim, &nodes_of(all), self.now(), self.window) {
+                if all.is_empty() {
+                    held.remove(&digest);
+                }
+                return Ok(Err(refusal));
+            }
             match all.iter_mut().find(|(node, _)| *node == claim.node) {
                 Some((_, requests)) => *requests += 1,
                 None => all.push((claim.node.clone(), 1)),
             }
         }
-        drop(held);
         self.audit_join("reserved", &digest, &claim.node, &claim.role.to_string());
         Ok(Ok(Reservation {
             tokens: self,
@@ -281,6 +315,7 @@ impl Tokens {
                 source: Source::OpenLine,
                 members: Members::new(),
                 seen: None,
+                life: None,
             }));
         }
         let stored = self.store.read(&digest)?;
@@ -298,6 +333,7 @@ impl Tokens {
                         source: Source::Store(way),
                         members,
                         seen: stored,
+                        life: Some(life.clone()),
                     }));
                 }
                 Err(why) => refusal = Some(why),
@@ -313,17 +349,21 @@ impl Tokens {
         if in_file == Listed::Not && self.store.read(&digest)? != stored {
             return self.judge(token, claim, holders, is_member);
         }
-        let found = |source| Found {
+        let found = |source, life| Found {
             source,
             members,
             seen: stored,
+            life,
         };
         Ok(match in_file {
-            Listed::Until(_) => Ok(found(Source::OpenLine)),
+            Listed::Until(_) => Ok(found(Source::OpenLine, None)),
             // The line counts from the moment it is written, also for a token used before.
-            Listed::Open => issue_by_line(life, &moment)
-                .judge(claim, holders, now, self.window)
-                .map(|_| found(Source::Line)),
+            Listed::Open => {
+                let issued = issue_by_line(life, &moment);
+                issued
+                    .judge(claim, holders, now, self.window)
+                    .map(|_| found(Source::Line, Some(issued.clone())))
+            }
             Listed::Expired => Err(refusal.unwrap_or_else(|| Reason::Expired.into())),
             Listed::Not => Err(refusal.unwrap_or_else(|| Reason::Unknown.into())),
         })
@@ -570,7 +610,7 @@ impl Reservation<'_> {
                 let Some(mut life) = life else {
                     return (None, (happenings, Err(Reason::Unknown.into())));
                 };
-                // Nobody else can have got in between, but it may have been revoked.
+                // It may have been revoked, or another node admitted, since it was reserved.
                 match life.judge(&claim, &[], moment.now, moment.window) {
                     Ok(way) => {
                         life.admit(&claim, way, hands_out, moment.now);

@@ -63,6 +63,9 @@ pub struct IssuedToken {
     /// The token was known before; how adding it again changed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added_again: Option<Added>,
+    /// What the operator should know of the token database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
 }
 
 /// Which tokens are meant.
@@ -85,6 +88,9 @@ pub struct TokenList {
     pub now: i64,
     /// The tokens.
     pub tokens: Vec<TokenEntry>,
+    /// What the operator should know of the token database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
 }
 
 /// What can be told of a token. The token itself is not known.

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 
 use microk8s::base::secret::Secret;
 use microk8s::model::join_url::JoinUrl;
@@ -241,7 +240,7 @@ fn what_was_issued_before_a_node_joined_or_left_a_cluster_admits_to_no_other_one
         for role in ["", " --worker"] {
             let refused = n3.shell(&format!("{}{role}", connection(issued)));
             assert_eq!(refused.code, Some(6), "{refused:?}");
-            assert!(refused.stderr.contains("void since"), "{refused:?}");
+            assert!(refused.stderr.contains("the token is void"), "{refused:?}");
             for line in lines {
                 let refused = n3.shell(&format!("{}{role}", connection(line)));
                 assert_eq!(refused.code, Some(6), "{refused:?}");
@@ -717,6 +716,7 @@ fn nothing_that_holds_a_token_shows_it() {
             addresses: vec![address],
             takes_workers: true,
             added_again: None,
+            notices: Vec::new(),
         }),
         Box::new(local_v1::JoinOrder {
             url,
@@ -776,36 +776,108 @@ fn a_full_disk_costs_no_token_and_is_said() {
 }
 
 #[test]
-fn an_agent_whose_database_is_of_no_use_says_so_and_serves_what_it_can() {
+fn a_damaged_token_database_is_set_aside_and_the_agent_goes_on_with_an_empty_one() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let database = n1.path("var/cluster-agent/tokens.redb");
+    for (round, while_it_runs) in [false, true, true, false].into_iter().enumerate() {
+        let running = n1.agent();
+        let line = format!("{} --worker", n1.join_line());
+        let running = match while_it_runs {
+            true => Some(running),
+            false => {
+                running.kill();
+                None
+            }
+        };
+        let mut content = fs::read(&database).unwrap();
+        // Everything but the head, which tells that this is a database.
+        for (at, byte) in content.iter_mut().enumerate().skip(512) {
+            *byte = u8::try_from((at * 7 + round * 13) % 251).unwrap();
+        }
+        match round {
+            0 => fs::write(&database, b"").unwrap(),
+            // In place: the agent has this file open.
+            _ => {
+                let file = fs::File::options().write(true).open(&database).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&file, &content, 0).unwrap();
+            }
+        }
+        if let Some(running) = running {
+            // What is in its memory may serve for a while; no panic reaches anybody.
+            for command in ["token list", "add-node", "token prune"] {
+                let output = n1.shell(&format!("microk8s {command}"));
+                assert!(!format!("{output:?}").contains("panicked"), "{output:?}");
+            }
+            n2.shell(HEALTH).ok();
+            assert!(!running.log().contains("panicked"), "{}", running.log());
+            running.kill();
+        }
+        let agent = n1.agent();
+        let refused = n2.shell(&line);
+        assert_eq!(refused.code, Some(6), "{refused:?}");
+        assert!(
+            refused.stderr.contains("does not know this token"),
+            "round {round}: {refused:?}"
+        );
+        agent.wait_for("it was set aside as");
+        agent.wait_for("event=\"database-damaged\"");
+        for command in ["token list", "add-node"] {
+            let output = n1.shell(&format!("microk8s {command}"));
+            assert_eq!(output.code, Some(0), "{output:?}");
+            for word in ["was damaged", "tokens.redb.damaged-", "unknown"] {
+                assert!(output.stderr.contains(word), "round {round}: {output:?}");
+            }
+            assert!(!output.stderr.contains("panicked"), "{output:?}");
+        }
+        n2.shell(HEALTH).ok();
+        assert!(!agent.log().contains("panicked"), "{}", agent.log());
+        agent.kill();
+    }
+    let _agent = n1.agent();
+    let aside = n1
+        .shell("ls $SNAP_DATA/var/cluster-agent | grep -c damaged-")
+        .ok();
+    assert!(aside.trim().parse::<u32>().unwrap() >= 4, "{aside}");
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+}
+
+#[test]
+fn an_older_copy_of_the_token_database_makes_no_used_token_valid_again() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
     let agent = n1.agent();
     let line = format!("{} --worker", n1.join_line());
     agent.kill();
-    let whole = fs::read(&database).unwrap();
-    let half = whole[..whole.len() / 2].to_vec();
-    for (content, complaint) in [(Vec::new(), "is damaged"), (half, "is damaged")] {
-        fs::write(&database, content).unwrap();
-        let agent = n1.agent();
-        agent.wait_for(complaint);
-        for command in ["add-node", "token list"] {
-            let output = n1.shell(&format!("microk8s {command}"));
-            assert_eq!(output.code, Some(1), "{output:?}");
-            for word in [complaint, "tokens.redb", "move it away"] {
-                assert!(output.stderr.contains(word), "{output:?}");
-            }
-        }
-        assert_eq!(n2.shell(&line).code, Some(6));
-        n2.shell(HEALTH).ok();
-        agent.kill();
-    }
-    fs::write(&database, whole).unwrap();
-    fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).unwrap();
-    let _agent = n1.agent();
+    n1.shell(
+        "cp -a $SNAP_DATA/var/cluster-agent /tmp/$$-copy && mv /tmp/$$-copy $SNAP_DATA/../copy",
+    )
+    .ok();
+    let agent = n1.agent();
     n2.shell(&line).ok();
+    // The agent dies with no time to tidy up, which is no older copy.
+    agent.kill();
+    let agent = n1.agent();
+    let after_crash = format!("{} --worker", n1.join_line());
+    assert_eq!(state(n1, &after_crash), "issued");
+    agent.kill();
+    // As after a return to an older revision of the snap: all of the folder is older.
+    n1.shell(
+        "rm -r $SNAP_DATA/var/cluster-agent && mv $SNAP_DATA/../copy $SNAP_DATA/var/cluster-agent",
+    )
+    .ok();
+    let agent = n1.agent();
+    let refused = n3.shell(&line);
+    assert_eq!(refused.code, Some(6), "{refused:?}");
+    assert!(refused.stderr.contains("the token is void"), "{refused:?}");
+    agent.wait_for("is an older copy");
+    agent.wait_for("event=\"older-copy\"");
+    assert_eq!(state(n1, &line), "void");
+    n3.shell(&format!("{} --worker", n1.join_line())).ok();
 }
 
 #[test]

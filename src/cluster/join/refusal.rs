@@ -157,7 +157,7 @@ pub fn hint_of_token(refusal: &Refusal, role: Role) -> String {
         Reason::Used => format!("the token was used{by}{ago}; {ISSUE}"),
         Reason::Revoked => format!("the token was revoked{ago}; {ISSUE}"),
         Reason::Void => format!(
-            "the token was issued before the contacted node joined or left a cluster, and is void since; {ISSUE}"
+            "the token is void: it was issued before the contacted node joined or left a cluster, or before its token database was replaced by an older copy; {ISSUE}"
         ),
         Reason::WrongRole => match role {
             Role::ControlPlane => format!(

@@ -31,7 +31,7 @@ pub enum Reason {
     WrongNode,
     /// Another node is joining with it now.
     InUse,
-    /// It is not valid any more: it was issued in another cluster.
+    /// It is not valid any more: it was issued in another cluster, or comes from an older copy.
     Void,
     /// A reason that this version does not know.
     #[serde(other)]

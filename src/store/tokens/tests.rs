@@ -614,32 +614,44 @@ fn a_sweep_gets_through_more_tokens_than_it_takes_at_once() {
 }
 
 #[test]
-fn a_database_that_cannot_be_used_says_so_and_is_used_when_it_can() {
+fn a_damaged_database_is_set_aside_and_its_tokens_are_unknown() {
     let f = fixture();
     f.add(&one_use());
-    let path = f.layout.own_state().join("tokens.redb");
-    let whole = std::fs::read(&path).unwrap();
-    let f = f.restart();
-    let damaged: [(&str, &[u8]); 3] = [
-        ("empty", &[]),
-        ("damaged", &whole[..whole.len() / 3]),
-        (
-            "damaged",
-            b"this is no database at all, but some text that stands in its file\n",
-        ),
-    ];
-    for (word, content) in damaged {
-        std::fs::write(&path, content).unwrap();
-        let error = f.tokens.find("").unwrap_err().to_string();
-        assert!(
-            error.contains(word) && error.contains("tokens.redb"),
-            "{error}"
-        );
-        let joined = f.tokens.reserve(&token(), &worker(2), |_| false);
-        assert!(joined.is_err());
-    }
-    std::fs::write(&path, &whole).unwrap();
     assert_eq!(f.join(&node(2)), Ok(()));
+    assert_eq!(f.tokens.notices(), Vec::<String>::new());
+    std::fs::write(f.layout.token_database(), "no database at all").unwrap();
+    let f = f.restart();
+    assert_eq!(f.join(&node(2)), Err(Reason::Unknown));
+    assert_eq!(f.tokens.admissions().nodes().unwrap(), []);
+    let notices = f.tokens.notices();
+    assert!(notices[0].contains("tokens.redb.damaged-"), "{notices:?}");
+    f.add(&one_use());
+    assert_eq!(f.join(&node(3)), Ok(()));
+}
+
+#[test]
+fn the_tokens_of_an_older_copy_are_void() {
+    let f = fixture();
+    let copy = f.layout.own_state().join("copy");
+    f.add(&one_use());
+    let f = f.restart();
+    let Fixture { tokens, .. } = f;
+    drop(tokens);
+    std::fs::copy(f.layout.token_database(), &copy).unwrap();
+    let tokens = open(&f.layout, &f.clock, &f.cluster);
+    let f = Fixture { tokens, ..f };
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert!(f.sign("-kubelet", &node(2)) && f.sign("-proxy", &node(2)));
+    let Fixture { tokens, .. } = f;
+    drop(tokens);
+    std::fs::copy(&copy, f.layout.token_database()).unwrap();
+    let tokens = open(&f.layout, &f.clock, &f.cluster);
+    let f = Fixture { tokens, ..f };
+    assert_eq!(f.join(&node(3)), Err(Reason::Void));
+    assert_eq!(f.state(), State::Void);
+    f.tokens.sweep(|_| false).unwrap();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(3)), Ok(()));
 }
 
 #[test]

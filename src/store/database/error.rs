@@ -1,0 +1,181 @@
+//! What can be wrong with the token database, and with MicroK8s's files of tokens.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::DatabaseError;
+
+use crate::store::database::SCHEMA;
+
+/// The formats of redb's files that this program may meet when a later version of it wrote them.
+const LATER_FORMATS: std::ops::RangeInclusive<u8> = 4..=9;
+
+/// The database, or a file of MicroK8s's, cannot be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database.
+    #[error("cannot use the token database `{}`: {source}", path.display())]
+    Database {
+        /// Where it is.
+        path: PathBuf,
+        /// What it says.
+        #[source]
+        source: Arc<redb::Error>,
+    },
+    /// Somebody else has it, and keeps it.
+    #[error(
+        "the token database `{}` is in use by another process: wait until that has ended, or restart an agent whose socket is gone", path.display()
+    )]
+    InUse {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The file is no database any more. It is set aside, and this reaches no caller.
+    #[error("the token database `{}` is damaged ({why})", path.display())]
+    Damaged {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// One of its records is not as this program writes it.
+    #[error("a record of the token database `{}` cannot be read: {why}", path.display())]
+    Record {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The library that reads it gave up.
+    #[error("cannot use the token database `{}`: {why}", path.display())]
+    Failed {
+        /// Where it is.
+        path: PathBuf,
+        /// What it said.
+        why: String,
+    },
+    /// The file was written by a later version.
+    #[error(
+        "the token database `{}` was written by a newer version of this program (its format is {found}, this program knows {SCHEMA}): use that version", path.display()
+    )]
+    Newer {
+        /// Where it is.
+        path: PathBuf,
+        /// The version that it has.
+        found: String,
+    },
+    /// A file.
+    #[error("cannot use `{}`: {source}", path.display())]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// Nothing writes to the database any more.
+    #[error("the token database is closed")]
+    Interrupted,
+}
+
+impl StoreError {
+    /// A file that cannot be used.
+    pub fn file(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::File {
+            path: path.into(),
+            source: Arc::new(source),
+        }
+    }
+}
+
+/// Why something in a transaction failed.
+#[derive(Debug)]
+pub enum Fault {
+    /// The database.
+    Database(redb::Error),
+    /// A record is not as this program writes it.
+    Record(String),
+    /// The library panicked.
+    Panicked(String),
+}
+
+impl Fault {
+    /// The error of this database.
+    pub fn into_error(self, path: &Path) -> StoreError {
+        let path = path.to_owned();
+        match self {
+            Self::Record(why) => StoreError::Record { path, why },
+            Self::Panicked(why) => StoreError::Failed { path, why },
+            Self::Database(error @ redb::Error::Io(_)) => StoreError::Database {
+                path,
+                source: Arc::new(error),
+            },
+            Self::Database(error) => StoreError::Failed {
+                path,
+                why: error.to_string(),
+            },
+        }
+    }
+}
+
+/// Errors of the library, each of its own type.
+macro_rules! faults {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                Self::Database(error.into())
+            }
+        })*
+    };
+}
+
+faults!(
+    redb::Error,
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError
+);
+
+/// What an error at the opening of a database means.
+pub fn of_opening(path: &Path, error: DatabaseError) -> StoreError {
+    let path = path.to_owned();
+    let damaged = |why: String| StoreError::Damaged {
+        path: path.clone(),
+        why,
+    };
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path },
+        DatabaseError::Storage(redb::StorageError::Corrupted(why)) => match later_format(&why) {
+            Some(found) => StoreError::Newer {
+                path,
+                found: format!("file version {found}"),
+            },
+            None => damaged(why),
+        },
+        DatabaseError::Storage(redb::StorageError::Io(error))
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            damaged(error.to_string())
+        }
+        DatabaseError::Storage(error @ redb::StorageError::Io(_)) => StoreError::Database {
+            path,
+            source: Arc::new(error.into()),
+        },
+        other => damaged(other.to_string()),
+    }
+}
+
+/// The format of a file that only a later version can have written.
+fn later_format(why: &str) -> Option<u8> {
+    let found = why.strip_prefix("Expected file format version")?;
+    let (_, found) = found.rsplit_once("found ")?;
+    found
+        .parse()
+        .ok()
+        .filter(|found| LATER_FORMATS.contains(found))
+}
