@@ -764,7 +764,11 @@ fn a_full_disk_costs_no_token_and_is_said() {
     let output = n2.shell(&line);
     assert_ne!(output.code, Some(0), "{output:?}");
     // Whichever needs room first: the store, or the journal of what a first join changes there.
-    let reasons = ["token store of the contacted node", "No space left"];
+    let reasons = [
+        "token store of the contacted node",
+        "No space left",
+        "cannot change its files",
+    ];
     assert!(
         reasons.iter().any(|reason| output.stdout.contains(reason)),
         "{output:?}"
@@ -806,11 +810,10 @@ fn a_damaged_token_database_is_set_aside_and_the_agent_goes_on_with_an_empty_one
             }
         }
         if let Some(running) = running {
-            // What is in its memory may serve for a while; no panic reaches anybody.
-            for command in ["token list", "add-node", "token prune"] {
-                let output = n1.shell(&format!("microk8s {command}"));
-                assert!(!format!("{output:?}").contains("panicked"), "{output:?}");
-            }
+            // What is in its memory may serve for a while. It must not write: that could make such a
+            // small file whole again.
+            let output = n1.shell("microk8s token list");
+            assert!(!output.stderr.contains("panicked"), "{output:?}");
             n2.shell(HEALTH).ok();
             assert!(!running.log().contains("panicked"), "{}", running.log());
             running.kill();
