@@ -77,7 +77,6 @@ impl FirstJoinError {
             Self::Read(error) => {
                 format!("a file of the datastore: {}", os_words::of(&error.source))
             }
-            Self::Turn(TurnError::Moved(_)) => "the contacted node is being refreshed".to_owned(),
             Self::Journal(_) | Self::History(_) | Self::Turn(TurnError::NoNode { .. }) => {
                 "the contacted node cannot change its files".to_owned()
             }
