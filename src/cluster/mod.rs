@@ -23,6 +23,7 @@ pub mod pod_network;
 mod readiness;
 pub mod remove_node;
 pub mod status;
+mod strictness;
 pub mod token_care;
 pub mod turn;
 pub mod upgrade;

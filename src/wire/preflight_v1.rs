@@ -1,6 +1,7 @@
 //! What is found before a join: what the contacted node tells of its side, and what `join --dry-run`
 //! asks of the node's own agent. A [`Finding`] is the same on both ways.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -119,6 +120,8 @@ pub struct JoinCheck {
     pub version: Option<String>,
     /// The port of its API server; none where it has none.
     pub apiport: Option<String>,
+    /// By which arguments its API server differs from that of a fresh node in what it admits.
+    pub api_server_limits: BTreeMap<String, String>,
     /// The cluster's pod network.
     pub cluster_cidr: Option<String>,
     /// The datastore's voters, for a node that is to become one.

@@ -368,3 +368,31 @@ fn a_control_plane_node_lists_the_workers_and_names_that_kubernetes_knows() {
         "{list}"
     );
 }
+
+/// The authorization mode comes along with a join, the admission plugins do not.
+#[test]
+fn a_control_plane_join_warns_of_an_api_server_that_admits_more_than_the_contacted_one() {
+    both_ways(&["n1", "n2"], |lab| {
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let fresh = n1.read("args/kube-apiserver");
+        let strict = fresh
+            .replace("-mode=AlwaysAllow", "-mode=Node,RBAC")
+            .replace("=EventRateLimit", "=EventRateLimit,NodeRestriction");
+        n1.write("args/kube-apiserver", &strict, 0o644);
+        let warning = "admits more than that of 10.99.0.11: `--enable-admission-plugins` lacks NodeRestriction";
+        let line = n1.join_line();
+        let foretold = n2.shell(&format!("{line} --dry-run"));
+        assert!(foretold.stdout.contains(warning), "{foretold:?}");
+        let joined = n2.shell(&line);
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+        assert!(joined.stderr.contains(warning), "{joined:?}");
+        assert!(n2.read("args/kube-apiserver").contains("-mode=Node,RBAC"));
+        n2.shell("microk8s leave").ok();
+
+        n2.write("args/kube-apiserver", &strict, 0o644);
+        n1.shell("microk8s remove-node n2 --force");
+        let joined = n2.shell(&n1.join_line());
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+        assert!(!joined.stderr.contains("admits more"), "{joined:?}");
+    });
+}

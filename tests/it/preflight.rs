@@ -243,6 +243,7 @@ fn where_nothing_stands_in_the_way_every_check_says_so() {
                     "version",
                     "pod-network",
                     "api-server",
+                    "api-server-limits",
                     "datastore",
                 ]
             );

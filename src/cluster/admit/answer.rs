@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::base::secret::Secret;
 use crate::cluster::admit::error::NodeFile;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
-use crate::cluster::{callback, control_planes, first_join};
+use crate::cluster::{callback, control_planes, first_join, strictness};
 use crate::model::role::Role;
 use crate::store::args_file::ArgsFile;
 use crate::store::known_users;
@@ -58,6 +58,8 @@ impl Gate {
         answer.service_account_key =
             Some(secret(NodeFile::ServiceAccountKey, service_account_key)?);
         let api_server = self.arguments("kube-apiserver")?;
+        answer.api_server_limits =
+            Some(strictness::of(&api_server)).filter(|limits| !limits.is_empty());
         if api_server
             .get("--token-auth-file")
             .is_some_and(|file| !file.is_empty())

@@ -13,6 +13,7 @@ use crate::cluster::admit::checks::{self, Asked, Check};
 use crate::cluster::admit::{AdmitError, Caller, Gate, voters};
 use crate::cluster::first_join::{self, Needs};
 use crate::cluster::kubernetes;
+use crate::cluster::strictness;
 use crate::model::endpoint;
 use crate::model::role::Role;
 use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode as Joining};
@@ -86,6 +87,11 @@ impl Gate {
             apiport: has_api_server
                 .then(|| argument("kube-apiserver", "--secure-port"))
                 .flatten(),
+            api_server_limits: self
+                .node
+                .arguments("kube-apiserver")
+                .map(|arguments| strictness::of(&arguments))
+                .unwrap_or_default(),
             cluster_cidr: argument("kube-proxy", "--cluster-cidr"),
             voters: Vec::new(),
             findings,

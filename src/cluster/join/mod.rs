@@ -18,6 +18,7 @@ mod report;
 mod verdict;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use crate::cluster::fresh_node::client_certificates;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
+use crate::cluster::strictness;
 use crate::cluster::turn::{self, TurnError};
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
@@ -228,6 +230,12 @@ fn prepare(
     warn_of_clock(contact, order, audience);
     begin(JoinStage::Certificates, audience);
     let theirs = answer.cluster_cidr.clone();
+    if role == Role::ControlPlane {
+        // Another agent than ours does not tell.
+        let silent = || contact.awaits_outcome().then(BTreeMap::new);
+        let limits = answer.api_server_limits.clone().or_else(silent);
+        warn_of_looser_api_server(node, order, limits, audience)?;
+    }
     let plan: Box<dyn Plan> = match role {
         Role::Worker => Box::new(worker::Plan::prepare(
             node, order, answer, contact, audience,
@@ -318,6 +326,26 @@ fn warn_of_clock(contact: &Contact, order: &JoinOrder, audience: &mut dyn Audien
             from_microk8s: false,
         });
     }
+}
+
+/// The node's API server will serve the cluster like the contacted one, and refuse less.
+fn warn_of_looser_api_server(
+    node: &Node,
+    order: &JoinOrder,
+    theirs: Option<BTreeMap<String, String>>,
+    audience: &mut dyn Audience,
+) -> Result<(), JoinError> {
+    let Some(theirs) = theirs else { return Ok(()) };
+    if let Some(why) = strictness::looser(&node.arguments("kube-apiserver")?, &theirs) {
+        let contacted = order.url.address;
+        audience.tell(JoinEvent::Warning {
+            message: format!(
+                "the API server of this node admits more than that of {contacted}: {why}; set the same in `args/kube-apiserver` of this node as there"
+            ),
+            from_microk8s: false,
+        });
+    }
+    Ok(())
 }
 
 /// MicroK8s's warning when the clusters' pod networks differ (`messages.md`, join).

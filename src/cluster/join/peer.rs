@@ -118,6 +118,11 @@ impl Contact {
         }
     }
 
+    /// Whether the agent that answered is one of ours.
+    pub fn awaits_outcome(&self) -> bool {
+        self.awaits_outcome
+    }
+
     /// Says how the join ended, where the other node wants to know: it gives the token back, or
     /// knows that it is used. A node that cannot be told finds out in time.
     pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome, wait: Wait<'_>) {

@@ -502,17 +502,28 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        microk8s: "a control plane join takes over the authorization mode of the API server, and says nothing of its admission plugins",
+        here: "the answer has a field `api_server_limits` where the contacted API server is stricter than that of a fresh node, and the join warns when the joining one is not",
+        why: "what one API server of a cluster refuses a worker, another one must not grant",
+        cases: &[],
+        tests: &[
+            "membership::a_control_plane_join_warns_of_an_api_server_that_admits_more_than_the_contacted_one",
+        ],
+    },
+    Difference {
         microk8s: "which nodes are control plane nodes is read from the labels of nodes, which each node writes itself",
         here: "it is read from the endpoints of the service `kubernetes`, which the API servers write, and from the members of the datastore; who is in one of the two alone must answer under the cluster's authority",
         why: "root on a worker can label the worker's node as he likes",
         cases: &[
             Case {
-                of: WORKER,
+                of: EVERY_COMMAND_A_WORKER,
                 modes: OUR_AGENT,
                 effects: ASKS_API_SERVERS,
             },
             Case {
                 of: &[
+                    "join-worker-after-controlplane",
+                    "join-one-time-token-twice",
                     "join-service-restart-fails",
                     "join-sign-fails",
                     "http-join-case-keys",

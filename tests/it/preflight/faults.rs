@@ -300,6 +300,23 @@ const THERE: &[Fault] = &[
         cure: Some(|_| {}),
     },
     Fault {
+        role: CONTROL_PLANE,
+        breaks: |stage, _| {
+            let arguments = stage.n1().read("args/kube-apiserver");
+            let strict = arguments.replace("=EventRateLimit", "=EventRateLimit,NodeRestriction");
+            assert_ne!(arguments, strict);
+            stage.n1().write("args/kube-apiserver", &strict, 0o660);
+            None
+        },
+        check: "api-server-limits",
+        severity: "warning",
+        exit: 0,
+        says: "admits more than that of 10.99.0.11: `--enable-admission-plugins` lacks NodeRestriction",
+        remedy: "set the same in `args/kube-apiserver`",
+        on: Some("joining-node"),
+        cure: Some(|_| {}),
+    },
+    Fault {
         role: WORKER,
         breaks: |stage, _| {
             let arguments = stage.n1().read("args/kube-apiserver");

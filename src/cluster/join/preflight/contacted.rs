@@ -1,5 +1,6 @@
 //! What can be checked with the contacted node: by this one, and by that one.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::cluster::join::membership::Membership;
 use crate::cluster::join::peer::Contact;
 use crate::cluster::join::{requested_role, role_here, source_address};
 use crate::cluster::node::Node;
+use crate::cluster::strictness;
 use crate::model::join_stage::JoinStage;
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
@@ -30,7 +32,7 @@ const FINDINGS: usize = 50;
 const TEXT: usize = 1000;
 
 /// The checks in their order, for saying which ones were left out.
-const ALL: [&str; 17] = [
+const ALL: [&str; 18] = [
     "connection",
     "fingerprint",
     "membership",
@@ -47,6 +49,7 @@ const ALL: [&str; 17] = [
     VERSION,
     "pod-network",
     "api-server",
+    "api-server-limits",
     "datastore",
 ];
 /// The first of those that the contacted node does.
@@ -274,6 +277,7 @@ impl Look<'_> {
         self.tell(version::judge(own.as_deref(), theirs.as_deref(), role));
         self.pod_network(answer.cluster_cidr.as_ref().map(clean));
         self.api_server(answer.apiport.as_deref());
+        self.api_server_limits(&answer.api_server_limits);
         self.datastore(&answer.voters);
     }
 
@@ -321,6 +325,33 @@ impl Look<'_> {
             Err(why) => Finding::warning(CHECK, why),
         };
         self.tell(with_remedy_of_port(finding, port));
+    }
+
+    /// Every API server of the cluster decides for itself what it admits.
+    fn api_server_limits(&mut self, theirs: &BTreeMap<String, String>) {
+        const CHECK: &str = "api-server-limits";
+        if self.role == Role::Worker {
+            self.tell(Finding::ok(CHECK, "a worker has no API server"));
+            return;
+        }
+        // The check of this node's files has said so.
+        let Ok(own) = self.node.arguments("kube-apiserver") else {
+            return;
+        };
+        let contacted = self.url.address;
+        self.tell(match strictness::looser(&own, theirs) {
+            None => Finding::ok(
+                CHECK,
+                format!("the API server of this node admits no more than that of {contacted}"),
+            ),
+            Some(why) => {
+                let message = format!(
+                    "the API server of this node admits more than that of {contacted}: {why}"
+                );
+                let remedy = "set the same in `args/kube-apiserver` of this node as there";
+                Finding::warning(CHECK, message).with_remedy(JoiningNode, remedy)
+            }
+        });
     }
 
     /// The datastore's nodes speak to each other, each to each.
