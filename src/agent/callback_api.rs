@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use crate::agent::cluster_api::{Whole, in_time, only};
+use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::Limit;
 use crate::agent::places::{COME_AGAIN, Work};
 use crate::agent::{Shared, afterwards, image_stream, request_log, seats, status};
@@ -74,7 +75,9 @@ async fn answered(
 
 fn busy(shared: &Shared) -> Response {
     shared.metrics.limit_hit(Limit::Callbacks);
-    tracing::warn!(outcome = "refused", "too many callbacks are under way");
+    if log_limit::is_written(Kind::Callback) {
+        tracing::warn!(outcome = "refused", "too many callbacks are under way");
+    }
     let body = ErrorBody::new(format!(
         "Too many requests are under way, try again in {COME_AGAIN} seconds"
     ));
@@ -260,7 +263,7 @@ fn header(headers: &HeaderMap, name: &str) -> Token {
 /// reason is; that is in the log.
 fn refuse(shared: &Shared, request: &str, caller: Caller, refused: &Refused) -> Response {
     let (address, reason) = (caller.remote, &refused.0);
-    if !shared.guesses.is_over(address) {
+    if !shared.guesses.is_over(address) && log_limit::is_written(Kind::Callback) {
         tracing::warn!(request, %address, outcome = "refused", %reason, "{refused}");
     }
     status::unknown_callback(refused)
@@ -268,7 +271,9 @@ fn refuse(shared: &Shared, request: &str, caller: Caller, refused: &Refused) -> 
 
 fn not_understood(request: &str, caller: Caller, error: &DecodeError) -> Response {
     let address = caller.remote;
-    tracing::info!(request, %address, %error, outcome = "not understood");
+    if log_limit::is_written(Kind::NotUnderstood) {
+        tracing::info!(request, %address, %error, outcome = "not understood");
+    }
     status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()))
 }
 

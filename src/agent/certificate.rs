@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
 use crate::model::fingerprint::Fingerprint;
@@ -21,6 +22,8 @@ use crate::pki::key::PrivateKey;
 const TICK: Duration = Duration::from_secs(1);
 /// Files that do not fit for as long are no pair that is just being written.
 const HALF_WRITTEN: Duration = Duration::from_secs(5);
+/// How often it is looked whether the files have changed. `add-node` looks by itself.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// How often files that change while they are read are read again when the agent starts.
 const TRIES: usize = 5;
 
@@ -173,6 +176,23 @@ impl ServedCertificate {
         }
     }
 
+    /// Reads the files again when they change, for as long as this is polled.
+    pub async fn keep_up(self) {
+        let mut looks = tokio::time::interval(LOOK_PAUSE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let served = self.clone();
+            // Files may be slow, and nothing else waits for them here.
+            if tokio::task::spawn_blocking(move || served.refresh())
+                .await
+                .is_err()
+            {
+                tracing::error!("the certificate's files could not be looked at");
+            }
+        }
+    }
+
     fn complained(&self) -> std::sync::MutexGuard<'_, Option<Stamp>> {
         self.0
             .complained
@@ -192,8 +212,8 @@ impl ServedCertificate {
 }
 
 impl ResolvesServerCert for ServedCertificate {
+    /// What was read last: a handshake waits for no file.
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.refresh();
         Some(self.read_current(|current| current.pair.clone()))
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
+use crate::agent::log_limit::{self, Kind};
 use crate::agent::seats::{self, Seat};
 
 /// So much of a body between two looks shows that it flows.
@@ -154,7 +155,9 @@ pub async fn idle(mut under_way: watch::Receiver<usize>, limit: Duration) {
     reason = "the listener would say the same again at once; nothing tells when it will not"
 )]
 pub async fn not_accepted(error: &io::Error) {
-    tracing::warn!(%error, "cannot accept a connection");
+    if log_limit::is_written(Kind::Connection) {
+        tracing::warn!(%error, "cannot accept a connection");
+    }
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 

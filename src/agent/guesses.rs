@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 
+use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::seats::machine;
 use crate::agent::status::{self, Refused};
@@ -85,7 +86,7 @@ impl Guesses {
         let is_news = record
             .said
             .is_none_or(|said| now.duration_since(said) >= COMPLAINT_PAUSE);
-        if is_news {
+        if is_news && log_limit::is_written(Kind::UnknownTokens) {
             record.said = Some(now);
         }
         Judged::TooMany {

@@ -25,6 +25,7 @@ use crate::agent::MinTls;
 use crate::agent::begun::Begun;
 use crate::agent::certificate::ServedCertificate;
 use crate::agent::connections;
+use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::seats::{Seat, Seats};
 use crate::agent::service_manager::Ping;
@@ -132,7 +133,10 @@ pub async fn serve(listener: TcpListener, server: Server, mut pings: mpsc::Recei
                 let (server, watcher) = (server.clone(), graceful.watcher());
                 tokio::spawn(async move {
                     let _open = Open::new(&server.metrics);
-                    if let Err(why) = connection(stream, seat, &server, watcher).await {
+                    if let Err(why) = connection(stream, seat, &server, watcher).await
+                        && tracing::enabled!(tracing::Level::DEBUG)
+                        && log_limit::is_written(Kind::Connection)
+                    {
                         tracing::debug!(%peer, %why, "connection");
                     }
                 });

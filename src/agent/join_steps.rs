@@ -9,6 +9,7 @@ use axum::response::Response;
 use serde::Serialize;
 
 use crate::agent::cluster_api::{Whole, in_time};
+use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::places::{COME_AGAIN, Work};
 use crate::agent::{Shared, reasons, status};
@@ -233,7 +234,9 @@ pub(super) async fn perform<R: JoinStep>(
         Ok(request) => request,
         Err(error) => {
             let address = caller.remote;
-            tracing::info!(request = R::NAME, %address, %error, outcome = "not understood");
+            if log_limit::is_written(Kind::NotUnderstood) {
+                tracing::info!(request = R::NAME, %address, %error, outcome = "not understood");
+            }
             return status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()));
         }
     };
@@ -278,7 +281,9 @@ fn busy<R: JoinStep>(shared: &Shared, request: &R, caller: Caller) -> Response {
     request.count(&shared.metrics, Some(REASON));
     let node = sanitize::for_log(request.who().0, 80);
     let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
-    tracing::warn!(request, %address, node, %token, outcome = "refused", reason = REASON, "too many requests of joining nodes are under way");
+    if log_limit::is_written(Kind::Refused) {
+        tracing::warn!(request, %address, node, %token, outcome = "refused", reason = REASON, "too many requests of joining nodes are under way");
+    }
     let body = ErrorBody::new(format!(
         "Too many nodes are joining at the moment, try again in {COME_AGAIN} seconds"
     ));
@@ -287,6 +292,9 @@ fn busy<R: JoinStep>(shared: &Shared, request: &R, caller: Caller) -> Response {
 
 /// What the log says of a request: the one place where an operator learns why a join failed.
 fn write_line<R: JoinStep>(request: &R, caller: Caller, error: Option<&AdmitError>) {
+    if error.is_some() && !log_limit::is_written(Kind::Refused) {
+        return;
+    }
     let (node, role) = request.who();
     let node = sanitize::for_log(node, 80);
     let role = role.map_or_else(|| "-".to_owned(), |role| role.to_string());

@@ -15,6 +15,7 @@ mod local_api;
 mod local_departure;
 mod local_events;
 mod local_socket;
+mod log_limit;
 mod metrics;
 mod metrics_page;
 mod moved;
@@ -306,6 +307,7 @@ async fn serve(
     for work in works {
         periodic.spawn(again_and_again(shared.clone(), work));
     }
+    periodic.spawn(shared.served.clone().keep_up());
     let (stop, stopped) = watch::channel(false);
     let (seats, desks) = seats::for_this_process(settings.max_connections, &shared.metrics);
     let server = https::Server {
@@ -392,8 +394,7 @@ async fn again_and_again(shared: Arc<Shared>, work: fn(&Shared)) {
 /// Keeps the tokens up with the time. A store that cannot be used is said once, and tried again: the
 /// agent serves what it can meanwhile.
 fn sweep(shared: &Shared) {
-    // Says in the log what nobody would see otherwise, until the next connection.
-    shared.served.refresh();
+    log_limit::settle();
     let problem = shared.gate.sweep().err().map(|error| error.to_string());
     let mut logged = lock(&shared.logged_problem);
     if problem != *logged {

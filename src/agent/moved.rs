@@ -13,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::agent::cluster_api::Whole;
+use crate::agent::log_limit::{self, Kind};
 use crate::agent::{Shared, status};
 use crate::store::layout::Layout;
 use crate::store::revision::NotCurrent;
@@ -35,7 +36,9 @@ pub async fn remote(State(shared): State<Arc<Shared>>, request: Request, next: N
     };
     // Over HTTP/2 an answer before the end of the request looks like a fault to some clients.
     let _ = Whole::from_request(request, &()).await;
-    tracing::warn!(%why, "a request was refused");
+    if log_limit::is_written(Kind::Refused) {
+        tracing::warn!(%why, "a request was refused");
+    }
     let body = ErrorBody::new("MicroK8s is being refreshed on this node");
     status::try_again(StatusCode::SERVICE_UNAVAILABLE, COME_AGAIN, &body)
 }

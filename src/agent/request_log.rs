@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
 use crate::agent::local_socket::LocalCaller;
+use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::Metrics;
 use crate::base::sanitize;
 use crate::cluster::admit::Caller;
@@ -151,6 +152,10 @@ impl Watched {
         let (address, path) = (&self.asker, &self.path);
         let method = sanitize::for_log(self.method.as_str(), SHOWN_METHOD);
         let milliseconds = took.as_micros() as f64 / 1000.0;
+        let is_success = self.status.is_some_and(|status| status.is_success());
+        if !is_success && !self.is_noise() && !log_limit::is_written(Kind::Unsuccessful) {
+            return;
+        }
         let Some(status) = self.status.map(|status| status.as_u16()) else {
             tracing::info!(%address, method, path, milliseconds, "not answered: the connection ended");
             return;

@@ -81,6 +81,9 @@ fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
         typed
     };
     log::start(args.log_format);
+    if node.is_standalone() {
+        fresh_node::remove_unfinished(&node.layout);
+    }
     for line in left_out {
         tracing::warn!("{line}");
     }

@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
+use std::time::Duration;
+
+use microk8s::base::wait;
 
 use crate::lab::agent::Agent;
 use crate::lab::network::MICROK8S_GID;
@@ -279,4 +282,39 @@ fn idle_connections_of_one_host_keep_nobody_else_from_being_served() {
     let again =
         "curl -sk --retry 50 --retry-all-errors --retry-delay 0 https://10.99.0.11:25000/health";
     assert_eq!(n2.shell(again).stdout, WELL, "their seats are free again");
+}
+
+#[test]
+fn what_a_killed_agent_has_left_of_a_node_directory_goes_at_the_next_start() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    let above = n1.scratch().join("standalone");
+    let words = ["microk8s", "agent", "--node-dir", above.to_str().unwrap()];
+    let unfinished = || {
+        let entries = fs::read_dir(&above).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names
+            .filter(|name| name.starts_with(".new-"))
+            .collect::<Vec<_>>()
+    };
+    let mut first = n1.command(&words).stderr(Stdio::null()).spawn().unwrap();
+    let (limit, pause) = (Duration::from_secs(30), Duration::from_millis(1));
+    let begun = wait::until(limit, pause, || {
+        let names = unfinished();
+        let is_filled = |name: &String| above.join(name).join("certs").exists();
+        names.iter().any(is_filled).then_some(names)
+    });
+    // The shell before it has become the agent.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_eq!(
+        unfinished(),
+        begun.unwrap(),
+        "it was killed in the middle of it"
+    );
+    let folder = above.join(".new-folder-of-mine");
+    fs::create_dir(&folder).unwrap();
+    let _agent = Agent::start_as(n1, &words);
+    assert_eq!(unfinished(), [".new-folder-of-mine"]);
+    assert!(above.join("current/certs/ca.crt").exists());
 }

@@ -259,3 +259,29 @@ fn a_fingerprint_of_full_length_is_printed_on_demand_and_pinned_as_a_whole() {
     assert_eq!(refused.code, Some(4), "{refused:?}");
     n2.shell(&format!("{line} --worker")).ok();
 }
+
+#[test]
+fn a_handshake_waits_for_no_file() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let agent = n1.agent();
+    let before = shown(n2);
+    let key = n1.read("certs/server.key");
+    // Who reads a pipe waits until it is written to.
+    n1.shell(
+        "mkfifo $SNAP_DATA/certs/pipe && mv $SNAP_DATA/certs/pipe $SNAP_DATA/certs/server.key",
+    )
+    .ok();
+    let pipe = n1.path("certs/server.key");
+    // It can be opened for writing when the agent reads it.
+    let mut opened = fs::File::options().write(true).open(&pipe).unwrap();
+    assert_eq!(shown(n2), before);
+    n1.remove("certs/server.key");
+    n1.write("certs/server.key", &key, 0o600);
+    std::io::Write::write_all(&mut opened, b"no key").unwrap();
+    drop(opened);
+    assert_eq!(shown(n2), before);
+    assert!(!agent.log().contains("panicked"), "{}", agent.log());
+}

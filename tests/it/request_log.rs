@@ -132,3 +132,36 @@ fn a_path_or_method_cannot_forge_a_line() {
         "{line}"
     );
 }
+
+#[test]
+fn a_flood_of_requests_is_counted_in_the_log_and_hides_no_join() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let agent = n1.agent();
+    let line = n1.join_line();
+    let flood = "curl -sk -o /dev/null 'https://10.99.0.11:25000/flood[1-600]'; \
+                 curl -sk -o /dev/null 'https://10.99.0.11:25000/cluster/api/v2.0/join?[1-600]' -d '{'";
+    n2.shell(flood).ok();
+    n2.shell(&format!("{line} --worker")).ok();
+    for what in [
+        "requests without success",
+        "requests that are not understood",
+    ] {
+        agent.wait_for(&format!("more lines about {what} in the last "));
+    }
+    let log = agent.log();
+    for text in ["path=\"/flood", "outcome=\"not understood\""] {
+        let count = log.matches(text).count();
+        assert!((1..=300).contains(&count), "{count} times {text}");
+    }
+    let is_audit = |line: &&str, event: &str| {
+        line.contains(" audit ") && line.contains(&format!("event=\"{event}\""))
+    };
+    for event in ["issued", "reserved", "admitted", "used", "complete"] {
+        let count = log.lines().filter(|line| is_audit(line, event)).count();
+        assert_eq!(count, 1, "{event}: {log}");
+    }
+    assert!(log.contains("outcome=\"admitted\""), "{log}");
+}

@@ -4,6 +4,7 @@
 //! use it.
 
 mod files;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::io;
@@ -15,6 +16,7 @@ use std::thread;
 use rand::TryRng;
 
 use crate::base::atomic_file::{self, Access};
+use crate::base::file_lock::FileLock;
 use crate::base::secret::Secret;
 use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca, Profile};
@@ -79,7 +81,11 @@ pub fn create(layout: &Layout, fresh: &FreshNode) -> Result<(), FreshNodeError> 
     };
     atomic_file::make_folder(above, 0o755).map_err(at(above))?;
     atomic_file::make_folder(layout.common(), 0o755).map_err(at(layout.common()))?;
-    let place = atomic_file::temporary_folder(above, ".new-").map_err(at(above))?;
+    unfinished::remove(above);
+    let place = atomic_file::temporary_folder(above, unfinished::PREFIX).map_err(at(above))?;
+    // Shows that it is being filled, wherever it is moved.
+    let _lock = FileLock::try_take_folder(place.path())
+        .map_err(|error| at(place.path())(io::Error::other(error)))?;
     let mut writer = Writer { root: place.path() };
     writer.folder("", 0o755)?;
     for (path, mode) in files::FOLDERS {
@@ -92,6 +98,13 @@ pub fn create(layout: &Layout, fresh: &FreshNode) -> Result<(), FreshNodeError> 
     atomic_file::rename(place.path(), data).map_err(at(data))?;
     let _ = place.keep();
     Ok(())
+}
+
+/// Removes what a process that was killed while it made this node's directory has left beside it.
+pub fn remove_unfinished(layout: &Layout) {
+    if let Some(above) = layout.data().parent() {
+        unfinished::remove(above);
+    }
 }
 
 struct Writer<'a> {
