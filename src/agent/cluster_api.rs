@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{Extension, FromRequest, Request};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::agent::join_steps::{Look, perform};
 use crate::agent::metrics::Limit;
 use crate::agent::{Shared, callback_api, guesses, metrics_page, moved, request_log, status};
+use crate::cluster::admit::Caller;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
@@ -90,12 +91,16 @@ pub(super) async fn wrong_method(_body: Whole) -> StatusCode {
     StatusCode::NOT_FOUND
 }
 
-async fn health(_body: Whole) -> Response {
+async fn health(Extension(caller): Extension<Caller>, _body: Whole) -> Response {
     #[derive(Serialize)]
     struct Health {
         status: &'static str,
     }
-    status::json(StatusCode::OK, &Health { status: "OK" })
+    let mut answer = status::json(StatusCode::OK, &Health { status: "OK" });
+    if let Ok(address) = HeaderValue::from_str(&caller.remote.to_string()) {
+        answer.headers_mut().insert(routes::CALLER, address);
+    }
+    answer
 }
 
 /// The body of a request, all of it and in time.

@@ -2,6 +2,7 @@
 
 pub mod atomic_file;
 pub mod clock;
+pub mod disk;
 pub mod env_vars;
 pub mod exit_status;
 pub mod file_lock;

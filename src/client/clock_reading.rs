@@ -29,6 +29,11 @@ pub fn of<B>(response: &Response<B>, sent: SystemTime) -> Option<ClockReading> {
 }
 
 impl ClockReading {
+    /// What the other clock showed, and what ours showed then, in unix seconds.
+    pub fn both(&self) -> (i64, i64) {
+        (self.theirs, self.received)
+    }
+
     /// By how many seconds the other clock is ahead of ours, at least; negative when it is behind,
     /// and 0 when both may show the same.
     pub fn seconds_ahead(&self) -> i64 {

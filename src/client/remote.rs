@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Method, Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -34,6 +34,8 @@ use crate::wire::routes;
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// How long an answer may take: the contacted node may have to move its datastore first.
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);
+/// How long a connection may take to be ready for the next request.
+const READY_LIMIT: Duration = Duration::from_secs(1);
 /// How often it is asked whether the answer is still wanted.
 const GLANCE: Duration = Duration::from_millis(50);
 /// The largest answer that is taken; real ones have a few kilobytes.
@@ -124,6 +126,8 @@ pub struct Reply {
     pub retry_after: Option<u64>,
     /// The peer's clock, where it tells the time.
     pub clock: Option<ClockReading>,
+    /// The address from which the peer sees this node call, where it tells.
+    pub caller: Option<IpAddr>,
 }
 
 /// Why there was no answer.
@@ -248,12 +252,31 @@ impl Peer {
         let wait = wait.at_most(ANSWER_LIMIT);
         let body =
             serde_json::to_vec(body).map_err(|error| RemoteError::SetUp(error.to_string()))?;
-        let body = Bytes::from(body);
-        let mut connection = match self
-            .connection
-            .take()
-            .filter(|open| !open.sender.is_closed())
-        {
+        self.request(wait, path, Bytes::from(body))
+    }
+
+    /// Asks for what is at a path.
+    pub fn get(&mut self, wait: Wait<'_>, path: &str) -> Result<Reply, RemoteError> {
+        let result = self.request(wait.at_most(ANSWER_LIMIT), path, Bytes::new());
+        if let Some(connection) = &mut self.connection {
+            // What comes next may be acted on, and is not to be sent twice.
+            connection.used = false;
+        }
+        result
+    }
+
+    /// A request; one without a body is a `GET`.
+    fn request(
+        &mut self,
+        wait: Wait<'_>,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Reply, RemoteError> {
+        let kept = match self.connection.take() {
+            Some(mut open) => self.is_ready(&mut open).then_some(open),
+            None => None,
+        };
+        let mut connection = match kept {
             Some(open) => open,
             None => self.reconnect(wait)?,
         };
@@ -282,6 +305,12 @@ impl Peer {
                 RemoteError::NoAnswer { endpoint, seconds }
             }),
         )
+    }
+
+    /// Whether a connection that was kept open still is.
+    fn is_ready(&self, connection: &mut Connection) -> bool {
+        let ready = async { timeout(READY_LIMIT, connection.sender.ready()).await };
+        matches!(self.runtime.block_on(ready), Ok(Ok(())))
     }
 
     fn reconnect(&self, wait: Wait<'_>) -> Result<Connection, RemoteError> {
@@ -391,7 +420,14 @@ async fn exchange(
     path: &str,
     body: Bytes,
 ) -> Result<Reply, RemoteError> {
-    let request = Request::post(path)
+    let method = if body.is_empty() {
+        Method::GET
+    } else {
+        Method::POST
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, endpoint.to_string())
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/json")
@@ -429,6 +465,7 @@ async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
         value.to_str().ok().map(str::to_owned)
     };
     let number = |name: &str| header(name).and_then(|text| text.parse().ok());
+    let caller = header(routes::CALLER).and_then(|text| text.parse().ok());
     let announced: Option<usize> = header(CONTENT_LENGTH.as_str()).and_then(|n| n.parse().ok());
     let (reason_node, reason_seconds) =
         (header(routes::REASON_NODE), number(routes::REASON_SECONDS));
@@ -461,6 +498,7 @@ async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
         reason_seconds,
         retry_after,
         clock: None,
+        caller,
     })
 }
 

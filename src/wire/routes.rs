@@ -2,6 +2,8 @@
 
 /// `GET`: is the agent alive.
 pub const HEALTH: &str = "/health";
+/// The header of the answer to [`HEALTH`] that names the address from which the agent sees the caller.
+pub const CALLER: &str = "microk8s-caller";
 /// `POST`: join a cluster on etcd.
 pub const V1_JOIN: &str = "/cluster/api/v1.0/join";
 /// `POST`: have a certificate signed.

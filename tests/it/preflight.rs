@@ -3,14 +3,17 @@
 
 mod faults;
 
-use std::fs;
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
+use std::process::Command;
+use std::{fs, io, thread};
 
 use serde_json::Value;
 
-use crate::lab::peer::{Peer, Reply, Speaks, http};
+use crate::lab::peer::{Peer, Reply, Speaks};
+use crate::lab::small_disk::SmallDisk;
 use crate::lab::snapshot::Snapshot;
-use crate::lab::{Host, Lab, Output, network, now, schema};
+use crate::lab::{Host, Lab, Output, network, schema, skip};
 
 const WORKER: &str = "--worker";
 const CONTROL_PLANE: &str = "";
@@ -224,12 +227,15 @@ fn where_nothing_stands_in_the_way_every_check_says_so() {
                 [
                     "connection-string",
                     "memory-guard",
+                    "disk",
                     "unfinished-change",
                     "node-files",
                     "hostpath-storage",
                     "connection",
                     "fingerprint",
                     "membership",
+                    "clock",
+                    "own-address",
                     "cluster-agent",
                     "token",
                     "high-availability",
@@ -239,7 +245,6 @@ fn where_nothing_stands_in_the_way_every_check_says_so() {
                     "host-name",
                     "node-name",
                     "datastore-entry",
-                    "clock",
                     "version",
                     "pod-network",
                     "api-server",
@@ -431,69 +436,181 @@ fn both_ways_alone(test: impl Fn(&Host, &Host)) {
     }
 }
 
-/// An HTTP answer with a date that is this many seconds from now.
-fn dated(status: &str, seconds: i64, body: &str) -> Vec<u8> {
-    let unix = i64::try_from(now()).unwrap() + seconds;
-    let date = jiff::Timestamp::from_second(unix).unwrap();
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new()
-        .timestamp_to_rfc9110_string(&date)
-        .unwrap();
-    http(&format!("{status}\r\nDate: {date}"), body).into_bytes()
+#[test]
+fn a_clock_that_is_wrong_ends_a_join_and_its_dry_run_alike_before_the_token_is_shown() {
+    for (role, seconds, severity, says) in [
+        (WORKER, 7300, "error", "differ by 2 hours"),
+        (WORKER, -7300, "warning", "2 hours behind"),
+        (WORKER, -200_000, "error", "differ by 2 days"),
+        (WORKER, 1_800_000_000, "error", "differ by 20"),
+        (CONTROL_PLANE, 7300, "error", "differ by 2 hours"),
+        (CONTROL_PLANE, -7300, "error", "differ by 2 hours"),
+        (CONTROL_PLANE, -62, "warning", "1 minute behind"),
+        (CONTROL_PLANE, 62, "warning", "1 minute ahead of"),
+        (CONTROL_PLANE, 1, "ok", "agree"),
+    ] {
+        both_ways_alone(|n1, n2| {
+            let peer = Peer::with_clock(n1, seconds, |_| Reply::Json(404, "{}".to_owned()));
+            let arguments = format!("10.99.0.11:25000/{UNKNOWN} --skip-verify {role}");
+            let look = look(n2, &arguments);
+            assert_eq!(look.severity("clock"), severity, "{:#?}", look.output);
+            let message = look.of("clock")[0]["message"].as_str().unwrap();
+            assert!(message.contains(says), "{message}");
+            let is_error = severity == "error";
+            assert_eq!(look.output.code, Some(if is_error { 9 } else { 0 }));
+
+            let asked = peer.requests().len();
+            let before = n2.snapshot();
+            let joined = n2.shell(&format!("microk8s join {arguments}"));
+            assert!(before == n2.snapshot());
+            if is_error {
+                assert_eq!(joined.code, Some(9), "{joined:?}");
+                assert!(joined.stderr.contains(says), "{joined:?}");
+                // The two times are named, and what to do.
+                assert_eq!(joined.stderr.matches("Z,").count(), 1, "{joined:?}");
+                assert!(
+                    joined.stderr.contains("timedatectl set-ntp true"),
+                    "{joined:?}"
+                );
+                assert_eq!(peer.requests().len(), asked);
+            } else {
+                // This peer lets nobody in, which is found out after that.
+                assert_eq!(joined.code, Some(6), "{joined:?}");
+                let warns = joined.stderr.contains(&format!("this node's\n"));
+                assert_eq!(warns, severity == "warning", "{joined:?}");
+            }
+        });
+    }
+}
+
+/// Takes connections on port 25000 of one host, and goes on with them to another: who is called there
+/// sees the first host call.
+fn forward(through: &Host, to: &'static str) {
+    let namespace = through.namespace().to_owned();
+    let listener = network::listen(&namespace, "0.0.0.0:25000");
+    // It ends with the process of the tests.
+    thread::spawn(move || {
+        while let Ok((near, _)) = listener.accept() {
+            let far = network::inside(&namespace, || TcpStream::connect(to));
+            let Ok(far) = far else { return };
+            for (from, into) in [(&near, &far), (&far, &near)] {
+                let (mut from, mut into) = (from.try_clone().unwrap(), into.try_clone().unwrap());
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut into);
+                    let _ = into.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
 }
 
 #[test]
-fn a_clock_that_is_wrong_is_told_of_by_how_much_and_which_way() {
-    const TOLD: &str = r#"{"findings": [{"check": "token", "severity": "ok", "message": "fine"}]}"#;
-    for (status, body, seconds, severity, says) in [
-        (
-            "404 Not Found",
-            "404 page not found",
-            7300,
-            "error",
-            "2 hours ahead of",
-        ),
-        (
-            "404 Not Found",
-            "404 page not found",
-            -7300,
-            "warning",
-            "2 hours behind",
-        ),
-        ("200 OK", TOLD, 62, "warning", "1 minute ahead of"),
-        ("200 OK", TOLD, 7300, "error", "2 hours ahead of"),
-        ("200 OK", TOLD, 1, "ok", "agree"),
+fn address_translation_ends_a_control_plane_join_and_its_dry_run_alike() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+    let _agent = n1.agent();
+    forward(n3, "10.99.0.11:25000");
+    let whole = connection(n1).replace("10.99.0.11", "10.99.0.13");
+    let says = "sees this node at 10.99.0.13, which is not an address of this machine";
+
+    let found = look(n2, &whole);
+    assert_eq!(
+        found.severity("own-address"),
+        "error",
+        "{:#?}",
+        found.output
+    );
+    assert_eq!(found.output.code, Some(9), "{:#?}", found.output);
+    let before = n2.snapshot();
+    let joined = n2.shell(&format!("microk8s join {whole}"));
+    assert_eq!(joined.code, Some(9), "{joined:?}");
+    assert!(joined.stderr.contains(says), "{joined:?}");
+    assert!(before == n2.snapshot());
+
+    // The token was not touched. A worker is warned.
+    let found = look(n2, &format!("{whole} --worker"));
+    assert_eq!(
+        found.severity("own-address"),
+        "warning",
+        "{:#?}",
+        found.output
+    );
+    let joined = n2.shell(&format!("microk8s join {whole} --worker"));
+    assert!(joined.stderr.contains(says), "{joined:?}");
+    let list = n1.shell("microk8s token list --format json").ok();
+    assert!(list.contains("10.99.0.13"), "{list}");
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_ends_a_join_and_its_dry_run_alike() {
+    for (role, through_agent) in [
+        (WORKER, true),
+        (CONTROL_PLANE, true),
+        (CONTROL_PLANE, false),
     ] {
         let Some(lab) = Lab::new(&["n1", "n2"]) else {
             return;
         };
-        let _peer = Peer::start(lab.host("n1"), Speaks::Tls, move |_| {
-            Reply::Bytes(dated(status, seconds, body))
-        });
-        let look = look(
-            lab.host("n2"),
-            &format!("10.99.0.11:25000/{UNKNOWN} --worker"),
-        );
-        assert_eq!(look.severity("clock"), severity, "{:#?}", look.output);
-        let message = look.of("clock")[0]["message"].as_str().unwrap();
-        assert!(message.contains(says), "{message}");
-        assert_eq!(
-            look.output.code,
-            Some(if severity == "error" { 9 } else { 0 })
-        );
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        // Before the agent starts, which would not see it come.
+        let disk = SmallDisk::over(n2, &n2.snap_data(), "2m");
+        let _agents = (n1.agent(), through_agent.then(|| n2.agent()));
+        let line = format!("{} {role}", connection(n1));
+        let alike = |says: &str| {
+            let found = look(n2, &line);
+            assert_eq!(found.severity("disk"), "error", "{:#?}", found.output);
+            assert_eq!(found.output.code, Some(13), "{:#?}", found.output);
+            let message = found.of("disk")[0]["message"].as_str().unwrap();
+            assert!(message.contains(says), "{message}");
+            let joined = n2.shell(&format!("microk8s join {line}"));
+            assert_eq!(joined.code, Some(13), "{joined:?}");
+            assert!(joined.stderr.contains(message), "{joined:?}");
+        };
+        disk.fill_up_to(0);
+        alike("No space left on device");
+        disk.make_room();
+        let remount = |how: &str| {
+            let options = format!("remount,{how}");
+            let mount = Command::new("mount")
+                .args(["-o", &options])
+                .arg(n2.snap_data())
+                .status();
+            assert!(mount.unwrap().success());
+        };
+        // An agent has files open on it for writing.
+        if !through_agent {
+            remount("ro");
+            alike("Read-only file system");
+            remount("rw");
+        }
+        n2.shell(&format!("microk8s join {line}")).ok();
     }
 }
 
 #[test]
-fn a_join_warns_of_a_clock_that_is_wrong() {
-    both_ways_alone(|n1, n2| {
-        let _peer = Peer::start(n1, Speaks::Tls, move |_| {
-            Reply::Bytes(dated("200 OK", -7300, "{}"))
-        });
-        let line = format!("microk8s join 10.99.0.11:25000/{UNKNOWN} --skip-verify");
-        let output = n2.shell(&line);
-        // This peer lets nobody in, which is found out after that.
-        let warning = "warning: the clock of 10.99.0.11 is 2 hours behind this node's\nerror: ";
-        assert!(output.stderr.starts_with(warning), "{output:?}");
+fn an_immutable_file_ends_a_join_and_its_dry_run_alike() {
+    both_ways(&["n1", "n2"], |stage| {
+        let (n1, n2) = (stage.n1(), stage.n2());
+        let kubelet = n2.path("args/kubelet");
+        let set = |flag: &str| Command::new("chattr").arg(flag).arg(&kubelet).status();
+        if !set("+i").is_ok_and(|status| status.success()) {
+            skip("no file can be made immutable here");
+            return;
+        }
+        let line = connection(n1);
+        let found = look(n2, &line);
+        let joined = n2.shell(&format!("microk8s join {line}"));
+        assert!(set("-i").unwrap().success());
+        assert_eq!(found.severity("disk"), "error", "{:#?}", found.output);
+        assert_eq!(
+            (found.output.code, joined.code),
+            (Some(13), Some(13)),
+            "{joined:?}"
+        );
+        assert!(joined.stderr.contains("args/kubelet"), "{joined:?}");
+        n2.shell(&format!("microk8s join {line}")).ok();
     });
 }
 
@@ -530,7 +647,7 @@ fn an_agent_that_does_not_tell_leaves_its_checks_open() {
         let line = text
             .stdout
             .lines()
-            .find(|line| line.starts_with("unchecked  8 checks"));
+            .find(|line| line.starts_with("unchecked  12 checks"));
         assert!(
             line.is_some_and(|line| line.contains("(token, high-availability, ")),
             "{text:?}"

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use crate::base::sanitize;
+use crate::base::{sanitize, time_text};
 use crate::client::remote::RemoteError;
 use crate::cluster::identity::IdentityError;
 use crate::cluster::join::verdict;
@@ -34,6 +35,33 @@ pub enum JoinError {
     /// The node's address was ordered, and leads nobody here.
     #[error("{0} cannot be reached from other machines, so it cannot be the node's address")]
     UnreachableAddress(IpAddr),
+    /// A file or folder of the node that the join would change cannot be changed.
+    #[error("cannot write `{}`: {source}", path.display())]
+    Unwritable {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The clocks differ by so much that certificates would not be valid.
+    #[error(
+        "the clocks of the two nodes differ by {}: that of {contacted} shows {}, this node's {}",
+        time_text::span((theirs - ours).saturating_abs()),
+        time_text::moment(*theirs),
+        time_text::moment(*ours)
+    )]
+    Clock {
+        /// The contacted node.
+        contacted: IpAddr,
+        /// What its clock showed, in unix seconds.
+        theirs: i64,
+        /// What this node's clock showed then.
+        ours: i64,
+    },
+    /// The contacted node sees this one at an address of another machine.
+    #[error("the cluster sees this node at {0}, which is not an address of this machine")]
+    Translated(IpAddr),
     /// The node is a member of another cluster than the contacted one's.
     #[error("this node is a {0} node of another cluster, which it has to leave first")]
     OtherCluster(Role),

@@ -100,6 +100,11 @@ impl Plan {
         })
     }
 
+    /// The address at which the contacted node sees this one.
+    pub fn own_address(&self) -> Option<&str> {
+        self.answer.hostname_override.as_deref()
+    }
+
     /// The cluster's pod network.
     pub fn cluster_cidr(&self) -> Option<&str> {
         self.answer.cluster_cidr.as_deref()

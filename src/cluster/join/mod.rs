@@ -24,13 +24,10 @@ use std::time::{Duration, Instant};
 
 use crate::base::wait;
 use crate::client::remote::Wait;
-use crate::cluster::fresh_node::client_certificates;
-use crate::cluster::identity::NodeKey;
 use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
 use crate::cluster::strictness;
 use crate::cluster::turn::{self, TurnError};
-use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
@@ -113,11 +110,18 @@ fn attempt(
     audience: &mut dyn Audience,
 ) -> Result<JoinEvent, JoinError> {
     let end = wait::end_of(Duration::from_secs(order.timeout_seconds));
-    let _turn = turn::take_tidied_soon::<JoinError>(node, report::recover)?;
     let is_ha = node.layout.has(Lock::HaCluster);
     let role = role_here(node, order.role);
-    check_node(node, role)?;
-    check_address(node, order.node_ip)?;
+    let wanted = preflight::Wanted {
+        role,
+        node_ip: order.node_ip,
+    };
+    if !node.layout.own_state().exists() {
+        // The turn could not be taken on a disk that is read-only or full.
+        preflight::require_disk(node, &wanted)?;
+    }
+    let _turn = turn::take_tidied_soon::<JoinError>(node, report::recover)?;
+    preflight::require_local(node, &wanted)?;
 
     audience.tell(JoinEvent::Contacting {
         address: order.url.address,
@@ -154,6 +158,8 @@ fn attempt(
         return Ok(JoinEvent::AlreadyMember { role: own_role });
     }
 
+    contact.greet(audience)?;
+    preflight::require_greeted(node, role, order.url.address, &contact, audience)?;
     let done = carry_out(node, order, role, end, &mut contact, audience);
     let (outcome, limit) = match &done {
         Ok(()) => (Outcome::Joined, report::LIMIT),
@@ -221,13 +227,19 @@ fn prepare(
     begin(JoinStage::Admission, audience);
     if !node.layout.has(Lock::HaCluster) {
         let plan = etcd::Plan::prepare(node, order, contact, audience)?;
-        warn_of_clock(contact, order, audience);
+        check_answer(node, role, contact, plan.own_address(), audience)?;
         warn_of_other_network(node, plan.cluster_cidr(), audience)?;
         return Ok(Box::new(plan));
     }
     let asked = requested_role(order.role, order.role_was_named);
     let answer = contact.join(node, asked, audience)?;
-    warn_of_clock(contact, order, audience);
+    check_answer(
+        node,
+        role,
+        contact,
+        answer.hostname_override.as_deref(),
+        audience,
+    )?;
     begin(JoinStage::Certificates, audience);
     let theirs = answer.cluster_cidr.clone();
     if role == Role::ControlPlane {
@@ -244,52 +256,6 @@ fn prepare(
     };
     warn_of_other_network(node, theirs.as_deref(), audience)?;
     Ok(plan)
-}
-
-/// Makes sure that what the join reads and changes can be read and changed, before the contacted
-/// node is asked for anything: a request may use its token up.
-fn check_node(node: &Node, role: Role) -> Result<(), JoinError> {
-    if role == Role::ControlPlane && !node.host.has_datastore() {
-        return Err(JoinError::NoDatastore);
-    }
-    for service in ["kube-apiserver", "kube-proxy", "kubelet"] {
-        node.arguments(service)?;
-    }
-    if role == Role::Worker && node.layout.has(Lock::HaCluster) {
-        let template = |name| node.layout.args("traefik").join(name);
-        node.layout.read(&template("traefik-template.yaml"))?;
-        node.layout.read(&template("provider-template.yaml"))?;
-    }
-    // Keys that the node has stay, and get certificates of the cluster.
-    let keys = match role {
-        Role::ControlPlane => client_certificates("", &[])
-            .into_iter()
-            .map(|certificate| certificate.file)
-            .collect(),
-        Role::Worker if node.layout.has(Lock::HaCluster) => vec!["kubelet", "proxy"],
-        Role::Worker => vec!["kubelet", "proxy", "server"],
-    };
-    for key in keys {
-        NodeKey::read(node, key)?;
-    }
-    node.host.host_name().map_err(JoinError::Machine)?;
-    Ok(())
-}
-
-/// A kubelet does not start with an address that is none of its machine's, or that no other
-/// machine can reach.
-fn check_address(node: &Node, ordered: Option<IpAddr>) -> Result<(), JoinError> {
-    let Some(address) = ordered else {
-        return Ok(());
-    };
-    let interfaces = node.host.interfaces().map_err(JoinError::Machine)?;
-    if !interfaces.iter().any(|own| own.address == address) {
-        return Err(JoinError::NotOwnAddress(address));
-    }
-    if address.is_loopback() || endpoint::is_link_local(address) {
-        return Err(JoinError::UnreachableAddress(address));
-    }
-    Ok(())
 }
 
 fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
@@ -317,15 +283,25 @@ fn requested_role(role: Role, was_named: bool) -> RequestedRole {
     }
 }
 
-/// The answer to the join request tells the time of the contacted node.
-fn warn_of_clock(contact: &Contact, order: &JoinOrder, audience: &mut dyn Audience) {
-    let ahead = contact.seconds_ahead().unwrap_or_default();
-    if let Some(message) = preflight::clock_warning(ahead, order.url.address) {
-        audience.tell(JoinEvent::Warning {
-            message,
-            from_microk8s: false,
-        });
+/// The clock, and the address at which the contacted node sees this one, by its answer to the join
+/// request: for agents whose first answer does not tell them.
+fn check_answer(
+    node: &Node,
+    role: Role,
+    contact: &Contact,
+    seen: Option<&str>,
+    audience: &mut dyn Audience,
+) -> Result<(), JoinError> {
+    let (clock, told) = contact.greeting();
+    if clock.is_none() {
+        let checked = preflight::judge_clock(contact.clock(), role, contact.address());
+        preflight::warn(checked, audience)?;
     }
+    if told.is_none() {
+        let seen = seen.and_then(|seen| seen.parse().ok());
+        preflight::warn(preflight::own_address(node, role, seen), audience)?;
+    }
+    Ok(())
 }
 
 /// The node's API server will serve the cluster like the contacted one, and refuse less.

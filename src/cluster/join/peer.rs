@@ -1,12 +1,13 @@
 //! What a joining node asks of the contacted one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::secret::Secret;
+use crate::base::wait;
 use crate::client::clock_reading::ClockReading;
 use crate::client::remote::{Peer, RemoteError, Reply, Wait};
 use crate::cluster::first_join::random_text;
@@ -16,6 +17,7 @@ use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::{self, Report};
 use crate::cluster::join::{Audience, RunsIn, source_address};
 use crate::cluster::node::Node;
+use crate::model::endpoint;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
@@ -34,6 +36,8 @@ const LOOK_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the answer may take then: the contacted node asks Kubernetes, the datastore and the DNS,
 /// and says which of them gave no answer, in less than this.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// How long the answer may take that needs no token, and no work.
+const GREETING_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many characters of an error are told; MicroK8s's own have up to 400.
 const ERROR_LENGTH: usize = 1000;
@@ -63,6 +67,8 @@ pub struct Contact {
     takes_digest: bool,
     /// What its last answer told of its clock.
     clock: Option<ClockReading>,
+    /// What its first answer told of its clock, and of the address at which it sees this node.
+    greeting: (Option<ClockReading>, Option<IpAddr>),
 }
 
 impl Contact {
@@ -93,7 +99,7 @@ impl Contact {
         let endpoint = url.endpoint();
         let from = source_address(node, endpoint.ip());
         let peer = Peer::connect(Wait::within(LOOK_CONNECT_LIMIT), endpoint, from)?;
-        Ok(Self::through(peer, url, Instant::now()))
+        Ok(Self::through(peer, url, wait::end_of(LOOK_LIMIT)))
     }
 
     fn through(peer: Peer, url: &JoinUrl, end: Instant) -> Self {
@@ -105,7 +111,42 @@ impl Contact {
             awaits_outcome: false,
             takes_digest: false,
             clock: None,
+            greeting: (None, None),
         }
+    }
+
+    /// Asks for what the node tells without a token. One that gives no answer tells nothing.
+    pub fn greet(&mut self, audience: &dyn Audience) -> Result<(), JoinError> {
+        let has_left = || audience.has_left();
+        let end = self.end.min(wait::end_of(GREETING_LIMIT));
+        let wait = Wait::until(end, &has_left);
+        match self.peer.get(wait, routes::HEALTH) {
+            Ok(reply) => {
+                self.greeting = (reply.clock, reply.caller.map(endpoint::plain));
+                Ok(())
+            }
+            Err(error @ (RemoteError::GivenUp | RemoteError::OtherCertificate(_))) => {
+                Err(error.into())
+            }
+            // There is no time left for another request.
+            Err(error) if Instant::now() >= self.end => Err(error.into()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// What [`Self::greet`] brought.
+    pub fn greeting(&self) -> (Option<ClockReading>, Option<IpAddr>) {
+        self.greeting
+    }
+
+    /// What the last answer told of the node's clock.
+    pub fn clock(&self) -> Option<ClockReading> {
+        self.clock
+    }
+
+    /// The node's address.
+    pub fn address(&self) -> IpAddr {
+        self.endpoint.ip()
     }
 
     /// Makes sure that it is the node of the connection string, as far as that says which one.
@@ -219,11 +260,6 @@ impl Contact {
             404 => Ok(None),
             _ => Err(refused(&reply, role.role())),
         }
-    }
-
-    /// By how many seconds the node's clock is ahead of this one's; `None` when it does not tell.
-    pub fn seconds_ahead(&self) -> Option<i64> {
-        self.clock.as_ref().map(ClockReading::seconds_ahead)
     }
 
     /// Has a certificate signed, and makes sure that it is what was asked for: for that key,

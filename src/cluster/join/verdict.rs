@@ -77,6 +77,21 @@ pub fn of(error: &JoinError, running: JoinStage) -> Verdict {
             NoRetry,
             "`ip address` lists the addresses of this machine",
         ),
+        JoinError::Unwritable { .. } => Verdict::new(
+            JoinStage::Apply,
+            CureFirst,
+            "cure what the message names, and try again; nothing of this node was changed, and the token is not used up",
+        ),
+        JoinError::Clock { .. } => Verdict::new(
+            Preflight,
+            CureFirst,
+            "set the wrong one of the two clocks: `timedatectl set-ntp true`; the token is not used up",
+        ),
+        JoinError::Translated(_) => Verdict::new(
+            Preflight,
+            CureFirst,
+            "the nodes of a control plane have to reach each other without address translation (NAT): connect them to one network",
+        ),
         JoinError::OtherCluster(_) => Verdict::new(
             Preflight,
             CureFirst,

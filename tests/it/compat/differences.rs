@@ -424,13 +424,15 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "what stands in the way of a join shows when it fails, one fault at a time, and each try costs a token",
-        here: "`join --dry-run` names all faults with what cures them, and costs nothing; `join` warns of clocks that differ",
+        here: "`join --dry-run` names all faults with what cures them, and costs nothing; `join` makes the same checks of its own node, of the clocks and of address translation, with `GET /health` before it shows its token",
         why: "faults are found before a fleet is changed",
         cases: &[],
         tests: &[
             "preflight::faults::faults_of_the_joining_node_are_named_with_their_remedies_and_cost_nothing",
             "preflight::faults::faults_that_the_contacted_node_shows_are_named_with_their_remedies_and_cost_nothing",
-            "preflight::a_join_warns_of_a_clock_that_is_wrong",
+            "preflight::a_clock_that_is_wrong_ends_a_join_and_its_dry_run_alike_before_the_token_is_shown",
+            "preflight::address_translation_ends_a_control_plane_join_and_its_dry_run_alike",
+            "preflight::a_disk_that_cannot_be_written_ends_a_join_and_its_dry_run_alike",
         ],
     },
     Difference {

@@ -64,7 +64,12 @@ pub struct Peer {
     thread: Option<JoinHandle<()>>,
 }
 
+/// How the peer answers when it is asked without a token whether it is alive: with the time where this
+/// is set, this many seconds from now. Not kept among the requests.
+type ClockOffset = Option<i64>;
+
 struct State {
+    clock: ClockOffset,
     requests: Mutex<Vec<Request>>,
     connections: Mutex<Vec<TcpStream>>,
     arrived: Condvar,
@@ -82,7 +87,25 @@ impl Peer {
             tls(host, "certs/server", None),
             tls(host, "certs/front-proxy-client", None),
         ];
-        Self::listen(host, ([0, 0, 0, 0], 25000), configs, speaks, answer)
+        Self::listen(host, ([0, 0, 0, 0], 25000), configs, speaks, None, answer)
+    }
+
+    /// The same, where the peer tells the time: this many seconds from now.
+    pub fn with_clock(
+        host: &Host,
+        seconds: i64,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let config = tls(host, "certs/server", None);
+        let (configs, clock) = ([config.clone(), config], Some(seconds));
+        Self::listen(
+            host,
+            ([0, 0, 0, 0], 25000),
+            configs,
+            Speaks::Tls,
+            clock,
+            answer,
+        )
     }
 
     /// What a worker finds behind its proxy: the API server of a cluster, with the server
@@ -97,7 +120,7 @@ impl Peer {
     ) -> Self {
         let config = tls(of, "certs/server", Some(&knows.fresh("certs/ca.crt")));
         let configs = [config.clone(), config];
-        Self::listen(host, ([127, 0, 0, 1], 16443), configs, speaks, answer)
+        Self::listen(host, ([127, 0, 0, 1], 16443), configs, speaks, None, answer)
     }
 
     fn listen(
@@ -105,10 +128,12 @@ impl Peer {
         address: ([u8; 4], u16),
         configs: [Arc<ServerConfig>; 2],
         speaks: Speaks,
+        clock: ClockOffset,
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = network::listen(host.namespace(), SocketAddr::from(address));
         let state = Arc::new(State {
+            clock,
             requests: Mutex::default(),
             connections: Mutex::default(),
             arrived: Condvar::new(),
@@ -266,8 +291,21 @@ fn serve<S: Read + Write>(
 ) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_request(&mut stream) {
-        state.requests.lock().unwrap().push(request.clone());
         let out = stream.get_mut();
+        if request.path == "/health" {
+            let date = state.clock.map_or_else(String::new, date);
+            let head = format!("HTTP/1.1 200 OK\r\n{date}Content-Length: 15\r\n\r\n");
+            let answer = head + r#"{"status":"OK"}"#;
+            if out
+                .write_all(answer.as_bytes())
+                .and_then(|()| out.flush())
+                .is_err()
+            {
+                return;
+            }
+            continue;
+        }
+        state.requests.lock().unwrap().push(request.clone());
         match answer(&request) {
             Reply::Json(status, body) => {
                 let head = format!(
@@ -323,6 +361,14 @@ fn read_request(stream: &mut impl BufRead) -> Option<Request> {
         headers,
         body,
     })
+}
+
+/// A header with the time, this many seconds from now.
+fn date(seconds: i64) -> String {
+    let unix = i64::try_from(super::now()).unwrap() + seconds;
+    let date = jiff::Timestamp::from_second(unix).unwrap();
+    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date);
+    format!("Date: {}\r\n", date.unwrap())
 }
 
 /// A complete HTTP answer, after which the connection is closed.

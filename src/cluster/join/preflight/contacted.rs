@@ -11,17 +11,19 @@ use crate::cluster::join::answer::Answer;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::membership::Membership;
 use crate::cluster::join::peer::Contact;
-use crate::cluster::join::{requested_role, role_here, source_address};
+use crate::cluster::join::{Audience, requested_role, role_here, source_address};
 use crate::cluster::node::Node;
 use crate::cluster::strictness;
 use crate::model::join_stage::JoinStage;
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
+use crate::wire::local_v1::JoinEvent;
 use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode};
 use crate::wire::preflight_v1::{CheckOrder, Finding, JoinCheck, Severity};
 
-use super::{clock, failed, version};
+use super::greeted::{self, OWN_ADDRESS};
+use super::{clock, failed, told, version};
 
 /// How long a port may take to answer.
 const PORT_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +38,8 @@ const ALL: [&str; 18] = [
     "connection",
     "fingerprint",
     "membership",
+    clock::CHECK,
+    OWN_ADDRESS,
     "cluster-agent",
     TOKEN,
     HIGH_AVAILABILITY,
@@ -45,8 +49,7 @@ const ALL: [&str; 18] = [
     "host-name",
     "node-name",
     "datastore-entry",
-    CLOCK,
-    VERSION,
+    "version",
     "pod-network",
     "api-server",
     "api-server-limits",
@@ -57,9 +60,6 @@ const TOKEN: &str = "token";
 const HIGH_AVAILABILITY: &str = "high-availability";
 const SAME_ADDRESS: &str = "same-address";
 const REACHABLE_ADDRESS: &str = "reachable-address";
-const CLOCK: &str = "clock";
-/// The first of those that need to know more of the contacted node.
-const VERSION: &str = "version";
 const END: &str = "";
 
 /// Says as what the node is a member of the contacted cluster already.
@@ -85,6 +85,13 @@ fn leave_out(from: &str, to: &str, why: &str, tell: &mut dyn FnMut(Finding)) {
         .skip_while(|check| **check != from)
         .take_while(|check| **check != to)
         .for_each(|check| tell(Finding::unchecked(check, why)));
+}
+
+/// A dry run is not taken back: there is nothing to take back.
+struct Stays;
+
+impl Audience for Stays {
+    fn tell(&mut self, _: JoinEvent) {}
 }
 
 struct Look<'a> {
@@ -125,9 +132,20 @@ impl Look<'_> {
         }
         let member = self.membership(&contact);
         if member.is_none() {
+            self.greet(&mut contact);
             self.ask(&mut contact);
         }
         member
+    }
+
+    /// What the contacted node tells without a token.
+    fn greet(&mut self, contact: &mut Contact) {
+        if let Err(error) = contact.greet(&Stays) {
+            self.tell(failed("cluster-agent", &error, JoinStage::Contact));
+        }
+        for (check, checked) in greeted::check(self.node, self.role, self.url.address, contact) {
+            self.tell(told(check, checked, JoinStage::Contact));
+        }
     }
 
     /// Whether it is the node of the connection string, as far as that is to be known.
@@ -184,7 +202,6 @@ impl Look<'_> {
         const CHECK: &str = "cluster-agent";
         let requested = requested_role(self.order.role, self.order.role_was_named);
         let answer = contact.look(self.node, requested);
-        let dates_back = matches!(answer, Ok(Some(_)) | Err(JoinError::Refused { .. }));
         match answer {
             Ok(Some(answer)) => {
                 self.tell(Finding::ok(
@@ -192,7 +209,6 @@ impl Look<'_> {
                     "the contacted node tells what it would refuse",
                 ));
                 self.take_over(&answer);
-                self.clock(contact, dates_back);
                 self.compare(&answer);
             }
             Ok(None) => {
@@ -200,24 +216,18 @@ impl Look<'_> {
                 self.tell(Finding::ok(CHECK, "an agent answers"));
                 self.leave_out(TOKEN, SAME_ADDRESS, why);
                 self.same_address(why);
-                self.leave_out(REACHABLE_ADDRESS, CLOCK, why);
-                self.clock(contact, dates_back);
-                self.leave_out(VERSION, END, why);
+                self.leave_out(REACHABLE_ADDRESS, END, why);
             }
             Err(error) if is_about_token(&error) => {
                 self.tell(Finding::ok(CHECK, "an agent answers"));
                 self.tell(failed(TOKEN, &error, JoinStage::Admission));
                 let why = "the contacted node tells no more without a token that lets this node in";
-                self.leave_out(HIGH_AVAILABILITY, CLOCK, why);
-                self.clock(contact, dates_back);
-                self.leave_out(VERSION, END, why);
+                self.leave_out(HIGH_AVAILABILITY, END, why);
             }
             Err(error) => {
                 self.tell(failed(CHECK, &error, JoinStage::Admission));
                 let why = "the contacted node gave no answer to go by";
-                self.leave_out(TOKEN, CLOCK, why);
-                self.clock(contact, dates_back);
-                self.leave_out(VERSION, END, why);
+                self.leave_out(TOKEN, END, why);
             }
         }
     }
@@ -257,15 +267,6 @@ impl Look<'_> {
                 exit: is_error.then_some(exit),
             });
         }
-    }
-
-    fn clock(&mut self, contact: &Contact, dates_back: bool) {
-        let contacted = clock::Contacted {
-            address: self.url.address,
-            dates_back,
-        };
-        let finding = clock::judge(contact.seconds_ahead(), self.role, contacted);
-        self.tell(finding);
     }
 
     /// What this node compares with what it has, or tries to reach.

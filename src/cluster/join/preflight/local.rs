@@ -1,15 +1,59 @@
 //! What can be checked on the joining node alone.
 
+use std::net::IpAddr;
+
+use crate::base::disk;
 use crate::base::exit_status::ExitStatus;
-use crate::cluster::join::{check_address, check_node, is_guarded, role_here};
+use crate::cluster::fresh_node::client_certificates;
+use crate::cluster::identity::NodeKey;
+use crate::cluster::join::error::JoinError;
+use crate::cluster::join::{is_guarded, role_here};
 use crate::cluster::journal;
 use crate::cluster::node::Node;
 use crate::cluster::turn;
+use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
+use crate::model::role::Role;
+use crate::store::layout::Lock;
 use crate::wire::preflight_v1::Machine::JoiningNode;
 use crate::wire::preflight_v1::{CheckOrder, Finding};
 
-use super::failed;
+use super::{failed, told};
+
+/// What the node is to be.
+pub struct Wanted {
+    /// As what it joins.
+    pub role: Role,
+    /// The address that the operator named for it.
+    pub node_ip: Option<IpAddr>,
+}
+
+/// A check of this node alone: nothing where there is nothing to check.
+pub(super) struct Check {
+    pub name: &'static str,
+    pub look: fn(&Node, &Wanted) -> Result<Option<Finding>, JoinError>,
+}
+
+const DISK: &str = "disk";
+
+/// The checks of a join and of its dry run, in the order in which a join would fail.
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: DISK,
+        look: check_disk,
+    },
+    Check {
+        name: "node-files",
+        look: check_node,
+    },
+    Check {
+        name: "node-ip",
+        look: check_address,
+    },
+];
+
+/// How much room the changes of a join take at least, with what undoes them, in bytes.
+const ROOM: u64 = 64 << 10;
 
 pub fn check(node: &Node, order: &CheckOrder, tell: &mut dyn FnMut(Finding)) {
     if let Some(url) = &order.url {
@@ -21,23 +65,18 @@ pub fn check(node: &Node, order: &CheckOrder, tell: &mut dyn FnMut(Finding)) {
         tell(Finding::ok("connection-string", message));
     }
     tell(memory_guard(node, order));
-    tell(unfinished_change(node));
-    let role = role_here(node, order.role);
-    tell(match check_node(node, role) {
-        Ok(()) => Finding::ok(
-            "node-files",
-            format!("what a join as a {role} needs is there"),
-        ),
-        Err(error) => failed("node-files", &error, JoinStage::Preflight),
-    });
-    if let Some(address) = order.node_ip {
-        tell(match check_address(node, order.node_ip) {
-            Ok(()) => Finding::ok(
-                "node-ip",
-                format!("{address} is an address of this machine"),
-            ),
-            Err(error) => failed("node-ip", &error, JoinStage::Preflight),
-        });
+    let wanted = Wanted {
+        role: role_here(node, order.role),
+        node_ip: order.node_ip,
+    };
+    for check in CHECKS {
+        let found = (check.look)(node, &wanted).transpose();
+        if let Some(checked) = found {
+            tell(told(check.name, checked, JoinStage::Preflight));
+        }
+        if check.name == DISK {
+            tell(unfinished_change(node));
+        }
     }
     tell(hostpath_storage(node));
 }
@@ -83,4 +122,110 @@ fn hostpath_storage(node: &Node) -> Finding {
         JoiningNode,
         "move what it holds to storage that all nodes share, then run `microk8s disable hostpath-storage`",
     )
+}
+
+/// Makes sure that the files which a join changes can be changed.
+pub(super) fn check_disk(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError> {
+    let layout = &node.layout;
+    let unwritable = |path: &std::path::Path| {
+        let path = path.to_owned();
+        move |source| JoinError::Unwritable { path, source }
+    };
+    let locks = layout.lock(Lock::NoCertReissue);
+    let folders = [
+        Some(layout.data().to_owned()),
+        Some(layout.data().join("args")),
+        Some(layout.data().join("certs")),
+        Some(layout.data().join("credentials")),
+        locks.parent().map(std::path::Path::to_owned),
+        Some(layout.own_state()),
+    ];
+    for folder in folders.into_iter().flatten().filter(|path| path.is_dir()) {
+        disk::check_folder(&folder).map_err(unwritable(&folder))?;
+        disk::check_room(&folder, ROOM).map_err(unwritable(&folder))?;
+    }
+    for file in changed_files(node, wanted.role) {
+        disk::check_file(&file).map_err(unwritable(&file))?;
+    }
+    let message = "the files of this node can be changed";
+    Ok(Some(Finding::ok(DISK, message)))
+}
+
+/// Files that a join in this role replaces, where they are there.
+fn changed_files(node: &Node, role: Role) -> Vec<std::path::PathBuf> {
+    let layout = &node.layout;
+    let mut files: Vec<_> = ["kubelet", "kube-proxy", "kube-apiserver"]
+        .map(|service| layout.args(service))
+        .into();
+    let (certs, credentials): (&[&str], &[&str]) = match role {
+        Role::Worker => {
+            files.push(layout.args("traefik/provider.yaml"));
+            (
+                &["ca.remote.crt", "kubelet.crt", "proxy.crt"],
+                &["kubelet.config", "proxy.config"],
+            )
+        }
+        Role::ControlPlane => (
+            &[
+                "ca.crt",
+                "ca.key",
+                "serviceaccount.key",
+                "server.crt",
+                "kubelet.crt",
+            ],
+            &["client.config", "kubelet.config", "proxy.config"],
+        ),
+    };
+    files.extend(certs.iter().map(|name| layout.cert(name)));
+    files.extend(credentials.iter().map(|name| layout.credential(name)));
+    files
+}
+
+/// Makes sure that what the join reads and changes can be read and changed, before the contacted
+/// node is asked for anything: a request may use its token up.
+fn check_node(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError> {
+    let role = wanted.role;
+    if role == Role::ControlPlane && !node.host.has_datastore() {
+        return Err(JoinError::NoDatastore);
+    }
+    for service in ["kube-apiserver", "kube-proxy", "kubelet"] {
+        node.arguments(service)?;
+    }
+    if role == Role::Worker && node.layout.has(Lock::HaCluster) {
+        let template = |name| node.layout.args("traefik").join(name);
+        node.layout.read(&template("traefik-template.yaml"))?;
+        node.layout.read(&template("provider-template.yaml"))?;
+    }
+    // Keys that the node has stay, and get certificates of the cluster.
+    let keys = match role {
+        Role::ControlPlane => client_certificates("", &[])
+            .into_iter()
+            .map(|certificate| certificate.file)
+            .collect(),
+        Role::Worker if node.layout.has(Lock::HaCluster) => vec!["kubelet", "proxy"],
+        Role::Worker => vec!["kubelet", "proxy", "server"],
+    };
+    for key in keys {
+        NodeKey::read(node, key)?;
+    }
+    node.host.host_name().map_err(JoinError::Machine)?;
+    let message = format!("what a join as a {role} needs is there");
+    Ok(Some(Finding::ok("node-files", message)))
+}
+
+/// A kubelet does not start with an address that is none of its machine's, or that no other
+/// machine can reach.
+fn check_address(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError> {
+    let Some(address) = wanted.node_ip else {
+        return Ok(None);
+    };
+    let interfaces = node.host.interfaces().map_err(JoinError::Machine)?;
+    if !interfaces.iter().any(|own| own.address == address) {
+        return Err(JoinError::NotOwnAddress(address));
+    }
+    if address.is_loopback() || endpoint::is_link_local(address) {
+        return Err(JoinError::UnreachableAddress(address));
+    }
+    let message = format!("{address} is an address of this machine");
+    Ok(Some(Finding::ok("node-ip", message)))
 }

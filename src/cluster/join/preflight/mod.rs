@@ -1,20 +1,33 @@
 //! What stands in the way of a join, found out without joining: nothing is changed on either node,
 //! and the token is as good as before.
 //!
-//! The checks go in the order in which a join would fail, each for itself: what can still be
+//! Each check is described once, and knows nothing of who asks: a join ends at the first that fails,
+//! and a dry run goes through all of them, in the same order, each for itself. What can still be
 //! checked after a fault is checked.
 
 mod clock;
 mod contacted;
+mod greeted;
 mod local;
 mod version;
 
+use std::net::IpAddr;
+
+use crate::cluster::join::Audience;
 use crate::cluster::join::error::JoinError;
+use crate::cluster::join::peer::Contact;
 use crate::cluster::node::Node;
 use crate::model::join_stage::JoinStage;
-use crate::wire::preflight_v1::{CheckEvent, CheckOrder, Finding};
+use crate::model::role::Role;
+use crate::wire::local_v1::JoinEvent;
+use crate::wire::preflight_v1::{CheckEvent, CheckOrder, Finding, Severity};
 
-pub use clock::warning as clock_warning;
+pub(super) use clock::judge as judge_clock;
+pub(super) use greeted::own_address;
+pub(super) use local::Wanted;
+
+/// What a check found that a join can go on with, or why it fails.
+pub(super) type Checked = Result<Finding, JoinError>;
 
 /// Goes through all checks. Each finding is told when it is there, and the end.
 pub fn check(node: &Node, order: &CheckOrder, mut tell: impl FnMut(CheckEvent)) {
@@ -22,6 +35,48 @@ pub fn check(node: &Node, order: &CheckOrder, mut tell: impl FnMut(CheckEvent)) 
     local::check(node, order, &mut found);
     let member = contacted::check(node, order, &mut found);
     tell(CheckEvent::Done { member });
+}
+
+/// Makes sure that a join passes the checks of this node alone, before anything is sent.
+pub(super) fn require_local(node: &Node, wanted: &Wanted) -> Result<(), JoinError> {
+    local::CHECKS
+        .iter()
+        .try_for_each(|check| (check.look)(node, wanted).map(drop))
+}
+
+/// The one of these checks that has to come before the lock of the node can be taken.
+pub(super) fn require_disk(node: &Node, wanted: &Wanted) -> Result<(), JoinError> {
+    local::check_disk(node, wanted).map(drop)
+}
+
+/// Makes sure that a join passes the checks that need no more than the contacted node's first answer.
+pub(super) fn require_greeted(
+    node: &Node,
+    role: Role,
+    contacted: IpAddr,
+    contact: &Contact,
+    audience: &mut dyn Audience,
+) -> Result<(), JoinError> {
+    greeted::check(node, role, contacted, contact)
+        .into_iter()
+        .try_for_each(|(_, checked)| warn(checked, audience))
+}
+
+/// Tells a warning of a check that a join passes.
+pub(super) fn warn(checked: Checked, audience: &mut dyn Audience) -> Result<(), JoinError> {
+    let finding = checked?;
+    if finding.severity == Severity::Warning {
+        audience.tell(JoinEvent::Warning {
+            message: finding.message,
+            from_microk8s: false,
+        });
+    }
+    Ok(())
+}
+
+/// What a dry run says of a check.
+fn told(check: &str, checked: Checked, stage: JoinStage) -> Finding {
+    checked.unwrap_or_else(|error| failed(check, &error, stage))
 }
 
 /// What a join would say of this error, met at this stage, and do about it.

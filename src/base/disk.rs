@@ -1,0 +1,56 @@
+//! Whether files can be changed, found out without changing any.
+
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
+/// Makes sure that files can be made and replaced in this folder.
+pub fn check_folder(path: &Path) -> io::Result<()> {
+    Ok(access(path, AccessFlags::W_OK | AccessFlags::X_OK)?)
+}
+
+/// Makes sure that a file can be replaced: a read-only disk and an immutable file forbid it
+/// whatever their folder allows. A file that is not there can be made.
+pub fn check_file(path: &Path) -> io::Result<()> {
+    match access(path, AccessFlags::W_OK) {
+        Err(error @ (Errno::EPERM | Errno::EROFS)) => Err(error.into()),
+        // The mode of a file does not matter to its replacement.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes sure that the disk with this path has room for so many bytes, and for another file.
+pub fn check_room(path: &Path, bytes: u64) -> io::Result<()> {
+    let disk = statvfs(path)?;
+    // What is kept for root counts for root.
+    let free = if nix::unistd::geteuid().is_root() {
+        disk.blocks_free()
+    } else {
+        disk.blocks_available()
+    };
+    // Disks that count no files have none of either.
+    let has_no_file_left = disk.files() > 0 && disk.files_free() == 0;
+    if free.saturating_mul(disk.fragment_size()) < bytes || has_no_file_left {
+        return Err(Errno::ENOSPC.into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_ours_has_room_and_can_be_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        check_folder(folder.path()).unwrap();
+        check_file(&folder.path().join("not-there")).unwrap();
+        check_room(folder.path(), 1).unwrap();
+        assert!(check_folder(&folder.path().join("not-there")).is_err());
+        let full = check_room(folder.path(), u64::MAX).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    }
+}
