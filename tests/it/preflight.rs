@@ -476,7 +476,7 @@ fn a_clock_that_is_wrong_ends_a_join_and_its_dry_run_alike_before_the_token_is_s
             } else {
                 // This peer lets nobody in, which is found out after that.
                 assert_eq!(joined.code, Some(6), "{joined:?}");
-                let warns = joined.stderr.contains(&format!("this node's\n"));
+                let warns = joined.stderr.contains("this node's\n");
                 assert_eq!(warns, severity == "warning", "{joined:?}");
             }
         });
