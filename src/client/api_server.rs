@@ -128,7 +128,12 @@ impl ApiServer {
 
     /// The status with which it answers, within this time.
     pub fn ask(&self, limit: Duration) -> Result<u16, ApiServerError> {
-        let asked = async { timeout(limit, self.exchange()).await };
+        self.ask_for(PATH, limit)
+    }
+
+    /// The status with which it answers when it is asked for this path, within this time.
+    pub fn ask_for(&self, path: &str, limit: Duration) -> Result<u16, ApiServerError> {
+        let asked = async { timeout(limit, self.exchange(path)).await };
         self.runtime
             .block_on(asked)
             .unwrap_or_else(|_| Err(ApiServerError::TimedOut(self.address())))
@@ -141,7 +146,7 @@ impl ApiServer {
         }
     }
 
-    async fn exchange(&self) -> Result<u16, ApiServerError> {
+    async fn exchange(&self, path: &str) -> Result<u16, ApiServerError> {
         let address = self.address();
         let tcp = TcpStream::connect((self.host.as_str(), self.port))
             .await
@@ -170,7 +175,7 @@ impl ApiServer {
             // Its errors reach the sender too.
             let _ = driver.await;
         });
-        let request = Request::get(PATH)
+        let request = Request::get(path)
             .header(HOST, &address)
             .body(Empty::<Bytes>::new())
             .map_err(|error| ApiServerError::SetUp(error.to_string()))?;

@@ -266,12 +266,7 @@ impl Peer {
     }
 
     /// A request; one without a body is a `GET`.
-    fn request(
-        &mut self,
-        wait: Wait<'_>,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Reply, RemoteError> {
+    fn request(&mut self, wait: Wait<'_>, path: &str, body: Bytes) -> Result<Reply, RemoteError> {
         let kept = match self.connection.take() {
             Some(mut open) => self.is_ready(&mut open).then_some(open),
             None => None,

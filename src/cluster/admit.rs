@@ -11,6 +11,7 @@ mod etcd;
 mod look;
 mod members;
 mod signing;
+mod standing;
 
 use std::net::IpAddr;
 use std::sync::Mutex;

@@ -126,8 +126,24 @@ pub struct JoinCheck {
     pub cluster_cidr: Option<String>,
     /// The datastore's voters, for a node that is to become one.
     pub voters: Vec<String>,
+    /// Whether the cluster counts the asking node among its members.
+    pub standing: Standing,
     /// What the contacted node found, in the order in which a join would fail.
     pub findings: Vec<Finding>,
+}
+
+/// What a contacted node knows of another one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// It is a member of the cluster.
+    Member,
+    /// It is none.
+    NotMember,
+    /// It cannot tell.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 /// `POST /local/v1/join/check`, answered by a line of JSON for each [`CheckEvent`].

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::compat::requests::curl_line;
+use crate::lab::kubernetes::{Authorization, Kubernetes};
 use crate::lab::program::PROGRAM_VARIABLE;
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, network};
 
 const MEMBER: &str =
     "Contacting cluster at 10.99.0.11\nThis node is already a member of the cluster.\n";
@@ -37,6 +38,7 @@ fn a_member_that_joins_again_is_told_so_and_nothing_changes_anywhere() {
         both_ways(&["n1", "n2", "n3"], |lab| {
             let (n1, n2) = (lab.host("n1"), lab.host("n2"));
             n2.shell(&format!("{} {first}", n1.join_line())).ok();
+            n1.stand_ins.kubernetes_knows("n2", Some("10.99.0.12"));
             let line = n1.join_line();
             let before = (n1.snapshot(), n2.snapshot());
             n2.stand_ins.forget_calls();
@@ -65,6 +67,173 @@ fn a_member_that_joins_again_is_told_so_and_nothing_changes_anywhere() {
             lab.host("n3").shell(&format!("{line} --worker")).ok();
         });
     }
+}
+
+/// A join and its dry run of a node that was a member: both end with this code and say this, the node
+/// stays as it is, and so does the token.
+#[track_caller]
+fn assert_refused(host: &Host, line: &str, code: i32, says: &str) {
+    let before = host.snapshot();
+    let joined = host.shell(line);
+    assert_eq!(joined.code, Some(code), "{joined:?}");
+    assert!(joined.stderr.contains(says), "{joined:?}");
+    assert!(
+        joined.stderr.contains("run `microk8s leave` on"),
+        "{joined:?}"
+    );
+    let dry = host.shell(&format!("{line} --dry-run"));
+    assert_eq!(dry.code, Some(code), "{dry:?}");
+    assert!(dry.stdout.contains(says), "{dry:?}");
+    assert!(before == host.snapshot());
+}
+
+#[test]
+fn a_node_that_its_cluster_does_not_list_any_more_is_told_to_leave_and_its_token_stays() {
+    for role in ["--worker", ""] {
+        both_ways(&["n1", "n2"], |lab| {
+            let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+            n2.shell(&format!("{} {role}", n1.join_line())).ok();
+            n2.stand_ins.dqlite_lists(&["10.99.0.11:19001"]);
+            let line = format!("{} {role}", n1.join_line());
+            assert_refused(n2, &line, 9, "which does not list it any more");
+            n2.stand_ins.list_members();
+            n2.shell("microk8s leave").ok();
+            n1.shell("microk8s remove-node 10.99.0.12 --force").ok();
+            let members = "- Address: 10.99.0.11:19001\n  ID: 1\n  Role: 0\n";
+            n1.write("var/kubernetes/backend/cluster.yaml", members, 0o660);
+            n2.shell(&line).ok();
+        });
+    }
+}
+
+#[test]
+fn a_member_whose_datastore_is_silent_is_one_when_the_contacted_node_says_so_and_else_nobody_knows()
+{
+    both_ways(&["n1", "n2"], |lab| {
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        n2.shell(&n1.join_line()).ok();
+        let members = n2.read("var/kubernetes/backend/cluster.yaml");
+        n1.write("var/kubernetes/backend/cluster.yaml", &members, 0o660);
+        n2.stand_ins.fail_dqlite();
+        let line = n1.join_line();
+        let output = n2.shell(&line);
+        assert_eq!(
+            (output.code, output.stdout.as_str()),
+            (Some(0), MEMBER),
+            "{output:?}"
+        );
+        n1.stand_ins.fail_dqlite();
+        assert_refused(
+            n2,
+            &line,
+            9,
+            "10.99.0.11 cannot tell whether it still is one",
+        );
+        n1.stand_ins.repair_dqlite();
+        n1.stand_ins.dqlite_lists(&["10.99.0.11:19001"]);
+        assert_refused(n2, &line, 9, "which does not list it any more");
+    });
+}
+
+#[test]
+fn a_worker_whose_control_plane_has_another_address_is_set_to_it() {
+    both_ways(&["n1", "n2", "n3"], |lab| {
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        n2.shell(&format!("{} --worker", n1.join_line())).ok();
+        n1.stand_ins.kubernetes_knows("n2", Some("10.99.0.12"));
+        let provider = "args/traefik/provider.yaml";
+        let (is, was) = ("address: 10.99.0.11:16443", "address: 10.99.0.77:16443");
+        let good = n2.read(provider);
+        n2.write(provider, &good.replace(is, was), 0o660);
+        let kubeconfig = n2.read("credentials/proxy.config");
+        let named = kubeconfig.replace("127.0.0.1:16443", "10.99.0.77:16443");
+        n2.write("credentials/proxy.config", &named, 0o600);
+
+        let line = format!("{} --worker", n1.join_line());
+        let dry = n2.shell(&format!("{line} --dry-run"));
+        assert_eq!(dry.code, Some(0), "{dry:?}");
+        assert!(
+            dry.stdout
+                .contains("the join would set it to 10.99.0.11:16443"),
+            "{dry:?}"
+        );
+        assert!(n2.read(provider).contains(was));
+
+        let output = n2.shell(&line);
+        assert_eq!(
+            (output.code, output.stdout.as_str()),
+            (Some(0), MEMBER),
+            "{output:?}"
+        );
+        assert!(
+            output.stderr.contains("it is set to 10.99.0.11:16443 now"),
+            "{output:?}"
+        );
+        assert_eq!(n2.read(provider), good);
+        let kubeconfig = n2.read("credentials/proxy.config");
+        assert!(
+            kubeconfig.contains("https://10.99.0.11:16443"),
+            "{kubeconfig}"
+        );
+        let calls = n2.stand_ins.calls();
+        let restarted = calls
+            .iter()
+            .rev()
+            .find(|call| call.contains("restart microk8s.daemon-apiserver-proxy"));
+        assert!(restarted.is_some(), "{calls:#?}");
+
+        // Nothing is left to do, and the token is unused.
+        let again = n2.shell(&line);
+        assert_eq!(
+            (again.code, again.stderr.as_str()),
+            (Some(0), ""),
+            "{again:?}"
+        );
+        lab.host("n3").shell(&line).ok();
+    });
+}
+
+/// The node's own API server decides, whatever becomes of the token.
+#[test]
+fn a_worker_is_a_member_as_long_as_a_real_api_server_knows_it_and_its_certificate() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let Some(kubernetes) = Kubernetes::start(n1, Authorization::NodeAndRbac) else {
+        return;
+    };
+    kubernetes.register(n1).ok();
+    let _agents = [n1.agent(), n2.agent()];
+    let line = format!("{} --worker", n1.join_line());
+    network::forward(n2, "127.0.0.1:16443", "10.99.0.11:16443");
+    n2.shell(&line).ok();
+    kubernetes.register(n2).ok();
+    let before = n2.snapshot();
+    // The token was used.
+    let output = n2.shell(&line);
+    assert_eq!(
+        (output.code, output.stdout.as_str()),
+        (Some(0), MEMBER),
+        "{output:?}"
+    );
+    assert!(before == n2.snapshot());
+
+    kubernetes.admin(n1, &["delete", "node", "n2"]).ok();
+    let line = format!("{} --worker", n1.join_line());
+    assert_refused(n2, &line, 9, "which does not list it any more");
+
+    kubernetes.register(n2).ok();
+    for file in ["kubelet.crt", "kubelet.key"] {
+        let foreign = String::from_utf8(n2.fresh(&format!("certs/{file}"))).unwrap();
+        n2.write(&format!("certs/{file}"), &foreign, 0o600);
+    }
+    assert_refused(
+        n2,
+        &line,
+        9,
+        "does not accept the certificate of this worker",
+    );
 }
 
 #[test]

@@ -3,10 +3,9 @@
 
 mod faults;
 
-use std::net::{Shutdown, TcpStream};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::{fs, io, thread};
 
 use serde_json::Value;
 
@@ -310,6 +309,10 @@ fn what_a_node_is_in_is_found_before_its_token_is_shown_to_anybody() {
             connection(stage.n1())
         ))
         .ok();
+        stage
+            .n1()
+            .stand_ins
+            .kubernetes_knows("n2", Some("10.99.0.12"));
         let whole = connection(stage.n1());
         let again = look(n2, &format!("{whole} --worker"));
         assert_eq!(
@@ -483,27 +486,6 @@ fn a_clock_that_is_wrong_ends_a_join_and_its_dry_run_alike_before_the_token_is_s
     }
 }
 
-/// Takes connections on port 25000 of one host, and goes on with them to another: who is called there
-/// sees the first host call.
-fn forward(through: &Host, to: &'static str) {
-    let namespace = through.namespace().to_owned();
-    let listener = network::listen(&namespace, "0.0.0.0:25000");
-    // It ends with the process of the tests.
-    thread::spawn(move || {
-        while let Ok((near, _)) = listener.accept() {
-            let far = network::inside(&namespace, || TcpStream::connect(to));
-            let Ok(far) = far else { return };
-            for (from, into) in [(&near, &far), (&far, &near)] {
-                let (mut from, mut into) = (from.try_clone().unwrap(), into.try_clone().unwrap());
-                thread::spawn(move || {
-                    let _ = io::copy(&mut from, &mut into);
-                    let _ = into.shutdown(Shutdown::Write);
-                });
-            }
-        }
-    });
-}
-
 #[test]
 fn address_translation_ends_a_control_plane_join_and_its_dry_run_alike() {
     let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
@@ -511,7 +493,7 @@ fn address_translation_ends_a_control_plane_join_and_its_dry_run_alike() {
     };
     let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
     let _agent = n1.agent();
-    forward(n3, "10.99.0.11:25000");
+    network::forward(n3, "0.0.0.0:25000", "10.99.0.11:25000");
     let whole = connection(n1).replace("10.99.0.11", "10.99.0.13");
     let says = "sees this node at 10.99.0.13, which is not an address of this machine";
 

@@ -94,6 +94,7 @@ impl Gate {
                 .unwrap_or_default(),
             cluster_cidr: argument("kube-proxy", "--cluster-cidr"),
             voters: Vec::new(),
+            standing: self.standing(asked),
             findings,
         }
     }

@@ -78,6 +78,11 @@ impl<'a> Change<'a> {
         }
         self.lock(Lock::NoCertReissue)?;
         self.unlock(Lock::JoinInProgress)?;
+        self.commit()
+    }
+
+    /// The changes become final.
+    pub fn commit(&mut self) -> Result<(), JoinError> {
         if let Some(journal) = &mut self.journal {
             journal.commit()?;
         }

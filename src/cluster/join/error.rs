@@ -35,6 +35,36 @@ pub enum JoinError {
     /// The node's address was ordered, and leads nobody here.
     #[error("{0} cannot be reached from other machines, so it cannot be the node's address")]
     UnreachableAddress(IpAddr),
+    /// The cluster does not list this node any more.
+    #[error("this node was a {0} node of the cluster, which does not list it any more")]
+    Removed(Role),
+    /// The API server does not know the worker's certificate.
+    #[error("the cluster's API server does not accept the certificate of this worker")]
+    Rejected,
+    /// The API server cannot be asked whether this node is still a member.
+    #[error("this node is a worker of the cluster, and the API server does not answer it: {why}")]
+    MemberUnanswered {
+        /// What came instead of an answer.
+        why: String,
+    },
+    /// It is not known whether this node is still a member.
+    #[error(
+        "this node was made a {role} node of the cluster, and {contacted} cannot tell whether it still is one"
+    )]
+    Unconfirmed {
+        /// What it was made.
+        role: Role,
+        /// The contacted node.
+        contacted: IpAddr,
+    },
+    /// A file of the node is not as it should be.
+    #[error("cannot use `{}`: {why}", path.display())]
+    Unreadable {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A file or folder of the node that the join would change cannot be changed.
     #[error("cannot write `{}`: {source}", path.display())]
     Unwritable {
@@ -63,7 +93,9 @@ pub enum JoinError {
     #[error("the cluster sees this node at {0}, which is not an address of this machine")]
     Translated(IpAddr),
     /// The node is a member of another cluster than the contacted one's.
-    #[error("this node is a {0} node of another cluster, which it has to leave first")]
+    #[error(
+        "this node is a {0} node of another cluster, or of one whose authority has changed since; it has to leave that first"
+    )]
     OtherCluster(Role),
     /// The contacted node could not be talked to.
     #[error(transparent)]

@@ -7,6 +7,7 @@
 mod answer;
 mod change;
 mod control_plane;
+mod endpoints;
 mod error;
 mod etcd;
 mod membership;
@@ -139,8 +140,15 @@ fn attempt(
     }
     if let Some(member) = Membership::of(node) {
         let own_role = member.role();
-        if !member.is_with(node, contact.certificate()) {
-            return Err(JoinError::OtherCluster(own_role));
+        if let Some(stale) = member.confirm(node, &mut contact)? {
+            endpoints::repair(node, &stale, order, end, audience)?;
+            audience.tell(JoinEvent::Warning {
+                message: format!(
+                    "this worker did not reach the API servers that it knew; it is set to {} now",
+                    stale.new
+                ),
+                from_microk8s: false,
+            });
         }
         if own_role != order.role {
             audience.tell(JoinEvent::Warning {
@@ -150,8 +158,7 @@ fn attempt(
         }
         if order.node_ip.is_some() || !order.labels.is_empty() {
             audience.tell(JoinEvent::Warning {
-                message: "nothing was changed: labels and address of the node are as they were"
-                    .to_owned(),
+                message: "labels and address of the node are as they were".to_owned(),
                 from_microk8s: false,
             });
         }

@@ -14,11 +14,12 @@ use crate::base::secret::Secret;
 use crate::base::wait;
 use crate::client::api_server::{ApiServer, ApiServerError};
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::{Audience, begin};
+use crate::cluster::join::{Audience, begin, worker};
 use crate::cluster::node::Node;
 use crate::host::{Service, ServiceState};
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
+use crate::store::layout::ReadError;
 use crate::wire::local_v1::JoinOrder;
 
 /// How often the API server is asked: soon at first, then less often.
@@ -49,21 +50,12 @@ pub fn wait_until_answered(
     begin(JoinStage::ApiServer, audience);
     let seconds = order.timeout_seconds;
     let set_up = |why: String| JoinError::NoApiServer { seconds, why };
-    let address = server.strip_prefix("https://").unwrap_or(server);
-    let (host, port) = endpoint::split(address)
-        .and_then(|(host, port)| Some((host, port.parse().ok()?)))
-        .ok_or_else(|| set_up(format!("`{address}` is no address with a port")))?;
-    let read = |name| node.layout.read(&node.layout.cert(name));
-    let server = Arc::new(
-        ApiServer::new(
-            host,
-            port,
-            &read("ca.remote.crt")?,
-            &read("kubelet.crt")?,
-            &Secret::new(read("kubelet.key")?),
-        )
-        .map_err(|error| set_up(error.to_string()))?,
-    );
+    let (host, port) = host_and_port(server).map_err(set_up)?;
+    let server = api_server(node, &host, port).map_err(|error| match error {
+        Unusable::Read(error) => JoinError::Read(error),
+        Unusable::SetUp(error) => set_up(error.to_string()),
+    })?;
+    let server = Arc::new(server);
 
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
@@ -92,6 +84,39 @@ pub fn wait_until_answered(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Why an API server cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A file of the node.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The certificates.
+    #[error(transparent)]
+    SetUp(#[from] ApiServerError),
+}
+
+/// The API server at this address, as this worker's kubelet would ask it.
+pub fn api_server(node: &Node, host: &str, port: u16) -> Result<ApiServer, Unusable> {
+    let read = |name| node.layout.read(&node.layout.cert(name));
+    let key = Secret::new(read("kubelet.key")?);
+    let (authority, certificate) = (read("ca.remote.crt")?, read("kubelet.crt")?);
+    Ok(ApiServer::new(host, port, &authority, &certificate, &key)?)
+}
+
+/// Where this worker's services reach its proxy.
+pub fn own_server(node: &Node) -> Result<(String, u16), JoinError> {
+    let path = node.layout.args("traefik/traefik-template.yaml");
+    let server = worker::proxied_server(&node.layout.read(&path)?);
+    host_and_port(&server).map_err(|why| JoinError::Unreadable { path, why })
+}
+
+fn host_and_port(server: &str) -> Result<(String, u16), String> {
+    let address = server.strip_prefix("https://").unwrap_or(server);
+    endpoint::split(address)
+        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
+        .ok_or_else(|| format!("`{address}` is no address with a port"))
 }
 
 /// Nothing listens where the proxy should: whether there is no proxy at all, as far as can be told.

@@ -92,6 +92,22 @@ pub fn of(error: &JoinError, running: JoinStage) -> Verdict {
             CureFirst,
             "the nodes of a control plane have to reach each other without address translation (NAT): connect them to one network",
         ),
+        JoinError::Removed(_) | JoinError::Rejected => Verdict::new(
+            Preflight,
+            CureFirst,
+            "run `microk8s leave` on this node, then join again; the token is not used up",
+        ),
+        JoinError::MemberUnanswered { .. } => Verdict::new(
+            ApiServer,
+            CureFirst,
+            "see that the control plane runs, and that this node reaches its API servers, then try again; if the node was removed, run `microk8s leave` on it first; the token is not used up",
+        ),
+        JoinError::Unconfirmed { .. } => Verdict::new(
+            Preflight,
+            CureFirst,
+            "see that the datastore runs and has a majority, or take the connection string of another control plane node; if this node was removed, run `microk8s leave` on it first; the token is not used up",
+        ),
+        JoinError::Unreadable { .. } => Verdict::new(Preflight, CureFirst, NODE_DIRECTORY),
         JoinError::OtherCluster(_) => Verdict::new(
             Preflight,
             CureFirst,

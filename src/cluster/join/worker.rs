@@ -241,7 +241,7 @@ impl Identities {
 
 /// Where a worker's services reach the API server: the proxy on the node itself, at the address
 /// in its configuration.
-fn proxied_server(template: &str) -> String {
+pub(super) fn proxied_server(template: &str) -> String {
     let configured: Option<Value> = serde_saphyr::from_str(template).ok();
     let address = configured
         .as_ref()
@@ -253,7 +253,7 @@ fn proxied_server(template: &str) -> String {
 
 /// The proxy's list of API servers, in the form of recording `join-worker-ok`: sorted keys, as
 /// MicroK8s's YAML library writes them.
-fn provider_yaml(template: &str, endpoints: &[String]) -> Result<String, String> {
+pub(super) fn provider_yaml(template: &str, endpoints: &[String]) -> Result<String, String> {
     let mut value: Value = serde_saphyr::from_str(template).map_err(|error| error.to_string())?;
     let servers = endpoints
         .iter()

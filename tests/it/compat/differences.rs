@@ -423,6 +423,18 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        microk8s: "a node that is in the cluster, or was removed from it, joins again like a new one",
+        here: "a member is told so and exits 0, where the cluster lists it; a worker is set to where the API servers are now; a node that the cluster does not list is told to run `microk8s leave` first, with exit code 9",
+        why: "what the node says of itself may be out of date, and a member has nothing to gain from another join",
+        cases: &[],
+        tests: &[
+            "membership::a_member_that_joins_again_is_told_so_and_nothing_changes_anywhere",
+            "membership::a_node_that_its_cluster_does_not_list_any_more_is_told_to_leave_and_its_token_stays",
+            "membership::a_worker_whose_control_plane_has_another_address_is_set_to_it",
+            "membership::a_worker_is_a_member_as_long_as_a_real_api_server_knows_it_and_its_certificate",
+        ],
+    },
+    Difference {
         microk8s: "what stands in the way of a join shows when it fails, one fault at a time, and each try costs a token",
         here: "`join --dry-run` names all faults with what cures them, and costs nothing; `join` makes the same checks of its own node, of the clocks and of address translation, with `GET /health` before it shows its token",
         why: "faults are found before a fleet is changed",

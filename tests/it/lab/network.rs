@@ -1,8 +1,8 @@
 //! Network namespaces as hosts: one switch, a port a host, torn down when the test ends.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::net::{TcpListener, ToSocketAddrs};
+use std::io::{self, ErrorKind, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -102,7 +102,7 @@ pub fn etc(namespace: &str) -> PathBuf {
     Path::new("/etc/netns").join(namespace)
 }
 
-fn write_etc(namespace: &str, name: &str, hosts: &[(&str, &str)]) -> std::io::Result<()> {
+fn write_etc(namespace: &str, name: &str, hosts: &[(&str, &str)]) -> io::Result<()> {
     let directory = etc(namespace);
     fs::create_dir_all(&directory)?;
     let mut table = String::from("127.0.0.1 localhost\n");
@@ -201,6 +201,26 @@ pub fn listen(namespace: &str, address: impl ToSocketAddrs + Sync) -> TcpListene
     })
 }
 
+/// Takes connections at one address of a host, and goes on with them to another: who is called there
+/// sees that host call. It ends with the process of the tests.
+pub fn forward(host: &super::Host, at: &str, to: &'static str) {
+    let namespace = host.namespace().to_owned();
+    let listener = listen(&namespace, at);
+    thread::spawn(move || {
+        while let Ok((near, _)) = listener.accept() {
+            let far = inside(&namespace, || TcpStream::connect(to));
+            let Ok(far) = far else { continue };
+            for (from, into) in [(&near, &far), (&far, &near)] {
+                let (mut from, mut into) = (from.try_clone().unwrap(), into.try_clone().unwrap());
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut into);
+                    let _ = into.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+}
+
 /// Runs `work` on a thread of its own inside a network namespace. Sockets made there stay there.
 pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     let handle = fs::File::open(Path::new("/run/netns").join(namespace)).unwrap();
@@ -224,7 +244,7 @@ fn enter(namespace: &fs::File) {
     // SAFETY: `setns` takes two integers and changes nothing but the calling thread's network
     // namespace; the descriptor is open for as long as the borrow lasts.
     let result = unsafe { setns(namespace.as_raw_fd(), CLONE_NEWNET) };
-    assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
+    assert_eq!(result, 0, "setns: {}", io::Error::last_os_error());
 }
 
 /// Removes what test processes that were killed have left on the machine.

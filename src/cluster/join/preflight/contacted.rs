@@ -87,6 +87,14 @@ fn leave_out(from: &str, to: &str, why: &str, tell: &mut dyn FnMut(Finding)) {
         .for_each(|check| tell(Finding::unchecked(check, why)));
 }
 
+/// What the node is before it joins.
+enum Place {
+    Alone,
+    Member(Role),
+    /// In a cluster, but not as a member of the contacted one.
+    Refused,
+}
+
 /// A dry run is not taken back: there is nothing to take back.
 struct Stays;
 
@@ -130,7 +138,15 @@ impl Look<'_> {
             self.leave_out("membership", END, why);
             return None;
         }
-        let member = self.membership(&contact);
+        let member = match self.membership(&mut contact) {
+            Place::Member(role) => Some(role),
+            Place::Alone => None,
+            Place::Refused => {
+                let why = "this node has to leave its cluster first";
+                self.leave_out(clock::CHECK, END, why);
+                return None;
+            }
+        };
         if member.is_none() {
             self.greet(&mut contact);
             self.ask(&mut contact);
@@ -168,20 +184,30 @@ impl Look<'_> {
         true
     }
 
-    fn membership(&mut self, contact: &Contact) -> Option<Role> {
+    fn membership(&mut self, contact: &mut Contact) -> Place {
         const CHECK: &str = "membership";
         let Some(member) = Membership::of(self.node) else {
             self.tell(Finding::ok(CHECK, "this node is in no cluster"));
-            return None;
+            return Place::Alone;
         };
         let role = member.role();
-        if !member.is_with(self.node, contact.certificate()) {
-            let error = JoinError::OtherCluster(role);
-            self.tell(failed(CHECK, &error, JoinStage::Contact));
-            return None;
-        }
+        let stale = match member.confirm(self.node, contact) {
+            Ok(stale) => stale,
+            Err(error) => {
+                self.tell(failed(CHECK, &error, JoinStage::Contact));
+                return Place::Refused;
+            }
+        };
         let message = format!("this node is a {role} node of the cluster already");
-        self.tell(if role == self.order.role {
+        self.tell(if let Some(stale) = stale {
+            let old: Vec<String> = stale.old.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "{message}, and none of the API servers that it knows answers: {}",
+                old.join(", ")
+            );
+            let remedy = format!("the join would set it to {}", stale.new);
+            Finding::warning(CHECK, message).with_remedy(JoiningNode, remedy)
+        } else if role == self.order.role {
             Finding::ok(CHECK, message)
         } else {
             let asked = self.order.role;
@@ -194,7 +220,7 @@ impl Look<'_> {
                 "to change its role, run `microk8s leave` first",
             )
         });
-        Some(role)
+        Place::Member(role)
     }
 
     /// Has the contacted node look at the join.
