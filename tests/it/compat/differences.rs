@@ -86,7 +86,6 @@ const WORKER: &[&str] = &[
     "join-stopped-lock",
     "join-one-time-token-twice",
     "join-ttl-two-nodes",
-    "v1-join",
 ];
 
 /// `server.crt` and `front-proxy-client.crt` of n2, as a fresh node has them but for who signed.
@@ -1072,6 +1071,11 @@ pub const DIFFERENCES: &[Difference] = &[
             },
             Case {
                 of: WORKER,
+                modes: JOIN,
+                effects: KUBECONFIGS,
+            },
+            Case {
+                of: &["v1-join"],
                 modes: JOIN,
                 effects: KUBECONFIGS,
             },
