@@ -32,7 +32,7 @@ fn of(error: &AdmitError) -> StatusCode {
         AdmitError::LinkLocal(_)
         | AdmitError::Name { .. }
         | AdmitError::NoName(_)
-        | AdmitError::NameTaken(_)
+        | AdmitError::NameTaken { .. }
         | AdmitError::Unusable(_) => StatusCode::BAD_REQUEST,
         AdmitError::InvalidToken(_)
         | AdmitError::IsHa
@@ -42,6 +42,7 @@ fn of(error: &AdmitError) -> StatusCode {
         | AdmitError::Unsignable(_)
         | AdmitError::Policy(_)
         | AdmitError::ControlPlane(_)
+        | AdmitError::NotAsked(_)
         | AdmitError::FirstJoin(_)
         | AdmitError::Read { .. }
         | AdmitError::Store(_)

@@ -9,7 +9,6 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cli::output::{self, Printer};
 use crate::model::endpoint;
-use crate::model::node::NodeName;
 use crate::wire::departure_v1::{RemoveEvent, RemoveOrder};
 
 /// The help text (recording `remove-node-help`).
@@ -91,8 +90,16 @@ pub fn read(arguments: Vec<OsString>, is_ha: bool, printer: &mut dyn Printer) ->
     Typed::Wrong(usage_error(printer, &sanitize::for_terminal(&text)))
 }
 
+/// Nodes may be known by names under which none would be admitted any more.
 fn is_node(text: &str) -> bool {
-    endpoint::read_address(text).is_some() || NodeName::parse(text).is_ok()
+    let is_name = |text: &str| {
+        (1..=253).contains(&text.len())
+            && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+    };
+    endpoint::read_address(text).is_some() || is_name(text)
 }
 
 fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {

@@ -10,6 +10,7 @@ mod error;
 mod etcd;
 mod look;
 mod members;
+mod names;
 mod signing;
 mod standing;
 
@@ -45,6 +46,8 @@ pub struct Gate {
     /// What the first join changes on this node, and who relies on it.
     readiness: Readiness,
     asked_members: members::Asked,
+    /// The nodes that are being admitted right now.
+    held: Mutex<Vec<JoiningNode>>,
     /// MicroK8s's file of users and their tokens is read and written anew by one join at a time.
     token_files: Mutex<()>,
 }
@@ -76,6 +79,7 @@ impl Gate {
             tokens,
             readiness: Readiness::default(),
             asked_members: members::not_asked(),
+            held: Mutex::default(),
             token_files: Mutex::default(),
         }
     }
@@ -97,6 +101,7 @@ impl Gate {
         caller: Caller,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
         let claim = self.claim_v2(request, caller)?;
+        let _name = self.hold_name(&claim.node)?;
         self.check(checks::V2, &Asked::v2(request, &claim.node, caller))?;
         // All that the answer needs is read before the token is touched.
         let answer = self.answer(request, caller)?;

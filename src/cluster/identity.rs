@@ -109,7 +109,7 @@ pub fn renew(
     ca_pem: &str,
     port: Option<&str>,
 ) -> Result<Vec<Renewed>, IdentityError> {
-    let hostname = node.host.host_name().map_err(IdentityError::Machine)?;
+    let hostname = node.name().map_err(IdentityError::Machine)?;
     let addresses = node
         .addresses(node.agent_bind().ip())
         .map_err(IdentityError::Machine)?;

@@ -21,6 +21,7 @@ pub mod leave;
 pub mod node;
 pub mod pod_network;
 mod readiness;
+mod registry;
 pub mod remove_node;
 pub mod status;
 mod strictness;

@@ -77,6 +77,23 @@ impl Node {
         ))
     }
 
+    /// The node's name, as its kubelet has it: what its arguments say, else the machine's name; trimmed
+    /// and in lower case.
+    pub fn name(&self) -> io::Result<String> {
+        let name = match self.overriding_name() {
+            Some(name) => name,
+            None => self.host.host_name()?,
+        };
+        Ok(name.trim().to_lowercase())
+    }
+
+    /// The name that the kubelet's arguments give the node in place of the machine's.
+    pub fn overriding_name(&self) -> Option<String> {
+        let arguments = self.arguments("kubelet").ok()?;
+        let name = arguments.get("--hostname-override")?.trim();
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+
     /// Where this node's agent listens, by its arguments: MicroK8s's default where they do not
     /// say.
     pub fn agent_bind(&self) -> SocketAddr {

@@ -24,7 +24,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
     let mut list = NodeList::default();
     if let Some(address) = own_addresses.first() {
         list.nodes.push(NodeEntry {
-            name: node.host.host_name().ok(),
+            name: node.name().ok(),
             address: *address,
             role: own_role,
         });

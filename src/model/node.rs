@@ -5,16 +5,27 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// A host name in lower case, fit to be a node's name.
+use crate::base::sanitize;
+
+/// The longest name of a node, in characters: it is the value of one of the node's labels as well.
+const LONGEST: usize = 63;
+
+/// A host name as a kubelet makes it its node's name: in lower case, and a subdomain by RFC 1123.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(String);
 
 /// Why a text is no node name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is no host name: 1 to 253 letters, digits, `-` and `.` are allowed")]
-pub struct InvalidNodeName {
-    name: String,
+pub enum InvalidNodeName {
+    /// Its form.
+    #[error(
+        "`{0}` is no name that Kubernetes takes for a node: 1 to 253 letters, digits, `-` and `.`, each part beginning and ending with a letter or digit"
+    )]
+    Form(String),
+    /// Its length.
+    #[error("`{0}` is longer than the {LONGEST} characters that a node's name may have")]
+    Length(String),
 }
 
 impl NodeName {
@@ -22,20 +33,27 @@ impl NodeName {
     pub fn parse(name: &str) -> Result<Self, InvalidNodeName> {
         let lower = name.trim().to_ascii_lowercase();
         let label_is_fine = |label: &str| {
-            (1..=63).contains(&label.len())
+            !label.is_empty()
                 && label
                     .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
         if lower.len() <= 253 && lower.split('.').all(label_is_fine) {
             Ok(Self(lower))
         } else {
-            Err(InvalidNodeName {
-                name: crate::base::sanitize::for_log(name, 80),
-            })
+            Err(InvalidNodeName::Form(sanitize::for_log(name, 80)))
         }
+    }
+
+    /// Takes the host name of a node that is to be made.
+    pub fn of_new_node(name: &str) -> Result<Self, InvalidNodeName> {
+        let name = Self::parse(name)?;
+        if name.0.len() > LONGEST {
+            return Err(InvalidNodeName::Length(name.0));
+        }
+        Ok(name)
     }
 
     /// The name.
@@ -91,8 +109,32 @@ mod tests {
             NodeName::parse("Node-1.Example").unwrap().as_str(),
             "node-1.example"
         );
-        for bad in ["", "-a", "a-", "a..b", "a b", "a/b", "a*", &"a".repeat(64)] {
+        assert_eq!(NodeName::parse(" n2\n").unwrap().as_str(), "n2");
+        for bad in [
+            "",
+            " ",
+            "-a",
+            "a-",
+            "a..b",
+            ".a",
+            "n2.",
+            "a.-b",
+            "a b",
+            "a/b",
+            "a*",
+            "my_node",
+            "n\u{fc}",
+            "\u{212a}1",
+            "system:node:n2",
+            &"a".repeat(254),
+        ] {
             assert!(NodeName::parse(bad).is_err(), "{bad}");
         }
+        let long = "a".repeat(64);
+        assert!(NodeName::parse(&long).is_ok() && NodeName::of_new_node(&long[1..]).is_ok());
+        assert_eq!(
+            NodeName::of_new_node(&long),
+            Err(InvalidNodeName::Length(long))
+        );
     }
 }

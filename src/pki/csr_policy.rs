@@ -54,6 +54,9 @@ pub struct Foreign {
     /// Addresses that this node answers to, and that the other may have on a network of its own:
     /// Docker's bridge has the same one on every machine. They are left out of what is signed.
     pub left_out: Vec<IpAddr>,
+    /// Who else there is could not be found out: every address but the one that the node joined from
+    /// is left out of what is signed.
+    pub is_unknown: bool,
 }
 
 /// A request that the policy let through.
@@ -132,7 +135,7 @@ pub fn judge(request: &ParsedRequest, expected: &Expected) -> Result<Approved, V
             // Nodes with a cache for names on a link-local address ask for it as well.
             let is_left_out = |name: &AltName| {
                 matches!(name, AltName::Ip(ip) if *ip != address
-                    && (endpoint::is_link_local(*ip) || is_among(*ip, &foreign.left_out)))
+                    && (foreign.is_unknown || endpoint::is_link_local(*ip) || is_among(*ip, &foreign.left_out)))
             };
             let names = names.into_iter().filter(|name| !is_left_out(name));
             (subject, names.collect())
@@ -314,6 +317,7 @@ mod tests {
                 addresses: vec!["10.99.0.11".parse().unwrap()],
                 networks: vec![("10.152.183.0".parse().unwrap(), 24)],
                 left_out: vec!["172.18.0.1".parse().unwrap()],
+                is_unknown: false,
             },
         }
     }
@@ -431,6 +435,18 @@ mod tests {
             .chain(shared)
             .collect();
         let approved = judge(&request(&Subject::kubelet("n2"), &names), &kubelet()).unwrap();
+        assert_eq!(approved.names(), [dns("n2"), ip("10.99.0.12")]);
+    }
+
+    #[test]
+    fn where_nobody_says_who_else_there_is_a_node_gets_the_address_that_it_comes_from_alone() {
+        let mut expected = kubelet();
+        let Expected::Kubelet { foreign, .. } = &mut expected else {
+            unreachable!()
+        };
+        foreign.is_unknown = true;
+        let names = [dns("n2"), ip("10.99.0.12"), ip("10.1.2.3"), ip("fd00::2")];
+        let approved = judge(&request(&Subject::kubelet("n2"), &names), &expected).unwrap();
         assert_eq!(approved.names(), [dns("n2"), ip("10.99.0.12")]);
     }
 

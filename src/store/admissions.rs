@@ -78,6 +78,9 @@ pub struct AdmittedNode {
     /// admitted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterId>,
+    /// When it was admitted, in unix seconds; 0 when its join failed, as it says itself.
+    #[serde(default)]
+    pub since: i64,
 }
 
 /// The nodes and their rights.
@@ -313,6 +316,9 @@ impl Admissions {
                 return Ok(None);
             };
             admitted.complete = complete;
+            if !complete {
+                admitted.since = 0;
+            }
             put_node(transaction, &admitted)?;
             Ok(Some(admitted))
         })?;

@@ -551,6 +551,7 @@ impl Reservation<'_> {
             complete: certificates.is_empty(),
             join: digest,
             cluster: moment.cluster.id.clone(),
+            since: now,
         };
         let end = now.saturating_add(LEASE);
         let is_counted = way == Way::Counted;

@@ -55,6 +55,7 @@ fn expectations() -> impl Strategy<Value = Expected> {
                 ("fd98::".parse().unwrap(), 108),
             ],
             left_out: vec!["172.18.0.1".parse().unwrap()],
+            is_unknown: false,
         },
     };
     prop_oneof![

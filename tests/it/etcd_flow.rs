@@ -290,10 +290,9 @@ fn nodes_without_certificates_get_tokens_from_a_cluster_on_etcd_that_has_them() 
         n1.read("credentials/known_tokens.csv")
             .contains(&format!("{kubelet},system:node:n2,")),
     );
-    assert_eq!(
-        n1.stand_ins.calls(),
-        ["snapctl restart microk8s.daemon-kubelite"]
-    );
+    let mut calls = n1.stand_ins.calls();
+    calls.retain(|call| call.starts_with("snapctl "));
+    assert_eq!(calls, ["snapctl restart microk8s.daemon-kubelite"]);
 }
 
 /// Each node that is too old for certificates has a token made, which the API server reads when it

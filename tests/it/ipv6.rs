@@ -175,6 +175,8 @@ fn an_agent_on_all_addresses_is_reached_over_both_kinds_however_they_are_written
             n2.shell(&format!("{url} --worker")).ok();
             agent.wait_for(&format!("address={address} node=\"n2\""));
             n2.shell("microk8s leave").ok();
+            // The name is that of the node at the other address until n1 is told.
+            n1.shell("microk8s remove-node n2 --force").ok();
         }
     }
 }

@@ -37,6 +37,7 @@ mod limits;
 mod local_socket;
 mod membership;
 mod metrics;
+mod node_names;
 mod preflight;
 mod real_cluster;
 mod real_datastore;

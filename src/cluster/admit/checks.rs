@@ -3,15 +3,14 @@
 //!
 //! A join ends at the first check that it does not pass; a look at a join goes through all of them.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
+use crate::cluster::admit::names::Known;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
-use crate::cluster::first_join;
 use crate::model::endpoint;
-use crate::model::node::{JoiningNode, NodeName};
+use crate::model::node::JoiningNode;
 use crate::model::role::Role;
-use crate::pki::name::AltName;
-use crate::store::admissions::AdmittedNode;
 use crate::store::layout::Lock;
 use crate::wire::{cluster_v1, cluster_v2};
 
@@ -26,6 +25,7 @@ pub(super) struct Asked<'a> {
     callback: &'a str,
     handles_x509: bool,
     handles_custom_etcd: bool,
+    known: OnceCell<Known>,
 }
 
 impl<'a> Asked<'a> {
@@ -39,6 +39,7 @@ impl<'a> Asked<'a> {
             callback: "",
             handles_x509: request.can_handle_x509_auth,
             handles_custom_etcd: request.can_handle_custom_etcd,
+            known: OnceCell::new(),
         }
     }
 
@@ -52,7 +53,13 @@ impl<'a> Asked<'a> {
             callback: request.callback.expose(),
             handles_x509: request.can_handle_x509_auth,
             handles_custom_etcd: false,
+            known: OnceCell::new(),
         }
+    }
+
+    /// What Kubernetes says; it is asked when somebody needs it.
+    pub fn known(&self, gate: &Gate) -> &Known {
+        self.known.get_or_init(|| gate.ask_kubernetes())
     }
 }
 
@@ -62,7 +69,7 @@ pub(super) struct Check {
     pub look: fn(&Gate, &Asked<'_>) -> Result<String, AdmitError>,
 }
 
-/// The check of the node's name, which a look takes further than a join.
+/// The check of the node's name, for which Kubernetes is asked.
 pub(super) const NODE_NAME: &str = "node-name";
 
 /// The checks of a join on dqlite, or on an etcd outside.
@@ -102,6 +109,10 @@ pub(super) const V1: &[Check] = &[
     Check {
         name: "high-availability",
         look: Gate::check_is_not_ha,
+    },
+    Check {
+        name: "same-address",
+        look: Gate::check_address,
     },
     Check {
         name: "reachable-address",
@@ -156,8 +167,8 @@ impl Gate {
 
     fn check_address(&self, asked: &Asked<'_>) -> Result<String, AdmitError> {
         let Caller { remote, local } = asked.caller;
-        if remote == local {
-            Err(AdmitError::SameAddress(local))
+        if self.is_own_address(asked.caller) {
+            Err(AdmitError::SameAddress(remote))
         } else {
             Ok(format!("{remote} contacts {local}"))
         }
@@ -166,7 +177,7 @@ impl Gate {
     /// The cluster's nodes call each other by the addresses that they join from.
     fn check_reach(&self, asked: &Asked<'_>) -> Result<String, AdmitError> {
         let address = asked.caller.remote;
-        if endpoint::is_link_local_v6(address) {
+        if endpoint::is_link_local(address) {
             Err(AdmitError::LinkLocal(address))
         } else {
             Ok(format!("other nodes may call this one at {address}"))
@@ -188,47 +199,6 @@ impl Gate {
                 address,
             })
         }
-    }
-
-    /// Certificates are signed for the name that a worker joins with: it must not be one by which
-    /// a control plane or a service is known. The name of another worker is: nobody can tell here
-    /// whether that is the same machine, set up again with a new address.
-    fn check_name(&self, asked: &Asked<'_>) -> Result<String, AdmitError> {
-        let hostname = asked.hostname;
-        let passed = format!("no other node is known there as {hostname}");
-        if asked.role == Role::ControlPlane {
-            return Ok(passed);
-        }
-        let Ok(name) = NodeName::parse(hostname) else {
-            return Err(AdmitError::NoName(hostname.to_owned()));
-        };
-        let is_name = |other: &str| other.eq_ignore_ascii_case(name.as_str());
-        let is_own = self
-            .node
-            .host
-            .host_name()
-            .is_ok_and(|own| is_name(own.trim()));
-        let members = first_join::datastore_members(&self.node).unwrap_or_default();
-        let is_control_plane = |other: &AdmittedNode| {
-            other.role == Role::ControlPlane
-                && is_name(&other.node.name)
-                && other.node.address != asked.node.address
-                && members
-                    .iter()
-                    .any(|member| member.is_at(other.node.address))
-        };
-        let taken = self.tokens.admissions().nodes_that(is_control_plane)?;
-        if is_own || !taken.is_empty() {
-            return Err(AdmitError::NameTaken(hostname.to_owned()));
-        }
-        let is_served = self
-            .served_names()
-            .iter()
-            .any(|other| matches!(other, AltName::Dns(other) if is_name(other)));
-        if is_served || is_reserved(name.as_str()) {
-            return Err(AdmitError::NoName(hostname.to_owned()));
-        }
-        Ok(passed)
     }
 
     fn check_datastore(&self, asked: &Asked<'_>) -> Result<String, AdmitError> {
@@ -302,37 +272,5 @@ impl Gate {
             (Some(address), Some(name)) => name < address,
             (Some(_), None) => false,
         })
-    }
-}
-
-/// Whether a name leads to no node, but to a service, to whoever asks, or to an address.
-fn is_reserved(name: &str) -> bool {
-    const NAMES: [&str; 3] = ["localhost", "kubernetes", "kubernetes.default"];
-    NAMES.contains(&name)
-        || name.parse::<IpAddr>().is_ok()
-        || name.split('.').skip(1).any(|label| label == "svc")
-        || name.ends_with(".cluster.local")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_services_and_addresses_are_no_nodes() {
-        for name in [
-            "localhost",
-            "10.99.0.12",
-            "kubernetes",
-            "kubernetes.default.svc",
-            "kubernetes.default.svc.cluster.local",
-            "a.svc.b",
-            "n2.cluster.local",
-        ] {
-            assert!(is_reserved(name), "{name}");
-        }
-        for name in ["n2", "svc.example", "n2.example.org", "localhost-2"] {
-            assert!(!is_reserved(name), "{name}");
-        }
     }
 }

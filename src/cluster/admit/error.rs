@@ -56,9 +56,18 @@ pub enum AdmitError {
     /// A name that no node can have.
     #[error("The hostname ({0}) of the joining node is not a valid name. Refusing join")]
     NoName(String),
-    /// The name of this node, or of one that was let in before.
-    #[error("The hostname ({0}) of the joining node is taken by another node. Refusing join")]
-    NameTaken(String),
+    /// The name of this node, or of another one of the cluster.
+    #[error("The hostname ({name}) of the joining node is taken by another node{}. Refusing join", at(.by.as_ref()))]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where that node is, as far as it is known.
+        by: Option<IpAddr>,
+    },
+    /// Nobody could say whether another node has the name. The text is that of MicroK8s's agent where
+    /// Kubernetes does not answer.
+    #[error("Failed to retrieve list of control plane nodes: {0}")]
+    NotAsked(String),
     /// A value that would not fit into this node's files.
     #[error("The {0} of the joining node is not valid. Refusing join")]
     Unusable(&'static str),
@@ -194,6 +203,10 @@ impl From<Arc<FirstJoinError>> for AdmitError {
     }
 }
 
+fn at(address: Option<&IpAddr>) -> String {
+    address.map_or_else(String::new, |address| format!(" at {address}"))
+}
+
 fn listed(addresses: &[IpAddr]) -> String {
     match addresses {
         [] => String::new(),
@@ -220,6 +233,7 @@ impl AdmitError {
                 };
                 format!("Failed to retrieve list of control plane nodes: Kubernetes: {why}")
             }
+            Self::NotAsked(_) => "Failed to retrieve list of control plane nodes: Kubernetes does not answer the contacted node".to_owned(),
             Self::Service(error) => {
                 format!("Failed to restart apiserver service: {}", error.told())
             }
@@ -234,7 +248,7 @@ impl AdmitError {
             | Self::LinkLocal(_)
             | Self::Name { .. }
             | Self::NoName(_)
-            | Self::NameTaken(_)
+            | Self::NameTaken { .. }
             | Self::Unusable(_)
             | Self::AlreadyKnown { .. }
             | Self::NoDatastore

@@ -23,6 +23,7 @@ impl Gate {
         caller: Caller,
     ) -> Result<cluster_v1::JoinResponse, AdmitError> {
         let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
+        let _name = self.hold_name(&claim.node)?;
         self.check(checks::V1, &Asked::v1(request, &claim.node, caller))?;
         let mut answer = self.answer_v1(request, caller)?;
         let name = answer.hostname_override.clone().unwrap_or_default();

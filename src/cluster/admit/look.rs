@@ -5,14 +5,12 @@
 //! certificate, no token. What it does learn, and a join would not tell, is the cure: which address the
 //! name that it gives resolves to here, and which other node has that name.
 
-use std::net::IpAddr;
-
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::admit::checks::{self, Asked, Check};
+use crate::cluster::admit::names::{Known, Name};
 use crate::cluster::admit::{AdmitError, Caller, Gate, voters};
 use crate::cluster::first_join::{self, Needs};
-use crate::cluster::kubernetes;
 use crate::cluster::strictness;
 use crate::model::endpoint;
 use crate::model::role::Role;
@@ -148,9 +146,17 @@ impl Gate {
                     format!("add the line `{address} {name}` to /etc/hosts{instead}, or correct the DNS"),
                 )
             }
-            AdmitError::NoName(_) | AdmitError::NameTaken(_) => (
+            AdmitError::NoName(_) | AdmitError::NameTaken { by: None, .. } => (
                 Joining,
                 "give the machine another name with `hostnamectl set-hostname NAME`".to_owned(),
+            ),
+            AdmitError::NameTaken { name, by: Some(_) } => (
+                ContactedNode,
+                format!("run `microk8s remove-node {name} --force` if that node is gone for good; else give the joining machine another name"),
+            ),
+            AdmitError::NotAsked(_) => (
+                ContactedNode,
+                "see that its API server answers: `microk8s kubectl get nodes` asks it".to_owned(),
             ),
             AdmitError::AlreadyKnown { address, .. } => (
                 ContactedNode,
@@ -183,35 +189,24 @@ impl Gate {
         Finding::error(check, message, exit).with_remedy(on, remedy)
     }
 
-    /// A node of this name that a join does not refuse for: another worker, or one that only
-    /// Kubernetes knows. Its place would be taken.
+    /// Whose place the node would take by its name.
     fn namesake(&self, asked: &Asked<'_>, passed: String) -> Finding {
         const CHECK: &str = checks::NODE_NAME;
-        let (name, own) = (&asked.node.name, asked.node.address);
-        let admitted = self.tokens.admissions().nodes_that(|other| {
-            other.complete && other.node.name == *name && other.node.address != own
-        });
-        let mut others: Vec<IpAddr> = match admitted {
-            Ok(nodes) => nodes.into_iter().map(|other| other.node.address).collect(),
-            Err(error) => return self.refusal(CHECK, &error.into(), asked),
-        };
-        let listed = kubernetes::nodes(self.node.host.as_ref());
-        let is_asked = listed.is_ok();
-        let known = listed.into_iter().flatten();
-        let known = known.filter(|node| node.name == *name);
-        let known = known.flat_map(|node| node.addresses);
-        others.extend(known.filter(|address| *address != own));
-        match others.first() {
-            Some(other) => Finding::warning(
+        let name = &asked.node.name;
+        match self.name_of(asked) {
+            Err(error) => self.refusal(CHECK, &error, asked),
+            Ok(Name::Left(other)) => Finding::warning(
                 CHECK,
-                format!("a node named {name} is in the cluster already, with the address {other}; this one would take its place"),
+                format!("a node named {name} was in the cluster with the address {other}, and does not run; this one would take its place"),
             )
             .with_remedy(
                 ContactedNode,
                 format!("run `microk8s remove-node {name} --force` if that node is gone for good; else give the joining machine another name"),
             ),
-            None if is_asked => Finding::ok(CHECK, passed),
-            None => Finding::unchecked(
+            Ok(Name::Free) if matches!(asked.known(self), Known::Registry(_)) => {
+                Finding::ok(CHECK, passed)
+            }
+            Ok(Name::Free) => Finding::unchecked(
                 CHECK,
                 format!("the contacted node cannot ask Kubernetes whether another node is named {name}"),
             ),

@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 
 use crate::base::secret::Secret;
+use crate::cluster::admit::names::Known;
 use crate::cluster::admit::{AdmitError, Caller, Gate};
 use crate::cluster::first_join;
 use crate::cluster::node::Node;
+use crate::model::endpoint;
 use crate::model::node::{JoiningNode, NodeName};
+use crate::model::role::Role;
 use crate::model::token_life::Reason;
 use crate::pki::PkiError;
 use crate::pki::ca::Ca;
@@ -39,6 +42,9 @@ impl Gate {
         if !self.tokens.gives_certificates(&request.token)? {
             return Err(unknown());
         }
+        if self.is_own_address(caller) {
+            return Err(AdmitError::SameAddress(caller.remote));
+        }
         let parsed = ParsedRequest::from_pem(&request.request).map_err(AdmitError::Unsignable)?;
         let claimed = csr_policy::claimed_node(&parsed);
         let claimed = claimed.as_ref().map(NodeName::as_str);
@@ -50,14 +56,21 @@ impl Gate {
         let expected = match right.purpose {
             CertificatePurpose::Proxy => Expected::Proxy,
             CertificatePurpose::Etcd => Expected::Etcd,
-            CertificatePurpose::Kubelet => Expected::Kubelet {
-                node: node
-                    .map(|node| NodeName::parse(&node.name))
-                    .transpose()
-                    .map_err(|_| unknown())?,
-                address: node.map_or(caller.remote, |node| node.address),
-                foreign: self.foreign(node, caller)?,
-            },
+            CertificatePurpose::Kubelet => {
+                let name = node.map(|node| node.name.as_str()).or(claimed);
+                let joining = JoiningNode {
+                    name: name.unwrap_or_default().to_owned(),
+                    address: node.map_or(caller.remote, |node| node.address),
+                };
+                Expected::Kubelet {
+                    node: node
+                        .map(|node| NodeName::parse(&node.name))
+                        .transpose()
+                        .map_err(|_| unknown())?,
+                    address: joining.address,
+                    foreign: self.foreign(&joining, node.is_some(), caller)?,
+                }
+            }
         };
         let approved = csr_policy::judge(&parsed, &expected).map_err(AdmitError::Policy)?;
         let layout = &self.node.layout;
@@ -77,32 +90,59 @@ impl Gate {
         })
     }
 
-    /// Who else there is: what a joining node may not pose as.
-    fn foreign(&self, node: Option<&JoiningNode>, caller: Caller) -> Result<Foreign, AdmitError> {
+    /// Who else there is: what a joining node may not pose as. Whether its name is free was seen when
+    /// it was admitted, unless MicroK8s's agent did that.
+    fn foreign(
+        &self,
+        node: &JoiningNode,
+        is_admitted: bool,
+        caller: Caller,
+    ) -> Result<Foreign, AdmitError> {
+        let known = self.ask_kubernetes();
+        if !is_admitted {
+            self.holder(node, Role::Worker, &known)?;
+        }
         let mut foreign = Foreign {
-            names: self.node.host.host_name().into_iter().collect(),
+            names: self.own_names(),
             addresses: vec![caller.local],
             networks: service_networks(&self.node),
-            left_out: Vec::new(),
+            left_out: self.own_addresses(),
+            is_unknown: matches!(known, Known::Silent(_)),
         };
-        for name in self.served_names() {
-            foreign.left_out.extend(match name {
-                AltName::Ip(ip) => Some(ip),
-                AltName::Dns(_) => None,
-            });
-        }
         for member in first_join::datastore_members(&self.node).unwrap_or_default() {
             foreign.addresses.extend(member.ip());
         }
-        let others = self.tokens.admissions().nodes_that(|other| match node {
-            Some(node) => node.name != other.node.name,
-            None => other.node.address != caller.remote,
-        })?;
+        if let Some(registry) = known.registry() {
+            let others = registry.addresses_of_others(&node.name, node.address);
+            foreign.addresses.extend(others);
+        }
+        // Here the node's own are left out, wherever else they are listed.
+        let own = |address: &IpAddr| foreign.left_out.contains(address) && *address != caller.local;
+        foreign.addresses.retain(|address| !own(address));
+        let others = self
+            .tokens
+            .admissions()
+            .nodes_that(|other| other.node.name != node.name)?;
         for other in others {
             foreign.addresses.push(other.node.address);
             foreign.names.push(other.node.name);
         }
         Ok(foreign)
+    }
+
+    /// The addresses of this node: those of its interfaces, and those that its certificate names.
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        let served = self
+            .served_names()
+            .into_iter()
+            .filter_map(|name| match name {
+                AltName::Ip(ip) => Some(endpoint::plain(ip)),
+                AltName::Dns(_) => None,
+            });
+        let interfaces = self.node.host.interfaces().unwrap_or_default();
+        served
+            .chain(interfaces.iter().map(|own| endpoint::plain(own.address)))
+            .collect()
     }
 }
 

@@ -253,7 +253,11 @@ impl<'a> Change<'a> {
         if arguments.get("--node-ip").is_some() {
             arguments.set("--node-ip", own);
         }
-        arguments.remove("--hostname-override");
+        // The node keeps a name of its own, and gets no other's.
+        match self.node.overriding_name() {
+            Some(own) => arguments.set("--hostname-override", &own),
+            None => arguments.remove("--hostname-override"),
+        }
         edit(&mut arguments);
         // What the operator said counts for more than what came with the answer.
         if let Some(address) = order.node_ip {
@@ -271,11 +275,15 @@ impl<'a> Change<'a> {
         )
     }
 
-    /// kube-proxy finds the API server and its own name by itself.
+    /// kube-proxy finds the API server by itself, and its own name unless the kubelet has another.
     pub fn kube_proxy(&mut self) -> Result<(), JoinError> {
+        let own = self.node.overriding_name();
         self.arguments("kube-proxy", |arguments| {
             arguments.remove("--master");
-            arguments.remove("--hostname-override");
+            match own {
+                Some(own) => arguments.set("--hostname-override", &own),
+                None => arguments.remove("--hostname-override"),
+            }
         })
     }
 

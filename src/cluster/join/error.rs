@@ -11,6 +11,7 @@ use crate::cluster::join::verdict;
 use crate::cluster::journal::JournalError;
 use crate::cluster::turn::TurnError;
 use crate::model::join_stage::JoinStage;
+use crate::model::node::InvalidNodeName;
 use crate::model::role::Role;
 use crate::model::token_life::Refusal;
 use crate::pki::PkiError;
@@ -29,6 +30,9 @@ pub enum JoinError {
     /// The machine does not know its name or addresses.
     #[error("cannot tell this machine's name and addresses: {0}")]
     Machine(#[source] io::Error),
+    /// Kubernetes takes no node of this name.
+    #[error(transparent)]
+    Name(#[from] InvalidNodeName),
     /// The node's address was ordered, and is another machine's.
     #[error("{0} is no address of this machine, so it cannot be the node's")]
     NotOwnAddress(IpAddr),

@@ -165,7 +165,7 @@ impl Membership {
 /// What the API server at this address says of this node.
 fn known_at(node: &Node, host: &str, port: u16) -> Known {
     let asked = || -> Result<u16, String> {
-        let name = node.host.host_name().map_err(|error| error.to_string())?;
+        let name = node.name().map_err(|error| error.to_string())?;
         let server = proxy::api_server(node, host, port).map_err(|error| error.to_string())?;
         server
             .ask_for(&format!("/api/v1/nodes/{name}"), API_LIMIT)

@@ -204,7 +204,7 @@ impl Contact {
     ) -> Result<cluster_v2::JoinRequest, JoinError> {
         Ok(cluster_v2::JoinRequest {
             token: self.token.clone(),
-            hostname: node.host.host_name().map_err(JoinError::Machine)?,
+            hostname: node.name().map_err(JoinError::Machine)?,
             port: node.agent_bind().port().to_string(),
             worker: role,
             can_handle_x509_auth: true,
@@ -231,7 +231,7 @@ impl Contact {
     ) -> Result<cluster_v1::JoinRequest, JoinError> {
         Ok(cluster_v1::JoinRequest {
             token: self.token.clone(),
-            hostname: node.host.host_name().map_err(JoinError::Machine)?,
+            hostname: node.name().map_err(JoinError::Machine)?,
             port: node.agent_bind().port().to_string(),
             callback: callback.clone(),
             can_handle_x509_auth: true,

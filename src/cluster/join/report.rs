@@ -62,7 +62,7 @@ impl Report {
 /// Says how a join ended. A node that cannot be told finds out in time; one that knows nothing of
 /// outcomes answers that it does not.
 pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome, wait: Wait<'_>) {
-    let Ok(hostname) = node.host.host_name() else {
+    let Ok(hostname) = node.name() else {
         return;
     };
     let outcome = JoinOutcome {

@@ -72,6 +72,11 @@ pub fn of(error: &JoinError, running: JoinStage) -> Verdict {
         JoinError::NoDatastore => {
             Verdict::new(Preflight, NoRetry, "join as a worker, with --worker")
         }
+        JoinError::Name(_) => Verdict::new(
+            Preflight,
+            CureFirst,
+            "give the machine another name with `hostnamectl set-hostname NAME`, or the node with `--hostname-override=NAME` in `args/kubelet`; the token is not used up",
+        ),
         JoinError::NotOwnAddress(_) | JoinError::UnreachableAddress(_) => Verdict::new(
             Preflight,
             NoRetry,

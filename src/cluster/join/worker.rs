@@ -178,7 +178,7 @@ impl Identities {
         kubelet_token: Token,
         audience: &dyn Audience,
     ) -> Result<Self, JoinError> {
-        let hostname = node.host.host_name().map_err(JoinError::Machine)?;
+        let hostname = node.name().map_err(JoinError::Machine)?;
         let addresses = node
             .addresses(node.agent_bind().ip())
             .map_err(JoinError::Machine)?;

@@ -391,7 +391,7 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
-        microk8s: "a node is let in from a link-local address of IPv6, by which no other node can reach it",
+        microk8s: "a node is let in from a link-local address, by which no other node can reach it",
         here: "`join` does not take such an address, and the contacted node refuses a node that calls from one; the token stays",
         why: "nodes write each other's addresses down, and this one means another machine on each link",
         cases: &[],
@@ -1515,10 +1515,33 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "a worker joins under any name, that of the contacted node or of the API server included",
-        here: "status 400 for the name of a control plane, of a service or of nobody; another worker's name is taken, since a machine that was set up again keeps it",
-        why: "the kubelet's certificate is for that name",
+        here: "status 400, in both roles, for a name that another node has at another address, for that of a service, and for one that Kubernetes takes for no node; Kubernetes is asked for it. What a machine that comes back gets is in SECURITY.md",
+        why: "the kubelet's certificate is for that name, and Kubernetes keeps one node of each",
         cases: &[],
-        tests: &["signing::a_worker_joins_under_no_name_by_which_somebody_else_is_known"],
+        tests: &[
+            "signing::a_worker_joins_under_no_name_by_which_somebody_else_is_known",
+            "node_names::names_that_kubernetes_refuses_or_another_node_has_join_in_no_role_and_cost_no_token",
+            "node_names::of_two_machines_with_one_name_the_second_is_refused_in_both_roles",
+            "node_names::a_workers_token_of_one_control_plane_gets_no_name_that_another_one_admitted",
+        ],
+    },
+    Difference {
+        microk8s: "`--hostname-override` of the joining node's `args/kubelet` is lost, or the contacted node's kept; certificates are for the machine's name",
+        here: "the node keeps its own, in `args/kube-proxy` too, and joins and gets its certificates under that name",
+        why: "Kubernetes knows the node by it",
+        cases: &[],
+        tests: &[
+            "node_names::a_name_of_the_operators_in_the_kubelets_arguments_is_the_nodes_and_stays",
+        ],
+    },
+    Difference {
+        microk8s: "a node joins itself by another of its addresses, and gets a certificate for `127.0.0.1`",
+        here: "refused, as by the address that was contacted",
+        why: "every user of the node could call so",
+        cases: &[],
+        tests: &[
+            "node_names::a_node_does_not_join_itself_by_any_of_its_addresses_and_gets_no_certificate_for_them",
+        ],
     },
     Difference {
         microk8s: "the certificate with which a node of the older flow calls etcd carries the names and addresses of an API server",

@@ -237,12 +237,12 @@ const THERE: &[Fault] = &[
             None
         },
         check: "node-name",
-        severity: "warning",
-        exit: 0,
-        says: "a node named n2 is in the cluster already, with the address 10.99.0.77",
+        severity: "error",
+        exit: 6,
+        says: "The hostname (n2) of the joining node is taken by another node at 10.99.0.77",
         remedy: "microk8s remove-node n2 --force",
         on: Some("contacted-node"),
-        cure: Some(|_| {}),
+        cure: Some(|stage| drop(stage.n1().shell("microk8s remove-node n2 --force").ok())),
     },
     Fault {
         role: WORKER,

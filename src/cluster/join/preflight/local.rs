@@ -13,6 +13,7 @@ use crate::cluster::node::Node;
 use crate::cluster::turn;
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
+use crate::model::node::NodeName;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
 use crate::wire::preflight_v1::Machine::JoiningNode;
@@ -208,7 +209,7 @@ fn check_node(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError
     for key in keys {
         NodeKey::read(node, key)?;
     }
-    node.host.host_name().map_err(JoinError::Machine)?;
+    NodeName::of_new_node(&node.name().map_err(JoinError::Machine)?)?;
     let message = format!("what a join as a {role} needs is there");
     Ok(Some(Finding::ok("node-files", message)))
 }

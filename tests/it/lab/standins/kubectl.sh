@@ -10,8 +10,7 @@ known() {
         exit 1
     fi
 }
-case "$1 ${2:-} ${3:-}" in
-'get no -o')
+list() {
     printf '{"kind":"List","items":['
     sep=
     for node in "$here"/nodes/*.json; do
@@ -21,8 +20,15 @@ case "$1 ${2:-} ${3:-}" in
         sep=,
     done
     printf ']}\n'
+}
+case "$1 ${2:-} ${3:-}" in
+'get no -o')
+    list
     ;;
 'get endpoints kubernetes') cat "$here/endpoints.json" ;;
+'get nodes,services,endpoints '*)
+    list
+    ;;
 'get no '*)
     known "$3"
     cat "$here/nodes/$3.json"
