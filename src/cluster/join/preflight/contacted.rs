@@ -34,7 +34,7 @@ const FINDINGS: usize = 50;
 const TEXT: usize = 1000;
 
 /// The checks in their order, for saying which ones were left out.
-const ALL: [&str; 18] = [
+const ALL: [&str; 19] = [
     "connection",
     "fingerprint",
     "membership",
