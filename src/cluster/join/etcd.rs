@@ -82,6 +82,7 @@ impl Plan {
                 &ca,
                 proxy.with_suffix(CertificatePurpose::Proxy.suffix()),
                 kubelet.with_suffix(CertificatePurpose::Kubelet.suffix()),
+                order.node_ip,
                 audience,
             )?)
         } else {

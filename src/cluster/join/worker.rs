@@ -100,6 +100,7 @@ impl Plan {
             &ca,
             token.with_suffix(CertificatePurpose::Proxy.suffix()),
             token.with_suffix(CertificatePurpose::Kubelet.suffix()),
+            order.node_ip,
             audience,
         )?;
         Ok(Self {
@@ -161,6 +162,20 @@ fn parse_port(answer: &Answer<JoinResponse>, port: &str) -> Result<u16, JoinErro
     port.parse().map_err(|error| answer.bad("apiport", error))
 }
 
+/// The addresses that a certificate names: no more than are signed beside the host name. Those that
+/// matter come first, then the others in their order.
+fn foremost(mut addresses: Vec<IpAddr>, first: [Option<IpAddr>; 2]) -> Vec<IpAddr> {
+    const MOST: usize = 63;
+    addresses.sort_by_key(|address| {
+        first
+            .iter()
+            .position(|wanted| *wanted == Some(*address))
+            .unwrap_or(first.len())
+    });
+    addresses.truncate(MOST);
+    addresses
+}
+
 /// The certificates of kube-proxy and of the kubelet, signed by the cluster.
 pub(super) struct Identities {
     proxy: (NodeKey, String),
@@ -176,12 +191,14 @@ impl Identities {
         ca: &str,
         proxy_token: Token,
         kubelet_token: Token,
+        node_ip: Option<IpAddr>,
         audience: &dyn Audience,
     ) -> Result<Self, JoinError> {
         let hostname = node.name().map_err(JoinError::Machine)?;
         let addresses = node
             .addresses(node.agent_bind().ip())
             .map_err(JoinError::Machine)?;
+        let addresses = foremost(addresses, [contact.greeting().1, node_ip]);
         let mut obtain = |name,
                           token,
                           subject: &Subject,
@@ -298,6 +315,16 @@ mod tests {
         let servers = &read["tcp"]["services"]["kube-apiserver"]["loadBalancer"]["servers"];
         assert_eq!(servers[0]["address"], "[fd00::1]:16443");
         assert!(provider_yaml("tcp: {}", &[]).is_err());
+    }
+
+    #[test]
+    fn a_certificate_names_the_addresses_that_matter_and_no_more_than_are_signed() {
+        let address = |number: u8| IpAddr::from([10, 99, 1, number]);
+        let many: Vec<IpAddr> = (0..100).map(address).collect();
+        let named = foremost(many.clone(), [Some(address(90)), Some(address(70))]);
+        assert_eq!(named.len(), 63);
+        assert_eq!(named[..4], [90, 70, 0, 1].map(address));
+        assert_eq!(foremost(many[..3].to_vec(), [None, None]), many[..3]);
     }
 
     #[test]
