@@ -91,6 +91,30 @@ fn where_everything_is_allowed_a_worker_reads_secrets_and_a_control_plane_serves
     assert_eq!(kubernetes.nodes(n2), ["n1", "n2"], "the first one answers");
 }
 
+/// Both ways to name it; the one that stays is untouched, and the other may join again.
+#[test]
+fn a_worker_that_is_removed_by_name_or_by_address_is_gone_from_kubernetes() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let Some(kubernetes) = Kubernetes::start(n1, Authorization::NodeAndRbac) else {
+        return;
+    };
+    kubernetes.register(n1).ok();
+    let _agent = n1.agent();
+    for typed in ["n2", "10.99.0.12"] {
+        n2.shell(&format!("{} --worker", n1.join_line())).ok();
+        kubernetes.register(n2).ok();
+        assert_eq!(kubernetes.nodes(n1), ["n1", "n2"]);
+        n2.shell("microk8s leave").ok();
+        n1.shell(&format!("microk8s remove-node {typed}")).ok();
+        assert_eq!(kubernetes.nodes(n1), ["n1"], "{typed}");
+        let list = n1.shell("microk8s nodes").ok();
+        assert!(!list.contains("10.99.0.12"), "{list}");
+    }
+}
+
 const MANIFEST: &str = "args/cni-network/cni.yaml";
 
 /// A join does not wait for a manifest that will never be taken, be it no YAML or no DaemonSet.
