@@ -9,7 +9,7 @@ use crate::base::secret::Secret;
 use crate::cli::join_args::Parsed;
 use crate::cli::output::{self, Printer};
 use crate::cli::{texts, token_file};
-use crate::model::join_url::{InvalidJoinUrl, JoinUrl};
+use crate::model::join_url::{InvalidJoinUrl, JoinUrl, without_wrapping};
 use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::MIN_LEN;
@@ -59,7 +59,8 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
         let text = format!("Label '{key}' is given twice, with two values.");
         return Typed::Wrong(usage_error(printer, &text));
     }
-    let typed = match &args.connection[..] {
+    let (connection, is_worker) = pasted(&args.connection);
+    let typed = match &connection[..] {
         [] if args.token_file.is_some() => None,
         [] => return Typed::Wrong(usage_error(printer, "Missing argument 'CONNECTION'.")),
         [only] => Some(only.as_str()),
@@ -88,7 +89,8 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
             typed.map_or(option.clone(), |typed| format!("{typed} {option}"))
         }
     };
-    let role = if args.worker {
+    let names_worker = args.worker || is_worker;
+    let role = if names_worker {
         Role::Worker
     } else {
         Role::ControlPlane
@@ -103,7 +105,7 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
             order: CheckOrder {
                 url: parsed.ok(),
                 role,
-                role_was_named: args.worker || args.controlplane,
+                role_was_named: names_worker || args.controlplane,
                 skip_verify: args.skip_verify,
                 disable_low_memory_guard: args.disable_low_memory_guard,
                 node_ip: args.node_ip,
@@ -113,7 +115,7 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
             order: JoinOrder {
                 url,
                 role,
-                role_was_named: args.worker || args.controlplane,
+                role_was_named: names_worker || args.controlplane,
                 skip_verify: args.skip_verify,
                 disable_low_memory_guard: args.disable_low_memory_guard,
                 timeout_seconds: args.timeout,
@@ -127,6 +129,33 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
             Typed::Wrong(output::print(printer, &text, ExitStatus::Failure))
         }
     }
+}
+
+/// The connection string out of what was typed for it: `add-node` prints a whole command, which is
+/// pasted as it stands, and with what the terminal or an editor put around it. Says besides
+/// whether the command is that for a worker.
+fn pasted(typed: &[String]) -> (Vec<String>, bool) {
+    let clean: Vec<&str> = typed.iter().map(|one| without_wrapping(one)).collect();
+    let words: Vec<&str> = clean
+        .iter()
+        .flat_map(|one| one.split_whitespace())
+        .map(without_wrapping)
+        .collect();
+    let command = match words[..] {
+        ["sudo", ref rest @ ..] => rest,
+        ref all => all,
+    };
+    let rest = match command {
+        [program, "join", rest @ ..] if program.rsplit('/').next() == Some("microk8s") => rest,
+        [program, rest @ ..] if program.rsplit('/').next() == Some("microk8s.join") => rest,
+        _ => return (clean.into_iter().map(str::to_owned).collect(), false),
+    };
+    let (flags, connection): (Vec<&str>, Vec<&str>) =
+        rest.iter().partition(|word| **word == "--worker");
+    (
+        connection.into_iter().map(str::to_owned).collect(),
+        !flags.is_empty(),
+    )
 }
 
 /// The key of a label that is to have two values.
@@ -233,6 +262,26 @@ mod tests {
             role(&["--controlplane", CONNECTION, "--worker"]),
             Role::Worker
         );
+    }
+
+    #[test]
+    fn a_command_is_understood_as_it_was_pasted() {
+        for arguments in [
+            &["microk8s", "join", CONNECTION][..],
+            &["sudo", "microk8s", "join", CONNECTION],
+            &["/snap/bin/microk8s", "join", CONNECTION],
+            &[&format!("microk8s join {CONNECTION}\r\n")],
+            &[&format!("sudo microk8s.join '{CONNECTION}'")[..]],
+            &[&format!("\u{feff}{CONNECTION}\r")],
+        ] {
+            let (typed, printer) = typed(arguments);
+            match typed {
+                Typed::Join { order, .. } => assert_eq!(order.role, Role::ControlPlane),
+                other => panic!("{arguments:?}: {other:?} {}", printer.err),
+            }
+        }
+        let worker = format!("microk8s join {CONNECTION} --worker");
+        assert_eq!(role(&[&worker]), Role::Worker);
     }
 
     #[test]

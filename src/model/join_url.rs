@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::secret::Secret;
 use crate::model::endpoint;
 use crate::model::fingerprint::FingerprintPrefix;
-use crate::model::token::{MIN_LEN, Token};
+use crate::model::token::{MIN_LEN, Token, is_token_text};
 
 /// A connection string that was understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,11 @@ pub enum InvalidJoinUrl {
     /// The token has fewer than 32 characters.
     #[error("Cluster token size should be at least {MIN_LEN} bytes")]
     ShortToken,
+    /// The token holds what no token holds.
+    #[error(
+        "The token holds a character that no token has. Only visible ASCII characters can stand in it"
+    )]
+    TokenCharacter,
     /// A token where none may stand.
     #[error("The token is given twice")]
     SecondToken,
@@ -107,6 +112,9 @@ impl JoinUrl {
         if token.chars().count() < MIN_LEN {
             return Err(InvalidJoinUrl::ShortToken);
         }
+        if !is_token_text(token) {
+            return Err(InvalidJoinUrl::TokenCharacter);
+        }
         let fingerprint = fingerprint
             .map(FingerprintPrefix::parse)
             .transpose()
@@ -122,6 +130,20 @@ impl JoinUrl {
     /// Where to connect to.
     pub fn endpoint(&self) -> std::net::SocketAddr {
         (self.address, self.port).into()
+    }
+}
+
+/// A text without what copying it may have put around it: blanks, line ends, quotes, a byte order
+/// mark. One that is nothing else stays.
+pub fn without_wrapping(text: &str) -> &str {
+    let is_wrapping = |c: char| {
+        c.is_whitespace()
+            || c.is_control()
+            || "\u{feff}\u{200b}\"'`\u{201c}\u{201d}\u{2018}\u{2019}".contains(c)
+    };
+    match text.trim_matches(is_wrapping) {
+        "" => text,
+        inner => inner,
     }
 }
 
@@ -300,6 +322,23 @@ mod tests {
                 25000
             );
         }
+    }
+
+    #[test]
+    fn a_token_of_anything_but_visible_ascii_is_refused() {
+        for token in [
+            "\u{c}".repeat(32),
+            format!("{TOKEN}\u{e9}"),
+            format!("{TOKEN} x"),
+        ] {
+            let read = JoinUrl::parse(&format!("[::1]:05/{token}"));
+            assert_eq!(read, Err(InvalidJoinUrl::TokenCharacter), "{token:?}");
+        }
+        for around in ["\r", "\u{feff}", " ", "'", "\"", "\u{201c}", "\n"] {
+            let text = format!("{around}10.99.0.11:25000/{TOKEN}{around}");
+            assert_eq!(without_wrapping(&text), format!("10.99.0.11:25000/{TOKEN}"));
+        }
+        assert_eq!(without_wrapping(" "), " ");
     }
 
     proptest::proptest! {

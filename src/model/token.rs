@@ -78,6 +78,12 @@ impl Token {
         Self(Secret::new(format!("{}{suffix}", self.expose())))
     }
 
+    /// Whether it is made of what tokens are made of: visible ASCII, without a `/`. Any other is no
+    /// token anywhere.
+    pub fn is_well_formed(&self) -> bool {
+        is_token_text(self.expose())
+    }
+
     /// The token itself.
     pub fn expose(&self) -> &str {
         self.0.expose()
@@ -172,6 +178,11 @@ impl fmt::Debug for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Whether a text is visible ASCII, without a `/`, and not empty.
+pub fn is_token_text(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
 }
 
 fn hex(bytes: &[u8]) -> String {

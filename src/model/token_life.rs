@@ -566,6 +566,7 @@ impl Life {
         window: i64,
         is_member: impl Fn(&JoiningNode) -> Option<bool>,
     ) -> Vec<Happening> {
+        self.put_clock_right(now);
         let mut happenings = Vec::new();
         let mut spent = 0;
         self.tries.retain_mut(|other| {
@@ -635,6 +636,34 @@ impl Life {
             });
         }
         could_admit
+    }
+
+    /// What came about while the clock was ahead came about now at the latest: nothing may last until
+    /// the clock is there again.
+    fn put_clock_right(&mut self, now: i64) {
+        let ahead = self.issued_at.saturating_sub(now);
+        if ahead > 0 {
+            self.issued_at = now;
+            let ends = [
+                self.open_until.as_mut(),
+                self.counted
+                    .as_mut()
+                    .and_then(|counted| counted.until.as_mut()),
+            ];
+            for end in ends.into_iter().flatten() {
+                *end = end.saturating_sub(ahead);
+            }
+        }
+        let times = self
+            .tries
+            .iter_mut()
+            .map(|other| &mut other.at)
+            .chain(self.last.as_mut().map(|last| &mut last.at))
+            .chain(self.revoked.as_mut().map(|revoked| &mut revoked.at))
+            .chain(self.void.as_mut().map(|void| &mut void.at));
+        for time in times {
+            *time = (*time).min(now);
+        }
     }
 
     /// Where the token is in its life.

@@ -13,6 +13,7 @@ use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
+use crate::model::token_life::LEASE;
 use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
 use crate::store::token_store::there;
 use crate::store::tokens::AskCluster;
@@ -260,7 +261,7 @@ impl Admissions {
                 return Ok(false);
             };
             for entry in table.iter()? {
-                if from_row::<Right>(entry?.1.value())?.until <= now {
+                if !lasts(&from_row::<Right>(entry?.1.value())?, now) {
                     return Ok(true);
                 }
             }
@@ -271,7 +272,7 @@ impl Admissions {
         }
         self.database.write(move |transaction| {
             let mut table = transaction.open_table(RIGHTS)?;
-            table.retain(|_, row| from_row::<Right>(row).is_ok_and(|right| now < right.until))?;
+            table.retain(|_, row| from_row::<Right>(row).is_ok_and(|right| lasts(&right, now)))?;
             Ok(())
         })
     }
@@ -460,9 +461,18 @@ pub fn end_all_rights(transaction: &WriteTransaction) -> Result<(), Fault> {
     Ok(())
 }
 
+/// How far, in seconds, the clock may be put back while a node joins.
+const CLOCK_STEP: i64 = 60;
+
+/// Whether a right has not ended. One that ends later than any that is given now was given while
+/// the clock was ahead.
+fn lasts(right: &Right, now: i64) -> bool {
+    now < right.until && right.until <= now.saturating_add(LEASE + CLOCK_STEP)
+}
+
 /// Whether a right counts: it has not ended, and was given in the cluster that the node is in.
 fn is_good(right: &Right, now: i64, current: &CurrentCluster) -> bool {
-    now < right.until && !current.is_other_than(right.cluster.as_ref())
+    lasts(right, now) && !current.is_other_than(right.cluster.as_ref())
 }
 
 /// Whether a node was admitted to the cluster that this one is in.

@@ -50,7 +50,7 @@ pub struct Tokens {
     /// For how many seconds a node may use again what it used.
     window: i64,
     /// What the whole store was last brought up to.
-    settled_for: Mutex<Option<CurrentCluster>>,
+    settled_for: Mutex<Option<(CurrentCluster, i64)>>,
     /// Who holds which token while it is being admitted, and in how many requests.
     held: Mutex<HashMap<TokenDigest, Vec<(JoiningNode, usize)>>>,
     /// Tokens with which control plane nodes join that the datastore does not list yet.
@@ -304,7 +304,7 @@ impl Tokens {
         holders: &[JoiningNode],
         is_member: &dyn Fn(&JoiningNode) -> bool,
     ) -> Result<Result<Found, Refusal>, StoreError> {
-        if token.expose().is_empty() {
+        if !token.is_well_formed() {
             return Ok(Err(Reason::Unknown.into()));
         }
         let moment = self.moment();

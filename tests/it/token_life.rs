@@ -903,3 +903,22 @@ fn on_a_terminal_the_help_has_our_options_below_microk8s_own() {
         );
     }
 }
+
+#[test]
+fn a_connection_string_is_understood_with_what_pasting_puts_around_it() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    let line = n1.join_line();
+    let url = line.strip_prefix("microk8s join ").unwrap();
+    n2.run(&["microk8s", "join", &format!("{url}\r"), "--worker"])
+        .ok();
+    let whole = format!("sudo {line} --worker\r\n");
+    n2.run(&["microk8s", "join", &whole]).ok();
+    let junk = url.replace(token_of(&line), &"\u{c}".repeat(32));
+    let refused = n2.run(&["microk8s", "join", &junk]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stdout.contains("visible ASCII"), "{refused:?}");
+}

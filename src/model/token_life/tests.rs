@@ -357,6 +357,22 @@ fn uses_are_counted_within_their_time() {
     );
 }
 
+#[test]
+fn nothing_lasts_until_a_clock_that_was_ahead_is_there_again() {
+    let years = 50 * 365 * 86_400;
+    let mut life = one_use();
+    admit(&mut life, &worker(2), NOW + years);
+    settle(&mut life, NOW);
+    let released = settle(&mut life, NOW + LEASE);
+    assert_eq!(released, [Happening::LeaseRanOut(worker(2).node)]);
+    assert_eq!(judge(&life, &worker(3), NOW + LEASE), Ok(Way::Counted));
+
+    let mut life = Life::issue(&seconds(60), NOW + years, Issuer::Uid(0));
+    settle(&mut life, NOW);
+    assert_eq!(judge(&life, &worker(2), NOW + 59), Ok(Way::Open));
+    assert_eq!(judge(&life, &worker(2), NOW + 60), Err(Reason::Expired));
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Join(u8, Role),

@@ -174,12 +174,20 @@ impl Tokens {
         Ok(())
     }
 
-    /// Brings all that is stored up to the cluster that the node is in, once after each start and
-    /// after each change of the cluster.
+    /// Brings all that is stored up to the cluster that the node is in and to its clock: once after
+    /// each start, after each change of the cluster, and when the clock was put back.
     fn settle_all(&self, is_member: &dyn Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
         let current = (self.cluster)();
         // What a join or leave has begun may be taken back.
-        if current.is_changing || lock(&self.settled_for).as_ref() == Some(&current) {
+        if current.is_changing {
+            return Ok(());
+        }
+        let now = self.now();
+        if let Some((cluster, last)) = &mut *lock(&self.settled_for)
+            && *cluster == current
+            && *last <= now
+        {
+            *last = now;
             return Ok(());
         }
         let all: Vec<TokenDigest> = self
@@ -192,7 +200,7 @@ impl Tokens {
             self.settle(batch, is_member)?;
         }
         self.admissions.keep_to(&current)?;
-        *lock(&self.settled_for) = Some(current);
+        *lock(&self.settled_for) = Some((current, now));
         Ok(())
     }
 

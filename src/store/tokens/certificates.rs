@@ -75,6 +75,9 @@ impl Tokens {
 
     /// The right that a line of Canonical's agent gives.
     fn right_in_file(&self, token: &Token) -> Result<Option<CertificateRequest>, StoreError> {
+        if !token.is_well_formed() {
+            return Ok(None);
+        }
         let listed = look_up(&self.certificate_file, token, self.now())?;
         let purpose = CertificatePurpose::ALL
             .into_iter()
@@ -164,7 +167,10 @@ impl Tokens {
 /// The join tokens to which this may be the token for a certificate.
 fn join_tokens(token: &Token) -> impl Iterator<Item = (CertificatePurpose, Token)> {
     CertificatePurpose::ALL.into_iter().filter_map(|purpose| {
-        let join = token.expose().strip_suffix(purpose.suffix())?;
+        let join = token
+            .is_well_formed()
+            .then(|| token.expose())?
+            .strip_suffix(purpose.suffix())?;
         Some((purpose, Token::presented(join)))
     })
 }

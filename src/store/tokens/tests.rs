@@ -874,3 +874,28 @@ fn a_node_that_cannot_tell_its_cluster_voids_no_token() {
     f.tokens.sweep(|_| false).unwrap();
     assert_eq!(f.join(&node(2)), Ok(()));
 }
+
+#[test]
+fn a_clock_that_was_far_ahead_and_is_put_right_keeps_no_use_and_no_right_until_then() {
+    let f = fixture();
+    f.add(&one_use());
+    let years = 50 * 365 * 86_400;
+    f.clock.advance(years);
+    assert_eq!(f.join(&node(2)), Ok(()));
+    f.tokens.sweep(|_| false).unwrap();
+    f.clock.advance(-years);
+    f.tokens.sweep(|_| false).unwrap();
+    assert!(!f.sign("-kubelet", &node(2)));
+    f.clock.advance(LEASE);
+    f.tokens.sweep(|_| false).unwrap();
+    assert_eq!(f.join(&node(3)), Ok(()));
+}
+
+#[test]
+fn a_certificate_token_with_a_blank_in_it_is_none() {
+    let f = fixture();
+    f.add(&one_use());
+    assert_eq!(f.join(&node(2)), Ok(()));
+    assert!(!f.sign(" -kubelet", &node(2)));
+    assert!(f.sign("-kubelet", &node(2)));
+}

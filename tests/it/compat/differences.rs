@@ -943,6 +943,13 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        microk8s: "a connection string with a carriage return, quotes or a byte order mark around it is refused, or sent with these in the token; so is a pasted `microk8s join` in front of it",
+        here: "what stands around it does not count, and the whole command is understood; a token of anything but visible ASCII is refused",
+        why: "it is pasted from a terminal or a mail as `add-node` printed it",
+        cases: &[],
+        tests: &["token_life::a_connection_string_is_understood_with_what_pasting_puts_around_it"],
+    },
+    Difference {
         microk8s: "`add-node` ends with a traceback and exit code 1 when nobody reads its output to the end",
         here: "exit code 0",
         why: "`add-node | head -n1` has got what it asked for",
