@@ -128,7 +128,8 @@ pub fn not_configured(error: &ConfigureError) -> Response {
         | ConfigureError::Restart { .. }
         | ConfigureError::Switch { .. }
         | ConfigureError::Turn(_)
-        | ConfigureError::Journal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        | ConfigureError::Journal(_)
+        | ConfigureError::NotTakenBack { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };
     json(status, &ErrorBody::new(error.to_string()))
 }

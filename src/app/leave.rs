@@ -11,6 +11,7 @@ use crate::cli::output::{self, Printer};
 use crate::cli::texts;
 use crate::cluster::join::{self, JoinError};
 use crate::cluster::leave::{self, Audience};
+use crate::model::join_stage::JoinStage;
 use crate::store::layout::Lock;
 use crate::wire::departure_v1::LeaveEvent;
 
@@ -32,9 +33,9 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
     let recovered =
         join::recover(&node).and_then(|_| join::settle_when_free(&node).map_err(JoinError::from));
     if let Err(error) = recovered {
-        let hint = "run the command as root; what was interrupted earlier has to be seen to first";
-        output::error(printer, &error.to_string(), Some(hint));
-        return Err(ExitStatus::Failure);
+        let mut failure = error.failure(JoinStage::Preflight);
+        failure.retry = None;
+        return Err(output::failure(printer, &failure));
     }
     if !node.layout.is_in_cluster() {
         return Ok(output::print(

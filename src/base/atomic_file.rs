@@ -63,6 +63,14 @@ pub fn write(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// Writes over what a file holds, for where its folder takes no other file. It may end up with half of
+/// the content, unlike with [`write()`].
+pub fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).truncate(true).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
 /// Removes what a [`write()`] to `path` left behind when its process was killed.
 pub fn remove_unfinished(path: &Path) -> io::Result<()> {
     let (folder, prefix) = (folder_of(path), prefix_of(path));

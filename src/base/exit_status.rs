@@ -38,7 +38,7 @@ pub enum ExitStatus {
     ServiceFailed = 14,
     /// The API server does not answer through the worker's proxy.
     NoApiServer = 15,
-    /// The join failed, and not everything that it changed could be taken back.
+    /// A join, leave or removal failed, and not everything that it changed could be taken back.
     NotTakenBack = 16,
     /// The join was interrupted while there was something to take back. Shells show the same code
     /// for a program that Ctrl-C ended.

@@ -86,9 +86,17 @@ pub enum ConfigureError {
     /// Something else changes the node.
     #[error("The node cannot be configured now: {0}")]
     Turn(#[from] TurnError),
-    /// What was changed, or an earlier change, cannot be taken back or made final.
+    /// The change cannot be made final, or an earlier one cannot be taken back.
     #[error("The node cannot be configured: {0}")]
     Journal(#[from] JournalError),
+    /// A change failed, and not all of it could be taken back.
+    #[error("{error}; not everything could be taken back: {undo}")]
+    NotTakenBack {
+        /// What failed first.
+        error: Box<ConfigureError>,
+        /// What is left.
+        undo: JournalError,
+    },
 }
 
 impl Switch {
@@ -245,7 +253,10 @@ fn change_services(
             tracing::error!("{again}");
             Err(error)
         }
-        Err(undo) => Err(undo.into()),
+        Err(undo) => Err(ConfigureError::NotTakenBack {
+            error: Box::new(error),
+            undo,
+        }),
     }
 }
 
@@ -257,11 +268,7 @@ fn apply(
 ) -> Result<(), ConfigureError> {
     for file in files {
         journal
-            .write(
-                &file.path,
-                file.text.as_bytes(),
-                Access::Keep { or: NEW_FILE },
-            )
+            .write(&file.path, &file.content, Access::Keep { or: NEW_FILE })
             .map_err(|source| ConfigureError::Update {
                 service: file.service.clone(),
                 source,
@@ -275,15 +282,17 @@ fn apply(
                 other => other.into(),
             })?;
     }
-    Ok(journal.commit()?)
+    // What the disk says of it is in the log.
+    let _ = journal.commit()?;
+    Ok(())
 }
 
 /// A file of arguments that reads otherwise from now on.
 struct NewFile {
     path: PathBuf,
     service: String,
-    before: Option<String>,
-    text: String,
+    before: Option<Vec<u8>>,
+    content: Vec<u8>,
 }
 
 /// The files that change; several changes may concern the same one.
@@ -297,25 +306,25 @@ fn new_files(node: &Node, services: &[Wanted<'_>]) -> Result<Vec<NewFile>, Confi
             Some(place) => place,
             None => {
                 let service = configured.change.name.clone();
-                let before = match node.layout.read(path) {
-                    Ok(text) => Some(text),
+                let before = match node.layout.read_bytes(path) {
+                    Ok(content) => Some(content),
                     Err(error) if error.is_missing() => None,
                     Err(source) => return Err(ConfigureError::Read { service, source }),
                 };
                 files.push(NewFile {
                     path: path.clone(),
                     service,
-                    text: before.clone().unwrap_or_default(),
+                    content: before.clone().unwrap_or_default(),
                     before,
                 });
                 files.len() - 1
             }
         };
-        let mut arguments = ArgsFile::parse(&files[place].text);
+        let mut arguments = ArgsFile::parse(&files[place].content);
         arguments.reconfigure(&configured.change.update, &configured.change.remove);
-        files[place].text = arguments.text();
+        files[place].content = arguments.bytes();
     }
-    files.retain(|file| file.before.as_ref() != Some(&file.text));
+    files.retain(|file| file.before.as_ref() != Some(&file.content));
     Ok(files)
 }
 

@@ -43,13 +43,7 @@ impl NodeKey {
         if let Some(found) = Self::read(node, name)? {
             return Ok(found);
         }
-        let key = PrivateKey::generate(Bits::Rsa2048)?;
-        let pem = key.to_pem()?;
-        Ok(Self {
-            key,
-            pem,
-            is_new: true,
-        })
+        Self::new(PrivateKey::generate(Bits::Rsa2048)?)
     }
 
     /// The node's key of this name, where it has one.
@@ -69,6 +63,16 @@ impl NodeKey {
             pem,
             is_new: false,
         }))
+    }
+
+    /// A key that was made just now.
+    pub fn new(key: PrivateKey) -> Result<Self, IdentityError> {
+        let pem = key.to_pem()?;
+        Ok(Self {
+            key,
+            pem,
+            is_new: true,
+        })
     }
 
     /// A kubeconfig for the user of a certificate of this key.
@@ -101,13 +105,14 @@ pub struct Renewed {
     pub kubeconfig: Option<(&'static str, Secret)>,
 }
 
-/// The node's client certificates under this authority. `port` is that of its API server; without
-/// one the node's own arguments say it.
+/// The node's client certificates under this authority, for the keys that `key` gives by their names.
+/// `port` is that of its API server; without one the node's own arguments say it.
 pub fn renew(
     node: &Node,
     ca: &Ca,
     ca_pem: &str,
     port: Option<&str>,
+    key: &mut dyn FnMut(&str) -> Result<NodeKey, IdentityError>,
 ) -> Result<Vec<Renewed>, IdentityError> {
     let hostname = node.name().map_err(IdentityError::Machine)?;
     let addresses = node
@@ -122,7 +127,7 @@ pub fn renew(
     client_certificates(&hostname, &addresses)
         .into_iter()
         .map(|client| {
-            let key = NodeKey::read_or_make(node, client.file)?;
+            let key = key(client.file)?;
             let certificate = ca.issue(
                 &client.subject,
                 &key.key,

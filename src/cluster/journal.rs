@@ -12,6 +12,7 @@
 mod kept;
 mod moved;
 mod onward;
+mod replay;
 mod undo;
 
 use std::fmt;
@@ -63,6 +64,9 @@ pub enum JournalError {
     /// The files are the old ones again, and a service did not come up with them.
     #[error("the files are as they were, but a service did not come up again: {0}")]
     NotRestarted(#[source] CommandError),
+    /// These changes are kept, to be taken back later; all others were taken back.
+    #[error("{}", named(.0))]
+    NotUndone(Vec<JournalError>),
     /// An entry that this version cannot read.
     #[error("the journal entry `{}` cannot be read: {why}", path.display())]
     Entry {
@@ -78,10 +82,42 @@ impl JournalError {
     pub fn hint_of_undoing(&self) -> &'static str {
         match self {
             Self::NotRestarted(_) => "look into the service's log, and start it again",
+            Self::NotUndone(_) => {
+                "cure what is named; all else is as it was, and the next command, or the start of the node's agent, takes the rest back"
+            }
             Self::File { .. } | Self::Service(_) | Self::Entry { .. } => {
                 "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"
             }
         }
+    }
+}
+
+/// How many changes that could not be taken back are named.
+const NAMED: usize = 5;
+
+fn named(left: &[JournalError]) -> String {
+    let mut texts: Vec<String> = left.iter().take(NAMED).map(ToString::to_string).collect();
+    if left.len() > NAMED {
+        texts.push(format!("and {} more", left.len() - NAMED));
+    }
+    texts.join("; ")
+}
+
+/// Changes that are final.
+#[derive(Debug)]
+#[must_use]
+pub struct Committed {
+    /// The disk did not confirm it: after a power loss they may be taken back.
+    pub unconfirmed: Option<io::Error>,
+}
+
+impl Committed {
+    /// What there is to say of it, of a node that has done this.
+    pub fn warning(&self, done: &str) -> Option<String> {
+        let error = self.unconfirmed.as_ref()?;
+        Some(format!(
+            "this node has {done}, but the disk does not confirm that this is stored ({error}); look after the disk: after a power loss the node may be as it was before"
+        ))
     }
 }
 
@@ -127,7 +163,11 @@ impl Journal {
         // From now on the node is changed for another reason, which relies on what it is.
         drop_kept(layout)?;
         let folder = folder_of(layout);
-        atomic_file::make_folder(&folder, 0o700).map_err(file_error("make", &folder))?;
+        atomic_file::make_folder(&folder, 0o700).map_err(|error| {
+            // It may be there, and unconfirmed.
+            atomic_file::remove_empty_folder(&folder);
+            file_error("make", &folder)(error)
+        })?;
         Ok(Self {
             folder,
             entries: 0,
@@ -236,7 +276,7 @@ impl Journal {
     }
 
     /// Makes the changes final. When this fails they can still be taken back.
-    pub fn commit(&mut self) -> Result<(), JournalError> {
+    pub fn commit(&mut self) -> Result<Committed, JournalError> {
         finish(&self.folder)
     }
 
@@ -325,8 +365,11 @@ pub fn is_open(layout: &Layout) -> bool {
 /// Takes back, or completes, what an interrupted change left behind; `None` when there is nothing.
 pub fn recover(layout: &Layout, host: &dyn Host) -> Result<Option<Ending>, JournalError> {
     let folder = folder_of(layout);
-    // A change that became final just before the power went needs no more than tidying up.
-    remove_done(&folder)?;
+    // A change that became final just before the power went needs no more than tidying up, and what
+    // cannot be tidied up now keeps nothing from being taken back.
+    if let Err(error) = remove_done(&folder) {
+        tracing::warn!(%error, "the journal of a change that is complete is still there");
+    }
     if !folder.exists() {
         return Ok(None);
     }
@@ -343,18 +386,32 @@ fn end(folder: &Path, host: &dyn Host) -> Result<Ending, JournalError> {
         // Which way it goes is decided once: half of it undone, there is no way on any more.
         Onward::give_up(folder)?;
     }
-    undo_all(folder, host)?;
+    replay::undo_all(folder, host)?;
     Ok(Ending::TakenBack)
 }
 
 /// The journal is moved away before it is deleted: half a journal must never be replayed.
-fn finish(folder: &Path) -> Result<(), JournalError> {
-    atomic_file::rename(folder, &done(folder)).map_err(file_error("move", folder))?;
+fn finish(folder: &Path) -> Result<Committed, JournalError> {
+    let committed = move_journal(folder, &done(folder))?;
     // From here on the changes are final, whether their traces go now or later.
     if let Err(error) = remove_done(folder) {
         tracing::warn!(%error, "the journal of a change that is complete is still there");
     }
-    Ok(())
+    Ok(committed)
+}
+
+/// Gives a journal, or a part of it, its next place. Once it has the name the move is made, whatever the disk says
+/// when it is to confirm that.
+fn move_journal(from: &Path, to: &Path) -> Result<Committed, JournalError> {
+    let unconfirmed = match atomic_file::rename(from, to) {
+        Ok(()) => None,
+        Err(error) if !from.exists() && to.exists() => Some(error),
+        Err(error) => return Err(file_error("move", from)(error)),
+    };
+    if let Some(error) = &unconfirmed {
+        tracing::warn!(%error, "the disk does not confirm that `{}` has moved", from.display());
+    }
+    Ok(Committed { unconfirmed })
 }
 
 fn done(folder: &Path) -> PathBuf {
@@ -364,31 +421,6 @@ fn done(folder: &Path) -> PathBuf {
 fn remove_done(folder: &Path) -> Result<(), JournalError> {
     let done = done(folder);
     atomic_file::remove_folder(&done).map_err(file_error("remove", &done))
-}
-
-fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
-    let reserve = folder.join(RESERVE);
-    atomic_file::remove(&reserve).map_err(file_error("remove", &reserve))?;
-    let mut restarts = Vec::new();
-    for path in entries(folder)?.into_iter().rev() {
-        undo::undo_one(&path, host, &mut restarts)?;
-    }
-    // Services come last, when the files are the old ones again; their entries stay until then.
-    // One that does not come up must not keep the others down, nor the journal for ever.
-    let mut failed = None;
-    for service in restarts {
-        if let Err(error) = host.service(Action::Restart, service) {
-            failed.get_or_insert(error);
-        }
-    }
-    // What is still to be told outlives the journal.
-    let report = folder.join(REPORT);
-    if report.exists() {
-        atomic_file::rename(&report, &unreported_in(folder))
-            .map_err(file_error("move", &report))?;
-    }
-    finish(folder)?;
-    failed.map_or(Ok(()), |error| Err(JournalError::NotRestarted(error)))
 }
 
 /// The entries, the oldest first.

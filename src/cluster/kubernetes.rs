@@ -68,21 +68,47 @@ pub fn api_servers(host: &dyn Host) -> Result<Option<BTreeSet<IpAddr>>, ListErro
         .transpose()
 }
 
-/// The name of the node with this internal address.
-pub fn name_of(host: &dyn Host, address: IpAddr) -> Option<String> {
-    let list = host.kubectl(&["get", "no", "-o", "json"]).ok()??;
-    let mut nodes = read(&list)?.into_iter();
-    let found = nodes.find(|node| node.addresses.contains(&address))?;
-    Some(found.name).filter(|name| !name.is_empty())
+/// The names of the nodes with this internal address. Each node says of itself which it has.
+pub fn names_of(host: &dyn Host, address: IpAddr) -> Vec<String> {
+    let list = host.kubectl(&["get", "no", "-o", "json"]).ok().flatten();
+    let nodes = list.and_then(|list| read(&list)).unwrap_or_default();
+    let has_it = nodes
+        .into_iter()
+        .filter(|node| node.addresses.contains(&address) && !node.name.is_empty());
+    has_it.map(|node| node.name).collect()
 }
 
-/// The internal addresses of the node of this name, or `None` where there is no Kubernetes to ask.
-pub fn addresses_of(host: &dyn Host, name: &str) -> Result<Option<Vec<IpAddr>>, CommandError> {
+/// What Kubernetes says of one node.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its internal addresses, as it says itself.
+    pub addresses: Vec<IpAddr>,
+    /// What must be done before Kubernetes lets it go.
+    pub finalizers: Vec<String>,
+    /// Whether it calls itself a control plane node.
+    pub claims_control_plane: bool,
+}
+
+/// The node of this name, or `None` where there is no Kubernetes to ask.
+pub fn find(host: &dyn Host, name: &str) -> Result<Option<Known>, CommandError> {
     let found = host.kubectl(&["get", "no", name, "-o", "json"])?;
     Ok(found.map(|found| {
         let node: Value = serde_json::from_str(&found).unwrap_or_default();
-        internal_addresses(&node)
+        let finalizers = node["metadata"]["finalizers"].as_array();
+        Known {
+            addresses: internal_addresses(&node),
+            finalizers: finalizers
+                .into_iter()
+                .flatten()
+                .filter_map(|one| one.as_str().map(str::to_owned))
+                .collect(),
+            claims_control_plane: claims_control_plane(&node),
+        }
     }))
+}
+
+fn claims_control_plane(node: &Value) -> bool {
+    node["metadata"]["labels"].get(CONTROL_PLANE).is_some()
 }
 
 fn read(list: &str) -> Option<Vec<Listed>> {
@@ -92,7 +118,7 @@ fn read(list: &str) -> Option<Vec<Listed>> {
         Listed {
             name: metadata["name"].as_str().unwrap_or_default().to_owned(),
             addresses: internal_addresses(node),
-            claims_control_plane: metadata["labels"].get(CONTROL_PLANE).is_some(),
+            claims_control_plane: claims_control_plane(node),
         }
     };
     let items = list["items"].as_array()?;

@@ -73,7 +73,7 @@ impl Node {
     /// The arguments of a service.
     pub fn arguments(&self, service: &str) -> Result<ArgsFile, ReadError> {
         Ok(ArgsFile::parse(
-            &self.layout.read(&self.layout.args(service))?,
+            self.layout.read_bytes(&self.layout.args(service))?,
         ))
     }
 

@@ -57,7 +57,11 @@ impl TurnError {
                 Some("run the command again when `snap changes` shows that it is done")
             }
             Self::NoNode { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run the command as root, or start the node's agent")
+                Some(if nix::unistd::geteuid().is_root() {
+                    "even root cannot write there: `lsattr -d` and `findmnt -T` show whether it is immutable or read-only"
+                } else {
+                    "run the command as root, or start the node's agent"
+                })
             }
             Self::NoNode { .. } => None,
         }

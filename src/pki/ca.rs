@@ -81,6 +81,25 @@ impl Ca {
     /// Signs anew what another authority signed: same subject, key and names; PEM.
     pub fn reissue_server(&self, certificate: &str) -> Result<String, PkiError> {
         let old = parse(certificate)?;
+        let key = old.tbs_certificate().subject_public_key_info().clone();
+        self.reissue(&old, key)
+    }
+
+    /// Signs anew what another authority signed, for another key: same subject and names; PEM.
+    pub fn reissue_server_for(
+        &self,
+        key: &PrivateKey,
+        certificate: &str,
+    ) -> Result<String, PkiError> {
+        let key = SubjectPublicKeyInfoOwned::from_der(&key.public_key()?)?;
+        self.reissue(&parse(certificate)?, key)
+    }
+
+    fn reissue(
+        &self,
+        old: &Certificate,
+        key: SubjectPublicKeyInfoOwned,
+    ) -> Result<String, PkiError> {
         let old = old.tbs_certificate();
         let subject = Subject::from_name(old.subject()).ok_or_else(|| {
             PkiError::malformed(
@@ -88,12 +107,7 @@ impl Ca {
                 "its subject has attributes of an unknown kind",
             )
         })?;
-        self.sign(
-            &subject,
-            old.subject_public_key_info().clone(),
-            Profile::Server(names_of(old)?),
-            YEAR,
-        )
+        self.sign(&subject, key, Profile::Server(names_of(old)?), YEAR)
     }
 
     fn sign(

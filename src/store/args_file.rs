@@ -1,6 +1,8 @@
 //! MicroK8s's files of service arguments: one `--key=value` or `--key value` a line.
 //!
-//! Lines that are not touched stay as they are, comments and empty lines included.
+//! A value in quotes may go on over several lines, as it may for the shell that starts MicroK8s's services. What
+//! is not touched stays as it is, to the byte: comments, empty lines, line ends of either kind, and
+//! what is no text at all.
 
 use std::collections::HashMap;
 
@@ -9,55 +11,61 @@ use crate::store::shell_words;
 /// The content of an arguments file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArgsFile {
-    lines: Vec<String>,
-    ends_in_newline: bool,
+    /// With their line ends; together they are the file.
+    lines: Vec<Vec<u8>>,
 }
 
 impl ArgsFile {
-    /// Takes the file's text; there is no text that it refuses.
-    pub fn parse(text: &str) -> Self {
-        Self {
-            lines: text.lines().map(str::to_owned).collect(),
-            ends_in_newline: text.is_empty() || text.ends_with('\n'),
+    /// Takes the file's content; there is none that it refuses.
+    pub fn parse(content: impl AsRef<[u8]>) -> Self {
+        let mut rest = content.as_ref();
+        let mut lines = Vec::new();
+        while !rest.is_empty() {
+            let (line, others) = rest.split_at(length_of_line(rest));
+            lines.push(line.to_vec());
+            rest = others;
         }
+        Self { lines }
     }
 
-    /// The value of an argument, without quotes around it; the last one counts.
+    /// The value of an argument, without quotes around it; the last one counts. A value that is no
+    /// text is none.
     ///
     /// An argument without a value has the empty one.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.lines
-            .iter()
-            .rev()
-            .filter_map(|line| split(line))
-            .find(|(found, _)| *found == key)
-            .map(|(_, value)| unquote(value))
+        self.values(key).next_back()
     }
 
     /// All values of an argument that may stand several times, without quotes around them.
     pub fn get_all(&self, key: &str) -> Vec<&str> {
+        self.values(key).collect()
+    }
+
+    fn values(&self, key: &str) -> impl DoubleEndedIterator<Item = &str> {
         self.lines
             .iter()
             .filter_map(|line| split(line))
-            .filter(|(found, _)| *found == key)
-            .map(|(_, value)| unquote(value))
-            .collect()
+            .filter(move |(found, _)| *found == key.as_bytes())
+            .filter_map(|(_, value)| std::str::from_utf8(unquote(value)).ok())
     }
 
     /// Sets an argument where it stands, or at the end.
     pub fn set(&mut self, key: &str, value: &str) {
-        let line = format!("{key}={value}");
+        let mut line = format!("{key}={value}").into_bytes();
         let mut places = self.places(key).into_iter();
         match places.next() {
             Some(first) => {
+                line.extend_from_slice(line_end(&self.lines[first]));
                 self.lines[first] = line;
                 for later in places.rev() {
                     self.lines.remove(later);
                 }
             }
             None => {
+                let end = self.usual_line_end();
+                self.end_last_line();
+                line.extend_from_slice(end);
                 self.lines.push(line);
-                self.ends_in_newline = true;
             }
         }
     }
@@ -73,7 +81,7 @@ impl ArgsFile {
     /// updated and to go is updated, and empty lines are dropped (recordings
     /// `http-configure-update`, `http-configure-remove`).
     pub fn reconfigure(&mut self, update: &[(String, String)], remove: &[String]) {
-        self.lines.retain(|line| !line.trim().is_empty());
+        self.lines.retain(|line| !line.trim_ascii().is_empty());
         for key in remove {
             if !update.iter().any(|(updated, _)| updated == key) {
                 self.remove(key);
@@ -82,58 +90,130 @@ impl ArgsFile {
         for (key, value) in update {
             self.set(key, value);
         }
-        self.ends_in_newline = true;
+        self.end_last_line();
     }
 
     fn places(&self, key: &str) -> Vec<usize> {
+        let is_key = |line: &Vec<u8>| split(line).is_some_and(|(found, _)| found == key.as_bytes());
         (0..self.lines.len())
-            .filter(|&place| split(&self.lines[place]).is_some_and(|(found, _)| found == key))
+            .filter(|&place| is_key(&self.lines[place]))
             .collect()
     }
 
-    /// The file's text.
-    pub fn text(&self) -> String {
-        let mut text = self.lines.join("\n");
-        if self.ends_in_newline && !self.lines.is_empty() {
-            text.push('\n');
+    /// How the lines of this file end.
+    fn usual_line_end(&self) -> &'static [u8] {
+        match self.lines.first() {
+            Some(first) if line_end(first) == b"\r\n" => b"\r\n",
+            _ => b"\n",
         }
-        text
     }
 
-    /// The arguments as a program gets them from the shell that starts MicroK8s's services.
-    pub fn to_command_line(&self, variables: &HashMap<&str, String>) -> Vec<String> {
-        shell_words::split(&self.text(), variables)
+    fn end_last_line(&mut self) {
+        let end = self.usual_line_end();
+        if let Some(last) = self
+            .lines
+            .last_mut()
+            .filter(|last| line_end(last).is_empty())
+        {
+            last.extend_from_slice(end);
+        }
     }
+
+    /// The file's content.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.lines.concat()
+    }
+
+    /// The arguments as a program gets them from the shell that starts MicroK8s's services, with these
+    /// variables.
+    pub fn to_command_line(&self, variables: &HashMap<&str, String>) -> Vec<String> {
+        shell_words::split(&String::from_utf8_lossy(&self.bytes()), variables)
+    }
+}
+
+/// How long the first line is: up to the end of a line at which no quote is open. A quote that is never
+/// closed opens nothing.
+fn length_of_line(content: &[u8]) -> usize {
+    let first = content.iter().position(|byte| *byte == b'\n');
+    let first = first.map_or(content.len(), |end| end + 1);
+    if !content[..first].trim_ascii_start().starts_with(b"--") {
+        return first;
+    }
+    let mut quote = None;
+    let mut in_comment = false;
+    let mut before = b' ';
+    let mut bytes = content.iter().copied().enumerate();
+    while let Some((place, byte)) = bytes.next() {
+        match (byte, quote) {
+            (b'\n', None) => return place + 1,
+            _ if in_comment => {}
+            (b'\\', None | Some(b'"')) => drop(bytes.next()),
+            (b'"' | b'\'', None) => quote = Some(byte),
+            (byte, Some(open)) if byte == open => quote = None,
+            (b'#', None) if before.is_ascii_whitespace() => in_comment = true,
+            _ => {}
+        }
+        before = byte;
+    }
+    if quote.is_none() {
+        content.len()
+    } else {
+        first
+    }
+}
+
+fn line_end(line: &[u8]) -> &[u8] {
+    let length = match line {
+        [.., b'\r', b'\n'] => 2,
+        [.., b'\n'] => 1,
+        _ => 0,
+    };
+    &line[line.len() - length..]
 }
 
 /// Key and value of a line that is an argument.
-fn split(line: &str) -> Option<(&str, &str)> {
-    let line = line.trim();
-    if !line.starts_with("--") {
+fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.trim_ascii();
+    if !line.starts_with(b"--") {
         return None;
     }
     let end = line
-        .find(|c: char| c == '=' || c.is_whitespace())
+        .iter()
+        .position(|byte| *byte == b'=' || byte.is_ascii_whitespace())
         .unwrap_or(line.len());
-    let value = line.get(end + 1..).unwrap_or("");
-    Some((&line[..end], value.trim()))
+    let value = line.get(end + 1..).unwrap_or_default().trim_ascii();
+    Some((&line[..end], without_comment(value)))
 }
 
-fn unquote(value: &str) -> &str {
-    for quote in ['"', '\''] {
-        if value.len() >= 2
-            && let Some(inner) = value
-                .strip_prefix(quote)
-                .and_then(|rest| rest.strip_suffix(quote))
-        {
-            return inner;
+/// A value without the comment behind it.
+fn without_comment(value: &[u8]) -> &[u8] {
+    let mut quote = None;
+    let mut before = b' ';
+    for (place, byte) in value.iter().copied().enumerate() {
+        match (byte, quote) {
+            (b'"' | b'\'', None) => quote = Some(byte),
+            (byte, Some(open)) if byte == open => quote = None,
+            (b'#', None) if before.is_ascii_whitespace() => {
+                return value[..place].trim_ascii_end();
+            }
+            _ => {}
         }
+        before = byte;
     }
     value
 }
 
+fn unquote(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
+        _ => value,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const FILE: &str = "--bind 0.0.0.0:25000\n--keyfile \"${SNAP_DATA}/certs/server.key\"\n\n# --node-ip=1.2.3.4\n--flag\n--node-labels=\"a=b,c=d\"\n";
@@ -157,7 +237,7 @@ mod tests {
         let mut args = ArgsFile::parse("--node-ip-x=1\n");
         assert_eq!(args.get("--node-ip"), None);
         args.set("--node-ip", "2");
-        assert_eq!(args.text(), "--node-ip-x=1\n--node-ip=2\n");
+        assert_eq!(args.bytes(), b"--node-ip-x=1\n--node-ip=2\n");
     }
 
     #[test]
@@ -167,7 +247,7 @@ mod tests {
         args.remove("--flag");
         args.remove("--nothing");
         assert_eq!(
-            args.text(),
+            String::from_utf8(args.bytes()).unwrap(),
             FILE.replace("--bind 0.0.0.0:25000", "--bind=[::]:25000")
                 .replace("--flag\n", "")
         );
@@ -187,17 +267,112 @@ mod tests {
         );
     }
 
-    proptest::proptest! {
+    #[test]
+    fn a_comment_behind_a_value_is_none_of_it_and_a_hash_in_a_word_is() {
+        let args = ArgsFile::parse("--a=1 # it's one\n--b=x#y\n--c=\"1 # 2\"\n");
+        assert_eq!(args.get("--a"), Some("1"));
+        assert_eq!(args.get("--b"), Some("x#y"));
+        assert_eq!(args.get("--c"), Some("1 # 2"));
+    }
+
+    #[test]
+    fn a_value_in_quotes_over_several_lines_is_one_and_a_quote_that_is_never_closed_opens_none() {
+        let mut args = ArgsFile::parse("--a='1\n--b=2\n'\n--b=3\n--c=it's\n--d=4\n");
+        assert_eq!(args.get("--b"), Some("3"));
+        assert_eq!(args.get("--d"), Some("4"));
+        args.set("--b", "5");
+        args.remove("--a");
+        assert_eq!(args.bytes(), b"--b=5\n--c=it's\n--d=4\n");
+    }
+
+    #[test]
+    fn a_new_argument_is_a_line_of_its_own_that_ends_as_the_others_do() {
+        for (before, after) in [
+            ("", "--k=v\n"),
+            ("--a", "--a\n--k=v\n"),
+            ("--a\r\n--b\r\n", "--a\r\n--b\r\n--k=v\r\n"),
+            ("--a\r\n--b", "--a\r\n--b\r\n--k=v\r\n"),
+            ("--k x\r\n--b", "--k=v\r\n--b"),
+            ("--b\n  --k", "--b\n--k=v"),
+        ] {
+            let mut args = ArgsFile::parse(before);
+            args.set("--k", "v");
+            assert_eq!(
+                String::from_utf8(args.bytes()).unwrap(),
+                after,
+                "{before:?}"
+            );
+        }
+    }
+
+    /// Pieces of a file that are each for themselves, whatever stands around them.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        let line_end = prop_oneof!["\n", "\r\n"];
+        let argument = prop_oneof![
+            "--[a-y]{1,3}[= ][a-z0-9,=/-]{0,6}",
+            "--[a-y]{1,3}=\"[a-z \n#'=-]{0,9}\"",
+            "--[a-y]{1,3}='[a-z \n#\"=-]{0,9}--zz=1\n'",
+            "[ \t]{0,2}--[a-y]{1,3}",
+            "--[a-y]{1,3} --zz",
+            "--[a-y]{1,3}=1 # [a-z' -]{0,5}",
+            "[ \t]{0,2}#[ -~]{0,9}",
+            "[ \t]{0,3}",
+            "--zz-?[a-z]{1,2}=[a-z]{0,3}",
+        ];
+        let text = (argument, line_end.clone()).prop_map(|(text, end)| (text + &end).into_bytes());
+        let bytes = (
+            prop::collection::vec(prop_oneof![Just(0), 0x80_u8..], 0..6),
+            line_end,
+        )
+            .prop_map(|(bytes, end)| [b"--x=", &bytes[..], end.as_bytes()].concat());
+        prop_oneof![4 => text, 1 => bytes]
+    }
+
+    proptest! {
         #[test]
-        fn any_text_survives_reading_and_writing(text in "([ -~]{0,20}\n)*") {
-            proptest::prop_assert_eq!(ArgsFile::parse(&text).text(), text);
+        fn any_content_survives_reading_and_writing(content in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(ArgsFile::parse(&content).bytes(), content);
         }
 
         #[test]
-        fn what_is_set_is_read_back(text in "(--[a-z]{1,3}[= ][a-z\"]{0,4}\n|#.{0,5}\n){0,5}", value in "[a-z0-9.,=/-]{0,9}") {
+        fn setting_and_removing_change_the_line_of_the_argument_and_no_other_byte(
+            before in prop::collection::vec(piece(), 0..6),
+            own in prop_oneof!["--zz", "--zz=[a-z]{0,3}", "--zz [a-z]{1,3}", "--zz='[a-z\n]{0,5}'"],
+            line_end in prop_oneof!["", "\n", "\r\n"],
+            after in prop::collection::vec(piece(), 0..6),
+            value in "[a-z0-9.,=/-]{0,9}",
+        ) {
+            let (before, after) = (before.concat(), after.concat());
+            let line_end = if line_end.is_empty() && !after.is_empty() { "\n" } else { &line_end };
+            let own = format!("{own}{line_end}").into_bytes();
+            let content = [&before[..], &own[..], &after[..]].concat();
+            let mut set = ArgsFile::parse(&content);
+            set.set("--zz", &value);
+            let line = format!("--zz={value}{line_end}").into_bytes();
+            prop_assert_eq!(set.bytes(), [&before[..], &line[..], &after[..]].concat());
+            let read = ArgsFile::parse(set.bytes());
+            prop_assert_eq!(read.get("--zz"), Some(value.as_str()));
+            let mut removed = ArgsFile::parse(&content);
+            removed.remove("--zz");
+            prop_assert_eq!(removed.bytes(), [&before[..], &after[..]].concat());
+        }
+
+        #[test]
+        fn a_new_argument_leaves_whatever_is_there(content in prop::collection::vec(any::<u8>(), 0..99)) {
+            let mut args = ArgsFile::parse(&content);
+            prop_assume!(args.places("--zz").is_empty());
+            args.set("--zz", "1");
+            prop_assert!(args.bytes().starts_with(&content));
+            let mut without = args.clone();
+            without.remove("--zz");
+            prop_assert!(without.bytes().starts_with(&content));
+        }
+
+        #[test]
+        fn what_is_set_is_read_back(text in "(--[a-y]{1,3}[= ][a-z\"]{0,4}\n|#.{0,5}\n){0,5}", value in "[a-z0-9.,=/-]{0,9}") {
             let mut args = ArgsFile::parse(&text);
             args.set("--ab", &value);
-            proptest::prop_assert_eq!(args.get("--ab"), Some(value.as_str()));
+            prop_assert_eq!(args.get("--ab"), Some(value.as_str()));
         }
     }
 }

@@ -292,6 +292,14 @@ impl Layout {
             && (self.has(Lock::Clustered) || self.args("k8s-dqlite").exists())
     }
 
+    /// Reads a file, with its path in the error.
+    pub fn read_bytes(&self, path: &Path) -> Result<Vec<u8>, ReadError> {
+        std::fs::read(path).map_err(|source| ReadError {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
     /// Reads a file as text, with its path in the error.
     pub fn read(&self, path: &Path) -> Result<String, ReadError> {
         std::fs::read_to_string(path).map_err(|source| ReadError {

@@ -18,7 +18,7 @@ const UNTIL: &str = "var/cluster-agent/first-join/until";
 const KUBELITE: &str = "microk8s.daemon-kubelite";
 
 /// The node, without the file that the stand-in for the datastore keeps to be looked at.
-fn node_of(host: &Host) -> Snapshot {
+pub fn node_of(host: &Host) -> Snapshot {
     let mut snapshot = host.snapshot();
     let path = "var/kubernetes/backend/update.yaml.applied";
     snapshot.nodes.remove(path);
@@ -26,7 +26,7 @@ fn node_of(host: &Host) -> Snapshot {
 }
 
 /// The paths that differ.
-fn differing(one: &Snapshot, other: &Snapshot) -> Vec<String> {
+pub fn differing(one: &Snapshot, other: &Snapshot) -> Vec<String> {
     let paths = one.nodes.keys().chain(other.nodes.keys());
     paths
         .filter(|path| one.nodes.get(*path) != other.nodes.get(*path))
@@ -35,7 +35,7 @@ fn differing(one: &Snapshot, other: &Snapshot) -> Vec<String> {
 }
 
 #[track_caller]
-fn becomes(host: &Host, before: &Snapshot) {
+pub fn becomes(host: &Host, before: &Snapshot) {
     let same = || differing(&node_of(host), before).is_empty().then_some(());
     let found = wait::until(PATIENCE, GLANCE, same);
     assert!(found.is_some(), "{:?}", differing(&node_of(host), before));
@@ -47,7 +47,7 @@ fn is_final(host: &Host) -> bool {
 }
 
 /// Runs the stand-in once, so that the files of the datastore have the form that it gives them.
-fn settle_datastore(host: &Host) {
+pub fn settle_datastore(host: &Host) {
     host.write(
         "var/kubernetes/backend/update.yaml",
         "Address: 127.0.0.1:19001\n",

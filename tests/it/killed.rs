@@ -39,7 +39,7 @@ fn fatal(call: &str, number: usize) -> String {
 }
 
 /// Something that kills a process that runs already.
-struct Strace {
+pub struct Strace {
     child: Child,
     /// Kept open: what it says of every new process must go somewhere.
     _said: BufReader<ChildStderr>,
@@ -48,9 +48,14 @@ struct Strace {
 /// Kills a process on entering a system call for the `number`th time from now on. Each thread
 /// counts by itself.
 fn attach(process: i32, call: &str, number: usize) -> Strace {
+    disturb(process, &fatal(call, number))
+}
+
+/// Does to the system calls of a process that runs already what these options of `strace` say.
+pub fn disturb(process: i32, options: &str) -> Strace {
     let mut strace = Command::new("strace")
         .args(["-f", "-o", "/dev/null", "-p", &process.to_string()])
-        .args(fatal(call, number).split(' '))
+        .args(options.split(' '))
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -67,7 +72,7 @@ fn attach(process: i32, call: &str, number: usize) -> Strace {
 
 impl Strace {
     /// Waits for its end, which comes with that of the process.
-    fn ends(mut self) {
+    pub fn ends(mut self) {
         self.child.wait().unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! `leave`, beyond its recordings: what is left behind, and what happens when it fails, is killed
 //! or is not wanted any more.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -104,6 +105,101 @@ fn nothing_of_the_cluster_is_left_on_a_control_plane_that_left() {
         let _agent = n1.agent();
         let line = n1.join_line();
         n2.shell(&line).ok();
+    });
+}
+
+/// The private keys of a node, those in kubeconfigs included, and its tokens, each with its places.
+fn keys_and_tokens(root: &Path) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (path, node) in Snapshot::take(root, &["var/cluster-agent"]).nodes {
+        let text = String::from_utf8_lossy(node.bytes()).into_owned();
+        let mut add = |secret: &str| {
+            let places = found.entry(secret.trim().to_owned()).or_default();
+            places.push(path.clone());
+        };
+        if text.contains("PRIVATE KEY") {
+            add(&text);
+        }
+        if path.starts_with("credentials/") && path.ends_with(".config") {
+            let data = text
+                .lines()
+                .find_map(|line| line.split_once("client-key-data: "));
+            let (_, data) = data.unwrap();
+            add(&String::from_utf8(STANDARD.decode(data.trim()).unwrap()).unwrap());
+        } else if path.starts_with("credentials/") && !text.trim().is_empty() {
+            add(&text);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_node_that_left_has_no_key_or_token_that_it_had_as_a_member() {
+    for (option, own) in [
+        ("", &["var/kubernetes/backend/cluster.key"][..]),
+        ("--worker", &["certs/ca.key", "certs/serviceaccount.key"]),
+    ] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let n2 = lab.host("n2");
+        let before = keys_and_tokens(&n2.snap_data());
+        join(&lab, option);
+        let member = keys_and_tokens(&n2.snap_data());
+        let agent = n2.agent();
+        n2.shell("microk8s leave").ok();
+        let after = keys_and_tokens(&n2.snap_data());
+        let mut kept: Vec<&str> = after
+            .iter()
+            .filter(|(secret, _)| member.contains_key(*secret))
+            .map(|(_, places)| places.last().unwrap().as_str())
+            .collect();
+        kept.sort_unstable();
+        // What the node had alone, and no other node has ever seen.
+        assert_eq!(kept, own, "{option}");
+        for path in own {
+            let is_own = |places: &Vec<String>| places.iter().any(|place| place == path);
+            let (secret, _) = after.iter().find(|(_, places)| is_own(places)).unwrap();
+            assert!(before.contains_key(secret), "{option} {path}");
+        }
+        assert_of_one_authority(&n2.snap_data());
+        let read = |name: &str| n2.read(&format!("certs/{name}"));
+        let authority = read("front-proxy-ca.crt");
+        ca::check_pair(&authority, &read("front-proxy-ca.key")).unwrap();
+        let client = read("front-proxy-client.crt");
+        ca::check_pair(&client, &read("front-proxy-client.key")).unwrap();
+        assert!(ca::is_signed_by(
+            &ca::certificate_der(&client).unwrap(),
+            &authority
+        ));
+        // The agent shows its new certificate.
+        agent.signal(Signal::SIGTERM);
+        agent.ends();
+    }
+}
+
+#[test]
+fn the_last_control_plane_warns_that_its_workers_lose_their_cluster() {
+    both_ways("--worker", "n1", |lab| {
+        let n1 = lab.host("n1");
+        // A worker that another node admitted.
+        n1.stand_ins.kubernetes_knows("n1", Some("10.99.0.11"));
+        n1.stand_ins.kubernetes_knows("w7", Some("10.99.0.17"));
+        let out = n1.shell("microk8s leave --dry-run");
+        assert!(out.stderr.contains("as well: n2, w7"), "{out:?}");
+        assert!(
+            out.ok()
+                .contains("drop the cluster's data, which no other node has")
+        );
+        let out = n1.shell("microk8s leave");
+        assert!(out.stderr.contains("as well: n2, w7"), "{out:?}");
+        out.ok();
+    });
+    // Where another control plane node has the data there is nothing to warn of.
+    both_ways("", "n2", |lab| {
+        let out = lab.host("n2").shell("microk8s leave --dry-run");
+        assert!(!out.stderr.contains("without a cluster"), "{out:?}");
+        assert!(!out.ok().contains("drop the cluster's data"));
     });
 }
 

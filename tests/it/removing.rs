@@ -1,6 +1,8 @@
 //! `remove-node`, beyond its recordings: nodes that only somebody still knows, and nodes that must
 //! stay.
 
+use nix::sys::signal::Signal;
+
 use crate::lab::{Host, Lab};
 
 /// Both ways: in the process of the command, and through the agent of the node.
@@ -13,7 +15,7 @@ fn both_ways(hosts: &[&str], test: impl Fn(&Lab)) {
 }
 
 /// The members of n1's datastore.
-fn datastore(host: &Host, addresses: &[&str]) {
+pub fn datastore(host: &Host, addresses: &[&str]) {
     let entries = addresses
         .iter()
         .zip(100..)
@@ -25,7 +27,7 @@ fn datastore(host: &Host, addresses: &[&str]) {
     );
 }
 
-fn was_called(host: &Host, end: &str) -> bool {
+pub fn was_called(host: &Host, end: &str) -> bool {
     host.stand_ins
         .calls()
         .iter()
@@ -148,13 +150,47 @@ fn an_api_server_that_is_down_is_no_node_that_is_gone() {
 }
 
 #[test]
+fn the_own_node_is_never_removed_by_any_of_its_names_and_addresses() {
+    both_ways(&["n1"], |lab| {
+        let n1 = lab.host("n1");
+        n1.add_address("10.98.0.11/24");
+        let arguments = n1.read("args/kubelet") + "--hostname-override=first.example\n";
+        n1.write("args/kubelet", &arguments, 0o644);
+        n1.stand_ins.kubernetes_knows("n1", Some("10.99.0.11"));
+        let before = n1.snapshot();
+        for members in [&["10.99.0.11"][..], &["10.99.0.11", "10.99.0.12"]] {
+            datastore(n1, members);
+            for node in [
+                "n1",
+                "N1",
+                "First.example",
+                "10.99.0.11",
+                "10.98.0.11",
+                "127.0.0.1",
+            ] {
+                for option in ["", "--force"] {
+                    let output = n1.shell(&format!("microk8s remove-node {node} {option}"));
+                    assert_eq!(output.code, Some(1), "{output:?}");
+                    let text = "error: this is n1: run `microk8s leave` here";
+                    assert!(output.stderr.contains(text), "{output:?}");
+                }
+            }
+        }
+        datastore(n1, &["10.99.0.11"]);
+        drop(before);
+        assert!(n1.stand_ins.is_in_kubernetes("n1"));
+        assert_eq!(n1.stand_ins.calls(), [""; 0]);
+    });
+}
+
+#[test]
 fn the_last_member_is_never_removed() {
     both_ways(&["n1"], |lab| {
         let n1 = lab.host("n1");
-        n1.stand_ins.kubernetes_knows("n1", Some("10.99.0.11"));
-        datastore(n1, &["10.99.0.11"]);
+        n1.stand_ins.kubernetes_knows("n2", Some("10.99.0.12"));
+        datastore(n1, &["10.99.0.12"]);
         let before = n1.snapshot();
-        for node in ["n1", "10.99.0.11"] {
+        for node in ["n2", "10.99.0.12"] {
             for option in ["", "--force"] {
                 let output = n1.shell(&format!("microk8s remove-node {node} {option}"));
                 assert_eq!(output.code, Some(1), "{output:?}");
@@ -162,11 +198,186 @@ fn the_last_member_is_never_removed() {
             }
         }
         assert!(before == n1.snapshot());
-        assert!(n1.stand_ins.is_in_kubernetes("n1"));
+        assert!(n1.stand_ins.is_in_kubernetes("n2"));
+        assert!(!was_called(n1, ".remove 10.99.0.12:19001"));
+    });
+}
+
+#[test]
+fn an_address_that_a_node_claims_removes_no_member_of_the_datastore() {
+    both_ways(&["n1"], |lab| {
+        let n1 = lab.host("n1");
+        n1.stand_ins.kubernetes_knows("k2", Some("10.99.0.12"));
+        // What a worker's kubelet writes of itself.
+        n1.stand_ins.kubernetes_knows("w3", Some("10.99.0.12"));
+        n1.stand_ins.kubernetes_knows("w4", Some("10.99.0.11"));
+        datastore(n1, &["10.99.0.11", "10.99.0.12"]);
+        // Without --force a node that may be a member counts as one.
+        for node in ["w3", "w4", "k2"] {
+            let output = n1.shell(&format!("microk8s remove-node {node}"));
+            assert_eq!(output.code, Some(1), "{output:?}");
+            assert!(n1.stand_ins.is_in_kubernetes(node));
+        }
+        for (node, other) in [("w4", "n1"), ("w3", "k2")] {
+            let output = n1.shell(&format!("microk8s remove-node {node} --force"));
+            assert_eq!(output.code, Some(0), "{output:?}");
+            let named = output
+                .stderr
+                .contains(&format!("is where {other} is as well as {node}"));
+            assert!(named, "{output:?}");
+            assert!(!n1.stand_ins.is_in_kubernetes(node));
+        }
+        assert!(n1.stand_ins.is_in_kubernetes("k2"));
         let calls = n1.stand_ins.calls();
         assert!(
             !calls.iter().any(|call| call.contains(".remove")),
             "{calls:?}"
         );
+        // By the address it is certain which member is meant, and not which node of Kubernetes.
+        n1.stand_ins.kubernetes_knows("w3", Some("10.99.0.12"));
+        let output = n1.shell("microk8s remove-node 10.99.0.12");
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(
+            output.stderr.contains("claimed in Kubernetes by k2 and w3"),
+            "{output:?}"
+        );
+        n1.shell("microk8s remove-node 10.99.0.12 --force").ok();
+        assert!(was_called(n1, ".remove 10.99.0.12:19001"));
+        assert!(n1.stand_ins.is_in_kubernetes("k2") && n1.stand_ins.is_in_kubernetes("w3"));
+    });
+}
+
+#[test]
+fn a_worker_that_was_admitted_here_removes_no_member_by_an_address_that_it_claims() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+    datastore(n1, &["10.99.0.11", "10.99.0.13"]);
+    // The member at .13 is known to Kubernetes by no address, so nobody else claims it.
+    n1.stand_ins.kubernetes_knows("n2", Some("10.99.0.13"));
+    let output = n1.shell("microk8s remove-node n2 --force");
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(
+        output.stderr.contains("was admitted from 10.99.0.12"),
+        "{output:?}"
+    );
+    assert!(!was_called(n1, ".remove 10.99.0.13:19001"));
+    assert!(!n1.stand_ins.is_in_kubernetes("n2"));
+}
+
+#[test]
+fn a_control_plane_with_another_address_in_kubernetes_is_known_by_that_of_its_admission() {
+    for through_agent in [false, true] {
+        let Some(lab) = Lab::new(&["n1", "n2"]) else {
+            return;
+        };
+        let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+        let agent = n1.agent();
+        n2.shell(&n1.join_line()).ok();
+        if !through_agent {
+            agent.signal(Signal::SIGTERM);
+            agent.ends();
+        }
+        datastore(n1, &["10.99.0.11", "10.99.0.12"]);
+        // As after `join --node-ip 10.98.0.12`.
+        n1.stand_ins.kubernetes_knows("n2", Some("10.98.0.12"));
+        for node in ["n2", "N2", "10.98.0.12", "10.99.0.12"] {
+            let output = n1.shell(&format!("microk8s remove-node {node}"));
+            assert_eq!(output.code, Some(1), "{node}: {output:?}");
+            assert!(
+                output.stdout.contains("is registered with dqlite"),
+                "{output:?}"
+            );
+        }
+        assert!(n1.stand_ins.is_in_kubernetes("n2"));
+        n1.shell("microk8s remove-node N2 --force").ok();
+        assert!(was_called(n1, ".remove 10.99.0.12:19001"));
+        assert!(!n1.stand_ins.is_in_kubernetes("n2"));
+    }
+}
+
+#[test]
+fn a_control_plane_that_another_node_admitted_is_not_half_removed() {
+    both_ways(&["n1"], |lab| {
+        let n1 = lab.host("n1");
+        n1.stand_ins.control_plane_knows("k2", "10.98.0.12");
+        datastore(n1, &["10.99.0.11", "10.99.0.12"]);
+        let output = n1.shell("microk8s remove-node k2");
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(
+            output
+                .stderr
+                .contains("`microk8s remove-node 10.99.0.12 --force`"),
+            "{output:?}"
+        );
+        assert!(n1.stand_ins.is_in_kubernetes("k2"));
+        let output = n1.shell("microk8s remove-node k2 --force");
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert!(
+            output
+                .stderr
+                .contains("no member of the datastore is removed"),
+            "{output:?}"
+        );
+        n1.shell("microk8s remove-node 10.99.0.12 --force").ok();
+        assert!(was_called(n1, ".remove 10.99.0.12:19001"));
+    });
+}
+
+#[test]
+fn a_name_in_any_case_is_that_of_the_node() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    n2.shell(&format!("{} --worker", n1.join_line())).ok();
+    n1.stand_ins.kubernetes_knows("n2", Some("10.99.0.12"));
+    n1.write(
+        "credentials/callback-tokens.txt",
+        "N2:25000 a\nn22:25000 b\n",
+        0o660,
+    );
+    n1.shell("microk8s remove-node N2").ok();
+    assert!(!n1.stand_ins.is_in_kubernetes("n2"));
+    assert_eq!(n1.read("credentials/callback-tokens.txt"), "n22:25000 b\n");
+    let list = n1.shell("microk8s nodes").ok();
+    assert!(!list.contains("n2"), "{list}");
+}
+
+#[test]
+fn a_finalizer_that_keeps_a_node_is_named() {
+    both_ways(&["n1"], |lab| {
+        let n1 = lab.host("n1");
+        n1.stand_ins
+            .kubernetes_keeps("n2", "10.99.0.12", "example.com/drain");
+        let output = n1.shell("microk8s remove-node n2");
+        assert_eq!(output.code, Some(1), "{output:?}");
+        let error = "Kubernetes keeps node n2 until its finalizers are done: example.com/drain";
+        assert!(output.stderr.contains(error), "{output:?}");
+        assert!(
+            output.stderr.contains("hint: all else is removed"),
+            "{output:?}"
+        );
+    });
+}
+
+#[test]
+fn an_api_server_that_refuses_is_not_taken_for_one_that_is_down() {
+    both_ways(&["n1"], |lab| {
+        let n1 = lab.host("n1");
+        n1.stand_ins.kubernetes_knows("n2", Some("10.99.0.12"));
+        n1.stand_ins.forbid_kubectl("delete");
+        let output = n1.shell("microk8s remove-node n2");
+        assert_eq!(output.code, Some(1), "{output:?}");
+        let hint = "hint: the API server runs, and does not let this node's administrator";
+        assert!(output.stderr.contains(hint), "{output:?}");
+        n1.stand_ins.forbid_kubectl("get");
+        let output = n1.shell("microk8s remove-node n2");
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(output.stderr.contains(hint), "{output:?}");
     });
 }

@@ -200,7 +200,7 @@ impl Writer<'_> {
 
         let front_key = take("front-proxy-ca")?;
         self.key("certs/front-proxy-ca.key", &front_key)?;
-        let (front_ca, front_pem) = Ca::create(&Subject::common_name("front-proxy-ca"), front_key)?;
+        let (front_ca, front_pem) = front_proxy_authority(front_key)?;
         self.file("certs/front-proxy-ca.crt", &front_pem, 0o644)?;
         self.file("certs/front-proxy-ca.srl", &random_serial()?, 0o644)?;
         let front = take("front-proxy-client")?;
@@ -258,6 +258,11 @@ impl Writer<'_> {
 /// The authority of a node with this key, and its certificate as PEM.
 pub fn authority(key: PrivateKey) -> Result<(Ca, String), PkiError> {
     Ca::create(&Subject::common_name("10.152.183.1"), key)
+}
+
+/// The authority of a node's front proxy, and its certificate as PEM.
+pub fn front_proxy_authority(key: PrivateKey) -> Result<(Ca, String), PkiError> {
+    Ca::create(&Subject::common_name("front-proxy-ca"), key)
 }
 
 /// The certificate and key of a datastore that is new, both PEM.
@@ -386,7 +391,9 @@ fn random_serial() -> Result<String, FreshNodeError> {
 }
 
 /// New keys, made on all processors at once: they are most of the work of a fresh node.
-fn generate_keys(names: &[&'static str]) -> Result<HashMap<&'static str, PrivateKey>, PkiError> {
+pub fn generate_keys(
+    names: &[&'static str],
+) -> Result<HashMap<&'static str, PrivateKey>, PkiError> {
     let made = Mutex::new(HashMap::new());
     let wanted = Mutex::new(names.to_vec());
     let workers = thread::available_parallelism()

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::identity::NodeKey;
+use crate::cluster::join::Audience;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::Report;
 use crate::cluster::journal::{Journal, JournalError};
@@ -18,7 +19,7 @@ use crate::model::token::TokenDigest;
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
 use crate::store::token_files::{self, CALLBACK_DIGEST, CALLBACK_TOKEN};
-use crate::wire::local_v1::JoinOrder;
+use crate::wire::local_v1::{JoinEvent, JoinOrder};
 
 /// The mode of lock files that MicroK8s's client makes (recording `join-worker-ok`).
 const LOCK_MODE: u32 = 0o700;
@@ -72,7 +73,11 @@ impl<'a> Change<'a> {
     }
 
     /// The last thing: the changes become final.
-    pub fn finish(&mut self, order: &JoinOrder) -> Result<(), JoinError> {
+    pub fn finish(
+        &mut self,
+        order: &JoinOrder,
+        audience: &mut dyn Audience,
+    ) -> Result<(), JoinError> {
         if order.disable_low_memory_guard {
             self.unlock(Lock::LowMemoryGuard)?;
         }
@@ -84,9 +89,15 @@ impl<'a> Change<'a> {
     /// The changes become final.
     pub fn commit(&mut self) -> Result<(), JoinError> {
         if let Some(journal) = &mut self.journal {
-            journal.commit()?;
+            let committed = journal.commit()?;
+            self.journal = None;
+            if let Some(message) = committed.warning("joined the cluster") {
+                audience.tell(JoinEvent::Warning {
+                    message,
+                    from_microk8s: false,
+                });
+            }
         }
-        self.journal = None;
         Ok(())
     }
 
@@ -125,11 +136,13 @@ impl<'a> Change<'a> {
     ) -> Result<(), JoinError> {
         let mut arguments = self.node.arguments(service)?;
         edit(&mut arguments);
-        self.write(
-            &self.node.layout.args(service),
-            &arguments.text(),
-            Privacy::Group,
-        )
+        self.write_arguments(service, &arguments)
+    }
+
+    fn write_arguments(&mut self, service: &str, arguments: &ArgsFile) -> Result<(), JoinError> {
+        let path = self.node.layout.args(service);
+        let access = self.node.access(Privacy::Group);
+        Ok(self.journal()?.write(&path, &arguments.bytes(), access)?)
     }
 
     /// Makes a lock file; one that is there keeps its content, and gets the mode of the others
@@ -268,11 +281,7 @@ impl<'a> Change<'a> {
             let labels = NodeLabel::add_to(&present, &order.labels);
             arguments.set(NODE_LABELS, &format!("\"{labels}\""));
         }
-        self.write(
-            &self.node.layout.args("kubelet"),
-            &arguments.text(),
-            Privacy::Group,
-        )
+        self.write_arguments("kubelet", &arguments)
     }
 
     /// kube-proxy finds the API server by itself, and its own name unless the kubelet has another.

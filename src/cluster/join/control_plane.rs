@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::base::secret::Secret;
 use crate::base::wait;
 use crate::cluster::cni;
-use crate::cluster::identity::{self, Renewed};
+use crate::cluster::identity::{self, NodeKey, Renewed};
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
@@ -80,7 +80,10 @@ impl Plan {
             },
             None => Self::dqlite(node, &answer, own)?,
         };
-        let renewed = identity::renew(node, &ca, &ca_pem, answer.apiport.as_deref())?;
+        let renewed =
+            identity::renew(node, &ca, &ca_pem, answer.apiport.as_deref(), &mut |name| {
+                NodeKey::read_or_make(node, name)
+            })?;
         let servers = reissue_servers(node, &ca)?;
         Ok(Self {
             answer,

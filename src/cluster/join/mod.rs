@@ -208,7 +208,7 @@ fn carry_out(
                 .check_current()
                 .map_err(|error| TurnError::from(error).into())
         })
-        .and_then(|()| change.finish(order));
+        .and_then(|()| change.finish(order, audience));
     done.map_err(|error| change.take_back(error))
 }
 

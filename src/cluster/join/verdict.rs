@@ -172,13 +172,17 @@ pub fn of(error: &JoinError, running: JoinStage) -> Verdict {
             Verdict::new(of_this_node(running), CureFirst, hint)
         }
         // The only journal that is looked at so early is that of a join or leave before.
-        JoinError::Journal(undo) if running == Preflight => {
+        JoinError::Journal(undo)
+            if running == Preflight || matches!(undo, JournalError::NotUndone(_)) =>
+        {
             Verdict::new(Undo, CureFirst, undo.hint_of_undoing())
         }
         JoinError::Journal(JournalError::Service(_) | JournalError::NotRestarted(_)) => {
             Verdict::new(JoinStage::Services, CureFirst, OWN_SERVICE)
         }
-        JoinError::Journal(JournalError::File { .. } | JournalError::Entry { .. }) => {
+        JoinError::Journal(
+            JournalError::File { .. } | JournalError::Entry { .. } | JournalError::NotUndone(_),
+        ) => {
             Verdict::new(
                 JoinStage::Apply,
                 CureFirst,

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{JournalError, done, end, file_error, folder_of, moved, remove_done};
+use super::{JournalError, done, end, file_error, folder_of, move_journal, moved, remove_done};
 use crate::base::atomic_file::{self, Access};
 use crate::cluster::journal::Journal;
 use crate::host::Host;
@@ -24,7 +24,7 @@ impl Journal {
     pub fn keep(&mut self, layout: &Layout, until: i64) -> Result<(), JournalError> {
         write(&self.folder, until)?;
         let kept = folder(layout);
-        atomic_file::rename(&self.folder, &kept).map_err(file_error("move", &self.folder))
+        move_journal(&self.folder, &kept).map(drop)
     }
 }
 
@@ -58,14 +58,16 @@ pub fn drop_kept(layout: &Layout) -> Result<(), JournalError> {
     }
     let done = done(&folder_of(layout));
     remove_done(&folder_of(layout))?;
-    atomic_file::rename(&kept, &done).map_err(file_error("move", &kept))?;
+    // They stay, whether or not the disk confirms it: nothing else would undo them.
+    let _ = move_journal(&kept, &done)?;
     remove_done(&folder_of(layout))
 }
 
 /// Undoes them. Whoever is cut off in the midst of it leaves a journal that is replayed.
 pub fn undo_kept(layout: &Layout, host: &dyn Host) -> Result<(), JournalError> {
     let (kept, journal) = (folder(layout), folder_of(layout));
-    atomic_file::rename(&kept, &journal).map_err(file_error("move", &kept))?;
+    // It is replayed now; a power loss before that only puts it off.
+    let _ = move_journal(&kept, &journal)?;
     moved::settle_in(layout, &journal)?;
     end(&journal, host).map(drop)
 }

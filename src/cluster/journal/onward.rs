@@ -135,7 +135,7 @@ impl Onward {
             }
             other => other?,
         }
-        finish(folder)
+        finish(folder).map(drop)
     }
 }
 

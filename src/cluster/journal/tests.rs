@@ -125,11 +125,13 @@ fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
             .rev()
             .take(cut)
         {
-            let entry = std::fs::read(&path).unwrap();
-            undo::undo_one(&path, &host, &mut Vec::new()).unwrap();
+            let entry = std::fs::read_to_string(&path).unwrap();
+            undo::undo(&Undo::read(&path).unwrap(), &host).unwrap();
             // Killed after the undoing and before the entry was gone: it is done again.
-            std::fs::write(&path, entry).unwrap();
-            undo::undo_one(&path, &host, &mut Vec::new()).unwrap();
+            undo::undo(&Undo::read(&path).unwrap(), &host).unwrap();
+            if !entry.contains("restart") {
+                std::fs::remove_file(&path).unwrap();
+            }
         }
         recover(&layout, &host).unwrap();
         assert_eq!(tree(layout.data()), before, "cut off after {cut} steps");
@@ -150,10 +152,86 @@ fn a_service_that_stays_down_is_told_apart_from_files_that_are_not_back() {
 }
 
 #[test]
+fn what_cannot_be_undone_is_kept_and_named_and_holds_nothing_else_up() {
+    let (_dir, layout) = node();
+    let host = ScriptedHost::default();
+    let before = tree(layout.data());
+    let journal = change(&layout, &host);
+    let calls = host.calls().len();
+    let kubelet = layout.args("kubelet");
+    std::fs::remove_file(&kubelet).unwrap();
+    std::fs::create_dir_all(kubelet.join("x")).unwrap();
+    let error = journal.roll_back(&host).unwrap_err();
+    assert!(matches!(error, JournalError::NotUndone(_)), "{error}");
+    assert!(error.to_string().contains("args/kubelet"), "{error}");
+    let mut now = tree(layout.data());
+    now.retain(|path, _| !path.starts_with(&kubelet));
+    let mut rest = before.clone();
+    rest.remove(&kubelet);
+    assert_eq!(now, rest);
+    assert_eq!(host.calls().len(), calls + 2, "the services restart once");
+    // As long as nothing more is undone they are left alone.
+    assert!(recover(&layout, &host).is_err());
+    assert_eq!(host.calls().len(), calls + 2);
+    std::fs::remove_dir_all(&kubelet).unwrap();
+    assert_eq!(recover(&layout, &host).unwrap(), Some(Ending::TakenBack));
+    assert_eq!(tree(layout.data()), before);
+    assert_eq!(host.calls().len(), calls + 4);
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_holds_no_other_up() {
+    let (_dir, layout) = node();
+    let host = ScriptedHost::default();
+    let before = tree(layout.data());
+    let journal = change(&layout, &host);
+    let damaged = folder_of(&layout).join("0099.json");
+    std::fs::write(&damaged, "{").unwrap();
+    let error = journal.roll_back(&host).unwrap_err();
+    assert!(error.to_string().contains("0099.json"), "{error}");
+    assert_eq!(tree(layout.data()), before);
+}
+
+#[test]
+fn keys_and_credentials_are_undone_first_where_no_newer_change_stands_before_them() {
+    let file = |path: &str| replay::Entry {
+        path: PathBuf::new(),
+        undo: Undo::RemoveFile { path: path.into() },
+    };
+    let datastore = replay::Entry {
+        path: PathBuf::new(),
+        undo: Undo::LeaveDatastore {
+            backend: "/n/backend".into(),
+            servers: Vec::new(),
+            own: String::new(),
+        },
+    };
+    let newest_first = vec![
+        file("/n/args/kubelet"),
+        datastore,
+        file("/n/backend/cluster.key"),
+        file("/n/credentials/client.config"),
+        file("/n/certs/ca.crt"),
+        file("/n/certs/ca.key"),
+    ];
+    let ordered: Vec<String> = replay::secrets_first(newest_first)
+        .iter()
+        .map(|entry| format!("{:?}", entry.undo))
+        .collect();
+    let place = |name: &str| ordered.iter().position(|text| text.contains(name)).unwrap();
+    assert!(place("client.config") < place("ca.key"), "{ordered:#?}");
+    assert!(place("ca.key") < place("args/kubelet"), "{ordered:#?}");
+    assert!(
+        place("LeaveDatastore") < place("cluster.key"),
+        "{ordered:#?}"
+    );
+}
+
+#[test]
 fn final_changes_stay() {
     let (_dir, layout) = node();
     let host = ScriptedHost::default();
-    change(&layout, &host).commit().unwrap();
+    let _ = change(&layout, &host).commit().unwrap();
     let after = tree(layout.data());
     assert_eq!(recover(&layout, &host).unwrap(), None);
     assert_eq!(tree(layout.data()), after);

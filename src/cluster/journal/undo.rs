@@ -55,6 +55,48 @@ pub(super) enum Undo {
 }
 
 impl Undo {
+    /// Reads an entry of the journal.
+    pub fn read(entry: &Path) -> Result<Self, JournalError> {
+        let text = Secret::new(fs::read_to_string(entry).map_err(file_error("read", entry))?);
+        serde_json::from_str(text.expose()).map_err(|error| JournalError::Entry {
+            path: entry.to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    /// What it reads or changes.
+    fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::RemoveFile { path }
+            | Self::RestoreFile { path, .. }
+            | Self::RemoveFolder { path }
+            | Self::MarkManifest { mark: path }
+            | Self::LeaveDatastore { backend: path, .. }
+            | Self::MoveDatastore { backend: path, .. } => vec![path],
+            Self::MoveBack { from, to } => vec![from, to],
+            Self::Restart { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether these two have to be undone in their order: one place lies in the other.
+    pub fn concerns_same_place(&self, other: &Self) -> bool {
+        self.paths().iter().any(|one| {
+            let mut others = other.paths().into_iter();
+            others.any(|other| one.starts_with(other) || other.starts_with(one))
+        })
+    }
+
+    /// Whether a key or another credential is at its place now.
+    pub fn is_of_secret(&self) -> bool {
+        let (Self::RemoveFile { path } | Self::RestoreFile { path, .. }) = self else {
+            return false;
+        };
+        path.extension().is_some_and(|extension| extension == "key")
+            || path
+                .parent()
+                .is_some_and(|folder| folder.ends_with("credentials"))
+    }
+
     /// What makes the file what it is now, and how many bytes on the disk that takes.
     pub fn of_file(path: &Path) -> Result<(Self, usize), JournalError> {
         let found = match fs::metadata(path) {
@@ -77,50 +119,21 @@ impl Undo {
     }
 }
 
-/// Undoes what one entry says, and removes the entry. Doing it twice does no harm, because the
-/// entries before it are still to come.
-pub(super) fn undo_one(
-    path: &Path,
-    host: &dyn Host,
-    restarts: &mut Vec<Service>,
-) -> Result<(), JournalError> {
-    let unreadable = |why: String| JournalError::Entry {
-        path: path.to_owned(),
-        why,
-    };
-    let text = Secret::new(fs::read_to_string(path).map_err(file_error("read", path))?);
-    let undo: Undo =
-        serde_json::from_str(text.expose()).map_err(|error| unreadable(error.to_string()))?;
-    match undo {
-        Undo::RemoveFile { path } => {
-            atomic_file::remove_unfinished(&path).map_err(file_error("tidy", &path))?;
-            atomic_file::remove(&path).map_err(file_error("remove", &path))?;
-        }
-        Undo::RestoreFile {
-            path,
-            mode,
-            uid,
-            gid,
-            content,
-        } => {
-            atomic_file::remove_unfinished(&path).map_err(file_error("tidy", &path))?;
-            let content = STANDARD
-                .decode(content.expose())
-                .map_err(|error| unreadable(error.to_string()))?;
-            let access = Access::Set {
-                mode,
-                uid: Some(uid),
-                gid: Some(gid),
-            };
-            atomic_file::write(&path, &content, access).map_err(file_error("restore", &path))?;
-        }
+/// Undoes one change. One that was never made is none, and doing it twice does no harm, because the
+/// changes before it are still to come.
+pub(super) fn undo(change: &Undo, host: &dyn Host) -> Result<(), JournalError> {
+    match change {
+        Undo::RemoveFile { path } => remove_file(path)?,
+        Undo::RestoreFile { .. } => restore_file(change)?,
         Undo::RemoveFolder { path } => {
-            atomic_file::remove_folder(&path).map_err(file_error("remove", &path))?;
+            if path.exists() {
+                atomic_file::remove_folder(path).map_err(file_error("remove", path))?;
+            }
         }
         Undo::MoveBack { from, to } => {
             if to.exists() {
-                atomic_file::remove_folder(&from).map_err(file_error("remove", &from))?;
-                atomic_file::rename(&to, &from).map_err(file_error("move back", &from))?;
+                atomic_file::remove_folder(from).map_err(file_error("remove", from))?;
+                atomic_file::rename(to, from).map_err(file_error("move back", from))?;
             }
         }
         Undo::LeaveDatastore {
@@ -128,28 +141,101 @@ pub(super) fn undo_one(
             servers,
             own,
         } => {
-            if let Err(error) = leave_datastore(host, &backend, &servers, &own) {
+            if let Err(error) = leave_datastore(host, backend, servers, own) {
                 tracing::warn!(%error, "the datastore may still list this node at {own}");
             }
         }
         Undo::MoveDatastore { backend, address } => {
             // One that stays where it is does no harm: whoever joins next finds it there.
-            if let Err(error) = datastore_place::change(host, &backend, &address) {
+            if let Err(error) = datastore_place::change(host, backend, address) {
                 tracing::warn!(%error, "the datastore cannot be moved back to {address}");
             }
         }
         Undo::MarkManifest { mark } => {
-            atomic_file::remove_unfinished(&mark).map_err(file_error("tidy", &mark))?;
-            atomic_file::write(&mark, b"", Access::PRIVATE).map_err(file_error("write", &mark))?;
+            atomic_file::remove_unfinished(mark).map_err(file_error("tidy", mark))?;
+            atomic_file::write(mark, b"", Access::PRIVATE).map_err(file_error("write", mark))?;
         }
-        Undo::Restart { service } => {
-            if !restarts.contains(&service) {
-                restarts.push(service);
-            }
-            return Ok(());
-        }
+        // Services come when all else is done.
+        Undo::Restart { .. } => {}
     }
-    atomic_file::remove(path).map_err(file_error("remove", path))
+    Ok(())
+}
+
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// The file is as it should be, and the disk does not confirm it.
+fn unconfirmed(path: &Path, error: &io::Error) -> Result<(), JournalError> {
+    tracing::warn!(%error, "the disk does not confirm what `{}` is now", path.display());
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<(), JournalError> {
+    let tidied = atomic_file::remove_unfinished(path).map_err(file_error("tidy", path));
+    // A file system that cannot be written refuses even to remove what is not there.
+    if is_missing(path) {
+        return tidied;
+    }
+    atomic_file::remove(path).or_else(|error| {
+        if is_missing(path) {
+            return unconfirmed(path, &error);
+        }
+        // What was in it goes at least, where the folder alone cannot be changed.
+        if let Err(error) = atomic_file::overwrite(path, b"") {
+            tracing::debug!(%error, "`{}` cannot be emptied either", path.display());
+        }
+        Err(file_error("remove", path)(error))
+    })?;
+    tidied
+}
+
+fn restore_file(change: &Undo) -> Result<(), JournalError> {
+    let Undo::RestoreFile {
+        path,
+        mode,
+        uid,
+        gid,
+        content,
+    } = change
+    else {
+        return Ok(());
+    };
+    let tidied = atomic_file::remove_unfinished(path).map_err(file_error("tidy", path));
+    let content = STANDARD.decode(content.expose()).map_err(|error| {
+        file_error("restore", path)(io::Error::new(io::ErrorKind::InvalidData, error))
+    })?;
+    let is_as_it_was = || {
+        fs::metadata(path)
+            .is_ok_and(|now| (now.mode() & 0o7777, now.uid(), now.gid()) == (*mode, *uid, *gid))
+            && fs::read(path).is_ok_and(|now| now == content)
+    };
+    if is_as_it_was() {
+        return tidied;
+    }
+    let access = Access::Set {
+        mode: *mode,
+        uid: Some(*uid),
+        gid: Some(*gid),
+    };
+    let restored = atomic_file::write(path, &content, access).or_else(|error| {
+        // A folder that cannot be changed still has files that can be written. On a full disk that
+        // would lose what is there.
+        if matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            return Err(error);
+        }
+        atomic_file::overwrite(path, &content)
+            .and_then(|()| atomic_file::set_access(path, *mode, Some(*uid), Some(*gid)))
+            .map_err(|_| error)
+    });
+    match restored {
+        Err(error) if is_as_it_was() => unconfirmed(path, &error)?,
+        other => other.map_err(file_error("restore", path))?,
+    }
+    tidied
 }
 
 /// Has the datastore forget this node. Its service is stopped before, or it might enter the node
@@ -160,7 +246,10 @@ fn leave_datastore(
     servers: &[String],
     own: &str,
 ) -> Result<(), CommandError> {
-    host.service(Action::Stop, Service::K8sDqlite)?;
+    // One that does not stop is no reason not to ask.
+    if let Err(error) = host.service(Action::Stop, Service::K8sDqlite) {
+        tracing::warn!(%error, "the datastore of this node does not stop before it is forgotten");
+    }
     let mut last = None;
     // While its members settle another change they refuse this one.
     let forgotten = wait::until(SETTLED, ON_ITS_WAY, || {

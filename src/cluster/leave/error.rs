@@ -133,6 +133,7 @@ fn stage(error: &LeaveError) -> &'static str {
         | LeaveError::NotAsked(_)
         | LeaveError::Malformed(_) => "preflight",
         LeaveError::NotForgotten { .. } => "datastore",
+        LeaveError::Journal(JournalError::NotUndone(_)) => "undo",
         LeaveError::Read(_) | LeaveError::Pki(_) | LeaveError::Journal(_) => "apply",
         LeaveError::NotCompleted(_) => "complete",
         LeaveError::Interrupted => "interrupted",
@@ -170,6 +171,7 @@ fn hint(error: &LeaveError) -> Option<&'static str> {
         LeaveError::NotForgotten { .. } => {
             "this node is as it was; see that most voters of the datastore run and reach each other on its port, 19001, then run the command again"
         }
+        LeaveError::Journal(undo @ JournalError::NotUndone(_)) => undo.hint_of_undoing(),
         LeaveError::Journal(JournalError::Service(_)) => {
             "look into the service's log; this node is as it was, and the same command may be tried again"
         }
@@ -185,9 +187,11 @@ fn exit(error: &LeaveError) -> ExitStatus {
     match error {
         LeaveError::OnlyVoter => ExitStatus::OnlyVoter,
         LeaveError::NotForgotten { .. } | LeaveError::NotMarked(_) => ExitStatus::NOT_REMOVED,
-        LeaveError::NotTakenBack { error, .. } => exit(error),
-        LeaveError::Turn(_)
-        | LeaveError::NotInCluster
+        LeaveError::NotTakenBack { .. } | LeaveError::Journal(JournalError::NotUndone(_)) => {
+            ExitStatus::NotTakenBack
+        }
+        LeaveError::Turn(_) => ExitStatus::NotReady,
+        LeaveError::NotInCluster
         | LeaveError::Machine(_)
         | LeaveError::NotAsked(_)
         | LeaveError::Malformed(_)

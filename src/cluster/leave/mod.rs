@@ -5,6 +5,7 @@
 //! control plane node is then forgotten by the datastore, which this node cannot undo: from there
 //! on the leave is completed, now or by whoever finds the journal.
 
+mod datastore;
 mod error;
 mod plan;
 
@@ -14,7 +15,7 @@ use crate::base::atomic_file::Access;
 use crate::base::wait;
 use crate::cluster::forget;
 use crate::cluster::join;
-use crate::cluster::journal::{Ahead, Ending, Journal, JournalError, Onward};
+use crate::cluster::journal::{Ahead, Committed, Ending, Journal, JournalError, Onward};
 use crate::cluster::node::Node;
 use crate::cluster::pod_network;
 use crate::cluster::turn;
@@ -24,9 +25,10 @@ use crate::store::tokens::Tokens;
 use crate::wire::departure_v1::{LeaveEvent, LeaveOrder};
 use crate::wire::local_v1::JoinFailure;
 
+use datastore::Forget;
 pub use error::LeaveError;
 pub(crate) use error::{not_forgotten, said};
-use plan::{Forget, Plan, Step};
+use plan::{Plan, Step};
 
 /// How long the node's own API server is waited for: MicroK8s asks ten times, five seconds apart,
 /// and prints a dot for each (recording `leave-kubectl-fails`).
@@ -80,6 +82,9 @@ fn attempt(
     let _turn = turn::take_tidied_soon::<LeaveError>(node, join::recover_in_turn)?;
     let plan = Plan::prepare(node)?;
     let role = plan.role;
+    if plan.ends_cluster {
+        warn_workers(&datastore::workers(node, tokens), audience);
+    }
     if order.dry_run {
         let steps = plan.in_words(node.layout.data());
         return Ok(LeaveEvent::Would { role, steps });
@@ -92,6 +97,19 @@ fn attempt(
     forget_nodes(tokens, audience);
     start_alone(node, audience);
     Ok(LeaveEvent::Left { role })
+}
+
+/// Workers have no cluster without its last control plane node.
+fn warn_workers(workers: &[String], audience: &mut dyn Audience) {
+    if workers.is_empty() {
+        return;
+    }
+    audience.tell(LeaveEvent::Warning {
+        message: format!(
+            "this is the last node with the cluster's data, which goes with it; these nodes are left without a cluster, and should run `microk8s leave` as well: {}",
+            workers.join(", ")
+        ),
+    });
 }
 
 /// A leave that is under way. One that ends in no orderly way, by a panic, is taken back as well.
@@ -134,7 +152,7 @@ impl<'a> Leaving<'a> {
                     path,
                     content,
                     access,
-                } => journal.write(path, content.expose().as_bytes(), *access)?,
+                } => journal.write(path, content, *access)?,
                 Step::Remove(path) => journal.remove(path)?,
                 Step::MakeFolder(path) => journal.make_folder(path, 0o755)?,
             }
@@ -150,8 +168,8 @@ impl<'a> Leaving<'a> {
                 }
                 still_wanted(audience)?;
             }
-            journal.commit()?;
-            self.journal = None;
+            let committed = journal.commit()?;
+            self.is_final(&committed, audience);
             return Ok(());
         };
         let mut onward = Onward {
@@ -174,9 +192,16 @@ impl<'a> Leaving<'a> {
             }),
             other => other.map_err(LeaveError::NotCompleted)?,
         }
-        journal.commit().map_err(LeaveError::NotCompleted)?;
-        self.journal = None;
+        let committed = journal.commit().map_err(LeaveError::NotCompleted)?;
+        self.is_final(&committed, audience);
         Ok(())
+    }
+
+    fn is_final(&mut self, committed: &Committed, audience: &mut dyn Audience) {
+        self.journal = None;
+        if let Some(message) = committed.warning("left the cluster") {
+            audience.tell(LeaveEvent::Warning { message });
+        }
     }
 
     /// Takes everything back: `error` made the leave fail. When there is no way back any more it

@@ -1,24 +1,29 @@
 //! All that a leave is going to do, before anything is changed.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::fresh_node;
-use crate::cluster::identity::{self, IdentityError};
+use crate::cluster::identity::{self, IdentityError, NodeKey};
 use crate::cluster::journal::Ahead;
+use crate::cluster::leave::datastore::{Forget, Others, check_voters, other_members, own_entry};
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::{Node, Privacy};
 use crate::host::{Action, Service};
 use crate::model::endpoint;
 use crate::model::role::Role;
+use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca};
 use crate::pki::key::{Bits, PrivateKey};
 use crate::store::args_file::ArgsFile;
-use crate::store::dqlite::{self, DatastoreRole, Member};
+use crate::store::dqlite;
 use crate::store::known_users;
 use crate::store::layout::Lock;
 use crate::store::token_files::{self, CALLBACK_DIGEST, CALLBACK_TOKEN, CALLBACK_TOKENS};
@@ -30,26 +35,31 @@ const OWN_CA: &str = "${SNAP_DATA}/certs/ca.crt";
 /// Where the API server of a fresh node keeps its data (recording `fresh-node.json`).
 const OWN_DATASTORE: &str = "\"unix://${SNAP_DATA}/var/kubernetes/backend/kine.sock:12379\"";
 
+/// The keys of a node that has left: all are new. They take time, so they are made side by side.
+const NEW_KEYS: [&str; 11] = [
+    "ca",
+    "serviceaccount",
+    "server",
+    "front-proxy-ca",
+    "front-proxy-client",
+    "kubelet",
+    "client",
+    "proxy",
+    "scheduler",
+    "controller",
+    "apiserver-kubelet-client",
+];
+
 /// A step that can be undone.
 pub(super) enum Step {
     Service(Action, Service),
     Write {
         path: PathBuf,
-        content: Secret,
+        content: Zeroizing<Vec<u8>>,
         access: Access,
     },
     Remove(PathBuf),
     MakeFolder(PathBuf),
-}
-
-/// The datastore's part.
-pub(super) struct Forget {
-    /// This node, as the datastore lists it.
-    pub own: String,
-    /// The first of the other members.
-    pub contacted: String,
-    /// There is one other voter, who cannot decide alone.
-    pub needs_own_vote: bool,
 }
 
 /// What a leave does, in order.
@@ -61,6 +71,8 @@ pub(super) struct Plan {
     pub forget: Option<Forget>,
     /// What comes last.
     pub after: Vec<Ahead>,
+    /// The cluster's data goes, because no other node has it.
+    pub ends_cluster: bool,
 }
 
 impl Plan {
@@ -83,7 +95,7 @@ impl Plan {
         if !mark.exists() {
             return Err(LeaveError::NotMarked(mark));
         }
-        let mut steps = Steps::new(node);
+        let mut steps = Steps::new(node)?;
         for service in [
             Service::ApiserverProxy,
             Service::Kubelite,
@@ -122,19 +134,24 @@ impl Plan {
             before: steps.steps,
             forget: None,
             after,
+            ends_cluster: false,
         })
     }
 
     /// The order is that of recording `leave-controlplane`, but for what cannot be undone, which
     /// comes last.
     fn control_plane(node: &Node) -> Result<Self, LeaveError> {
-        let forget = if node.uses_dqlite() {
+        let (forget, ends_cluster) = if node.uses_dqlite() {
             check_voters(node)?;
-            other_members(node)?
+            match other_members(node)? {
+                Others::Remain(forget) => (Some(forget), false),
+                Others::HaveForgotten => (None, false),
+                Others::None => (None, true),
+            }
         } else {
-            None
+            (None, false)
         };
-        let mut steps = Steps::new(node);
+        let mut steps = Steps::new(node)?;
         steps.service(Action::Stop, Service::Kubelite);
         steps.service(Action::Stop, Service::K8sDqlite);
         if !node.uses_dqlite() {
@@ -148,6 +165,7 @@ impl Plan {
             before: steps.steps,
             forget,
             after,
+            ends_cluster,
         })
     }
 
@@ -179,7 +197,10 @@ impl Plan {
                 service: which,
             } => service(*action, *which),
         });
-        before.chain(forget).chain(after).collect()
+        let end = self
+            .ends_cluster
+            .then(|| "drop the cluster's data, which no other node has".to_owned());
+        before.chain(forget).chain(end).chain(after).collect()
     }
 }
 
@@ -196,14 +217,17 @@ impl fmt::Debug for Plan {
 struct Steps<'a> {
     node: &'a Node,
     steps: Vec<Step>,
+    /// Keys that were made and are not used yet, by the names of their files.
+    keys: HashMap<&'static str, PrivateKey>,
 }
 
 impl<'a> Steps<'a> {
-    fn new(node: &'a Node) -> Self {
-        Self {
+    fn new(node: &'a Node) -> Result<Self, LeaveError> {
+        Ok(Self {
             node,
             steps: Vec::new(),
-        }
+            keys: fresh_node::generate_keys(&NEW_KEYS)?,
+        })
     }
 
     fn service(&mut self, action: Action, service: Service) {
@@ -211,17 +235,17 @@ impl<'a> Steps<'a> {
     }
 
     fn write(&mut self, path: &Path, content: &str, privacy: Privacy) {
-        self.put(path, content, self.node.access(privacy));
+        self.put(path, content.as_bytes(), self.node.access(privacy));
     }
 
     fn keep_access(&mut self, path: &Path, content: &str, or: u32) {
-        self.put(path, content, Access::Keep { or });
+        self.put(path, content.as_bytes(), Access::Keep { or });
     }
 
-    fn put(&mut self, path: &Path, content: &str, access: Access) {
+    fn put(&mut self, path: &Path, content: &[u8], access: Access) {
         self.steps.push(Step::Write {
             path: path.to_owned(),
-            content: Secret::new(content),
+            content: Zeroizing::new(content.to_vec()),
             access,
         });
     }
@@ -240,16 +264,16 @@ impl<'a> Steps<'a> {
         let mut arguments = self.node.arguments(service)?;
         edit(&mut arguments);
         let path = self.node.layout.args(service);
-        self.write(&path, &arguments.text(), Privacy::Group);
+        self.put(&path, &arguments.bytes(), self.node.access(Privacy::Group));
         Ok(())
     }
 
     /// An authority that nobody else has the key of, and everything that the old one signed.
     fn new_authority(&mut self) -> Result<(), LeaveError> {
         let layout = &self.node.layout;
-        let key = PrivateKey::generate(Bits::Rsa2048)?;
+        let key = self.new_key("ca")?;
         let pem = key.to_pem()?;
-        let accounts = PrivateKey::generate(Bits::Rsa2048)?.to_pem()?;
+        let accounts = self.new_key("serviceaccount")?.to_pem()?;
         let (ca, certificate) = fresh_node::authority(key)?;
         self.keep_access(&layout.cert("ca.crt"), &certificate, 0o644);
         self.write(&layout.cert("ca.key"), pem.expose(), Privacy::Root);
@@ -258,22 +282,62 @@ impl<'a> Steps<'a> {
             accounts.expose(),
             Privacy::Root,
         );
-        let server = layout.cert("server.crt");
-        if let Ok(old) = layout.read(&server) {
-            self.keep_access(&server, &ca.reissue_server(&old)?, 0o644);
-        }
         self.renew(&ca, &certificate)
     }
 
-    /// The certificates and kubeconfigs of the node's own services, signed by `ca`.
+    /// A key that the cluster does not know.
+    fn new_key(&mut self, name: &str) -> Result<PrivateKey, LeaveError> {
+        Ok(take_key(&mut self.keys, name)?)
+    }
+
+    /// A certificate of a server, where the node has one, and its key.
+    fn renew_server(&mut self, name: &str, ca: &Ca) -> Result<(), LeaveError> {
+        let layout = &self.node.layout;
+        let path = layout.cert(&format!("{name}.crt"));
+        let Ok(old) = layout.read(&path) else {
+            return Ok(());
+        };
+        let key = self.new_key(name)?;
+        self.write(
+            &layout.cert(&format!("{name}.key")),
+            key.to_pem()?.expose(),
+            Privacy::Root,
+        );
+        self.keep_access(&path, &ca.reissue_server_for(&key, &old)?, 0o644);
+        Ok(())
+    }
+
+    /// The API servers of the cluster trust this node's authority for their front proxies, so the
+    /// node gets another.
+    fn renew_front_proxy(&mut self) -> Result<(), LeaveError> {
+        let layout = &self.node.layout;
+        let path = layout.cert("front-proxy-ca.crt");
+        if !path.exists() {
+            return Ok(());
+        }
+        let key = self.new_key("front-proxy-ca")?;
+        let pem = key.to_pem()?;
+        let (ca, certificate) = fresh_node::front_proxy_authority(key)?;
+        self.write(
+            &layout.cert("front-proxy-ca.key"),
+            pem.expose(),
+            Privacy::Root,
+        );
+        self.keep_access(&path, &certificate, 0o644);
+        self.renew_server("front-proxy-client", &ca)
+    }
+
+    /// New keys, certificates and kubeconfigs of the node's own services, signed by `ca`.
     fn renew(&mut self, ca: &Ca, ca_pem: &str) -> Result<(), LeaveError> {
         let layout = &self.node.layout;
-        for renewed in identity::renew(self.node, ca, ca_pem, None)? {
+        self.renew_server("server", ca)?;
+        self.renew_front_proxy()?;
+        let keys = &mut self.keys;
+        let mut new_key = |name: &str| NodeKey::new(take_key(keys, name)?);
+        for renewed in identity::renew(self.node, ca, ca_pem, None, &mut new_key)? {
             let name = renewed.name;
-            if renewed.key.is_new {
-                let path = layout.cert(&format!("{name}.key"));
-                self.write(&path, renewed.key.pem.expose(), Privacy::Root);
-            }
+            let path = layout.cert(&format!("{name}.key"));
+            self.write(&path, renewed.key.pem.expose(), Privacy::Root);
             let path = layout.cert(&format!("{name}.crt"));
             self.keep_access(&path, &renewed.certificate, 0o644);
             if let Some((name, text)) = renewed.kubeconfig {
@@ -357,6 +421,14 @@ impl<'a> Steps<'a> {
     }
 }
 
+fn take_key(
+    keys: &mut HashMap<&'static str, PrivateKey>,
+    name: &str,
+) -> Result<PrivateKey, PkiError> {
+    keys.remove(name)
+        .map_or_else(|| PrivateKey::generate(Bits::Rsa2048), Ok)
+}
+
 /// The certificate and key of the datastore that the node had before it joined, where they are
 /// still there and not those that the cluster uses.
 fn own_identity(node: &Node) -> Option<(String, Secret)> {
@@ -381,54 +453,4 @@ fn lonely_address(node: &Node) -> String {
         IpAddr::from([127, 0, 0, 1])
     };
     endpoint::join(address, port)
-}
-
-/// This node, as its datastore knows itself.
-pub(super) fn own_entry(node: &Node) -> Option<Member> {
-    let info = node
-        .layout
-        .read(&node.layout.backend().join("info.yaml"))
-        .ok()?;
-    dqlite::read_info(&info).ok()
-}
-
-fn members(node: &Node) -> Result<Vec<Member>, LeaveError> {
-    let answer = node
-        .host
-        .datastore_members(&node.layout.backend())
-        .map_err(LeaveError::NotAsked)?;
-    Ok(dqlite::read_shell_answer(&answer)?)
-}
-
-/// The data must stay with somebody (recording `leave-only-voter`).
-fn check_voters(node: &Node) -> Result<(), LeaveError> {
-    let members = members(node)?;
-    let mut voters = members
-        .iter()
-        .filter(|member| member.role == DatastoreRole::Voter);
-    let only = match (voters.next(), voters.next()) {
-        (Some(only), None) if members.len() > 1 => only,
-        _ => return Ok(()),
-    };
-    match own_entry(node) {
-        Some(own) if own.address == only.address => Err(LeaveError::OnlyVoter),
-        _ => Ok(()),
-    }
-}
-
-/// Whom to ask to forget this node: nobody when it is alone, or forgotten already.
-fn other_members(node: &Node) -> Result<Option<Forget>, LeaveError> {
-    let members = members(node)?;
-    let Some(own) = own_entry(node) else {
-        return Ok(None);
-    };
-    let is_own = |member: &&Member| member.address == own.address;
-    let other = members.iter().find(|member| !is_own(member));
-    let listed = members.iter().find(is_own);
-    let is_voter = |member: &&Member| member.role == DatastoreRole::Voter;
-    Ok(listed.zip(other).map(|(own, other)| Forget {
-        own: own.address.clone(),
-        contacted: other.address.clone(),
-        needs_own_vote: is_voter(&own) && members.iter().filter(is_voter).count() == 2,
-    }))
 }

@@ -31,6 +31,33 @@ pub enum RemoveError {
     /// The node has no address.
     #[error("Node {0} is not part of the cluster.")]
     NoAddress(String),
+    /// The command runs on the node that is to be removed.
+    #[error("this is {0}: run `microk8s leave` here")]
+    ThisNode(String),
+    /// Several nodes say that they have the address.
+    #[error("{address} is claimed in Kubernetes by {nodes}")]
+    ClaimedAddress {
+        /// The address that was typed.
+        address: String,
+        /// The nodes' names.
+        nodes: String,
+    },
+    /// Which member of the datastore the node is cannot be told.
+    #[error("{why}")]
+    InDoubt {
+        /// Why not.
+        why: String,
+        /// How to name the member.
+        hint: String,
+    },
+    /// Kubernetes keeps the node.
+    #[error("Kubernetes keeps node {node} until its finalizers are done: {finalizers}")]
+    Finalizers {
+        /// The node.
+        node: String,
+        /// Their names.
+        finalizers: String,
+    },
     /// The node is still a member of the datastore.
     #[error("node {0} is registered with the datastore")]
     Registered(String),
@@ -90,7 +117,7 @@ impl From<&RemoveError> for JoinFailure {
                 .is_none()
                 .then(|| sanitize::for_terminal(&error.to_string())),
             microk8s_text: text.map(|text| sanitize::for_terminal(&text)),
-            hint: hint(error).map(str::to_owned),
+            hint: hint(error),
             exit: exit(error).code(),
             ..Self::default()
         }
@@ -104,13 +131,17 @@ fn stage(error: &RemoveError) -> &'static str {
         | RemoveError::NotInKubernetes(_)
         | RemoveError::Unknown(_)
         | RemoveError::NoAddress(_)
+        | RemoveError::ThisNode(_)
+        | RemoveError::ClaimedAddress { .. }
+        | RemoveError::InDoubt { .. }
         | RemoveError::Registered(_)
         | RemoveError::LastMember(_)
         | RemoveError::NotAsked { .. }
         | RemoveError::NoAnswer(_)
         | RemoveError::Malformed(_) => "preflight",
+        RemoveError::Journal(JournalError::NotUndone(_)) => "undo",
         RemoveError::NotForgotten { .. } => "datastore",
-        RemoveError::NotDeleted { .. } => "kubernetes",
+        RemoveError::NotDeleted { .. } | RemoveError::Finalizers { .. } => "kubernetes",
         RemoveError::Read(_) | RemoveError::Journal(_) | RemoveError::Store(_) => "apply",
     }
 }
@@ -133,11 +164,20 @@ fn microk8s_text(error: &RemoveError) -> Option<String> {
     })
 }
 
-fn hint(error: &RemoveError) -> Option<&'static str> {
-    Some(match error {
-        RemoveError::Turn(error) => return error.hint(),
+fn hint(error: &RemoveError) -> Option<String> {
+    let hint = match error {
+        RemoveError::Turn(error) => return error.hint().map(str::to_owned),
+        RemoveError::InDoubt { hint, .. } => return Some(hint.clone()),
+        RemoveError::NotAsked { source, .. } | RemoveError::NotDeleted { source, .. }
+            if is_refused(source) =>
+        {
+            "the API server runs, and does not let this node's administrator do that: see `credentials/client.config` and the cluster's RBAC rules; what was removed before stays removed, and the same command removes the rest"
+        }
         RemoveError::NotInKubernetes(_) => {
             "`microk8s kubectl get nodes` and `microk8s nodes` list the nodes; with --force a node that only the datastore or this node still knows is removed as well"
+        }
+        RemoveError::ClaimedAddress { .. } => {
+            "each node says itself which address it has: name the node by its name; with --force a member of the datastore at this address is removed, and no node of Kubernetes"
         }
         RemoveError::NotAsked { .. } => {
             "see that the API server runs; with --force the node is removed from the datastore all the same"
@@ -148,14 +188,29 @@ fn hint(error: &RemoveError) -> Option<&'static str> {
         RemoveError::NotDeleted { .. } => {
             "the datastore does not list the node any more; run the command again when the API server answers"
         }
+        RemoveError::Finalizers { node, .. } => {
+            return Some(format!(
+                "all else is removed. The node goes once the programs behind the finalizers are done with it; where they do not run any more, take them off: `microk8s kubectl patch node {node} --type=merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'`"
+            ));
+        }
+        RemoveError::Journal(undo @ JournalError::NotUndone(_)) => undo.hint_of_undoing(),
         RemoveError::LastMember(_) => "to take this node out of service, remove MicroK8s from it",
         _ => return None,
-    })
+    };
+    Some(hint.to_owned())
+}
+
+/// Whether the API server answered, and does not allow it.
+fn is_refused(error: &CommandError) -> bool {
+    matches!(error, CommandError::Failed { output, .. }
+        if output.contains("(Forbidden)") || output.contains("(Unauthorized)") || output.contains("must be logged in"))
 }
 
 fn exit(error: &RemoveError) -> ExitStatus {
     match error {
         RemoveError::NotForgotten { .. } => ExitStatus::NOT_REMOVED,
+        RemoveError::Turn(_) => ExitStatus::NotReady,
+        RemoveError::Journal(JournalError::NotUndone(_)) => ExitStatus::NotTakenBack,
         _ => ExitStatus::Failure,
     }
 }

@@ -1,12 +1,18 @@
 //! What is known of the node that is to be removed, and by whom.
+//!
+//! An address that a node writes about itself, as the kubelet of any worker may, picks no member of
+//! the datastore when another node claims it as well, or when this node admitted the node from
+//! another one. What is recorded of admissions counts for more.
 
 use std::net::IpAddr;
 
 use super::error::RemoveError;
-use crate::cluster::kubernetes;
+use crate::cluster::kubernetes::{self, Known};
 use crate::cluster::node::Node;
 use crate::host::CommandError;
 use crate::model::endpoint;
+use crate::model::node::NodeName;
+use crate::model::role::Role;
 use crate::store::dqlite::{self, Member};
 use crate::store::tokens::Tokens;
 
@@ -25,8 +31,16 @@ pub(super) enum InKubernetes {
 pub(super) struct Target {
     /// Its name; what was typed where no name is known.
     pub name: String,
-    /// Every address that somebody knows of it.
-    pub addresses: Vec<IpAddr>,
+    /// The address that was typed in place of a name.
+    typed: Option<IpAddr>,
+    /// From where this node admitted it.
+    admitted: Vec<IpAddr>,
+    /// Every admission of it was that of a worker.
+    pub is_worker: bool,
+    /// Nodes of Kubernetes that all claim the address that was typed: which one is meant is not known.
+    pub claimed_by: Vec<String>,
+    /// What Kubernetes says of it.
+    pub known: Known,
     pub in_kubernetes: InKubernetes,
 }
 
@@ -38,12 +52,29 @@ pub(super) struct InDatastore {
     pub other: String,
 }
 
+/// What the datastore knows of the node.
+pub(super) enum Found {
+    Nothing,
+    Member(InDatastore),
+    /// These members may be the node, and nothing that can be relied on says so.
+    InDoubt {
+        /// As the datastore lists them.
+        members: Vec<String>,
+        /// Why nobody can tell.
+        why: String,
+    },
+}
+
 impl Target {
     /// A node of which the name is all that is known.
     pub fn only_named(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            addresses: Vec::new(),
+            typed: None,
+            admitted: Vec::new(),
+            is_worker: false,
+            claimed_by: Vec::new(),
+            known: Known::default(),
             in_kubernetes: InKubernetes::Yes,
         }
     }
@@ -51,41 +82,61 @@ impl Target {
     /// Looks the node up by what was typed: a name, or an address.
     pub fn look_up(node: &Node, tokens: Option<&Tokens>, typed: &str) -> Result<Self, RemoveError> {
         let host = node.host.as_ref();
-        let mut target = Self::only_named(typed);
-        let address = endpoint::read_address(typed);
-        target.addresses.extend(address);
-        if let Some(name) = address.and_then(|address| kubernetes::name_of(host, address)) {
-            target.name = name;
+        let mut target = Self::only_named(&normalized(typed));
+        target.typed = endpoint::read_address(typed);
+        let admissions = match tokens {
+            Some(tokens) => tokens.admissions().nodes()?,
+            None => Vec::new(),
+        };
+        if let Some(address) = target.typed {
+            let mut claimed = kubernetes::names_of(host, address);
+            // A node that was admitted from there has the address, whatever others say of themselves.
+            let recorded = admissions.iter().find(|one| one.node.address == address);
+            if let Some(recorded) = recorded {
+                target.name = normalized(&recorded.node.name);
+            } else if claimed.len() > 1 {
+                target.claimed_by = claimed;
+                target.in_kubernetes = InKubernetes::NoKubernetes;
+                return Ok(target);
+            } else if let Some(name) = claimed.pop() {
+                target.name = name;
+            }
         }
-        match kubernetes::addresses_of(host, &target.name) {
-            Ok(Some(found)) => target.add(found),
+        match kubernetes::find(host, &target.name) {
+            Ok(Some(known)) => target.known = known,
             Ok(None) => target.in_kubernetes = InKubernetes::NoKubernetes,
             Err(error) if is_not_found(&error) => target.in_kubernetes = InKubernetes::No(error),
             Err(error) => target.in_kubernetes = InKubernetes::NotAsked(error),
         }
-        // A node that Kubernetes knows has the address that stands there; of any other one this
-        // node may remember what it was.
-        if !matches!(target.in_kubernetes, InKubernetes::Yes)
-            && let Some(tokens) = tokens
-        {
-            for admitted in tokens.admissions().nodes()? {
-                let of_name = admitted.node.name == typed;
-                if of_name {
-                    target.add([admitted.node.address]);
-                } else if Some(admitted.node.address) == address {
-                    target.name = admitted.node.name;
-                }
-            }
-        }
+        let of_name = admissions
+            .iter()
+            .filter(|one| normalized(&one.node.name) == target.name);
+        let of_name: Vec<_> = of_name.collect();
+        target.is_worker =
+            !of_name.is_empty() && of_name.iter().all(|one| one.role == Role::Worker);
+        target.admitted = of_name.iter().map(|one| one.node.address).collect();
         Ok(target)
     }
 
-    fn add(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        for address in addresses {
-            if !self.addresses.contains(&address) {
-                self.addresses.push(address);
+    /// The member of the datastore at the address is all that is meant.
+    pub fn is_only_an_address(&mut self, typed: &str) {
+        let address = self.typed;
+        *self = Self {
+            typed: address,
+            in_kubernetes: InKubernetes::NoKubernetes,
+            ..Self::only_named(typed)
+        };
+    }
+
+    /// Every address that anything says of it.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut all: Vec<IpAddr> = self.typed.into_iter().collect();
+        for address in self.admitted.iter().chain(&self.known.addresses) {
+            if !all.contains(address) {
+                all.push(*address);
             }
         }
+        all
     }
 
     /// Kubernetes does not know it, or cannot say.
@@ -110,48 +161,197 @@ impl Target {
         }
     }
 
-    /// The node as a member of the datastore. This node itself is none that could be removed
-    /// (recording `remove-node-self`), and the last one is not.
-    pub fn find_in_datastore(&self, node: &Node) -> Result<Option<InDatastore>, RemoveError> {
+    /// The node as a member of the datastore; the last one cannot be removed. Where nothing is going to
+    /// be done to a member, which is so without `force`, a member that may be the node counts as the node.
+    pub fn find_in_datastore(
+        &self,
+        node: &Node,
+        tokens: Option<&Tokens>,
+        force: bool,
+    ) -> Result<Found, RemoveError> {
         if !node.host.has_datastore() || !node.uses_dqlite() {
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
         let answer = node
             .host
             .datastore_members(&node.layout.backend())
             .map_err(RemoveError::NoAnswer)?;
         let members = dqlite::read_shell_answer(&answer)?;
-        let is_target =
-            |member: &&Member| self.addresses.iter().any(|address| member.is_at(*address));
-        if self.is_own(node) {
-            return match members.len() {
-                0 | 1 => Err(RemoveError::LastMember(self.name.clone())),
-                _ => Ok(None),
-            };
-        }
-        let Some(found) = members.iter().find(is_target) else {
-            return Ok(None);
+        let at = |addresses: &[IpAddr]| {
+            let is_there = |member: &&Member| addresses.iter().any(|one| member.is_at(*one));
+            members.iter().find(is_there)
         };
-        let Some(other) = members.iter().find(|member| !is_target(member)) else {
+        if let Some(found) = self.typed.and_then(|address| at(&[address])) {
+            return self.member(found, &members);
+        }
+        let Some(found) = at(&self.admitted).or_else(|| at(&self.known.addresses)) else {
+            return self.unaccounted(node, tokens, &members);
+        };
+        if !force {
+            return self.member(found, &members);
+        }
+        match self.doubt(node, tokens, found)? {
+            None => self.member(found, &members),
+            Some(why) => Ok(Found::InDoubt {
+                members: vec![found.address.clone()],
+                why,
+            }),
+        }
+    }
+
+    /// Whether Kubernetes' node of the address that was typed was admitted from another one: the member
+    /// of the datastore at that address is another node then.
+    pub fn is_other_than(&self, member: &InDatastore) -> bool {
+        let address = endpoint::address_of(&member.address).map(endpoint::plain);
+        self.typed.is_some()
+            && self.typed == address
+            && !self.admitted.is_empty()
+            && !self
+                .admitted
+                .iter()
+                .any(|one| Some(endpoint::plain(*one)) == address)
+    }
+
+    fn member(&self, found: &Member, members: &[Member]) -> Result<Found, RemoveError> {
+        let Some(other) = members.iter().find(|other| other.address != found.address) else {
             return Err(RemoveError::LastMember(self.name.clone()));
         };
-        Ok(Some(InDatastore {
+        Ok(Found::Member(InDatastore {
             address: found.address.clone(),
             other: other.address.clone(),
         }))
     }
 
-    fn is_own(&self, node: &Node) -> bool {
-        let own = node
-            .addresses(node.agent_bind().ip())
-            .unwrap_or_default()
+    /// Why the node may not be the member whose address it claims.
+    fn doubt(
+        &self,
+        node: &Node,
+        tokens: Option<&Tokens>,
+        claimed: &Member,
+    ) -> Result<Option<String>, RemoveError> {
+        let address = &claimed.address;
+        let is_admitted = self.admitted.iter().any(|one| claimed.is_at(*one));
+        if let Some(admitted) = self.admitted.first().filter(|_| !is_admitted) {
+            return Ok(Some(format!(
+                "{} says in Kubernetes that it is where the datastore lists {address}, and was admitted from {admitted}",
+                self.name
+            )));
+        }
+        let is_there = |ip: IpAddr| claimed.is_at(ip);
+        let mut others: Vec<String> = Vec::new();
+        if own_addresses(node).into_iter().any(is_there) {
+            others.push(node.host.host_name().unwrap_or_default());
+        }
+        if let Some(tokens) = tokens {
+            let admitted = tokens.admissions().nodes()?;
+            let of_other = admitted
+                .into_iter()
+                .filter(|one| is_there(one.node.address));
+            others.extend(of_other.map(|one| one.node.name));
+        }
+        let listed = match kubernetes::nodes(node.host.as_ref()) {
+            Ok(listed) => listed,
+            // What is recorded has to do.
+            Err(_) if is_admitted => Vec::new(),
+            Err(source) => {
+                return Err(RemoveError::NotAsked {
+                    node: self.name.clone(),
+                    source,
+                });
+            }
+        };
+        let claim = listed
             .into_iter()
-            .map(endpoint::plain);
-        let by_address = own
-            .into_iter()
-            .any(|own| self.addresses.iter().any(|at| endpoint::plain(*at) == own));
-        by_address || node.host.host_name().is_ok_and(|own| own == self.name)
+            .filter(|one| one.addresses.iter().copied().any(is_there));
+        others.extend(claim.map(|one| one.name));
+        others.retain(|other| normalized(other) != self.name);
+        others.sort();
+        others.dedup();
+        Ok((!others.is_empty()).then(|| {
+            format!(
+                "{address} is where {} is as well as {}",
+                others.join(" and "),
+                self.name
+            )
+        }))
     }
+
+    /// A control plane node that another node admitted may be in the datastore at an address that
+    /// Kubernetes does not know it by.
+    fn unaccounted(
+        &self,
+        node: &Node,
+        tokens: Option<&Tokens>,
+        members: &[Member],
+    ) -> Result<Found, RemoveError> {
+        let may_be = self.known.claims_control_plane && self.admitted.is_empty();
+        if !matches!(self.in_kubernetes, InKubernetes::Yes) || !may_be {
+            return Ok(Found::Nothing);
+        }
+        let mut accounted = own_addresses(node);
+        if let Some(tokens) = tokens {
+            let admitted = tokens.admissions().nodes()?;
+            accounted.extend(admitted.into_iter().map(|one| one.node.address));
+        }
+        let is_own = |member: &&Member| !accounted.iter().any(|ip| member.is_at(*ip));
+        if members.iter().filter(is_own).count() == 0 {
+            return Ok(Found::Nothing);
+        }
+        let listed = kubernetes::nodes(node.host.as_ref()).unwrap_or_default();
+        let others = listed.into_iter().filter(|one| one.name != self.name);
+        let of_others: Vec<IpAddr> = others.flat_map(|one| one.addresses).collect();
+        let members: Vec<String> = members
+            .iter()
+            .filter(is_own)
+            .filter(|member| !of_others.iter().any(|ip| member.is_at(*ip)))
+            .map(|member| member.address.clone())
+            .collect();
+        Ok(if members.is_empty() {
+            Found::Nothing
+        } else {
+            Found::InDoubt {
+                members,
+                why: format!(
+                    "{} is a control plane node, and the datastore does not list it at an address that Kubernetes knows",
+                    self.name
+                ),
+            }
+        })
+    }
+}
+
+/// A name as Kubernetes has it; what is no name stays.
+pub(super) fn normalized(name: &str) -> String {
+    NodeName::parse(name).map_or_else(|_| name.to_owned(), String::from)
+}
+
+/// Whether what was typed is the node that the command runs on: by its name, by the name that its
+/// kubelet has, or by an address.
+pub(super) fn is_own(node: &Node, typed: &str) -> bool {
+    if let Some(address) = endpoint::read_address(typed) {
+        return own_addresses(node).contains(&endpoint::plain(address));
+    }
+    let typed = normalized(typed);
+    let override_name = node.arguments("kubelet").ok().and_then(|arguments| {
+        let name = arguments.get("--hostname-override")?;
+        Some(name.to_owned())
+    });
+    let host_name = node.host.host_name().ok();
+    [host_name, override_name]
+        .into_iter()
+        .flatten()
+        .any(|own| normalized(&own) == typed)
+}
+
+/// The addresses of this node. Standalone nodes share machines, and are told apart by theirs.
+fn own_addresses(node: &Node) -> Vec<IpAddr> {
+    let bind = node.agent_bind().ip();
+    if node.is_standalone() && !bind.is_unspecified() {
+        return vec![endpoint::plain(bind)];
+    }
+    let interfaces = node.host.interfaces().unwrap_or_default();
+    let addresses = interfaces.into_iter().map(|entry| entry.address);
+    addresses.map(endpoint::plain).collect()
 }
 
 /// Whether Kubernetes has answered, and has no such thing.

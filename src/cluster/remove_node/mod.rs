@@ -7,6 +7,7 @@
 //! one of them still knows can be removed as well.
 
 mod error;
+mod front_proxy;
 mod known;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use crate::cluster::leave::said;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::turn;
 use crate::host::CommandError;
+use crate::model::endpoint;
 use crate::store::known_users;
 use crate::store::layout::Lock;
 use crate::store::token_files::CALLBACK_TOKENS;
@@ -29,7 +31,7 @@ use crate::wire::departure_v1::{RemoveEvent, RemoveOrder};
 use crate::wire::local_v1::JoinFailure;
 
 pub use error::RemoveError;
-use known::{InKubernetes, Target};
+use known::{Found, InDatastore, InKubernetes, Target};
 
 /// How long the datastore is asked to forget the node.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
@@ -78,6 +80,11 @@ fn attempt(
         tokens,
         order,
     };
+    if known::is_own(node, &order.node) {
+        return Err(RemoveError::ThisNode(
+            node.host.host_name().unwrap_or_else(|_| order.node.clone()),
+        ));
+    }
     if node.layout.has(Lock::HaCluster) {
         removal.remove_everywhere(audience)
     } else {
@@ -99,7 +106,7 @@ impl Removal<'_> {
         let typed = || self.order.node.clone();
         match &target.in_kubernetes {
             InKubernetes::Yes => {
-                if target.addresses.is_empty() && !self.order.force {
+                if target.known.addresses.is_empty() && !self.order.force {
                     return Err(RemoveError::NoAddress(typed()));
                 }
             }
@@ -114,27 +121,34 @@ impl Removal<'_> {
             InKubernetes::NotAsked(_) => return Err(target.not_asked()),
             InKubernetes::NoKubernetes => {}
         }
-        let in_datastore = target.find_in_datastore(self.node)?;
-        if let Some(found) = &in_datastore {
-            if !self.order.force {
-                return Err(RemoveError::Registered(typed()));
-            }
-            if target.is_ghost() {
-                audience(RemoveEvent::InDatastore);
-            }
-            self.forget(found)?;
+        if !target.claimed_by.is_empty() && !self.order.force {
+            return Err(RemoveError::ClaimedAddress {
+                address: typed(),
+                nodes: target.claimed_by.join(" and "),
+            });
         }
-        if matches!(target.in_kubernetes, InKubernetes::Yes) {
+        let is_in_datastore = self.remove_from_datastore(&mut target, audience)?;
+        let is_in_kubernetes = matches!(target.in_kubernetes, InKubernetes::Yes);
+        if is_in_kubernetes {
             self.delete(&target.name)?;
         }
-        let known_here = self.forget_here(&target)?;
+        if !target.is_worker
+            && (is_in_kubernetes || is_in_datastore)
+            && let Err(error) = front_proxy::distrust_others(self.node)
+        {
+            audience(RemoveEvent::Warning {
+                message: format!(
+                    "servers behind the API servers may still trust the front proxy of {}: {error}; run the command again with --force when the API server answers",
+                    target.name
+                ),
+            });
+        }
+        let known_here = self.forget_here(&target, audience)?;
         if matches!(target.in_kubernetes, InKubernetes::NotAsked(_)) {
             return Err(target.not_asked());
         }
-        let was_known = matches!(target.in_kubernetes, InKubernetes::Yes)
-            || in_datastore.is_some()
-            || known_here;
-        if !was_known {
+        self.check_finalizers(&target)?;
+        if !is_in_kubernetes && !is_in_datastore && !known_here {
             if !self.order.force {
                 return Err(RemoveError::Unknown(typed()));
             }
@@ -148,9 +162,76 @@ impl Removal<'_> {
         Ok(())
     }
 
+    /// Has the datastore forget the node, where it is certain which member that is; says whether it was
+    /// one.
+    fn remove_from_datastore(
+        &self,
+        target: &mut Target,
+        audience: &mut Audience<'_>,
+    ) -> Result<bool, RemoveError> {
+        match target.find_in_datastore(self.node, self.tokens, self.order.force)? {
+            Found::Nothing => Ok(false),
+            Found::Member(_) if !self.order.force => {
+                Err(RemoveError::Registered(self.order.node.clone()))
+            }
+            Found::Member(found) => {
+                if target.is_ghost() {
+                    audience(RemoveEvent::InDatastore);
+                }
+                self.forget(&found)?;
+                if target.is_other_than(&found) {
+                    audience(RemoveEvent::Warning {
+                        message: format!(
+                            "{} says in Kubernetes that it has this address, and was admitted from another one: it stays; remove it by its name where that is wanted",
+                            target.name
+                        ),
+                    });
+                    target.is_only_an_address(&self.order.node);
+                }
+                if !target.claimed_by.is_empty() {
+                    audience(RemoveEvent::Warning {
+                        message: format!(
+                            "{} all say in Kubernetes that they have this address, so none of them is deleted there; remove them by name",
+                            target.claimed_by.join(" and ")
+                        ),
+                    });
+                }
+                Ok(true)
+            }
+            Found::InDoubt { members, why } if self.order.force => {
+                audience(RemoveEvent::Warning {
+                    message: format!(
+                        "{why}: no member of the datastore is removed; {}",
+                        how_to_name(&members)
+                    ),
+                });
+                Ok(false)
+            }
+            Found::InDoubt { members, why } => Err(RemoveError::InDoubt {
+                why,
+                hint: how_to_name(&members),
+            }),
+        }
+    }
+
+    /// Kubernetes keeps a node until those who asked for that are done with it.
+    fn check_finalizers(&self, target: &Target) -> Result<(), RemoveError> {
+        let finalizers = &target.known.finalizers;
+        if finalizers.is_empty() || !matches!(target.in_kubernetes, InKubernetes::Yes) {
+            return Ok(());
+        }
+        match self.node.host.kubectl(&["get", "no", &target.name]) {
+            Ok(_) => Err(RemoveError::Finalizers {
+                node: target.name.clone(),
+                finalizers: finalizers.join(", "),
+            }),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// On a cluster on etcd only Kubernetes knows the nodes (recording `remove-node-not-ha`).
     fn without_datastore(&self, audience: &mut Audience<'_>) -> Result<(), RemoveError> {
-        let name = &self.order.node;
+        let name = &known::normalized(&self.order.node);
         match self.node.host.kubectl(&["get", "no", name]) {
             Ok(_) => {}
             Err(error) if known::is_not_found(&error) => {
@@ -165,10 +246,11 @@ impl Removal<'_> {
             }
         }
         self.delete_now(name)?;
-        self.forget_here(&Target::only_named(name)).map(drop)
+        self.forget_here(&Target::only_named(name), audience)
+            .map(drop)
     }
 
-    fn forget(&self, found: &known::InDatastore) -> Result<(), RemoveError> {
+    fn forget(&self, found: &InDatastore) -> Result<(), RemoveError> {
         let (host, backend) = (self.node.host.as_ref(), self.node.layout.backend());
         forget::ask(host, &backend, &found.address, ASK_LIMIT, &|| false).map_err(|source| {
             RemoveError::NotForgotten {
@@ -187,7 +269,12 @@ impl Removal<'_> {
     }
 
     fn delete_now(&self, name: &str) -> Result<(), RemoveError> {
-        match self.node.host.kubectl(&["delete", "no", name]) {
+        // What Kubernetes waits for may take for ever.
+        match self
+            .node
+            .host
+            .kubectl(&["delete", "no", name, "--wait=false"])
+        {
             Err(source) if !known::is_not_found(&source) => Err(RemoveError::NotDeleted {
                 node: name.to_owned(),
                 source,
@@ -197,7 +284,11 @@ impl Removal<'_> {
     }
 
     /// What this node keeps of the other one goes; says whether there was something.
-    fn forget_here(&self, target: &Target) -> Result<bool, RemoveError> {
+    fn forget_here(
+        &self,
+        target: &Target,
+        audience: &mut Audience<'_>,
+    ) -> Result<bool, RemoveError> {
         let layout = &self.node.layout;
         let read = |name: &str| match layout.read(&layout.credential(name)) {
             Ok(text) => Ok(Some(Secret::new(text))),
@@ -231,14 +322,21 @@ impl Removal<'_> {
             let written = changes.iter().try_for_each(|(name, text, access)| {
                 journal.write(&layout.credential(name), text.expose().as_bytes(), *access)
             });
-            if let Err(error) = written.and_then(|()| journal.commit()) {
-                journal.roll_back(self.node.host.as_ref())?;
-                return Err(error.into());
+            match written.and_then(|()| journal.commit()) {
+                Ok(committed) => {
+                    if let Some(message) = committed.warning("forgotten the other") {
+                        audience(RemoveEvent::Warning { message });
+                    }
+                }
+                Err(error) => {
+                    journal.roll_back(self.node.host.as_ref())?;
+                    return Err(error.into());
+                }
             }
         }
         if let Some(tokens) = self.tokens {
             known |= tokens.forget(&target.name)?;
-            for address in &target.addresses {
+            for address in target.addresses() {
                 known |= tokens.forget(&address.to_string())?;
             }
         }
@@ -246,9 +344,22 @@ impl Removal<'_> {
     }
 }
 
+/// By what an operator names a member of the datastore.
+fn how_to_name(members: &[String]) -> String {
+    let addresses = members.iter().filter_map(|member| endpoint::split(member));
+    let commands: Vec<String> = addresses
+        .map(|(address, _)| format!("`microk8s remove-node {address} --force`"))
+        .collect();
+    format!(
+        "if the node is gone and is that member, {} removes it",
+        commands.join(" or ")
+    )
+}
+
 /// The file of callback tokens, `host:port token` a line, without those of this node: by its exact
 /// name or address.
 fn without_callback(text: &str, target: &Target) -> Secret {
+    let addresses = target.addresses();
     let is_targets = |line: &str| {
         let Some((host, _port)) = line
             .split_whitespace()
@@ -259,7 +370,8 @@ fn without_callback(text: &str, target: &Target) -> Secret {
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let address: Option<IpAddr> = host.parse().ok();
-        host == target.name || address.is_some_and(|address| target.addresses.contains(&address))
+        known::normalized(host) == target.name
+            || address.is_some_and(|address| addresses.contains(&address))
     };
     Secret::new(
         text.split_inclusive('\n')
@@ -274,10 +386,8 @@ mod tests {
 
     #[test]
     fn a_node_whose_name_begins_like_the_removed_ones_keeps_its_tokens() {
-        let target = Target {
-            addresses: vec!["10.99.0.12".parse().unwrap()],
-            ..Target::only_named("node1")
-        };
+        let mut target = Target::only_named("node1");
+        target.known.addresses = vec!["10.99.0.12".parse().unwrap()];
         let text = "node1:25000 a\nnode10:25000 b\n10.99.0.12:25000 c\n10.99.0.120:25000 d\nnode1.example:25000 e\nx\n";
         assert_eq!(
             without_callback(text, &target).expose(),

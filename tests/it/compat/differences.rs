@@ -28,6 +28,25 @@ const USAGE: Effect = Effect::Stderr(|| expectation::Stderr::Usage);
 const WARNING: Effect = Effect::Stderr(|| expectation::Stderr::Line("warning: "));
 const NOTHING_HAPPENS: &[Effect] = &[Untouched(N1), NoCalls];
 
+/// What removes n2 from Kubernetes with a datastore.
+const DELETES_N2: &[&str] = &[
+    "remove-node-by-ip",
+    "remove-node-by-name",
+    "remove-node-in-dqlite-force",
+    "remove-node-in-dqlite-force-ip",
+    "remove-node-no-callback-file",
+    "remove-node-stopped-lock",
+    "remove-node-token-auth",
+];
+
+/// The authorities of the front proxies that the cluster trusts.
+const ASKS_FRONT_PROXIES: &str =
+    "kubectl -n kube-system get configmap extension-apiserver-authentication -o json";
+
+const REMOVES_N3: &str = "dqlite -s file://$SNAP_DATA/var/kubernetes/backend/cluster.yaml -c $SNAP_DATA/var/kubernetes/backend/cluster.crt -k $SNAP_DATA/var/kubernetes/backend/cluster.key -f json k8s .remove 10.99.0.13:19001";
+
+const LISTS_MEMBERS: &str = "dqlite -s file://$SNAP_DATA/var/kubernetes/backend/cluster.yaml -c $SNAP_DATA/var/kubernetes/backend/cluster.crt -k $SNAP_DATA/var/kubernetes/backend/cluster.key -f json k8s .cluster";
+
 /// Joins that end, at their first command, with a control plane node.
 const CONTROL_PLANE: &[&str] = &[
     "join-controlplane-*",
@@ -297,6 +316,134 @@ const NEW_AUTHORITY: &[Effect] = &[
         }"#,
     ),
 ];
+
+/// New keys for all that a node that left has certificates for, and a new authority of its front proxy.
+const NEW_KEYS: &[Effect] = &[
+    Also(
+        Own,
+        r#"{"path": "certs/server.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/server.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "certs/front-proxy-ca.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/front-proxy-ca.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "certs/front-proxy-client.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/front-proxy-client.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "certs/kubelet.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/kubelet.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "certs/client.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/client.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "certs/proxy.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/proxy.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "certs/scheduler.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/scheduler.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "certs/controller.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/controller.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{"path": "certs/apiserver-kubelet-client.key", "change": "modified", "mode": "0600", "kind": "key", "summary": {"type": "RSA", "bits": 2048, "pem": "PRIVATE KEY", "key_of_cert": ["certs/apiserver-kubelet-client.crt"]}}"#,
+    ),
+    Also(
+        Own,
+        r#"{
+            "path": "certs/front-proxy-ca.crt",
+            "change": "modified",
+            "mode": "0644",
+            "kind": "cert",
+            "summary": {
+                "subject": "CN=front-proxy-ca",
+                "issuer": "CN=front-proxy-ca",
+                "version": "v3",
+                "is_ca": true,
+                "sans": [],
+                "days": 3650.0,
+                "key_usage": ["key_cert_sign", "crl_sign"],
+                "ext_key_usage": [],
+                "extensions": ["basicConstraints (critical)", "keyUsage (critical)", "subjectKeyIdentifier", "authorityKeyIdentifier"],
+                "signature_algorithm": "sha256WithRSAEncryption",
+                "public_key": {"type": "RSA", "bits": 2048},
+                "signed_by": "self",
+                "blocks": 1
+            }
+        }"#,
+    ),
+    Also(
+        Own,
+        r#"{
+            "path": "certs/front-proxy-client.crt",
+            "change": "modified",
+            "mode": "0644",
+            "kind": "cert",
+            "summary": {
+                "subject": "CN=front-proxy-client",
+                "issuer": "CN=front-proxy-ca",
+                "version": "v3",
+                "is_ca": false,
+                "sans": [
+                    "DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
+                    "DNS:kubernetes.default.svc.cluster", "DNS:kubernetes.default.svc.cluster.local",
+                    "IP:127.0.0.1", "IP:10.152.183.1", "IP:10.99.0.11"
+                ],
+                "days": 365.0,
+                "key_usage": ["digital_signature", "key_encipherment", "data_encipherment"],
+                "ext_key_usage": ["serverAuth", "clientAuth"],
+                "extensions": [
+                    "authorityKeyIdentifier", "basicConstraints", "keyUsage", "extendedKeyUsage",
+                    "subjectAltName", "subjectKeyIdentifier"
+                ],
+                "signature_algorithm": "sha256WithRSAEncryption",
+                "public_key": {"type": "RSA", "bits": 2048},
+                "signed_by": "new front-proxy ca",
+                "blocks": 1
+            }
+        }"#,
+    ),
+];
+
+/// `server.crt` of a worker that left.
+const WORKERS_SERVER: Effect = Also(
+    Own,
+    r#"{
+        "path": "certs/server.crt",
+        "change": "modified",
+        "mode": "0644",
+        "kind": "cert",
+        "summary": {
+            "subject": "C=GB, ST=Canonical, L=Canonical, O=Canonical, OU=Canonical, CN=127.0.0.1",
+            "issuer": "CN=10.152.183.1",
+            "version": "v3",
+            "is_ca": false,
+            "sans": [
+                "DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
+                    "DNS:kubernetes.default.svc.cluster", "DNS:kubernetes.default.svc.cluster.local",
+                    "IP:127.0.0.1", "IP:10.152.183.1", "IP:10.99.0.12"
+            ],
+            "days": 365.0,
+            "key_usage": ["digital_signature", "key_encipherment", "data_encipherment"],
+            "ext_key_usage": ["serverAuth", "clientAuth"],
+            "extensions": [
+                "authorityKeyIdentifier", "basicConstraints", "keyUsage", "extendedKeyUsage",
+                "subjectAltName", "subjectKeyIdentifier"
+            ],
+            "signature_algorithm": "sha256WithRSAEncryption",
+            "public_key": {"type": "RSA", "bits": 2048},
+            "signed_by": "own ca",
+            "blocks": 1
+        }
+    }"#,
+);
 
 const N2_SERVER: &str = r#"{"summary": {"sans": [
     "DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
@@ -1159,6 +1306,53 @@ pub const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        microk8s: "a node that left keeps the private keys that it had as a member, that of its front proxy's authority included, which the cluster's servers trust",
+        here: "all of them are new, but for what the node has had to itself: the datastore's key from before the join, and a worker's own authority",
+        why: "with the key of a trusted front proxy one is whoever one wants to be to the servers behind the API servers",
+        cases: &[
+            Case {
+                of: &["leave-alone", "leave-formed-cluster"],
+                modes: LEAVE,
+                effects: NEW_KEYS,
+            },
+            Case {
+                of: &["leave-controlplane"],
+                modes: LEAVE,
+                effects: &[
+                    Only(&[1], NEW_KEYS),
+                    Patch(Own, &["certs/front-proxy-client.crt"], N2_SERVER),
+                ],
+            },
+            Case {
+                of: &["leave-worker", "leave-kubectl-fails"],
+                modes: LEAVE,
+                effects: &[
+                    Only(&[1], NEW_KEYS),
+                    WORKERS_SERVER,
+                    Patch(Own, &["certs/front-proxy-client.crt"], N2_SERVER),
+                ],
+            },
+        ],
+        tests: &["leaving::a_node_that_left_has_no_key_or_token_that_it_had_as_a_member"],
+    },
+    Difference {
+        microk8s: "`leave` of the last control plane node says nothing of the workers that lose their cluster",
+        here: "a warning names them, and `--dry-run` says that the cluster's data goes",
+        why: "what ran on them is lost, and they wait for an API server that never comes back",
+        cases: &[Case {
+            of: &["leave-alone"],
+            modes: LEAVE,
+            effects: &[InsteadOfCalls(
+                &["snapctl stop microk8s.daemon-kubelite"],
+                &[
+                    "kubectl get no -o json --request-timeout=5s",
+                    "snapctl stop microk8s.daemon-kubelite",
+                ],
+            )],
+        }],
+        tests: &["leaving::the_last_control_plane_warns_that_its_workers_lose_their_cluster"],
+    },
+    Difference {
         microk8s: "a worker that left keeps the cluster's callback token and the list of its API servers",
         here: "both are gone",
         why: "with the token one writes arguments and restarts services on the cluster's nodes",
@@ -1314,11 +1508,61 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["removing::an_api_server_that_is_down_is_no_node_that_is_gone"],
     },
     Difference {
-        microk8s: "`remove-node` removes the node that it runs on also when it is the last one",
-        here: "an error, exit code 1",
-        why: "there is no cluster without it",
-        cases: &[],
-        tests: &["removing::the_last_member_is_never_removed"],
+        microk8s: "`remove-node` deletes the node that it runs on in Kubernetes, and leaves it in the datastore",
+        here: "an error that says to run `microk8s leave`, exit code 1, by whichever name or address the node is named",
+        why: "half of the node would be gone, and its kubelet registers it again",
+        cases: &[Case {
+            of: &["remove-node-self"],
+            modes: REMOVE,
+            effects: &[Untouched(Own), NoCalls, Exit(1), ERROR_LINE],
+        }],
+        tests: &["removing::the_own_node_is_never_removed_by_any_of_its_names_and_addresses"],
+    },
+    Difference {
+        microk8s: "`remove-node` waits for as long as a finalizer keeps the node",
+        here: "it does not wait, and names the finalizers",
+        why: "a program that is gone never takes its finalizer off",
+        cases: &[
+            Case {
+                of: DELETES_N2,
+                modes: REMOVE,
+                effects: &[InsteadOfCalls(
+                    &["kubectl delete no n2"],
+                    &["kubectl delete no n2 --wait=false", ASKS_FRONT_PROXIES],
+                )],
+            },
+            Case {
+                of: &["remove-node-ghost-force"],
+                modes: REMOVE,
+                effects: &[InsteadOfCalls(
+                    &[REMOVES_N3],
+                    &[REMOVES_N3, ASKS_FRONT_PROXIES],
+                )],
+            },
+            Case {
+                of: &["remove-node-not-ha"],
+                modes: REMOVE,
+                effects: &[InsteadOfCalls(
+                    &["kubectl delete no n2"],
+                    &["kubectl delete no n2 --wait=false"],
+                )],
+            },
+        ],
+        tests: &["removing::a_finalizer_that_keeps_a_node_is_named"],
+    },
+    Difference {
+        microk8s: "`remove-node --force` has the datastore forget the member at whichever address a node says of itself in Kubernetes",
+        here: "not where another node has that address, or the node was admitted from another one",
+        why: "a worker's kubelet may write any address, and would have a control plane node removed",
+        cases: &[Case {
+            of: &["remove-node-in-dqlite-force", "remove-node-remove-fails"],
+            modes: REMOVE,
+            effects: &[InsteadOfCalls(
+                &[LISTS_MEMBERS],
+                &[LISTS_MEMBERS, "kubectl get no -o json --request-timeout=5s"],
+            )],
+        }],
+        tests: &["removing::an_address_that_a_node_claims_removes_no_member_of_the_datastore"],
     },
     // The agent's answers.
     Difference {

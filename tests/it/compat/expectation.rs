@@ -216,15 +216,20 @@ impl Observed {
                     certificate: lab.host("n1").fresh("certs/ca.crt"),
                 });
             }
-            // Whoever leaves as a control plane node gets an authority of its own.
-            let now = after.0[&host.name].file("certs/ca.crt");
-            if let Some(certificate) =
-                now.filter(|now| authorities.iter().all(|known| known.certificate != *now))
-            {
-                authorities.push(Authority {
-                    name: "new ca".to_owned(),
-                    certificate: certificate.to_vec(),
-                });
+            // A node that has left gets authorities of its own.
+            for (name, path) in [
+                ("new ca", "certs/ca.crt"),
+                ("new front-proxy ca", "certs/front-proxy-ca.crt"),
+            ] {
+                let now = after.0[&host.name].file(path);
+                if let Some(certificate) =
+                    now.filter(|now| authorities.iter().all(|known| known.certificate != *now))
+                {
+                    authorities.push(Authority {
+                        name: name.to_owned(),
+                        certificate: certificate.to_vec(),
+                    });
+                }
             }
             let around = Surroundings {
                 authorities: &authorities,

@@ -213,6 +213,13 @@ impl StandIns {
         fs::write(self.directory.join(format!("term-{action}-{service}")), "").unwrap();
     }
 
+    /// The next `snapctl <action> <service>` runs this line of shell first, with `$data` for the node
+    /// directory.
+    pub fn on_service(&self, action: &str, service: &str, line: &str) {
+        let path = self.directory.join(format!("on-{action}-{service}"));
+        fs::write(path, format!("{line}\n")).unwrap();
+    }
+
     /// `snapctl <action> <service>` does not end before [`StandIns::let_go`].
     pub fn hold(&self, action: &str, service: &str) {
         fs::write(self.directory.join(format!("hold-{action}-{service}")), "").unwrap();
@@ -286,6 +293,25 @@ impl StandIns {
 
     /// The API server knows this node too, with this address or with none.
     pub fn kubernetes_knows(&self, name: &str, address: Option<&str>) {
+        self.kubernetes_has(address, serde_json::json!({"name": name}));
+    }
+
+    /// From now on the API server knows this node, which has the label of a control plane node.
+    pub fn control_plane_knows(&self, name: &str, address: &str) {
+        let label = "node.kubernetes.io/microk8s-controlplane";
+        let metadata =
+            serde_json::json!({"name": name, "labels": {label: "microk8s-controlplane"}});
+        self.kubernetes_has(Some(address), metadata);
+    }
+
+    /// From now on the API server knows this node, and does not let it go.
+    pub fn kubernetes_keeps(&self, name: &str, address: &str, finalizer: &str) {
+        let metadata = serde_json::json!({"name": name, "finalizers": [finalizer]});
+        self.kubernetes_has(Some(address), metadata);
+    }
+
+    fn kubernetes_has(&self, address: Option<&str>, metadata: Value) {
+        let name = metadata["name"].as_str().unwrap().to_owned();
         let mut addresses = vec![serde_json::json!({"address": name, "type": "Hostname"})];
         addresses.extend(
             address.map(|address| serde_json::json!({"address": address, "type": "InternalIP"})),
@@ -293,11 +319,16 @@ impl StandIns {
         let node = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": name},
+            "metadata": metadata,
             "status": {"addresses": addresses},
         });
         let path = self.directory.join("nodes").join(format!("{name}.json"));
         fs::write(path, node.to_string()).unwrap();
+    }
+
+    /// From now on the API server refuses what kubectl is told by this word.
+    pub fn forbid_kubectl(&self, word: &str) {
+        fs::write(self.directory.join(format!("kubectl-forbids-{word}")), "").unwrap();
     }
 
     /// Whether the API server knows a node of this name.

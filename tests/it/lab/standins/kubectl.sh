@@ -4,6 +4,10 @@ if [ -e "$here/kubectl-fails" ]; then
     echo 'The connection to the server 127.0.0.1:16443 was refused' >&2
     exit 1
 fi
+if [ -e "$here/kubectl-forbids-$1" ]; then
+    printf 'Error from server (Forbidden): nodes "%s" is forbidden: User "admin" cannot do that\n' "${3:-}" >&2
+    exit 1
+fi
 known() {
     if [ ! -e "$here/nodes/$1.json" ]; then
         printf 'Error from server (NotFound): nodes "%s" not found\n' "$1" >&2
@@ -35,7 +39,7 @@ case "$1 ${2:-} ${3:-}" in
     ;;
 'delete no '*)
     known "$3"
-    rm "$here/nodes/$3.json"
+    grep -q finalizers "$here/nodes/$3.json" || rm "$here/nodes/$3.json"
     ;;
 'get --raw=/readyz '*)
     for refusal in "$here"/refuse-apply-*; do

@@ -1,4 +1,8 @@
 log "snapctl $*"
+if [ -e "$here/on-$1-$2" ]; then
+    mv "$here/on-$1-$2" "$here/on"
+    . "$here/on"
+fi
 if [ -e "$here/fail-$1-$2" ]; then
     echo 'error: cannot perform the requested operation on the service' >&2
     exit 1

@@ -1,0 +1,99 @@
+//! The datastore's part in a leave, and who depends on it.
+
+use crate::cluster::kubernetes;
+use crate::cluster::leave::error::LeaveError;
+use crate::cluster::node::Node;
+use crate::model::role::Role;
+use crate::store::dqlite::{self, DatastoreRole, Member};
+use crate::store::tokens::Tokens;
+
+/// The datastore's part.
+pub(super) struct Forget {
+    /// This node, as the datastore lists it.
+    pub own: String,
+    /// The first of the other members.
+    pub contacted: String,
+    /// There is one other voter, who cannot decide alone.
+    pub needs_own_vote: bool,
+}
+
+/// Who has the datastore besides this node.
+pub(super) enum Others {
+    /// They are asked to forget this node.
+    Remain(Forget),
+    /// They have forgotten it already.
+    HaveForgotten,
+    /// Nobody: the data goes with this node.
+    None,
+}
+
+/// This node, as its datastore knows itself.
+pub(super) fn own_entry(node: &Node) -> Option<Member> {
+    let info = node
+        .layout
+        .read(&node.layout.backend().join("info.yaml"))
+        .ok()?;
+    dqlite::read_info(&info).ok()
+}
+
+fn members(node: &Node) -> Result<Vec<Member>, LeaveError> {
+    let answer = node
+        .host
+        .datastore_members(&node.layout.backend())
+        .map_err(LeaveError::NotAsked)?;
+    Ok(dqlite::read_shell_answer(&answer)?)
+}
+
+/// The data must stay with somebody (recording `leave-only-voter`).
+pub(super) fn check_voters(node: &Node) -> Result<(), LeaveError> {
+    let members = members(node)?;
+    let mut voters = members
+        .iter()
+        .filter(|member| member.role == DatastoreRole::Voter);
+    let only = match (voters.next(), voters.next()) {
+        (Some(only), None) if members.len() > 1 => only,
+        _ => return Ok(()),
+    };
+    match own_entry(node) {
+        Some(own) if own.address == only.address => Err(LeaveError::OnlyVoter),
+        _ => Ok(()),
+    }
+}
+
+/// Whom to ask to forget this node: nobody when it is alone, or forgotten already.
+pub(super) fn other_members(node: &Node) -> Result<Others, LeaveError> {
+    let members = members(node)?;
+    let own = own_entry(node);
+    let is_own = |member: &&Member| {
+        let own = own.as_ref();
+        own.is_some_and(|own| member.address == own.address)
+    };
+    let other = members.iter().find(|member| !is_own(member));
+    let listed = members.iter().find(is_own);
+    let is_voter = |member: &&Member| member.role == DatastoreRole::Voter;
+    Ok(match listed.zip(other) {
+        Some((own, other)) => Others::Remain(Forget {
+            own: own.address.clone(),
+            contacted: other.address.clone(),
+            needs_own_vote: is_voter(&own) && members.iter().filter(is_voter).count() == 2,
+        }),
+        None if members.len() <= 1 => Others::None,
+        None => Others::HaveForgotten,
+    })
+}
+
+/// The workers that lose their cluster with its last control plane node, as far as they are known.
+pub(super) fn workers(node: &Node, tokens: Option<&Tokens>) -> Vec<String> {
+    let admitted = tokens.and_then(|tokens| tokens.admissions().nodes().ok());
+    let admitted = admitted.into_iter().flatten();
+    let admitted = admitted.filter(|one| one.role == Role::Worker && one.complete);
+    let mut workers: Vec<String> = admitted.map(|one| one.node.name).collect();
+    // Where nobody answers, what is recorded has to do.
+    let listed = kubernetes::nodes(node.host.as_ref()).unwrap_or_default();
+    let own = node.host.host_name().unwrap_or_default();
+    let others = listed.into_iter().map(|one| one.name);
+    workers.extend(others.filter(|name| !name.eq_ignore_ascii_case(&own)));
+    workers.sort();
+    workers.dedup();
+    workers
+}
