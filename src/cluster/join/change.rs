@@ -83,15 +83,15 @@ impl<'a> Change<'a> {
         }
         self.lock(Lock::NoCertReissue)?;
         self.unlock(Lock::JoinInProgress)?;
-        self.commit()
+        self.commit("joined the cluster", audience)
     }
 
-    /// The changes become final.
-    pub fn commit(&mut self) -> Result<(), JoinError> {
+    /// The changes become final, and the node has done this.
+    pub fn commit(&mut self, done: &str, audience: &mut dyn Audience) -> Result<(), JoinError> {
         if let Some(journal) = &mut self.journal {
             let committed = journal.commit()?;
             self.journal = None;
-            if let Some(message) = committed.warning("joined the cluster") {
+            if let Some(message) = committed.warning(done) {
                 audience.tell(JoinEvent::Warning {
                     message,
                     from_microk8s: false,

@@ -116,7 +116,8 @@ pub fn repair(
 ) -> Result<(), JoinError> {
     audience.changes_begin();
     let mut change = Change::new(node, end);
-    let done = apply(&mut change, stale, order, end, audience).and_then(|()| change.commit());
+    let done = apply(&mut change, stale, order, end, audience)
+        .and_then(|()| change.commit("taken over the API server's new address", audience));
     done.map_err(|error| change.take_back(error))
 }
 
