@@ -629,7 +629,7 @@ fn an_agent_that_does_not_tell_leaves_its_checks_open() {
         let line = text
             .stdout
             .lines()
-            .find(|line| line.starts_with("unchecked  12 checks"));
+            .find(|line| line.starts_with("unchecked  13 checks"));
         assert!(
             line.is_some_and(|line| line.contains("(token, high-availability, ")),
             "{text:?}"
