@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod changes;
+pub mod datastore;
 pub mod kubernetes;
 pub mod network;
 pub mod nodes;

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::dev_cluster::is_dqlite_installed;
+use crate::lab::datastore;
 use crate::lab::network::{self, Network};
 use crate::lab::program::program;
 use crate::lab::{scratch, skip};
@@ -94,28 +95,15 @@ impl Machine {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What the datastore lists, a member a line, asked from this node by way of the members that
-    /// its own part of it knows: one that has no vote may not know who leads.
+    /// What the datastore lists, asked from this node.
     fn datastore(&self) -> String {
-        let file = self
-            .directory
-            .join("current/var/kubernetes/backend/cluster.yaml");
-        let output = Command::new("ip")
-            .args(["netns", "exec", &self.namespace, "timeout", "20"])
-            .args(["dqlite", "-s", &format!("file://{}", file.display())])
-            .args(["k8s", ".cluster"])
-            .output()
-            .unwrap();
-        // Nothing while it moves: then its files are not there.
-        String::from_utf8(output.stdout).unwrap()
+        let backend = self.directory.join("current/var/kubernetes/backend");
+        datastore::list(&self.namespace, &backend)
     }
 
     /// The addresses of its members.
     fn members(&self) -> BTreeSet<String> {
-        let list = self.datastore();
-        let rows = list.lines().filter_map(|line| line.split('|').nth(1));
-        rows.map(|at| at.strip_suffix(":19001").unwrap().to_owned())
-            .collect()
+        datastore::members(&self.datastore())
     }
 
     /// The addresses in a role that `microk8s nodes` lists.
@@ -222,9 +210,8 @@ impl Cluster {
     /// Waits until that many members have a vote, so that one can be spared.
     fn has_voters(&self, asked: &str, count: usize) {
         let voters = || {
-            let list = self.on(asked).datastore();
-            let voters = list.lines().filter(|line| line.ends_with("|voter"));
-            (voters.count() == count).then_some(())
+            let voters = datastore::voters(&self.on(asked).datastore());
+            (voters == count).then_some(())
         };
         assert!(wait::until(PATIENCE, GLANCE, voters).is_some());
     }

@@ -1,11 +1,14 @@
 //! Members, and what they may do, as a real API server has it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use microk8s::base::wait;
 
 use crate::compat::requests::curl;
+use crate::lab::datastore::{self, Datastore};
 use crate::lab::kubernetes::{Authorization, Kubernetes};
+use crate::lab::nodes::HOSTS;
 use crate::lab::{Host, Lab};
 
 #[test]
@@ -113,6 +116,97 @@ fn a_worker_that_is_removed_by_name_or_by_address_is_gone_from_kubernetes() {
         let list = n1.shell("microk8s nodes").ok();
         assert!(!list.contains("10.99.0.12"), "{list}");
     }
+}
+
+/// The API servers are on etcd: the real dqlite beside each node holds its members and nothing else.
+#[test]
+fn kubernetes_and_the_datastore_have_the_same_members_after_each_join_leave_and_removal() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let [n1, n2, n3] = ["n1", "n2", "n3"].map(|name| lab.host(name));
+    let Some(mut kubernetes) = Kubernetes::start(n1, Authorization::NodeAndRbac) else {
+        return;
+    };
+    let mut datastores = Vec::new();
+    for host in lab.hosts() {
+        let Some(datastore) = Datastore::start(host) else {
+            return;
+        };
+        datastores.push(datastore);
+    }
+    kubernetes.register(n1).ok();
+    let _agent = n1.agent();
+
+    // A worker is a node, and no member of the datastore.
+    n3.shell(&format!("{} --worker", n1.join_line())).ok();
+    kubernetes.register(n3).ok();
+    have(&kubernetes, &[n1], &["n1", "n3"], &["n1"]);
+    n3.shell("microk8s leave").ok();
+    n1.shell("microk8s remove-node n3").ok();
+    have(&kubernetes, &[n1], &["n1"], &["n1"]);
+
+    let join = |kubernetes: &mut Kubernetes, host: &Host| {
+        host.shell(&n1.join_line()).ok();
+        kubernetes.add(host);
+        kubernetes.register(host).ok();
+    };
+    join(&mut kubernetes, n2);
+    have(&kubernetes, &[n1, n2], &["n1", "n2"], &["n1", "n2"]);
+
+    let all = ["n1", "n2", "n3"];
+    // Where the datastore of a node that is in no cluster listens.
+    let alone = BTreeSet::from(["127.0.0.1".to_owned()]);
+    for typed in ["n3", "10.99.0.13"] {
+        join(&mut kubernetes, n3);
+        have(&kubernetes, &[n1, n2, n3], &all, &all);
+        datastore::has_voters(n1, 3);
+        datastore::kill(n3);
+        kubernetes.end(n3);
+        let refused = n1.shell(&format!("microk8s remove-node {typed}"));
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        have(&kubernetes, &[n1, n2], &all, &all);
+        n1.shell(&format!("microk8s remove-node {typed} --force"))
+            .ok();
+        have(&kubernetes, &[n1, n2], &["n1", "n2"], &["n1", "n2"]);
+        // It is back, learns that it is no member any more, and is a node of its own.
+        n3.shell("microk8s leave").ok();
+        have(&kubernetes, &[n1, n2], &["n1", "n2"], &["n1", "n2"]);
+        assert_eq!(datastore::members_of(n3), alone);
+    }
+
+    datastore::has_voters(n1, 2);
+    kubernetes.end(n2);
+    n2.shell("microk8s leave").ok();
+    // Kubernetes knows it until it is removed, which takes no force.
+    have(&kubernetes, &[n1], &["n1", "n2"], &["n1"]);
+    n1.shell("microk8s remove-node n2").ok();
+    have(&kubernetes, &[n1], &["n1"], &["n1"]);
+    assert_eq!(datastore::members_of(n2), alone);
+    let Some(own) = Kubernetes::start(n2, Authorization::NodeAndRbac) else {
+        return;
+    };
+    own.register(n2).ok();
+    assert_eq!(own.nodes(n2), ["n2"]);
+}
+
+/// Each of these hosts is told of these nodes by Kubernetes, and of these members by its datastore.
+#[track_caller]
+fn have(kubernetes: &Kubernetes, asked: &[&Host], nodes: &[&str], members: &[&str]) {
+    for host in asked {
+        assert_eq!(kubernetes.nodes(host), nodes, "{}", host.name);
+        assert_eq!(
+            datastore::members_of(host),
+            addresses(members),
+            "{}",
+            host.name
+        );
+    }
+}
+
+fn addresses(names: &[&str]) -> BTreeSet<String> {
+    let hosts = HOSTS.iter().filter(|(name, _)| names.contains(name));
+    hosts.map(|(_, address)| (*address).to_owned()).collect()
 }
 
 const MANIFEST: &str = "args/cni-network/cni.yaml";

@@ -41,9 +41,17 @@ const FILES: &str = "find $data/args $data/certs $data/credentials $data/var/kub
 
 const KUBECTL: &str = include_str!("standins/kubectl.sh");
 
+const KUBECTL_PATH: &str = "microk8s-kubectl.wrapper";
+
 /// Members that were removed stand in a file of their own: as in the recordings, `cluster.yaml` of
 /// the node that asks stays as it is.
 const DQLITE: &str = include_str!("standins/dqlite.sh");
+
+/// The real dqlite shell.
+const REAL_DQLITE: &str = include_str!("standins/real_dqlite.sh");
+
+/// A service manager whose datastore runs.
+const REAL_SNAPCTL: &str = include_str!("standins/real_snapctl.sh");
 
 /// Enables and disables add-ons.
 const SWITCH: &str = include_str!("standins/switch.sh");
@@ -57,24 +65,20 @@ impl StandIns {
         fs::create_dir_all(directory.join("bin")).unwrap();
         fs::create_dir_all(directory.join("nodes")).unwrap();
         fs::create_dir_all(snap.join("bin")).unwrap();
-        let head = HEAD
-            .replace("{here}", directory.to_str().unwrap())
-            .replace("{data}", snap_data.to_str().unwrap());
-        let snapctl = SNAPCTL.replace("{files}", FILES);
-        for (path, body) in [
-            (directory.join("bin/snapctl"), snapctl.as_str()),
-            (snap.join("microk8s-kubectl.wrapper"), KUBECTL),
-            (snap.join("bin/dqlite"), DQLITE),
-            (snap.join("microk8s-enable.wrapper"), SWITCH),
-            (snap.join("microk8s-disable.wrapper"), SWITCH),
-        ] {
-            fs::write(&path, format!("{head}{body}")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
         let stand_ins = Self {
             directory: directory.to_owned(),
             data: snap_data.to_owned(),
         };
+        let snapctl = SNAPCTL.replace("{files}", FILES);
+        for (path, body) in [
+            (directory.join("bin/snapctl"), snapctl.as_str()),
+            (snap.join(KUBECTL_PATH), KUBECTL),
+            (snap.join("bin/dqlite"), DQLITE),
+            (snap.join("microk8s-enable.wrapper"), SWITCH),
+            (snap.join("microk8s-disable.wrapper"), SWITCH),
+        ] {
+            stand_ins.write(&path, body);
+        }
         stand_ins.api_servers(&[]);
         stand_ins.forget_calls();
         stand_ins
@@ -94,27 +98,40 @@ impl StandIns {
     /// From now on there is a systemd, with this unit. Whoever asks for its main process is that, or
     /// is not.
     pub fn install_systemctl(&self, unit: &str, is_main: bool) {
-        let head = HEAD
-            .replace("{here}", self.directory.to_str().unwrap())
-            .replace("{data}", self.data.to_str().unwrap());
         let main = if is_main { "$PPID" } else { "1" };
         let path = self.bin().join("systemctl");
         let units = format!("MainPID=0\\nId=other.service\\n\\nMainPID=%s\\nId={unit}\\n");
         let body =
             format!("log \"systemctl $*\"\n[ \"$1\" != show ] || printf '{units}' \"{main}\"\n");
-        fs::write(&path, head + &body).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        self.write(&path, &body);
     }
 
     /// From now on kubectl is a real one: these words, and then those of the call.
     pub fn real_kubectl(&self, snap: &Path, words: &[String]) {
+        let body = format!("log \"kubectl $*\"\nexec {} \"$@\"\n", words.join(" "));
+        self.write(&snap.join(KUBECTL_PATH), &body);
+    }
+
+    /// Ends [`StandIns::real_kubectl`].
+    pub fn stand_in_for_kubectl(&self, snap: &Path) {
+        self.write(&snap.join(KUBECTL_PATH), KUBECTL);
+    }
+
+    /// From now on the dqlite shell is a real one, and `snapctl` writes what is done to the
+    /// datastore's service to the first of these pipes. It reads the answer from the second.
+    pub fn real_datastore(&self, snap: &Path) -> [PathBuf; 2] {
+        self.write(&snap.join("bin/dqlite"), REAL_DQLITE);
+        self.write(&self.bin().join("snapctl"), REAL_SNAPCTL);
+        ["orders", "answers"].map(|name| self.directory.join(name))
+    }
+
+    /// Writes a program, behind the head that all have.
+    fn write(&self, path: &Path, body: &str) {
         let head = HEAD
             .replace("{here}", self.directory.to_str().unwrap())
             .replace("{data}", self.data.to_str().unwrap());
-        let body = format!("log \"kubectl $*\"\nexec {} \"$@\"\n", words.join(" "));
-        let path = snap.join("microk8s-kubectl.wrapper");
-        fs::write(&path, head + &body).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(path, head + body).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// From now on the container runtime takes no image, and says so before it has read all of one.
