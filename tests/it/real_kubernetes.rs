@@ -146,6 +146,11 @@ fn kubernetes_and_the_datastore_have_the_same_members_after_each_join_leave_and_
     n1.shell("microk8s remove-node n3").ok();
     have(&kubernetes, &[n1], &["n1"], &["n1"]);
 
+    // One that has left waits for the API server that its own services would start.
+    let leave = |host: &Host| {
+        host.stand_ins.stand_in_for_kubectl(&host.snap());
+        host.shell("microk8s leave").ok();
+    };
     let join = |kubernetes: &mut Kubernetes, host: &Host| {
         host.shell(&n1.join_line()).ok();
         kubernetes.add(host);
@@ -170,14 +175,14 @@ fn kubernetes_and_the_datastore_have_the_same_members_after_each_join_leave_and_
             .ok();
         have(&kubernetes, &[n1, n2], &["n1", "n2"], &["n1", "n2"]);
         // It is back, learns that it is no member any more, and is a node of its own.
-        n3.shell("microk8s leave").ok();
+        leave(n3);
         have(&kubernetes, &[n1, n2], &["n1", "n2"], &["n1", "n2"]);
         assert_eq!(datastore::members_of(n3), alone);
     }
 
     datastore::has_voters(n1, 2);
     kubernetes.end(n2);
-    n2.shell("microk8s leave").ok();
+    leave(n2);
     // Kubernetes knows it until it is removed, which takes no force.
     have(&kubernetes, &[n1], &["n1", "n2"], &["n1"]);
     n1.shell("microk8s remove-node n2").ok();

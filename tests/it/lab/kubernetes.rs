@@ -85,10 +85,8 @@ impl Kubernetes {
         self.servers.push(server);
     }
 
-    /// Ends the API server of this host, as on a machine that is gone. Its kubectl is a stand-in
-    /// again, as if it had another API server, of a cluster of its own.
+    /// Ends the API server of this host, as on a machine that is gone.
     pub fn end(&mut self, host: &Host) {
-        host.stand_ins.stand_in_for_kubectl(&host.snap());
         self.servers.retain(|server| server.host != host.name);
     }
 
