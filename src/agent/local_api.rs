@@ -151,6 +151,7 @@ async fn join(
     );
     let (mut client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
+        client.wait_for_departed();
         join::join(shared.gate.node(), &order, RunsIn::Agent, &mut client);
     });
     response

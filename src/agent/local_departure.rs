@@ -44,6 +44,7 @@ async fn leave(
     );
     let (mut client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
+        client.wait_for_departed();
         let gate = &shared.gate;
         leave::leave(gate.node(), Some(gate.tokens()), &order, &mut client);
     });
@@ -70,6 +71,7 @@ async fn remove_node(
     );
     let (client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
+        client.wait_for_departed();
         let gate = &shared.gate;
         remove_node::remove_node(gate.node(), Some(gate.tokens()), &order, &mut |event| {
             match &event {

@@ -1,9 +1,10 @@
 //! Answers of the local API that grow while what was asked for goes on: an event a line of JSON.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
@@ -13,14 +14,35 @@ use serde::Serialize;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::agent::Shared;
-use crate::base::sanitize;
+use crate::base::{sanitize, wait};
 use crate::wire::local_v1::JoinFailure;
+
+/// How long what a client that has left began may take to be taken back.
+const TAKE_BACK_LIMIT: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Those for whom something is done right now: a flag each, that says whether it has left.
+#[derive(Default)]
+pub(super) struct Clients(Mutex<Vec<Arc<AtomicBool>>>);
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<AtomicBool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The client that something is done for.
 pub(super) struct Client {
     events: UnboundedSender<Bytes>,
     left: Arc<AtomicBool>,
     shared: Arc<Shared>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut clients = self.shared.clients.lock();
+        clients.retain(|other| !Arc::ptr_eq(other, &self.left));
+    }
 }
 
 impl Client {
@@ -33,12 +55,26 @@ impl Client {
             left: left.clone(),
         });
         let response = ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response();
+        shared.clients.lock().push(left.clone());
         let client = Self {
             events: sender,
             left,
             shared,
         };
         (client, response)
+    }
+
+    /// Waits until all is taken back that was begun for clients that have left: the command of this
+    /// one may be the next try of an operator who killed the first.
+    pub fn wait_for_departed(&self) {
+        wait::until(TAKE_BACK_LIMIT, PAUSE, || {
+            let clients = self.shared.clients.lock();
+            let is_departed = |other: &Arc<AtomicBool>| {
+                !Arc::ptr_eq(other, &self.left) && other.load(Ordering::SeqCst)
+            };
+            let is_free = !clients.iter().any(is_departed);
+            (is_free || self.is_gone()).then_some(())
+        });
     }
 
     /// Sends one event.

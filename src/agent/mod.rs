@@ -39,6 +39,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use crate::agent::local_events::Clients;
 use crate::base::atomic_file;
 use crate::base::clock::SystemClock;
 use crate::base::file_lock::{FileLock, FileLockError};
@@ -153,6 +154,8 @@ struct Shared {
     census: metrics_page::Census,
     guesses: Arc<Guesses>,
     places: Places,
+    /// For whom the agent is doing something by its local API.
+    clients: Clients,
     /// What the log said last of a token store that cannot be used.
     logged_problem: Mutex<Option<String>>,
     /// The agent was told to stop: joins that are under way are taken back.
@@ -290,6 +293,7 @@ async fn serve(
         census: metrics_page::Census::default(),
         guesses: Arc::default(),
         places: Places::default(),
+        clients: Clients::default(),
         logged_problem: Mutex::default(),
         stopping: AtomicBool::new(false),
     });

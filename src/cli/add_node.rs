@@ -194,7 +194,8 @@ pub fn run(
             for notice in &issued.notices {
                 printer.err(&format!("warning: {notice}"));
             }
-            if let Some(added) = &issued.added_again {
+            let changed = |added: &&Added| added.was_over || !added.has_same_terms;
+            if let Some(added) = issued.added_again.as_ref().filter(changed) {
                 let id = issued.token.digest().to_string();
                 printer.err(&format!("note: {}", renewal(&id, added)));
             }
@@ -240,10 +241,9 @@ fn renewal(id: &str, added: &Added) -> String {
         false => format!("{name} {after} (before: {before})"),
     })
     .join(", ");
-    let what = match (added.was_over, before == after) {
-        (true, _) => "was over, and is valid again",
-        (false, true) => "was known already, and stays as it was",
-        (false, false) => "was known already, and has new terms",
+    let what = match added.was_over {
+        true => "was over, and is valid again",
+        false => "was known already, and has new terms",
     };
     format!("token {id} {what}: {terms}")
 }

@@ -288,6 +288,8 @@ pub enum Happening {
 pub struct Added {
     /// It was over, and lives again.
     pub was_over: bool,
+    /// The terms are those with which it was issued; an end moves on with them.
+    pub has_same_terms: bool,
     /// What it was issued for before.
     pub before: Grant,
     /// What it is issued for now.
@@ -370,13 +372,20 @@ impl Life {
         if terms.description.is_some() {
             self.description.clone_from(&terms.description);
         }
+        let later = now.saturating_sub(self.issued_at);
         self.issued_at = now;
         self.issuer = issuer;
         self.end_noticed = false;
+        let after = self.grant(now);
+        let moved = Grant {
+            until: before.until.map(|until| until.saturating_add(later)),
+            ..before.clone()
+        };
         Added {
             was_over,
+            has_same_terms: after == before || after == moved,
             before,
-            after: self.grant(now),
+            after,
         }
     }
 

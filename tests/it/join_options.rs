@@ -373,7 +373,7 @@ fn a_spinner_is_drawn_on_a_terminal_and_only_there() {
         ] {
             let whole = new_connection(n1).join("/");
             let output = n2.shell(&format!(
-                "TERM=xterm script -qec 'microk8s join {whole} --timeout 1 {more} {redirected}' /dev/null"
+                "TERM=xterm script -qec 'microk8s join {whole} --timeout 5 {more} {redirected}' /dev/null"
             ));
             assert_eq!(output.code, Some(8), "{output:?}");
             assert_eq!(output.stdout.contains(SPINS), spins, "{output:?}");

@@ -94,6 +94,9 @@ fn a_node_that_its_cluster_does_not_list_any_more_is_told_to_leave_and_its_token
             let (n1, n2) = (lab.host("n1"), lab.host("n2"));
             n2.shell(&format!("{} {role}", n1.join_line())).ok();
             n2.stand_ins.dqlite_lists(&["10.99.0.11:19001"]);
+            if !role.is_empty() {
+                n1.shell("microk8s remove-node 10.99.0.12 --force").ok();
+            }
             let line = format!("{} {role}", n1.join_line());
             assert_refused(n2, &line, 9, "which does not list it any more");
             n2.stand_ins.list_members();
@@ -220,6 +223,9 @@ fn a_worker_is_a_member_as_long_as_a_real_api_server_knows_it_and_its_certificat
     assert!(before == n2.snapshot());
 
     kubernetes.admin(n1, &["delete", "node", "n2"]).ok();
+    // The node of a worker that has joined just now would be waited for.
+    n2.shell("touch -d '2 minutes ago' $SNAP_DATA/var/lock/clustered.lock")
+        .ok();
     let line = format!("{} --worker", n1.join_line());
     assert_refused(n2, &line, 9, "which does not list it any more");
 
@@ -243,7 +249,7 @@ fn a_node_is_a_member_when_the_datastore_lists_its_very_address() {
         let before = n2.snapshot();
         n2.stand_ins
             .dqlite_lists(&["10.99.0.11:19001", "10.99.0.120:19001", "110.99.0.12:19001"]);
-        let output = n2.shell(&format!("{} --timeout 1", lab.host("n1").join_line()));
+        let output = n2.shell(&format!("{} --timeout 5", lab.host("n1").join_line()));
         assert_eq!(output.code, Some(8), "{output:?}");
         assert!(!output.stdout.contains("Successfully"), "{output:?}");
         assert!(before == n2.snapshot());

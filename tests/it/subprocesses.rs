@@ -103,13 +103,12 @@ fn a_worker_join_starts_the_recorded_calls_and_nothing_else_on_either_side() {
     )
     .unwrap();
     agent.ends();
+    // Besides the recorded ones Kubernetes is asked which names and addresses are taken, before the
+    // node is admitted and before its addresses are signed.
+    let kubectl = "stand-in microk8s-kubectl.wrapper";
     assert_eq!(
         started(n1, &agent_trace),
-        [
-            "stand-in snapctl",
-            "stand-in microk8s-kubectl.wrapper",
-            "stand-in microk8s-kubectl.wrapper"
-        ]
+        [kubectl, "stand-in snapctl", kubectl, kubectl, kubectl]
     );
     // The recorded ones, and at the end the question whether the proxy to the API servers runs.
     assert_eq!(started(n2, &join_trace), ["stand-in snapctl"; 8]);

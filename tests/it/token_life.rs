@@ -187,10 +187,7 @@ fn a_token_that_is_added_again_is_good_for_no_more_than_was_asked_for_and_says_w
     let (said, first) = add("--token-ttl 600 --role worker");
     assert_eq!(said, "");
     let (said, again) = add("");
-    assert!(
-        said.contains("was known already, and stays as it was"),
-        "{said}"
-    );
+    assert_eq!(said, "", "nothing changed");
     for field in ["role", "uses_left", "expires"] {
         assert_eq!(again[field], first[field], "{field}");
     }
@@ -360,7 +357,7 @@ fn a_node_that_says_that_its_join_failed_frees_what_it_did_not_use() {
     // With the cluster's key in its hands, it keeps the token for itself.
     let line = n1.join_line();
     n2.stand_ins.dqlite_lists(&["10.99.0.11:19001"]);
-    assert_eq!(n2.shell(&format!("{line} --timeout 1")).code, Some(8));
+    assert_eq!(n2.shell(&format!("{line} --timeout 5")).code, Some(8));
     assert_eq!(state(n1, &line), "reserved");
     agent.wait_for("event=\"kept\"");
     let body = request(token_of(&line), "n3", "25000", false);
@@ -558,7 +555,7 @@ fn terms_that_no_token_has_are_refused_and_nothing_is_issued() {
         ("--uses 4294967296", "one use at least"),
         ("--uses x", "invalid int value"),
         ("--role admin", "invalid choice"),
-        ("--node a/b", "is no host name"),
+        ("--node a/b", "is no name that Kubernetes takes"),
         ("--description ''", "one line"),
         ("--token-ttl 9223372036854775808", "beyond any time"),
         ("--token-ttl 9223372036854775807", "more than the"),
@@ -915,7 +912,7 @@ fn a_connection_string_is_understood_with_what_pasting_puts_around_it() {
     let url = line.strip_prefix("microk8s join ").unwrap();
     n2.run(&["microk8s", "join", &format!("{url}\r"), "--worker"])
         .ok();
-    let whole = format!("sudo {line} --worker\r\n");
+    let whole = format!("sudo {} --worker\r\n", n1.join_line());
     n2.run(&["microk8s", "join", &whole]).ok();
     let junk = url.replace(token_of(&line), &"\u{c}".repeat(32));
     let refused = n2.run(&["microk8s", "join", &junk]);

@@ -4,6 +4,7 @@ use crate::cluster::admit::Gate;
 use crate::cluster::admit::checks::Asked;
 use crate::cluster::{first_join, kubernetes};
 use crate::model::role::Role;
+use crate::model::token_life::LEASE;
 use crate::store::dqlite;
 use crate::wire::preflight_v1::Standing;
 
@@ -28,19 +29,28 @@ impl Gate {
                 None => Standing::Unknown,
             };
         }
-        if self.node.is_standalone() {
-            let is_asking = self.tokens.admissions().nodes_that(|node| {
-                node.complete && node.node == *asked.node && node.role == asked.role
+        let now = self.tokens.now();
+        let is_admitted = |within: i64| {
+            let found = self.tokens.admissions().nodes_that(|node| {
+                node.complete
+                    && node.node == *asked.node
+                    && node.role == asked.role
+                    && now.saturating_sub(node.since) < within
             });
-            return match is_asking {
-                Ok(found) if !found.is_empty() => Standing::Member,
-                Ok(_) | Err(_) => Standing::Unknown,
+            found.is_ok_and(|found| !found.is_empty())
+        };
+        if self.node.is_standalone() {
+            return match is_admitted(i64::MAX) {
+                true => Standing::Member,
+                false => Standing::Unknown,
             };
         }
         let Ok(nodes) = kubernetes::nodes(self.node.host.as_ref()) else {
             return Standing::Unknown;
         };
         match nodes.iter().find(|node| node.name == asked.node.name) {
+            // Its kubelet may not have registered it yet.
+            None if is_admitted(LEASE) => Standing::Member,
             None => Standing::NotMember,
             Some(node) if node.addresses.is_empty() || node.addresses.contains(&address) => {
                 Standing::Member

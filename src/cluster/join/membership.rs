@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::base::wait;
 use crate::cluster::first_join;
 use crate::cluster::join::endpoints::{self, Stale};
 use crate::cluster::join::error::JoinError;
@@ -19,6 +20,11 @@ use crate::wire::preflight_v1::Standing;
 
 /// How long an API server may take to say whether it knows this node.
 const API_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long after its join a kubelet may take to register its node.
+const REGISTRATION_LIMIT: Duration = Duration::from_secs(60);
+/// How often the API server is asked meanwhile.
+const REGISTRATION_PAUSE: Duration = Duration::from_secs(1);
 
 /// A node's place in a cluster, by its own marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,13 +77,20 @@ impl Membership {
     /// Makes sure that the contacted node is in the node's cluster, and that the cluster counts this
     /// node among its members; says what of a member's settings leads nowhere any more. The token
     /// is not used.
-    pub fn confirm(self, node: &Node, contact: &mut Contact) -> Result<Option<Stale>, JoinError> {
+    ///
+    /// `is_over` says that the answer is not wanted any more.
+    pub fn confirm(
+        self,
+        node: &Node,
+        contact: &mut Contact,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Option<Stale>, JoinError> {
         if !self.is_with(node, contact.certificate()) {
             return Err(JoinError::OtherCluster(self.role));
         }
         match self.role {
             Role::ControlPlane => self.confirm_control_plane(node, contact).map(|()| None),
-            Role::Worker => self.confirm_worker(node, contact),
+            Role::Worker => self.confirm_worker(node, contact, is_over),
         }
     }
 
@@ -115,17 +128,18 @@ impl Membership {
         self,
         node: &Node,
         contact: &mut Contact,
+        is_over: &dyn Fn() -> bool,
     ) -> Result<Option<Stale>, JoinError> {
         // What listens on a standalone node is not its API server.
         let asks = !node.is_standalone() && node.layout.has(Lock::HaCluster);
         let mut why = String::new();
         if asks {
-            match proxy::own_server(node).map(|(host, port)| known_at(node, &host, port)) {
-                Ok(Known::Member) => return Ok(None),
-                Ok(Known::NotMember) => return Err(JoinError::Removed(self.role)),
-                Ok(Known::Rejected) => return Err(JoinError::Rejected),
-                Ok(Known::Unanswered(text)) => why = text,
-                Err(error) => return Err(error),
+            let (host, port) = proxy::own_server(node)?;
+            match known_once_registered(node, &host, port, is_over) {
+                Known::Member => return Ok(None),
+                Known::NotMember => return Err(JoinError::Removed(self.role)),
+                Known::Rejected => return Err(JoinError::Rejected),
+                Known::Unanswered(text) => why = text,
             }
         }
         let (standing, port) = self.standing(node, contact);
@@ -158,6 +172,22 @@ impl Membership {
                 answer.apiport.as_ref().and_then(|port| port.parse().ok()),
             ),
             Ok(None) | Err(_) => (Standing::Unknown, None),
+        }
+    }
+}
+
+/// [`known_at`], where a node that has joined just now may not be registered yet.
+fn known_once_registered(node: &Node, host: &str, port: u16, is_over: &dyn Fn() -> bool) -> Known {
+    loop {
+        let known = known_at(node, host, port);
+        let is_new = std::fs::metadata(node.layout.lock(Lock::Clustered))
+            .and_then(|mark| mark.modified())
+            .is_ok_and(|joined| joined.elapsed().is_ok_and(|age| age < REGISTRATION_LIMIT));
+        if !matches!(known, Known::NotMember)
+            || !is_new
+            || wait::pause_unless(REGISTRATION_PAUSE, is_over)
+        {
+            return known;
         }
     }
 }

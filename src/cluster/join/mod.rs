@@ -140,7 +140,9 @@ fn attempt(
     }
     if let Some(member) = Membership::of(node) {
         let own_role = member.role();
-        if let Some(stale) = member.confirm(node, &mut contact)? {
+        if let Some(stale) = member.confirm(node, &mut contact, &|| {
+            audience.has_left() || Instant::now() >= end
+        })? {
             endpoints::repair(node, &stale, order, end, audience)?;
             audience.tell(JoinEvent::Warning {
                 message: format!(

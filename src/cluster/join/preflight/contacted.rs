@@ -191,7 +191,7 @@ impl Look<'_> {
             return Place::Alone;
         };
         let role = member.role();
-        let stale = match member.confirm(self.node, contact) {
+        let stale = match member.confirm(self.node, contact, &|| false) {
             Ok(stale) => stale,
             Err(error) => {
                 self.tell(failed(CHECK, &error, JoinStage::Contact));
