@@ -39,7 +39,8 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         let known = own_addresses.contains(&address)
             || list.nodes.iter().any(|entry| entry.address == address);
         // Before the first join the datastore listens on the loopback, which is this node.
-        if known || (address.is_loopback() && !node.is_standalone()) {
+        let is_on_loopback = own_addresses.first().is_some_and(IpAddr::is_loopback);
+        if known || (address.is_loopback() && !is_on_loopback) {
             continue;
         }
         list.nodes.push(NodeEntry {

@@ -52,7 +52,7 @@ impl TurnError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Busy => Some("wait until it has ended, and look what it said"),
+            Self::Busy => Some("wait for it to finish and check its output"),
             Self::Moved(_) => {
                 Some("run the command again when `snap changes` shows that it is done")
             }

@@ -8,7 +8,7 @@
 //! A file that is damaged is set aside under a name with the time, and an empty database takes its
 //! place: every checksum is compared when the file is opened, and it is opened anew after each
 //! failure that damage may have brought about, a panic of the library among them. An older copy of
-//! the file is told by its [`Counter`].
+//! the file is told by its `Counter`.
 
 mod counter;
 mod error;

@@ -399,8 +399,33 @@ fn a_node_that_leads_to_itself_is_told_so() {
             look.output
         );
         assert_eq!(look.output.code, Some(6));
-        // Its own name is taken as well.
-        assert_eq!(look.severity("node-name"), "error");
+        let advice = look.output.stdout.contains("remove-node");
+        assert!(!advice, "{:#?}", look.output);
+    });
+}
+
+#[test]
+fn a_worker_with_more_addresses_than_are_signed_joins_and_is_told_which_are_left_out() {
+    both_ways(&["n1", "n2"], |stage| {
+        let n2 = stage.n2();
+        let many: String = (1..=70)
+            .map(|number| format!("ip address add 10.99.1.{number}/24 dev eth0; "))
+            .collect();
+        n2.shell(&many).ok();
+        let line = format!("{} --worker", connection(stage.n1()));
+        let look = look(n2, &line);
+        assert_eq!(look.with_severity("error"), [""; 0], "{:#?}", look.output);
+        let told = look.of("certificate-addresses")[0]["message"].to_string();
+        assert!(told.contains("10.99.1.70"), "{told}");
+        assert!(!told.contains("10.99.0.12"), "{told}");
+        let joined = n2.shell(&format!("microk8s join {line}"));
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+        assert!(joined.stderr.contains("10.99.1.70"), "{joined:?}");
+        let certificate = n2
+            .shell("openssl x509 -noout -ext subjectAltName < $SNAP_DATA/certs/kubelet.crt")
+            .ok();
+        assert!(certificate.contains("10.99.0.12"), "{certificate}");
+        assert_eq!(certificate.matches("IP Address").count(), 63);
     });
 }
 

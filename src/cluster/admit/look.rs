@@ -69,11 +69,18 @@ impl Gate {
     fn go_through(&self, checks: &[Check], asked: &Asked<'_>) -> JoinCheck {
         let lets_in = format!("the token lets this node in as a {}", asked.role);
         let mut findings = vec![Finding::ok("token", lets_in)];
-        findings.extend(checks.iter().map(|check| match (check.look)(self, asked) {
-            Ok(passed) if check.name == checks::NODE_NAME => self.namesake(asked, passed),
-            Ok(passed) => Finding::ok(check.name, passed),
-            Err(error) => self.refusal(check.name, &error, asked),
-        }));
+        for check in checks {
+            findings.push(match (check.look)(self, asked) {
+                Ok(passed) if check.name == checks::NODE_NAME => self.namesake(asked, passed),
+                Ok(passed) => Finding::ok(check.name, passed),
+                Err(error @ AdmitError::SameAddress(_)) => {
+                    // This node's own name and place in the datastore are in no other node's way.
+                    findings.push(self.refusal(check.name, &error, asked));
+                    break;
+                }
+                Err(error) => self.refusal(check.name, &error, asked),
+            });
+        }
         let argument = |service: &str, key: &str| -> Option<String> {
             let arguments = self.node.arguments(service).ok()?;
             let value = arguments.get(key).filter(|value| !value.is_empty())?;

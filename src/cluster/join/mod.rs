@@ -168,7 +168,7 @@ fn attempt(
     }
 
     contact.greet(audience)?;
-    preflight::require_greeted(node, role, order.url.address, &contact, audience)?;
+    preflight::require_greeted(node, &wanted, order.url.address, &contact, audience)?;
     let done = carry_out(node, order, role, end, &mut contact, audience);
     let (outcome, limit) = match &done {
         Ok(()) => (Outcome::Joined, report::LIMIT),

@@ -64,7 +64,7 @@ pub fn of(error: &JoinError, running: JoinStage) -> Verdict {
         JoinError::Turn(error @ (TurnError::Busy | TurnError::Moved(_))) => Verdict::new(
             Preflight,
             TryAgain,
-            error.hint().unwrap_or("wait until it has ended"),
+            error.hint().unwrap_or("wait for it to finish"),
         ),
         JoinError::Turn(error @ TurnError::NoNode { .. }) => {
             Verdict::new(Preflight, CureFirst, error.hint().unwrap_or(NODE_DIRECTORY))

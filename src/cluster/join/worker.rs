@@ -164,7 +164,7 @@ fn parse_port(answer: &Answer<JoinResponse>, port: &str) -> Result<u16, JoinErro
 
 /// The addresses that a certificate names: no more than are signed beside the host name. Those that
 /// matter come first, then the others in their order.
-fn foremost(mut addresses: Vec<IpAddr>, first: [Option<IpAddr>; 2]) -> Vec<IpAddr> {
+pub(super) fn foremost(mut addresses: Vec<IpAddr>, first: [Option<IpAddr>; 2]) -> Vec<IpAddr> {
     const MOST: usize = 63;
     addresses.sort_by_key(|address| {
         first

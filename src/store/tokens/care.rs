@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::model::node::JoiningNode;
+use crate::model::role::Role;
 use crate::model::token::TokenDigest;
-use crate::model::token_life::{Life, State};
+use crate::model::token_life::{LEASE, Life, State};
+use crate::store::admissions::AdmittedNode;
 use crate::store::audit::{self, Actor};
 use crate::store::database::StoreError;
 use crate::store::token_files::{self, Listed};
@@ -169,6 +171,14 @@ impl Tokens {
             }
         }
         self.admissions.forget_ended(self.now())?;
+        let end = self.now().saturating_sub(LEASE.max(self.window));
+        let never_came = |other: &AdmittedNode| {
+            other.role == Role::Worker && !other.complete && (1..=end).contains(&other.since)
+        };
+        let gone = self.admissions.nodes_that(never_came)?;
+        if !gone.is_empty() {
+            self.admissions.forget(&gone)?;
+        }
         // Until then the line tells why the token does not let anybody in.
         self.blank_expired(self.now().saturating_sub(KEPT))?;
         Ok(())

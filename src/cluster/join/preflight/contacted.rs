@@ -23,7 +23,7 @@ use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode};
 use crate::wire::preflight_v1::{CheckOrder, Finding, JoinCheck, Severity};
 
 use super::greeted::{self, OWN_ADDRESS};
-use super::{clock, failed, told, version};
+use super::{Wanted, clock, failed, told, version};
 
 /// How long a port may take to answer.
 const PORT_LIMIT: Duration = Duration::from_secs(5);
@@ -159,7 +159,11 @@ impl Look<'_> {
         if let Err(error) = contact.greet(&Stays) {
             self.tell(failed("cluster-agent", &error, JoinStage::Contact));
         }
-        for (check, checked) in greeted::check(self.node, self.role, self.url.address, contact) {
+        let wanted = Wanted {
+            role: self.role,
+            node_ip: self.order.node_ip,
+        };
+        for (check, checked) in greeted::check(self.node, &wanted, self.url.address, contact) {
             self.tell(told(check, checked, JoinStage::Contact));
         }
     }

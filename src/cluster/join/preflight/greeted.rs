@@ -4,27 +4,62 @@ use std::net::IpAddr;
 
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::Contact;
+use crate::cluster::join::worker;
 use crate::cluster::node::Node;
 use crate::model::role::Role;
 use crate::wire::preflight_v1::Finding;
 use crate::wire::preflight_v1::Machine::JoiningNode;
 
-use super::{Checked, clock};
+use super::{Checked, Wanted, clock};
 
 pub(super) const OWN_ADDRESS: &str = "own-address";
+const CERTIFIED: &str = "certificate-addresses";
 
 /// The checks, in the order in which a join would fail: what each is called, and what it found.
 pub fn check(
     node: &Node,
-    role: Role,
+    wanted: &Wanted,
     contacted: IpAddr,
     contact: &Contact,
-) -> [(&'static str, Checked); 2] {
+) -> Vec<(&'static str, Checked)> {
     let (clock, seen) = contact.greeting();
-    [
-        (clock::CHECK, clock::judge(clock, role, contacted)),
-        (OWN_ADDRESS, own_address(node, role, seen)),
-    ]
+    let mut checked = vec![
+        (clock::CHECK, clock::judge(clock, wanted.role, contacted)),
+        (OWN_ADDRESS, own_address(node, wanted.role, seen)),
+    ];
+    if wanted.role == Role::Worker {
+        let addresses = certified_addresses(node, [seen, wanted.node_ip]);
+        checked.extend(addresses.map(|found| (CERTIFIED, found)));
+    }
+    checked
+}
+
+/// Tells which addresses a worker's certificate does not name; nothing where it names all.
+fn certified_addresses(node: &Node, first: [Option<IpAddr>; 2]) -> Option<Checked> {
+    let all = match node.addresses(node.agent_bind().ip()) {
+        Ok(all) => all,
+        Err(error) => return Some(Err(JoinError::Machine(error))),
+    };
+    let named = worker::foremost(all.clone(), first);
+    let left_out: Vec<String> = all
+        .iter()
+        .filter(|address| !named.contains(address))
+        .map(ToString::to_string)
+        .collect();
+    if left_out.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "this node has {} addresses, and the certificate of its kubelet names {} of them; it does not name {}",
+        all.len(),
+        named.len(),
+        left_out.join(", ")
+    );
+    let remedy =
+        "if the cluster is to call this node at one of these, join with `--node-ip ADDRESS`";
+    Some(Ok(
+        Finding::warning(CERTIFIED, message).with_remedy(JoiningNode, remedy)
+    ))
 }
 
 /// Whether the address from which the contacted node sees this one is this one's. Other nodes call it

@@ -18,7 +18,6 @@ use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::Contact;
 use crate::cluster::node::Node;
 use crate::model::join_stage::JoinStage;
-use crate::model::role::Role;
 use crate::wire::local_v1::JoinEvent;
 use crate::wire::preflight_v1::{CheckEvent, CheckOrder, Finding, Severity};
 
@@ -52,12 +51,12 @@ pub(super) fn require_disk(node: &Node, wanted: &Wanted) -> Result<(), JoinError
 /// Makes sure that a join passes the checks that need no more than the contacted node's first answer.
 pub(super) fn require_greeted(
     node: &Node,
-    role: Role,
+    wanted: &Wanted,
     contacted: IpAddr,
     contact: &Contact,
     audience: &mut dyn Audience,
 ) -> Result<(), JoinError> {
-    greeted::check(node, role, contacted, contact)
+    greeted::check(node, wanted, contacted, contact)
         .into_iter()
         .try_for_each(|(_, checked)| warn(checked, audience))
 }
