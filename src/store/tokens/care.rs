@@ -173,7 +173,7 @@ impl Tokens {
         self.admissions.forget_ended(self.now())?;
         let end = self.now().saturating_sub(LEASE.max(self.window));
         let never_came = |other: &AdmittedNode| {
-            other.role == Role::Worker && !other.complete && (1..=end).contains(&other.since)
+            other.role == Role::Worker && !other.complete && other.since <= end
         };
         let gone = self.admissions.nodes_that(never_came)?;
         if !gone.is_empty() {

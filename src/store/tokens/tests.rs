@@ -899,3 +899,21 @@ fn a_certificate_token_with_a_blank_in_it_is_none() {
     assert!(!f.sign(" -kubelet", &node(2)));
     assert!(f.sign("-kubelet", &node(2)));
 }
+
+#[test]
+fn of_the_workers_with_a_token_that_lives_on_only_those_with_certificates_are_remembered() {
+    let f = fixture();
+    f.add(&Terms::lasting(Lifetime::Seconds(1_000_000)));
+    for n in 2..6 {
+        assert_eq!(f.join(&node(n)), Ok(()));
+    }
+    assert!(f.sign("-proxy", &node(2)) && f.sign("-kubelet", &node(2)));
+    f.tokens.report(&token(), &node(3), false).unwrap();
+    f.clock.advance(LEASE.max(RETRY_WINDOW));
+    f.tokens.sweep(|_| false).unwrap();
+    let left = f.tokens.admissions().nodes().unwrap();
+    assert_eq!(
+        left.iter().map(|left| &left.node).collect::<Vec<_>>(),
+        [&node(2)]
+    );
+}
