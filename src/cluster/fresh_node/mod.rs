@@ -27,6 +27,21 @@ use crate::pki::name::{AltName, Subject};
 use crate::store::dqlite::{self, DatastoreRole, Member};
 use crate::store::layout::Layout;
 
+/// The private keys of a node of its own: a fresh one, and one that has left a cluster.
+pub(super) const KEYS: [&str; 11] = [
+    "ca",
+    "serviceaccount",
+    "server",
+    "front-proxy-ca",
+    "front-proxy-client",
+    "kubelet",
+    "client",
+    "proxy",
+    "scheduler",
+    "controller",
+    "apiserver-kubelet-client",
+];
+
 /// What a node is to be like.
 #[derive(Debug, Clone)]
 pub struct FreshNode {
@@ -156,19 +171,7 @@ impl Writer<'_> {
     }
 
     fn certificates(&mut self, fresh: &FreshNode) -> Result<(), FreshNodeError> {
-        let mut keys = generate_keys(&[
-            "ca",
-            "serviceaccount",
-            "server",
-            "front-proxy-ca",
-            "front-proxy-client",
-            "kubelet",
-            "client",
-            "proxy",
-            "scheduler",
-            "controller",
-            "apiserver-kubelet-client",
-        ])?;
+        let mut keys = generate_keys(&KEYS)?;
         let mut take = |name: &str| {
             keys.remove(name)
                 .ok_or(PkiError::Crypto("find a key that was made"))

@@ -35,21 +35,6 @@ const OWN_CA: &str = "${SNAP_DATA}/certs/ca.crt";
 /// Where the API server of a fresh node keeps its data (recording `fresh-node.json`).
 const OWN_DATASTORE: &str = "\"unix://${SNAP_DATA}/var/kubernetes/backend/kine.sock:12379\"";
 
-/// The keys of a node that has left: all are new. They take time, so they are made side by side.
-const NEW_KEYS: [&str; 11] = [
-    "ca",
-    "serviceaccount",
-    "server",
-    "front-proxy-ca",
-    "front-proxy-client",
-    "kubelet",
-    "client",
-    "proxy",
-    "scheduler",
-    "controller",
-    "apiserver-kubelet-client",
-];
-
 /// A step that can be undone.
 pub(super) enum Step {
     Service(Action, Service),
@@ -226,7 +211,8 @@ impl<'a> Steps<'a> {
         Ok(Self {
             node,
             steps: Vec::new(),
-            keys: fresh_node::generate_keys(&NEW_KEYS)?,
+            // All are new; making them takes time, so it is done side by side.
+            keys: fresh_node::generate_keys(&fresh_node::KEYS)?,
         })
     }
 
