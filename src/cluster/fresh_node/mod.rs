@@ -160,8 +160,8 @@ impl Writer<'_> {
         let request = render_request(fresh);
         self.file("certs/csr.conf", &request, 0o644)?;
         self.file("certs/csr.conf.rendered", &request, 0o644)?;
-        let datastore_request = files::DATASTORE_REQUEST.replace("HOSTNAME", &fresh.hostname);
-        self.file("var/tmp/csr-dqlite.conf", &datastore_request, 0o644)
+        let (path, template) = files::DATASTORE_REQUEST;
+        self.file(path, &template.replace("HOSTNAME", &fresh.hostname), 0o644)
     }
 
     fn key(&mut self, path: &str, key: &PrivateKey) -> Result<Secret, FreshNodeError> {
@@ -369,17 +369,13 @@ fn server_names(fresh: &FreshNode) -> Vec<AltName> {
 
 /// `csr.conf`: the template with the node's addresses in it.
 fn render_request(fresh: &FreshNode) -> String {
-    let template = files::TEXT_FILES
-        .iter()
-        .find(|(path, _)| *path == "certs/csr.conf.template")
-        .map_or("", |(_, content)| content);
     let lines: Vec<String> = fresh
         .addresses
         .iter()
         .enumerate()
         .map(|(place, address)| format!("IP.{} = {address}", place + 3))
         .collect();
-    template.replace("#MOREIPS", &lines.join("\n"))
+    files::SERVER_REQUEST.replace("#MOREIPS", &lines.join("\n"))
 }
 
 /// What OpenSSL would count on from, for tools that sign with it later.
