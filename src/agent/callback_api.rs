@@ -15,12 +15,12 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use crate::agent::cluster_api::{Whole, in_time, only};
+use crate::agent::concurrency_limits::{COME_AGAIN, RequestClass};
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::Limit;
-use crate::agent::places::{COME_AGAIN, Work};
-use crate::agent::{Shared, afterwards, image_stream, request_log, seats, status};
+use crate::agent::{Shared, after_response, connection_limiter, image_stream, request_log, status};
 use crate::base::sanitize;
-use crate::cluster::admit::Caller;
+use crate::cluster::admission::Caller;
 use crate::cluster::callback::Refused;
 use crate::cluster::image_import::ImportError;
 use crate::cluster::node::Node;
@@ -61,7 +61,7 @@ async fn answered(
     shared: &Arc<Shared>,
     work: impl FnOnce(&Shared) -> Response + Send + 'static,
 ) -> Response {
-    let Some(place) = shared.places.take(Work::Callback).await else {
+    let Some(place) = shared.concurrency_limits.take(RequestClass::Callback).await else {
         return busy(shared);
     };
     let own = shared.clone();
@@ -117,7 +117,7 @@ async fn configure(
 
 /// The end of the agent is the end of its answers.
 fn then_restart(answer: Response, node: Node) -> Response {
-    afterwards::then(answer, move || match node.host.restart_agent() {
+    after_response::then(answer, move || match node.platform.restart_agent() {
         Ok(()) => tracing::info!("the agent is restarted"),
         Err(error) => {
             tracing::error!(%error, "the agent cannot be restarted; its new arguments count from its next start");
@@ -154,11 +154,11 @@ async fn upgrade(
 async fn import_image(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
-    Extension(seat): Extension<Arc<seats::Request>>,
+    Extension(permit): Extension<Arc<connection_limiter::Request>>,
     headers: HeaderMap,
     mut body: Body,
 ) -> Response {
-    let answer = take_image(shared, caller, &seat, &headers, &mut body).await;
+    let answer = take_image(shared, caller, &permit, &headers, &mut body).await;
     // A client that waits to be asked for the body has not sent any.
     if answer.status() != StatusCode::OK && !headers.contains_key(EXPECT) {
         let _ = timeout(LEFT_OVER_TIME, discard(&mut body)).await;
@@ -169,12 +169,12 @@ async fn import_image(
 async fn take_image(
     shared: Arc<Shared>,
     caller: Caller,
-    seat: &seats::Request,
+    permit: &connection_limiter::Request,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Response {
     const NAME: &str = "image-import";
-    let Some(place) = shared.places.take(Work::Callback).await else {
+    let Some(place) = shared.concurrency_limits.take(RequestClass::Callback).await else {
         return busy(&shared);
     };
     let token = header(headers, routes::CALLBACK_TOKEN);
@@ -192,7 +192,7 @@ async fn take_image(
         Err(answer) => return answer,
     }
     // From here on it is work for somebody who may ask for it: its connection makes room for no other.
-    if !seat.is_whole() {
+    if !permit.is_whole() {
         return busy(&shared);
     }
     let limit = shared.timeout;
@@ -263,7 +263,7 @@ fn header(headers: &HeaderMap, name: &str) -> Token {
 /// reason is; that is in the log.
 fn refuse(shared: &Shared, request: &str, caller: Caller, refused: &Refused) -> Response {
     let (address, reason) = (caller.remote, &refused.0);
-    if !shared.guesses.is_over(address) && log_limit::is_written(Kind::Callback) {
+    if !shared.token_rate_limit.is_over(address) && log_limit::is_written(Kind::Callback) {
         tracing::warn!(request, %address, outcome = "refused", %reason, "{refused}");
     }
     status::unknown_callback(refused)

@@ -178,10 +178,10 @@ impl ServedCertificate {
 
     /// Reads the files again when they change, for as long as this is polled.
     pub async fn keep_up(self) {
-        let mut looks = tokio::time::interval(LOOK_PAUSE);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut dry_runs = tokio::time::interval(LOOK_PAUSE);
+        dry_runs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
+            dry_runs.tick().await;
             let served = self.clone();
             // Files may be slow, and nothing else waits for them here.
             if tokio::task::spawn_blocking(move || served.refresh())

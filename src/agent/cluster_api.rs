@@ -15,10 +15,12 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::agent::join_steps::{Look, perform};
+use crate::agent::join_steps::{DryRun, perform};
 use crate::agent::metrics::Limit;
-use crate::agent::{Shared, callback_api, guesses, metrics_page, moved, request_log, status};
-use crate::cluster::admit::Caller;
+use crate::agent::{
+    Shared, callback_api, metrics_page, moved, request_log, status, token_rate_limit,
+};
+use crate::cluster::admission::Caller;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
@@ -35,8 +37,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
     } else {
         Router::new()
     };
-    let watch = guesses::Watch {
-        guesses: shared.guesses.clone(),
+    let watch = token_rate_limit::Watch {
+        token_rate_limit: shared.token_rate_limit.clone(),
         metrics: shared.metrics.clone(),
     };
     Router::new()
@@ -55,11 +57,11 @@ pub fn router(shared: Arc<Shared>) -> Router {
         )
         .route(
             routes::V1_JOIN_CHECK,
-            only(post(perform::<Look<cluster_v1::JoinRequest>>)),
+            only(post(perform::<DryRun<cluster_v1::JoinRequest>>)),
         )
         .route(
             routes::V2_JOIN_CHECK,
-            only(post(perform::<Look<cluster_v2::JoinRequest>>)),
+            only(post(perform::<DryRun<cluster_v2::JoinRequest>>)),
         )
         .route(
             routes::V2_JOIN_OUTCOME,
@@ -72,7 +74,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
             shared.clone(),
             moved::remote,
         ))
-        .layer(middleware::from_fn_with_state(watch, guesses::layer))
+        .layer(middleware::from_fn_with_state(
+            watch,
+            token_rate_limit::layer,
+        ))
         .layer(middleware::from_fn_with_state(
             shared.metrics.clone(),
             request_log::remote,

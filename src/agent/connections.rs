@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
+use crate::agent::connection_limiter::{self, ConnectionPermit};
 use crate::agent::log_limit::{self, Kind};
-use crate::agent::seats::{self, Seat};
 
 /// So much of a body between two looks shows that it flows.
 const FLOW: usize = 64 << 10;
@@ -43,13 +43,13 @@ pub fn service<C: Clone + Send + Sync + 'static>(
 pub fn seated<C: Clone + Send + Sync + Unpin + 'static>(
     router: Router,
     caller: C,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     under_way: watch::Sender<usize>,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + Unpin> + Unpin
 {
     service_fn(move |mut request: Request<Incoming>| {
         let counted = Counted::new(under_way.clone());
-        let whole = Arc::new(seats::Request::new(seat.clone()));
+        let whole = Arc::new(connection_limiter::Request::new(permit.clone()));
         request.extensions_mut().insert(caller.clone());
         request.extensions_mut().insert(whole.clone());
         let is_order = request.method() == Method::POST;
@@ -68,12 +68,12 @@ pub fn seated<C: Clone + Send + Sync + Unpin + 'static>(
 /// A body that tells the seat of its connection when it has come as a whole.
 struct Arriving {
     body: Incoming,
-    request: Arc<seats::Request>,
+    request: Arc<connection_limiter::Request>,
     since_look: usize,
 }
 
 impl Arriving {
-    fn new(body: Incoming, request: Arc<seats::Request>) -> Self {
+    fn new(body: Incoming, request: Arc<connection_limiter::Request>) -> Self {
         if body.is_end_stream() {
             request.is_whole();
         }
@@ -99,7 +99,7 @@ impl hyper::body::Body for Arriving {
                 self.since_look += frame.data_ref().map_or(0, Bytes::len);
                 if self.since_look >= FLOW {
                     self.since_look = 0;
-                    self.request.seat().flows();
+                    self.request.permit().touch();
                 }
             }
             // A connection that is about to be closed for another one begins nothing any more.

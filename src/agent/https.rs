@@ -24,12 +24,12 @@ use tokio_rustls::server::TlsStream;
 use crate::agent::MinTls;
 use crate::agent::begun::Begun;
 use crate::agent::certificate::ServedCertificate;
+use crate::agent::connection_limiter::{ConnectionLimiter, ConnectionPermit};
 use crate::agent::connections;
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
-use crate::agent::seats::{Seat, Seats};
 use crate::agent::service_manager::Ping;
-use crate::cluster::admit::Caller;
+use crate::cluster::admission::Caller;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -87,9 +87,9 @@ pub struct Server {
     /// What answers.
     pub router: Router,
     /// For how many connections there is room.
-    pub seats: Seats,
+    pub limiter: ConnectionLimiter,
     /// For how many of them there is on which something is asked.
-    pub desks: Seats,
+    pub desks: ConnectionLimiter,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
     /// Told when the agent is to stop.
@@ -112,7 +112,7 @@ pub async fn serve(listener: TcpListener, server: Server, mut pings: mpsc::Recei
     let mut complaints = Complaints::default();
     loop {
         let event = tokio::select! {
-            accepted = next(&listener, &server.seats) => Event::Accepted(accepted),
+            accepted = next(&listener, &server.limiter) => Event::Accepted(accepted),
             Some(ping) = pings.recv() => Event::Pinged(ping),
             _ = stopped.wait_for(|stop| *stop) => break,
         };
@@ -120,7 +120,7 @@ pub async fn serve(listener: TcpListener, server: Server, mut pings: mpsc::Recei
             // Who asked may have waited long enough.
             Event::Pinged(ping) => drop(ping.send(())),
             Event::Accepted(Ok((stream, peer))) => {
-                let Some((seat, made_room)) = server.seats.take(peer.ip()) else {
+                let Some((permit, made_room)) = server.limiter.take(peer.ip()) else {
                     drop(stream);
                     if complaints.is_news() {
                         tracing::warn!(%peer, "too many connections, all of them at work: this one is closed");
@@ -133,7 +133,7 @@ pub async fn serve(listener: TcpListener, server: Server, mut pings: mpsc::Recei
                 let (server, watcher) = (server.clone(), graceful.watcher());
                 tokio::spawn(async move {
                     let _open = Open::new(&server.metrics);
-                    if let Err(why) = connection(stream, seat, &server, watcher).await
+                    if let Err(why) = connection(stream, permit, &server, watcher).await
                         && tracing::enabled!(tracing::Level::DEBUG)
                         && log_limit::is_written(Kind::Connection)
                     {
@@ -179,8 +179,11 @@ impl Complaints {
 }
 
 /// The next connection, once those that had to go for others are gone.
-async fn next(listener: &TcpListener, seats: &Seats) -> io::Result<(TcpStream, SocketAddr)> {
-    seats.settled().await;
+async fn next(
+    listener: &TcpListener,
+    limiter: &ConnectionLimiter,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    limiter.settled().await;
     listener.accept().await
 }
 
@@ -196,34 +199,34 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// a connection that says nothing is to cost little.
 async fn connection(
     stream: TcpStream,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     server: &Server,
     watcher: Watcher,
 ) -> Result<(), Failure> {
     let caller = Caller::new(stream.peer_addr()?.ip(), stream.local_addr()?.ip());
     stream.set_nodelay(true)?;
-    let Some(stream) = quietly(&seat, server, Box::pin(handshake(stream, server))).await? else {
+    let Some(stream) = quietly(&permit, server, Box::pin(handshake(stream, server))).await? else {
         return Ok(());
     };
-    seat.flows();
+    permit.touch();
     // What was agreed on is known, so that no first bytes have to be looked at to find it out.
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
     let mut stream = Begun::new(stream);
     let mut limit = HEADER_LIMIT;
     if speaks_http2 {
-        if !Box::pin(asks(stream.something(), limit, &seat, server)).await? {
-            return hang_up(stream, &seat).await;
+        if !Box::pin(asks(stream.something(), limit, &permit, server)).await? {
+            return hang_up(stream, &permit).await;
         }
-        let desk = Box::pin(Desk::free(&seat, caller, server)).await?;
-        let served = Box::pin(http2(stream, caller, desk.seat.clone(), server, watcher));
+        let desk = Box::pin(Desk::free(&permit, caller, server)).await?;
+        let served = Box::pin(http2(stream, caller, desk.permit.clone(), server, watcher));
         return desk.until_lost(served).await;
     }
     loop {
-        if !Box::pin(asks(stream.head(), limit, &seat, server)).await? {
-            return hang_up(stream, &seat).await;
+        if !Box::pin(asks(stream.head(), limit, &permit, server)).await? {
+            return hang_up(stream, &permit).await;
         }
-        let desk = Box::pin(Desk::free(&seat, caller, server)).await?;
-        let served = Box::pin(http1(stream, caller, desk.seat.clone(), server));
+        let desk = Box::pin(Desk::free(&permit, caller, server)).await?;
+        let served = Box::pin(http1(stream, caller, desk.permit.clone(), server));
         let Some(quiet) = desk.until_lost(served).await? else {
             return Ok(());
         };
@@ -234,7 +237,7 @@ async fn connection(
 /// A step of a connection that has no whole request to be answered; `None` when the agent stops
 /// before it is done.
 async fn quietly<T>(
-    seat: &Seat,
+    permit: &ConnectionPermit,
     server: &Server,
     step: impl Future<Output = Result<T, Failure>>,
 ) -> Result<Option<T>, Failure> {
@@ -243,7 +246,7 @@ async fn quietly<T>(
         // What is there is taken, whatever else is.
         biased;
         done = step => done.map(Some),
-        () = seat.evicted() => Err(MAKES_ROOM.into()),
+        () = permit.evicted() => Err(MAKES_ROOM.into()),
         _ = stopped.wait_for(|stop| *stop) => Ok(None),
     }
 }
@@ -278,7 +281,7 @@ async fn accept(stream: TcpStream, server: &Server) -> io::Result<TlsStream<TcpS
 async fn asks(
     asked: impl Future<Output = io::Result<bool>>,
     limit: Duration,
-    seat: &Seat,
+    permit: &ConnectionPermit,
     server: &Server,
 ) -> Result<bool, Failure> {
     let in_time = async {
@@ -288,24 +291,28 @@ async fn asks(
         };
         Ok(asked?)
     };
-    Ok(quietly(seat, server, in_time).await?.unwrap_or(false))
+    Ok(quietly(permit, server, in_time).await?.unwrap_or(false))
 }
 
 /// The place of a connection on which something was asked. It takes more memory than one that is
 /// quiet, and there are fewer of them. While a connection has it, it does not lose its seat.
 struct Desk<'a> {
-    quiet: &'a Seat,
-    seat: Arc<Seat>,
+    quiet: &'a ConnectionPermit,
+    permit: Arc<ConnectionPermit>,
 }
 
 impl<'a> Desk<'a> {
-    async fn free(quiet: &'a Seat, caller: Caller, server: &Server) -> Result<Self, Failure> {
-        quiet.flows();
+    async fn free(
+        quiet: &'a ConnectionPermit,
+        caller: Caller,
+        server: &Server,
+    ) -> Result<Self, Failure> {
+        quiet.touch();
         let desk = tokio::select! {
             desk = timeout(DESK_LIMIT, server.desks.free(caller.remote)) => desk,
             () = quiet.evicted() => return Err(MAKES_ROOM.into()),
         };
-        let Ok(seat) = desk else {
+        let Ok(permit) = desk else {
             server.metrics.limit_hit(Limit::Connections);
             return Err("all that ask are at work".into());
         };
@@ -313,9 +320,9 @@ impl<'a> Desk<'a> {
             return Err(MAKES_ROOM.into());
         }
         if quiet.is_trusted() {
-            seat.trust();
+            permit.trust();
         }
-        Ok(Self { quiet, seat })
+        Ok(Self { quiet, permit })
     }
 
     /// Serves the connection as long as this is its place.
@@ -325,14 +332,14 @@ impl<'a> Desk<'a> {
     ) -> Result<T, Failure> {
         tokio::select! {
             ended = served => ended,
-            () = self.seat.evicted() => Err("closed to make room for another one that asks".into()),
+            () = self.permit.evicted() => Err("closed to make room for another one that asks".into()),
         }
     }
 }
 
 impl Drop for Desk<'_> {
     fn drop(&mut self) {
-        self.quiet.end(self.seat.is_trusted());
+        self.quiet.end(self.permit.is_trusted());
     }
 }
 
@@ -340,12 +347,12 @@ impl Drop for Desk<'_> {
 async fn http2(
     stream: Begun<BoxedStream>,
     caller: Caller,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     server: &Server,
     watcher: Watcher,
 ) -> Result<(), Failure> {
     let (under_way, requests) = watch::channel(0);
-    let service = connections::seated(server.router.clone(), caller, seat, under_way);
+    let service = connections::seated(server.router.clone(), caller, permit, under_way);
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
@@ -363,11 +370,11 @@ async fn http2(
 async fn http1(
     stream: Begun<BoxedStream>,
     caller: Caller,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     server: &Server,
 ) -> Result<Option<Begun<BoxedStream>>, Failure> {
     let (under_way, requests) = watch::channel(0);
-    let service = connections::seated(server.router.clone(), caller, seat, under_way);
+    let service = connections::seated(server.router.clone(), caller, permit, under_way);
     let mut unsent = stream.unsent();
     let mut served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -435,10 +442,10 @@ async fn until_idle<T>(
 }
 
 /// Closes a connection on which nothing is asked. One that takes nothing is not waited for.
-async fn hang_up(mut stream: Begun<BoxedStream>, seat: &Seat) -> Result<(), Failure> {
+async fn hang_up(mut stream: Begun<BoxedStream>, permit: &ConnectionPermit) -> Result<(), Failure> {
     tokio::select! {
         closed = timeout(HANG_UP_LIMIT, stream.shutdown()) => Ok(closed??),
-        () = seat.evicted() => Err(MAKES_ROOM.into()),
+        () = permit.evicted() => Err(MAKES_ROOM.into()),
     }
 }
 

@@ -9,15 +9,15 @@ use axum::response::Response;
 use serde::Serialize;
 
 use crate::agent::cluster_api::{Whole, in_time};
+use crate::agent::concurrency_limits::{COME_AGAIN, RequestClass};
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
-use crate::agent::places::{COME_AGAIN, Work};
-use crate::agent::{Shared, reasons, status};
+use crate::agent::{Shared, status, status_map};
 use crate::base::sanitize;
-use crate::cluster::admit::{AdmitError, Caller, Gate};
+use crate::cluster::admission::{Admission, AdmitError, Caller};
 use crate::model::role::Role;
 use crate::model::token::Token;
-use crate::model::token_life::Reason;
+use crate::model::token_record::Reason;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
 use crate::wire::preflight_v1::JoinCheck;
@@ -32,7 +32,7 @@ pub(super) trait JoinStep: Sized + Send + Sync + 'static {
     const GRANTED: &'static str;
 
     /// What it needs a place for.
-    const WORK: Work = Work::Other;
+    const CLASS: RequestClass = RequestClass::Other;
 
     /// Whether a node that this was granted may say later how its join ended.
     const TAKES_OUTCOME: bool = false;
@@ -47,7 +47,7 @@ pub(super) trait JoinStep: Sized + Send + Sync + 'static {
     /// The name that the node gives itself, and the role that it wants, where it says so.
     fn who(&self) -> (&str, Option<Role>);
 
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError>;
+    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError>;
 
     /// Counts what came of it; `refused` says why it was not granted.
     fn count(&self, metrics: &Metrics, refused: Option<&'static str>);
@@ -56,7 +56,7 @@ pub(super) trait JoinStep: Sized + Send + Sync + 'static {
 impl JoinStep for cluster_v2::JoinRequest {
     const NAME: &'static str = "join";
     const GRANTED: &'static str = "admitted";
-    const WORK: Work = Work::Join;
+    const CLASS: RequestClass = RequestClass::Join;
     const TAKES_OUTCOME: bool = true;
     type Answer = cluster_v2::JoinResponse;
 
@@ -72,8 +72,8 @@ impl JoinStep for cluster_v2::JoinRequest {
         (&self.hostname, Some(self.worker.role()))
     }
 
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.join(self, caller)
+    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        admission.join(self, caller)
     }
 
     fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
@@ -84,7 +84,7 @@ impl JoinStep for cluster_v2::JoinRequest {
 impl JoinStep for cluster_v1::JoinRequest {
     const NAME: &'static str = "join-etcd";
     const GRANTED: &'static str = "admitted";
-    const WORK: Work = Work::Join;
+    const CLASS: RequestClass = RequestClass::Join;
     const TAKES_OUTCOME: bool = true;
     type Answer = cluster_v1::JoinResponse;
 
@@ -100,8 +100,8 @@ impl JoinStep for cluster_v1::JoinRequest {
         (&self.hostname, Some(Role::Worker))
     }
 
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.join_v1(self, caller)
+    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        admission.join_v1(self, caller)
     }
 
     fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
@@ -110,12 +110,12 @@ impl JoinStep for cluster_v1::JoinRequest {
 }
 
 /// A look at a join, which says what the join would and asks for nothing.
-pub(super) struct Look<R>(R);
+pub(super) struct DryRun<R>(R);
 
-impl JoinStep for Look<cluster_v2::JoinRequest> {
+impl JoinStep for DryRun<cluster_v2::JoinRequest> {
     const NAME: &'static str = "join-check";
     const GRANTED: &'static str = "looked at";
-    const WORK: Work = Work::Look;
+    const CLASS: RequestClass = RequestClass::DryRun;
     type Answer = JoinCheck;
 
     fn read(body: &[u8]) -> Result<Self, DecodeError> {
@@ -130,18 +130,18 @@ impl JoinStep for Look<cluster_v2::JoinRequest> {
         self.0.who()
     }
 
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.look(&self.0, caller)
+    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        admission.preflight(&self.0, caller)
     }
 
     /// A look is no join; it counts as a request.
     fn count(&self, _: &Metrics, _: Option<&'static str>) {}
 }
 
-impl JoinStep for Look<cluster_v1::JoinRequest> {
+impl JoinStep for DryRun<cluster_v1::JoinRequest> {
     const NAME: &'static str = "join-etcd-check";
     const GRANTED: &'static str = "looked at";
-    const WORK: Work = Work::Look;
+    const CLASS: RequestClass = RequestClass::DryRun;
     type Answer = JoinCheck;
 
     fn read(body: &[u8]) -> Result<Self, DecodeError> {
@@ -156,8 +156,8 @@ impl JoinStep for Look<cluster_v1::JoinRequest> {
         self.0.who()
     }
 
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.look_v1(&self.0, caller)
+    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        admission.preflight_v1(&self.0, caller)
     }
 
     /// A look is no join; it counts as a request.
@@ -181,8 +181,8 @@ impl JoinStep for cluster_v1::SignCertRequest {
         ("", None)
     }
 
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        let signed = gate.sign_certificate(self, caller)?;
+    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        let signed = admission.sign_certificate(self, caller)?;
         let (address, token) = (caller.remote, self.token.digest());
         tracing::info!(%address, %token, subject = signed.subject, "certificate signed");
         Ok(cluster_v1::SignCertResponse {
@@ -212,8 +212,8 @@ impl JoinStep for cluster_v2::JoinOutcome {
         (&self.hostname, None)
     }
 
-    fn perform(&self, gate: &Gate, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        gate.report(self, caller)?;
+    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
+        admission.report(self, caller)?;
         Ok(cluster_v2::OutcomeTaken {})
     }
 
@@ -240,21 +240,21 @@ pub(super) async fn perform<R: JoinStep>(
             return status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()));
         }
     };
-    let Some(place) = shared.places.take(R::WORK).await else {
+    let Some(place) = shared.concurrency_limits.take(R::CLASS).await else {
         return busy(&shared, &request, caller);
     };
     let own = shared.clone();
     let done = in_time(&shared, move || {
-        let result = request.perform(&own.gate, caller);
+        let result = request.perform(&own.admission, caller);
         let error = result.as_ref().err();
-        request.count(&own.metrics, error.map(reasons::of));
+        request.count(&own.metrics, error.map(status_map::of));
         // Whoever presents one unknown token after the other has no claim to a line for each.
         let is_unknown = match error {
             Some(AdmitError::InvalidToken(refusal)) => refusal.reason == Reason::Unknown,
             Some(AdmitError::Worker(_)) => true,
             _ => false,
         };
-        if !is_unknown || !own.guesses.is_over(caller.remote) {
+        if !is_unknown || !own.token_rate_limit.is_over(caller.remote) {
             write_line(&request, caller, error);
         }
         drop(place);

@@ -16,7 +16,7 @@ use crate::agent::local_socket::LocalCaller;
 use crate::agent::{Shared, local_departure, moved, request_log, status};
 use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::join::{self, Audience, RunsIn, preflight};
-use crate::cluster::{status as cluster_status, token_care};
+use crate::cluster::{status as cluster_status, token_admin};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
     AddTokenRequest, Hello, JoinEvent, JoinOrder, NodeDirectory, PROTOCOL, TokenSelection,
@@ -42,7 +42,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn hello(State(shared): State<Arc<Shared>>) -> Response {
-    let revision = shared.gate.node().layout.revision();
+    let revision = shared.admission.node().layout.revision();
     let hello = Hello {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -69,8 +69,8 @@ async fn add_token(
             bind: shared.bind,
             fingerprint: shared.served.fingerprint(),
         };
-        let gate = &shared.gate;
-        let (node, tokens) = (gate.node(), gate.tokens());
+        let admission = &shared.admission;
+        let (node, tokens) = (admission.node(), admission.tokens());
         let issued = add_node::issue(
             node,
             tokens,
@@ -87,7 +87,9 @@ async fn add_token(
 
 async fn find_tokens(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     match serde_json::from_slice::<TokenSelection>(&body) {
-        Ok(selection) => answer(move || token_care::find(shared.gate.tokens(), &selection)).await,
+        Ok(selection) => {
+            answer(move || token_admin::find(shared.admission.tokens(), &selection)).await
+        }
         Err(error) => not_understood(&error),
     }
 }
@@ -99,7 +101,8 @@ async fn revoke_tokens(
 ) -> Response {
     match serde_json::from_slice::<TokenSelection>(&body) {
         Ok(selection) => {
-            answer(move || token_care::revoke(shared.gate.tokens(), &selection, caller.uid)).await
+            answer(move || token_admin::revoke(shared.admission.tokens(), &selection, caller.uid))
+                .await
         }
         Err(error) => not_understood(&error),
     }
@@ -109,12 +112,16 @@ async fn prune_tokens(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<LocalCaller>,
 ) -> Response {
-    answer(move || token_care::prune(shared.gate.tokens(), caller.uid)).await
+    answer(move || token_admin::prune(shared.admission.tokens(), caller.uid)).await
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Response {
     answer(move || {
-        cluster_status::nodes(shared.gate.node(), shared.gate.tokens(), shared.bind.ip())
+        cluster_status::nodes(
+            shared.admission.node(),
+            shared.admission.tokens(),
+            shared.bind.ip(),
+        )
     })
     .await
 }
@@ -152,7 +159,7 @@ async fn join(
     let (mut client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
         client.wait_for_departed();
-        join::join(shared.gate.node(), &order, RunsIn::Agent, &mut client);
+        join::join(shared.admission.node(), &order, RunsIn::Agent, &mut client);
     });
     response
 }
@@ -174,7 +181,7 @@ async fn check_join(
     }
     let (client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
-        preflight::check(shared.gate.node(), &order, |event| client.send(&event));
+        preflight::check(shared.admission.node(), &order, |event| client.send(&event));
     });
     response
 }

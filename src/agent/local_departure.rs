@@ -15,7 +15,7 @@ use crate::agent::{Shared, request_log};
 use crate::base::sanitize;
 use crate::cluster::leave::{self, Audience};
 use crate::cluster::remove_node;
-use crate::wire::departure_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
+use crate::wire::leave_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
 use crate::wire::routes;
 
 /// The routes.
@@ -45,8 +45,13 @@ async fn leave(
     let (mut client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
         client.wait_for_departed();
-        let gate = &shared.gate;
-        leave::leave(gate.node(), Some(gate.tokens()), &order, &mut client);
+        let admission = &shared.admission;
+        leave::leave(
+            admission.node(),
+            Some(admission.tokens()),
+            &order,
+            &mut client,
+        );
     });
     response
 }
@@ -72,14 +77,21 @@ async fn remove_node(
     let (client, response) = Client::new(shared.clone());
     request_log::on_a_thread(move || {
         client.wait_for_departed();
-        let gate = &shared.gate;
-        remove_node::remove_node(gate.node(), Some(gate.tokens()), &order, &mut |event| {
-            match &event {
-                RemoveEvent::Failed(failure) => log_failure("the node was not removed", failure),
-                event => tracing::info!(?event, "remove-node"),
-            }
-            client.send(&event);
-        });
+        let admission = &shared.admission;
+        remove_node::remove_node(
+            admission.node(),
+            Some(admission.tokens()),
+            &order,
+            &mut |event| {
+                match &event {
+                    RemoveEvent::Failed(failure) => {
+                        log_failure("the node was not removed", failure);
+                    }
+                    event => tracing::info!(?event, "remove-node"),
+                }
+                client.send(&event);
+            },
+        );
     });
     response
 }

@@ -66,7 +66,7 @@ impl Count {
 
     /// Ends the time in which lines were counted together, where it is over; gives what was left out
     /// and for how long.
-    fn settle(&mut self, now: Instant) -> Option<(u64, Duration)> {
+    fn reconcile(&mut self, now: Instant) -> Option<(u64, Duration)> {
         let age = now.saturating_duration_since(self.began?);
         if age < WINDOW {
             return None;
@@ -106,7 +106,7 @@ pub fn is_written(kind: Kind) -> bool {
         return true;
     };
     let now = Instant::now();
-    let settled = count.settle(now);
+    let settled = count.reconcile(now);
     let is_written = count.take(now);
     drop(count);
     say(place, settled);
@@ -114,11 +114,11 @@ pub fn is_written(kind: Kind) -> bool {
 }
 
 /// Says what was left out of lines whose time is over; called now and then.
-pub fn settle() {
+pub fn reconcile() {
     for place in 0..KINDS.len() {
         let settled = LIMITS
             .count(place)
-            .and_then(|mut count| count.settle(Instant::now()));
+            .and_then(|mut count| count.reconcile(Instant::now()));
         say(place, settled);
     }
 }
@@ -142,11 +142,11 @@ mod tests {
         let mut count = Count::NONE;
         let written = (0..180).filter(|_| count.take(began)).count();
         assert_eq!(written, 100);
-        assert_eq!(count.settle(began + Duration::from_secs(9)), None);
+        assert_eq!(count.reconcile(began + Duration::from_secs(9)), None);
         let late = began + Duration::from_secs(12);
-        assert_eq!(count.settle(late), Some((80, Duration::from_secs(12))));
-        assert_eq!(count.settle(late), None, "it is said once");
+        assert_eq!(count.reconcile(late), Some((80, Duration::from_secs(12))));
+        assert_eq!(count.reconcile(late), None, "it is said once");
         assert!(count.take(late));
-        assert_eq!(count.settle(late + WINDOW), None, "nothing was left out");
+        assert_eq!(count.reconcile(late + WINDOW), None, "nothing was left out");
     }
 }

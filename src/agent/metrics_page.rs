@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use crate::agent::cluster_api::{only, wrong_method};
 use crate::agent::metrics::MEDIA_TYPE;
 use crate::agent::{Shared, request_log};
-use crate::model::token_life::State as TokenState;
+use crate::model::token_record::State as TokenState;
 use crate::store::tokens::Tokens;
 use crate::wire::routes;
 
@@ -43,8 +43,8 @@ async fn count_tokens(shared: &Arc<Shared>) {
     if counted.is_some_and(|at| at.elapsed() < COUNT_PAUSE) {
         return;
     }
-    let gate = shared.clone();
-    let found = request_log::on_a_thread(move || by_state(gate.gate.tokens())).await;
+    let admission = shared.clone();
+    let found = request_log::on_a_thread(move || by_state(admission.admission.tokens())).await;
     if let Ok(Some(by_state)) = found {
         shared.metrics.set_tokens(by_state);
         *counted = Some(Instant::now());

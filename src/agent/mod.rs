@@ -1,13 +1,14 @@
 //! Floor 5: the daemon: MicroK8s's cluster API over HTTPS for other nodes, and the local API over
 //! a Unix socket for the command line.
 
-mod afterwards;
+mod after_response;
 mod begun;
 mod callback_api;
 mod certificate;
 mod cluster_api;
+mod concurrency_limits;
+mod connection_limiter;
 mod connections;
-mod guesses;
 mod https;
 mod image_stream;
 mod join_steps;
@@ -19,13 +20,12 @@ mod log_limit;
 mod metrics;
 mod metrics_page;
 mod moved;
-mod places;
-mod reasons;
 mod request_log;
-mod seats;
 mod service_manager;
 mod status;
+mod status_map;
 mod tcp;
+mod token_rate_limit;
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,22 +43,22 @@ use crate::agent::local_events::Clients;
 use crate::base::atomic_file;
 use crate::base::clock::SystemClock;
 use crate::base::file_lock::{FileLock, FileLockError};
-use crate::cluster::admit::Gate;
+use crate::cluster::admission::Admission;
 use crate::cluster::callback::{CallbackFrom, Callbacks};
 use crate::cluster::carry_over::{CarryOverError, carry_over};
 use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::cluster::pod_network;
-use crate::cluster::token_care;
-use crate::host::{Action, Service, feed};
+use crate::cluster::token_admin;
+use crate::platform::{Action, Service, feed};
 use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
 
 use certificate::{CertificateError, ServedCertificate};
-use guesses::Guesses;
+use concurrency_limits::ConcurrencyLimits;
 use metrics::Metrics;
-use places::Places;
 use service_manager::ServiceManager;
+use token_rate_limit::TokenRateLimit;
 
 /// How the agent is to run.
 #[derive(Debug, Clone)]
@@ -142,7 +142,7 @@ pub enum AgentError {
 
 /// What the two interfaces share.
 struct Shared {
-    gate: Gate,
+    admission: Admission,
     callbacks: Callbacks,
     /// Where Cluster API puts its token.
     capi_token: PathBuf,
@@ -152,8 +152,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     serves_metrics: bool,
     census: metrics_page::Census,
-    guesses: Arc<Guesses>,
-    places: Places,
+    token_rate_limit: Arc<TokenRateLimit>,
+    concurrency_limits: ConcurrencyLimits,
     /// For whom the agent is doing something by its local API.
     clients: Clients,
     /// What the log said last of a token store that cannot be used.
@@ -166,7 +166,8 @@ impl Shared {
     /// Whether changes that are under way are to be taken back: the agent stops, or its node directory is
     /// not the node's any more.
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst) || self.gate.node().layout.check_current().is_err()
+        self.stopping.load(Ordering::SeqCst)
+            || self.admission.node().layout.check_current().is_err()
     }
 }
 
@@ -209,7 +210,7 @@ pub fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, AgentError
         .as_secs()
         .try_into()
         .unwrap_or(i64::MAX);
-    let tokens = token_care::open(&node, Arc::new(SystemClock), window);
+    let tokens = token_admin::open(&node, Arc::new(SystemClock), window);
     let served = ServedCertificate::load(settings.certificate.clone(), settings.key.clone())?;
     start_datastore(&node);
     drop(starting);
@@ -256,10 +257,11 @@ fn take_lock(node: &Node) -> Result<FileLock, AgentError> {
 
 /// On a standalone node nobody else starts the datastore.
 fn start_datastore(node: &Node) {
-    if !node.is_standalone() || !node.host.has_datastore() || node.layout.has(Lock::NoK8sDqlite) {
+    if !node.is_standalone() || !node.platform.has_datastore() || node.layout.has(Lock::NoK8sDqlite)
+    {
         return;
     }
-    if let Err(error) = node.host.service(Action::Start, Service::K8sDqlite) {
+    if let Err(error) = node.platform.service(Action::Start, Service::K8sDqlite) {
         tracing::error!(%error, "the datastore did not start");
     }
 }
@@ -279,20 +281,20 @@ async fn serve(
     // As in MicroK8s, this lock takes away from the group what it could use.
     let group = match node.layout.has(Lock::CisHardening) {
         true => None,
-        false => node.host.group().gid,
+        false => node.platform.group().gid,
     };
     let shared = Arc::new(Shared {
         callbacks: Callbacks::new(node.clone(), settings.callback_from),
         capi_token: settings.capi_token.clone(),
-        gate: Gate::new(node, tokens),
+        admission: Admission::new(node, tokens),
         served,
         bind,
         timeout: settings.timeout,
         metrics: Metrics::new(),
         serves_metrics: settings.serves_metrics,
         census: metrics_page::Census::default(),
-        guesses: Arc::default(),
-        places: Places::default(),
+        token_rate_limit: Arc::default(),
+        concurrency_limits: ConcurrencyLimits::default(),
         clients: Clients::default(),
         logged_problem: Mutex::default(),
         stopping: AtomicBool::new(false),
@@ -304,20 +306,21 @@ async fn serve(
 
     let mut periodic = JoinSet::new();
     let works: [fn(&Shared); 3] = [
-        |shared| shared.gate.settle(),
-        |shared| pod_network::catch_up(shared.gate.node()),
-        sweep,
+        |shared| shared.admission.reconcile(),
+        |shared| pod_network::catch_up(shared.admission.node()),
+        expire_tokens,
     ];
     for work in works {
         periodic.spawn(again_and_again(shared.clone(), work));
     }
     periodic.spawn(shared.served.clone().keep_up());
     let (stop, stopped) = watch::channel(false);
-    let (seats, desks) = seats::for_this_process(settings.max_connections, &shared.metrics);
+    let (limiter, desks) =
+        connection_limiter::for_this_process(settings.max_connections, &shared.metrics);
     let server = https::Server {
         acceptor,
         router: cluster_api::router(shared.clone()),
-        seats,
+        limiter,
         desks,
         metrics: shared.metrics.clone(),
         stopped: stopped.clone(),
@@ -331,7 +334,7 @@ async fn serve(
     ));
     let settling = shared.clone();
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = join::settle_when_free(settling.gate.node()) {
+        if let Err(error) = join::settle_when_free(settling.admission.node()) {
             tracing::warn!(%error, "nobody was told of an interrupted join");
         }
     });
@@ -346,7 +349,7 @@ async fn serve(
     manager.ready(&format!("listening on {bind}"));
     tokio::spawn(manager.clone().give_signs_of_life(shared.clone(), ping));
 
-    let layout = shared.gate.node().layout.clone();
+    let layout = shared.admission.node().layout.clone();
     let ending = tokio::select! {
         _ = terminate.recv() => {
             tracing::info!("stopping: SIGTERM");
@@ -397,9 +400,13 @@ async fn again_and_again(shared: Arc<Shared>, work: fn(&Shared)) {
 
 /// Keeps the tokens up with the time. A store that cannot be used is said once, and tried again: the
 /// agent serves what it can meanwhile.
-fn sweep(shared: &Shared) {
-    log_limit::settle();
-    let problem = shared.gate.sweep().err().map(|error| error.to_string());
+fn expire_tokens(shared: &Shared) {
+    log_limit::reconcile();
+    let problem = shared
+        .admission
+        .expire_tokens()
+        .err()
+        .map(|error| error.to_string());
     let mut logged = lock(&shared.logged_problem);
     if problem != *logged {
         match &problem {

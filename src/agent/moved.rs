@@ -57,7 +57,7 @@ fn in_the_way(shared: &Shared, request: &Request) -> Option<NotCurrent> {
     if request.method() != Method::POST {
         return None;
     }
-    shared.gate.node().layout.check_current().err()
+    shared.admission.node().layout.check_current().err()
 }
 
 /// Waits until the node is in another directory, and says in which.

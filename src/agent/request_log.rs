@@ -18,7 +18,7 @@ use crate::agent::local_socket::LocalCaller;
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::Metrics;
 use crate::base::sanitize;
-use crate::cluster::admit::Caller;
+use crate::cluster::admission::Caller;
 use crate::store::audit;
 use crate::wire::routes;
 

@@ -32,7 +32,7 @@ const MORE_TIME: Duration = Duration::from_secs(20);
 pub struct ServiceManager {
     socket: Option<Arc<(UnixDatagram, SocketAddr)>>,
     /// After how long without a sign of life it takes the program for dead.
-    patience: Option<Duration>,
+    stall_timeout: Option<Duration>,
 }
 
 /// By which the loop that accepts connections shows that it goes around.
@@ -49,7 +49,7 @@ impl ServiceManager {
             }
         };
         Self {
-            patience: socket.as_ref().and_then(|_| patience()),
+            stall_timeout: socket.as_ref().and_then(|_| stall_timeout()),
             socket,
         }
     }
@@ -104,10 +104,10 @@ impl ServiceManager {
         shared: Arc<Shared>,
         pings: mpsc::Sender<Ping>,
     ) {
-        let Some(patience) = self.patience else {
+        let Some(stall_timeout) = self.stall_timeout else {
             return;
         };
-        let pause = (patience / 2).max(Duration::from_millis(1));
+        let pause = (stall_timeout / 2).max(Duration::from_millis(1));
         let mut ticks = interval(pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -160,7 +160,7 @@ async fn answers(shared: &Arc<Shared>, pings: &mpsc::Sender<Ping>) -> bool {
         return false;
     }
     let store = shared.clone();
-    request_log::on_a_thread(move || store.gate.tokens().look())
+    request_log::on_a_thread(move || store.admission.tokens().look())
         .await
         .is_ok()
 }
@@ -180,7 +180,7 @@ fn find() -> io::Result<Option<Arc<(UnixDatagram, SocketAddr)>>> {
 }
 
 /// The time that the service manager gives, when it gives it to this process.
-fn patience() -> Option<Duration> {
+fn stall_timeout() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     let is_ours = match std::env::var_os(env_vars::WATCHDOG_PID) {
         None => true,

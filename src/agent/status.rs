@@ -8,14 +8,14 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::task::JoinError;
 
-use crate::agent::reasons;
-use crate::cluster::admit::AdmitError;
+use crate::agent::status_map;
+use crate::cluster::admission::AdmitError;
 use crate::cluster::callback;
 use crate::cluster::capi::RemoveError;
 use crate::cluster::configure::ConfigureError;
 use crate::cluster::image_import::ImportError;
 use crate::cluster::upgrade::UpgradeError;
-use crate::model::token_life::Reason;
+use crate::model::token_record::Reason;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
 use crate::wire::routes;
@@ -85,7 +85,7 @@ pub fn refusal(error: &AdmitError) -> Response {
 fn mark(error: &AdmitError) -> &'static str {
     match error {
         AdmitError::Worker(_) => Reason::Unknown.as_str(),
-        other => reasons::of(other),
+        other => status_map::of(other),
     }
 }
 
@@ -127,7 +127,7 @@ pub fn not_configured(error: &ConfigureError) -> Response {
         | ConfigureError::Read { .. }
         | ConfigureError::Restart { .. }
         | ConfigureError::Switch { .. }
-        | ConfigureError::Turn(_)
+        | ConfigureError::NodeLock(_)
         | ConfigureError::Journal(_)
         | ConfigureError::NotTakenBack { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -18,12 +18,12 @@ use crate::cli::output::{self, Printer};
 use crate::cluster::callback::CallbackFrom;
 use crate::cluster::fresh_node::{self, FreshNode};
 use crate::cluster::node::Node;
-use crate::host::datastore_demo::DatastoreDemo;
-use crate::host::snap::SnapHost;
-use crate::host::standalone::StandaloneHost;
-use crate::host::{self, Host, network, process};
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
-use crate::model::token_life::RETRY_WINDOW;
+use crate::model::token_record::RETRY_WINDOW;
+use crate::platform::datastore_demo::DatastoreDemo;
+use crate::platform::snap::SnapPlatform;
+use crate::platform::standalone::StandalonePlatform;
+use crate::platform::{self, Platform, network, process};
 use crate::store::layout::{Kind, Layout};
 
 /// MicroK8s's default of `--timeout`, in seconds.
@@ -69,8 +69,8 @@ impl Refusal {
 
 fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
     let layout = Layout::find(typed.node_dir.as_deref()).map_err(Refusal::new)?;
-    let host = machine(&layout, &typed);
-    let node = Node::new(layout, host);
+    let platform = machine(&layout, &typed);
+    let node = Node::new(layout, platform);
     if !node.layout.exists() {
         log::start(typed.log_format);
         make_node(&node, &typed)?;
@@ -161,14 +161,18 @@ fn variables_in(from: &Path, to: &Path) -> Vec<(String, String)> {
 }
 
 /// The machine, and beside a standalone node a datastore when one is wanted.
-fn machine(layout: &Layout, args: &AgentArgs) -> Arc<dyn Host> {
+fn machine(layout: &Layout, args: &AgentArgs) -> Arc<dyn Platform> {
     match layout.kind() {
-        Kind::Snap => Arc::new(SnapHost::new(layout.snap(), layout.data(), layout.common())),
+        Kind::Snap => Arc::new(SnapPlatform::new(
+            layout.snap(),
+            layout.data(),
+            layout.common(),
+        )),
         Kind::Standalone => {
             let datastore = args
                 .datastore_demo
                 .then(|| DatastoreDemo::new(layout.backend()));
-            Arc::new(StandaloneHost::new(args.node_name.clone(), datastore))
+            Arc::new(StandalonePlatform::new(args.node_name.clone(), datastore))
         }
     }
 }
@@ -188,7 +192,7 @@ fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
         .bind
         .unwrap_or(SocketAddr::from(([0, 0, 0, 0], AGENT_PORT)));
     let addresses = if bind.ip().is_unspecified() {
-        host::reachable_addresses(&network::interfaces().map_err(Refusal::new)?)
+        platform::reachable_addresses(&network::interfaces().map_err(Refusal::new)?)
     } else {
         vec![bind.ip()]
     };
@@ -198,7 +202,7 @@ fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
         bind.ip()
     };
     let fresh = FreshNode {
-        hostname: node.host.host_name().map_err(Refusal::new)?,
+        hostname: node.platform.host_name().map_err(Refusal::new)?,
         addresses,
         bind: bind.to_string(),
         datastore: SocketAddr::new(datastore, DATASTORE_PORT),

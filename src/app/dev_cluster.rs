@@ -21,9 +21,9 @@ use crate::cli;
 use crate::cli::dev_cluster::DevClusterArgs;
 use crate::cli::output::{self, Printer};
 use crate::client::local::{self, Probe};
-use crate::host::datastore_demo;
-use crate::host::process::{self, Companion};
 use crate::model::endpoint::DATASTORE_PORT;
+use crate::platform::datastore_demo;
+use crate::platform::process::{self, ChildProcess};
 use crate::store::layout::Layout;
 
 /// How long an agent may take to make its node and listen.
@@ -140,7 +140,7 @@ struct DevNode {
     name: String,
     address: IpAddr,
     directory: PathBuf,
-    agent: Companion,
+    agent: ChildProcess,
     log: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -240,7 +240,7 @@ fn start(
     }
     let log = Arc::new(Mutex::new(VecDeque::new()));
     let kept = log.clone();
-    let agent = Companion::start(program, arguments, STOP_LIMIT, move |line| {
+    let agent = ChildProcess::start(program, arguments, STOP_LIMIT, move |line| {
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == KEPT_LINES {
             kept.pop_front();

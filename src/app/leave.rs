@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::app::{self, Agent, hand_over, interrupt};
+use crate::app::{self, Agent, interrupt, passthrough};
 use crate::base::exit_status::ExitStatus;
 use crate::cli::leave::{self as face, Narrator, Typed};
 use crate::cli::output::{self, Printer};
@@ -13,7 +13,7 @@ use crate::cluster::join::{self, JoinError};
 use crate::cluster::leave::{self, Audience};
 use crate::model::join_stage::JoinStage;
 use crate::store::layout::Lock;
-use crate::wire::departure_v1::LeaveEvent;
+use crate::wire::leave_v1::LeaveEvent;
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     match try_run(arguments, printer) {
@@ -45,7 +45,7 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
         ));
     }
     if !node.layout.has(Lock::HaCluster) {
-        return Ok(hand_over::run("leave", &arguments, printer));
+        return Ok(passthrough::run("leave", &arguments, printer));
     }
     let order = match face::read(arguments, printer) {
         Typed::Leave(order) => order,

@@ -6,12 +6,12 @@
 mod add_node;
 mod agent;
 mod dev_cluster;
-mod hand_over;
 mod interrupt;
 mod join;
 mod leave;
 mod log;
 mod nodes;
+mod passthrough;
 mod remove_node;
 mod token;
 
@@ -33,11 +33,11 @@ use crate::cli::texts;
 use crate::client::local::{self, LocalError, Probe};
 use crate::cluster::carry_over::carry_over;
 use crate::cluster::node::Node;
-use crate::cluster::token_care;
-use crate::host::Host;
-use crate::host::snap::SnapHost;
-use crate::host::standalone::StandaloneHost;
-use crate::model::token_life::RETRY_WINDOW;
+use crate::cluster::token_admin;
+use crate::model::token_record::RETRY_WINDOW;
+use crate::platform::Platform;
+use crate::platform::snap::SnapPlatform;
+use crate::platform::standalone::StandalonePlatform;
 use crate::store::database::StoreError;
 use crate::store::layout::{Kind, Layout};
 use crate::store::revision::Revision;
@@ -47,7 +47,7 @@ use crate::wire::local_v1::{NodeDirectory, PROTOCOL};
 /// How long the agent may have the token database without being there: longer than it takes to stop.
 const AGENT_ENDS: Duration = Duration::from_secs(30);
 /// How often it is looked whether it still has it.
-const GLANCE: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -69,7 +69,7 @@ pub fn run(
     let name = match program.strip_prefix("microk8s.") {
         Some(name) => name.to_owned(),
         None if arguments.is_empty() => {
-            return hand_over::list_subcommands(printer, ExitStatus::Failure);
+            return passthrough::list_subcommands(printer, ExitStatus::Failure);
         }
         None => arguments.remove(0).to_string_lossy().into_owned(),
     };
@@ -82,21 +82,25 @@ pub fn run(
         "token" => token::run(arguments, printer),
         "agent" | "cluster-agent" => agent::run(&name, arguments, printer),
         "dev-cluster" => dev_cluster::run(arguments, printer),
-        "help" | "--help" | "-h" => hand_over::list_subcommands(printer, ExitStatus::Success),
+        "help" | "--help" | "-h" => passthrough::list_subcommands(printer, ExitStatus::Success),
         "--version" | "-V" => {
             let text = format!("microk8s {}\n", env!("CARGO_PKG_VERSION"));
             output::print(printer, &text, ExitStatus::Success)
         }
-        _ => hand_over::run(&name, &arguments, printer),
+        _ => passthrough::run(&name, &arguments, printer),
     }
 }
 
 /// The node of this machine.
 fn find_node() -> Result<Node, String> {
     let layout = Layout::find(None).map_err(|error| error.to_string())?;
-    let host: Arc<dyn Host> = match layout.kind() {
-        Kind::Snap => Arc::new(SnapHost::new(layout.snap(), layout.data(), layout.common())),
-        Kind::Standalone => Arc::new(StandaloneHost::default()),
+    let host: Arc<dyn Platform> = match layout.kind() {
+        Kind::Snap => Arc::new(SnapPlatform::new(
+            layout.snap(),
+            layout.data(),
+            layout.common(),
+        )),
+        Kind::Standalone => Arc::new(StandalonePlatform::default()),
     };
     Ok(Node::new(layout, host))
 }
@@ -138,7 +142,7 @@ fn refuse_permission(node: &Node, printer: &mut dyn Printer) -> ExitStatus {
                 .map(|user| user.name)
         })
         .unwrap_or_else(|| "root".to_owned());
-    printer.err(&texts::no_permission(&user, node.host.group().name));
+    printer.err(&texts::no_permission(&user, node.platform.group().name));
     ExitStatus::Failure
 }
 
@@ -155,7 +159,7 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
     let mut found = local::probe(&socket).await;
     // An agent that starts again in the node's new directory is not there for a moment.
     let (mut is_moving, mut was_asked_again) = (false, false);
-    let mut pause = tokio::time::interval(GLANCE);
+    let mut pause = tokio::time::interval(POLL_INTERVAL);
     while Instant::now() < end {
         match &found {
             Ok(Probe::Ready(agent)) if works_in_older(agent, node) => is_moving = true,
@@ -239,11 +243,13 @@ fn tokens_without_agent(
     if !node.layout.token_database().exists() {
         return Ok(None);
     }
-    let tokens = token_care::open(node, Arc::new(SystemClock), RETRY_WINDOW);
+    let tokens = token_admin::open(node, Arc::new(SystemClock), RETRY_WINDOW);
     // Whoever may not read them learns it before anything is done.
-    let looked = wait::until(AGENT_ENDS, GLANCE, || match tokens.admissions().nodes() {
-        Err(StoreError::InUse { .. }) => None,
-        looked => Some(looked),
+    let looked = wait::until(AGENT_ENDS, POLL_INTERVAL, || {
+        match tokens.admissions().nodes() {
+            Err(StoreError::InUse { .. }) => None,
+            looked => Some(looked),
+        }
     });
     if let Err(error) = looked.unwrap_or_else(|| tokens.admissions().nodes()) {
         let hint = match error {

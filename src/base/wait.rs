@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often it is asked whether something is still waited for.
-const GLANCE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Looks every `pause` until `look` gives something, for at most `limit`; looks once at least,
 /// and once more when the time is over.
@@ -53,7 +53,7 @@ pub fn unless<T: Send + 'static>(
     let (done, result) = mpsc::channel();
     thread::spawn(move || done.send(work()));
     loop {
-        match result.recv_timeout(GLANCE) {
+        match result.recv_timeout(POLL_INTERVAL) {
             Ok(result) => return Some(result),
             Err(mpsc::RecvTimeoutError::Timeout) if !is_over() => {}
             Err(_) => return None,
@@ -63,7 +63,7 @@ pub fn unless<T: Send + 'static>(
 
 /// Pauses, unless `is_over` says that nothing is waited for any more; tells whether it did.
 pub fn pause_unless(pause: Duration, is_over: &dyn Fn() -> bool) -> bool {
-    let pause = until(pause, GLANCE, || is_over().then_some(()));
+    let pause = until(pause, POLL_INTERVAL, || is_over().then_some(()));
     pause.is_some()
 }
 

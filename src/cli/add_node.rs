@@ -11,7 +11,7 @@ use crate::model::fingerprint::FingerprintPrefix;
 use crate::model::join_url::PrintedUrl;
 use crate::model::node::NodeName;
 use crate::model::token::{InvalidToken, Token};
-use crate::model::token_life::{Added, Grant};
+use crate::model::token_record::{Added, GrantedTerms};
 use crate::model::token_terms::{Description, InvalidUses, Lifetime, RoleLimit, Terms, Uses};
 use crate::wire::local_v1::{AddTokenRequest, IssuedToken};
 
@@ -213,17 +213,17 @@ pub fn run(
 
 /// What adding a token again came to.
 fn renewal(id: &str, added: &Added) -> String {
-    let uses = |grant: &Grant| {
+    let uses = |grant: &GrantedTerms| {
         grant
             .uses
             .map_or_else(|| "any number".to_owned(), |uses| uses.to_string())
     };
-    let end = |grant: &Grant| {
+    let end = |grant: &GrantedTerms| {
         grant
             .until
             .map_or_else(|| "never".to_owned(), time_text::moment)
     };
-    let node = |grant: &Grant| {
+    let node = |grant: &GrantedTerms| {
         grant
             .node
             .as_ref()

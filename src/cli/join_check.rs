@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
+use crate::cli::captured_output::Overheard;
 use crate::cli::join_args::Format;
 use crate::cli::output::{OutputLost, Printer};
-use crate::cli::overheard::Overheard;
 use crate::cli::texts;
 use crate::model::join_url::InvalidJoinUrl;
 use crate::model::role::Role;
@@ -61,7 +61,7 @@ enum Outcome {
 pub struct Report<'a> {
     printer: &'a mut dyn Printer,
     format: Format,
-    overheard: Overheard,
+    captured_output: Overheard,
     contacted: Option<IpAddr>,
     /// Checks in a row that were left out for one reason, which are one line of text.
     left_out: Vec<Finding>,
@@ -79,7 +79,7 @@ impl<'a> Report<'a> {
         Self {
             printer,
             format,
-            overheard: Overheard::new(arguments),
+            captured_output: Overheard::new(arguments),
             contacted: None,
             left_out: Vec::new(),
             errors: 0,
@@ -195,7 +195,7 @@ impl<'a> Report<'a> {
         self.flush();
         let status = failed.unwrap_or(self.exit.unwrap_or(ExitStatus::Success));
         let (message, hint) = match failed {
-            Some(_) => self.overheard.take(),
+            Some(_) => self.captured_output.take(),
             None => (self.verdict(status), None),
         };
         match self.format {
@@ -251,7 +251,7 @@ impl Printer for Report<'_> {
         match self.format {
             Format::Text => self.printer.out(text),
             Format::Json => {
-                self.overheard.out(text);
+                self.captured_output.out(text);
                 Ok(())
             }
         }
@@ -259,7 +259,7 @@ impl Printer for Report<'_> {
 
     fn err(&mut self, line: &str) {
         if self.format == Format::Json
-            && let Some(warning) = self.overheard.err(line)
+            && let Some(warning) = self.captured_output.err(line)
         {
             self.finding(Finding::warning("token-file", warning));
         }

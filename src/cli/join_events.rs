@@ -9,9 +9,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
+use crate::cli::captured_output::Overheard;
 use crate::cli::join_text::Teller;
 use crate::cli::output::{self, OutputLost, Printer};
-use crate::cli::overheard::Overheard;
 use crate::model::join_stage::{JoinStage, Retry};
 use crate::model::role::Role;
 use crate::wire::local_v1::{JoinEvent, JoinFailure};
@@ -63,7 +63,7 @@ pub struct Lines<'a> {
     printer: &'a mut dyn Printer,
     began: Instant,
     stage: String,
-    overheard: Overheard,
+    captured_output: Overheard,
     ended: Option<ExitStatus>,
 }
 
@@ -74,7 +74,7 @@ impl<'a> Lines<'a> {
             printer,
             began: Instant::now(),
             stage: JoinStage::Preflight.name().to_owned(),
-            overheard: Overheard::new(arguments),
+            captured_output: Overheard::new(arguments),
             ended: None,
         }
     }
@@ -84,7 +84,7 @@ impl<'a> Lines<'a> {
         if let Some(status) = self.ended {
             return status;
         }
-        let (message, hint) = self.overheard.take();
+        let (message, hint) = self.captured_output.take();
         let end = End {
             message: &message,
             hint: hint.as_deref(),
@@ -156,12 +156,12 @@ impl<'a> Lines<'a> {
 
 impl Printer for Lines<'_> {
     fn out(&mut self, text: &str) -> Result<(), OutputLost> {
-        self.overheard.out(text);
+        self.captured_output.out(text);
         Ok(())
     }
 
     fn err(&mut self, line: &str) {
-        if let Some(warning) = self.overheard.err(line) {
+        if let Some(warning) = self.captured_output.err(line) {
             self.line(Kind::Warning, warning);
         }
         self.printer.err(line);
@@ -171,7 +171,7 @@ impl Printer for Lines<'_> {
 impl Teller for Lines<'_> {
     fn tell(&mut self, event: &JoinEvent) {
         // What was said before the join began stopped nothing.
-        let said = self.overheard.take_said();
+        let said = self.captured_output.take_said();
         if !said.is_empty() {
             self.line(Kind::Warning, &said);
         }

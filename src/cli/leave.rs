@@ -9,7 +9,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cli;
 use crate::cli::output::{self, Printer};
-use crate::wire::departure_v1::{LeaveEvent, LeaveOrder};
+use crate::wire::leave_v1::{LeaveEvent, LeaveOrder};
 
 /// The help text (recording `leave-help`).
 pub const HELP: &str = "\

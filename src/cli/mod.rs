@@ -3,6 +3,7 @@
 pub mod add_node;
 pub mod agent;
 pub mod argparse;
+pub mod captured_output;
 pub mod dev_cluster;
 pub mod go_flags;
 pub mod join;
@@ -13,7 +14,6 @@ pub mod join_text;
 pub mod leave;
 pub mod nodes;
 pub mod output;
-pub mod overheard;
 pub mod progress;
 pub mod remove_node;
 pub mod texts;

@@ -9,7 +9,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cli::output::{self, Printer};
 use crate::model::endpoint;
-use crate::wire::departure_v1::{RemoveEvent, RemoveOrder};
+use crate::wire::leave_v1::{RemoveEvent, RemoveOrder};
 
 /// The help text (recording `remove-node-help`).
 pub const HELP: &str = "\

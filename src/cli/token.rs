@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::base::exit_status::ExitStatus;
 use crate::base::{sanitize, time_text};
 use crate::cli::output::{self, Printer};
-use crate::model::token_life::State;
+use crate::model::token_record::State;
 use crate::wire::local_v1::{Pruned, TokenEntry, TokenList};
 
 /// The arguments of `token`.

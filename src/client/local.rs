@@ -8,8 +8,8 @@ use reqwest::Response;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::wire::departure_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
 use crate::wire::error_body::ErrorBody;
+use crate::wire::leave_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
 use crate::wire::local_v1::{
     AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeDirectory, NodeList, PROTOCOL,
     Pruned, TokenList, TokenSelection,

@@ -37,7 +37,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(240);
 /// How long a connection may take to be ready for the next request.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 /// How often it is asked whether the answer is still wanted.
-const GLANCE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The largest answer that is taken; real ones have a few kilobytes.
 const ANSWER_SIZE: usize = 1 << 20;
 /// The longest time, in seconds, after which a peer may ask to be asked again; one that names a longer
@@ -92,9 +92,9 @@ impl<'a> Wait<'a> {
                 return Err(RemoteError::GivenUp);
             }
             let left = self.end.saturating_duration_since(Instant::now());
-            match timeout(GLANCE.min(left), work.as_mut()).await {
+            match timeout(POLL_INTERVAL.min(left), work.as_mut()).await {
                 Ok(result) => return result,
-                Err(_) if left <= GLANCE => {
+                Err(_) if left <= POLL_INTERVAL => {
                     return Err(too_late(began.elapsed().as_secs().max(1)));
                 }
                 Err(_) => {}

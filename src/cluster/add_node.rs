@@ -48,7 +48,7 @@ pub fn refuse_unfit(node: &Node) -> Result<(), NotHere> {
         .and_then(|pem| ca::subject_of(&pem).ok())
         .is_some_and(|subject| subject.contains("127.0.0.1"));
     if is_old {
-        let strict = node.host.group().name != "microk8s";
+        let strict = node.platform.group().name != "microk8s";
         return Err(NotHere::OldCa { strict });
     }
     if node.layout.has(Lock::Stopped) {

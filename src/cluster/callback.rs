@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::base::remembered::Remembered;
+use crate::base::cached::Cached;
 use crate::base::secret::Secret;
-use crate::cluster::admit::Caller;
+use crate::cluster::admission::Caller;
 use crate::cluster::first_join;
 use crate::cluster::kubernetes;
 use crate::cluster::node::Node;
@@ -39,7 +39,7 @@ pub struct Callbacks {
     node: Node,
     from: CallbackFrom,
     /// What the datastore, or Kubernetes, has said last.
-    known: Remembered<Result<Arc<BTreeSet<IpAddr>>, String>>,
+    known: Cached<Result<Arc<BTreeSet<IpAddr>>, String>>,
 }
 
 /// For how long that is believed. A caller without a right to it asks for no more than one answer
@@ -83,7 +83,7 @@ impl Callbacks {
         Self {
             node,
             from,
-            known: Remembered::new(KNOWN_FOR, MAY_WAIT),
+            known: Cached::new(KNOWN_FOR, MAY_WAIT),
         }
     }
 
@@ -110,7 +110,7 @@ impl Callbacks {
     fn is_this_node(&self, caller: Caller) -> bool {
         caller.remote.is_loopback()
             || caller.remote == caller.local
-            || self.node.host.interfaces().is_ok_and(|interfaces| {
+            || self.node.platform.interfaces().is_ok_and(|interfaces| {
                 interfaces
                     .iter()
                     .any(|entry| endpoint::plain(entry.address) == caller.remote)
@@ -163,7 +163,7 @@ pub fn for_worker(cluster: &Secret) -> (Secret, TokenDigest) {
 
 fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
     let answer = node
-        .host
+        .platform
         .datastore_members(&node.layout.backend())
         .map_err(|error| error.to_string())?;
     let members = dqlite::read_shell_answer(&answer).map_err(|error| error.to_string())?;
@@ -176,7 +176,7 @@ fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
 
 /// Where the datastore is not MicroK8s's, the API servers say themselves which nodes have one.
 fn by_kubernetes(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
-    kubernetes::api_servers(node.host.as_ref())
+    kubernetes::api_servers(node.platform.as_ref())
         .map_err(|error| error.to_string())?
         .ok_or_else(|| "there is no Kubernetes on this node".to_owned())
 }
@@ -221,15 +221,15 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::host::InterfaceAddress;
-    use crate::host::scripted::ScriptedHost;
+    use crate::platform::InterfaceAddress;
+    use crate::platform::scripted::ScriptedPlatform;
     use crate::store::layout::Layout;
     use crate::store::token_files::{CALLBACK_DIGEST, CALLBACK_TOKEN};
 
     struct Place {
         _root: TempDir,
         node: Node,
-        host: Arc<ScriptedHost>,
+        host: Arc<ScriptedPlatform>,
     }
 
     /// A node at 10.99.0.11 with the cluster's token `CLUSTER`.
@@ -254,14 +254,14 @@ mod tests {
             "- Address: 10.99.0.12:19001\n  ID: 1\n  Role: 0\n",
         )
         .unwrap();
-        let host = Arc::new(ScriptedHost {
+        let host = Arc::new(ScriptedPlatform {
             interfaces: vec![InterfaceAddress {
                 interface: "eth0".into(),
                 address: "10.99.0.11".parse().unwrap(),
                 prefix: 24,
             }],
             members: members.map(str::to_owned),
-            ..ScriptedHost::default()
+            ..ScriptedPlatform::default()
         });
         let node = Node::new(layout, host.clone());
         Place {

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::base::os_words;
+use crate::base::io_error_text;
 use crate::cluster::node::Node;
 use crate::cluster::{first_join, forget};
-use crate::host::CommandError;
 use crate::model::token::Token;
+use crate::platform::CommandError;
 use crate::store::layout::ReadError;
 use crate::wire::cluster_v2::RemoveRequest;
 
@@ -24,7 +24,7 @@ pub enum RemoveError {
     /// The token that Cluster API laid down cannot be read.
     #[error(
         "Failed to remove from dqlite: failed to validate CAPI auth token: failed to read token file: failed to read {}: open {}: {}",
-        .0.path.display(), .0.path.display(), os_words::of(&.0.source)
+        .0.path.display(), .0.path.display(), io_error_text::of(&.0.source)
     )]
     NoTokenFile(#[source] ReadError),
     /// Another token. It is shown to whoever presented it, and to nobody else.
@@ -74,7 +74,7 @@ pub fn remove(
         [only] if only.is_at(endpoint.ip()) => return Err(RemoveError::LastMember(endpoint)),
         _ => {}
     }
-    let (host, backend) = (node.host.as_ref(), node.layout.backend());
+    let (host, backend) = (node.platform.as_ref(), node.layout.backend());
     forget::ask(host, &backend, &endpoint.to_string(), ASK_LIMIT, &|| false)
         .map_err(RemoveError::NotRemoved)
 }

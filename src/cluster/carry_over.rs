@@ -14,7 +14,7 @@ use crate::base::atomic_file::{self, Access};
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::cluster::join;
 use crate::cluster::node::Node;
-use crate::host::snap::SnapHost;
+use crate::platform::snap::SnapPlatform;
 use crate::store::layout::Layout;
 
 /// Which node directory was used last.
@@ -59,7 +59,7 @@ pub fn carry_over(node: &Node) -> Result<Option<PathBuf>, CarryOverError> {
         // Only revisions of one snap are the same node.
         Some(last) if last.parent() == own.parent() && last.is_dir() => {
             let old = node.layout.at(&last);
-            let host = SnapHost::new(old.snap(), old.data(), old.common());
+            let host = SnapPlatform::new(old.snap(), old.data(), old.common());
             let old = Node::new(old, Arc::new(host));
             take(&old, &node.layout)?.then_some(last)
         }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::base::atomic_file::Access;
 use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::Node;
-use crate::cluster::turn::{self, TurnError};
-use crate::host::{Action, CommandError, Service};
+use crate::cluster::node_lock::{self, NodeLockError};
+use crate::platform::{Action, CommandError, Service};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::{Lock, ReadError};
 use crate::wire::cluster_v1::{AddonChange, ConfigureRequest, ServiceChange, Switch};
@@ -85,7 +85,7 @@ pub enum ConfigureError {
     },
     /// Something else changes the node.
     #[error("The node cannot be configured now: {0}")]
-    Turn(#[from] TurnError),
+    NodeLock(#[from] NodeLockError),
     /// The change cannot be made final, or an earlier one cannot be taken back.
     #[error("The node cannot be configured: {0}")]
     Journal(#[from] JournalError),
@@ -135,13 +135,13 @@ pub fn configure(
         .into_iter()
         .partition(|configured| configured.service == Service::ClusterAgent);
     if services.iter().any(Wanted::is_a_change) {
-        let _turn = turn::take_tidied::<ConfigureError>(node, turn::recover)?;
+        let _turn = node_lock::lock_and_recover::<ConfigureError>(node, node_lock::recover)?;
         change_services(node, &new_files(node, &services)?, &others)?;
     }
     // The turn is over: an add-on's script may itself have this node configured.
     for addon in &request.addons {
         if let Some(to) = addon.to {
-            node.host
+            node.platform
                 .switch_addon(&addon.name, to == Switch::On, limit)
                 .map_err(|source| ConfigureError::Switch {
                     addon: addon.name.clone(),
@@ -227,7 +227,7 @@ fn once_each<'a, 'b>(services: &'b [Wanted<'a>]) -> Vec<&'b Wanted<'a>> {
 
 fn restart(node: &Node, restarts: &[&Wanted<'_>]) -> Result<(), ConfigureError> {
     restarts.iter().try_for_each(|configured| {
-        node.host
+        node.platform
             .service(Action::Restart, configured.service)
             .map_err(|source| configured.not_restarted(source))
     })
@@ -246,7 +246,7 @@ fn change_services(
     let Err(error) = apply(node, &mut journal, files, restarts) else {
         return Ok(());
     };
-    match journal.roll_back(node.host.as_ref()) {
+    match journal.roll_back(node.platform.as_ref()) {
         Ok(_) => Err(error),
         // The arguments are the old ones, and the service is down for another reason.
         Err(again @ JournalError::NotRestarted(_)) => {
@@ -276,7 +276,7 @@ fn apply(
     }
     for configured in restarts {
         journal
-            .service(node.host.as_ref(), Action::Restart, configured.service)
+            .service(node.platform.as_ref(), Action::Restart, configured.service)
             .map_err(|error| match error {
                 JournalError::Service(source) => configured.not_restarted(source),
                 other => other.into(),
@@ -386,7 +386,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::host::scripted::ScriptedHost;
+    use crate::platform::scripted::ScriptedPlatform;
     use crate::store::layout::Layout;
 
     #[test]
@@ -429,7 +429,7 @@ mod tests {
     #[test]
     fn this_agent_is_not_restarted_before_the_answer() {
         let root = tempfile::tempdir().unwrap();
-        let host = Arc::new(ScriptedHost::default());
+        let host = Arc::new(ScriptedPlatform::default());
         let layout = Layout::new(root.path(), root.path(), root.path());
         let node = Node::new(layout, host.clone());
         let body = br#"{

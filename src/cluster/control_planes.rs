@@ -29,7 +29,7 @@ const NAME: &str = "kubernetes.default.svc";
 /// The addresses of the nodes that serve the cluster's API, without that of a node that joins. None where
 /// there is no Kubernetes.
 pub fn serving(node: &Node, joining: IpAddr) -> Result<Vec<IpAddr>, ListError> {
-    let Some(endpoints) = kubernetes::api_servers(node.host.as_ref())? else {
+    let Some(endpoints) = kubernetes::api_servers(node.platform.as_ref())? else {
         return Ok(Vec::new());
     };
     let own = own_addresses(node);
@@ -55,7 +55,7 @@ pub fn serving(node: &Node, joining: IpAddr) -> Result<Vec<IpAddr>, ListError> {
 
 /// Every address of this node.
 fn own_addresses(node: &Node) -> BTreeSet<IpAddr> {
-    let interfaces = node.host.interfaces().unwrap_or_default();
+    let interfaces = node.platform.interfaces().unwrap_or_default();
     interfaces
         .into_iter()
         .map(|entry| endpoint::plain(entry.address))
@@ -67,7 +67,7 @@ fn members(node: &Node, endpoints: &BTreeSet<IpAddr>, own: &BTreeSet<IpAddr>) ->
     let by_file = first_join::datastore_members(node).unwrap_or_default();
     let is_alone = by_file.len() <= 1 && endpoints.is_subset(own);
     let asked = (!is_alone)
-        .then(|| node.host.datastore_members(&node.layout.backend()).ok())
+        .then(|| node.platform.datastore_members(&node.layout.backend()).ok())
         .flatten()
         .and_then(|answer| dqlite::read_shell_answer(&answer).ok());
     asked

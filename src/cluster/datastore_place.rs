@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::wait;
-use crate::host::{Action, CommandError, Host, Service};
+use crate::platform::{Action, CommandError, Platform, Service};
 use crate::store::dqlite::{self, Member};
 
 /// How long the datastore may take to move.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often its file is looked at meanwhile.
-const GLANCE: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why it did not move.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub enum MoveError {
 
 /// Moves the datastore in this folder to `address`, `address:port`, by restarting it. One that is
 /// there, or that has other members, stays.
-pub fn change(host: &dyn Host, backend: &Path, address: &str) -> Result<(), MoveError> {
+pub fn change(host: &dyn Platform, backend: &Path, address: &str) -> Result<(), MoveError> {
     let order = backend.join("update.yaml");
     let is_there = || {
         let members = members(backend)?;
@@ -66,7 +66,7 @@ pub fn change(host: &dyn Host, backend: &Path, address: &str) -> Result<(), Move
     host.service(Action::Restart, Service::K8sDqlite)?;
     // The file may be half written, or away for a moment, while the service starts.
     let moved = || (is_there() == Some(true)).then_some(());
-    wait::until(LIMIT, GLANCE, moved).ok_or(MoveError::NotMoved {
+    wait::until(LIMIT, POLL_INTERVAL, moved).ok_or(MoveError::NotMoved {
         address: address.to_owned(),
         seconds: LIMIT.as_secs(),
     })

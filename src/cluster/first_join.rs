@@ -13,17 +13,17 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::base::atomic_file::Access;
-use crate::base::os_words;
+use crate::base::io_error_text;
 use crate::base::secret::Secret;
 use crate::cluster::callback;
 use crate::cluster::datastore_place::{self, MoveError};
 use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::Node;
-use crate::cluster::turn::{self, TurnError};
+use crate::cluster::node_lock::{self, NodeLockError};
 use crate::cluster::{cni, pod_network};
-use crate::host::InterfaceAddress;
 use crate::model::endpoint;
 use crate::model::token::{Token, TokenDigest};
+use crate::platform::InterfaceAddress;
 use crate::store::callback_tokens;
 use crate::store::dqlite::{self, Malformed, Member};
 use crate::store::layout::{Lock, ReadError};
@@ -46,7 +46,7 @@ pub enum FirstJoinError {
     Journal(#[from] JournalError),
     /// The node is being changed for another reason.
     #[error(transparent)]
-    Turn(#[from] TurnError),
+    NodeLock(#[from] NodeLockError),
     /// The datastore.
     #[error(transparent)]
     Move(#[from] MoveError),
@@ -75,12 +75,15 @@ impl FirstJoinError {
     pub fn told(&self) -> String {
         match self {
             Self::Read(error) => {
-                format!("a file of the datastore: {}", os_words::of(&error.source))
+                format!(
+                    "a file of the datastore: {}",
+                    io_error_text::of(&error.source)
+                )
             }
-            Self::Journal(_) | Self::History(_) | Self::Turn(TurnError::NoNode { .. }) => {
+            Self::Journal(_) | Self::History(_) | Self::NodeLock(NodeLockError::NoNode { .. }) => {
                 "the contacted node cannot change its files".to_owned()
             }
-            Self::Turn(TurnError::Moved(_)) => {
+            Self::NodeLock(NodeLockError::Moved(_)) => {
                 "MicroK8s is being refreshed on the contacted node".to_owned()
             }
             Self::Move(MoveError::Write { .. }) => {
@@ -90,7 +93,7 @@ impl FirstJoinError {
                 format!("its service does not restart: {}", error.told())
             }
             Self::Malformed(_)
-            | Self::Turn(TurnError::Busy)
+            | Self::NodeLock(NodeLockError::Busy)
             | Self::Move(MoveError::NotMoved { .. })
             | Self::Addresses(_)
             | Self::NotOurs(_)
@@ -191,7 +194,7 @@ pub fn make_ready(
     needs: &Needs,
     presented: &Presented,
 ) -> Result<bool, FirstJoinError> {
-    let _turn = turn::take_tidied::<FirstJoinError>(node, turn::recover)?;
+    let _turn = node_lock::lock_and_recover::<FirstJoinError>(node, node_lock::recover)?;
     // It may have joined another cluster while this waited.
     if node.is_worker() {
         let control_plane = callback::control_plane_of_worker(node);
@@ -217,7 +220,7 @@ pub fn make_ready(
     if restarts_datastore && let Err(error) = joins.note_restart(presented.now) {
         tracing::warn!(%error, "it cannot be written down that the datastore restarts once more");
     }
-    if let Err(undo) = journal.roll_back(node.host.as_ref()) {
+    if let Err(undo) = journal.roll_back(node.platform.as_ref()) {
         tracing::error!(error = %undo, "what the first join changed cannot be taken back");
     }
     Err(error)
@@ -249,7 +252,7 @@ impl Duties {
     }
 
     fn fulfil(&self, node: &Node, journal: &mut Journal) -> Result<(), FirstJoinError> {
-        let (layout, host) = (&node.layout, node.host.as_ref());
+        let (layout, host) = (&node.layout, node.platform.as_ref());
         if let Some((old, new)) = &self.datastore {
             journal.move_datastore(&layout.backend(), old)?;
             datastore_place::change(host, &layout.backend(), new)?;
@@ -295,7 +298,10 @@ fn place_of_datastore(
     if contacted.is_loopback() && node.is_standalone() {
         return Ok(None);
     }
-    let interfaces = node.host.interfaces().map_err(FirstJoinError::Addresses)?;
+    let interfaces = node
+        .platform
+        .interfaces()
+        .map_err(FirstJoinError::Addresses)?;
     let target = bind_address(&interfaces, contacted)?;
     if only.is_at(target) {
         return Ok(None);

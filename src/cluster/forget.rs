@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::base::wait;
-use crate::host::{CommandError, Host};
+use crate::platform::{CommandError, Platform};
 use crate::store::dqlite;
 
 /// How long the pause is between two tries.
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 ///
 /// What the datastore said last.
 pub fn ask(
-    host: &dyn Host,
+    host: &dyn Platform,
     backend: &Path,
     address: &str,
     limit: Duration,
@@ -44,7 +44,7 @@ pub fn ask(
 }
 
 /// Whether the datastore lists a member at this address; nothing when it does not answer.
-pub fn lists(host: &dyn Host, backend: &Path, address: &str) -> Option<bool> {
+pub fn lists(host: &dyn Platform, backend: &Path, address: &str) -> Option<bool> {
     let answer = host.datastore_members(backend).ok()?;
     let members = dqlite::read_shell_answer(&answer).ok()?;
     Some(members.iter().any(|member| member.address == address))

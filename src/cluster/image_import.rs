@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use crate::cluster::node::Node;
-use crate::host::FeedError;
+use crate::platform::FeedError;
 
 /// Why an image is not there (recording `http-image-import`).
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +29,14 @@ impl ImportError {
     }
 }
 
-/// Passes an image on to the container runtime, which may stand still for `patience`. What has not
+/// Passes an image on to the container runtime, which may stand still for `stall_timeout`. What has not
 /// come to its end is not imported.
-pub fn import(node: &Node, image: &mut dyn Read, patience: Duration) -> Result<(), ImportError> {
-    let taken = node.host.import_image(image, patience);
+pub fn import(
+    node: &Node,
+    image: &mut dyn Read,
+    stall_timeout: Duration,
+) -> Result<(), ImportError> {
+    let taken = node.platform.import_image(image, stall_timeout);
     taken.map_err(|error| match error {
         FeedError::Input(error) => ImportError::CutOff(error),
         other => ImportError::NotTaken(other),

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
-use crate::host::{Action, CommandError, Host, Service};
+use crate::platform::{Action, CommandError, Platform, Service};
 use crate::store::layout::Layout;
 
 pub use kept::{drop_kept, is_kept, keep_until, kept_until, undo_kept};
@@ -229,7 +229,7 @@ impl Journal {
     /// Starts, stops or restarts a service.
     pub fn service(
         &mut self,
-        host: &dyn Host,
+        host: &dyn Platform,
         action: Action,
         service: Service,
     ) -> Result<(), JournalError> {
@@ -282,7 +282,7 @@ impl Journal {
 
     /// Takes all changes back, unless the point from which there is no way back has been passed:
     /// then they are completed.
-    pub fn roll_back(self, host: &dyn Host) -> Result<Ending, JournalError> {
+    pub fn roll_back(self, host: &dyn Platform) -> Result<Ending, JournalError> {
         end(&self.folder, host)
     }
 
@@ -292,7 +292,7 @@ impl Journal {
     }
 
     /// Takes the steps that lead on.
-    pub fn go_on(&mut self, onward: &Onward, host: &dyn Host) -> Result<(), JournalError> {
+    pub fn go_on(&mut self, onward: &Onward, host: &dyn Platform) -> Result<(), JournalError> {
         onward.go(&self.folder, host)
     }
 
@@ -363,7 +363,7 @@ pub fn is_open(layout: &Layout) -> bool {
 }
 
 /// Takes back, or completes, what an interrupted change left behind; `None` when there is nothing.
-pub fn recover(layout: &Layout, host: &dyn Host) -> Result<Option<Ending>, JournalError> {
+pub fn recover(layout: &Layout, host: &dyn Platform) -> Result<Option<Ending>, JournalError> {
     let folder = folder_of(layout);
     // A change that became final just before the power went needs no more than tidying up, and what
     // cannot be tidied up now keeps nothing from being taken back.
@@ -377,7 +377,7 @@ pub fn recover(layout: &Layout, host: &dyn Host) -> Result<Option<Ending>, Journ
     end(&folder, host).map(Some)
 }
 
-fn end(folder: &Path, host: &dyn Host) -> Result<Ending, JournalError> {
+fn end(folder: &Path, host: &dyn Platform) -> Result<Ending, JournalError> {
     if let Some(onward) = Onward::read(folder)? {
         if onward.has_happened(host) {
             onward.complete(folder, host)?;

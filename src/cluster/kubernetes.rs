@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::host::{CommandError, Host};
 use crate::model::endpoint;
+use crate::platform::{CommandError, Platform};
 
 /// Where MicroK8s marks a control plane node.
 const CONTROL_PLANE: &str = "node.kubernetes.io/microk8s-controlplane";
@@ -43,7 +43,7 @@ pub enum ListError {
 
 /// The nodes that have a name; none where there is no Kubernetes. An API server that does not answer soon is an
 /// error: somebody waits for what is made of the answer.
-pub fn nodes(host: &dyn Host) -> Result<Vec<Listed>, CommandError> {
+pub fn nodes(host: &dyn Platform) -> Result<Vec<Listed>, CommandError> {
     let arguments = ["get", "no", "-o", "json", "--request-timeout=5s"];
     let list = host.kubectl_within(SOON, &arguments)?;
     let mut nodes = list.and_then(|list| read(&list)).unwrap_or_default();
@@ -53,7 +53,7 @@ pub fn nodes(host: &dyn Host) -> Result<Vec<Listed>, CommandError> {
 
 /// Where the cluster's API servers say that they serve, or `None` where there is no Kubernetes to ask. Each of
 /// them writes its own address there, and takes out those that are silent for a while.
-pub fn api_servers(host: &dyn Host) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
+pub fn api_servers(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
     let arguments = [
         "get",
         "endpoints",
@@ -69,7 +69,7 @@ pub fn api_servers(host: &dyn Host) -> Result<Option<BTreeSet<IpAddr>>, ListErro
 }
 
 /// The names of the nodes with this internal address. Each node says of itself which it has.
-pub fn names_of(host: &dyn Host, address: IpAddr) -> Vec<String> {
+pub fn names_of(host: &dyn Platform, address: IpAddr) -> Vec<String> {
     let list = host.kubectl(&["get", "no", "-o", "json"]).ok().flatten();
     let nodes = list.and_then(|list| read(&list)).unwrap_or_default();
     let has_it = nodes
@@ -90,7 +90,7 @@ pub struct Known {
 }
 
 /// The node of this name, or `None` where there is no Kubernetes to ask.
-pub fn find(host: &dyn Host, name: &str) -> Result<Option<Known>, CommandError> {
+pub fn find(host: &dyn Platform, name: &str) -> Result<Option<Known>, CommandError> {
     let found = host.kubectl(&["get", "no", name, "-o", "json"])?;
     Ok(found.map(|found| {
         let node: Value = serde_json::from_str(&found).unwrap_or_default();

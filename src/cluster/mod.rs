@@ -1,7 +1,7 @@
 //! Floor 4: the rules of the cluster. Knows no HTTP.
 
 pub mod add_node;
-pub mod admit;
+pub mod admission;
 pub mod callback;
 pub mod capi;
 pub mod carry_over;
@@ -10,6 +10,7 @@ pub mod configure;
 mod control_planes;
 mod datastore_place;
 pub mod first_join;
+mod first_join_tracker;
 pub mod forget;
 pub mod fresh_node;
 pub mod identity;
@@ -19,12 +20,11 @@ pub mod journal;
 pub mod kubernetes;
 pub mod leave;
 pub mod node;
+pub mod node_lock;
 pub mod pod_network;
-mod readiness;
 mod registry;
 pub mod remove_node;
 pub mod status;
 mod strictness;
-pub mod token_care;
-pub mod turn;
+pub mod token_admin;
 pub mod upgrade;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::atomic_file::Access;
-use crate::host::{self, Host};
 use crate::model::endpoint;
+use crate::platform::{self, Platform};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::{Kind, Layout, Lock, ReadError};
 use crate::store::token_files::Sharing;
@@ -19,7 +19,7 @@ pub struct Node {
     /// Its directory.
     pub layout: Layout,
     /// Its machine.
-    pub host: Arc<dyn Host>,
+    pub platform: Arc<dyn Platform>,
 }
 
 /// How certificates, arguments and credentials of the node may be shared.
@@ -35,8 +35,8 @@ pub enum Privacy {
 
 impl Node {
     /// The node of a snap, or a standalone one.
-    pub fn new(layout: Layout, host: Arc<dyn Host>) -> Self {
-        Self { layout, host }
+    pub fn new(layout: Layout, platform: Arc<dyn Platform>) -> Self {
+        Self { layout, platform }
     }
 
     /// The mode and owners that a file of the node gets.
@@ -44,7 +44,7 @@ impl Node {
     /// As in MicroK8s, the lock `cis-hardening` takes files away from the group (recording
     /// `join-cis-hardening`).
     pub fn access(&self, privacy: Privacy) -> Access {
-        let gid = self.host.group().gid;
+        let gid = self.platform.group().gid;
         let (mode, gid) = match privacy {
             _ if self.layout.has(Lock::CisHardening) => (0o600, None),
             Privacy::Root => (0o600, None),
@@ -82,7 +82,7 @@ impl Node {
     pub fn name(&self) -> io::Result<String> {
         let name = match self.overriding_name() {
             Some(name) => name,
-            None => self.host.host_name()?,
+            None => self.platform.host_name()?,
         };
         Ok(name.trim().to_lowercase())
     }
@@ -132,9 +132,9 @@ impl Node {
         if !bind.is_unspecified() {
             return Ok(vec![bind]);
         }
-        let interfaces = self.host.interfaces()?;
-        let mut addresses = host::reachable_addresses(&interfaces);
-        if let Some(default) = host::default_address(self.host.as_ref(), &interfaces) {
+        let interfaces = self.platform.interfaces()?;
+        let mut addresses = platform::reachable_addresses(&interfaces);
+        if let Some(default) = platform::default_address(self.platform.as_ref(), &interfaces) {
             addresses.retain(|address| *address != default);
             addresses.insert(0, default);
         }
@@ -173,7 +173,7 @@ impl Node {
 
     /// Whether that datastore runs here.
     pub fn runs_datastore(&self) -> bool {
-        self.uses_dqlite() && self.host.has_datastore() && !self.layout.has(Lock::NoK8sDqlite)
+        self.uses_dqlite() && self.platform.has_datastore() && !self.layout.has(Lock::NoK8sDqlite)
     }
 
     /// Whether the node is a worker: it admits no other nodes, and issues no tokens.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::base::{atomic_file, wait};
 use crate::cluster::node::Node;
-use crate::cluster::turn;
-use crate::host::CommandError;
+use crate::cluster::node_lock;
+use crate::platform::CommandError;
 
 /// The mark, below our own state.
 pub fn mark(node: &Node) -> PathBuf {
@@ -35,7 +35,7 @@ pub fn apply(node: &Node, limit: Duration) -> Result<(), CommandError> {
     let mut was_ready = false;
     let mut last = Ok(());
     wait::until(limit, PAUSE, || {
-        last = node.host.apply_manifest(&manifest);
+        last = node.platform.apply_manifest(&manifest);
         // A program that is not there will not come.
         let Err(CommandError::Failed { .. }) = &last else {
             return Some(());
@@ -55,7 +55,7 @@ pub fn apply(node: &Node, limit: Duration) -> Result<(), CommandError> {
 
 fn is_ready(node: &Node) -> bool {
     let question = ["get", "--raw=/readyz", "--request-timeout=5s"];
-    node.host.kubectl_within(READY_LIMIT, &question).is_ok()
+    node.platform.kubectl_within(READY_LIMIT, &question).is_ok()
 }
 
 /// Why it could not be told the last time.
@@ -70,7 +70,7 @@ pub fn catch_up(node: &Node) {
     }
     let manifest = node.layout.cni_manifest();
     let told = std::fs::read(&manifest).ok();
-    if let Err(error) = node.host.apply_manifest(&manifest) {
+    if let Err(error) = node.platform.apply_manifest(&manifest) {
         let text = error.to_string();
         let mut last_logged = LAST_LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
         // Once for each reason, not at every try.
@@ -81,7 +81,7 @@ pub fn catch_up(node: &Node) {
         return;
     }
     // A change that is under way may be taken back, and has its own word with Kubernetes.
-    let Ok(_turn) = turn::take_now(node) else {
+    let Ok(_turn) = node_lock::take_now(node) else {
         return;
     };
     if std::fs::read(&manifest).ok() != told {

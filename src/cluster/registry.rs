@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::base::wait;
 use crate::cluster::kubernetes::ListError;
-use crate::host::{CommandError, Host};
 use crate::model::endpoint;
+use crate::platform::{CommandError, Platform};
 
 /// How long one question may take; `kubectl` makes several requests, each of which may take five
 /// seconds.
@@ -48,7 +48,7 @@ struct Service {
 impl Registry {
     /// Asks Kubernetes; `None` where there is none, or where `kubectl` is a stand-in that prints
     /// nothing.
-    pub fn ask(host: &dyn Host) -> Result<Option<Self>, ListError> {
+    pub fn ask(host: &dyn Platform) -> Result<Option<Self>, ListError> {
         let question = [
             "get",
             "nodes,services,endpoints",

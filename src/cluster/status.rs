@@ -33,7 +33,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         return Ok(list);
     }
     let admitted = tokens.admissions().nodes()?;
-    let listed = kubernetes::nodes(node.host.as_ref()).unwrap_or_default();
+    let listed = kubernetes::nodes(node.platform.as_ref()).unwrap_or_default();
     for member in members(node) {
         let Some(address) = member.ip() else { continue };
         let known = own_addresses.contains(&address)
@@ -66,7 +66,11 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
     // A node may call itself what it likes; an API server is at its address, or is not.
     let claims = listed.iter().any(|other| other.claims_control_plane);
     let serving = claims
-        .then(|| kubernetes::api_servers(node.host.as_ref()).ok().flatten())
+        .then(|| {
+            kubernetes::api_servers(node.platform.as_ref())
+                .ok()
+                .flatten()
+        })
         .flatten()
         .unwrap_or_default();
     for other in listed {
@@ -105,9 +109,9 @@ fn only_one_at(listed: &[Listed], address: IpAddr) -> Option<String> {
 /// may be some seconds old.
 fn members(node: &Node) -> Vec<Member> {
     let asked = node
-        .host
+        .platform
         .has_datastore()
-        .then(|| node.host.datastore_members(&node.layout.backend()));
+        .then(|| node.platform.datastore_members(&node.layout.backend()));
     asked
         .and_then(Result::ok)
         .and_then(|answer| dqlite::read_shell_answer(&answer).ok())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::node::Node;
-use crate::host::CommandError;
+use crate::platform::CommandError;
 use crate::wire::cluster_v1::UpgradeRequest;
 
 /// Why a phase was not gone through; the texts are those of MicroK8s's agent (recording
@@ -63,7 +63,7 @@ fn attempt(node: &Node, request: &UpgradeRequest, limit: Duration) -> Result<(),
     if !script.is_file() {
         return Err(Why::NoScript(shown));
     }
-    node.host
+    node.platform
         .run_script(&script, limit)
         .map_err(|source| Why::Failed {
             script: shown,

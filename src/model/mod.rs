@@ -9,5 +9,5 @@ pub mod node;
 pub mod node_label;
 pub mod role;
 pub mod token;
-pub mod token_life;
+pub mod token_record;
 pub mod token_terms;

@@ -31,7 +31,7 @@ pub enum Expected {
         /// The address that the node joined from.
         address: IpAddr,
         /// Names and addresses by which somebody else is known.
-        foreign: Foreign,
+        reserved: ReservedIdentity,
     },
     /// kube-proxy.
     Proxy,
@@ -44,7 +44,7 @@ pub enum Expected {
 
 /// Who else there is: what no joining node may claim to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Foreign {
+pub struct ReservedIdentity {
     /// Names of other nodes.
     pub names: Vec<String>,
     /// Addresses of other nodes.
@@ -119,23 +119,23 @@ pub fn judge(request: &ParsedRequest, expected: &Expected) -> Result<Approved, V
         Expected::Kubelet {
             node,
             address,
-            foreign,
+            reserved,
         } => {
             let (subject, node) = kubelet_subject(subject, node.as_ref())?;
-            if foreign.names.iter().any(|name| *name == node.as_str()) {
+            if reserved.names.iter().any(|name| *name == node.as_str()) {
                 return Err(Violation::Name(node.to_string()));
             }
             let address = address.to_canonical();
             if let Some(other) = names
                 .iter()
-                .find(|name| !is_own(name, &node, address, foreign))
+                .find(|name| !is_own(name, &node, address, reserved))
             {
                 return Err(Violation::Name(other.to_string()));
             }
             // Nodes with a cache for names on a link-local address ask for it as well.
             let is_left_out = |name: &AltName| {
                 matches!(name, AltName::Ip(ip) if *ip != address
-                    && (foreign.is_unknown || endpoint::is_link_local(*ip) || is_among(*ip, &foreign.left_out)))
+                    && (reserved.is_unknown || endpoint::is_link_local(*ip) || is_among(*ip, &reserved.left_out)))
             };
             let names = names.into_iter().filter(|name| !is_left_out(name));
             (subject, names.collect())
@@ -202,7 +202,7 @@ fn kubelet_subject(
 
 /// A node's names are its host name and its addresses. Which addresses a node has cannot be
 /// known here, but which ones belong to somebody else can.
-fn is_own(name: &AltName, node: &NodeName, address: IpAddr, foreign: &Foreign) -> bool {
+fn is_own(name: &AltName, node: &NodeName, address: IpAddr, reserved: &ReservedIdentity) -> bool {
     match name {
         AltName::Dns(name) => name.eq_ignore_ascii_case(node.as_str()),
         AltName::Ip(ip) if is_disguised(*ip) => false,
@@ -210,8 +210,8 @@ fn is_own(name: &AltName, node: &NodeName, address: IpAddr, foreign: &Foreign) -
         AltName::Ip(ip) => {
             let in_network = |(base, prefix): &(IpAddr, u8)| contains(*base, *prefix, *ip);
             !is_special(*ip)
-                && !is_among(*ip, &foreign.addresses)
-                && !foreign.networks.iter().any(in_network)
+                && !is_among(*ip, &reserved.addresses)
+                && !reserved.networks.iter().any(in_network)
         }
     }
 }
@@ -312,7 +312,7 @@ mod tests {
         Expected::Kubelet {
             node: Some(NodeName::parse("n2").unwrap()),
             address: "10.99.0.12".parse().unwrap(),
-            foreign: Foreign {
+            reserved: ReservedIdentity {
                 names: vec!["n1".into()],
                 addresses: vec!["10.99.0.11".parse().unwrap()],
                 networks: vec![("10.152.183.0".parse().unwrap(), 24)],
@@ -404,13 +404,13 @@ mod tests {
     fn other_nodes_are_recognised_however_their_addresses_are_written() {
         let mut expected = kubelet();
         let Expected::Kubelet {
-            address, foreign, ..
+            address, reserved, ..
         } = &mut expected
         else {
             unreachable!()
         };
         *address = "::ffff:10.99.0.12".parse().unwrap();
-        foreign.addresses = vec!["::ffff:10.99.0.11".parse().unwrap()];
+        reserved.addresses = vec!["::ffff:10.99.0.11".parse().unwrap()];
         let asking = |address| request(&Subject::kubelet("n2"), &[ip(address)]);
         judge(&asking("10.99.0.12"), &expected).unwrap();
         assert!(judge(&asking("10.99.0.11"), &expected).is_err());
@@ -441,10 +441,10 @@ mod tests {
     #[test]
     fn where_nobody_says_who_else_there_is_a_node_gets_the_address_that_it_comes_from_alone() {
         let mut expected = kubelet();
-        let Expected::Kubelet { foreign, .. } = &mut expected else {
+        let Expected::Kubelet { reserved, .. } = &mut expected else {
             unreachable!()
         };
-        foreign.is_unknown = true;
+        reserved.is_unknown = true;
         let names = [dns("n2"), ip("10.99.0.12"), ip("10.1.2.3"), ip("fd00::2")];
         let approved = judge(&request(&Subject::kubelet("n2"), &names), &expected).unwrap();
         assert_eq!(approved.names(), [dns("n2"), ip("10.99.0.12")]);
@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn a_node_whose_name_is_not_known_still_gets_one_node_only() {
         let Expected::Kubelet {
-            address, foreign, ..
+            address, reserved, ..
         } = kubelet()
         else {
             unreachable!()
@@ -461,7 +461,7 @@ mod tests {
         let expected = Expected::Kubelet {
             node: None,
             address,
-            foreign,
+            reserved,
         };
         judge(&request(&Subject::kubelet("n7"), &[dns("n7")]), &expected).unwrap();
         for (subject, names) in [

@@ -13,7 +13,7 @@ use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
-use crate::model::token_life::LEASE;
+use crate::model::token_record::LEASE;
 use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
 use crate::store::token_store::there;
 use crate::store::tokens::AskCluster;
@@ -50,7 +50,7 @@ impl CertificatePurpose {
 
 /// A node's right to have certificates signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Right {
+pub struct CertificateGrant {
     /// Whose.
     pub node: JoiningNode,
     /// What for.
@@ -132,7 +132,7 @@ impl Admissions {
         is_counted: bool,
     ) -> Result<(), StoreError> {
         let join = *join;
-        let right = Right {
+        let right = CertificateGrant {
             node: admitted.node.clone(),
             purposes: purposes.to_vec(),
             until,
@@ -161,7 +161,7 @@ impl Admissions {
         join: &TokenDigest,
         address: IpAddr,
         now: i64,
-    ) -> Result<Vec<Right>, StoreError> {
+    ) -> Result<Vec<CertificateGrant>, StoreError> {
         let first = format!("{address} ");
         let current = (self.cluster)();
         self.database.read(|transaction| {
@@ -175,7 +175,7 @@ impl Admissions {
                 if digest != join.as_bytes() || !node.starts_with(&first) {
                     break;
                 }
-                found.push(from_row::<Right>(row.value())?);
+                found.push(from_row::<CertificateGrant>(row.value())?);
             }
             found.retain(|right| is_good(right, now, &current));
             Ok(found)
@@ -194,7 +194,7 @@ impl Admissions {
                 if key.value().0 != join.as_bytes() {
                     break;
                 }
-                if is_good(&from_row::<Right>(row.value())?, now, &current) {
+                if is_good(&from_row::<CertificateGrant>(row.value())?, now, &current) {
                     return Ok(true);
                 }
             }
@@ -217,7 +217,7 @@ impl Admissions {
             let key = (join.as_bytes().as_slice(), key.as_str());
             let found = table
                 .get(key)?
-                .map(|row| from_row::<Right>(row.value()))
+                .map(|row| from_row::<CertificateGrant>(row.value()))
                 .transpose()?;
             let Some(mut right) = found
                 .filter(|right| is_good(right, now, &current) && right.purposes.contains(&purpose))
@@ -261,7 +261,7 @@ impl Admissions {
                 return Ok(false);
             };
             for entry in table.iter()? {
-                if !lasts(&from_row::<Right>(entry?.1.value())?, now) {
+                if !lasts(&from_row::<CertificateGrant>(entry?.1.value())?, now) {
                     return Ok(true);
                 }
             }
@@ -272,7 +272,9 @@ impl Admissions {
         }
         self.database.write(move |transaction| {
             let mut table = transaction.open_table(RIGHTS)?;
-            table.retain(|_, row| from_row::<Right>(row).is_ok_and(|right| lasts(&right, now)))?;
+            table.retain(|_, row| {
+                from_row::<CertificateGrant>(row).is_ok_and(|right| lasts(&right, now))
+            })?;
             Ok(())
         })
     }
@@ -466,12 +468,12 @@ const CLOCK_STEP: i64 = 60;
 
 /// Whether a right has not ended. One that ends later than any that is given now was given while
 /// the clock was ahead.
-fn lasts(right: &Right, now: i64) -> bool {
+fn lasts(right: &CertificateGrant, now: i64) -> bool {
     now < right.until && right.until <= now.saturating_add(LEASE + CLOCK_STEP)
 }
 
 /// Whether a right counts: it has not ended, and was given in the cluster that the node is in.
-fn is_good(right: &Right, now: i64, current: &CurrentCluster) -> bool {
+fn is_good(right: &CertificateGrant, now: i64, current: &CurrentCluster) -> bool {
     lasts(right, now) && !current.is_other_than(right.cluster.as_ref())
 }
 

@@ -10,41 +10,41 @@ use redb::{ReadableTable, TableDefinition, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::model::token::TokenDigest;
-use crate::model::token_life::{Life, VoidReason};
+use crate::model::token_record::{TokenRecord, VoidReason};
 use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
 
 /// Keeps the lives of tokens.
 pub trait TokenStore: Send + Sync {
     /// The life of a token; `None` when there is none.
-    fn read(&self, key: &TokenDigest) -> Result<Option<Life>, StoreError>;
+    fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError>;
 
     /// Replaces the life of each of these tokens by what `edit` makes of it, durably; `None`
     /// forgets it. `edit` may be called again for a token, when somebody else was faster.
     fn update(&self, keys: &[TokenDigest], edit: Edit) -> Result<(), StoreError>;
 
     /// All tokens whose SHA-256 begins like this, in hexadecimal digits.
-    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, Life)>, StoreError>;
+    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError>;
 
     /// Up to `limit` tokens for which time has something to change by now.
     fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError>;
 }
 
 /// Makes the next life of a token out of the present one.
-pub type Edit = Box<dyn FnMut(&TokenDigest, Option<Life>) -> Option<Life> + Send>;
+pub type Edit = Box<dyn FnMut(&TokenDigest, Option<TokenRecord>) -> Option<TokenRecord> + Send>;
 
 /// Changes the lives of tokens, and brings out what came of each.
 pub fn edit_all<T: Send + 'static>(
     store: &dyn TokenStore,
     keys: &[TokenDigest],
-    mut change: impl FnMut(Option<Life>) -> (Option<Life>, T) + Send + 'static,
+    mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
 ) -> Result<HashMap<TokenDigest, T>, StoreError> {
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
     let outcomes = Arc::new(Mutex::new(HashMap::new()));
     let keep = outcomes.clone();
-    let edit = move |key: &TokenDigest, life| {
-        let (next, value) = change(life);
+    let edit = move |key: &TokenDigest, record| {
+        let (next, value) = change(record);
         keep.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(*key, value);
@@ -59,7 +59,7 @@ pub fn edit_all<T: Send + 'static>(
 pub fn edit<T: Send + 'static>(
     store: &dyn TokenStore,
     key: &TokenDigest,
-    change: impl FnMut(Option<Life>) -> (Option<Life>, T) + Send + 'static,
+    change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
 ) -> Result<T, StoreError> {
     let mut outcomes = edit_all(store, std::slice::from_ref(key), change)?;
     outcomes.remove(key).ok_or(StoreError::Interrupted)
@@ -74,11 +74,11 @@ const DUE: TableDefinition<'_, (i64, &[u8]), ()> = TableDefinition::new("due");
 struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     due: Option<i64>,
-    life: Life,
+    record: TokenRecord,
 }
 
 /// Tells when time changes a life next.
-type NextChange = dyn Fn(&Life) -> Option<i64> + Send + Sync;
+type NextChange = dyn Fn(&TokenRecord) -> Option<i64> + Send + Sync;
 
 /// Tokens in the database of this node.
 pub struct LocalStore {
@@ -90,7 +90,7 @@ impl LocalStore {
     /// The tokens in `database`; `due` tells when time changes one next.
     pub fn new(
         database: Arc<Database>,
-        due: impl Fn(&Life) -> Option<i64> + Send + Sync + 'static,
+        due: impl Fn(&TokenRecord) -> Option<i64> + Send + Sync + 'static,
     ) -> Self {
         Self {
             database,
@@ -100,13 +100,13 @@ impl LocalStore {
 }
 
 impl TokenStore for LocalStore {
-    fn read(&self, key: &TokenDigest) -> Result<Option<Life>, StoreError> {
+    fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
         self.database.read(|transaction| {
             let Some(table) = there(transaction.open_table(TOKENS))? else {
                 return Ok(None);
             };
             let row = table.get(key.as_bytes().as_slice())?;
-            row.map(|row| from_row::<Row>(row.value()).map(|row| row.life))
+            row.map(|row| from_row::<Row>(row.value()).map(|row| row.record))
                 .transpose()
         })
     }
@@ -122,17 +122,17 @@ impl TokenStore for LocalStore {
                     .get(key)?
                     .map(|row| from_row::<Row>(row.value()))
                     .transpose()?;
-                let (old_due, old) = old.map_or((None, None), |row| (row.due, Some(row.life)));
+                let (old_due, old) = old.map_or((None, None), |row| (row.due, Some(row.record)));
                 let next = edit(digest, old.clone());
-                let next_due = next.as_ref().and_then(|life| due(life));
+                let next_due = next.as_ref().and_then(|record| due(record));
                 if next == old && next_due == old_due {
                     continue;
                 }
                 match next {
-                    Some(life) => {
+                    Some(record) => {
                         let row = Row {
                             due: next_due,
-                            life,
+                            record,
                         };
                         tokens.insert(key, to_row(&row).as_slice())?
                     }
@@ -149,7 +149,7 @@ impl TokenStore for LocalStore {
         })
     }
 
-    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, Life)>, StoreError> {
+    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError> {
         let first = TokenDigest::first_with(beginning);
         self.database.read(|transaction| {
             let (Some(table), Some(first)) = (there(transaction.open_table(TOKENS))?, first) else {
@@ -163,7 +163,7 @@ impl TokenStore for LocalStore {
                 else {
                     break;
                 };
-                found.push((digest, from_row::<Row>(row.value())?.life));
+                found.push((digest, from_row::<Row>(row.value())?.record));
             }
             Ok(found)
         })
@@ -190,7 +190,7 @@ pub fn void_all(
     transaction: &WriteTransaction,
     why: VoidReason,
     now: i64,
-    due: impl Fn(&Life) -> Option<i64>,
+    due: impl Fn(&TokenRecord) -> Option<i64>,
 ) -> Result<usize, Fault> {
     let mut tokens = transaction.open_table(TOKENS)?;
     let mut moments = transaction.open_table(DUE)?;
@@ -198,20 +198,26 @@ pub fn void_all(
     for entry in tokens.iter()? {
         let (key, row) = entry?;
         let mut old = from_row::<Row>(row.value()).ok();
-        let is_voided = old.as_mut().is_none_or(|row| row.life.make_void(why, now));
+        let is_voided = old
+            .as_mut()
+            .is_none_or(|row| row.record.make_void(why, now));
         if is_voided {
             changed.push((key.value().to_vec(), old));
         }
     }
     for (key, row) in &changed {
         let key = key.as_slice();
-        let Some(Row { due: old_due, life }) = row else {
+        let Some(Row {
+            due: old_due,
+            record,
+        }) = row
+        else {
             tokens.remove(key)?;
             continue;
         };
-        let next = due(life);
-        let life = life.clone();
-        tokens.insert(key, to_row(&Row { due: next, life }).as_slice())?;
+        let next = due(record);
+        let record = record.clone();
+        tokens.insert(key, to_row(&Row { due: next, record }).as_slice())?;
         if let Some(old) = old_due {
             moments.remove((*old, key))?;
         }

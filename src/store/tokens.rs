@@ -2,11 +2,11 @@
 //!
 //! A token is looked at first and taken last. While a join is being admitted its token is held in
 //! memory, which a failure or the end of the program gives back. What the life of a token is, and
-//! who may use it again, is [`Life`]'s business; here it is kept, together with MicroK8s's own
+//! who may use it again, is [`TokenRecord`]'s business; here it is kept, together with MicroK8s's own
 //! token files, and every step is written to the audit log.
 
-mod care;
 mod certificates;
+mod expiry;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +20,9 @@ use crate::model::cluster_id::CurrentCluster;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::{Token, TokenDigest};
-use crate::model::token_life::{
-    Added, Claim, Happening, Issuer, LEASE, Life, Reason, Refusal, Release, VoidReason, Way,
+use crate::model::token_record::{
+    Added, Grant, Issuer, JoinRequest, LEASE, Reason, Refusal, Release, TokenEvent, TokenRecord,
+    VoidReason,
 };
 use crate::model::token_terms::{Lifetime, Terms};
 use crate::store::admissions::{self, Admissions, AdmittedNode, CertificatePurpose};
@@ -32,9 +33,9 @@ use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
 use crate::store::token_store::{self, LocalStore, TokenStore};
 
-use care::KEPT;
-pub use care::ListedToken;
 pub use certificates::CertificateRequest;
+use expiry::KEPT;
+pub use expiry::ListedToken;
 
 /// The tokens of this node.
 pub struct Tokens {
@@ -70,27 +71,27 @@ struct Moment {
 
 impl Moment {
     /// Does what has happened to a token meanwhile.
-    fn settle(
+    fn reconcile(
         &self,
-        life: &mut Life,
+        record: &mut TokenRecord,
         is_member: impl Fn(&JoiningNode) -> Option<bool>,
-    ) -> Vec<Happening> {
-        let mut happenings = life.settle(self.now, self.window, is_member);
-        happenings.extend(life.keep_to(&self.cluster, self.now));
-        happenings
+    ) -> Vec<TokenEvent> {
+        let mut events = record.reconcile(self.now, self.window, is_member);
+        events.extend(record.keep_to(&self.cluster, self.now));
+        events
     }
 
     /// A token that is issued now, in this cluster.
-    fn issue(&self, terms: &Terms, issuer: Issuer) -> Life {
-        let mut life = Life::issue(terms, self.now, issuer);
-        life.keep_to(&self.cluster, self.now);
-        life
+    fn issue(&self, terms: &Terms, issuer: Issuer) -> TokenRecord {
+        let mut record = TokenRecord::issue(terms, self.now, issuer);
+        record.keep_to(&self.cluster, self.now);
+        record
     }
 
     /// A token is issued once more, in this cluster.
-    fn add(&self, life: &mut Life, terms: &Terms, issuer: Issuer) -> Added {
-        let added = life.add(terms, self.now, issuer);
-        life.keep_to(&self.cluster, self.now);
+    fn add(&self, record: &mut TokenRecord, terms: &Terms, issuer: Issuer) -> Added {
+        let added = record.add(terms, self.now, issuer);
+        record.keep_to(&self.cluster, self.now);
         added
     }
 }
@@ -100,20 +101,21 @@ impl Moment {
 pub struct Reservation<'a> {
     tokens: &'a Tokens,
     token: Token,
-    claim: Claim,
+    claim: JoinRequest,
     source: Source,
     /// What the datastore says of the control plane nodes that joined with it.
     members: Members,
-    /// The life of the token when it was judged.
-    seen: Option<Life>,
+    /// The record of the token when it was judged.
+    seen: Option<TokenRecord>,
     is_committed: bool,
 }
 
 /// Which control plane nodes the datastore lists, of those that were asked for.
 type Members = HashMap<JoiningNode, bool>;
 
-fn members_of(life: &Life, is_member: &dyn Fn(&JoiningNode) -> bool) -> Members {
-    life.awaited()
+fn members_of(record: &TokenRecord, is_member: &dyn Fn(&JoiningNode) -> bool) -> Members {
+    record
+        .awaited()
         .map(|node| (node.clone(), is_member(node)))
         .collect()
 }
@@ -122,16 +124,16 @@ fn members_of(life: &Life, is_member: &dyn Fn(&JoiningNode) -> bool) -> Members 
 struct Found {
     source: Source,
     members: Members,
-    seen: Option<Life>,
-    /// The life that admits the node; none where a line does that lets in any number.
-    life: Option<Life>,
+    seen: Option<TokenRecord>,
+    /// The record that admits the node; none where a line does that lets in any number.
+    record: Option<TokenRecord>,
 }
 
 /// Where a token was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     /// In the store.
-    Store(Way),
+    Store(Grant),
     /// In MicroK8s's file, for one use.
     Line,
     /// In one of MicroK8s's files, for any number of uses.
@@ -140,7 +142,7 @@ enum Source {
 
 impl Source {
     fn is_counted(self) -> bool {
-        matches!(self, Self::Store(Way::Counted) | Self::Line)
+        matches!(self, Self::Store(Grant::Counted) | Self::Line)
     }
 }
 
@@ -149,7 +151,7 @@ impl Tokens {
     /// can be had keeps nobody from doing what can be done without it.
     pub fn new(layout: &Layout, clock: Arc<dyn Clock>, window: i64, cluster: AskCluster) -> Self {
         let time = clock.clone();
-        let due = move |life: &Life| life.next_change(time.unix_seconds(), window, KEPT);
+        let due = move |record: &TokenRecord| record.next_change(time.unix_seconds(), window, KEPT);
         let (time, next) = (clock.clone(), due.clone());
         let void_all = move |transaction: &redb::WriteTransaction| {
             let now = time.unix_seconds();
@@ -217,20 +219,20 @@ impl Tokens {
     }
 
     /// Issues a token, or issues it once more: then this tells how that changed it. What an earlier
-    /// life of it left behind ends.
+    /// record of it left behind ends.
     pub fn add(&self, token: &Token, terms: &Terms, uid: u32) -> Result<Option<Added>, StoreError> {
         let (digest, moment) = (token.digest(), self.moment());
         let terms = terms.clone();
-        let (happenings, added) = token_store::edit(self.store.as_ref(), &digest, move |life| {
-            let Some(mut life) = life else {
-                let life = moment.issue(&terms, Issuer::Uid(uid));
-                return (Some(life), (Vec::new(), None));
+        let (events, added) = token_store::edit(self.store.as_ref(), &digest, move |record| {
+            let Some(mut record) = record else {
+                let record = moment.issue(&terms, Issuer::Uid(uid));
+                return (Some(record), (Vec::new(), None));
             };
-            let happenings = moment.settle(&mut life, |_| None);
-            let added = moment.add(&mut life, &terms, Issuer::Uid(uid));
-            (Some(life), (happenings, Some(added)))
+            let events = moment.reconcile(&mut record, |_| None);
+            let added = moment.add(&mut record, &terms, Issuer::Uid(uid));
+            (Some(record), (events, Some(added)))
         })?;
-        self.note(&digest, &happenings)?;
+        self.note(&digest, &events)?;
         let event = match &added {
             None => "issued",
             Some(added) if added.was_over => "revived",
@@ -247,7 +249,7 @@ impl Tokens {
     pub fn check(
         &self,
         token: &Token,
-        claim: &Claim,
+        claim: &JoinRequest,
         is_member: impl Fn(&JoiningNode) -> bool,
     ) -> Result<Result<(), Refusal>, StoreError> {
         let judged = self.judge(token, claim, &self.holders(&token.digest()), &is_member)?;
@@ -259,7 +261,7 @@ impl Tokens {
     pub fn reserve(
         &self,
         token: &Token,
-        claim: &Claim,
+        claim: &JoinRequest,
         is_member: impl Fn(&JoiningNode) -> bool,
     ) -> Result<Result<Reservation<'_>, Refusal>, StoreError> {
         let digest = token.digest();
@@ -267,14 +269,14 @@ impl Tokens {
             Ok(found) => found,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Some(life) = &found.life
+        if let Some(record) = &found.record
             && found.source.is_counted()
         {
             // Others may have come to hold it while files and the datastore were looked at. One that
             // was admitted meanwhile is noticed when the use is written down.
             let mut held = lock(&self.held);
             let all = held.entry(digest).or_default();
-            if let Err(refusal) = life.judge(claim, &nodes_of(all), self.now(), self.window) {
+            if let Err(refusal) = record.judge(claim, &nodes_of(all), self.now(), self.window) {
                 if all.is_empty() {
                     held.remove(&digest);
                 }
@@ -300,7 +302,7 @@ impl Tokens {
     fn judge(
         &self,
         token: &Token,
-        claim: &Claim,
+        claim: &JoinRequest,
         holders: &[JoiningNode],
         is_member: &dyn Fn(&JoiningNode) -> bool,
     ) -> Result<Result<Found, Refusal>, StoreError> {
@@ -315,51 +317,51 @@ impl Tokens {
                 source: Source::OpenLine,
                 members: Members::new(),
                 seen: None,
-                life: None,
+                record: None,
             }));
         }
         let stored = self.store.read(&digest)?;
-        let mut life = stored.clone();
-        let members = life
+        let mut record = stored.clone();
+        let members = record
             .as_ref()
-            .map(|life| members_of(life, is_member))
+            .map(|record| members_of(record, is_member))
             .unwrap_or_default();
         let mut refusal = None;
-        if let Some(life) = &mut life {
-            moment.settle(life, |node| members.get(node).copied());
-            match life.judge(claim, holders, now, self.window) {
-                Ok(way) => {
+        if let Some(record) = &mut record {
+            moment.reconcile(record, |node| members.get(node).copied());
+            match record.judge(claim, holders, now, self.window) {
+                Ok(grant) => {
                     return Ok(Ok(Found {
-                        source: Source::Store(way),
+                        source: Source::Store(grant),
                         members,
                         seen: stored,
-                        life: Some(life.clone()),
+                        record: Some(record.clone()),
                     }));
                 }
                 Err(why) => refusal = Some(why),
             }
         }
         let mut in_file = look_up(&self.cluster_file, token, now)?;
-        if in_file == Listed::Open && life.as_ref().is_some_and(Life::has_line) {
+        if in_file == Listed::Open && record.as_ref().is_some_and(TokenRecord::has_line) {
             // The line of a use that a crash kept from being taken out.
             self.take_line_out(token)?;
             in_file = Listed::Not;
         }
-        // A line that was used up between the two looks has become a life of the token.
+        // A line that was used up between the two looks has become a record of the token.
         if in_file == Listed::Not && self.store.read(&digest)? != stored {
             return self.judge(token, claim, holders, is_member);
         }
-        let found = |source, life| Found {
+        let found = |source, record| Found {
             source,
             members,
             seen: stored,
-            life,
+            record,
         };
         Ok(match in_file {
             Listed::Until(_) => Ok(found(Source::OpenLine, None)),
             // The line counts from the moment it is written, also for a token used before.
             Listed::Open => {
-                let issued = issue_by_line(life, &moment);
+                let issued = issue_by_line(record, &moment);
                 issued
                     .judge(claim, holders, now, self.window)
                     .map(|_| found(Source::Line, Some(issued.clone())))
@@ -383,7 +385,7 @@ impl Tokens {
         }
         let by = node.clone();
         if has_joined {
-            let used = self.change_try(&join, node, move |life| life.complete(&by))?;
+            let used = self.change_try(&join, node, move |record| record.complete(&by))?;
             self.admissions.set_complete(&join, node, true)?;
             if used == Some(true) {
                 self.audit_join("complete", &join, node, "the node says that it has joined");
@@ -403,7 +405,7 @@ impl Tokens {
     ) -> Result<Release, StoreError> {
         let by = node.clone();
         let release = self
-            .change_try(join, node, move |life| life.fail(&by))?
+            .change_try(join, node, move |record| record.fail(&by))?
             .unwrap_or(Release::None);
         self.admissions.end_rights(&[*join], Some(node))?;
         match release {
@@ -430,17 +432,19 @@ impl Tokens {
         })?;
         for other in &gone {
             let node = other.node.clone();
-            self.change_try(&other.join, &other.node, move |life| life.complete(&node))?;
+            self.change_try(&other.join, &other.node, move |record| {
+                record.complete(&node)
+            })?;
         }
         self.admissions.forget(&gone)?;
         Ok(!gone.is_empty())
     }
 
     /// Writes down what happened to a token by itself.
-    fn note(&self, digest: &TokenDigest, happenings: &[Happening]) -> Result<(), StoreError> {
-        for happening in happenings {
-            audit_happening(digest, happening);
-            if let Happening::LeaseRanOut(node) = happening {
+    fn note(&self, digest: &TokenDigest, events: &[TokenEvent]) -> Result<(), StoreError> {
+        for event in events {
+            audit_happening(digest, event);
+            if let TokenEvent::LeaseRanOut(node) = event {
                 self.admissions.end_rights(&[*digest], Some(node))?;
                 self.admissions.forget_unfinished(digest, node)?;
             }
@@ -448,27 +452,27 @@ impl Tokens {
         Ok(())
     }
 
-    /// Changes the life of a token when the node holds one of its counted uses.
+    /// Changes the record of a token when the node holds one of its counted uses.
     fn change_try<T: Send + 'static>(
         &self,
         join: &TokenDigest,
         node: &JoiningNode,
-        mut change: impl FnMut(&mut Life) -> T + Send + 'static,
+        mut change: impl FnMut(&mut TokenRecord) -> T + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
         // Most who ask for nothing that is counted are told so without a write.
         if !self
             .store
             .read(join)?
-            .is_some_and(|life| life.has_try(node))
+            .is_some_and(|record| record.has_try(node))
         {
             return Ok(None);
         }
         let node = node.clone();
-        token_store::edit(self.store.as_ref(), join, move |life| {
-            life.map_or((None, None), |mut life| {
+        token_store::edit(self.store.as_ref(), join, move |record| {
+            record.map_or((None, None), |mut record| {
                 // The use may have been given back since it was looked at.
-                let value = life.has_try(&node).then(|| change(&mut life));
-                (Some(life), value)
+                let value = record.has_try(&node).then(|| change(&mut record));
+                (Some(record), value)
             })
         })
     }
@@ -476,12 +480,12 @@ impl Tokens {
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
     fn take_line_out(&self, token: &Token) -> Result<(), StoreError> {
         with_file(&self.cluster_file, |file| file.consume(token))?;
-        token_store::edit(self.store.as_ref(), &token.digest(), |life| {
-            let life = life.map(|mut life| {
-                life.set_has_line(false);
-                life
+        token_store::edit(self.store.as_ref(), &token.digest(), |record| {
+            let record = record.map(|mut record| {
+                record.set_has_line(false);
+                record
             });
-            (life, ())
+            (record, ())
         })
     }
 
@@ -524,8 +528,8 @@ impl Reservation<'_> {
         let in_file = || look_up(&tokens.cluster_file, &self.token, now);
         let has_line = match self.source {
             // Who has a token of the store in the file too has one token, not two.
-            Source::Line | Source::Store(Way::Counted) => in_file()? == Listed::Open,
-            Source::Store(Way::Open) => false,
+            Source::Line | Source::Store(Grant::Counted) => in_file()? == Listed::Open,
+            Source::Store(Grant::Open) => false,
             Source::OpenLine => {
                 // It may have been taken out since it was looked up.
                 let persistent = look_up(&tokens.persistent_file, &self.token, now)?;
@@ -535,12 +539,12 @@ impl Reservation<'_> {
                 false
             }
         };
-        let mut way = Way::Open;
+        let mut grant = Grant::Open;
         if self.source != Source::OpenLine {
-            let (happenings, admitted) = self.admit(has_line, hands_out, moment.clone())?;
-            tokens.note(&digest, &happenings)?;
+            let (events, admitted) = self.admit(has_line, hands_out, moment.clone())?;
+            tokens.note(&digest, &events)?;
             match admitted {
-                Ok(found) => way = found,
+                Ok(found) => grant = found,
                 Err(refusal) => return Ok(Err(refusal)),
             }
         }
@@ -554,7 +558,7 @@ impl Reservation<'_> {
             since: now,
         };
         let end = now.saturating_add(LEASE);
-        let is_counted = way == Way::Counted;
+        let is_counted = grant == Grant::Counted;
         let written = tokens
             .admissions
             .admit(&digest, node, certificates, end, is_counted);
@@ -589,36 +593,36 @@ impl Reservation<'_> {
         has_line: bool,
         hands_out: bool,
         moment: Moment,
-    ) -> Result<(Vec<Happening>, Result<Way, Refusal>), StoreError> {
+    ) -> Result<(Vec<TokenEvent>, Result<Grant, Refusal>), StoreError> {
         let (claim, source) = (self.claim.clone(), self.source);
         let (members, seen) = (self.members.clone(), self.seen.clone());
         token_store::edit(
             self.tokens.store.as_ref(),
             &self.token.digest(),
-            move |life| {
-                let mut happenings = Vec::new();
+            move |record| {
+                let mut events = Vec::new();
                 // A line issues the token once: not when somebody has used or revoked it meanwhile.
-                let is_issued = source == Source::Line && has_line && life == seen;
-                let settled = life.map(|mut life| {
-                    happenings = moment.settle(&mut life, |node| members.get(node).copied());
-                    life
+                let is_issued = source == Source::Line && has_line && record == seen;
+                let settled = record.map(|mut record| {
+                    events = moment.reconcile(&mut record, |node| members.get(node).copied());
+                    record
                 });
-                let life = if is_issued {
+                let record = if is_issued {
                     Some(issue_by_line(settled, &moment))
                 } else {
                     settled
                 };
-                let Some(mut life) = life else {
-                    return (None, (happenings, Err(Reason::Unknown.into())));
+                let Some(mut record) = record else {
+                    return (None, (events, Err(Reason::Unknown.into())));
                 };
                 // It may have been revoked, or another node admitted, since it was reserved.
-                match life.judge(&claim, &[], moment.now, moment.window) {
-                    Ok(way) => {
-                        life.admit(&claim, way, hands_out, moment.now);
-                        life.set_has_line(has_line);
-                        (Some(life), (happenings, Ok(way)))
+                match record.judge(&claim, &[], moment.now, moment.window) {
+                    Ok(grant) => {
+                        record.admit(&claim, grant, hands_out, moment.now);
+                        record.set_has_line(has_line);
+                        (Some(record), (events, Ok(grant)))
                     }
-                    Err(refusal) => (Some(life), (happenings, Err(refusal))),
+                    Err(refusal) => (Some(record), (events, Err(refusal))),
                 }
             },
         )
@@ -649,18 +653,18 @@ impl Drop for Reservation<'_> {
 }
 
 /// A token that a line in MicroK8s's file issues, for one use.
-fn by_line(moment: &Moment) -> Life {
+fn by_line(moment: &Moment) -> TokenRecord {
     moment.issue(&Terms::lasting(Lifetime::OneUse), Issuer::TokenFile)
 }
 
 /// The same, whatever the token was before.
-fn issue_by_line(life: Option<Life>, moment: &Moment) -> Life {
-    match life {
+fn issue_by_line(record: Option<TokenRecord>, moment: &Moment) -> TokenRecord {
+    match record {
         None => by_line(moment),
-        Some(mut life) => {
+        Some(mut record) => {
             let terms = Terms::lasting(Lifetime::OneUse);
-            moment.add(&mut life, &terms, Issuer::TokenFile);
-            life
+            moment.add(&mut record, &terms, Issuer::TokenFile);
+            record
         }
     }
 }
@@ -677,15 +681,15 @@ fn with_file<T>(
     work(file).map_err(|source| StoreError::file(file.path(), source))
 }
 
-fn audit_happening(digest: &TokenDigest, happening: &Happening) {
-    let (event, node, outcome) = match happening {
-        Happening::LeaseRanOut(node) => {
+fn audit_happening(digest: &TokenDigest, event: &TokenEvent) {
+    let (event, node, outcome) = match event {
+        TokenEvent::LeaseRanOut(node) => {
             ("released", Some(node), "nothing more was heard of the join")
         }
-        Happening::Listed(node) => ("used", Some(node), "the datastore lists the node"),
-        Happening::WindowClosed(node) => ("used", Some(node), "the time to try again is over"),
-        Happening::Expired => ("expired", None, "ok"),
-        Happening::Void(why) => ("void", None, why.as_str()),
+        TokenEvent::Listed(node) => ("used", Some(node), "the datastore lists the node"),
+        TokenEvent::WindowClosed(node) => ("used", Some(node), "the time to try again is over"),
+        TokenEvent::Expired => ("expired", None, "ok"),
+        TokenEvent::Void(why) => ("void", None, why.as_str()),
     };
     audit::write(event, digest, Actor::Agent, node, outcome);
 }

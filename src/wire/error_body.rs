@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::token_life::Reason;
+use crate::model::token_record::Reason;
 
 /// Why a request was refused. MicroK8s's client reads `error` and passes over the rest.
 ///

@@ -9,7 +9,7 @@ use crate::model::join_url::JoinUrl;
 use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::Token;
-use crate::model::token_life::{Added, State};
+use crate::model::token_record::{Added, State};
 use crate::model::token_terms::{RoleLimit, Terms};
 
 /// The version of the local protocol. It grows when an older program would misunderstand.

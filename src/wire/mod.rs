@@ -2,8 +2,8 @@
 
 pub mod cluster_v1;
 pub mod cluster_v2;
-pub mod departure_v1;
 pub mod error_body;
+pub mod leave_v1;
 pub mod lenient;
 pub mod local_v1;
 pub mod preflight_v1;

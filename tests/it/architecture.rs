@@ -14,7 +14,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wire", 2),
     ("store", 3),
     ("pki", 3),
-    ("host", 3),
+    ("platform", 3),
     ("client", 3),
     ("cluster", 4),
     ("agent", 5),
@@ -53,7 +53,7 @@ const STARTS_PROCESSES: &[&[&str]] = &[
     &["unistd", "execvp"],
     &["unistd", "*"],
 ];
-const MAY_START_PROCESSES: &[&str] = &["host"];
+const MAY_START_PROCESSES: &[&str] = &["platform"];
 
 /// Ways to change what rests on disk, as runs of path segments.
 const CHANGES_FILES: &[&[&str]] = &[
@@ -266,7 +266,7 @@ mod the_checker {
     }
 
     #[test]
-    fn catches_a_process_started_outside_of_host() {
+    fn catches_a_process_started_outside_of_platform() {
         assert_eq!(
             faults("agent/mod.rs", "use std::process::{Command, Stdio};").len(),
             1
@@ -288,7 +288,7 @@ mod the_checker {
             Vec::<String>::new()
         );
         assert_eq!(
-            faults("host/snap.rs", "use std::process::Command;"),
+            faults("platform/snap.rs", "use std::process::Command;"),
             Vec::<String>::new()
         );
     }
@@ -341,7 +341,10 @@ mod the_checker {
             assert_eq!(faults("app/mod.rs", body), Vec::<String>::new(), "{body}");
         }
         assert_eq!(
-            faults("host/snap.rs", "fn f(c: C) { c.stdout(Stdio::piped()); }"),
+            faults(
+                "platform/snap.rs",
+                "fn f(c: C) { c.stdout(Stdio::piped()); }"
+            ),
             Vec::<String>::new()
         );
     }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use microk8s::model::node::NodeName;
 use microk8s::pki::ca::Ca;
 use microk8s::pki::csr::ParsedRequest;
-use microk8s::pki::csr_policy::{Expected, Foreign, judge};
+use microk8s::pki::csr_policy::{Expected, ReservedIdentity, judge};
 use microk8s::pki::key::{Bits, PrivateKey};
 use microk8s::pki::name::Subject;
 use proptest::collection::vec;
@@ -44,7 +44,7 @@ fn expectations() -> impl Strategy<Value = Expected> {
     let kubelet = |node: Option<&str>, address: &str| Expected::Kubelet {
         node: node.map(|name| NodeName::parse(name).unwrap()),
         address: address.parse().unwrap(),
-        foreign: Foreign {
+        reserved: ReservedIdentity {
             names: vec!["n1".into()],
             addresses: vec![
                 "10.99.0.11".parse().unwrap(),
@@ -264,8 +264,8 @@ fn check(der: &[u8], expected: &Expected) {
     assert_eq!(subject, allowed);
     assert_eq!(certificate.issuer().to_string(), "CN=10.152.183.1");
     assert_eq!(certificate.public_key().raw, key().public_key().unwrap());
-    let life = certificate.validity();
-    let seconds = life.not_after.timestamp() - life.not_before.timestamp();
+    let record = certificate.validity();
+    let seconds = record.not_after.timestamp() - record.not_before.timestamp();
     assert_eq!(seconds, 3650 * 86_400);
     assert!(certificate.raw_serial().len() >= 16);
 

@@ -70,7 +70,7 @@ impl Pair {
 
 /// The ways to replace a pair.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum Grant {
     CertificateFirst,
     KeyFirst,
     Renamed,
@@ -79,16 +79,16 @@ enum Way {
     CertificateAlone,
 }
 
-const WAYS: [Way; 6] = [
-    Way::CertificateFirst,
-    Way::KeyFirst,
-    Way::Renamed,
-    Way::Linked,
-    Way::InPieces,
-    Way::CertificateAlone,
+const WAYS: [Grant; 6] = [
+    Grant::CertificateFirst,
+    Grant::KeyFirst,
+    Grant::Renamed,
+    Grant::Linked,
+    Grant::InPieces,
+    Grant::CertificateAlone,
 ];
 
-impl Way {
+impl Grant {
     /// Replaces the pair; `between` is called wherever one of the files is new, or half of one is.
     fn replace(self, folder: &Path, new: &Pair, number: usize, between: impl Fn()) {
         let (certificate, key) = (folder.join("server.crt"), folder.join("server.key"));
@@ -198,7 +198,7 @@ fn replace_again_and_again(n1: &Host, n2: &Host, keys: &[PrivateKey]) {
         let way = WAYS[number % WAYS.len()];
         // Of one way the key stays the one that the way before has written.
         let key = match way {
-            Way::CertificateAlone => (number - 1) % keys.len(),
+            Grant::CertificateAlone => (number - 1) % keys.len(),
             _ => number % keys.len(),
         };
         let new = Pair::of(&keys[key]);

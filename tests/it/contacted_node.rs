@@ -10,8 +10,8 @@ use serde_json::json;
 use crate::compat::requests::{Answer, curl};
 use crate::lab::{Host, Lab};
 
-const PATIENCE: Duration = Duration::from_secs(40);
-const GLANCE: Duration = Duration::from_millis(50);
+const STALL_TIMEOUT: Duration = Duration::from_secs(40);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Posts a request to the agent of a node.
 fn post(from: &Host, address: &str, route: &str, body: &serde_json::Value) -> Answer {
@@ -358,13 +358,13 @@ fn a_node_that_the_datastore_has_forgotten_joins_at_once() {
         (error_of(&answer) == known).then_some(())
     };
     assert!(
-        wait::until(PATIENCE, GLANCE, listed).is_some(),
+        wait::until(STALL_TIMEOUT, POLL_INTERVAL, listed).is_some(),
         "{:?}",
         ask()
     );
 
     n1.stand_ins.dqlite_lists(&["10.99.0.11:19001"]);
-    let admitted = wait::until(PATIENCE, GLANCE, || {
+    let admitted = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
         let answer = ask();
         (answer.status == 200).then_some(answer)
     });
@@ -432,10 +432,10 @@ fn joins_that_wait_for_the_same_step_share_its_failure() {
     let all = "for n in 1 2 3 4 5 6 7 8; do curl -sk -o /dev/null -w '%{http_code} ' -d \"$BODY\" https://10.99.0.11:25000/cluster/api/v2.0/join & done; wait";
     std::thread::scope(|scope| {
         let answers = scope.spawn(|| n2.shell(&format!("BODY='{body}'; {all}")).ok());
-        let held = wait::until(PATIENCE, GLANCE, || n1.stand_ins.held());
+        let held = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || n1.stand_ins.held());
         assert!(held.is_some());
         let at_work = "ss -Htn state established '( sport = :25000 )' | wc -l";
-        let all_are_there = wait::until(PATIENCE, GLANCE, || {
+        let all_are_there = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
             (n1.shell(at_work).ok().trim() == "8").then_some(())
         });
         assert!(all_are_there.is_some());
@@ -469,7 +469,11 @@ fn a_kubectl_that_hangs_is_asked_once_and_delays_neither_tokens_nor_joins() {
             .filter(|call| call.starts_with("kubectl apply"));
         applied.count()
     };
-    assert!(wait::until(PATIENCE, GLANCE, || (applied() == 1).then_some(())).is_some());
+    assert!(
+        wait::until(STALL_TIMEOUT, POLL_INTERVAL, || (applied() == 1)
+            .then_some(()))
+        .is_some()
+    );
     n1.shell("microk8s add-node --token-ttl 1").ok();
     let line = n1.join_line();
     let began = Instant::now();

@@ -11,8 +11,8 @@ use crate::killed;
 use crate::lab::snapshot::Snapshot;
 use crate::lab::{Host, Lab, nodes};
 
-const PATIENCE: Duration = Duration::from_secs(40);
-const GLANCE: Duration = Duration::from_millis(50);
+const STALL_TIMEOUT: Duration = Duration::from_secs(40);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Until when somebody may rely on what was changed.
 const UNTIL: &str = "var/cluster-agent/first-join/until";
 const KUBELITE: &str = "microk8s.daemon-kubelite";
@@ -37,7 +37,7 @@ pub fn differing(one: &Snapshot, other: &Snapshot) -> Vec<String> {
 #[track_caller]
 pub fn becomes(host: &Host, before: &Snapshot) {
     let same = || differing(&node_of(host), before).is_empty().then_some(());
-    let found = wait::until(PATIENCE, GLANCE, same);
+    let found = wait::until(STALL_TIMEOUT, POLL_INTERVAL, same);
     assert!(found.is_some(), "{:?}", differing(&node_of(host), before));
 }
 
@@ -78,7 +78,7 @@ fn what_a_first_join_that_failed_has_changed_is_undone_on_the_contacted_node() {
                 .last()
                 .is_some_and(|call| call.starts_with("kubectl apply "))
         };
-        let told = wait::until(PATIENCE, GLANCE, || {
+        let told = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
             is_applied(&n1.stand_ins.calls()).then_some(())
         });
         assert!(told.is_some(), "{:?}", n1.stand_ins.calls());
@@ -108,7 +108,7 @@ fn what_another_node_relies_on_is_kept_when_the_first_join_fails() {
         n3.shell(&format!("{second} --worker")).ok();
         assert_ne!(failed.join().unwrap().code, Some(0));
     });
-    let settled = wait::until(PATIENCE, GLANCE, || is_final(n1).then_some(()));
+    let settled = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || is_final(n1).then_some(()));
     assert!(settled.is_some());
     assert!(
         n1.read("var/kubernetes/backend/cluster.yaml")
@@ -174,7 +174,7 @@ fn fail_once_more(n1: &Host, n2: &Host, line: &str, ends: Ends) {
         n1.write(UNTIL, "1", 0o600);
     }
     let agent = n1.agent();
-    let decided = wait::until(PATIENCE, GLANCE, || {
+    let decided = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
         let is_later = agent.log().contains("is undone later");
         (is_final(n1) || is_later).then_some(())
     });

@@ -15,7 +15,7 @@ use crate::lab::{Host, Lab};
 
 const IMPORT: &str = "https://10.99.0.11:25000/cluster/api/v2.0/image/import";
 const TOKEN: &str = "-H 'x-microk8s-callback-token: secret'";
-const PATIENCE: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How large the image is; `IMAGE_MIB=1024` has a larger one than the suite.
 fn image_mib() -> u64 {
@@ -189,7 +189,7 @@ impl Drop for Client {
 
 fn until(what: &str, look: impl FnMut() -> Option<()>) {
     assert!(
-        wait::until(PATIENCE, Duration::from_millis(10), look).is_some(),
+        wait::until(STALL_TIMEOUT, Duration::from_millis(10), look).is_some(),
         "{what}"
     );
 }

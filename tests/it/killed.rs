@@ -17,8 +17,8 @@ use crate::lab::{Host, Lab, Output, nodes, skip};
 use crate::leaving::{assert_of_one_authority, cluster};
 
 /// Nothing waits for this long in a run where all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
-const GLANCE: Duration = Duration::from_millis(5);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The system calls by which what a folder holds changes.
 const CHANGING: &str =
@@ -195,7 +195,9 @@ impl<'a> Victim<'a> {
     fn recover(&self) {
         let agent = self.host.agent();
         let owed = self.host.path("var/cluster-agent/pod-network.changed");
-        let settled = wait::until(PATIENCE, GLANCE, || (!owed.exists()).then_some(()));
+        let settled = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+            (!owed.exists()).then_some(())
+        });
         assert!(
             settled.is_some(),
             "the manifest of the pod network is not applied"

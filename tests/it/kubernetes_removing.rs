@@ -8,7 +8,7 @@ use crate::lab::kubernetes::{Authorization, Kubernetes};
 use crate::lab::{Host, Lab};
 use crate::removing::{datastore, was_called};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const STALL_TIMEOUT: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(250);
 
 const TRUST: [&str; 4] = [
@@ -47,7 +47,7 @@ fn the_front_proxy_of_a_control_plane_that_is_removed_is_trusted_no_more() {
     kubernetes.add(n2);
     kubernetes.register(n2).ok();
     let both = || (trusted(&kubernetes, n1, n2) == (2, true)).then_some(());
-    assert!(wait::until(PATIENCE, PAUSE, both).is_some());
+    assert!(wait::until(STALL_TIMEOUT, PAUSE, both).is_some());
     // The node has left the datastore, and its API server has ended.
     kubernetes.end(n2);
     datastore(n1, &["10.99.0.11"]);

@@ -50,7 +50,7 @@ impl Stage {
             lab,
         };
         for host in stage.lab.hosts() {
-            settle(host);
+            reconcile(host);
         }
         Some(stage)
     }
@@ -75,7 +75,7 @@ impl Stage {
 }
 
 /// An agent makes its database when it first looks into it; from then on it is there.
-fn settle(host: &Host) {
+fn reconcile(host: &Host) {
     if host.socket().exists() {
         host.shell("microk8s token list").ok();
     }
@@ -459,7 +459,7 @@ fn both_ways_alone(test: impl Fn(&Host, &Host)) {
         };
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         let _agent = through_agent.then(|| n2.agent());
-        settle(n2);
+        reconcile(n2);
         test(n1, n2);
     }
 }

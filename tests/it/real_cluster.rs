@@ -25,8 +25,8 @@ const HOSTS: [(&str, &str); 5] = [
     ("w2", "10.99.0.22"),
 ];
 /// How long the datastore may take to settle who is a member, and who has a vote.
-const PATIENCE: Duration = Duration::from_secs(60);
-const GLANCE: Duration = Duration::from_millis(100);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A machine with a standalone node, whose agent runs.
 struct Machine {
@@ -175,7 +175,9 @@ impl Cluster {
         };
         for machine in &cluster.machines {
             let socket = machine.directory.join("common/run/cluster-agent.sock");
-            let ready = wait::until(PATIENCE, GLANCE, || socket.exists().then_some(()));
+            let ready = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+                socket.exists().then_some(())
+            });
             assert!(
                 ready.is_some(),
                 "the agent of {} does not run",
@@ -213,7 +215,7 @@ impl Cluster {
             let voters = datastore::voters(&self.on(asked).datastore());
             (voters == count).then_some(())
         };
-        assert!(wait::until(PATIENCE, GLANCE, voters).is_some());
+        assert!(wait::until(STALL_TIMEOUT, POLL_INTERVAL, voters).is_some());
     }
 
     /// The datastore and `microk8s nodes` name these control plane nodes, whichever of them is
@@ -302,7 +304,7 @@ fn a_real_datastore_moves_for_the_first_join_and_back_when_that_fails() {
         let expected: BTreeSet<String> = addresses.iter().map(|at| (*at).to_owned()).collect();
         let is_so = || (cluster.on("c1").members() == expected).then_some(());
         assert!(
-            wait::until(PATIENCE, GLANCE, is_so).is_some(),
+            wait::until(STALL_TIMEOUT, POLL_INTERVAL, is_so).is_some(),
             "{addresses:?}: {:?}",
             cluster.on("c1").members()
         );

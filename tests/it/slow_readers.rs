@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use crate::lab::scratch;
 use crate::lab::swarm::agent::StandaloneAgent;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// So many answers are more than the kernel keeps for somebody who does not read.
 const QUESTIONS: usize = 20;
@@ -89,18 +89,18 @@ fn who_is_slow_to_read_gets_all_of_the_answers() {
                     assert!(!ended, "after {found} answers");
                 }
             };
-            timeout(PATIENCE, reading).await.unwrap();
+            timeout(STALL_TIMEOUT, reading).await.unwrap();
             let mut write = asking.await.unwrap();
             let mut last = [0; 12];
             if header.is_empty() {
                 let again = b"GET /health HTTP/1.1\r\nHost: agent\r\n\r\n";
                 write.write_all(again).await.unwrap();
                 write.flush().await.unwrap();
-                let answered = timeout(PATIENCE, read.read_exact(&mut last)).await;
+                let answered = timeout(STALL_TIMEOUT, read.read_exact(&mut last)).await;
                 answered.expect("nobody answers any more").unwrap();
                 assert_eq!(&last, b"HTTP/1.1 200");
             } else {
-                let closed = timeout(PATIENCE, read.read(&mut last)).await;
+                let closed = timeout(STALL_TIMEOUT, read.read(&mut last)).await;
                 ended = closed.expect("it is not closed").unwrap() == 0;
             }
             (answers, ended)

@@ -28,7 +28,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::lab::scratch;
 use crate::lab::swarm::agent::StandaloneAgent;
-use crate::lab::swarm::{Attempt, Outcome, PATIENCE, Swarm};
+use crate::lab::swarm::{Attempt, Outcome, STALL_TIMEOUT, Swarm};
 
 /// Of the loopback network, apart from the addresses of agents and joining nodes.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 2, 0, 1);
@@ -112,7 +112,7 @@ impl Loiterers {
     /// Waits until so many are there at the same time.
     fn wait_for(&self, count: usize) {
         let enough = || (self.open.load(Ordering::Relaxed) >= count).then_some(());
-        let there = wait::until(PATIENCE, Duration::from_millis(5), enough);
+        let there = wait::until(STALL_TIMEOUT, Duration::from_millis(5), enough);
         assert!(
             there.is_some(),
             "{} of {count}",

@@ -13,8 +13,8 @@ use nix::sys::signal::Signal;
 use crate::lab::agent::Agent;
 use crate::lab::{Host, Lab, Output};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const GLANCE: Duration = Duration::from_millis(5);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a first join restarts on the contacted node.
 const DATASTORE: &str = "microk8s.daemon-k8s-dqlite";
@@ -32,7 +32,7 @@ fn join(contacted: &Host, joining: &Host) -> Output {
 }
 
 fn wait_until_held(host: &Host) -> String {
-    wait::until(PATIENCE, GLANCE, || host.stand_ins.held()).expect("nothing is held")
+    wait::until(STALL_TIMEOUT, POLL_INTERVAL, || host.stand_ins.held()).expect("nothing is held")
 }
 
 /// Whether a host can connect to the agent.
@@ -65,7 +65,9 @@ fn a_join_under_way_is_answered_before_the_agent_ends_and_no_other_begins() {
         let join = scope.spawn(|| join(n1, n2));
         wait_until_held(n1);
         agent.signal(Signal::SIGTERM);
-        let refused = wait::until(PATIENCE, GLANCE, || is_refused(n3).then_some(()));
+        let refused = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+            is_refused(n3).then_some(())
+        });
         assert!(refused.is_some(), "it still accepts connections");
         assert!(!n1.socket().exists());
         n1.stand_ins.let_go("restart", DATASTORE);
@@ -96,14 +98,18 @@ fn a_command_that_comes_while_the_agent_ends_waits_for_the_tokens() {
         let join = scope.spawn(|| join(n1, n2));
         wait_until_held(n1);
         agent.signal(Signal::SIGTERM);
-        let gone = wait::until(PATIENCE, GLANCE, || (!n1.socket().exists()).then_some(()));
+        let gone = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+            (!n1.socket().exists()).then_some(())
+        });
         assert!(gone.is_some());
         let mut removal = n1.command(&["microk8s", "remove-node", "nobody", "--force"]);
         let removal = { removal.stdout(Stdio::piped()).stderr(Stdio::piped()) }
             .spawn()
             .unwrap();
         // Meanwhile it meets the agent's database.
-        let refused = wait::until(PATIENCE, GLANCE, || is_refused(n2).then_some(()));
+        let refused = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+            is_refused(n2).then_some(())
+        });
         assert!(refused.is_some());
         n1.stand_ins.let_go("restart", DATASTORE);
         let answer = join.join().unwrap();
@@ -129,7 +135,7 @@ fn connections_without_a_request_do_not_delay_the_end() {
     let mut quiet = { quiet.stdin(Stdio::piped()).stdout(Stdio::null()) }
         .spawn()
         .unwrap();
-    let there = wait::until(PATIENCE, GLANCE, || {
+    let there = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
         let metrics = n1.shell("curl -sk https://10.99.0.11:25000/metrics").ok();
         // The fourth is the one that asks.
         metrics.contains("_connections 4\n").then_some(())
@@ -187,7 +193,7 @@ impl Manager {
     /// Waits for a message that begins like this, and passes over others.
     #[track_caller]
     fn wait_for(&self, beginning: &str) -> String {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + STALL_TIMEOUT;
         let mut heard = Vec::new();
         while Instant::now() < end {
             match self.hear() {
@@ -214,7 +220,7 @@ fn the_service_manager_hears_when_the_agent_serves_lives_and_stops_and_no_other_
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
     let path = n1.scratch().join("notify");
     let manager = Manager(UnixDatagram::bind(&path).unwrap());
-    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.0.set_read_timeout(Some(STALL_TIMEOUT)).unwrap();
     n1.stand_ins.hold("restart", DATASTORE);
     let agent = start_managed(n1, path.to_str().unwrap(), &["WATCHDOG_USEC=200000"]);
     let ready = manager.wait_for("READY=1");
@@ -260,7 +266,7 @@ fn a_service_manager_gives_an_agent_that_takes_back_a_join_the_time_that_it_need
 
     let path = n2.scratch().join("notify");
     let manager = Manager(UnixDatagram::bind(&path).unwrap());
-    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.0.set_read_timeout(Some(STALL_TIMEOUT)).unwrap();
     n2.stand_ins.hold("restart", KUBELITE);
     thread::scope(|scope| {
         let starting = scope.spawn(|| start_managed(n2, path.to_str().unwrap(), &[]));
@@ -287,7 +293,7 @@ fn an_agent_that_cannot_answer_gives_no_sign_of_life() {
     let n1 = lab.host("n1");
     let path = n1.scratch().join("notify");
     let manager = Manager(UnixDatagram::bind(&path).unwrap());
-    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.0.set_read_timeout(Some(STALL_TIMEOUT)).unwrap();
     let agent = start_managed(n1, path.to_str().unwrap(), &["WATCHDOG_USEC=200000"]);
     manager.wait_for("WATCHDOG=1");
     agent.signal(Signal::SIGSTOP);
@@ -297,7 +303,7 @@ fn an_agent_that_cannot_answer_gives_no_sign_of_life() {
     let last = std::iter::from_fn(|| manager.hear()).take(1000).count();
     assert!(last < 1000);
     agent.signal(Signal::SIGCONT);
-    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.0.set_read_timeout(Some(STALL_TIMEOUT)).unwrap();
     manager.wait_for("WATCHDOG=1");
 }
 
@@ -311,7 +317,7 @@ fn a_service_manager_on_an_abstract_socket_hears_too_and_one_that_is_gone_distur
         let address = SocketAddr::from_abstract_name(name).unwrap();
         Manager(UnixDatagram::bind_addr(&address).unwrap())
     });
-    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.0.set_read_timeout(Some(STALL_TIMEOUT)).unwrap();
     let agent = start_managed(
         n1,
         &format!("@{name}"),

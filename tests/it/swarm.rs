@@ -16,13 +16,13 @@ use rand::{RngExt, SeedableRng};
 
 use crate::lab::scratch;
 use crate::lab::swarm::agent::{StandaloneAgent, new_tokens};
-use crate::lab::swarm::{Attempt, Outcome, PATIENCE, Step, Swarm};
+use crate::lab::swarm::{Attempt, Outcome, STALL_TIMEOUT, Step, Swarm};
 
 /// As many as a careful operator starts side by side.
 const SOME: usize = 16;
 
 /// How often a counter is looked at.
-const GLANCE: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 fn start() -> (StandaloneAgent, Swarm) {
     let agent = StandaloneAgent::start(&scratch());
@@ -197,7 +197,7 @@ fn tokens_that_a_shell_appends_while_nodes_join_without_pause_admit_one_node_eac
             let before = joined.load(Ordering::SeqCst);
             append_by_shell(token, &file);
             let goes_on = || (joined.load(Ordering::SeqCst) > before).then_some(());
-            assert_eq!(wait::until(PATIENCE, GLANCE, goes_on), Some(()));
+            assert_eq!(wait::until(STALL_TIMEOUT, POLL_INTERVAL, goes_on), Some(()));
         }
         drop(stop);
         joins.join().unwrap()
@@ -279,7 +279,7 @@ fn unknown_tokens_from_an_address_neither_delay_nor_refuse_a_valid_one_from_ther
             // Each of them comes when all the loops have gone around since the one before.
             let before = refused.load(Ordering::SeqCst);
             let around = || (refused.load(Ordering::SeqCst) >= before + IN_A_LOOP).then_some(());
-            assert_eq!(wait::until(PATIENCE, GLANCE, around), Some(()));
+            assert_eq!(wait::until(STALL_TIMEOUT, POLL_INTERVAL, around), Some(()));
             let before = refused.load(Ordering::SeqCst);
             assert_eq!(swarm.join([attempt], 1), [Outcome::Admitted]);
             meanwhile += refused.load(Ordering::SeqCst) - before;

@@ -8,8 +8,8 @@ use crate::field_usage::Held;
 use crate::lab::{Host, Lab, skip};
 
 /// Nothing waits for this long in a run where all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
-const GLANCE: Duration = Duration::from_millis(20);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A terminal on a host. It goes away when it is dropped.
 struct Terminal<'a> {
@@ -43,7 +43,7 @@ impl<'a> Terminal<'a> {
     #[track_caller]
     fn shows(&self, text: &str) -> String {
         let mut screen = String::new();
-        let found = wait::until(PATIENCE, GLANCE, || {
+        let found = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
             screen = self.screen();
             screen.contains(text).then_some(())
         });
@@ -119,7 +119,9 @@ fn no_spinner_is_shown_where_none_is_wanted() {
     let held = Held::at(n2, "stop microk8s.daemon-kubelite");
     let line = format!("{} --no-progress", n1.join_line());
     let terminal = Terminal::run(n2, &line);
-    let reached = wait::until(PATIENCE, GLANCE, || held.is_reached().then_some(()));
+    let reached = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+        held.is_reached().then_some(())
+    });
     assert!(reached.is_some(), "{}", terminal.screen());
     assert_eq!(terminal.screen(), "Contacting cluster at 10.99.0.11");
     held.release();

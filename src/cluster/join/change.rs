@@ -12,10 +12,10 @@ use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::Report;
 use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::{Node, Privacy};
-use crate::cluster::turn::TurnError;
-use crate::host::{Action, Service};
+use crate::cluster::node_lock::NodeLockError;
 use crate::model::node_label::NodeLabel;
 use crate::model::token::TokenDigest;
+use crate::platform::{Action, Service};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
 use crate::store::token_files::{self, CALLBACK_DIGEST, CALLBACK_TOKEN};
@@ -67,7 +67,7 @@ impl<'a> Change<'a> {
 
     fn undo(&mut self) -> Result<(), JournalError> {
         match self.journal.take() {
-            Some(journal) => journal.roll_back(self.node.host.as_ref()).map(drop),
+            Some(journal) => journal.roll_back(self.node.platform.as_ref()).map(drop),
             None => Ok(()),
         }
     }
@@ -112,7 +112,7 @@ impl<'a> Change<'a> {
         }
         self.journal
             .as_mut()
-            .ok_or(JoinError::Turn(TurnError::Busy))
+            .ok_or(JoinError::NodeLock(NodeLockError::Busy))
     }
 
     /// Writes a file that is shared in this way.
@@ -170,7 +170,7 @@ impl<'a> Change<'a> {
 
     /// Controls a service.
     pub fn service(&mut self, action: Action, service: Service) -> Result<(), JoinError> {
-        let host = self.node.host.clone();
+        let host = self.node.platform.clone();
         Ok(self.journal()?.service(host.as_ref(), action, service)?)
     }
 

@@ -12,11 +12,11 @@ use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::{Audience, begin, still_wanted};
 use crate::cluster::node::{Node, Privacy};
-use crate::host::{Action, Service};
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::pki::ca::{self, Ca};
 use crate::pki::key::PrivateKey;
+use crate::platform::{Action, Service};
 use crate::store::dqlite::{self, Member};
 use crate::store::known_users;
 use crate::store::layout::Lock;
@@ -328,7 +328,7 @@ fn wait_until_listed(node: &Node, own: IpAddr, end: Instant, audience: &mut dyn 
     let mut pause = FIRST_PAUSE;
     let mut next_dot = Instant::now();
     loop {
-        let (host, backend) = (node.host.clone(), node.layout.backend());
+        let (host, backend) = (node.platform.clone(), node.layout.backend());
         let asked = wait::unless(&|| audience.has_left(), move || {
             host.datastore_members(&backend)
         });

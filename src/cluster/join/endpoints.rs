@@ -14,8 +14,8 @@ use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::{Audience, proxy, source_address, worker};
 use crate::cluster::node::{Node, Privacy};
-use crate::host::{Action, Service};
 use crate::model::endpoint;
+use crate::platform::{Action, Service};
 use crate::wire::local_v1::JoinOrder;
 
 /// How long a port may take to answer.

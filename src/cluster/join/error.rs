@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use crate::base::{sanitize, time_text};
 use crate::client::remote::RemoteError;
 use crate::cluster::identity::IdentityError;
-use crate::cluster::join::verdict;
+use crate::cluster::join::outcome;
 use crate::cluster::journal::JournalError;
-use crate::cluster::turn::TurnError;
+use crate::cluster::node_lock::NodeLockError;
 use crate::model::join_stage::JoinStage;
 use crate::model::node::InvalidNodeName;
 use crate::model::role::Role;
-use crate::model::token_life::Refusal;
+use crate::model::token_record::Refusal;
 use crate::pki::PkiError;
 use crate::store::layout::ReadError;
 use crate::wire::local_v1::JoinFailure;
@@ -23,7 +23,7 @@ use crate::wire::local_v1::JoinFailure;
 pub enum JoinError {
     /// Another change is under way, or the node's directory is not ours.
     #[error(transparent)]
-    Turn(#[from] TurnError),
+    NodeLock(#[from] NodeLockError),
     /// A standalone node has no datastore to join with.
     #[error("no datastore runs on this standalone node, so it cannot be a control plane node")]
     NoDatastore,
@@ -249,17 +249,17 @@ impl JoinError {
     /// What is told of a join that failed while this stage was under way.
     pub fn failure(&self, running: JoinStage) -> JoinFailure {
         let text = microk8s_text(self).map(|text| sanitize::for_terminal(&text));
-        let verdict = verdict::of(self, running);
+        let outcome = outcome::of(self, running);
         JoinFailure {
-            stage: verdict.stage.name().to_owned(),
-            retry: Some(verdict.retry),
+            stage: outcome.stage.name().to_owned(),
+            retry: Some(outcome.retry),
             error: text
                 .is_none()
                 .then(|| sanitize::for_terminal(&self.to_string())),
             microk8s_text: text,
-            hint: Some(verdict.hint),
+            hint: Some(outcome.hint),
             retry_after: self.retry_after(),
-            exit: verdict.exit.code(),
+            exit: outcome.exit.code(),
         }
     }
 }
@@ -309,7 +309,7 @@ fn microk8s_text(error: &JoinError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::token_life::Reason;
+    use crate::model::token_record::Reason;
 
     #[test]
     fn refusals_read_as_microk8s_prints_them() {

@@ -102,7 +102,7 @@ impl Membership {
             .and_then(|info| dqlite::read_info(&info).ok())
             .and_then(|info| info.ip());
         let listed = node
-            .host
+            .platform
             .datastore_members(&layout.backend())
             .ok()
             .and_then(|answer| dqlite::read_shell_answer(&answer).ok());
@@ -166,7 +166,7 @@ impl Membership {
     /// What the contacted node says, and the port of its API server. One that does not tell, or does
     /// not take the token, says nothing.
     fn standing(self, node: &Node, contact: &mut Contact) -> (Standing, Option<u16>) {
-        match contact.look(node, requested_role(self.role, true)) {
+        match contact.preflight(node, requested_role(self.role, true)) {
             Ok(Some(answer)) => (
                 answer.standing,
                 answer.apiport.as_ref().and_then(|port| port.parse().ok()),

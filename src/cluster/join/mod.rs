@@ -11,12 +11,12 @@ mod endpoints;
 mod error;
 mod etcd;
 mod membership;
+mod outcome;
 mod peer;
 pub mod preflight;
 mod proxy;
 mod refusal;
 mod report;
-mod verdict;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -27,8 +27,8 @@ use crate::base::wait;
 use crate::client::remote::Wait;
 use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
+use crate::cluster::node_lock::{self, NodeLockError};
 use crate::cluster::strictness;
-use crate::cluster::turn::{self, TurnError};
 use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
@@ -121,7 +121,7 @@ fn attempt(
         // The turn could not be taken on a disk that is read-only or full.
         preflight::require_disk(node, &wanted)?;
     }
-    let _turn = turn::take_tidied_soon::<JoinError>(node, report::recover)?;
+    let _turn = node_lock::lock_and_recover_soon::<JoinError>(node, report::recover)?;
     preflight::require_local(node, &wanted)?;
 
     audience.tell(JoinEvent::Contacting {
@@ -208,7 +208,7 @@ fn carry_out(
         .and_then(|()| {
             node.layout
                 .check_current()
-                .map_err(|error| TurnError::from(error).into())
+                .map_err(|error| NodeLockError::from(error).into())
         })
         .and_then(|()| change.finish(order, audience));
     done.map_err(|error| change.take_back(error))
@@ -360,8 +360,8 @@ pub fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
     if !journal::is_open(&node.layout) {
         return Ok(None);
     }
-    let _turn = turn::take(node)?;
-    Ok(turn::recover(node)?)
+    let _turn = node_lock::take(node)?;
+    Ok(node_lock::recover(node)?)
 }
 
 /// Whether the low memory guard keeps this node from running a control plane (recording

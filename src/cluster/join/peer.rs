@@ -22,7 +22,7 @@ use crate::model::fingerprint::Fingerprint;
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
 use crate::model::token::Token;
-use crate::model::token_life::Refusal;
+use crate::model::token_record::Refusal;
 use crate::pki::name::{AltName, Subject};
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::RequestedRole;
@@ -240,7 +240,7 @@ impl Contact {
 
     /// Asks what a join would be refused for; nothing is taken for it. `None` when the other agent
     /// does not tell.
-    pub fn look(
+    pub fn preflight(
         &mut self,
         node: &Node,
         role: RequestedRole,

@@ -16,9 +16,9 @@ use crate::client::api_server::{ApiServer, ApiServerError};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::{Audience, begin, worker};
 use crate::cluster::node::Node;
-use crate::host::{Service, ServiceState};
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
+use crate::platform::{Service, ServiceState};
 use crate::store::layout::ReadError;
 use crate::wire::local_v1::JoinOrder;
 
@@ -122,7 +122,7 @@ fn host_and_port(server: &str) -> Result<(String, u16), String> {
 /// Nothing listens where the proxy should: whether there is no proxy at all, as far as can be told.
 fn is_not_there(node: &Node, began: Instant) -> Result<bool, JoinError> {
     const PROXY: Service = Service::ApiserverProxy;
-    match node.host.service_state(PROXY) {
+    match node.platform.service_state(PROXY) {
         ServiceState::Active => Ok(false),
         ServiceState::Unanswered if began.elapsed() < MAY_FAIL => Ok(false),
         ServiceState::Inactive if began.elapsed() < MAY_BE_DOWN => Ok(false),

@@ -6,7 +6,7 @@
 use crate::base::{sanitize, time_text};
 use crate::model::join_stage::Retry;
 use crate::model::role::Role;
-use crate::model::token_life::{Reason, Refusal};
+use crate::model::token_record::{Reason, Refusal};
 
 /// Why a contacted node refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

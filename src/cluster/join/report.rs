@@ -14,7 +14,7 @@ use crate::client::remote::{Peer, RemoteError, Wait};
 use crate::cluster::join::source_address;
 use crate::cluster::journal::{self, Ending, JournalError};
 use crate::cluster::node::Node;
-use crate::cluster::turn::{self, TurnError};
+use crate::cluster::node_lock::{self, NodeLockError};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::token::Token;
 use crate::wire::cluster_v2::{JoinOutcome, Outcome};
@@ -78,13 +78,13 @@ pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome, wait: 
 /// Sees to what an interrupted join or leave left behind on this node, and says on the node that a
 /// join contacted that it failed. Whoever calls has the turn.
 pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
-    let ending = turn::recover(node)?;
-    settle(node);
+    let ending = node_lock::recover(node)?;
+    reconcile(node);
     Ok(ending)
 }
 
 /// [`recover`], the part that needs the other node. One attempt is made.
-fn settle(node: &Node) {
+fn reconcile(node: &Node) {
     let Some(text) = journal::unreported(&node.layout) else {
         return;
     };
@@ -98,11 +98,11 @@ fn settle(node: &Node) {
 }
 
 /// Tells the node that an interrupted join contacted, where that is still to be done.
-pub fn settle_when_free(node: &Node) -> Result<(), TurnError> {
+pub fn settle_when_free(node: &Node) -> Result<(), NodeLockError> {
     if journal::unreported(&node.layout).is_none() {
         return Ok(());
     }
-    let _turn = turn::take(node)?;
-    settle(node);
+    let _turn = node_lock::take(node)?;
+    reconcile(node);
     Ok(())
 }

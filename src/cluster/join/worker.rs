@@ -13,12 +13,12 @@ use crate::cluster::join::peer::{Contact, Wanted};
 use crate::cluster::join::proxy;
 use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
-use crate::host::{Action, Service};
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::model::token::Token;
 use crate::pki::name::{AltName, Subject};
 use crate::pki::{ca, csr};
+use crate::platform::{Action, Service};
 use crate::store::admissions::CertificatePurpose;
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
@@ -153,7 +153,7 @@ impl super::Plan for Plan {
 
 /// The addresses of this node, and the one by which the contacted node knows it.
 fn own_addresses(node: &Node, known_as: IpAddr) -> Result<Vec<IpAddr>, JoinError> {
-    let interfaces = node.host.interfaces().map_err(JoinError::Machine)?;
+    let interfaces = node.platform.interfaces().map_err(JoinError::Machine)?;
     let own = interfaces.into_iter().map(|entry| entry.address);
     Ok(own.chain([known_as]).map(endpoint::plain).collect())
 }

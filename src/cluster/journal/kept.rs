@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{JournalError, done, end, file_error, folder_of, move_journal, moved, remove_done};
 use crate::base::atomic_file::{self, Access};
 use crate::cluster::journal::Journal;
-use crate::host::Host;
+use crate::platform::Platform;
 use crate::store::layout::Layout;
 
 /// Beside the entries, and none of them: until when somebody may come to rely on the changes.
@@ -64,7 +64,7 @@ pub fn drop_kept(layout: &Layout) -> Result<(), JournalError> {
 }
 
 /// Undoes them. Whoever is cut off in the midst of it leaves a journal that is replayed.
-pub fn undo_kept(layout: &Layout, host: &dyn Host) -> Result<(), JournalError> {
+pub fn undo_kept(layout: &Layout, host: &dyn Platform) -> Result<(), JournalError> {
     let (kept, journal) = (folder(layout), folder_of(layout));
     // It is replayed now; a power loss before that only puts it off.
     let _ = move_journal(&kept, &journal)?;

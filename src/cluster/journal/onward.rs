@@ -14,7 +14,7 @@ use super::{JournalError, file_error, finish};
 use crate::base::atomic_file::{self, Access};
 use crate::base::wait;
 use crate::cluster::forget;
-use crate::host::{Action, Host, Service};
+use crate::platform::{Action, Platform, Service};
 
 /// Beside the entries, and none of them.
 const FILE: &str = "onward";
@@ -89,7 +89,7 @@ impl Onward {
 
     /// Whether the datastore has forgotten the node. One that nobody can ask counts as one that
     /// still lists it: the leave is taken back then, and can be repeated.
-    pub(super) fn has_happened(&self, host: &dyn Host) -> bool {
+    pub(super) fn has_happened(&self, host: &dyn Platform) -> bool {
         if self.forgotten {
             return true;
         }
@@ -103,7 +103,7 @@ impl Onward {
     }
 
     /// Takes the steps.
-    pub(super) fn go(&self, folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
+    pub(super) fn go(&self, folder: &Path, host: &dyn Platform) -> Result<(), JournalError> {
         let mut failed = None;
         for step in &self.steps {
             match step {
@@ -120,7 +120,7 @@ impl Onward {
     }
 
     /// Takes the steps of a leave that was interrupted, and drops its journal.
-    pub(super) fn complete(&self, folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
+    pub(super) fn complete(&self, folder: &Path, host: &dyn Platform) -> Result<(), JournalError> {
         // Nobody needs to be asked again, should this be cut off as well.
         let known = Self {
             forgotten: true,

@@ -11,7 +11,7 @@ use super::{
     JournalError, REPORT, RESERVE, entries, file_error, finish, move_journal, unreported_in,
 };
 use crate::base::atomic_file::{self, Access};
-use crate::host::{Action, Host, Service};
+use crate::platform::{Action, Platform, Service};
 
 /// Beside the entries, and none of them: the services have been restarted since something was undone.
 const RESTARTED: &str = "restarted";
@@ -24,7 +24,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Undoes the change, and removes the entry.
-    fn undo(&self, host: &dyn Host) -> Result<(), JournalError> {
+    fn undo(&self, host: &dyn Platform) -> Result<(), JournalError> {
         undo::undo(&self.undo, host)?;
         let restarted = self.path.with_file_name(RESTARTED);
         atomic_file::remove(&restarted).map_err(file_error("remove", &restarted))?;
@@ -32,7 +32,7 @@ impl Entry {
     }
 }
 
-pub(super) fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalError> {
+pub(super) fn undo_all(folder: &Path, host: &dyn Platform) -> Result<(), JournalError> {
     let reserve = folder.join(RESERVE);
     if let Err(error) = atomic_file::remove(&reserve) {
         tracing::warn!(%error, "cannot remove `{}`", reserve.display());
@@ -69,7 +69,7 @@ pub(super) fn undo_all(folder: &Path, host: &dyn Host) -> Result<(), JournalErro
 
 /// Undoes these, the newest first, and says why some are left. As long as something is undone the rest
 /// is tried again: on a full disk there is more room then.
-fn undo_changes(mut changes: Vec<Entry>, host: &dyn Host) -> Vec<JournalError> {
+fn undo_changes(mut changes: Vec<Entry>, host: &dyn Platform) -> Vec<JournalError> {
     loop {
         let before = changes.len();
         let mut errors = Vec::new();
@@ -113,7 +113,7 @@ fn restart(
     folder: &Path,
     services: &[Service],
     is_left: bool,
-    host: &dyn Host,
+    host: &dyn Platform,
 ) -> Vec<JournalError> {
     let restarted = folder.join(RESTARTED);
     if restarted.exists() {

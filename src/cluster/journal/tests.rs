@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
-use crate::host::scripted::ScriptedHost;
+use crate::platform::scripted::ScriptedPlatform;
 
 type Tree = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
@@ -48,7 +48,7 @@ fn node() -> (tempfile::TempDir, Layout) {
     (dir, layout)
 }
 
-fn change(layout: &Layout, host: &ScriptedHost) -> Journal {
+fn change(layout: &Layout, host: &ScriptedPlatform) -> Journal {
     let mut journal = Journal::begin(layout).unwrap();
     let secret = Access::Set {
         mode: 0o600,
@@ -83,7 +83,7 @@ fn change(layout: &Layout, host: &ScriptedHost) -> Journal {
 #[test]
 fn rolled_back_changes_leave_no_trace_but_restarted_services() {
     let (_dir, layout) = node();
-    let host = ScriptedHost::default();
+    let host = ScriptedPlatform::default();
     let before = tree(layout.data());
     change(&layout, &host).roll_back(&host).unwrap();
     assert_eq!(tree(layout.data()), before);
@@ -97,7 +97,7 @@ fn rolled_back_changes_leave_no_trace_but_restarted_services() {
 #[test]
 fn changes_of_a_killed_process_are_taken_back_later() {
     let (_dir, layout) = node();
-    let host = ScriptedHost::default();
+    let host = ScriptedPlatform::default();
     let before = tree(layout.data());
     // Dropped without an end, as by a process that was killed.
     drop(change(&layout, &host));
@@ -110,13 +110,13 @@ fn changes_of_a_killed_process_are_taken_back_later() {
 fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
     let steps = {
         let (_dir, layout) = node();
-        let host = ScriptedHost::default();
+        let host = ScriptedPlatform::default();
         drop(change(&layout, &host));
         entries(&folder_of(&layout)).unwrap().len()
     };
     for cut in 0..=steps {
         let (_dir, layout) = node();
-        let host = ScriptedHost::default();
+        let host = ScriptedPlatform::default();
         let before = tree(layout.data());
         drop(change(&layout, &host));
         for path in entries(&folder_of(&layout))
@@ -141,7 +141,7 @@ fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
 #[test]
 fn a_service_that_stays_down_is_told_apart_from_files_that_are_not_back() {
     let (_dir, layout) = node();
-    let mut host = ScriptedHost::default();
+    let mut host = ScriptedPlatform::default();
     let before = tree(layout.data());
     let journal = change(&layout, &host);
     host.broken = vec![Service::Kubelite];
@@ -154,7 +154,7 @@ fn a_service_that_stays_down_is_told_apart_from_files_that_are_not_back() {
 #[test]
 fn what_cannot_be_undone_is_kept_and_named_and_holds_nothing_else_up() {
     let (_dir, layout) = node();
-    let host = ScriptedHost::default();
+    let host = ScriptedPlatform::default();
     let before = tree(layout.data());
     let journal = change(&layout, &host);
     let calls = host.calls().len();
@@ -182,7 +182,7 @@ fn what_cannot_be_undone_is_kept_and_named_and_holds_nothing_else_up() {
 #[test]
 fn an_entry_that_cannot_be_read_holds_no_other_up() {
     let (_dir, layout) = node();
-    let host = ScriptedHost::default();
+    let host = ScriptedPlatform::default();
     let before = tree(layout.data());
     let journal = change(&layout, &host);
     let damaged = folder_of(&layout).join("0099.json");
@@ -230,7 +230,7 @@ fn keys_and_credentials_are_undone_first_where_no_newer_change_stands_before_the
 #[test]
 fn final_changes_stay() {
     let (_dir, layout) = node();
-    let host = ScriptedHost::default();
+    let host = ScriptedPlatform::default();
     let _ = change(&layout, &host).commit().unwrap();
     let after = tree(layout.data());
     assert_eq!(recover(&layout, &host).unwrap(), None);
@@ -248,7 +248,7 @@ fn final_changes_stay() {
 #[test]
 fn old_secrets_in_the_journal_are_for_root_alone() {
     let (_dir, layout) = node();
-    let host = ScriptedHost::default();
+    let host = ScriptedPlatform::default();
     let journal = change(&layout, &host);
     assert_eq!(
         std::fs::metadata(&journal.folder).unwrap().mode() & 0o777,
@@ -267,7 +267,7 @@ fn old_secrets_in_the_journal_are_for_root_alone() {
 }
 
 /// A leave up to the point from which there may be no way back.
-fn leave(layout: &Layout, host: &ScriptedHost) -> (Journal, Onward) {
+fn leave(layout: &Layout, host: &ScriptedPlatform) -> (Journal, Onward) {
     let mut journal = Journal::begin(layout).unwrap();
     let mode = Access::Keep { or: 0o600 };
     journal
@@ -300,14 +300,14 @@ fn leave(layout: &Layout, host: &ScriptedHost) -> (Journal, Onward) {
     (journal, onward)
 }
 
-fn listing(addresses: &[&str]) -> ScriptedHost {
+fn listing(addresses: &[&str]) -> ScriptedPlatform {
     let list: Vec<String> = addresses
         .iter()
         .map(|address| format!(r#"{{"ID":1,"Address":"{address}:19001","Role":0}}"#))
         .collect();
-    ScriptedHost {
+    ScriptedPlatform {
         members: Some(format!("[{}]", list.join(","))),
-        ..ScriptedHost::default()
+        ..ScriptedPlatform::default()
     }
 }
 
@@ -340,14 +340,14 @@ fn a_leave_whose_completion_is_cut_off_is_completed_later_whoever_answers() {
     let mut host = listing(&["10.99.0.11"]);
     host.broken = vec![Service::K8sDqlite];
     let (journal, onward) = {
-        let working = ScriptedHost::default();
+        let working = ScriptedPlatform::default();
         leave(&layout, &working)
     };
     // It cannot be stopped, so its folder cannot be replaced yet.
     journal.roll_back(&host).unwrap_err();
     assert!(is_open(&layout));
     // By now nobody answers any more, and the folder has been put in its place just before a crash.
-    let silent = ScriptedHost::default();
+    let silent = ScriptedPlatform::default();
     onward.go(&folder_of(&layout), &silent).unwrap();
     assert_eq!(recover(&layout, &silent).unwrap(), Some(Ending::Completed));
     assert_eq!(

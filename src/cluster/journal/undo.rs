@@ -15,7 +15,7 @@ use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
 use crate::base::wait;
 use crate::cluster::datastore_place;
-use crate::host::{Action, CommandError, Host, Service};
+use crate::platform::{Action, CommandError, Platform, Service};
 
 /// How long a request of a service that was stopped may take to reach the datastore.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
@@ -121,7 +121,7 @@ impl Undo {
 
 /// Undoes one change. One that was never made is none, and doing it twice does no harm, because the
 /// changes before it are still to come.
-pub(super) fn undo(change: &Undo, host: &dyn Host) -> Result<(), JournalError> {
+pub(super) fn undo(change: &Undo, host: &dyn Platform) -> Result<(), JournalError> {
     match change {
         Undo::RemoveFile { path } => remove_file(path)?,
         Undo::RestoreFile { .. } => restore_file(change)?,
@@ -241,7 +241,7 @@ fn restore_file(change: &Undo) -> Result<(), JournalError> {
 /// Has the datastore forget this node. Its service is stopped before, or it might enter the node
 /// right after; what it asked for last may still be on its way, so the datastore is asked twice.
 fn leave_datastore(
-    host: &dyn Host,
+    host: &dyn Platform,
     backend: &Path,
     servers: &[String],
     own: &str,

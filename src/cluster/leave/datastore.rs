@@ -38,7 +38,7 @@ pub(super) fn own_entry(node: &Node) -> Option<Member> {
 
 fn members(node: &Node) -> Result<Vec<Member>, LeaveError> {
     let answer = node
-        .host
+        .platform
         .datastore_members(&node.layout.backend())
         .map_err(LeaveError::NotAsked)?;
     Ok(dqlite::read_shell_answer(&answer)?)
@@ -89,8 +89,8 @@ pub(super) fn workers(node: &Node, tokens: Option<&Tokens>) -> Vec<String> {
     let admitted = admitted.filter(|one| one.role == Role::Worker && one.complete);
     let mut workers: Vec<String> = admitted.map(|one| one.node.name).collect();
     // Where nobody answers, what is recorded has to do.
-    let listed = kubernetes::nodes(node.host.as_ref()).unwrap_or_default();
-    let own = node.host.host_name().unwrap_or_default();
+    let listed = kubernetes::nodes(node.platform.as_ref()).unwrap_or_default();
+    let own = node.platform.host_name().unwrap_or_default();
     let others = listed.into_iter().map(|one| one.name);
     workers.extend(others.filter(|name| !name.eq_ignore_ascii_case(&own)));
     workers.sort();

@@ -7,9 +7,9 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::identity::IdentityError;
 use crate::cluster::journal::JournalError;
-use crate::cluster::turn::TurnError;
-use crate::host::CommandError;
+use crate::cluster::node_lock::NodeLockError;
 use crate::pki::PkiError;
+use crate::platform::CommandError;
 use crate::store::dqlite::Malformed;
 use crate::store::layout::ReadError;
 use crate::wire::local_v1::JoinFailure;
@@ -19,7 +19,7 @@ use crate::wire::local_v1::JoinFailure;
 pub enum LeaveError {
     /// Another change is under way, or the node's directory is not ours.
     #[error(transparent)]
-    Turn(#[from] TurnError),
+    NodeLock(#[from] NodeLockError),
     /// There is nothing to leave.
     #[error("This MicroK8s deployment is not acting as a node in a cluster.")]
     NotInCluster,
@@ -125,7 +125,7 @@ pub(crate) fn not_forgotten(contacted: &str, source: &CommandError) -> String {
 
 fn stage(error: &LeaveError) -> &'static str {
     match error {
-        LeaveError::Turn(_)
+        LeaveError::NodeLock(_)
         | LeaveError::NotInCluster
         | LeaveError::OnlyVoter
         | LeaveError::NotMarked(_)
@@ -158,7 +158,7 @@ fn microk8s_text(error: &LeaveError) -> Option<String> {
 
 fn hint(error: &LeaveError) -> Option<&'static str> {
     Some(match error {
-        LeaveError::Turn(error) => return error.hint(),
+        LeaveError::NodeLock(error) => return error.hint(),
         LeaveError::Pki(PkiError::KeyFile { .. }) => {
             "put a key that can be used there, or move the file away, and a new key is made; nothing was changed"
         }
@@ -190,7 +190,7 @@ fn exit(error: &LeaveError) -> ExitStatus {
         LeaveError::NotTakenBack { .. } | LeaveError::Journal(JournalError::NotUndone(_)) => {
             ExitStatus::NotTakenBack
         }
-        LeaveError::Turn(_) => ExitStatus::NotReady,
+        LeaveError::NodeLock(_) => ExitStatus::NotReady,
         LeaveError::NotInCluster
         | LeaveError::Machine(_)
         | LeaveError::NotAsked(_)

@@ -17,12 +17,12 @@ use crate::cluster::forget;
 use crate::cluster::join;
 use crate::cluster::journal::{Ahead, Committed, Ending, Journal, JournalError, Onward};
 use crate::cluster::node::Node;
+use crate::cluster::node_lock;
 use crate::cluster::pod_network;
-use crate::cluster::turn;
-use crate::host::{Action, CommandError, Service};
 use crate::model::role::Role;
+use crate::platform::{Action, CommandError, Service};
 use crate::store::tokens::Tokens;
-use crate::wire::departure_v1::{LeaveEvent, LeaveOrder};
+use crate::wire::leave_v1::{LeaveEvent, LeaveOrder};
 use crate::wire::local_v1::JoinFailure;
 
 use datastore::Forget;
@@ -79,7 +79,7 @@ fn attempt(
     order: &LeaveOrder,
     audience: &mut dyn Audience,
 ) -> Result<LeaveEvent, LeaveError> {
-    let _turn = turn::take_tidied_soon::<LeaveError>(node, join::recover_in_turn)?;
+    let _turn = node_lock::lock_and_recover_soon::<LeaveError>(node, join::recover_in_turn)?;
     let plan = Plan::prepare(node)?;
     let role = plan.role;
     if plan.ends_cluster {
@@ -129,7 +129,7 @@ impl<'a> Leaving<'a> {
     }
 
     fn follow(&mut self, plan: &Plan, audience: &mut dyn Audience) -> Result<(), LeaveError> {
-        let host = self.node.host.clone();
+        let host = self.node.platform.clone();
         let host = host.as_ref();
         let Some(journal) = &mut self.journal else {
             return Ok(());
@@ -210,7 +210,7 @@ impl<'a> Leaving<'a> {
         let Some(journal) = self.journal.take() else {
             return Err(error);
         };
-        match journal.roll_back(self.node.host.as_ref()) {
+        match journal.roll_back(self.node.platform.as_ref()) {
             Ok(Ending::TakenBack) => Err(error),
             Ok(Ending::Completed) => Ok(()),
             Err(undo) if self.forgotten => Err(LeaveError::NotCompleted(undo)),
@@ -225,7 +225,7 @@ impl<'a> Leaving<'a> {
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         if let Some(journal) = self.journal.take()
-            && let Err(error) = journal.roll_back(self.node.host.as_ref())
+            && let Err(error) = journal.roll_back(self.node.platform.as_ref())
         {
             tracing::error!(%error, "the changes of a leave cannot be taken back");
         }
@@ -246,7 +246,7 @@ fn still_wanted(audience: &dyn Audience) -> Result<(), LeaveError> {
 /// its vote. Where there are more voters than two and still too few to decide, they would be too
 /// few afterwards as well, and the leave fails.
 fn ask_to_forget(node: &Node, own: &Forget, audience: &dyn Audience) -> Result<(), LeaveError> {
-    let (host, backend) = (node.host.as_ref(), node.layout.backend());
+    let (host, backend) = (node.platform.as_ref(), node.layout.backend());
     let is_over = || audience.has_left();
     let ask = |limit| forget::ask(host, &backend, &own.own, limit, &is_over);
     let Err(first) = ask(ASK_LIMIT) else {
@@ -322,7 +322,7 @@ fn wait_until_up(node: &Node, audience: &mut dyn Audience) -> Result<bool, Comma
     let mut pause = UP_FIRST_PAUSE;
     let mut next_dot = Instant::now();
     loop {
-        match node.host.kubectl(&["get", "service/kubernetes"]) {
+        match node.platform.kubectl(&["get", "service/kubernetes"]) {
             Ok(_) => return Ok(true),
             Err(CommandError::Failed { .. } | CommandError::TimedOut { .. }) => {}
             // A program that is not there will not come.

@@ -16,12 +16,12 @@ use crate::cluster::journal::Ahead;
 use crate::cluster::leave::datastore::{Forget, Others, check_voters, other_members, own_entry};
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::{Node, Privacy};
-use crate::host::{Action, Service};
 use crate::model::endpoint;
 use crate::model::role::Role;
 use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca};
 use crate::pki::key::{Bits, PrivateKey};
+use crate::platform::{Action, Service};
 use crate::store::args_file::ArgsFile;
 use crate::store::dqlite;
 use crate::store::known_users;
@@ -382,7 +382,11 @@ impl<'a> Steps<'a> {
         let (certificate, key, mode) = match own_identity(self.node) {
             Some((certificate, key)) => (certificate, key, 0o640),
             None => {
-                let hostname = self.node.host.host_name().map_err(IdentityError::Machine)?;
+                let hostname = self
+                    .node
+                    .platform
+                    .host_name()
+                    .map_err(IdentityError::Machine)?;
                 let (certificate, key) = fresh_node::datastore_identity(&hostname)?;
                 (certificate, key, 0o644)
             }

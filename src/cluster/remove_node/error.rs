@@ -4,8 +4,8 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::journal::JournalError;
 use crate::cluster::leave::not_forgotten;
-use crate::cluster::turn::TurnError;
-use crate::host::CommandError;
+use crate::cluster::node_lock::NodeLockError;
+use crate::platform::CommandError;
 use crate::store::database::StoreError;
 use crate::store::dqlite::Malformed;
 use crate::store::layout::ReadError;
@@ -16,7 +16,7 @@ use crate::wire::local_v1::JoinFailure;
 pub enum RemoveError {
     /// Another change is under way, or the node's directory is not ours.
     #[error(transparent)]
-    Turn(#[from] TurnError),
+    NodeLock(#[from] NodeLockError),
     /// A worker removes nobody.
     #[error(
         "This MicroK8s deployment is acting as a node in a cluster. Please use microk8s leave."
@@ -126,7 +126,7 @@ impl From<&RemoveError> for JoinFailure {
 
 fn stage(error: &RemoveError) -> &'static str {
     match error {
-        RemoveError::Turn(_)
+        RemoveError::NodeLock(_)
         | RemoveError::OnWorker
         | RemoveError::NotInKubernetes(_)
         | RemoveError::Unknown(_)
@@ -166,7 +166,7 @@ fn microk8s_text(error: &RemoveError) -> Option<String> {
 
 fn hint(error: &RemoveError) -> Option<String> {
     let hint = match error {
-        RemoveError::Turn(error) => return error.hint().map(str::to_owned),
+        RemoveError::NodeLock(error) => return error.hint().map(str::to_owned),
         RemoveError::InDoubt { hint, .. } => return Some(hint.clone()),
         RemoveError::NotAsked { source, .. } | RemoveError::NotDeleted { source, .. }
             if is_refused(source) =>
@@ -209,7 +209,7 @@ fn is_refused(error: &CommandError) -> bool {
 fn exit(error: &RemoveError) -> ExitStatus {
     match error {
         RemoveError::NotForgotten { .. } => ExitStatus::NOT_REMOVED,
-        RemoveError::Turn(_) => ExitStatus::NotReady,
+        RemoveError::NodeLock(_) => ExitStatus::NotReady,
         RemoveError::Journal(JournalError::NotUndone(_)) => ExitStatus::NotTakenBack,
         _ => ExitStatus::Failure,
     }

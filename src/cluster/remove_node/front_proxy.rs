@@ -5,8 +5,8 @@
 //! So all go but this node's: API servers that run add theirs again as soon as the ConfigMap changes.
 
 use crate::cluster::node::Node;
-use crate::host::CommandError;
 use crate::pki::ca;
+use crate::platform::CommandError;
 
 const NAMESPACE: &str = "kube-system";
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
@@ -27,7 +27,7 @@ pub(super) fn distrust_others(node: &Node) -> Result<(), CommandError> {
         "-o",
         "json",
     ];
-    let Some(found) = node.host.kubectl(&get)? else {
+    let Some(found) = node.platform.kubectl(&get)? else {
         return Ok(());
     };
     let found: serde_json::Value = serde_json::from_str(&found).unwrap_or_default();
@@ -46,7 +46,7 @@ pub(super) fn distrust_others(node: &Node) -> Result<(), CommandError> {
         "-p",
         &patch,
     ];
-    node.host.kubectl(&patch).map(drop)
+    node.platform.kubectl(&patch).map(drop)
 }
 
 /// The trusted authorities without those of others, where there are any beside this node's.

@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use super::error::RemoveError;
 use crate::cluster::kubernetes::{self, Known};
 use crate::cluster::node::Node;
-use crate::host::CommandError;
 use crate::model::endpoint;
 use crate::model::node::NodeName;
 use crate::model::role::Role;
+use crate::platform::CommandError;
 use crate::store::dqlite::{self, Member};
 use crate::store::tokens::Tokens;
 
@@ -81,7 +81,7 @@ impl Target {
 
     /// Looks the node up by what was typed: a name, or an address.
     pub fn look_up(node: &Node, tokens: Option<&Tokens>, typed: &str) -> Result<Self, RemoveError> {
-        let host = node.host.as_ref();
+        let host = node.platform.as_ref();
         let mut target = Self::only_named(&normalized(typed));
         target.typed = endpoint::read_address(typed);
         let admissions = match tokens {
@@ -169,11 +169,11 @@ impl Target {
         tokens: Option<&Tokens>,
         force: bool,
     ) -> Result<Found, RemoveError> {
-        if !node.host.has_datastore() || !node.uses_dqlite() {
+        if !node.platform.has_datastore() || !node.uses_dqlite() {
             return Ok(Found::Nothing);
         }
         let answer = node
-            .host
+            .platform
             .datastore_members(&node.layout.backend())
             .map_err(RemoveError::NoAnswer)?;
         let members = dqlite::read_shell_answer(&answer)?;
@@ -240,7 +240,7 @@ impl Target {
         let is_there = |ip: IpAddr| claimed.is_at(ip);
         let mut others: Vec<String> = Vec::new();
         if own_addresses(node).into_iter().any(is_there) {
-            others.push(node.host.host_name().unwrap_or_default());
+            others.push(node.platform.host_name().unwrap_or_default());
         }
         if let Some(tokens) = tokens {
             let admitted = tokens.admissions().nodes()?;
@@ -249,7 +249,7 @@ impl Target {
                 .filter(|one| is_there(one.node.address));
             others.extend(of_other.map(|one| one.node.name));
         }
-        let listed = match kubernetes::nodes(node.host.as_ref()) {
+        let listed = match kubernetes::nodes(node.platform.as_ref()) {
             Ok(listed) => listed,
             // What is recorded has to do.
             Err(_) if is_admitted => Vec::new(),
@@ -297,7 +297,7 @@ impl Target {
         if members.iter().filter(is_own).count() == 0 {
             return Ok(Found::Nothing);
         }
-        let listed = kubernetes::nodes(node.host.as_ref()).unwrap_or_default();
+        let listed = kubernetes::nodes(node.platform.as_ref()).unwrap_or_default();
         let others = listed.into_iter().filter(|one| one.name != self.name);
         let of_others: Vec<IpAddr> = others.flat_map(|one| one.addresses).collect();
         let members: Vec<String> = members
@@ -336,7 +336,7 @@ pub(super) fn is_own(node: &Node, typed: &str) -> bool {
         let name = arguments.get("--hostname-override")?;
         Some(name.to_owned())
     });
-    let host_name = node.host.host_name().ok();
+    let host_name = node.platform.host_name().ok();
     [host_name, override_name]
         .into_iter()
         .flatten()
@@ -349,7 +349,7 @@ fn own_addresses(node: &Node) -> Vec<IpAddr> {
     if node.is_standalone() && !bind.is_unspecified() {
         return vec![endpoint::plain(bind)];
     }
-    let interfaces = node.host.interfaces().unwrap_or_default();
+    let interfaces = node.platform.interfaces().unwrap_or_default();
     let addresses = interfaces.into_iter().map(|entry| entry.address);
     addresses.map(endpoint::plain).collect()
 }

@@ -20,14 +20,14 @@ use crate::cluster::join;
 use crate::cluster::journal::Journal;
 use crate::cluster::leave::said;
 use crate::cluster::node::{Node, Privacy};
-use crate::cluster::turn;
-use crate::host::CommandError;
+use crate::cluster::node_lock;
 use crate::model::endpoint;
+use crate::platform::CommandError;
 use crate::store::known_users;
 use crate::store::layout::Lock;
 use crate::store::token_files::CALLBACK_TOKENS;
 use crate::store::tokens::Tokens;
-use crate::wire::departure_v1::{RemoveEvent, RemoveOrder};
+use crate::wire::leave_v1::{RemoveEvent, RemoveOrder};
 use crate::wire::local_v1::JoinFailure;
 
 pub use error::RemoveError;
@@ -71,7 +71,7 @@ fn attempt(
     order: &RemoveOrder,
     audience: &mut Audience<'_>,
 ) -> Result<(), RemoveError> {
-    let _turn = turn::take_tidied_soon::<RemoveError>(node, join::recover_in_turn)?;
+    let _turn = node_lock::lock_and_recover_soon::<RemoveError>(node, join::recover_in_turn)?;
     if node.layout.has(Lock::Clustered) {
         return Err(RemoveError::OnWorker);
     }
@@ -82,7 +82,9 @@ fn attempt(
     };
     if known::is_own(node, &order.node) {
         return Err(RemoveError::ThisNode(
-            node.host.host_name().unwrap_or_else(|_| order.node.clone()),
+            node.platform
+                .host_name()
+                .unwrap_or_else(|_| order.node.clone()),
         ));
     }
     if node.layout.has(Lock::HaCluster) {
@@ -220,7 +222,7 @@ impl Removal<'_> {
         if finalizers.is_empty() || !matches!(target.in_kubernetes, InKubernetes::Yes) {
             return Ok(());
         }
-        match self.node.host.kubectl(&["get", "no", &target.name]) {
+        match self.node.platform.kubectl(&["get", "no", &target.name]) {
             Ok(_) => Err(RemoveError::Finalizers {
                 node: target.name.clone(),
                 finalizers: finalizers.join(", "),
@@ -232,7 +234,7 @@ impl Removal<'_> {
     /// On a cluster on etcd only Kubernetes knows the nodes (recording `remove-node-not-ha`).
     fn without_datastore(&self, audience: &mut Audience<'_>) -> Result<(), RemoveError> {
         let name = &known::normalized(&self.order.node);
-        match self.node.host.kubectl(&["get", "no", name]) {
+        match self.node.platform.kubectl(&["get", "no", name]) {
             Ok(_) => {}
             Err(error) if known::is_not_found(&error) => {
                 tell_what_it_said(&error, audience);
@@ -251,7 +253,7 @@ impl Removal<'_> {
     }
 
     fn forget(&self, found: &InDatastore) -> Result<(), RemoveError> {
-        let (host, backend) = (self.node.host.as_ref(), self.node.layout.backend());
+        let (host, backend) = (self.node.platform.as_ref(), self.node.layout.backend());
         forget::ask(host, &backend, &found.address, ASK_LIMIT, &|| false).map_err(|source| {
             RemoveError::NotForgotten {
                 contacted: found.other.clone(),
@@ -262,7 +264,7 @@ impl Removal<'_> {
 
     /// It may have gone since it was looked up, which is no failure.
     fn delete(&self, name: &str) -> Result<(), RemoveError> {
-        match self.node.host.kubectl(&["get", "no", name]) {
+        match self.node.platform.kubectl(&["get", "no", name]) {
             Err(error) if known::is_not_found(&error) => Ok(()),
             _ => self.delete_now(name),
         }
@@ -272,7 +274,7 @@ impl Removal<'_> {
         // What Kubernetes waits for may take for ever.
         match self
             .node
-            .host
+            .platform
             .kubectl(&["delete", "no", name, "--wait=false"])
         {
             Err(source) if !known::is_not_found(&source) => Err(RemoveError::NotDeleted {
@@ -329,7 +331,7 @@ impl Removal<'_> {
                     }
                 }
                 Err(error) => {
-                    journal.roll_back(self.node.host.as_ref())?;
+                    journal.roll_back(self.node.platform.as_ref())?;
                     return Err(error.into());
                 }
             }

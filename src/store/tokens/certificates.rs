@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::model::node::JoiningNode;
 use crate::model::token::{Token, TokenDigest};
-use crate::store::admissions::{CertificatePurpose, Right};
+use crate::store::admissions::{CertificateGrant, CertificatePurpose};
 use crate::store::database::StoreError;
 use crate::store::token_files::Listed;
 use crate::store::tokens::{Tokens, look_up, with_file};
@@ -54,7 +54,7 @@ impl Tokens {
                 .rights(&join, address, now)?
                 .into_iter()
                 .filter(|right| right.purposes.contains(&purpose))
-                .min_by_key(|right: &Right| {
+                .min_by_key(|right: &CertificateGrant| {
                     let is_named = name == Some(right.node.name.as_str());
                     (
                         !is_named,
@@ -135,16 +135,16 @@ impl Tokens {
         // First the use is marked as one by which something was handed out, so that nobody can give
         // it back any more: then the right is used up, which one request alone can do.
         let moment = self.moment();
-        if let Some(mut life) = self.store.read(join)? {
-            moment.settle(&mut life, |_| None);
-            if life.revoked().is_some() || life.void(moment.now).is_some() {
+        if let Some(mut record) = self.store.read(join)? {
+            moment.reconcile(&mut record, |_| None);
+            if record.revoked().is_some() || record.void(moment.now).is_some() {
                 return Ok(false);
             }
         }
         let by = node.clone();
         if is_counted
             && self
-                .change_try(join, node, move |life| life.hand_out(&by))?
+                .change_try(join, node, move |record| record.hand_out(&by))?
                 .is_none()
         {
             return Ok(false);
@@ -154,7 +154,7 @@ impl Tokens {
         };
         if left == 0 {
             let by = node.clone();
-            let used = self.change_try(join, node, move |life| life.serve(&by))?;
+            let used = self.change_try(join, node, move |record| record.serve(&by))?;
             self.admissions.set_complete(join, node, true)?;
             if used == Some(true) {
                 self.audit_join("used", join, node, "its certificates are signed");

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::care::SWEEP_BATCH;
+use super::expiry::EXPIRY_BATCH;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::model::cluster_id::ClusterId;
-use crate::model::token_life::{RETRY_WINDOW, State};
+use crate::model::token_record::{RETRY_WINDOW, State};
 use crate::model::token_terms::RoleLimit;
 
 struct Fixture {
@@ -58,12 +58,12 @@ fn token() -> Token {
     Token::preset("0123456789abcdef0123456789abcdef").unwrap()
 }
 
-fn worker(n: u8) -> Claim {
+fn worker(n: u8) -> JoinRequest {
     as_worker(&node(n))
 }
 
-fn as_worker(node: &JoiningNode) -> Claim {
-    Claim {
+fn as_worker(node: &JoiningNode) -> JoinRequest {
+    JoinRequest {
         node: node.clone(),
         role: Role::Worker,
     }
@@ -108,7 +108,7 @@ impl Fixture {
 
     fn state(&self) -> State {
         let found = self.tokens.find(&token().digest().to_string()).unwrap();
-        found[0].life.as_ref().unwrap().state(self.tokens.now())
+        found[0].record.as_ref().unwrap().state(self.tokens.now())
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -190,7 +190,7 @@ fn a_use_of_which_nothing_comes_is_free_again_and_its_certificates_are_not() {
 fn a_member_of_the_datastore_does_not_use_its_token_again() {
     let f = fixture();
     f.add(&one_use());
-    let n2 = Claim {
+    let n2 = JoinRequest {
         node: node(2),
         role: Role::ControlPlane,
     };
@@ -202,10 +202,10 @@ fn a_member_of_the_datastore_does_not_use_its_token_again() {
     };
     assert_eq!(check(false), Ok(()));
     assert_eq!(check(true), Err(Reason::Used));
-    f.tokens.sweep(|node| *node == n2.node).unwrap();
+    f.tokens.expire_tokens(|node| *node == n2.node).unwrap();
     assert_eq!(f.state(), State::Used);
     assert_eq!(check(true), Err(Reason::Used));
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(
         check(false),
         Ok(()),
@@ -584,12 +584,12 @@ fn the_sweep_forgets_what_was_over_for_long_and_only_that() {
     f.add(&one_use());
     let known = || f.tokens.find("").unwrap().len();
     f.clock.advance(60);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     f.clock.advance(KEPT - 1);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(known(), 2);
     f.clock.advance(1);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(known(), 1);
     assert_eq!(f.join(&node(2)), Ok(()));
 }
@@ -597,19 +597,22 @@ fn the_sweep_forgets_what_was_over_for_long_and_only_that() {
 #[test]
 fn a_sweep_gets_through_more_tokens_than_it_takes_at_once() {
     let f = fixture();
-    let tokens: Vec<TokenDigest> = (0..2 * SWEEP_BATCH + 1)
+    let tokens: Vec<TokenDigest> = (0..2 * EXPIRY_BATCH + 1)
         .map(|n| Token::presented(&format!("{n:032}")).digest())
         .collect();
     let now = f.tokens.now();
     token_store::edit_all(f.tokens.store.as_ref(), &tokens, move |_| {
-        (Some(Life::issue(&lasting(60), now, Issuer::Uid(0))), ())
+        (
+            Some(TokenRecord::issue(&lasting(60), now, Issuer::Uid(0))),
+            (),
+        )
     })
     .unwrap();
     f.clock.advance(60);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.tokens.store.due(f.tokens.now(), 10).unwrap(), []);
     f.clock.advance(KEPT);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.tokens.find("").unwrap(), []);
 }
 
@@ -649,7 +652,7 @@ fn the_tokens_of_an_older_copy_are_void() {
     let f = Fixture { tokens, ..f };
     assert_eq!(f.join(&node(3)), Err(Reason::Void));
     assert_eq!(f.state(), State::Void);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     f.add(&one_use());
     assert_eq!(f.join(&node(3)), Ok(()));
 }
@@ -740,7 +743,7 @@ fn a_node_by_which_nothing_came_of_its_token_is_forgotten() {
     }
     assert_eq!(f.join(&node(9)), Ok(()));
     f.clock.advance(LEASE);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.tokens.admissions().nodes().unwrap(), []);
 }
 
@@ -763,7 +766,7 @@ struct Overtaken {
 }
 
 impl TokenStore for Overtaken {
-    fn read(&self, key: &TokenDigest) -> Result<Option<Life>, StoreError> {
+    fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
         self.store.read(key)
     }
 
@@ -774,7 +777,7 @@ impl TokenStore for Overtaken {
         self.store.update(keys, edit)
     }
 
-    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, Life)>, StoreError> {
+    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError> {
         self.store.find(beginning)
     }
 
@@ -790,14 +793,14 @@ fn nothing_is_signed_for_a_use_that_is_given_back_at_that_very_moment() {
         f.add(&one_use());
         assert_eq!(f.join(&node(2)), Ok(()));
         let now = f.tokens.now();
-        let give_back = move |_: &TokenDigest, life: Option<Life>| {
-            life.map(|mut life| {
+        let give_back = move |_: &TokenDigest, record: Option<TokenRecord>| {
+            record.map(|mut record| {
                 if revoked {
-                    life.revoke(now, 0);
+                    record.revoke(now, 0);
                 } else {
-                    assert_eq!(life.fail(&node(2)), Release::Free);
+                    assert_eq!(record.fail(&node(2)), Release::Free);
                 }
-                life
+                record
             })
         };
         let tokens = f.tokens;
@@ -831,13 +834,13 @@ fn a_token_admits_to_the_cluster_in_which_it_was_issued_and_to_no_other() {
     );
     assert_eq!(f.tokens.admissions().nodes().unwrap(), []);
     assert_eq!(f.state(), State::Void);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.state(), State::Void);
     f.add(&lasting(9999));
     assert_eq!(f.join(&node(3)), Ok(()));
     // Back in the first one, what was void stays so.
     *lock(&f.cluster) = cluster("first");
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.join(&node(4)), Err(Reason::Void));
     assert_eq!(f.tokens.admissions().nodes().unwrap(), []);
     assert_eq!(f.tokens.prune(0).unwrap(), 1);
@@ -855,7 +858,7 @@ fn a_join_of_this_node_that_is_taken_back_leaves_its_tokens_as_they_were() {
     assert_eq!(f.join(&node(2)), Err(Reason::Void));
     let reserved = f.tokens.reserve(&token(), &worker(2), |_| false).unwrap();
     assert_eq!(reserved.err().unwrap().reason, Reason::Void);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     *lock(&f.cluster) = cluster("first");
     assert_eq!(f.tokens.admissions().nodes().unwrap().len(), 1);
     assert!(f.sign("-kubelet", &node(2)));
@@ -867,11 +870,11 @@ fn a_node_that_cannot_tell_its_cluster_voids_no_token() {
     let f = fixture();
     f.add(&one_use());
     *lock(&f.cluster) = CurrentCluster::default();
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.state(), State::Issued);
     assert_eq!(f.join(&node(2)), Ok(()));
     *lock(&f.cluster) = cluster("first");
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.join(&node(2)), Ok(()));
 }
 
@@ -882,12 +885,12 @@ fn a_clock_that_was_far_ahead_and_is_put_right_keeps_no_use_and_no_right_until_t
     let years = 50 * 365 * 86_400;
     f.clock.advance(years);
     assert_eq!(f.join(&node(2)), Ok(()));
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     f.clock.advance(-years);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert!(!f.sign("-kubelet", &node(2)));
     f.clock.advance(LEASE);
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.join(&node(3)), Ok(()));
 }
 
@@ -910,7 +913,7 @@ fn of_the_workers_with_a_token_that_lives_on_only_those_with_certificates_are_re
     assert!(f.sign("-proxy", &node(2)) && f.sign("-kubelet", &node(2)));
     f.tokens.report(&token(), &node(3), false).unwrap();
     f.clock.advance(LEASE.max(RETRY_WINDOW));
-    f.tokens.sweep(|_| false).unwrap();
+    f.tokens.expire_tokens(|_| false).unwrap();
     let left = f.tokens.admissions().nodes().unwrap();
     assert_eq!(
         left.iter().map(|left| &left.node).collect::<Vec<_>>(),

@@ -16,7 +16,7 @@ use super::Host;
 
 /// How long anything may take before the test gives up. Nothing waits for this long in a run
 /// where all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An agent in the foreground on a host. Killed when dropped.
 pub struct Agent {
@@ -55,7 +55,7 @@ impl Agent {
     /// Starts an agent that writes errors only, and waits until it serves, which its socket tells.
     pub fn start_quietly(host: &Host) -> Self {
         let agent = Self::run(host, &["env", "MICROK8S_LOG=error", "microk8s", "agent"]);
-        let ready = wait::until(PATIENCE, Duration::from_millis(5), || {
+        let ready = wait::until(STALL_TIMEOUT, Duration::from_millis(5), || {
             host.socket().exists().then_some(())
         });
         assert!(ready.is_some(), "{}", agent.log());
@@ -113,7 +113,9 @@ impl Agent {
         let (lines, _) = self
             .log
             .more
-            .wait_timeout_while(lines, PATIENCE, |lines| !is_so(&lines.text) && !lines.ended)
+            .wait_timeout_while(lines, STALL_TIMEOUT, |lines| {
+                !is_so(&lines.text) && !lines.ended
+            })
             .unwrap();
         let log = lines.text.clone();
         // Dropping the agent in a panic reads the log again.
@@ -159,7 +161,7 @@ impl Agent {
         let (lines, late) = self
             .log
             .more
-            .wait_timeout_while(lines, PATIENCE, |lines| !lines.ended)
+            .wait_timeout_while(lines, STALL_TIMEOUT, |lines| !lines.ended)
             .unwrap();
         assert!(!late.timed_out(), "the agent does not end:\n{}", lines.text);
         drop(lines);

@@ -13,13 +13,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use microk8s::base::wait;
-use microk8s::host::Action;
-use microk8s::host::datastore_demo::{self, DatastoreDemo};
+use microk8s::platform::Action;
+use microk8s::platform::datastore_demo::{self, DatastoreDemo};
 
 use super::{Host, network, skip};
 
 /// How long the datastore may take to settle who has a vote.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 /// What ends the thread that waits for orders.
 const OVER: &str = "over";
@@ -94,7 +94,9 @@ pub fn kill(host: &Host) {
 /// Waits until that many members have a vote, so that one can be spared.
 pub fn has_voters(host: &Host, count: usize) {
     let list = || list(host.namespace(), &backend(host));
-    let found = wait::until(PATIENCE, PAUSE, || (voters(&list()) == count).then_some(()));
+    let found = wait::until(STALL_TIMEOUT, PAUSE, || {
+        (voters(&list()) == count).then_some(())
+    });
     assert!(found.is_some(), "{}", list());
 }
 

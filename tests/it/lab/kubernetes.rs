@@ -20,7 +20,7 @@ use super::{Host, Output, nodes, skip};
 /// How to find the API server.
 const VARIABLE: &str = "MICROK8S_TEST_KUBE_APISERVER";
 /// Seconds of CPU on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const STALL_TIMEOUT: Duration = Duration::from_secs(90);
 /// The kubeconfigs of a node.
 const ADMIN: &str = "client.config";
 const KUBELET: &str = "kubelet.config";
@@ -319,7 +319,7 @@ impl Daemon {
             let over = self.child.try_wait().unwrap();
             over.map(Err).or_else(|| is_ready().then_some(Ok(())))
         };
-        match wait::until(PATIENCE, Duration::from_millis(100), ready_or_over) {
+        match wait::until(STALL_TIMEOUT, Duration::from_millis(100), ready_or_over) {
             Some(Ok(())) => {}
             outcome => panic!("{outcome:?}: {}", self.last_lines()),
         }

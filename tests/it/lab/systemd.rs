@@ -22,8 +22,8 @@ use super::{Host, Output, TIME_LIMIT, network, revisions, skip};
 const ROOT_VARIABLE: &str = "MICROK8S_TEST_SYSTEMD_ROOT";
 
 /// How long a machine may take to boot, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
-const GLANCE: Duration = Duration::from_millis(20);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The unit that the README has operators write.
 pub const UNIT: &str = "microk8s-cluster-agent";
@@ -112,7 +112,7 @@ impl Machine {
             leader,
             name,
         };
-        let booted = wait::until(PATIENCE, GLANCE, || {
+        let booted = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
             let state = machine.shell("systemctl is-system-running").stdout;
             (state == "running\n").then_some(())
         });
@@ -172,7 +172,7 @@ impl Machine {
 
     /// Waits until there is something.
     pub fn wait_until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
-        wait::until(PATIENCE, GLANCE, look)
+        wait::until(STALL_TIMEOUT, POLL_INTERVAL, look)
             .unwrap_or_else(|| panic!("no {what}:\n{}", self.journal("short-precise")))
     }
 
@@ -207,7 +207,9 @@ impl Drop for Machine {
     fn drop(&mut self) {
         // Its first process takes all others with it.
         let _ = kill(self.leader, Signal::SIGKILL);
-        let ended = wait::until(PATIENCE, GLANCE, || self.nspawn.try_wait().ok().flatten());
+        let ended = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+            self.nspawn.try_wait().ok().flatten()
+        });
         if ended.is_none() {
             let _ = self.nspawn.kill();
             let _ = self.nspawn.wait();
@@ -250,7 +252,7 @@ fn root() -> Result<PathBuf, String> {
 fn leader_of(nspawn: &mut Child) -> Option<Pid> {
     let id = nspawn.id();
     let children = format!("/proc/{id}/task/{id}/children");
-    let found = wait::until(PATIENCE, GLANCE, || {
+    let found = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
         if matches!(nspawn.try_wait(), Ok(Some(_)) | Err(_)) {
             return Some(None);
         }

@@ -231,7 +231,7 @@ impl Look<'_> {
     fn ask(&mut self, contact: &mut Contact) {
         const CHECK: &str = "cluster-agent";
         let requested = requested_role(self.order.role, self.order.role_was_named);
-        let answer = contact.look(self.node, requested);
+        let answer = contact.preflight(self.node, requested);
         match answer {
             Ok(Some(answer)) => {
                 self.tell(Finding::ok(
@@ -265,7 +265,7 @@ impl Look<'_> {
     /// The contacted node would say so; where it does not tell, this one knows its own addresses.
     fn same_address(&mut self, why: &str) {
         let address = self.url.address;
-        let interfaces = self.node.host.interfaces().unwrap_or_default();
+        let interfaces = self.node.platform.interfaces().unwrap_or_default();
         let is_own = interfaces.iter().any(|own| own.address == address);
         self.tell(if is_own && !address.is_loopback() {
             let message = format!("{address} is an address of this machine itself");
@@ -301,7 +301,7 @@ impl Look<'_> {
 
     /// What this node compares with what it has, or tries to reach.
     fn compare(&mut self, answer: &JoinCheck) {
-        let own = self.node.host.microk8s_version();
+        let own = self.node.platform.microk8s_version();
         let clean = |text: &String| sanitize::for_log(text, 40);
         let theirs = answer.version.as_ref().map(clean);
         let role = self.role;

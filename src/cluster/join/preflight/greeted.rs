@@ -69,7 +69,7 @@ pub fn own_address(node: &Node, role: Role, seen: Option<IpAddr>) -> Checked {
         let message = "the contacted node does not tell from which address it sees this one";
         return Ok(Finding::unchecked(OWN_ADDRESS, message));
     };
-    let interfaces = node.host.interfaces().map_err(JoinError::Machine)?;
+    let interfaces = node.platform.interfaces().map_err(JoinError::Machine)?;
     if seen.is_loopback() || interfaces.iter().any(|own| own.address == seen) {
         let message = format!("the cluster sees this node at {seen}, an address of its own");
         return Ok(Finding::ok(OWN_ADDRESS, message));

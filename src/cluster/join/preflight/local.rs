@@ -10,7 +10,7 @@ use crate::cluster::join::error::JoinError;
 use crate::cluster::join::{is_guarded, role_here};
 use crate::cluster::journal;
 use crate::cluster::node::Node;
-use crate::cluster::turn;
+use crate::cluster::node_lock;
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::model::node::NodeName;
@@ -100,7 +100,7 @@ fn memory_guard(node: &Node, order: &CheckOrder) -> Finding {
 /// A join or leave that is under way, or that was interrupted.
 fn unfinished_change(node: &Node) -> Finding {
     const CHECK: &str = "unfinished-change";
-    if let Err(error) = turn::look(node) {
+    if let Err(error) = node_lock::check(node) {
         return failed(CHECK, &error.into(), JoinStage::Preflight);
     }
     if journal::is_open(&node.layout) {
@@ -186,7 +186,7 @@ fn changed_files(node: &Node, role: Role) -> Vec<std::path::PathBuf> {
 /// node is asked for anything: a request may use its token up.
 fn check_node(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError> {
     let role = wanted.role;
-    if role == Role::ControlPlane && !node.host.has_datastore() {
+    if role == Role::ControlPlane && !node.platform.has_datastore() {
         return Err(JoinError::NoDatastore);
     }
     for service in ["kube-apiserver", "kube-proxy", "kubelet"] {
@@ -220,7 +220,7 @@ fn check_address(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinEr
     let Some(address) = wanted.node_ip else {
         return Ok(None);
     };
-    let interfaces = node.host.interfaces().map_err(JoinError::Machine)?;
+    let interfaces = node.platform.interfaces().map_err(JoinError::Machine)?;
     if !interfaces.iter().any(|own| own.address == address) {
         return Err(JoinError::NotOwnAddress(address));
     }

@@ -33,12 +33,12 @@ fn settled_file(lines: usize) -> (tempfile::TempDir, TokenFile) {
         .map(|n| format!("{}\n", token(n).expose()))
         .collect();
     let (dir, file) = file(&content);
-    settle(&file);
+    reconcile(&file);
     (dir, file)
 }
 
 /// Looks at the file until nobody can have changed it unseen.
-fn settle(file: &TokenFile) {
+fn reconcile(file: &TokenFile) {
     let pause = Duration::from_millis(5);
     wait::until(Duration::from_secs(60), pause, || {
         file.look_up(&Token::presented("none"), 0).unwrap();
@@ -293,7 +293,7 @@ fn a_look_up_of_a_long_file_reads_the_line_and_not_the_file() {
     }
     assert_eq!(loads(&file), before);
     // A miss has to be certain; once it is, it costs no more than a hit.
-    settle(&file);
+    reconcile(&file);
     let before = loads(&file);
     for n in (0..LINES).step_by(9973) {
         assert_eq!(file.look_up(&token(n), 0).unwrap(), Listed::Not);
@@ -344,7 +344,7 @@ fn a_file_that_was_written_anew_and_grew_is_read_anew() {
 #[test]
 fn a_part_of_a_line_is_no_line() {
     let (_dir, file) = file("x\nabc\n");
-    settle(&file);
+    reconcile(&file);
     std::fs::write(file.path(), "xyabc\nabcd\n").unwrap();
     assert_eq!(
         file.look_up(&Token::presented("abc"), 0).unwrap(),

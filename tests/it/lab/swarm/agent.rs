@@ -25,13 +25,13 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::super::program::program;
-use super::PATIENCE;
+use super::STALL_TIMEOUT;
 
 /// How many tokens are asked for side by side.
 const ISSUED_AT_ONCE: usize = 16;
 
 /// How often it is looked whether the agent is there.
-const GLANCE: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How much of the log a test that fails shows.
 const SHOWN_LINES: usize = 20;
@@ -95,7 +95,7 @@ impl StandaloneAgent {
             .stdout(Stdio::null())
             .stderr(log.unwrap());
         let mut process = command.spawn().unwrap();
-        let ready = wait::until(PATIENCE, GLANCE, || {
+        let ready = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
             let ended = process.try_wait().unwrap();
             let ready = matches!(self.probe(), Some(Probe::Ready(_)));
             (ready || ended.is_some()).then_some(ready)

@@ -15,7 +15,7 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::PATIENCE;
+use super::STALL_TIMEOUT;
 
 /// A connection that stands.
 pub struct Connection {
@@ -79,8 +79,8 @@ impl Connection {
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let late = |_| Err(format!("nothing for {} seconds", PATIENCE.as_secs()));
-    timeout(PATIENCE, work).await.unwrap_or_else(late)
+    let late = |_| Err(format!("nothing for {} seconds", STALL_TIMEOUT.as_secs()));
+    timeout(STALL_TIMEOUT, work).await.unwrap_or_else(late)
 }
 
 fn text(error: impl Display) -> String {

@@ -29,7 +29,7 @@ use self::connection::Connection;
 
 /// How long anything may take before it counts as not answered. Nothing waits for this long in a
 /// run where all is well.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The nodes' addresses begin here; agents have theirs below. Half of the loopback network is
 /// eight million addresses.

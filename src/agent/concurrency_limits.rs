@@ -1,0 +1,117 @@
+//! How many requests of other nodes are worked on at once.
+//!
+//! Each is a thread that reads and writes files and may wait for a service. Whoever finds no place
+//! waits for one, and is told to come again when that takes too long: a node that is told so can,
+//! one that hears nothing cannot tell what became of its token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// How many join requests are worked on at once.
+const JOINS: usize = 64;
+/// How many other requests are: signatures, and how joins ended. They come from nodes that were
+/// let in, and are short, so that those who wait to be let in do not stand in their way.
+const OTHERS: usize = 64;
+/// How many callbacks are: they may wait for services, and come from the cluster, if they are not
+/// refused at once.
+const CALLBACKS: usize = 32;
+/// How many looks at a join are: one may ask Kubernetes, takes no token, and is to keep no join
+/// from its place.
+const DRY_RUNS: usize = 4;
+/// How long a request waits for a place.
+const WAIT: Duration = Duration::from_secs(30);
+/// After how many seconds whoever found no place should come again.
+pub const COME_AGAIN: u64 = 10;
+
+/// The places.
+#[derive(Debug, Clone)]
+pub struct ConcurrencyLimits {
+    joins: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+    callbacks: Arc<Semaphore>,
+    dry_runs: Arc<Semaphore>,
+    wait: Duration,
+}
+
+/// A place; free again when this is dropped.
+#[derive(Debug)]
+pub struct ConcurrencyPermit {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// For what kind of request a place is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestClass {
+    /// To be let in.
+    Join,
+    /// To know whether it would be let in.
+    DryRun,
+    /// What a node that was let in asks for.
+    Other,
+    /// What the cluster has this node do.
+    Callback,
+}
+
+impl Default for ConcurrencyLimits {
+    fn default() -> Self {
+        Self::new(JOINS, OTHERS, WAIT)
+    }
+}
+
+impl ConcurrencyLimits {
+    fn new(joins: usize, others: usize, wait: Duration) -> Self {
+        Self {
+            joins: Arc::new(Semaphore::new(joins)),
+            others: Arc::new(Semaphore::new(others)),
+            callbacks: Arc::new(Semaphore::new(CALLBACKS)),
+            dry_runs: Arc::new(Semaphore::new(DRY_RUNS)),
+            wait,
+        }
+    }
+
+    /// A place, when one gets free in time; those who came first get theirs first.
+    pub async fn take(&self, class: RequestClass) -> Option<ConcurrencyPermit> {
+        let semaphore = match class {
+            RequestClass::Join => self.joins.clone(),
+            RequestClass::DryRun => self.dry_runs.clone(),
+            RequestClass::Other => self.others.clone(),
+            RequestClass::Callback => self.callbacks.clone(),
+        };
+        let permit = timeout(self.wait, semaphore.acquire_owned())
+            .await
+            .ok()?
+            .ok()?;
+        Some(ConcurrencyPermit { _permit: permit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_waited_for_and_given_up_in_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let limits = ConcurrencyLimits::new(1, 1, Duration::from_millis(50));
+            let first = limits.take(RequestClass::Join).await;
+            assert!(first.is_some());
+            assert!(
+                limits.take(RequestClass::Join).await.is_none(),
+                "no place is left"
+            );
+            assert!(
+                limits.take(RequestClass::Other).await.is_some(),
+                "another kind"
+            );
+            let (second, ()) = tokio::join!(limits.take(RequestClass::Join), async { drop(first) });
+            assert!(second.is_some());
+        });
+    }
+}

@@ -1,0 +1,247 @@
+//! Letting a node in: the accepting side of a join.
+//!
+//! Everything that can be checked is checked before the token is reserved, in the order of
+//! MicroK8s's agent (recording `http-join-check-order`); the token is used when the answer is
+//! complete, and given back when anything fails before.
+
+mod answer;
+mod checks;
+mod error;
+mod etcd;
+mod members;
+mod names;
+mod preflight;
+mod signing;
+mod standing;
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use crate::cluster::callback;
+use crate::cluster::first_join::{self, Needs, Presented};
+use crate::cluster::first_join_tracker::FirstJoinTracker;
+use crate::cluster::node::Node;
+use crate::model::endpoint;
+use crate::model::node::JoiningNode;
+use crate::model::role::Role;
+use crate::model::token::Token;
+use crate::model::token_record::{JoinRequest, Reason, Release};
+use crate::pki::ca;
+use crate::pki::name::AltName;
+use crate::store::admissions::CertificatePurpose;
+use crate::store::database::StoreError;
+use crate::store::dqlite::{DatastoreRole, Member};
+use crate::store::tokens::Tokens;
+use crate::wire::cluster_v2;
+
+use checks::Asked;
+
+pub use error::AdmitError;
+pub use signing::Signed;
+
+/// The node as others see it who want to join its cluster.
+pub struct Admission {
+    node: Node,
+    tokens: Tokens,
+    /// What the first join changes on this node, and who relies on it.
+    first_join_tracker: FirstJoinTracker,
+    asked_members: members::Asked,
+    /// The nodes that are being admitted right now.
+    held: Mutex<Vec<JoiningNode>>,
+    /// MicroK8s's file of users and their tokens is read and written anew by one join at a time.
+    token_files: Mutex<()>,
+}
+
+/// The two ends of the connection that a request came over.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// Who calls.
+    pub remote: IpAddr,
+    /// At which of our addresses.
+    pub local: IpAddr,
+}
+
+impl Caller {
+    /// The ends of a connection, IPv4 as IPv4 also on a dual-stack socket.
+    pub fn new(remote: IpAddr, local: IpAddr) -> Self {
+        Self {
+            remote: endpoint::plain(remote),
+            local: endpoint::plain(local),
+        }
+    }
+}
+
+impl Admission {
+    /// The gate of a node.
+    pub fn new(node: Node, tokens: Tokens) -> Self {
+        Self {
+            node,
+            tokens,
+            first_join_tracker: FirstJoinTracker::default(),
+            asked_members: members::not_asked(),
+            held: Mutex::default(),
+            token_files: Mutex::default(),
+        }
+    }
+
+    /// The node behind it.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The tokens that open it.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// A node joins a cluster on dqlite, or on an etcd outside.
+    pub fn join(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v2::JoinResponse, AdmitError> {
+        let claim = self.claim_v2(request, caller)?;
+        let _name = self.hold_name(&claim.node)?;
+        self.check(checks::V2, &Asked::v2(request, &claim.node, caller))?;
+        // All that the answer needs is read before the token is touched.
+        let answer = self.answer(request, caller)?;
+
+        let uses_dqlite = self.node.uses_dqlite();
+        let reservation = self
+            .tokens
+            .reserve(&request.token, &claim, |node| self.is_member(node))?
+            .map_err(AdmitError::InvalidToken)?;
+        let needs = Needs {
+            datastore: Some((caller.local, caller.remote)),
+        };
+        let presented = Presented::now(&self.tokens, &request.token);
+        let asking = self
+            .first_join_tracker
+            .prepare(&self.node, &needs, &presented)?;
+        let answer = self.with_callback_token(answer, request)?;
+        let answer = match request.worker.role() {
+            Role::Worker => cluster_v2::JoinResponse {
+                control_plane_nodes: Some(self.control_plane_nodes(caller)?),
+                ..answer
+            },
+            Role::ControlPlane if uses_dqlite => cluster_v2::JoinResponse {
+                voters: Some(voters(&self.members(caller.remote)?.list)),
+                ..answer
+            },
+            Role::ControlPlane => answer,
+        };
+        let certificates: &[CertificatePurpose] = match request.worker.role() {
+            Role::Worker => &[CertificatePurpose::Kubelet, CertificatePurpose::Proxy],
+            Role::ControlPlane => &[],
+        };
+        reservation
+            .commit(certificates, false)?
+            .map_err(AdmitError::InvalidToken)?;
+        self.first_join_tracker
+            .let_in(&self.node, claim.node, presented.until);
+        drop(asking);
+        Ok(answer)
+    }
+
+    fn claim_v2(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<JoinRequest, AdmitError> {
+        let role = request.worker.role();
+        self.claim(&request.token, &request.hostname, role, caller)
+    }
+
+    /// A worker admits no node: it has neither the key of the cluster's authority nor a datastore. It says so
+    /// before it looks at a token, which may be one of the cluster's that is known elsewhere.
+    fn refuse_as_worker(&self) -> Result<(), AdmitError> {
+        if !self.node.is_worker() {
+            return Ok(());
+        }
+        let control_plane = callback::control_plane_of_worker(&self.node).into_iter();
+        let control_plane = control_plane.filter(|address| !address.is_loopback());
+        Err(AdmitError::Worker(control_plane.take(3).collect()))
+    }
+
+    /// Who asks to be let in, as soon as the token is looked at: it would let that node in.
+    fn claim(
+        &self,
+        token: &Token,
+        hostname: &str,
+        role: Role,
+        caller: Caller,
+    ) -> Result<JoinRequest, AdmitError> {
+        self.refuse_as_worker()?;
+        let claim = JoinRequest {
+            node: joining_node(hostname, caller),
+            role,
+        };
+        self.tokens
+            .check(token, &claim, |node| self.is_member(node))?
+            .map_err(AdmitError::InvalidToken)?;
+        Ok(claim)
+    }
+
+    /// Whether the datastore lists a control plane node.
+    fn is_member(&self, node: &JoiningNode) -> bool {
+        first_join::datastore_members(&self.node)
+            .unwrap_or_default()
+            .iter()
+            .any(|member| member.is_at(node.address))
+    }
+
+    /// A node that was let in says how its join ended.
+    pub fn report(
+        &self,
+        request: &cluster_v2::JoinOutcome,
+        caller: Caller,
+    ) -> Result<Release, AdmitError> {
+        self.refuse_as_worker()?;
+        let node = joining_node(&request.hostname, caller);
+        let has_joined = match request.outcome {
+            cluster_v2::Outcome::Joined => true,
+            cluster_v2::Outcome::Failed => false,
+        };
+        let release = self
+            .tokens
+            .report(&request.token, &node, has_joined)?
+            .ok_or_else(|| AdmitError::InvalidToken(Reason::Unknown.into()))?;
+        self.first_join_tracker.has_ended(&node);
+        Ok(release)
+    }
+
+    /// Settles what the first join changed on this node.
+    pub fn reconcile(&self) {
+        self.first_join_tracker.reconcile(&self.node, &self.tokens);
+    }
+
+    /// Does what time has done to the tokens.
+    pub fn expire_tokens(&self) -> Result<(), StoreError> {
+        self.tokens.expire_tokens(|node| self.is_member(node))
+    }
+
+    /// By which names and addresses this node's API server is known.
+    fn served_names(&self) -> Vec<AltName> {
+        let layout = &self.node.layout;
+        layout
+            .read(&layout.cert("server.crt"))
+            .ok()
+            .and_then(|pem| ca::alternative_names(&pem).ok())
+            .unwrap_or_default()
+    }
+}
+
+fn joining_node(hostname: &str, caller: Caller) -> JoiningNode {
+    JoiningNode {
+        name: hostname.trim().to_lowercase(),
+        address: caller.remote,
+    }
+}
+
+fn voters(members: &[Member]) -> Vec<String> {
+    members
+        .iter()
+        .filter(|member| member.role == DatastoreRole::Voter)
+        .map(|member| member.address.clone())
+        .collect()
+}

@@ -1,0 +1,157 @@
+//! Letting a worker into a cluster on MicroK8s's own etcd, by the older interface.
+
+use std::sync::PoisonError;
+
+use crate::base::atomic_file::{self, Access};
+use crate::base::secret::Secret;
+use crate::cluster::admission::checks::{self, Asked};
+use crate::cluster::admission::error::NodeFile;
+use crate::cluster::admission::{Admission, AdmitError, Caller};
+use crate::cluster::first_join::{self, Needs, Presented, history};
+use crate::model::role::Role;
+use crate::model::token::Token;
+use crate::platform::{Action, Service};
+use crate::store::admissions::CertificatePurpose;
+use crate::store::{known_users, token_files};
+use crate::wire::cluster_v1;
+
+impl Admission {
+    /// A node joins a cluster on MicroK8s's own etcd.
+    pub fn join_v1(
+        &self,
+        request: &cluster_v1::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v1::JoinResponse, AdmitError> {
+        let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
+        let _name = self.hold_name(&claim.node)?;
+        self.check(checks::V1, &Asked::v1(request, &claim.node, caller))?;
+        let mut answer = self.answer_v1(request, caller)?;
+        let name = answer.hostname_override.clone().unwrap_or_default();
+
+        let reservation = self
+            .tokens
+            .reserve(&request.token, &claim, |node| self.is_member(node))?
+            .map_err(AdmitError::InvalidToken)?;
+        let presented = Presented::now(&self.tokens, &request.token);
+        let needs = Needs { datastore: None };
+        let asking = self
+            .first_join_tracker
+            .prepare(&self.node, &needs, &presented)?;
+        let mut certificates = vec![CertificatePurpose::Etcd];
+        if request.can_handle_x509_auth {
+            answer.api_authn_mode = Some("Cert".into());
+            answer.kubeproxy = Some(request.token.clone());
+            answer.kubelet = Some(request.token.clone());
+            certificates.extend([CertificatePurpose::Kubelet, CertificatePurpose::Proxy]);
+        } else {
+            answer.api_authn_mode = Some("Token".into());
+            answer.kubeproxy = Some(Token::presented(
+                self.known_token("system:kube-proxy")?.expose(),
+            ));
+            answer.kubelet = Some(Token::presented(
+                self.kubelet_token(&name, presented.now)?.expose(),
+            ));
+        }
+        let callback = format!(
+            "{} {}",
+            join_host_port(&name, &request.port),
+            request.callback.expose()
+        );
+        self.append(token_files::CALLBACK_TOKENS, &callback)?;
+        reservation
+            .commit(&certificates, !request.can_handle_x509_auth)?
+            .map_err(AdmitError::InvalidToken)?;
+        self.first_join_tracker
+            .let_in(&self.node, claim.node, presented.until);
+        drop(asking);
+        Ok(answer)
+    }
+
+    /// The answer, as far as it can be given before the token is touched.
+    pub(super) fn answer_v1(
+        &self,
+        request: &cluster_v1::JoinRequest,
+        caller: Caller,
+    ) -> Result<cluster_v1::JoinResponse, AdmitError> {
+        let layout = &self.node.layout;
+        let name = if self.leads_to(&request.hostname, caller.remote) {
+            request.hostname.clone()
+        } else {
+            caller.remote.to_string()
+        };
+        let mut kubelet_args =
+            self.read(NodeFile::Arguments("kubelet"), &layout.args("kubelet"))?;
+        if name != request.hostname {
+            kubelet_args.push_str(&format!("\n--hostname-override={name}"));
+        }
+        let value = |service: &'static str, key: &str| -> Result<Option<String>, AdmitError> {
+            Ok(self.arguments(service)?.get(key).map(str::to_owned))
+        };
+        Ok(cluster_v1::JoinResponse {
+            ca: Some(self.read(NodeFile::ClusterCa, &layout.cert("ca.crt"))?),
+            etcd: Some(value("etcd", "--listen-client-urls")?.unwrap_or_default()),
+            apiport: Some(value("kube-apiserver", "--secure-port")?.unwrap_or_default()),
+            kubelet_args: Some(kubelet_args),
+            hostname_override: Some(name),
+            cluster_cidr: value("kube-proxy", "--cluster-cidr")?.filter(|cidr| !cidr.is_empty()),
+            ..cluster_v1::JoinResponse::default()
+        })
+    }
+
+    /// The token of a node's kubelet, made when there is none. A new one counts once the API
+    /// server has read the file again.
+    fn kubelet_token(&self, node: &str, now: i64) -> Result<Secret, AdmitError> {
+        let (token, is_new) = self.known_or_new_token(node, now)?;
+        if is_new {
+            self.node
+                .platform
+                .service(Action::Restart, Service::Kubelite)?;
+        }
+        Ok(token)
+    }
+
+    /// The token, and whether it was made.
+    fn known_or_new_token(&self, node: &str, now: i64) -> Result<(Secret, bool), AdmitError> {
+        let layout = &self.node.layout;
+        let path = layout.credential(known_users::FILE);
+        // The file is read and written anew by one join at a time.
+        let _one_at_a_time = self
+            .token_files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let users = self.read(NodeFile::TokenOf("system:node"), &path)?;
+        if let Some(token) = known_users::token_of(&users, &format!("system:node:{node}")) {
+            return Ok((token, false));
+        }
+        let unwritten = |source| AdmitError::Write {
+            path: path.display().to_string(),
+            source,
+        };
+        history::begin_api_server_restart(layout, now)
+            .map_err(unwritten)?
+            .map_err(AdmitError::TooManyRestarts)?;
+        let token = first_join::random_text(32);
+        let changed = Secret::new(known_users::with_kubelet(&users, &token, node));
+        let access = Access::Keep { or: 0o600 };
+        atomic_file::write(&path, changed.expose().as_bytes(), access).map_err(unwritten)?;
+        Ok((token, true))
+    }
+
+    fn append(&self, file: &str, line: &str) -> Result<(), AdmitError> {
+        let path = self.node.layout.credential(file);
+        token_files::append(&path, line, self.node.token_file_sharing()).map_err(|source| {
+            AdmitError::Write {
+                path: path.display().to_string(),
+                source,
+            }
+        })
+    }
+}
+
+fn join_host_port(host: &str, port: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}

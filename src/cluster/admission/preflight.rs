@@ -1,0 +1,226 @@
+//! What a join would be refused for, told to the node that asks before it joins. Nothing is taken
+//! and nothing is changed.
+//!
+//! Whoever asks needs a token that would let it in. It learns nothing that opens anything: no key, no
+//! certificate, no token. What it does learn, and a join would not tell, is the cure: which address the
+//! name that it gives resolves to here, and which other node has that name.
+
+use crate::base::exit_status::ExitStatus;
+use crate::base::sanitize;
+use crate::cluster::admission::checks::{self, Asked, Check};
+use crate::cluster::admission::names::{Known, Name};
+use crate::cluster::admission::{Admission, AdmitError, Caller, voters};
+use crate::cluster::first_join::{self, Needs};
+use crate::cluster::strictness;
+use crate::model::endpoint;
+use crate::model::role::Role;
+use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode as Joining};
+use crate::wire::preflight_v1::{Finding, JoinCheck};
+use crate::wire::{cluster_v1, cluster_v2};
+
+impl Admission {
+    /// Looks at a join of a cluster on dqlite, or on an etcd outside.
+    pub fn preflight(
+        &self,
+        request: &cluster_v2::JoinRequest,
+        caller: Caller,
+    ) -> Result<JoinCheck, AdmitError> {
+        let claim = self.claim_v2(request, caller)?;
+        let asked = Asked::v2(request, &claim.node, caller);
+        let mut preflight = self.go_through(checks::V2, &asked);
+        let needs = Needs {
+            datastore: Some((caller.local, caller.remote)),
+        };
+        let foretold = self
+            .answer(request, caller)
+            .map(drop)
+            .and_then(|()| Ok(first_join::foretell(&self.node, &needs, self.tokens.now())?));
+        preflight
+            .findings
+            .extend(self.trouble_here(foretold, &asked));
+        if claim.role == Role::ControlPlane && self.node.uses_dqlite() {
+            let members = self.members(caller.remote);
+            preflight.voters = members
+                .map(|members| voters(&members.list))
+                .unwrap_or_default();
+        }
+        Ok(preflight)
+    }
+
+    /// Looks at a join of a cluster on MicroK8s's own etcd.
+    pub fn preflight_v1(
+        &self,
+        request: &cluster_v1::JoinRequest,
+        caller: Caller,
+    ) -> Result<JoinCheck, AdmitError> {
+        let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
+        let asked = Asked::v1(request, &claim.node, caller);
+        let mut preflight = self.go_through(checks::V1, &asked);
+        let foretold = self.answer_v1(request, caller).map(drop);
+        preflight
+            .findings
+            .extend(self.trouble_here(foretold, &asked));
+        Ok(preflight)
+    }
+
+    /// What keeps this node from giving an answer.
+    fn trouble_here(&self, foretold: Result<(), AdmitError>, asked: &Asked<'_>) -> Option<Finding> {
+        let error = foretold.err()?;
+        Some(self.refusal("contacted-node", &error, asked))
+    }
+
+    /// All checks, and what the joining node compares with what it has itself.
+    fn go_through(&self, checks: &[Check], asked: &Asked<'_>) -> JoinCheck {
+        let lets_in = format!("the token lets this node in as a {}", asked.role);
+        let mut findings = vec![Finding::ok("token", lets_in)];
+        for check in checks {
+            findings.push(match (check.preflight)(self, asked) {
+                Ok(passed) if check.name == checks::NODE_NAME => self.namesake(asked, passed),
+                Ok(passed) => Finding::ok(check.name, passed),
+                Err(error @ AdmitError::SameAddress(_)) => {
+                    // This node's own name and place in the datastore are in no other node's way.
+                    findings.push(self.refusal(check.name, &error, asked));
+                    break;
+                }
+                Err(error) => self.refusal(check.name, &error, asked),
+            });
+        }
+        let argument = |service: &str, key: &str| -> Option<String> {
+            let arguments = self.node.arguments(service).ok()?;
+            let value = arguments.get(key).filter(|value| !value.is_empty())?;
+            Some(value.to_owned())
+        };
+        let has_api_server = !self.node.is_standalone();
+        JoinCheck {
+            version: self.node.platform.microk8s_version(),
+            apiport: has_api_server
+                .then(|| argument("kube-apiserver", "--secure-port"))
+                .flatten(),
+            api_server_limits: self
+                .node
+                .arguments("kube-apiserver")
+                .map(|arguments| strictness::of(&arguments))
+                .unwrap_or_default(),
+            cluster_cidr: argument("kube-proxy", "--cluster-cidr"),
+            voters: Vec::new(),
+            standing: self.standing(asked),
+            findings,
+        }
+    }
+
+    /// What a join would be refused for, and what cures it.
+    fn refusal(&self, check: &str, error: &AdmitError, asked: &Asked<'_>) -> Finding {
+        let exit = ExitStatus::Refused.code();
+        let mut message = error.told();
+        let (on, remedy) = match error {
+            AdmitError::Worker(_) => (
+                Joining,
+                "take a connection string that `microk8s add-node` prints on a control plane node".to_owned(),
+            ),
+            AdmitError::NoDatastore => {
+                let how = match self.node.is_standalone() {
+                    true => "run its agent with `--datastore-demo`",
+                    false => "start its service k8s-dqlite",
+                };
+                (ContactedNode, format!("{how}, or join as a worker with `--worker`"))
+            }
+            AdmitError::NotHa => (
+                ContactedNode,
+                "run `microk8s enable ha-cluster`, or disable it on the joining node".to_owned(),
+            ),
+            AdmitError::IsHa => (Joining, "run `microk8s enable ha-cluster`".to_owned()),
+            AdmitError::Port(port) => (
+                Joining,
+                format!("set the port in `--bind` of `args/cluster-agent` to {port}, and restart the agent"),
+            ),
+            AdmitError::SameAddress(_) => (
+                Joining,
+                "take the connection string of another node: this one leads to the joining node itself".to_owned(),
+            ),
+            AdmitError::LinkLocal(_) => (
+                Joining,
+                "take a connection string with another address of the contacted node".to_owned(),
+            ),
+            AdmitError::Name { name, address } => {
+                let found = self.node.platform.resolve(name).into_iter();
+                let mut found: Vec<String> =
+                    found.map(|ip| endpoint::plain(ip).to_string()).collect();
+                found.dedup();
+                let elsewhere = !found.is_empty();
+                message.push_str(&match elsewhere {
+                    true => format!("; it resolves to {} there", found.join(", ")),
+                    false => "; it does not resolve there at all".to_owned(),
+                });
+                let instead = if elsewhere { ", in place of what names it now" } else { "" };
+                (
+                    ContactedNode,
+                    format!("add the line `{address} {name}` to /etc/hosts{instead}, or correct the DNS"),
+                )
+            }
+            AdmitError::NoName(_) | AdmitError::NameTaken { by: None, .. } => (
+                Joining,
+                "give the machine another name with `hostnamectl set-hostname NAME`".to_owned(),
+            ),
+            AdmitError::NameTaken { name, by: Some(_) } => (
+                ContactedNode,
+                format!("run `microk8s remove-node {name} --force` if that node is gone for good; else give the joining machine another name"),
+            ),
+            AdmitError::NotAsked(_) => (
+                ContactedNode,
+                "see that its API server answers: `microk8s kubectl get nodes` asks it".to_owned(),
+            ),
+            AdmitError::AlreadyKnown { address, .. } => (
+                ContactedNode,
+                format!("run `microk8s remove-node {address} --force`: it forgets the node that had this address"),
+            ),
+            AdmitError::NeedsX509 | AdmitError::NeedsCustomEtcd | AdmitError::Unusable(_) => {
+                (Joining, "install the contacted node's version of MicroK8s".to_owned())
+            }
+            AdmitError::InvalidToken(_)
+            | AdmitError::Unsignable(_)
+            | AdmitError::Policy(_)
+            | AdmitError::ControlPlane(_)
+            | AdmitError::FirstJoin(_)
+            | AdmitError::Read { .. }
+            | AdmitError::Store(_)
+            | AdmitError::Write { .. }
+            | AdmitError::NoKnownToken(_)
+            | AdmitError::Service(_)
+            | AdmitError::TooManyRestarts(_) => {
+                let (address, node) = (asked.caller.remote, sanitize::for_log(asked.hostname, 80));
+                let why = sanitize::for_log(&error.to_string(), 500);
+                tracing::warn!(%address, node, check, "a join would fail: {why}");
+                let remedy = match error.retry_after() {
+                    Some(seconds) => format!("join again in {} minutes", seconds.div_ceil(60)),
+                    None => "look into the log of its cluster agent".to_owned(),
+                };
+                (ContactedNode, remedy)
+            }
+        };
+        Finding::error(check, message, exit).with_remedy(on, remedy)
+    }
+
+    /// Whose place the node would take by its name.
+    fn namesake(&self, asked: &Asked<'_>, passed: String) -> Finding {
+        const CHECK: &str = checks::NODE_NAME;
+        let name = &asked.node.name;
+        match self.name_of(asked) {
+            Err(error) => self.refusal(CHECK, &error, asked),
+            Ok(Name::Left(other)) => Finding::warning(
+                CHECK,
+                format!("a node named {name} was in the cluster with the address {other}, and does not run; this one would take its place"),
+            )
+            .with_remedy(
+                ContactedNode,
+                format!("run `microk8s remove-node {name} --force` if that node is gone for good; else give the joining machine another name"),
+            ),
+            Ok(Name::Free) if matches!(asked.known(self), Known::Registry(_)) => {
+                Finding::ok(CHECK, passed)
+            }
+            Ok(Name::Free) => Finding::unchecked(
+                CHECK,
+                format!("the contacted node cannot ask Kubernetes whether another node is named {name}"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Signing certificates for nodes that are being let in.
+
+use std::net::IpAddr;
+
+use crate::base::secret::Secret;
+use crate::cluster::admission::names::Known;
+use crate::cluster::admission::{Admission, AdmitError, Caller};
+use crate::cluster::first_join;
+use crate::cluster::node::Node;
+use crate::model::endpoint;
+use crate::model::node::{JoiningNode, NodeName};
+use crate::model::role::Role;
+use crate::model::token_record::Reason;
+use crate::pki::PkiError;
+use crate::pki::ca::Ca;
+use crate::pki::csr::ParsedRequest;
+use crate::pki::csr_policy::{self, Expected, ReservedIdentity};
+use crate::pki::name::AltName;
+use crate::store::admissions::CertificatePurpose;
+use crate::store::layout::ReadError;
+use crate::wire::cluster_v1;
+
+/// A signed certificate.
+#[derive(Debug)]
+pub struct Signed {
+    /// Whom it is for.
+    pub subject: String,
+    /// The certificate, PEM.
+    pub certificate: String,
+}
+
+impl Admission {
+    /// Signs a certificate for a node that is joining.
+    pub fn sign_certificate(
+        &self,
+        request: &cluster_v1::SignCertRequest,
+        caller: Caller,
+    ) -> Result<Signed, AdmitError> {
+        self.refuse_as_worker()?;
+        let unknown = || AdmitError::InvalidToken(Reason::Unknown.into());
+        // Nobody without a token has a signature verified.
+        if !self.tokens.gives_certificates(&request.token)? {
+            return Err(unknown());
+        }
+        if self.is_own_address(caller) {
+            return Err(AdmitError::SameAddress(caller.remote));
+        }
+        let parsed = ParsedRequest::from_pem(&request.request).map_err(AdmitError::Unsignable)?;
+        let claimed = csr_policy::claimed_node(&parsed);
+        let claimed = claimed.as_ref().map(NodeName::as_str);
+        let right = self
+            .tokens
+            .certificate_request(&request.token, caller.remote, claimed)?
+            .ok_or_else(unknown)?;
+        let node = right.node.as_ref();
+        let expected = match right.purpose {
+            CertificatePurpose::Proxy => Expected::Proxy,
+            CertificatePurpose::Etcd => Expected::Etcd,
+            CertificatePurpose::Kubelet => {
+                let name = node.map(|node| node.name.as_str()).or(claimed);
+                let joining = JoiningNode {
+                    name: name.unwrap_or_default().to_owned(),
+                    address: node.map_or(caller.remote, |node| node.address),
+                };
+                Expected::Kubelet {
+                    node: node
+                        .map(|node| NodeName::parse(&node.name))
+                        .transpose()
+                        .map_err(|_| unknown())?,
+                    address: joining.address,
+                    reserved: self.reserved(&joining, node.is_some(), caller)?,
+                }
+            }
+        };
+        let approved = csr_policy::judge(&parsed, &expected).map_err(AdmitError::Policy)?;
+        let layout = &self.node.layout;
+        let read = |name| layout.read(&layout.cert(name)).map_err(unsignable);
+        let ca_key = Secret::new(read("ca.key")?);
+        let ca = Ca::from_pem(&read("ca.crt")?, ca_key.expose());
+        let certificate = ca
+            .and_then(|ca| ca.issue_approved(&approved))
+            .map_err(AdmitError::Unsignable)?;
+        if !self.tokens.certificate_signed(&request.token, &right)? {
+            // Another request with this token came first.
+            return Err(AdmitError::InvalidToken(Reason::Used.into()));
+        }
+        Ok(Signed {
+            subject: approved.subject().to_string(),
+            certificate,
+        })
+    }
+
+    /// Who else there is: what a joining node may not pose as. Whether its name is free was seen when
+    /// it was admitted, unless MicroK8s's agent did that.
+    fn reserved(
+        &self,
+        node: &JoiningNode,
+        is_admitted: bool,
+        caller: Caller,
+    ) -> Result<ReservedIdentity, AdmitError> {
+        let known = self.ask_kubernetes();
+        if !is_admitted {
+            self.holder(node, Role::Worker, &known)?;
+        }
+        let mut reserved = ReservedIdentity {
+            names: self.own_names(),
+            addresses: vec![caller.local],
+            networks: service_networks(&self.node),
+            left_out: self.own_addresses(),
+            is_unknown: matches!(known, Known::Silent(_)),
+        };
+        for member in first_join::datastore_members(&self.node).unwrap_or_default() {
+            reserved.addresses.extend(member.ip());
+        }
+        if let Some(registry) = known.registry() {
+            let others = registry.addresses_of_others(&node.name, node.address);
+            reserved.addresses.extend(others);
+        }
+        // Here the node's own are left out, wherever else they are listed.
+        let own =
+            |address: &IpAddr| reserved.left_out.contains(address) && *address != caller.local;
+        reserved.addresses.retain(|address| !own(address));
+        let others = self
+            .tokens
+            .admissions()
+            .nodes_that(|other| other.node.name != node.name)?;
+        for other in others {
+            reserved.addresses.push(other.node.address);
+            reserved.names.push(other.node.name);
+        }
+        Ok(reserved)
+    }
+
+    /// The addresses of this node: those of its interfaces, and those that its certificate names.
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        let served = self
+            .served_names()
+            .into_iter()
+            .filter_map(|name| match name {
+                AltName::Ip(ip) => Some(endpoint::plain(ip)),
+                AltName::Dns(_) => None,
+            });
+        let interfaces = self.node.platform.interfaces().unwrap_or_default();
+        served
+            .chain(interfaces.iter().map(|own| endpoint::plain(own.address)))
+            .collect()
+    }
+}
+
+/// MicroK8s's helper tells no more than that it failed; the log has the file.
+fn unsignable(error: ReadError) -> AdmitError {
+    AdmitError::Unsignable(PkiError::malformed("certificate authority", error))
+}
+
+/// The networks of Kubernetes's services; MicroK8s's own where the arguments do not say.
+fn service_networks(node: &Node) -> Vec<(IpAddr, u8)> {
+    let arguments = node.arguments("kube-apiserver").ok();
+    arguments
+        .as_ref()
+        .and_then(|arguments| arguments.get("--service-cluster-ip-range"))
+        .unwrap_or("10.152.183.0/24")
+        .split(',')
+        .filter_map(|network| {
+            let (base, prefix) = network.trim().split_once('/')?;
+            Some((base.parse().ok()?, prefix.parse().ok()?))
+        })
+        .collect()
+}

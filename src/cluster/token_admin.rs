@@ -1,0 +1,200 @@
+//! Looking after tokens: listing them, taking them back, forgetting those that are over.
+
+use std::sync::Arc;
+
+use crate::base::clock::Clock;
+use crate::cluster::journal;
+use crate::cluster::node::Node;
+use crate::model::cluster_id::CurrentCluster;
+use crate::model::token::TokenDigest;
+use crate::model::token_record::Issuer;
+use crate::model::token_terms::RoleLimit;
+use crate::pki::ca;
+use crate::store::database::StoreError;
+use crate::store::layout::{Layout, Lock};
+use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
+use crate::store::tokens::{ListedToken, Tokens};
+use crate::wire::local_v1::{Pruned, TokenEntry, TokenList, TokenSelection, TokenUse};
+
+/// The tokens of a node, which belong to the cluster that it is in.
+pub fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
+    let layout = node.layout.clone();
+    let cluster = move || current_cluster(&layout);
+    Tokens::new(&node.layout, clock, window, Arc::new(cluster))
+}
+
+/// The cluster that the node is in, by its authority: that of a worker is its cluster's.
+fn current_cluster(layout: &Layout) -> CurrentCluster {
+    let authority = match layout.has(Lock::Clustered) {
+        true => "ca.remote.crt",
+        false => "ca.crt",
+    };
+    let id = layout
+        .read(&layout.cert(authority))
+        .ok()
+        .and_then(|pem| ca::cluster_of(&pem).ok());
+    CurrentCluster {
+        id,
+        is_changing: journal::is_open(layout),
+    }
+}
+
+/// The fewest digits by which a token may be named.
+const MIN_DIGITS: usize = 4;
+
+/// Why tokens could not be looked after.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenCareError {
+    /// No token has this id.
+    #[error("there is no token `{0}`")]
+    NoSuchId(String),
+    /// The token that was given is not known.
+    #[error("this token is not known on this node")]
+    NoSuchToken,
+    /// Several tokens have ids that begin like this.
+    #[error("`{0}` is the beginning of several ids: give more of it")]
+    Ambiguous(String),
+    /// Too short a beginning, or no id at all.
+    #[error(
+        "`{0}` is no token id: give {MIN_DIGITS} hexadecimal digits of it at least, as `microk8s token list` shows them"
+    )]
+    NotAnId(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The tokens that are meant, the last issued first.
+pub fn find(tokens: &Tokens, selection: &TokenSelection) -> Result<TokenList, TokenCareError> {
+    let now = tokens.now();
+    let mut entries: Vec<TokenEntry> = select(tokens, selection)?
+        .iter()
+        .map(|token| entry(token, now))
+        .collect();
+    entries.sort_by(|a, b| (b.issued_at, &a.id).cmp(&(a.issued_at, &b.id)));
+    Ok(TokenList {
+        now,
+        tokens: entries,
+        notices: tokens.notices(),
+    })
+}
+
+/// Takes the tokens back that are meant, and tells which of them could still have let somebody
+/// in. When one of them is not known, none is taken back.
+pub fn revoke(
+    tokens: &Tokens,
+    selection: &TokenSelection,
+    uid: u32,
+) -> Result<TokenList, TokenCareError> {
+    let now = tokens.now();
+    let mut selected = select(tokens, selection)?;
+    let revoked = tokens.revoke(&selected, uid)?;
+    selected.retain(|token| revoked.contains(&token.digest));
+    Ok(TokenList {
+        now,
+        tokens: selected.iter().map(|token| entry(token, now)).collect(),
+        notices: tokens.notices(),
+    })
+}
+
+/// Forgets every token that is over.
+pub fn prune(tokens: &Tokens, uid: u32) -> Result<Pruned, TokenCareError> {
+    Ok(Pruned {
+        pruned: tokens.prune(uid)?,
+    })
+}
+
+fn select(tokens: &Tokens, selection: &TokenSelection) -> Result<Vec<ListedToken>, TokenCareError> {
+    match selection {
+        TokenSelection::All => Ok(tokens.find("")?),
+        TokenSelection::Token(token) => {
+            let digest = token.digest();
+            let mut found = tokens.find(&digest.to_string())?;
+            found.retain(|token| token.digest == digest);
+            if found.is_empty() {
+                return Err(TokenCareError::NoSuchToken);
+            }
+            Ok(found)
+        }
+        TokenSelection::Ids(ids) => {
+            let mut all: Vec<ListedToken> = Vec::new();
+            for id in ids {
+                if id.len() < MIN_DIGITS || TokenDigest::first_with(id).is_none() {
+                    return Err(TokenCareError::NotAnId(id.clone()));
+                }
+                let mut found = tokens.find(id)?;
+                match (found.pop(), found.is_empty()) {
+                    (None, _) => return Err(TokenCareError::NoSuchId(id.clone())),
+                    (Some(_), false) => return Err(TokenCareError::Ambiguous(id.clone())),
+                    (Some(one), true) if all.iter().all(|other| other.digest != one.digest) => {
+                        all.push(one);
+                    }
+                    (Some(_), true) => {}
+                }
+            }
+            Ok(all)
+        }
+    }
+}
+
+fn entry(token: &ListedToken, now: i64) -> TokenEntry {
+    let id = token.digest.to_string();
+    let state = token.state(now);
+    let expires_in_file = match token.in_file {
+        Listed::Until(end) => Some(end),
+        Listed::Not | Listed::Open | Listed::Expired => None,
+    };
+    let file = token.file.map(str::to_owned);
+    let Some(record) = &token.record else {
+        return TokenEntry {
+            id,
+            state,
+            role: RoleLimit::Any,
+            uses_left: match (token.in_file, token.file == Some(PERSISTENT_TOKENS)) {
+                (Listed::Open, false) => Some(1),
+                (Listed::Open | Listed::Until(_), _) => None,
+                (Listed::Not | Listed::Expired, _) => Some(0),
+            },
+            expires: expires_in_file,
+            node: None,
+            issued_at: None,
+            issued_by: None,
+            file,
+            admissions: 0,
+            last_use: None,
+            revoked_at: None,
+            revoked_by: None,
+            void_since: None,
+            void_because: None,
+            description: None,
+        };
+    };
+    TokenEntry {
+        id,
+        state,
+        role: record.role(),
+        uses_left: record.uses_left(now),
+        expires: record.expires().max(expires_in_file),
+        node: record.node().map(ToString::to_string),
+        issued_at: Some(record.issued_at()),
+        issued_by: match record.issuer() {
+            Issuer::Uid(uid) => Some(uid),
+            Issuer::TokenFile => None,
+        },
+        file,
+        admissions: record.admissions(),
+        last_use: record.last_use().map(|last| TokenUse {
+            node: last.node.name.clone(),
+            address: last.node.address,
+            role: last.role,
+            at: last.at,
+        }),
+        revoked_at: record.revoked().map(|revoked| revoked.at),
+        revoked_by: record.revoked().map(|revoked| revoked.uid),
+        void_since: record.void(now).map(|void| void.at),
+        void_because: record.void(now).map(|void| void.why.as_str().to_owned()),
+        description: record
+            .description()
+            .map(|description| description.as_str().to_owned()),
+    }
+}

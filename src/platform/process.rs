@@ -1,0 +1,136 @@
+//! Programs that run beside this one, and the handing over to another program.
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::base::wait;
+use crate::platform::command;
+
+/// A program that runs beside this one. It is asked to end, then ended, when this is dropped.
+#[derive(Debug)]
+pub struct ChildProcess {
+    child: Child,
+    grace: Duration,
+}
+
+impl ChildProcess {
+    /// Starts a program that gets this long to end once it is asked to; each line that it
+    /// prints on standard error goes to `on_line`.
+    pub fn start(
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        grace: Duration,
+        on_line: impl Fn(&str) + Send + 'static,
+    ) -> io::Result<Self> {
+        let mut child = command::prepare(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C in a terminal is for the program that owns this one, which ends it in order.
+            .process_group(0)
+            .spawn()?;
+        if let Some(errors) = child.stderr.take() {
+            thread::spawn(move || {
+                BufReader::new(errors)
+                    .split(b'\n')
+                    .map_while(Result::ok)
+                    .for_each(|line| on_line(&String::from_utf8_lossy(&line)));
+            });
+        }
+        Ok(Self { child, grace })
+    }
+
+    /// How the program ended, when it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Asks the program to end, and ends it when it does not.
+    pub fn stop(&mut self) {
+        if self.ended().is_some() {
+            return;
+        }
+        if let Ok(id) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+        }
+        let (grace, pause) = (self.grace, Duration::from_millis(10));
+        wait::until(grace, pause, || self.ended());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for ChildProcess {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What a program that ran to its end printed, and how it ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Standard output.
+    pub output: String,
+    /// Standard error.
+    pub errors: String,
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+}
+
+/// Runs a program to its end, in an environment with these variables added; `None` when `over`
+/// said before that nobody waits for it any more, and it was killed.
+pub fn run_to_end(
+    program: impl AsRef<OsStr>,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    variables: &[(&str, &Path)],
+    over: impl Fn() -> bool,
+) -> io::Result<Option<Finished>> {
+    let mut command = command::prepare(program);
+    command.args(arguments).envs(variables.iter().copied());
+    let ended = command::run_unless(command, over)?;
+    Ok(ended.map(|ended| Finished {
+        output: ended.output,
+        errors: ended.errors,
+        code: ended.status.code(),
+    }))
+}
+
+/// Becomes another program, in an environment with these variables added; returns only when
+/// that fails.
+pub fn become_program(
+    program: &Path,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    variables: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
+) -> io::Error {
+    Command::new(program)
+        .args(arguments)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .exec()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_no_text_is_not_the_last_one_that_is_read() {
+        let (sender, lines) = mpsc::channel();
+        let script = r"printf 'a\377b\nnext\n' >&2";
+        let _companion = ChildProcess::start("sh", ["-c", script], Duration::ZERO, move |line| {
+            let _ = sender.send(line.to_owned());
+        })
+        .unwrap();
+        assert_eq!(lines.iter().collect::<Vec<_>>(), ["a\u{fffd}b", "next"]);
+    }
+}

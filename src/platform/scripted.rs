@@ -1,0 +1,138 @@
+//! A machine that exists in memory only: it writes down what it is asked to do; for tests.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::platform::command::CommandError;
+use crate::platform::{
+    Action, FeedError, Group, InterfaceAddress, Platform, Service, ServiceState,
+};
+
+/// A machine in memory.
+#[derive(Debug, Default)]
+pub struct ScriptedPlatform {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub interfaces: Vec<InterfaceAddress>,
+    /// What names resolve to.
+    pub names: HashMap<String, Vec<IpAddr>>,
+    /// Services that cannot be controlled.
+    pub broken: Vec<Service>,
+    /// What the datastore's shell answers; nothing makes it fail.
+    pub members: Option<String>,
+    /// What was asked for.
+    pub calls: Mutex<Vec<String>>,
+}
+
+impl ScriptedPlatform {
+    fn call(&self, text: String) {
+        self.calls.lock().unwrap().push(text);
+    }
+
+    /// What was asked for so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Platform for ScriptedPlatform {
+    fn host_name(&self) -> io::Result<String> {
+        Ok(self.name.clone())
+    }
+
+    fn interfaces(&self) -> io::Result<Vec<InterfaceAddress>> {
+        Ok(self.interfaces.clone())
+    }
+
+    fn default_interface(&self) -> Option<String> {
+        self.interfaces.first().map(|entry| entry.interface.clone())
+    }
+
+    fn resolve(&self, name: &str) -> Vec<IpAddr> {
+        self.names.get(name).cloned().unwrap_or_default()
+    }
+
+    fn group(&self) -> Group {
+        Group {
+            name: "microk8s",
+            gid: None,
+        }
+    }
+
+    fn service(&self, action: Action, service: Service) -> Result<(), CommandError> {
+        self.call(format!("{} {}", action.verb(), service.daemon()));
+        if self.broken.contains(&service) {
+            return Err(CommandError::NotAvailable("broken"));
+        }
+        Ok(())
+    }
+
+    fn service_state(&self, service: Service) -> ServiceState {
+        if self.broken.contains(&service) {
+            ServiceState::Inactive
+        } else {
+            ServiceState::Active
+        }
+    }
+
+    fn apply_manifest(&self, _path: &Path) -> Result<(), CommandError> {
+        self.call("apply".into());
+        Ok(())
+    }
+
+    fn kubectl_within(
+        &self,
+        _: Duration,
+        arguments: &[&str],
+    ) -> Result<Option<String>, CommandError> {
+        self.call(format!("kubectl {}", arguments.join(" ")));
+        Ok(None)
+    }
+
+    fn has_datastore(&self) -> bool {
+        true
+    }
+
+    fn leave_datastore(
+        &self,
+        _backend: &Path,
+        _servers: &[String],
+        own: &str,
+    ) -> Result<(), CommandError> {
+        self.call(format!("leave {own}"));
+        Ok(())
+    }
+
+    fn remove_datastore_member(&self, _backend: &Path, address: &str) -> Result<(), CommandError> {
+        self.call(format!("remove {address}"));
+        Ok(())
+    }
+
+    fn datastore_members(&self, _backend: &Path) -> Result<String, CommandError> {
+        self.call("members".into());
+        self.members
+            .clone()
+            .ok_or(CommandError::NotAvailable("no shell"))
+    }
+
+    fn switch_addon(&self, addon: &str, enable: bool, _: Duration) -> Result<(), CommandError> {
+        self.call(format!("addon {addon} {enable}"));
+        Ok(())
+    }
+
+    fn run_script(&self, script: &Path, _: Duration) -> Result<(), CommandError> {
+        self.call(format!("run {}", script.display()));
+        Ok(())
+    }
+
+    fn import_image(&self, image: &mut dyn io::Read, _: Duration) -> Result<(), FeedError> {
+        let count = io::copy(image, &mut io::sink()).map_err(FeedError::Input)?;
+        self.call(format!("import {count}"));
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! A machine without MicroK8s: there are no services to control and no Kubernetes to ask, unless
+//! a demonstration datastore runs beside the agent.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::platform::command::CommandError;
+use crate::platform::datastore_demo::DatastoreDemo;
+use crate::platform::{Action, FeedError, Group, Platform, Service, ServiceState, network};
+
+/// A machine without MicroK8s.
+#[derive(Debug, Default)]
+pub struct StandalonePlatform {
+    name: Option<String>,
+    datastore: Option<DatastoreDemo>,
+}
+
+impl StandalonePlatform {
+    /// A machine that goes by its own name, or by this one: several standalone nodes may share
+    /// a machine.
+    pub fn new(name: Option<String>, datastore: Option<DatastoreDemo>) -> Self {
+        Self { name, datastore }
+    }
+}
+
+const NO_DATASTORE: CommandError = CommandError::NotAvailable(
+    "no datastore runs on this standalone node, so it cannot be a control plane node",
+);
+
+impl Platform for StandalonePlatform {
+    fn host_name(&self) -> io::Result<String> {
+        match &self.name {
+            Some(name) => Ok(name.to_lowercase()),
+            None => network::host_name(),
+        }
+    }
+
+    fn group(&self) -> Group {
+        network::group("microk8s")
+    }
+
+    fn service(&self, action: Action, service: Service) -> Result<(), CommandError> {
+        match (&self.datastore, service) {
+            (Some(datastore), Service::K8sDqlite) => datastore.control(action),
+            _ => Ok(()),
+        }
+    }
+
+    fn service_state(&self, _service: Service) -> ServiceState {
+        ServiceState::Unknown
+    }
+
+    fn apply_manifest(&self, _path: &Path) -> Result<(), CommandError> {
+        Ok(())
+    }
+
+    fn kubectl_within(&self, _: Duration, _: &[&str]) -> Result<Option<String>, CommandError> {
+        Ok(None)
+    }
+
+    fn has_datastore(&self) -> bool {
+        self.datastore.is_some()
+    }
+
+    fn leave_datastore(
+        &self,
+        _backend: &Path,
+        servers: &[String],
+        own: &str,
+    ) -> Result<(), CommandError> {
+        match self.datastore {
+            Some(_) => DatastoreDemo::forget(servers, own),
+            None => Ok(()),
+        }
+    }
+
+    fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError> {
+        match self.datastore {
+            Some(_) => DatastoreDemo::remove(backend, address),
+            None => Err(NO_DATASTORE),
+        }
+    }
+
+    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
+        match self.datastore {
+            Some(_) => DatastoreDemo::members(backend),
+            None => Err(NO_DATASTORE),
+        }
+    }
+
+    fn switch_addon(&self, _: &str, _: bool, _: Duration) -> Result<(), CommandError> {
+        Err(CommandError::NotAvailable(
+            "a standalone node has no add-ons",
+        ))
+    }
+
+    fn run_script(&self, _: &Path, _: Duration) -> Result<(), CommandError> {
+        Err(CommandError::NotAvailable(
+            "a standalone node has no scripts of MicroK8s",
+        ))
+    }
+
+    fn import_image(&self, _: &mut dyn io::Read, _: Duration) -> Result<(), FeedError> {
+        Err(FeedError::NotAvailable(
+            "a standalone node has no container runtime",
+        ))
+    }
+}

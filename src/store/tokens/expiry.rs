@@ -1,0 +1,292 @@
+//! Tokens looked after: listed, taken back, forgotten, and kept up with the time.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::model::node::JoiningNode;
+use crate::model::role::Role;
+use crate::model::token::TokenDigest;
+use crate::model::token_record::{LEASE, State, TokenRecord};
+use crate::store::admissions::AdmittedNode;
+use crate::store::audit::{self, Actor};
+use crate::store::database::StoreError;
+use crate::store::token_files::{self, Listed};
+use crate::store::token_store;
+use crate::store::tokens::{Members, Tokens, by_line, lock, members_of, with_file};
+
+/// For how long, in seconds, a token is remembered after its end, so that whoever still uses it
+/// is told what became of it.
+pub(super) const KEPT: i64 = 30 * 24 * 60 * 60;
+
+/// How many tokens one pass of [`Tokens::expire_tokens`] goes through at once.
+pub(super) const EXPIRY_BATCH: usize = 1000;
+
+/// A token as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedToken {
+    /// Its SHA-256.
+    pub digest: TokenDigest,
+    /// What the store knows of it.
+    pub record: Option<TokenRecord>,
+    /// What stands in one of MicroK8s's files.
+    pub in_file: Listed,
+    /// Which file that is.
+    pub file: Option<&'static str>,
+}
+
+impl ListedToken {
+    /// Where the token is in its life. A line in MicroK8s's file lets in whatever became of the
+    /// token before.
+    pub fn state(&self, now: i64) -> State {
+        let is_listed = self.in_file.is_usable();
+        match &self.record {
+            None if is_listed => State::Issued,
+            None => State::Expired,
+            Some(record) => match record.state(now) {
+                state if state.is_over() && is_listed => State::Issued,
+                state => state,
+            },
+        }
+    }
+}
+
+impl Tokens {
+    /// All tokens whose SHA-256 begins like this, those in MicroK8s's files as well.
+    pub fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
+        let moment = self.moment();
+        let now = moment.now;
+        let mut found: Vec<ListedToken> = self
+            .store
+            .find(beginning)?
+            .into_iter()
+            .map(|(digest, mut record)| {
+                moment.reconcile(&mut record, |_| None);
+                ListedToken {
+                    digest,
+                    record: Some(record),
+                    in_file: Listed::Not,
+                    file: None,
+                }
+            })
+            .collect();
+        let mut places: HashMap<TokenDigest, usize> = found
+            .iter()
+            .enumerate()
+            .map(|(at, token)| (token.digest, at))
+            .collect();
+        for (file, name) in [
+            (&self.cluster_file, token_files::CLUSTER_TOKENS),
+            (&self.persistent_file, token_files::PERSISTENT_TOKENS),
+        ] {
+            for (digest, in_file) in with_file(file, |file| file.entries(now))? {
+                if !digest.begins_with(beginning) {
+                    continue;
+                }
+                let at = *places.entry(digest).or_insert_with(|| {
+                    found.push(ListedToken {
+                        digest,
+                        record: None,
+                        in_file,
+                        file: None,
+                    });
+                    found.len() - 1
+                });
+                (found[at].in_file, found[at].file) = (in_file, Some(name));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Looks into the store, to see whether it can be looked into at all.
+    pub fn look(&self) {
+        // What it answers is of no interest, nor whether that is an error.
+        let _ = self.store.due(self.now(), 1);
+    }
+
+    /// Takes tokens back. Says which of them could still have let somebody in.
+    pub fn revoke(&self, tokens: &[ListedToken], uid: u32) -> Result<Vec<TokenDigest>, StoreError> {
+        let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
+        let moment = self.moment();
+        let was_alive = token_store::edit_all(self.store.as_ref(), &digests, move |record| {
+            let mut record = record.unwrap_or_else(|| by_line(&moment));
+            moment.reconcile(&mut record, |_| None);
+            let was_alive = record.revoke(moment.now, uid);
+            (Some(record), was_alive)
+        })?;
+        let in_files: HashSet<TokenDigest> = tokens
+            .iter()
+            .filter(|token| token.in_file != Listed::Not)
+            .map(|token| token.digest)
+            .collect();
+        for file in [&self.cluster_file, &self.persistent_file] {
+            with_file(file, |file| file.take_out(&in_files))?;
+        }
+        self.admissions.end_rights(&digests, None)?;
+        let mut revoked = Vec::new();
+        for token in tokens {
+            let digest = token.digest;
+            if token.in_file.is_usable() || was_alive.get(&digest).copied().unwrap_or_default() {
+                audit::write("revoked", &digest, Actor::Uid(uid), None, "ok");
+                revoked.push(digest);
+            }
+        }
+        Ok(revoked)
+    }
+
+    /// Forgets every token that is over, and takes expired lines out of MicroK8s's file. Says how
+    /// many there were.
+    pub fn prune(&self, uid: u32) -> Result<usize, StoreError> {
+        let is_done = |record: &TokenRecord, now| {
+            record.state(now).is_over() && !record.has_tries() && !record.has_line()
+        };
+        let mut over = Vec::new();
+        for token in self.find("")? {
+            if token
+                .record
+                .is_some_and(|record| is_done(&record, self.now()))
+            {
+                over.push(token.digest);
+            }
+        }
+        let forgotten = self.forget_if(&over, Actor::Uid(uid), is_done)?;
+        Ok(forgotten + self.blank_expired(self.now())?)
+    }
+
+    /// Does what time and the datastore have done to tokens meanwhile; to be called every now and
+    /// then.
+    pub fn expire_tokens(
+        &self,
+        is_member: impl Fn(&JoiningNode) -> bool,
+    ) -> Result<(), StoreError> {
+        self.settle_all(&is_member)?;
+        let awaited: Vec<TokenDigest> = lock(&self.awaited).iter().copied().collect();
+        let still = self.reconcile(&awaited, &is_member)?;
+        lock(&self.awaited).retain(|digest| still.contains(digest) || !awaited.contains(digest));
+        loop {
+            let due = self.store.due(self.now(), EXPIRY_BATCH)?;
+            self.reconcile(&due, &is_member)?;
+            let forgotten = self.forget_if(&due, Actor::Agent, |record, now| {
+                !record.has_line()
+                    && record
+                        .over_since(now)
+                        .is_some_and(|since| since.saturating_add(KEPT) <= now)
+            })?;
+            // Those that expired have moved on as well: the next batch is another one.
+            if due.len() < EXPIRY_BATCH
+                || (forgotten == 0 && self.store.due(self.now(), 1)? == due[..1])
+            {
+                break;
+            }
+        }
+        self.admissions.forget_ended(self.now())?;
+        let end = self.now().saturating_sub(LEASE.max(self.window));
+        let never_came = |other: &AdmittedNode| {
+            other.role == Role::Worker && !other.complete && other.since <= end
+        };
+        let gone = self.admissions.nodes_that(never_came)?;
+        if !gone.is_empty() {
+            self.admissions.forget(&gone)?;
+        }
+        // Until then the line tells why the token does not let anybody in.
+        self.blank_expired(self.now().saturating_sub(KEPT))?;
+        Ok(())
+    }
+
+    /// Brings all that is stored up to the cluster that the node is in and to its clock: once after
+    /// each start, after each change of the cluster, and when the clock was put back.
+    fn settle_all(&self, is_member: &dyn Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
+        let current = (self.cluster)();
+        // What a join or leave has begun may be taken back.
+        if current.is_changing {
+            return Ok(());
+        }
+        let now = self.now();
+        if let Some((cluster, last)) = &mut *lock(&self.settled_for)
+            && *cluster == current
+            && *last <= now
+        {
+            *last = now;
+            return Ok(());
+        }
+        let all: Vec<TokenDigest> = self
+            .store
+            .find("")?
+            .into_iter()
+            .map(|(digest, _)| digest)
+            .collect();
+        for batch in all.chunks(EXPIRY_BATCH) {
+            self.reconcile(batch, is_member)?;
+        }
+        self.admissions.keep_to(&current)?;
+        *lock(&self.settled_for) = Some((current, now));
+        Ok(())
+    }
+
+    /// Settles tokens. Says by which of them control plane nodes are still awaited.
+    fn reconcile(
+        &self,
+        digests: &[TokenDigest],
+        is_member: &dyn Fn(&JoiningNode) -> bool,
+    ) -> Result<HashSet<TokenDigest>, StoreError> {
+        let moment = self.moment();
+        let mut members = Members::new();
+        let mut still = HashSet::new();
+        let mut changing = Vec::new();
+        for digest in digests {
+            let Some(mut record) = self.store.read(digest)? else {
+                continue;
+            };
+            members.extend(members_of(&record, is_member));
+            let before = record.clone();
+            moment.reconcile(&mut record, |node| members.get(node).copied());
+            if record.awaited().next().is_some() {
+                still.insert(*digest);
+            }
+            // One that is due is written again also when only the moment has changed.
+            let is_due = record
+                .next_change(moment.now, moment.window, KEPT)
+                .is_none_or(|at| at <= moment.now);
+            if record != before || is_due {
+                changing.push(*digest);
+            }
+        }
+        let settled = token_store::edit_all(self.store.as_ref(), &changing, move |record| {
+            record.map_or((None, Vec::new()), |mut record| {
+                let events = moment.reconcile(&mut record, |node| members.get(node).copied());
+                (Some(record), events)
+            })
+        })?;
+        for (digest, events) in settled {
+            self.note(&digest, &events)?;
+        }
+        Ok(still)
+    }
+
+    /// Forgets those of these tokens for which this holds, and says how many that were.
+    fn forget_if(
+        &self,
+        digests: &[TokenDigest],
+        actor: Actor,
+        holds: impl Fn(&TokenRecord, i64) -> bool + Send + 'static,
+    ) -> Result<usize, StoreError> {
+        let moment = self.moment();
+        let forgotten = token_store::edit_all(self.store.as_ref(), digests, move |record| {
+            let forget = record.as_ref().is_some_and(|record| {
+                let mut settled = record.clone();
+                moment.reconcile(&mut settled, |_| None);
+                holds(&settled, moment.now)
+            });
+            (record.filter(|_| !forget), forget)
+        })?;
+        let mut count = 0;
+        for (digest, _) in forgotten.iter().filter(|(_, forgotten)| **forgotten) {
+            audit::write("pruned", digest, actor, None, "ok");
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Takes lines out of MicroK8s's file whose time ran out until then.
+    fn blank_expired(&self, until: i64) -> Result<usize, StoreError> {
+        with_file(&self.cluster_file, |file| file.blank_expired(until))
+    }
+}
