@@ -1,11 +1,18 @@
 //! What the log says of a request, and how its lines are told to be of the same one.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
 
+use microk8s::client::pinned_tls;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
+use crate::lab::network::inside;
 
 const JOIN: &str = "https://10.99.0.11:25000/cluster/api/v2.0/join";
 
@@ -164,4 +171,95 @@ fn a_flood_of_requests_is_counted_in_the_log_and_hides_no_join() {
         assert_eq!(count, 1, "{event}: {log}");
     }
     assert!(log.contains("outcome=\"admitted\""), "{log}");
+}
+
+const ADDRESS: &str = "10.99.0.11:25000";
+/// How many requests a connection begins and resets.
+const STREAMS: u32 = 20;
+const FLOOD: usize = 400;
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let stream = stream.to_be_bytes();
+    [&length[1..], &[kind, flags], &stream, payload].concat()
+}
+
+/// Begins requests whose bodies do not come, waits until the agent has read them, and resets them all.
+fn reset_streams() {
+    // Kinds of frames (RFC 9113, section 6).
+    let [headers, reset, settings, ping] = [1, 3, 4, 6];
+    let (end_of_headers, acknowledged, cancel) = (4, 1, [0, 0, 0, 8]);
+    let mut config = Arc::unwrap_or_clone(pinned_tls::config().unwrap());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from("10.99.0.11").unwrap();
+    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(tls, TcpStream::connect(ADDRESS).unwrap());
+    // `POST` and `https` by their numbers in the table of headers; path and authority in full.
+    let text = |name, value: &str| {
+        [
+            &[name, u8::try_from(value.len()).unwrap()],
+            value.as_bytes(),
+        ]
+        .concat()
+    };
+    let [path, authority] = [text(4, "/cluster/api/v2.0/join"), text(1, ADDRESS)];
+    let head = [&[0x83, 0x87], &path[..], &authority].concat();
+    let streams = || (0..STREAMS).map(|number| 2 * number + 1);
+    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    begin.extend(frame(settings, 0, 0, &[]));
+    begin.extend(streams().flat_map(|id| frame(headers, end_of_headers, id, &head)));
+    begin.extend(frame(ping, 0, 0, &[7; 8]));
+    stream.write_all(&begin).unwrap();
+    loop {
+        let mut beginning = [0; 9];
+        stream.read_exact(&mut beginning).unwrap();
+        let [_, high, low, kind, flags, ..] = beginning;
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+        stream.read_exact(&mut payload).unwrap();
+        if (kind, flags) == (ping, acknowledged) {
+            break;
+        }
+    }
+    let resets: Vec<u8> = streams()
+        .flat_map(|id| frame(reset, 0, id, &cancel))
+        .collect();
+    stream.write_all(&resets).unwrap();
+}
+
+#[test]
+fn floods_of_reset_streams_and_of_failed_handshakes_are_counted_in_the_log() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    // What fails before there is a request is told to those who look for a fault.
+    let words = [
+        "env",
+        "MICROK8S_LOG=info,microk8s=debug",
+        "microk8s",
+        "agent",
+    ];
+    let agent = Agent::start_as(n1, &words);
+    inside(n2.namespace(), || {
+        // Most streams are reset before the agent has begun with their requests.
+        for _ in 0..FLOOD {
+            reset_streams();
+        }
+        for _ in 0..FLOOD {
+            let mut stream = TcpStream::connect(ADDRESS).unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            // It may be closed with a reset.
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    for what in ["requests without success", "connections that failed"] {
+        agent.wait_for(&format!("more lines about {what} in the last "));
+    }
+    let log = agent.log();
+    for text in ["path=\"/cluster/api/v2.0/join\"", "connection peer="] {
+        let count = log.matches(text).count();
+        assert!((1..=FLOOD / 2).contains(&count), "{count} times {text}");
+    }
+    assert!(log.lines().count() < FLOOD + 100, "{log}");
 }
