@@ -12,6 +12,10 @@ cluster *args:
 test *args:
     cargo test --locked {{ args }}
 
+# What takes too long for each change: commands that are killed at each of their flushes
+nightly:
+    MICROK8S_TEST_NIGHTLY=1 cargo test --locked --test it killed
+
 # Joins a second, with few and with many outstanding tokens
 bench *args:
     cargo bench --locked --bench joins -- {{ args }}

@@ -1222,14 +1222,8 @@ fn command_file(host: &Host) -> String {
             ))
         })
         .collect();
-    let words: String = command
-        .get_args()
-        .map(|word| format!(" {}", quote(word)))
-        .collect();
-    format!(
-        "#!/bin/sh\nexec env -i{environment} {}{words} \"$@\"\n",
-        quote(command.get_program())
-    )
+    let entering = host.entering().join(" ");
+    format!("#!/bin/sh\numask 022\nexec env -i{environment} {entering} microk8s \"$@\"\n")
 }
 
 /// Writes a script that can be run at once. Another process writes it: a file that this one has open for writing may be

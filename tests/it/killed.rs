@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use crate::lab::agent::Agent;
 use crate::lab::snapshot::Snapshot;
 use crate::lab::standins::Running;
-use crate::lab::{Host, Lab, Output, nodes, skip};
+use crate::lab::{Host, Lab, Output, nodes, skip, tell};
 use crate::leaving::{assert_of_one_authority, cluster};
 
 /// Nothing waits for this long in a run where all is well.
@@ -32,6 +32,21 @@ const CHANGING: &str =
 /// changes, such as a call to a service, has one before it and one after it as well. Where a folder
 /// is emptied, every seventh file in it is enough.
 const KILLED_AT: [(&str, usize); 2] = [("fsync", 1), ("unlinkat", 7)];
+
+/// Where this is set, commands are killed at each of those calls, not only at every few.
+const NIGHTLY: &str = "MICROK8S_TEST_NIGHTLY";
+
+/// At every which of the moments a test kills, which it says aloud. An odd stride meets the moments
+/// before a change and those after one alike.
+pub fn stride(ordinary: usize) -> usize {
+    if std::env::var_os(NIGHTLY).is_some() {
+        return 1;
+    }
+    tell(&format!(
+        "killed at every {ordinary}th flush; {NIGHTLY}=1 kills at each"
+    ));
+    ordinary
+}
 
 /// What kills a process on entering a system call for the `number`th time.
 fn fatal(call: &str, number: usize) -> String {
@@ -126,17 +141,11 @@ impl<'a> Victim<'a> {
         }
     }
 
-    /// Kills the command at its first, second, third … flush, until it gets to its end, and each
-    /// time starts the agent of the host. Every step of the command is met, also one that is added
-    /// tomorrow. `check` looks at the node then.
-    fn kill_everywhere(&self, killed: Killed, check: impl Fn(&str, Ending)) {
-        self.kill_at_every(1, killed, check);
-    }
-
-    /// The same at every `stride`th flush. An odd stride meets the moments before a change and
-    /// those after one alike.
-    fn kill_at_every(&self, stride: usize, killed: Killed, check: impl Fn(&str, Ending)) {
-        let (host, sparsely) = (self.host, stride);
+    /// Kills the command at one flush after the other, until it gets to its end, and each time starts
+    /// the agent of the host. With a stride of 1 every step of the command is met, also one that is
+    /// added tomorrow. `check` looks at the node then.
+    fn kill_at_every(&self, ordinary: usize, killed: Killed, check: impl Fn(&str, Ending)) {
+        let (host, sparsely) = (self.host, stride(ordinary));
         let kept = host.scratch().join("kept");
         nodes::copy(&host.snap_data(), &kept);
         let mut kills = 0;
@@ -186,8 +195,10 @@ impl<'a> Victim<'a> {
             self.line
         ));
         let ended = output.code == Some(0);
-        let was_killed = output.code == Some(137) || output.code.is_none();
-        assert!(ended || was_killed, "{call} {number}: {output:?}");
+        assert!(
+            ended || output.code == Some(137),
+            "{call} {number}: {output:?}"
+        );
         ended
     }
 
@@ -294,7 +305,7 @@ fn killed_leave(option: &str) {
         keep_datastore_key(n2);
     }
     let leave = Victim::new(n2, "microk8s leave");
-    leave.kill_everywhere(Killed::Command, |at, ending| {
+    leave.kill_at_every(9, Killed::Command, |at, ending| {
         if ending == Ending::Complete {
             assert_of_one_authority(&n2.snap_data());
             let calls = n2.stand_ins.calls();
@@ -335,7 +346,7 @@ fn a_workers_join_that_is_killed_anywhere_is_undone_or_complete_when_the_agent_s
         return;
     };
     let join = Victim::new(lab.host("n2"), &format!("{line} --worker"));
-    join.kill_everywhere(Killed::Command, |_, _| ());
+    join.kill_at_every(7, Killed::Command, |_, _| ());
 }
 
 #[test]
@@ -345,7 +356,7 @@ fn a_join_without_high_availability_that_is_killed_anywhere_is_undone_or_complet
     };
     let join = Victim::new(lab.host("n2"), &line);
     // Its steps are those of a worker's join but for a few.
-    join.kill_at_every(3, Killed::Command, |_, _| ());
+    join.kill_at_every(9, Killed::Command, |_, _| ());
 }
 
 fn killed_control_plane_join(killed: Killed, stride: usize) {
@@ -377,7 +388,7 @@ fn killed_control_plane_join(killed: Killed, stride: usize) {
 
 #[test]
 fn a_control_planes_join_that_is_killed_anywhere_is_undone_or_complete_when_the_agent_starts() {
-    killed_control_plane_join(Killed::Command, 1);
+    killed_control_plane_join(Killed::Command, 5);
 }
 
 #[test]

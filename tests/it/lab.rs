@@ -11,6 +11,7 @@ pub mod agent;
 pub mod changes;
 pub mod datastore;
 pub mod kubernetes;
+pub mod namespaces;
 pub mod network;
 pub mod nodes;
 pub mod peer;
@@ -29,15 +30,19 @@ pub mod systemd;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use tempfile::TempDir;
 
 use self::agent::Agent;
+use self::namespaces::Namespaces;
 use self::network::Network;
 use self::program::program;
 use self::snapshot::Snapshot;
@@ -46,8 +51,10 @@ use self::standins::StandIns;
 /// The agent's own state, which the recordings know nothing of.
 const OWN_STATE: &str = "var/cluster-agent";
 
-/// What ends a program that does not end by itself.
-const TIME_LIMIT: [&str; 4] = ["timeout", "--foreground", "--kill-after=5", "120"];
+/// How long a program may run, in seconds.
+const TIME_LIMIT: u32 = 120;
+/// The exit code of a program that ran for longer.
+const ENDED_BY_LIMIT: i32 = 128 + Signal::SIGALRM as i32;
 
 /// Hosts on one network. Everything goes away when it is dropped.
 pub struct Lab {
@@ -133,9 +140,18 @@ pub fn scratch() -> PathBuf {
 
 /// Says why a test does nothing, past the capture of the test harness.
 pub fn skip(reason: &str) {
+    say("skipped", reason);
+}
+
+/// Says how a test runs, past the capture of the test harness.
+pub fn tell(what: &str) {
+    say("note", what);
+}
+
+fn say(kind: &str, what: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     // In one piece: other tests write at the same time.
-    let line = format!("skipped: {name}: {reason}\n");
+    let line = format!("{kind}: {name}: {what}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
@@ -144,6 +160,7 @@ pub struct Host {
     pub name: String,
     pub stand_ins: StandIns,
     namespace: String,
+    namespaces: Mutex<Namespaces>,
     root: PathBuf,
 }
 
@@ -163,6 +180,7 @@ impl Host {
             name: name.to_owned(),
             stand_ins,
             namespace: namespace.to_owned(),
+            namespaces: Mutex::new(Namespaces::new(namespace, name).unwrap()),
             root: root.to_owned(),
         }
     }
@@ -232,23 +250,10 @@ impl Host {
 
     /// A program to be run on this host, as root, with the environment that a snap gives.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
+        let (program, arguments) = words.split_first().unwrap();
+        let mut command = Command::new(program);
         command
-            .args([
-                "netns",
-                "exec",
-                &self.namespace,
-                "unshare",
-                "--uts",
-                "sh",
-                "-c",
-            ])
-            .args([
-                // Tests that run in the background of a shell are born deaf to Ctrl-C.
-                "echo \"$0\" >/proc/sys/kernel/hostname; umask 022; exec env --default-signal \"$@\"",
-                &self.name,
-            ])
-            .args(words)
+            .args(arguments)
             .env_clear()
             .env(
                 "PATH",
@@ -264,7 +269,23 @@ impl Host {
             .env("SNAP_DATA", self.snap_data())
             .env("SNAP_COMMON", self.snap_common())
             .current_dir("/");
+        self.namespaces().enter(&mut command);
         command
+    }
+
+    /// The words before a program that a script runs on this host.
+    pub fn entering(&self) -> Vec<String> {
+        self.namespaces().words()
+    }
+
+    /// From now on programs that start on this host see what is mounted on the machine now.
+    pub fn see_mounts(&self) {
+        *self.namespaces() = Namespaces::new(&self.namespace, &self.name).unwrap();
+    }
+
+    fn namespaces(&self) -> MutexGuard<'_, Namespaces> {
+        let namespaces = self.namespaces.lock();
+        namespaces.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a program to its end.
@@ -279,9 +300,9 @@ impl Host {
 
     /// Runs a program that reads this from its standard input.
     pub fn run_with_input(&self, words: &[&str], input: &[u8]) -> Output {
-        let mut all = TIME_LIMIT.to_vec();
-        all.extend(words);
-        Output::of_command(&mut self.command(&all), input)
+        let mut command = self.command(words);
+        namespaces::limit(&mut command, TIME_LIMIT);
+        Output::of_command(&mut command, input)
     }
 
     /// Starts an agent with no arguments and waits until it serves.
@@ -344,6 +365,7 @@ impl Host {
 /// What a program did.
 #[derive(Debug)]
 pub struct Output {
+    /// The exit code, as a shell gives it: 128 and the number of the signal that killed it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -354,7 +376,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Runs a program that reads this from its standard input, and that [`TIME_LIMIT`] ends.
+    /// Runs a program that reads this from its standard input, and that has a [`TIME_LIMIT`].
     fn of_command(command: &mut Command, input: &[u8]) -> Self {
         let began = now();
         let mut child = command
@@ -374,7 +396,7 @@ impl Output {
         let output = Self::of(child, began);
         assert_ne!(
             output.code,
-            Some(124),
+            Some(ENDED_BY_LIMIT),
             "{command:?} does not end\n{output:?}"
         );
         output
@@ -383,8 +405,9 @@ impl Output {
     /// Waits for the end of a program that was started then, in unix time.
     fn of(child: Child, began: u64) -> Self {
         let output = child.wait_with_output().unwrap();
+        let killed_by = output.status.signal().map(|signal| 128 + signal);
         Self {
-            code: output.status.code(),
+            code: output.status.code().or(killed_by),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             began,

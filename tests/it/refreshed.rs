@@ -35,6 +35,11 @@ fn serves_again(agent: &Agent, times: usize) {
     });
 }
 
+/// What a revision's directory holds, without the agent's own state.
+fn files(host: &Host, revision: &str) -> Snapshot {
+    Snapshot::take(&directory(host, revision), &["var/cluster-agent"])
+}
+
 fn token_of(line: &str) -> &str {
     line.split(['/', ' ']).nth(3).unwrap()
 }
@@ -73,12 +78,10 @@ fn an_agent_goes_along_with_the_node_directory_and_no_token_is_lost_or_lives_aga
         for line in [&before, &between, &after] {
             assert_eq!(state_of(n1, line), "issued", "{given}");
         }
-        let files =
-            |revision: &str| Snapshot::take(&directory(n1, revision), &["var/cluster-agent"]);
-        let old = files("x1");
+        let old = files(n1, "x1");
         n2.shell(&format!("{between} --worker")).ok();
         // What a join writes is in the directory that is used.
-        assert!(old == files("x1") && old != files("x2"), "{given}");
+        assert!(old == files(n1, "x1") && old != files(n1, "x2"), "{given}");
 
         lead_to(n1, "x1");
         serves_again(&agent, 3);
@@ -158,12 +161,11 @@ fn a_join_that_the_refresh_comes_into_is_taken_back_in_both_directories() {
         } else {
             serves_again(&agent, 2);
         }
-        assert!(before == n1.snapshot(), "x2: {}", agent.log());
+        for revision in ["x1", "x2"] {
+            assert!(before == files(n1, revision), "{revision}: {}", agent.log());
+        }
         let journal = directory(n1, "x2").join("var/cluster-agent/journal");
         assert!(!journal.exists(), "{}", agent.log());
-        lead_to(n1, "x1");
-        assert!(before == n1.snapshot(), "x1: {}", agent.log());
-        lead_to(n1, "x2");
         // A report of the first try that comes late would end the rights of the second.
         let reported = wait::until(Duration::from_secs(60), Duration::from_millis(20), || {
             contacted.log().contains("join-outcome").then_some(())

@@ -10,7 +10,7 @@ use crate::lab::agent::Agent;
 use crate::lab::{Host, Lab, skip};
 
 /// The programs that the stand-ins themselves are made of.
-const INSIDE_STAND_INS: [&str; 6] = ["sh", "sed", "awk", "mawk", "cat", "mv"];
+const INSIDE_STAND_INS: [&str; 7] = ["sh", "sed", "awk", "mawk", "cat", "mv", "flock"];
 
 fn lab() -> Option<Lab> {
     let has_strace = Path::new("/usr/bin/strace").exists();

@@ -1,5 +1,6 @@
 //! What a person sees: the commands in a terminal, looked at as it shows them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use microk8s::base::wait;
@@ -14,12 +15,20 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A terminal on a host. It goes away when it is dropped.
 struct Terminal<'a> {
     host: &'a Host,
+    /// Of its server: one that still ends would take the next terminal along.
+    socket: String,
 }
 
 impl<'a> Terminal<'a> {
     /// Runs a line of shell in it, with `done` below when the line has ended.
     fn run(host: &'a Host, line: &str) -> Self {
-        let terminal = Self { host };
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let socket = host.scratch().join(format!("tmux-{number}"));
+        let terminal = Self {
+            host,
+            socket: socket.display().to_string(),
+        };
         // Whoever waits for input keeps the terminal open.
         let line = format!("{line}; echo done; exec cat");
         terminal.tmux(&["new-session", "-d", "-x", "100", "-y", "30", &line]);
@@ -27,9 +36,7 @@ impl<'a> Terminal<'a> {
     }
 
     fn tmux(&self, words: &[&str]) -> String {
-        // A server of its own, whose socket is among the host's files.
-        let folder = format!("TMUX_TMPDIR={}", self.host.scratch().display());
-        let tmux = ["env", &folder, "tmux", "-L", "terminal", "-f", "/dev/null"];
+        let tmux = ["tmux", "-S", &self.socket, "-f", "/dev/null"];
         self.host.run(&[&tmux, words].concat()).ok()
     }
 
@@ -61,7 +68,9 @@ impl<'a> Terminal<'a> {
 
 impl Drop for Terminal<'_> {
     fn drop(&mut self) {
-        self.tmux(&["kill-server"]);
+        // Where it fails, the server has ended already.
+        let end = ["tmux", "-S", &self.socket, "kill-server"];
+        let _ = self.host.command(&end).output();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,6 +29,13 @@ pub struct Agent {
 struct Log {
     lines: Mutex<Lines>,
     more: Condvar,
+}
+
+impl Log {
+    /// Also where a test has failed while it looked at them.
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
@@ -84,15 +91,11 @@ impl Agent {
                 .read_until(b'\n', &mut line)
                 .is_ok_and(|count| count > 0)
             {
-                sink.lines
-                    .lock()
-                    .unwrap()
-                    .text
-                    .push_str(&String::from_utf8_lossy(&line));
+                sink.lines().text.push_str(&String::from_utf8_lossy(&line));
                 sink.more.notify_all();
                 line.clear();
             }
-            sink.lines.lock().unwrap().ended = true;
+            sink.lines().ended = true;
             sink.more.notify_all();
         });
         Self {
@@ -109,7 +112,7 @@ impl Agent {
 
     /// Waits until the log is like this; fails when the agent ends before it is.
     pub fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) {
-        let lines = self.log.lines.lock().unwrap();
+        let lines = self.log.lines();
         let (lines, _) = self
             .log
             .more
@@ -125,7 +128,7 @@ impl Agent {
 
     /// What it has written to stderr so far.
     pub fn log(&self) -> String {
-        self.log.lines.lock().unwrap().text.clone()
+        self.log.lines().text.clone()
     }
 
     /// The process's id.
@@ -157,7 +160,7 @@ impl Agent {
 
     fn wait(&mut self) -> ExitStatus {
         // The end of its stderr comes with the end of the process, so the log tells when to look.
-        let lines = self.log.lines.lock().unwrap();
+        let lines = self.log.lines();
         let (lines, late) = self
             .log
             .more

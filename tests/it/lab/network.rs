@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use microk8s::base::wait;
+use nix::sched::{CloneFlags, setns};
 
 /// What every namespace and directory of the lab is called, before the process's id.
 pub const PREFIX: &str = "microk8s-it";
@@ -227,24 +227,12 @@ pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         scope
             .spawn(move || {
-                enter(&handle);
+                setns(&handle, CloneFlags::CLONE_NEWNET).unwrap();
                 work()
             })
             .join()
             .unwrap()
     })
-}
-
-#[expect(unsafe_code, reason = "std has no call for `setns`")]
-fn enter(namespace: &fs::File) {
-    const CLONE_NEWNET: i32 = 0x4000_0000;
-    unsafe extern "C" {
-        fn setns(fd: i32, kind: i32) -> i32;
-    }
-    // SAFETY: `setns` takes two integers and changes nothing but the calling thread's network
-    // namespace; the descriptor is open for as long as the borrow lasts.
-    let result = unsafe { setns(namespace.as_raw_fd(), CLONE_NEWNET) };
-    assert_eq!(result, 0, "setns: {}", io::Error::last_os_error());
 }
 
 /// Removes what test processes that were killed have left on the machine.

@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use microk8s::base::wait;
+use nix::sys::socket;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::{Host, network};
+
+/// How long a peer may take to end.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request as it came in.
 #[derive(Clone, Debug)]
@@ -59,8 +63,7 @@ pub enum Speaks {
 /// A listener on a host, with a thread a connection.
 pub struct Peer {
     state: Arc<State>,
-    namespace: String,
-    address: SocketAddr,
+    listener: Arc<TcpListener>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -73,7 +76,14 @@ struct State {
     requests: Mutex<Vec<Request>>,
     connections: Mutex<Vec<TcpStream>>,
     arrived: Condvar,
-    stop: AtomicBool,
+}
+
+impl State {
+    /// Also where a test has failed while it held them.
+    fn connections(&self) -> MutexGuard<'_, Vec<TcpStream>> {
+        let connections = self.connections.lock();
+        connections.unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Peer {
@@ -131,20 +141,18 @@ impl Peer {
         clock: ClockOffset,
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = network::listen(host.namespace(), SocketAddr::from(address));
+        let listener = Arc::new(network::listen(host.namespace(), SocketAddr::from(address)));
         let state = Arc::new(State {
             clock,
             requests: Mutex::default(),
             connections: Mutex::default(),
             arrived: Condvar::new(),
-            stop: AtomicBool::new(false),
         });
-        let shared = Arc::clone(&state);
-        let thread = thread::spawn(move || accept(&listener, speaks, &configs, &shared, &answer));
+        let (shared, accepting) = (Arc::clone(&state), Arc::clone(&listener));
+        let thread = thread::spawn(move || accept(&accepting, speaks, &configs, &shared, &answer));
         Self {
             state,
-            namespace: host.namespace().to_owned(),
-            address: ([127, 0, 0, 1], address.1).into(),
+            listener,
             thread: Some(thread),
         }
     }
@@ -157,12 +165,12 @@ impl Peer {
 
     /// How many connections there were.
     pub fn connections(&self) -> usize {
-        self.state.connections.lock().unwrap().len()
+        self.state.connections().len()
     }
 
     /// Waits until there was a connection, whether or not anything was said on it.
     pub fn wait_for_connection(&self) {
-        let connections = self.state.connections.lock().unwrap();
+        let connections = self.state.connections();
         let (connections, _) = self
             .state
             .arrived
@@ -179,17 +187,17 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.state.stop.store(true, Ordering::SeqCst);
-        for connection in self.state.connections.lock().unwrap().drain(..) {
-            let _ = connection.shutdown(Shutdown::Both);
-        }
-        // The listener sits in `accept`: one more connection lets it look at the flag.
-        let _ = network::inside(&self.namespace, || {
-            TcpStream::connect_timeout(&self.address, Duration::from_secs(5))
+        // From now on it accepts no connection, and the thread that does ends with those that there are.
+        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let _ = wait::until(STALL_TIMEOUT, Duration::from_millis(1), || {
+            for connection in self.state.connections().drain(..) {
+                let _ = connection.shutdown(Shutdown::Both);
+            }
+            thread.is_finished().then_some(())
         });
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -227,11 +235,8 @@ fn accept(
 ) {
     thread::scope(|scope| {
         while let Ok((stream, _)) = listener.accept() {
-            if state.stop.load(Ordering::SeqCst) {
-                return;
-            }
             let is_first = {
-                let mut connections = state.connections.lock().unwrap();
+                let mut connections = state.connections();
                 connections.push(stream.try_clone().unwrap());
                 state.arrived.notify_all();
                 connections.len() == 1

@@ -29,6 +29,7 @@ impl SmallDisk {
             .status();
         assert!(copied.unwrap().success());
         fs::remove_dir_all(kept).unwrap();
+        host.see_mounts();
         Self(folder.to_owned())
     }
 

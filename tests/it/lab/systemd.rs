@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use microk8s::base::wait;
 
 use super::program::program;
-use super::{Host, Output, TIME_LIMIT, network, revisions, skip};
+use super::{Host, Output, network, revisions, skip};
 
 /// Names the root to boot.
 const ROOT_VARIABLE: &str = "MICROK8S_TEST_SYSTEMD_ROOT";
@@ -24,6 +24,15 @@ const ROOT_VARIABLE: &str = "MICROK8S_TEST_SYSTEMD_ROOT";
 /// How long a machine may take to boot, and to end.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What ends a program on the machine that does not end by itself.
+const TIME_LIMIT: [&str; 5] = [
+    "timeout",
+    "--foreground",
+    "--kill-after=5",
+    "--signal=ALRM",
+    "120",
+];
 
 /// The unit that the README has operators write.
 pub const UNIT: &str = "microk8s-cluster-agent";

@@ -2,4 +2,9 @@
 set -eu
 umask 022
 here='{here}' data='{data}'
-log() { printf '%s\n' "$*" | sed "s|$data|\$SNAP_DATA|g" >> "$here/calls.log"; }
+log() {
+    case "$*" in
+    *"$data"*) printf '%s\n' "$*" | sed "s|$data|\$SNAP_DATA|g" ;;
+    *) printf '%s\n' "$*" ;;
+    esac >> "$here/calls.log"
+}

@@ -42,6 +42,9 @@ case "$1 $2" in
 *) exit 0 ;;
 esac
 cd "$data/var/kubernetes/backend" 2>/dev/null || exit 0
+# One after the other, also where the caller of the first one has died.
+exec 9> "$here/datastore.lock"
+flock 9
 value() { sed -n "s/^$1: *//p" "$2"; }
 if [ -e init.yaml ] && [ ! -e cluster.yaml ]; then
     own=$(value Address init.yaml) id=100
