@@ -351,9 +351,11 @@ impl TokenRecord {
         let is_count_kept =
             !was_over && terms.uses.is_none() && next.uses == before.uses && self.left(now) > 0;
         let spent = self.counted.as_ref().map_or(0, |counted| counted.spent);
+        // A use that came back after an earlier addition is not one more than was asked for.
+        let asked = self.taken().saturating_add(next.uses.unwrap_or_default());
         let total = match &self.counted {
-            Some(counted) if is_count_kept => counted.uses,
-            _ => self.taken().saturating_add(next.uses.unwrap_or_default()),
+            Some(counted) if is_count_kept => counted.uses.min(asked),
+            _ => asked,
         };
         (self.open_until, self.counted) = match next.uses {
             None => (next.until, None),

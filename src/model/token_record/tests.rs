@@ -432,6 +432,17 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+#[test]
+fn a_use_that_came_back_is_not_one_more_than_was_asked_for() {
+    let terms = Terms::lasting(Lifetime::OneUse);
+    let mut record = one_use();
+    admit(&mut record, &worker(2), NOW);
+    record.add(&terms, NOW, Issuer::Uid(0));
+    record.fail(&worker(2).node);
+    let added = record.add(&terms, NOW, Issuer::Uid(0));
+    assert_eq!((added.after.uses, record.left(NOW)), (Some(1), 1));
+}
+
 proptest! {
     /// From any sequence of events: no more nodes have something of the cluster by a token
     /// than it has uses, and no use is lost: what nobody has somebody can still get.
