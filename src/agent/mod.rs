@@ -189,6 +189,10 @@ const LAST_DRAIN: Duration = Duration::from_secs(5);
 /// Runs the agent until it is told to stop, or until the node has another directory, which is then the
 /// value: the agent has to start again there.
 pub fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, AgentError> {
+    // snapd may have led on since the agent's directory was named.
+    if let Some(to) = moved::elsewhere(&node.layout) {
+        return Ok(Some(to));
+    }
     let _lock = take_lock(&node)?;
     let manager = ServiceManager::from_environment();
     let starting = manager.starting("starting: seeing to what was interrupted");
@@ -359,7 +363,7 @@ async fn serve(
             tracing::info!("stopping: SIGINT");
             Ending::Drained
         }
-        to = moved::elsewhere(&layout) => Ending::Moved(to),
+        to = moved::wait_until_elsewhere(&layout) => Ending::Moved(to),
     };
     match &ending {
         Ending::Moved(to) => manager.moving(to),

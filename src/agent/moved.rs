@@ -60,34 +60,36 @@ fn in_the_way(shared: &Shared, request: &Request) -> Option<NotCurrent> {
     shared.admission.node().layout.check_current().err()
 }
 
-/// Waits until the node is in another directory, and says in which.
-pub async fn elsewhere(layout: &Layout) -> PathBuf {
+/// The directory that the node is in, when that is another one.
+pub fn elsewhere(layout: &Layout) -> Option<PathBuf> {
+    match layout.check_current() {
+        Err(ref why @ NotCurrent::Elsewhere { ref to, .. }) => {
+            tracing::warn!("{why}; the agent starts again there");
+            Some(to.clone())
+        }
+        Err(NotCurrent::Missing(_)) | Ok(()) => None,
+    }
+}
+
+/// Waits until the node is in another directory, which is the value.
+pub async fn wait_until_elsewhere(layout: &Layout) -> PathBuf {
     let mut was_missing = false;
     let mut pause = tokio::time::interval(PAUSE);
     loop {
         pause.tick().await;
-        match layout.check_current() {
-            Ok(()) => {
-                if was_missing {
-                    tracing::info!("the node directory is back");
-                }
-                was_missing = false;
-            }
-            Err(why @ NotCurrent::Missing(_)) => {
-                if !was_missing {
-                    tracing::warn!("{why}; nothing is changed until it leads here again");
-                }
+        if let Some(to) = elsewhere(layout) {
+            return to;
+        }
+        match (layout.check_current(), was_missing) {
+            (Err(why @ NotCurrent::Missing(_)), false) => {
+                tracing::warn!("{why}; nothing is changed until it leads here again");
                 was_missing = true;
             }
-            Err(NotCurrent::Elsewhere { link, from, to }) => {
-                tracing::warn!(
-                    "`{}` leads to `{}` now, no longer to `{}`; the agent starts again there",
-                    link.display(),
-                    to.display(),
-                    from.display()
-                );
-                return to;
+            (Ok(()), true) => {
+                tracing::info!("the node directory is back");
+                was_missing = false;
             }
+            _ => {}
         }
     }
 }

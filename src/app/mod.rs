@@ -186,7 +186,14 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
                 Err(ExitStatus::Failure)
             }
         },
-        Ok(Probe::NotRunning) => Ok(Agent::NotRunning),
+        Ok(Probe::NotRunning) => match node.layout.check_current() {
+            Ok(()) => Ok(Agent::NotRunning),
+            Err(why) => {
+                let hint = "run the command again when `snap changes` shows that it is done, and without SNAP_DATA in its environment";
+                output::error(printer, &why.to_string(), Some(hint));
+                Err(ExitStatus::Failure)
+            }
+        },
         Ok(Probe::NoPermission) => Err(refuse_permission(node, printer)),
         Ok(Probe::OtherProtocol { agent }) => {
             let older = if agent < PROTOCOL { "older" } else { "newer" };

@@ -16,6 +16,7 @@ use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::platform::snap::SnapPlatform;
 use crate::store::layout::Layout;
+use crate::store::revision::NotCurrent;
 
 /// Which node directory was used last.
 const NOTE: &str = "run/cluster-agent.directory";
@@ -26,6 +27,9 @@ pub enum CarryOverError {
     /// Its agent still runs.
     #[error("an agent still runs in `{}`", .0.display())]
     InUse(PathBuf),
+    /// The tokens are another revision's by now.
+    #[error(transparent)]
+    NotCurrent(#[from] NotCurrent),
     /// A file.
     #[error("cannot take the tokens over: `{}`: {source}", path.display())]
     File {
@@ -45,6 +49,7 @@ pub fn carry_over(node: &Node) -> Result<Option<PathBuf>, CarryOverError> {
     let Some(revision) = node.layout.revision() else {
         return Ok(None);
     };
+    revision.check()?;
     let note = node.layout.common().join(NOTE);
     let own = revision.directory();
     let last = match fs::read_to_string(&note) {

@@ -102,11 +102,11 @@ impl Layout {
         }
     }
 
-    /// The same node in another directory, that of another revision.
+    /// The same node in the directory of another revision, current or not.
     pub fn at(&self, data: &Path) -> Self {
         Self {
             data: data.to_owned(),
-            revision: Revision::of(data),
+            revision: None,
             ..self.clone()
         }
     }

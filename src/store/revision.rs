@@ -47,14 +47,19 @@ pub enum NotCurrent {
 impl Revision {
     /// The directory that a path leads to; `None` when it leads to none.
     ///
-    /// snapd's own link is watched where it leads there, and the path itself where it does not.
+    /// snapd's own link is watched where it leads there, or from one revision to another: then what
+    /// named the directory is older than the link. Else the path itself is watched.
     pub fn of(data: &Path) -> Option<Self> {
         let directory = fs::canonicalize(data).ok()?;
         let identity = identity(&directory).ok()?;
         let current = directory.parent()?.join(CURRENT);
-        let link = match self::identity(&current) {
-            Ok(found) if found == identity => current,
-            _ => data.to_owned(),
+        let leads_here = self::identity(&current).is_ok_and(|found| found == identity);
+        let is_older =
+            || is_revision(&directory) && fs::read_link(&current).is_ok_and(|to| is_revision(&to));
+        let link = if leads_here || is_older() {
+            current
+        } else {
+            data.to_owned()
         };
         Some(Self {
             directory,
@@ -97,6 +102,13 @@ impl Revision {
             Err(_) => Ok(()),
         }
     }
+}
+
+/// Whether a directory is named as snapd names them: `1234`, or `x1` for a snap that was built here.
+fn is_revision(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.map(|name| name.strip_prefix('x').unwrap_or(name))
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()))
 }
 
 fn identity(path: &Path) -> io::Result<Identity> {
@@ -155,16 +167,38 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_that_was_named_before_the_link_moved_on_is_not_current() {
+        for (old, new) in [("x1", "x2"), ("8511", "8612")] {
+            let root = tempfile::tempdir().unwrap();
+            let path = root.path();
+            for revision in [old, new] {
+                fs::create_dir(path.join(revision)).unwrap();
+            }
+            symlink(new, path.join(CURRENT)).unwrap();
+            symlink(old, path.join("own")).unwrap();
+            for given in [old, "own"] {
+                let revision = Revision::of(&path.join(given)).unwrap();
+                let Err(NotCurrent::Elsewhere { to, .. }) = revision.check() else {
+                    panic!("{given}");
+                };
+                assert_eq!(to, path.join(new).canonicalize().unwrap());
+            }
+        }
+    }
+
+    #[test]
     fn a_directory_that_the_link_of_snapd_does_not_lead_to_is_watched_itself() {
         let root = place();
         let path = root.path();
-        symlink(path.join("x2"), path.join("own")).unwrap();
-        for given in ["x2", "own"] {
+        fs::create_dir(path.join("other")).unwrap();
+        symlink(path.join("other"), path.join("own")).unwrap();
+        for given in ["other", "own"] {
             let revision = Revision::of(&path.join(given)).unwrap();
             lead_to(path, "x1");
             assert_eq!(revision.check(), Ok(()), "{given}");
         }
         let revision = Revision::of(&path.join("own")).unwrap();
+        assert_eq!(revision.check(), Ok(()));
         fs::remove_file(path.join("own")).unwrap();
         symlink(path.join("x1"), path.join("own")).unwrap();
         assert!(matches!(

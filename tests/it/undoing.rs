@@ -223,7 +223,8 @@ fn a_disk_that_fills_up_before_a_join_is_undone_keeps_nothing_from_being_undone(
     let _agent = n1.agent();
     let line = n1.join_line();
     let before = n2.snapshot();
-    let fill = "cat /dev/zero >$data/filler 2>/dev/null || true";
+    // More than the disk holds, and not enough to hurt where it is not mounted.
+    let fill = "head -c 4m /dev/zero >$data/filler 2>/dev/null || true";
     n2.stand_ins.on_service("stop", DATASTORE, fill);
     n2.stand_ins.fail_service("stop", DATASTORE);
     let output = n2.shell(&line);

@@ -36,8 +36,8 @@ impl SmallDisk {
     /// Fills it up, but for so many pages.
     pub fn fill_up_to(&self, pages: u64) {
         let filler = self.filler();
-        // `cat` writes until there is no room.
-        let line = format!("cat /dev/zero > {} 2>/dev/null", filler.display());
+        // More than any of these disks holds, and not enough to hurt where none is mounted.
+        let line = format!("head -c 64m /dev/zero > {} 2>/dev/null", filler.display());
         let filled = Command::new("sh").args(["-c", &line]).status().unwrap();
         assert!(!filled.success());
         let file = fs::File::options().write(true).open(&filler).unwrap();
