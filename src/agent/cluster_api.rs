@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::agent::join_steps::{DryRun, perform};
 use crate::agent::metrics::Limit;
 use crate::agent::{
-    Shared, callback_api, metrics_page, moved, request_log, status, token_rate_limit,
+    Shared, callback_api, date, metrics_page, moved, request_log, status, token_rate_limit,
 };
 use crate::cluster::admission::Caller;
 use crate::wire::error_body::ErrorBody;
@@ -82,6 +82,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
             shared.metrics.clone(),
             request_log::remote,
         ))
+        .layer(middleware::map_response(date::set))
         .with_state(shared)
 }
 

@@ -9,6 +9,7 @@ mod cluster_api;
 mod concurrency_limits;
 mod connection_limiter;
 mod connections;
+mod date;
 mod https;
 mod image_stream;
 mod join_steps;
@@ -34,15 +35,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::agent::local_events::Clients;
-use crate::base::atomic_file;
 use crate::base::clock::SystemClock;
 use crate::base::file_lock::{FileLock, FileLockError};
+use crate::base::{atomic_file, disk};
 use crate::cluster::admission::Admission;
 use crate::cluster::callback::{CallbackFrom, Callbacks};
 use crate::cluster::carry_over::{CarryOverError, carry_over};
@@ -106,7 +108,7 @@ pub enum AgentError {
     #[error(transparent)]
     CarryOver(#[from] CarryOverError),
     /// A folder, lock or socket.
-    #[error("cannot use `{}`: {source}", path.display())]
+    #[error("cannot use `{}`: {source}{}", path.display(), disk::cure_of(source))]
     Own {
         /// Which one.
         path: PathBuf,
@@ -307,6 +309,9 @@ async fn serve(
     let socket = local_socket::bind(&settings.socket, group)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
+    // A file that may not grow is an error of the one who writes it, and not the end of the agent.
+    let _too_large =
+        signal(SignalKind::from_raw(Signal::SIGXFSZ as i32)).map_err(AgentError::Runtime)?;
 
     let mut periodic = JoinSet::new();
     let works: [fn(&Shared); 3] = [

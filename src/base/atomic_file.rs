@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
 use tempfile::{NamedTempFile, TempDir};
 
 /// Who may do what with a file.
@@ -153,6 +154,9 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
             return Ok(());
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(Errno::ENOTDIR.into());
         }
         Err(error) => return Err(error),
     }

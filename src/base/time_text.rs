@@ -1,4 +1,6 @@
-//! Times as people read them.
+//! Times as people read them, and as HTTP has them.
+
+use jiff::fmt::rfc2822::DateTimePrinter;
 
 /// A span of time in its largest unit: `1 minute`, `3 days`. One in the future or of no length is
 /// `0 seconds`.
@@ -26,6 +28,14 @@ pub fn moment(unix_seconds: i64) -> String {
         .map_or_else(|_| format!("@{unix_seconds}"), |time| time.to_string())
 }
 
+/// A moment as the header `Date` has it; `None` for one beyond the calendar.
+pub fn http_date(unix_seconds: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(unix_seconds).ok()?;
+    DateTimePrinter::new()
+        .timestamp_to_rfc9110_string(&time)
+        .ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +58,8 @@ mod tests {
     fn a_moment_is_in_utc() {
         assert_eq!(moment(1_764_000_000), "2025-11-24T16:00:00Z");
         assert_eq!(moment(i64::MAX), format!("@{}", i64::MAX));
+        let date = http_date(1_764_000_000);
+        assert_eq!(date.as_deref(), Some("Mon, 24 Nov 2025 16:00:00 GMT"));
+        assert_eq!(http_date(i64::MAX), None);
     }
 }

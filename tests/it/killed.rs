@@ -8,7 +8,8 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use microk8s::base::wait;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::lab::agent::Agent;
 use crate::lab::snapshot::Snapshot;
@@ -86,6 +87,13 @@ pub fn disturb(process: i32, options: &str) -> Strace {
 }
 
 impl Strace {
+    /// Lets the process alone from now on.
+    pub fn detach(mut self) {
+        let id = Pid::from_raw(self.child.id().cast_signed());
+        kill(id, Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for its end, which comes with that of the process.
     pub fn ends(mut self) {
         self.child.wait().unwrap();

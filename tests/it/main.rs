@@ -54,6 +54,8 @@ mod stopping;
 mod subprocesses;
 mod swarm;
 mod terminal;
+mod token_clock;
+mod token_faults;
 mod token_life;
 mod tokens;
 mod undoing;

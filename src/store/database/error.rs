@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use redb::DatabaseError;
 
+use crate::base::disk;
 use crate::store::database::SCHEMA;
 
 /// The formats of redb's files that this program may meet when a later version of it wrote them.
@@ -15,7 +16,7 @@ const LATER_FORMATS: std::ops::RangeInclusive<u8> = 4..=9;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database.
-    #[error("cannot use the token database `{}`: {source}", path.display())]
+    #[error("cannot use the token database `{}`: {source}{}", path.display(), cure_of(source))]
     Database {
         /// Where it is.
         path: PathBuf,
@@ -66,7 +67,7 @@ pub enum StoreError {
         found: String,
     },
     /// A file.
-    #[error("cannot use `{}`: {source}", path.display())]
+    #[error("cannot use `{}`: {source}{}", path.display(), disk::cure_of(source))]
     File {
         /// Where it is.
         path: PathBuf,
@@ -86,6 +87,14 @@ impl StoreError {
             path: path.into(),
             source: Arc::new(source),
         }
+    }
+}
+
+/// What helps, behind what is wrong.
+fn cure_of(error: &redb::Error) -> String {
+    match error {
+        redb::Error::Io(error) => disk::cure_of(error),
+        _ => String::new(),
     }
 }
 
