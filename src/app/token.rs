@@ -1,20 +1,16 @@
 //! `microk8s token`, from what was typed to the exit status.
 
 use std::ffi::OsString;
-use std::io::Read;
 
 use crate::app::{self, Agent};
 use crate::base::exit_status::ExitStatus;
-use crate::base::secret::Secret;
 use crate::cli;
 use crate::cli::output::{self, Printer};
 use crate::cli::token::{self, TokenArgs, TokenCommand};
+use crate::cli::token_file::{self, TokenFileError};
 use crate::client::local::{LocalAgent, LocalError};
-use crate::model::token::Token;
+use crate::model::token::TokenDigest;
 use crate::wire::local_v1::TokenSelection;
-
-/// The most that is read from standard input: more than any token has.
-const INPUT_LIMIT: u64 = 4096;
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: TokenArgs = match cli::read("token", arguments) {
@@ -29,7 +25,10 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
 fn try_run(command: &TokenCommand, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
     let node = app::find_node_or_say(printer)?;
     app::check_permission(&node, printer)?;
-    let selection = selection(command).map_err(|error| token::fail(printer, &error))?;
+    let selection = selection(command).map_err(|error| {
+        output::error(printer, &error.to_string(), error.hint());
+        ExitStatus::Failure
+    })?;
     let done = app::block_on(async {
         match app::find_agent(&node, printer).await? {
             Agent::Ready(agent) => Ok(act(&agent, command, &selection, printer).await),
@@ -75,8 +74,39 @@ async fn act(
     })
 }
 
+/// Why what was given names no token.
+#[derive(Debug, thiserror::Error)]
+enum SelectionError {
+    /// An id and a token.
+    #[error("`-` stands for one token on standard input, and can be given alone only")]
+    NotAlone,
+    /// Longer than an id; it may hold a token, and is not shown.
+    #[error(
+        "this is not the id of a token: an id has {} hexadecimal digits",
+        TokenDigest::ID_DIGITS
+    )]
+    TooLong,
+    /// Standard input.
+    #[error(transparent)]
+    Input(#[from] TokenFileError),
+}
+
+impl SelectionError {
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAlone | Self::Input(TokenFileError::Read { .. }) => None,
+            Self::TooLong => Some(
+                "`microk8s token list` shows the ids; `-` in place of an id reads the token itself from standard input",
+            ),
+            Self::Input(TokenFileError::Content { .. }) => Some(
+                "give the token alone; in a connection string it stands behind the first `/`, up to the next one",
+            ),
+        }
+    }
+}
+
 /// Which tokens are meant.
-fn selection(command: &TokenCommand) -> Result<TokenSelection, String> {
+fn selection(command: &TokenCommand) -> Result<TokenSelection, SelectionError> {
     let ids = match command {
         TokenCommand::List { .. } | TokenCommand::Prune { .. } => return Ok(TokenSelection::All),
         TokenCommand::Revoke { all: true, .. } => return Ok(TokenSelection::All),
@@ -84,25 +114,11 @@ fn selection(command: &TokenCommand) -> Result<TokenSelection, String> {
         TokenCommand::Revoke { ids, .. } => ids,
     };
     match ids {
-        [only] if only == "-" => read_token().map(TokenSelection::Token),
-        ids if ids.iter().any(|id| id == "-") => Err(
-            "`-` stands for one token on standard input, and can be given alone only".to_owned(),
-        ),
+        [only] if only == "-" => Ok(TokenSelection::Token(token_file::read_token()?)),
+        ids if ids.iter().any(|id| id == "-") => Err(SelectionError::NotAlone),
+        ids if ids.iter().any(|id| id.len() > TokenDigest::ID_DIGITS) => {
+            Err(SelectionError::TooLong)
+        }
         ids => Ok(TokenSelection::Ids(ids.to_vec())),
     }
-}
-
-/// A token from standard input.
-fn read_token() -> Result<Token, String> {
-    let mut text = zeroize::Zeroizing::new(String::new());
-    std::io::stdin()
-        .lock()
-        .take(INPUT_LIMIT)
-        .read_to_string(&mut text)
-        .map_err(|error| format!("cannot read a token from standard input: {error}"))?;
-    let text = Secret::new(text.trim());
-    if text.is_empty() {
-        return Err("standard input holds no token".to_owned());
-    }
-    Ok(Token::presented(text.expose()))
 }

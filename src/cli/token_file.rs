@@ -9,7 +9,13 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
+use crate::model::join_url;
+use crate::model::token::Token;
 
+/// What a file may hold for `join`.
+const TOKEN_OR_CONNECTION: &str = "a token or a connection string";
+/// What standard input is called.
+const STANDARD_INPUT: &str = "standard input";
 /// The most bytes that a file may have: more than any connection string has.
 const MAX_LEN: usize = 4096;
 /// The bit of a file's mode that lets everybody read it.
@@ -49,8 +55,7 @@ pub enum TokenFileError {
 /// not count.
 pub fn read(path: &Path) -> Result<TokenText, TokenFileError> {
     if path == Path::new("-") {
-        let place = "standard input".to_owned();
-        let text = read_from(io::stdin().lock(), &place)?;
+        let text = read_from(io::stdin().lock(), STANDARD_INPUT, TOKEN_OR_CONNECTION)?;
         return Ok(TokenText {
             text,
             is_public: false,
@@ -68,13 +73,31 @@ pub fn read(path: &Path) -> Result<TokenText, TokenFileError> {
         return Err(content(&place, "is a directory"));
     }
     Ok(TokenText {
-        text: read_from(file, &place)?,
+        text: read_from(file, &place, TOKEN_OR_CONNECTION)?,
         // The mode of a pipe or a device says nothing about who has what runs through it.
         is_public: metadata.is_file() && metadata.permissions().mode() & READ_BY_ALL != 0,
     })
 }
 
-fn read_from(source: impl Read, place: &str) -> Result<Secret, TokenFileError> {
+/// Reads a token, and nothing but one, from standard input.
+pub fn read_token() -> Result<Token, TokenFileError> {
+    token_from(io::stdin().lock())
+}
+
+fn token_from(source: impl Read) -> Result<Token, TokenFileError> {
+    let place = STANDARD_INPUT;
+    let text = read_from(source, place, "a token")?;
+    let text = join_url::without_wrapping(text.expose());
+    if text.contains('/') {
+        return Err(content(place, "holds more than a token"));
+    }
+    Some(Token::presented(text))
+        .filter(Token::is_well_formed)
+        .ok_or_else(|| content(place, "holds a character that no token has"))
+}
+
+/// The text of a source, which may hold what is `expected`.
+fn read_from(source: impl Read, place: &str, expected: &str) -> Result<Secret, TokenFileError> {
     // With room for all, so that no copy stays behind when it grows.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LEN + 1));
     source
@@ -93,10 +116,7 @@ fn read_from(source: impl Read, place: &str) -> Result<Secret, TokenFileError> {
         [] => Err(content(place, "is empty")),
         [word] if !word.contains(char::is_control) => Ok(Secret::new(word)),
         [_] => Err(content(place, "holds control characters")),
-        [..] => Err(content(
-            place,
-            "holds more than a token or a connection string",
-        )),
+        [..] => Err(content(place, &format!("holds more than {expected}"))),
     }
 }
 
@@ -122,18 +142,16 @@ mod tests {
     use super::*;
 
     fn fault(bytes: &[u8]) -> String {
-        read_from(bytes, "it").unwrap_err().to_string()
+        let read = read_from(bytes, "it", TOKEN_OR_CONNECTION);
+        read.unwrap_err().to_string()
     }
 
     #[test]
     fn blanks_around_the_text_do_not_count() {
-        let text = read_from(&b" \r\n abc/def\r\n\n"[..], "it").unwrap();
-        assert_eq!(text.expose(), "abc/def");
+        let read = |bytes: &[u8]| read_from(bytes, "it", TOKEN_OR_CONNECTION).unwrap();
+        assert_eq!(read(b" \r\n abc/def\r\n\n").expose(), "abc/def");
         let longest = format!("{}\n", "a".repeat(MAX_LEN - 1));
-        assert_eq!(
-            read_from(longest.as_bytes(), "it").unwrap().expose().len(),
-            MAX_LEN - 1
-        );
+        assert_eq!(read(longest.as_bytes()).expose().len(), MAX_LEN - 1);
     }
 
     #[test]
@@ -147,6 +165,27 @@ mod tests {
             fault(b"secret\nother"),
             "it holds more than a token or a connection string"
         );
+    }
+
+    #[test]
+    fn a_token_alone_is_no_connection_string_and_nothing_that_no_token_has() {
+        let token = "0123456789abcdef0123456789abcdef";
+        let pasted = format!("\u{feff}'{token}'\r\n");
+        assert_eq!(token_from(pasted.as_bytes()).unwrap().expose(), token);
+        let fault = |text: &str| token_from(text.as_bytes()).unwrap_err().to_string();
+        for (text, says) in [
+            (format!("{token} {token}"), "holds more than a token"),
+            (
+                format!("10.99.0.11:25000/{token}"),
+                "holds more than a token",
+            ),
+            (
+                format!("{token}\u{e9}"),
+                "holds a character that no token has",
+            ),
+        ] {
+            assert_eq!(fault(&text), format!("standard input {says}"));
+        }
     }
 
     #[test]

@@ -110,6 +110,9 @@ impl fmt::Debug for Token {
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
+    /// How many of its digits are the token's id.
+    pub const ID_DIGITS: usize = 12;
+
     /// All bytes, as the store keeps them.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -170,7 +173,7 @@ impl<'de> Deserialize<'de> for TokenDigest {
 
 impl fmt::Display for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0[..6]))
+        f.write_str(&hex(&self.0[..Self::ID_DIGITS / 2]))
     }
 }
 

@@ -56,6 +56,7 @@ mod swarm;
 mod terminal;
 mod token_clock;
 mod token_faults;
+mod token_input;
 mod token_life;
 mod tokens;
 mod undoing;

@@ -495,7 +495,7 @@ fn tokens_are_listed_shown_and_revoked_by_their_ids_and_by_themselves() {
         ("ffffffffffff", "there is no token `ffffffffffff`"),
         ("abc", "`abc` is no token id"),
         ("../x", "is no token id"),
-        ("-", "standard input holds no token"),
+        ("-", "standard input is empty"),
     ] {
         let output = revoke(words);
         assert_eq!(output.code, Some(1), "{output:?}");
