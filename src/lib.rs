@@ -1,6 +1,6 @@
 //! Cluster membership for MicroK8s nodes: the library behind the `microk8s` binary.
 //!
-//! The modules stand on floors; a file imports only from lower ones (`docs/architecture.md`).
+//! The modules form layers; a file imports only from lower ones (`docs/architecture.md`).
 
 pub mod agent;
 pub mod app;

@@ -1,4 +1,4 @@
-//! Floor 0: what knows nothing of clusters.
+//! Layer 0: what knows nothing of clusters.
 
 pub mod atomic_file;
 pub mod cached;

@@ -1,4 +1,4 @@
-//! Floor 5: the face of the program: what may be typed, and what is printed.
+//! Layer 5: the face of the program: what may be typed, and what is printed.
 
 pub mod add_node;
 pub mod agent;

@@ -1,4 +1,4 @@
-//! Floor 3: speaking to agents, the node's own and those of other nodes, and to the API server.
+//! Layer 3: speaking to agents, the node's own and those of other nodes, and to the API server.
 
 pub mod api_server;
 pub mod clock_reading;

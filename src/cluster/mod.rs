@@ -1,4 +1,4 @@
-//! Floor 4: the rules of the cluster. Knows no HTTP.
+//! Layer 4: the rules of the cluster. Uses no HTTP library.
 
 pub mod add_node;
 pub mod admission;

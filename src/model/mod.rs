@@ -1,4 +1,4 @@
-//! Floor 1: values that are valid once they exist.
+//! Layer 1: values that are valid once they exist.
 
 pub mod cluster_id;
 pub mod endpoint;

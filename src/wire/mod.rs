@@ -1,4 +1,4 @@
-//! Floor 2: what travels between programs. Both ends of each protocol share these types.
+//! Layer 2: what travels between programs. Both ends of each protocol share these types.
 
 pub mod cluster_v1;
 pub mod cluster_v2;

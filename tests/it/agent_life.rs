@@ -259,7 +259,7 @@ fn a_connection_serves_question_after_question_and_ends_when_the_client_wants_no
 }
 
 #[test]
-fn idle_connections_of_one_host_keep_nobody_else_from_being_served() {
+fn idle_connections_of_one_host_keep_no_other_host_from_being_served() {
     let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
         return;
     };

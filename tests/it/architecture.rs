@@ -1,14 +1,14 @@
-//! Holds the floors of `docs/architecture.md` by machine: who may import whom, and who may touch the world.
+//! Holds the layers of `docs/architecture.md` by machine: who may import whom, and who may touch the world.
 //!
 //! The sources are read as tokens, comments and strings left out, so that a mention in a comment is no import. Test
-//! code inside `src/` keeps to the floors as well, but may write files, start processes and print.
+//! code inside `src/` keeps to the layers as well, but may write files, start processes and print.
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every top-level module and its floor. A module that is not listed is a violation: give it a floor first.
-const FLOORS: &[(&str, u8)] = &[
+/// Every top-level module and its layer. A module that is not listed is a violation: give it a layer first.
+const LAYERS: &[(&str, u8)] = &[
     ("base", 0),
     ("model", 1),
     ("wire", 2),
@@ -22,7 +22,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("app", 6),
 ];
 
-/// Imports that the floors alone would allow.
+/// Imports that the layers alone would allow.
 const NEVER_IMPORTS: &[(&str, &[&str])] = &[
     // The face asks; what it asks does the work. The in-process join reaches it through a function that `app` hands over.
     ("cli", &["agent", "cluster", "store"]),
@@ -114,7 +114,7 @@ impl fmt::Display for Violation {
 }
 
 #[test]
-fn every_source_file_keeps_to_its_floor() {
+fn every_source_file_keeps_to_its_layer() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     rust_files(&src, &mut files);
@@ -143,12 +143,12 @@ fn every_source_file_keeps_to_its_floor() {
 #[test]
 fn every_listed_module_exists() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for (module, _) in FLOORS {
+    for (module, _) in LAYERS {
         let file = src.join(format!("{module}.rs"));
         let folder = src.join(module).join("mod.rs");
         assert!(
             file.exists() || folder.exists(),
-            "floor named for `{module}`, which is not there"
+            "layer named for `{module}`, which is not there"
         );
     }
 }
@@ -178,18 +178,18 @@ mod the_checker {
     }
 
     #[test]
-    fn catches_an_import_from_a_higher_floor() {
+    fn catches_an_import_from_a_higher_layer() {
         assert_eq!(
             faults("model/token.rs", "use crate::wire::routes;"),
-            ["`model` (floor 1) imports `crate::wire` (floor 2)"]
+            ["`model` (layer 1) imports `crate::wire` (layer 2)"]
         );
     }
 
     #[test]
-    fn catches_an_import_from_the_same_floor() {
+    fn catches_an_import_from_the_same_layer() {
         assert_eq!(
             faults("pki/sign.rs", "use crate::store::layout;"),
-            ["`pki` (floor 3) imports `crate::store` (floor 3)"]
+            ["`pki` (layer 3) imports `crate::store` (layer 3)"]
         );
     }
 
@@ -350,7 +350,7 @@ mod the_checker {
     }
 
     #[test]
-    fn lets_tests_inside_a_file_touch_the_world_but_not_the_floors() {
+    fn lets_tests_inside_a_file_touch_the_world_but_not_the_layers() {
         let body = "#[cfg(test)]\nmod tests { use std::process::Command; use super::*; fn f() { println!(\"\"); std::fs::write(\"\", \"\"); } }\nfn g() {}";
         assert_eq!(faults("cluster/join.rs", body), Vec::<String>::new());
         assert_eq!(
@@ -395,7 +395,7 @@ mod the_checker {
     }
 
     #[test]
-    fn wants_the_purpose_of_a_file_first_and_a_floor_for_each_module() {
+    fn wants_the_purpose_of_a_file_first_and_a_layer_for_each_module() {
         assert_eq!(
             check(Path::new("base/clock.rs"), "use std::fmt;\n").len(),
             1
@@ -419,7 +419,7 @@ mod the_checker {
         );
         assert_eq!(
             violations[0].to_string(),
-            "src/base/clock.rs:3: `base` (floor 0) imports `crate::app` (floor 6)"
+            "src/base/clock.rs:3: `base` (layer 0) imports `crate::app` (layer 6)"
         );
     }
 }
@@ -440,29 +440,29 @@ fn check(path: &Path, source: &str) -> Vec<Violation> {
     if !source.starts_with("//!") {
         report(1, "does not open with `//!`".to_owned());
     }
-    // The crate's root and the program declare and start the rest; they stand above the floors.
+    // The crate's root and the program declare and start the rest; they stand above the layers.
     let Some(own) = module.first().map(String::as_str) else {
         return violations;
     };
-    let Some(floor) = floor_of(own) else {
-        report(1, format!("`{own}` has no floor"));
+    let Some(layer) = layer_of(own) else {
+        report(1, format!("`{own}` has no layer"));
         return violations;
     };
 
     let test_file = module.iter().any(|segment| segment == "tests");
     for found in read(source, &module) {
         if let Some(target) = found.inside_crate() {
-            match floor_of(target) {
+            match layer_of(target) {
                 _ if target == own => {}
                 None => report(
                     found.line,
-                    format!("`{own}` imports `crate::{target}`, which has no floor"),
+                    format!("`{own}` imports `crate::{target}`, which has no layer"),
                 ),
-                Some(theirs) if theirs >= floor => {
+                Some(theirs) if theirs >= layer => {
                     report(
                         found.line,
                         format!(
-                            "`{own}` (floor {floor}) imports `crate::{target}` (floor {theirs})"
+                            "`{own}` (layer {layer}) imports `crate::{target}` (layer {theirs})"
                         ),
                     );
                 }
@@ -471,7 +471,7 @@ fn check(path: &Path, source: &str) -> Vec<Violation> {
             let barred = NEVER_IMPORTS
                 .iter()
                 .any(|(from, never)| *from == own && never.contains(&target));
-            if barred && floor_of(target).is_some_and(|theirs| theirs < floor) {
+            if barred && layer_of(target).is_some_and(|theirs| theirs < layer) {
                 report(
                     found.line,
                     format!("`{own}` never imports `crate::{target}`"),
@@ -516,11 +516,11 @@ fn check(path: &Path, source: &str) -> Vec<Violation> {
     violations
 }
 
-fn floor_of(module: &str) -> Option<u8> {
-    FLOORS
+fn layer_of(module: &str) -> Option<u8> {
+    LAYERS
         .iter()
         .find(|(name, _)| *name == module)
-        .map(|(_, floor)| *floor)
+        .map(|(_, layer)| *layer)
 }
 
 /// Whether `module` is one of `places` or lies inside one.

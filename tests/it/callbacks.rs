@@ -287,7 +287,7 @@ fn a_workers_calls_with_the_clusters_token_keep_neither_the_datastore_nor_the_lo
 }
 
 #[test]
-fn whoever_tries_one_callback_token_after_the_other_is_told_to_wait() {
+fn a_caller_that_tries_one_callback_token_after_the_other_is_told_to_wait() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;
     };

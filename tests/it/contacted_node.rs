@@ -99,7 +99,7 @@ fn a_worker_admits_no_node_signs_nothing_and_names_a_control_plane() {
 }
 
 #[test]
-fn a_worker_issues_no_token_whoever_asks_its_agent() {
+fn a_worker_issues_no_token_through_its_agent() {
     let Some(lab) = Lab::new(&["n1"]) else { return };
     let n1 = lab.host("n1");
     n1.write("var/lock/clustered.lock", "", 0o600);

@@ -121,7 +121,7 @@ fn a_runtime_that_does_not_take_the_image_is_told_as_such() {
 }
 
 #[test]
-fn an_image_of_somebody_without_the_token_is_not_read() {
+fn an_image_sent_without_the_token_is_not_read() {
     let Some((lab, agent)) = node(&[]) else {
         return;
     };

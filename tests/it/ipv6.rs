@@ -241,7 +241,7 @@ fn a_node_that_calls_over_ipv4_through_a_socket_for_both_is_told_its_ipv4_addres
 }
 
 #[test]
-fn a_worker_on_ipv6_is_signed_its_own_address_and_nobody_elses() {
+fn a_worker_on_ipv6_is_signed_its_own_address_and_no_other() {
     let Some(lab) = Lab::dual_stack(&["n1", "n2"]) else {
         return;
     };

@@ -99,7 +99,7 @@ fn a_body_that_is_too_large_is_refused_and_costs_its_token_nothing() {
 }
 
 #[test]
-fn nobody_takes_longer_for_a_handshake_a_head_or_a_body_than_the_limits_say() {
+fn no_client_takes_longer_for_a_handshake_a_head_or_a_body_than_the_limits_say() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;
     };

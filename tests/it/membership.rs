@@ -110,8 +110,7 @@ fn a_node_that_its_cluster_does_not_list_any_more_is_told_to_leave_and_its_token
 }
 
 #[test]
-fn a_member_whose_datastore_is_silent_is_one_when_the_contacted_node_says_so_and_else_nobody_knows()
-{
+fn a_member_whose_datastore_is_silent_is_one_when_the_contacted_node_says_so_and_else_unknown() {
     both_ways(&["n1", "n2"], |lab| {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));
         n2.shell(&n1.join_line()).ok();

@@ -88,7 +88,7 @@ fn a_ghost_that_only_one_of_them_knows_is_removed_with_force() {
 }
 
 #[test]
-fn a_node_that_nobody_knows_is_removed_with_force_by_name_and_address() {
+fn an_unknown_node_is_removed_with_force_by_name_and_address() {
     both_ways(&["n1"], |lab| {
         let n1 = lab.host("n1");
         let before = n1.snapshot();

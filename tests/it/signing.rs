@@ -200,7 +200,7 @@ fn a_request_whose_signature_is_wrong_is_not_signed() {
 }
 
 #[test]
-fn a_worker_joins_under_no_name_by_which_somebody_else_is_known() {
+fn a_worker_joins_under_no_name_that_another_node_or_a_service_has() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;
     };

@@ -308,7 +308,7 @@ fn an_agent_that_cannot_answer_gives_no_sign_of_life() {
 }
 
 #[test]
-fn a_service_manager_on_an_abstract_socket_hears_too_and_one_that_is_gone_disturbs_nobody() {
+fn a_service_manager_on_an_abstract_socket_hears_too_and_one_that_is_gone_does_no_harm() {
     let Some(lab) = Lab::new(&["n1"]) else { return };
     let n1 = lab.host("n1");
     // The name is of the network namespace.

@@ -369,7 +369,7 @@ fn a_node_that_says_that_its_join_failed_frees_what_it_did_not_use() {
 }
 
 #[test]
-fn nobody_but_the_node_itself_reports_how_its_join_ended() {
+fn only_the_node_itself_reports_how_its_join_ended() {
     let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
         return;
     };

@@ -212,7 +212,7 @@ fn a_persistent_token_works_any_number_of_times() {
 }
 
 #[test]
-fn a_token_whose_line_somebody_took_out_of_the_file_is_dead() {
+fn a_token_whose_line_was_taken_out_of_the_file_is_dead() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;
     };

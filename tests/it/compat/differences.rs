@@ -648,7 +648,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         microk8s: "every line of `cni.yaml` that says `first-found` is rewritten",
         here: "only the value of `IP_AUTODETECTION_METHOD`",
-        why: "the other lines are somebody's own",
+        why: "the other lines are not MicroK8s's",
         cases: &[],
         tests: &["membership::only_the_autodetection_method_of_the_pod_network_is_changed"],
     },
@@ -706,7 +706,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         microk8s: "the words `--node-ip` in a comment of the contacted node's arguments add the argument",
         here: "comments are no arguments",
-        why: "nobody asked for it",
+        why: "a comment asks for nothing",
         cases: &[],
         tests: &["membership::a_comment_in_the_contacted_nodes_arguments_is_no_argument"],
     },
@@ -929,7 +929,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         microk8s: "the tokens with which a worker has its certificates signed stand in `certs-request-tokens.txt`",
         here: "they are kept with the other tokens, as hashes",
-        why: "whoever reads the file can have a certificate signed",
+        why: "a reader of the file can have a certificate signed",
         cases: &[Case {
             of: &["join-*", "http-join-*", "v1-join"],
             modes: OUR_AGENT,
@@ -1028,17 +1028,17 @@ pub const DIFFERENCES: &[Difference] = &[
         cases: &[],
         tests: &[
             "token_life::tokens_are_listed_shown_and_revoked_by_their_ids_and_by_themselves",
-            "tokens::a_token_whose_line_somebody_took_out_of_the_file_is_dead",
+            "tokens::a_token_whose_line_was_taken_out_of_the_file_is_dead",
         ],
     },
     Difference {
-        microk8s: "nobody hears how a join ended on the joining node",
+        microk8s: "the contacted node does not learn how a join ended on the joining node",
         here: "our `join` tells an agent of ours, at `/cluster/api/v2.0/join/outcome`, which MicroK8s does not have; the agent asks for it by a header of its answer to the join, and MicroK8s's agent is not asked",
         why: "a join that failed gives its token back at once",
         cases: &[],
         tests: &[
             "token_life::a_node_that_says_that_its_join_failed_frees_what_it_did_not_use",
-            "token_life::nobody_but_the_node_itself_reports_how_its_join_ended",
+            "token_life::only_the_node_itself_reports_how_its_join_ended",
         ],
     },
     Difference {
@@ -1050,7 +1050,7 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "`--help` of `add-node` and `join` lists MicroK8s's options",
-        here: "the same text for whoever reads it through a pipe; on a terminal the options that only exist here follow",
+        here: "the same text through a pipe; on a terminal the options that only exist here follow",
         why: "people find them, and what programs read stays the same",
         cases: &[],
         tests: &["token_life::on_a_terminal_the_help_has_our_options_below_microk8s_own"],
@@ -1097,7 +1097,7 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["token_life::a_connection_string_is_understood_with_what_pasting_puts_around_it"],
     },
     Difference {
-        microk8s: "`add-node` ends with a traceback and exit code 1 when nobody reads its output to the end",
+        microk8s: "`add-node` ends with a traceback and exit code 1 when its output is not read to the end",
         here: "exit code 0",
         why: "`add-node | head -n1` has got what it asked for",
         cases: &[],
@@ -1216,7 +1216,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         microk8s: "kubeconfigs with private keys in them are readable for everybody",
         here: "a join, or a leave, leaves `client.config` readable for the group microk8s, the others for root",
-        why: "whoever reads one is what it says, the administrator in one case",
+        why: "a reader of one gets the rights in it, those of the administrator in one case",
         cases: &[
             Case {
                 of: CONTROL_PLANE,
@@ -1279,7 +1279,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         microk8s: "a control plane node that left keeps the cluster's authority with its key, its service account key and its callback token",
         here: "it has an authority and a service account key of its own, everything is signed anew, `server.crt` included, and no callback token is left",
-        why: "with the authority's key one is whoever one wants to be in the cluster; the node around which it was formed has that key too",
+        why: "the authority's key signs every identity in the cluster; the node around which it was formed has that key too",
         cases: &[
             Case {
                 of: &["leave-alone", "leave-formed-cluster", "leave-controlplane"],
@@ -1308,7 +1308,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         microk8s: "a node that left keeps the private keys that it had as a member, that of its front proxy's authority included, which the cluster's servers trust",
         here: "all of them are new, but for what the node has had to itself: the datastore's key from before the join, and a worker's own authority",
-        why: "with the key of a trusted front proxy one is whoever one wants to be to the servers behind the API servers",
+        why: "the key of a trusted front proxy gives every identity towards the servers behind the API servers",
         cases: &[
             Case {
                 of: &["leave-alone", "leave-formed-cluster"],
@@ -1463,7 +1463,7 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["removing::a_ghost_that_only_one_of_them_knows_is_removed_with_force"],
     },
     Difference {
-        microk8s: "`remove-node --force` of a node that nobody knows exits 1",
+        microk8s: "`remove-node --force` of an unknown node exits 1",
         here: "exit code 0, and a warning on stderr that nothing was removed",
         why: "automation tries for ever to remove what is gone",
         cases: &[Case {
@@ -1480,7 +1480,7 @@ pub const DIFFERENCES: &[Difference] = &[
                 }),
             ],
         }],
-        tests: &["removing::a_node_that_nobody_knows_is_removed_with_force_by_name_and_address"],
+        tests: &["removing::an_unknown_node_is_removed_with_force_by_name_and_address"],
     },
     Difference {
         microk8s: "removing `n2` drops the tokens of `n22` from `known_tokens.csv` as well, and leaves a `.backup` of it",
@@ -1685,7 +1685,7 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "every node of a cluster knows its one callback token, and with it configures and upgrades every other one",
-        here: "the token is taken from the node itself and from control plane nodes, by their addresses; a worker that joins through our agent asks for a token of its own, with a field that MicroK8s passes over, and learns the SHA-256 of the cluster's. `agent --callback-from any` is MicroK8s's way",
+        here: "the token is taken from the node itself and from control plane nodes, by their addresses; a worker that joins through our agent asks for a token of its own, with a field that MicroK8s ignores, and learns the SHA-256 of the cluster's. `agent --callback-from any` is MicroK8s's way",
         why: "who is root on a worker must not be root on all nodes",
         cases: &[
             Case {
@@ -1725,7 +1725,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         microk8s: "`dqlite/remove` hands everything on to the datastore's shell, once",
         here: "status 400 for what is no address and port; the last member stays; the members are asked again while they find a new leader, and one that they do not list is removed already",
-        why: "what the shell makes of such a command nobody knows, and without its last member the datastore is gone",
+        why: "the effect of such a command on the shell is unknown, and without its last member the datastore is gone",
         cases: &[
             Case {
                 of: &["http-dqlite-remove"],
@@ -1770,7 +1770,7 @@ pub const DIFFERENCES: &[Difference] = &[
         why: "the kubelet's certificate is for that name, and Kubernetes keeps one node of each",
         cases: &[],
         tests: &[
-            "signing::a_worker_joins_under_no_name_by_which_somebody_else_is_known",
+            "signing::a_worker_joins_under_no_name_that_another_node_or_a_service_has",
             "node_names::names_that_kubernetes_refuses_or_another_node_has_join_in_no_role_and_cost_no_token",
             "node_names::of_two_machines_with_one_name_the_second_is_refused_in_both_roles",
             "node_names::a_workers_token_of_one_control_plane_gets_no_name_that_another_one_admitted",
@@ -1837,7 +1837,7 @@ pub const DIFFERENCES: &[Difference] = &[
         cases: &[],
         tests: &[
             "contacted_node::a_worker_admits_no_node_signs_nothing_and_names_a_control_plane",
-            "contacted_node::a_worker_issues_no_token_whoever_asks_its_agent",
+            "contacted_node::a_worker_issues_no_token_through_its_agent",
         ],
     },
     Difference {
