@@ -191,7 +191,7 @@ async fn take_image(
         }
         Err(answer) => return answer,
     }
-    // From here on it is work for somebody who may ask for it: its connection makes room for no other.
+    // The caller is authorized: from here on its connection is not closed to make room for others.
     if !permit.is_whole() {
         return busy(&shared);
     }

@@ -49,8 +49,8 @@ struct Current {
     fingerprint: Fingerprint,
 }
 
-/// What tells that a file was replaced, or written to: device, number and size, and the time of
-/// its last change, which nobody can set.
+/// Tells whether a file was replaced or written to: device, inode, size, and the time of its last
+/// status change, which no program can set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp([(u64, u64, u64, i64, i64); 2]);
 
@@ -101,7 +101,7 @@ pub enum CertificateError {
         /// What is wrong.
         why: String,
     },
-    /// Somebody writes to the files at this moment.
+    /// The files are being written.
     #[error("`{}` changes while it is read", .0.display())]
     Changing(PathBuf),
     /// The files do not belong together.

@@ -1,8 +1,8 @@
-//! How many requests of other nodes are worked on at once.
+//! How many requests of other nodes are handled at once.
 //!
-//! Each is a thread that reads and writes files and may wait for a service. Whoever finds no place
-//! waits for one, and is told to come again when that takes too long: a node that is told so can,
-//! one that hears nothing cannot tell what became of its token.
+//! Each takes a thread that reads and writes files and may wait for a service. A request over the
+//! limit waits, and is answered with a time to retry when that takes too long: a node without any
+//! answer would not know what became of its token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ const OTHERS: usize = 64;
 /// How many callbacks are: they may wait for services, and come from the cluster, if they are not
 /// refused at once.
 const CALLBACKS: usize = 32;
-/// How many looks at a join are: one may ask Kubernetes, takes no token, and is to keep no join
-/// from its place.
+/// Dry runs have a limit of their own, so that they never delay a join: one may ask Kubernetes,
+/// and takes no token.
 const DRY_RUNS: usize = 4;
-/// How long a request waits for a place.
+/// How long a request waits for its turn.
 const WAIT: Duration = Duration::from_secs(30);
-/// After how many seconds whoever found no place should come again.
+/// The `Retry-After` of a request that waited in vain, in seconds.
 pub const COME_AGAIN: u64 = 10;
 
 /// The places.

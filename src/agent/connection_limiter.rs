@@ -1,11 +1,11 @@
-//! How many connections the agent keeps open, in all and for one machine, and who has to go when
-//! one more comes.
+//! Limits the open connections of the agent, in total and per machine, and chooses the one that
+//! is closed for a new one.
 //!
-//! Whoever opens many connections takes neither the others' nor the files that the agent needs for
-//! its work. When no seat is left a new connection gets that of a quiet one, on which no whole
-//! request is being worked on: of the machine that has the most, the one that is quiet for the
-//! longest time. So connections that idle or trickle keep nobody out, and who was let in a moment
-//! ago is the last to be sent away.
+//! A machine that opens many connections takes neither those of others nor the file descriptors
+//! that the agent needs for its work. When no permit is left, the agent closes an idle connection,
+//! one without a complete request: of the machine that has the most, the one that is idle for
+//! longest. So idle and trickling connections keep no other machine out, and a new connection is
+//! the last to be closed.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -32,7 +32,7 @@ const RESERVED: u64 = 128 + MOST_LEAVING as u64;
 /// accepted.
 const MOST_LEAVING: usize = 128;
 
-/// The seats for connections.
+/// The permits for connections.
 #[derive(Clone)]
 pub struct ConnectionLimiter {
     most: usize,
@@ -210,8 +210,8 @@ impl ConnectionPermit {
             .change(self.number, |held, _| held.at_work += 1)
     }
 
-    /// The work for one request is done. Whoever asked for something with a token that is of use
-    /// is one of the last to go from now on.
+    /// A request is done. A connection on which a token was accepted is closed only after all
+    /// others from now on.
     pub fn end(&self, is_trusted: bool) {
         self.table.lock().change(self.number, |held, now| {
             held.at_work = held.at_work.saturating_sub(1);

@@ -139,7 +139,7 @@ impl Drop for Counted {
 pub async fn idle(mut under_way: watch::Receiver<usize>, limit: Duration) {
     loop {
         if under_way.wait_for(|count| *count == 0).await.is_err() {
-            // The connection is gone, and whoever waits for its end learns so from itself.
+            // The connection is gone, and its own future ends.
             std::future::pending::<()>().await;
         }
         if timeout(limit, under_way.changed()).await.is_err() {

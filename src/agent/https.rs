@@ -44,7 +44,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
 /// How long nothing is asked before a connection is quiet between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
-/// [`IDLE_LIMIT`] for an agent that was told to stop. A request whose head is there is let to its end.
+/// [`IDLE_LIMIT`] once the agent was told to stop. Requests whose headers have arrived are allowed
+/// to finish.
 const LAST_IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// How long an HTTP/2 connection is silent before its other end is asked whether it is there, and
 /// how long that may take to answer.
@@ -100,7 +101,7 @@ pub struct Server {
 enum Event {
     /// A connection, or why there is none.
     Accepted(io::Result<(TcpStream, SocketAddr)>),
-    /// Somebody wants to know whether connections are accepted.
+    /// The watchdog asks whether connections are still accepted.
     Pinged(Ping),
 }
 
@@ -195,8 +196,8 @@ const MAKES_ROOM: &str = "closed to make room for another one";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Each step is in a box of its own, so that nobody has room for a later one before he needs it:
-/// a connection that says nothing is to cost little.
+/// Each step is boxed, so that a connection uses no memory for a step before it gets there: a
+/// silent connection has to be cheap.
 async fn connection(
     stream: TcpStream,
     permit: Arc<ConnectionPermit>,
@@ -427,7 +428,7 @@ async fn until_idle<T>(
 ) -> Result<T, Failure> {
     let mut stopped = server.stopped.clone();
     let last_idle = async {
-        // An error is the end of whoever says so, which is the same.
+        // An error means that the sender is gone, which is the same.
         let _ = stopped.wait_for(|stop| *stop).await;
         connections::idle(requests.clone(), LAST_IDLE_LIMIT).await;
     };

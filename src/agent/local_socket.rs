@@ -24,9 +24,8 @@ pub struct LocalCaller {
     pub pid: Option<i32>,
 }
 
-/// Makes the socket. It is put together in a closed folder and moved to its place with its
-/// final mode, so nobody can connect who may not. A stale one, which nobody listens on, is
-/// replaced.
+/// Makes the socket in a private folder and moves it to its place with its final mode, so that
+/// it is never open to other users. A stale socket, on which no program listens, is replaced.
 pub fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, AgentError> {
     let own = |source| AgentError::Own {
         path: path.to_owned(),
@@ -35,7 +34,7 @@ pub fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, AgentError>
     if StdUnixStream::connect(path).is_ok() {
         return Err(AgentError::SocketTaken(path.to_owned()));
     }
-    // A path that was mistyped must not cost somebody a file.
+    // A mistyped path must not replace another file.
     if std::fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
         return Err(AgentError::NoSocket(path.to_owned()));
     }

@@ -1,7 +1,7 @@
 //! What the agent counts, for `/metrics`; `docs/metrics.md` lists all of it.
 //!
-//! A label's value is a word of this program's own, never a stranger's: nobody can make the agent
-//! keep a series for each request.
+//! A label's value is always a word of this program, never a caller's, so that requests cannot
+//! add series without limit.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct Metrics {
     limits: Family<Words<1>, Count>,
 }
 
-/// A limit that somebody ran into.
+/// A limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// A connection was closed to make room for another one.
@@ -150,11 +150,7 @@ impl Metrics {
             accepted.clone(),
         );
         let limits = Family::<Words<1>, Count>::default();
-        registry.register(
-            "limits_hit",
-            "Limits that somebody ran into",
-            limits.clone(),
-        );
+        registry.register("limits_hit", "Limits that were reached", limits.clone());
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The program", Info::new(version));
         let metrics = Self {
@@ -229,7 +225,7 @@ impl Metrics {
         self.under_way.inc();
     }
 
-    /// A request ended: with this answer, or because whoever asked went away. The endpoint is the
+    /// A request ended: with this status, or because the client went away. The endpoint is the
     /// route's path; `None` is one that does not exist.
     pub fn request_ended(
         &self,
@@ -265,7 +261,7 @@ impl Metrics {
         self.connections.dec();
     }
 
-    /// Somebody ran into a limit.
+    /// A limit was reached.
     pub fn limit_hit(&self, limit: Limit) {
         self.limits
             .get_or_create(&[("limit", limit.as_str())])

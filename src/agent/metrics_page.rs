@@ -1,4 +1,4 @@
-//! `/metrics`, for whoever runs the agent with `--enable-metrics`.
+//! `/metrics`, which `--enable-metrics` turns on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

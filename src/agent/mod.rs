@@ -1,4 +1,4 @@
-//! Floor 5: the daemon: MicroK8s's cluster API over HTTPS for other nodes, and the local API over
+//! Layer 5: the daemon: MicroK8s's cluster API over HTTPS for other nodes, and the local API over
 //! a Unix socket for the command line.
 
 mod after_response;
@@ -128,7 +128,7 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    /// Somebody listens on the socket.
+    /// Another program listens on the socket.
     #[error("another program listens on `{}`", .0.display())]
     SocketTaken(PathBuf),
     /// Something else has the socket's name.
@@ -185,7 +185,7 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 /// How long requests under way get to end when the agent is told to stop. With what comes after
 /// it, this is less than service managers wait: 30 seconds those of snaps, 90 systemd.
 const DRAIN: Duration = Duration::from_secs(20);
-/// How long what still works for a request that nobody waits for any more gets then.
+/// How long work for requests that were cut off may then take to end.
 const LAST_DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop, or until the node has another directory, which is then the
@@ -261,7 +261,7 @@ fn take_lock(node: &Node) -> Result<FileLock, AgentError> {
     })
 }
 
-/// On a standalone node nobody else starts the datastore.
+/// A standalone node has no service manager that would start the datastore.
 fn start_datastore(node: &Node) {
     if !node.is_standalone() || !node.platform.has_datastore() || node.layout.has(Lock::NoK8sDqlite)
     {
@@ -344,7 +344,7 @@ async fn serve(
     let settling = shared.clone();
     tokio::task::spawn_blocking(move || {
         if let Err(error) = join::settle_when_free(settling.admission.node()) {
-            tracing::warn!(%error, "nobody was told of an interrupted join");
+            tracing::warn!(%error, "an interrupted join could not be reported");
         }
     });
     tracing::info!(
@@ -376,7 +376,7 @@ async fn serve(
     }
     shared.stopping.store(true, Ordering::SeqCst);
     periodic.abort_all();
-    // The socket goes first: whoever finds none knows that no agent runs.
+    // The socket goes first: without it, programs know that no agent runs.
     let _ = atomic_file::remove(&settings.socket);
     let _ = stop.send(true);
     let drained = tokio::time::timeout(DRAIN, async { tokio::join!(remote, local) });

@@ -27,8 +27,8 @@ const SHOWN_PATH: usize = 200;
 /// How much of a method's name is in the log.
 const SHOWN_METHOD: usize = 16;
 
-/// By which the lines of the log about one request are known. It is in the answer as well
-/// ([`routes::REQUEST_ID`]), so that who asked can name it to whoever reads the log.
+/// Identifies the log lines of one request. The answer has it as well ([`routes::REQUEST_ID`]),
+/// so that a client can refer to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId(u64);
 
@@ -138,9 +138,9 @@ impl Watched {
         self.status = Some(status);
     }
 
-    /// Whether the line about it is for whoever looks for a fault, and else only noise: what
-    /// monitoring asks for every few seconds, what the local API logs itself, and what an address
-    /// asks that was told to ask less often.
+    /// Whether its line only helps to find a fault, and is otherwise noise: what monitoring asks
+    /// for every few seconds, what the local API logs itself, and requests of an address that was
+    /// told to ask less often.
     fn is_noise(&self) -> bool {
         let is_look = self.method == Method::GET && self.status == Some(StatusCode::OK);
         is_look

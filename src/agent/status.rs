@@ -81,7 +81,7 @@ pub fn refusal(error: &AdmitError) -> Response {
     answer
 }
 
-/// No token is known on a worker, so whoever presents many there is held up like everywhere.
+/// A worker knows no token, so every token that is presented there counts as unknown.
 fn mark(error: &AdmitError) -> &'static str {
     match error {
         AdmitError::Worker(_) => Reason::Unknown.as_str(),
@@ -106,8 +106,8 @@ pub fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> Response
     answer
 }
 
-/// The answer to a callback that is not taken. It counts as an unknown token also where the token
-/// is right, so that nobody learns the difference.
+/// The answer to a callback that is refused. It counts as an unknown token even where the token
+/// is right, so that the caller does not learn the difference.
 pub fn unknown_callback(refused: &callback::Refused) -> Response {
     let body = ErrorBody::new(refused.to_string());
     let mut answer = json(StatusCode::INTERNAL_SERVER_ERROR, &body);

@@ -25,8 +25,8 @@ pub fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// Listens at the first address, or at the second one where this machine cannot have the first:
-/// some have sockets of IPv6 and still let nobody bind them.
+/// Listens at the first address, or at the second one where the machine does not have the first:
+/// some machines have IPv6 sockets that cannot be bound.
 fn listen_at_one(first: SocketAddr, second: SocketAddr) -> io::Result<TcpListener> {
     match listen_at(first) {
         Err(error) if cannot_be_had(&error) => {
@@ -76,9 +76,9 @@ mod tests {
             .unwrap();
         let _inside = runtime.enter();
         let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        // An address for documents, which no machine has.
-        let nobodys = "[2001:db8::1]:0".parse().unwrap();
-        let listener = listen_at_one(nobodys, local).unwrap();
+        // An address for documentation, which no machine has.
+        let foreign = "[2001:db8::1]:0".parse().unwrap();
+        let listener = listen_at_one(foreign, local).unwrap();
         assert!(listener.local_addr().unwrap().is_ipv4());
         let taken = listener.local_addr().unwrap();
         let error = listen_at_one(taken, local).unwrap_err();

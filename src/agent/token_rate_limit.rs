@@ -1,7 +1,7 @@
-//! How many tokens that nobody knows an address may present.
+//! How many unknown tokens an address may present.
 //!
-//! A token is looked at first, and only one that is unknown counts: a valid one is never refused
-//! because of others, since many nodes may share an address.
+//! A token is checked first, and only an unknown one counts: a valid one is never refused because
+//! of others, since many nodes may share an address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,8 +28,8 @@ const BURST: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(6);
 /// How often at most the log speaks of one address.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
-/// How many addresses are remembered, with a hundred bytes each. Whoever has more of them than
-/// that is not held up by this; a token cannot be guessed in any case.
+/// How many addresses are remembered, with a hundred bytes each. An attacker with more addresses
+/// is not limited by this; a token cannot be guessed in any case.
 const REMEMBERED: usize = 4096;
 
 /// What is known of addresses that presented unknown tokens.

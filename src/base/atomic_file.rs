@@ -32,7 +32,7 @@ pub enum Access {
 }
 
 impl Access {
-    /// Mode 0600, owned by whoever writes it.
+    /// Mode 0600, owned by the user of this process.
     pub const PRIVATE: Self = Self::Set {
         mode: 0o600,
         uid: None,
@@ -133,8 +133,7 @@ pub fn link(target: &Path, path: &Path) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// A new folder in `above` that nobody else can look into. It goes, with all in it, when it is
-/// dropped.
+/// A new private folder in `above`, removed with its contents when it is dropped.
 pub fn temporary_folder(above: &Path, prefix: &str) -> io::Result<TempDir> {
     tempfile::Builder::new()
         .prefix(prefix)

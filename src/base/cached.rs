@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 pub struct Cached<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
-    /// For how long an answer is good.
     keep: Duration,
-    /// How many may wait for an answer that somebody else has asked for.
-    seats: usize,
+    max_waiting: usize,
 }
 
 #[derive(Debug)]
@@ -23,8 +21,9 @@ struct State<T> {
 }
 
 impl<T: Clone> Cached<T> {
-    /// An answer that is good for this long, and for which so many may wait.
-    pub fn new(keep: Duration, seats: usize) -> Self {
+    /// An answer that stays valid for `keep`, and for which at most `max_waiting` callers wait
+    /// while another one asks.
+    pub fn new(keep: Duration, max_waiting: usize) -> Self {
         let state = State {
             answer: None,
             is_asked: false,
@@ -34,12 +33,12 @@ impl<T: Clone> Cached<T> {
             state: Mutex::new(state),
             changed: Condvar::new(),
             keep,
-            seats,
+            max_waiting,
         }
     }
 
-    /// The answer: the one that is remembered, or that somebody is asking for, or else a new one.
-    /// `None` when too many wait for it.
+    /// Returns the cached answer, waits for a call that is already running, or calls `ask`.
+    /// `None` when too many wait.
     pub fn get(&self, ask: impl FnOnce() -> T) -> Option<T> {
         let mut state = self.lock();
         loop {
@@ -51,7 +50,7 @@ impl<T: Clone> Cached<T> {
             if !state.is_asked {
                 break;
             }
-            if state.waiting >= self.seats {
+            if state.waiting >= self.max_waiting {
                 return None;
             }
             state.waiting += 1;
@@ -96,7 +95,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     #[test]
-    fn whoever_comes_while_it_is_asked_gets_the_same_answer_and_too_many_get_none() {
+    fn concurrent_callers_share_one_answer_and_too_many_get_none() {
         let (remembered, asked) = (Cached::new(LONG, 2), AtomicUsize::new(0));
         let (go, gate) = mpsc::channel::<()>();
         thread::scope(|scope| {
@@ -118,7 +117,7 @@ mod tests {
             let second = || remembered.get(|| unreachable!("it is being asked"));
             let others = [scope.spawn(second), scope.spawn(second)];
             until(&|| remembered.lock().waiting == 2);
-            assert_eq!(second(), None, "nobody else may wait");
+            assert_eq!(second(), None, "no more may wait");
             go.send(()).unwrap();
             assert_eq!(first.join().unwrap(), Some(7));
             for other in others {

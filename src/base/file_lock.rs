@@ -37,7 +37,7 @@ impl FileLock {
     /// Takes the lock on a folder, which must be there, without waiting.
     ///
     /// A folder that was removed, and perhaps made anew, since it was opened counts as held:
-    /// whoever looks again finds the new one.
+    /// the next attempt opens the new one.
     pub fn try_take_folder(path: &Path) -> Result<Self, FileLockError> {
         let folder = File::open(path)?;
         let opened = folder.metadata()?.ino();

@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use crate::base::secret::Secret;
 use crate::model::endpoint;
 
-/// What every API server answers, whoever asks.
+/// Every API server answers this path, without authorization too.
 const PATH: &str = "/readyz";
 
 /// An API server, and whose client certificate is shown to it.

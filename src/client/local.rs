@@ -22,7 +22,7 @@ use crate::wire::routes;
 pub enum Probe {
     /// An agent that understands us.
     Ready(LocalAgent),
-    /// Nobody.
+    /// No agent listens.
     NotRunning,
     /// An agent, and the user may not talk to it.
     NoPermission,
@@ -121,7 +121,7 @@ impl LocalAgent {
         self.post(routes::LOCAL_TOKENS_FIND, which).await
     }
 
-    /// Takes tokens back; the answer lists those that could still have let somebody in.
+    /// Revokes tokens; the answer lists those that were still usable.
     pub async fn revoke_tokens(&self, which: &TokenSelection) -> Result<TokenList, LocalError> {
         self.post(routes::LOCAL_TOKENS_REVOKE, which).await
     }

@@ -189,7 +189,7 @@ pub enum RemoteError {
     /// The answer is too large.
     #[error("the answer is larger than {ANSWER_SIZE} bytes")]
     TooLarge,
-    /// Nobody waits for the answer any more.
+    /// The caller no longer wants the answer.
     #[error("the request was given up")]
     GivenUp,
     /// Another certificate than on the first connection.

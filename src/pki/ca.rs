@@ -281,7 +281,7 @@ pub fn check_issued(pem: &str, subject: &Subject, names: &[AltName]) -> Result<(
     Ok(())
 }
 
-/// Whether a certificate (PEM) is valid now. The clock of whoever signed it may be a little ahead.
+/// Whether a certificate (PEM) is valid now. The signer's clock may be a little ahead.
 pub fn is_valid_now(pem: &str) -> Result<bool, PkiError> {
     let certificate = parse(pem)?;
     let validity = certificate.tbs_certificate().validity();

@@ -67,7 +67,7 @@ impl ParsedRequest {
     /// Reads a request from PEM and verifies that its sender has the key, which must be a strong
     /// one.
     ///
-    /// Text around the PEM block is passed over, as OpenSSL does, which can write some itself.
+    /// Text around the PEM block is ignored, as by OpenSSL, which can write such text itself.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         let bad = |why: &dyn ToString| PkiError::malformed("certificate request", why.to_string());
         if pem.len() > MAX_LEN {

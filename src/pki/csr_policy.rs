@@ -1,8 +1,8 @@
 //! What a joining node may have signed.
 //!
-//! MicroK8s's agent signs any subject for whoever holds a certificate token, cluster
+//! MicroK8s's agent signs any subject for the holder of a certificate token, cluster
 //! administrators included. Here a kubelet gets its own node's certificate and kube-proxy gets
-//! kube-proxy's; the signer takes nothing but what this policy let through.
+//! kube-proxy's; the signer accepts only what this policy approved.
 
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ pub enum Expected {
         node: Option<NodeName>,
         /// The address that the node joined from.
         address: IpAddr,
-        /// Names and addresses by which somebody else is known.
+        /// Names and addresses of other nodes and of services.
         reserved: ReservedIdentity,
     },
     /// kube-proxy.
@@ -179,8 +179,8 @@ fn node_in(subject: Option<&Subject>) -> Option<NodeName> {
     NodeName::parse(name).ok()
 }
 
-/// The subject must be `CN=system:node:<name>, O=system:nodes`, in this case of letters. The order
-/// is that of whoever asks, and stays in what is signed, as with OpenSSL.
+/// The subject must be `CN=system:node:<name>, O=system:nodes`, case-sensitive. The certificate
+/// keeps the order of the request, as with OpenSSL.
 fn kubelet_subject(
     subject: Option<Subject>,
     node: Option<&NodeName>,
@@ -200,8 +200,8 @@ fn kubelet_subject(
     }
 }
 
-/// A node's names are its host name and its addresses. Which addresses a node has cannot be
-/// known here, but which ones belong to somebody else can.
+/// A node's names are its host name and its addresses. The signer does not know which addresses
+/// the node has, but it knows addresses that belong to others.
 fn is_own(name: &AltName, node: &NodeName, address: IpAddr, reserved: &ReservedIdentity) -> bool {
     match name {
         AltName::Dns(name) => name.eq_ignore_ascii_case(node.as_str()),
@@ -247,8 +247,8 @@ fn contains(base: IpAddr, prefix: u8, address: IpAddr) -> bool {
     }
 }
 
-/// The names that are asked for. Requests for usages are passed over, as MicroK8s does, but for
-/// those of an authority, which are refused like a request to be one.
+/// The requested names. Requested usages are ignored, as by MicroK8s, except those of an
+/// authority, which are refused like a request to be one.
 fn alternative_names(request: &ParsedRequest) -> Result<Vec<AltName>, Violation> {
     let mut seen = Vec::new();
     let mut names = Vec::new();
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_becomes_an_administrator_or_another_node() {
+    fn no_node_becomes_an_administrator_or_another_node() {
         for subject in [
             Subject::user_in_group("system:node:n2", "system:masters"),
             Subject::user_in_group("admin", "system:masters"),
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_the_names_of_somebody_else() {
+    fn no_node_gets_the_names_of_another_one() {
         for name in [
             dns("n1"),
             dns("kubernetes"),
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_says_who_else_there_is_a_node_gets_the_address_that_it_comes_from_alone() {
+    fn where_the_other_identities_are_unknown_a_node_gets_only_the_address_that_it_comes_from() {
         let mut expected = kubelet();
         let Expected::Kubelet { reserved, .. } = &mut expected else {
             unreachable!()

@@ -1,4 +1,4 @@
-//! Floor 3: keys, certificates and what is made of them. Everything happens in this process.
+//! Layer 3: keys, certificates and what is made of them. Everything happens in this process.
 
 pub mod ca;
 pub mod csr;
@@ -27,7 +27,7 @@ pub enum PkiError {
         "the private key is of a kind that is not supported; RSA of 2048 to 8192 bits, P-256, P-384, P-521 and Ed25519 are"
     )]
     UnsupportedKey,
-    /// A key that nobody can use without its passphrase.
+    /// A key that needs a passphrase.
     #[error("the private key is encrypted")]
     EncryptedKey,
     /// A key of the node that is of no use.

@@ -164,8 +164,7 @@ pub(super) struct Ended {
     pub(super) errors: String,
 }
 
-/// Runs a program to its end, or until `over` says that nobody waits for it any more: then it is
-/// killed with all that it started.
+/// Runs a program until it ends. Once `over` is true, kills it with all that it started.
 pub(super) fn run_unless(
     mut command: Command,
     over: impl Fn() -> bool,
@@ -302,7 +301,7 @@ mod tests {
         let error = run("sh", &["-c", &line], limit).unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
         let started = std::fs::read_to_string(file.path()).unwrap();
-        // A killed program that nobody has waited for yet is still in the table, as a zombie.
+        // A killed program stays in the process table as a zombie until it is reaped.
         let stat = Path::new("/proc").join(started.trim()).join("stat");
         let gone = || {
             let text = std::fs::read_to_string(&stat).unwrap_or_default();

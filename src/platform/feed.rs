@@ -1,4 +1,4 @@
-//! Running a program that reads what somebody else sends: as it comes, never all of it at once.
+//! Runs a program that reads streamed input, which is never in memory as a whole.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -119,7 +119,7 @@ pub fn feed(
 static FED: Mutex<Option<BTreeSet<i32>>> = Mutex::new(Some(BTreeSet::new()));
 
 /// Kills the programs that are being fed, and those that would be from now on. For a process that
-/// ends in the midst of it: the end of the pipes would look like the end of the input.
+/// ends while it feeds them: the closed pipe would look like the end of the input.
 pub fn kill_all() {
     let mut fed = FED.lock().unwrap_or_else(PoisonError::into_inner);
     for group in fed.take().into_iter().flatten() {
@@ -181,7 +181,7 @@ fn pass_on(
     }
 }
 
-/// Writes all of it; false when nobody reads any more.
+/// Writes all of it; false when the program no longer reads.
 fn write_all(
     pipe: &mut File,
     mut bytes: &[u8],

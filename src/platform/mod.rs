@@ -1,4 +1,4 @@
-//! Floor 3: the machine: its names, addresses and services, and the programs it runs.
+//! Layer 3: the machine: its names, addresses and services, and the programs it runs.
 //!
 //! Only this module starts processes.
 
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_nobody_can_reach_are_left_out() {
+    fn unreachable_addresses_are_left_out() {
         let interfaces = [
             entry("lo", "127.0.0.1"),
             entry("eth0", "10.99.0.11"),

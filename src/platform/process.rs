@@ -86,8 +86,8 @@ pub struct Finished {
     pub code: Option<i32>,
 }
 
-/// Runs a program to its end, in an environment with these variables added; `None` when `over`
-/// said before that nobody waits for it any more, and it was killed.
+/// Runs a program until it ends, with these variables added to its environment; `None` when `over`
+/// became true first and the program was killed.
 pub fn run_to_end(
     program: impl AsRef<OsStr>,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,

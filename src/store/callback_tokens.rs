@@ -18,8 +18,7 @@ pub enum Owner {
     Worker,
 }
 
-/// Whose token this is; `None` when it is nobody's. The comparison takes as long for a token that
-/// is nearly right as for any other.
+/// Whose token this is; `None` when it is unknown. The comparison takes constant time.
 ///
 /// # Errors
 ///

@@ -260,7 +260,7 @@ impl Writer {
                 match job {
                     Job::Write(work, told) => writes.push((work, told)),
                     Job::Open { failed, told } => {
-                        // Whoever asked may be gone.
+                        // The caller may be gone.
                         let _ = told.send(self.open(failed));
                     }
                 }
@@ -435,7 +435,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The damaged file stays for whoever wants to look into it.
+    /// The damaged file is kept under another name, for examination.
     fn set_aside(&self, why: &str) -> Result<(), StoreError> {
         let path = &self.shared.path;
         let time = time_text::moment(self.clock.unix_seconds()).replace(['-', ':'], "");

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_final_newline_swallows_nobody() {
+    fn a_missing_final_newline_loses_no_user() {
         let text = with_kubelet(FILE.trim_end(), &Secret::new("t4"), "n2");
         assert_eq!(token_of(&text, "system:kube-proxy").unwrap().expose(), "t3");
         assert_eq!(token_of(&text, "system:node:n2").unwrap().expose(), "t4");

@@ -1,7 +1,7 @@
-//! Where the lives of tokens rest: a trait, and the implementation in this node's database.
+//! The store of token records: a trait, and the implementation in this node's database.
 //!
-//! A store knows tokens by their SHA-256 only. It is asked for few things, so that any store that
-//! can replace one record when nobody else has replaced it meanwhile can take this one's place.
+//! A store knows tokens only by their SHA-256. The trait is small, so that any store with a
+//! compare-and-swap of one record can implement it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +15,11 @@ use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
 
 /// Keeps the lives of tokens.
 pub trait TokenStore: Send + Sync {
-    /// The life of a token; `None` when there is none.
+    /// The record of a token; `None` when there is none.
     fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError>;
 
-    /// Replaces the life of each of these tokens by what `edit` makes of it, durably; `None`
-    /// forgets it. `edit` may be called again for a token, when somebody else was faster.
+    /// Durably replaces the record of each of these tokens by the result of `edit`; `None` removes
+    /// it. `edit` is called again for a token whose record changed meanwhile.
     fn update(&self, keys: &[TokenDigest], edit: Edit) -> Result<(), StoreError>;
 
     /// All tokens whose SHA-256 begins like this, in hexadecimal digits.

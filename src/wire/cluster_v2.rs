@@ -41,7 +41,7 @@ pub enum RequestedRole {
     Worker,
     /// `"as-master"`: the operator asked for it.
     ControlPlane,
-    /// `null`: nobody said anything, which means control plane.
+    /// `null`: no role was given, which means control plane.
     Unsaid,
 }
 
@@ -84,7 +84,7 @@ impl JoinRequest {
             },
             can_handle_x509_auth: fields.flag("can_handle_x509_auth")?,
             can_handle_custom_etcd: fields.flag("can_handle_custom_etcd")?,
-            // Whatever else somebody may mean by a field of this name, it must not end the join.
+            // Another client may use a field of this name: a value that is not `true` is no error.
             can_handle_callback_digest: fields
                 .get("can_handle_callback_digest")
                 .is_some_and(|value| *value == true),

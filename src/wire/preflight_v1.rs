@@ -79,7 +79,7 @@ impl Finding {
         Self::new(check, Severity::Ok, message)
     }
 
-    /// Nobody can tell, and why.
+    /// A check that could not be made, and why.
     pub fn unchecked(check: &str, message: impl Into<String>) -> Self {
         Self::new(check, Severity::Unchecked, message)
     }

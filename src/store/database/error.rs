@@ -24,7 +24,7 @@ pub enum StoreError {
         #[source]
         source: Arc<redb::Error>,
     },
-    /// Somebody else has it, and keeps it.
+    /// Another process has it open.
     #[error(
         "the token database `{}` is in use by another process: wait until that has ended, or restart an agent whose socket is gone", path.display()
     )]

@@ -64,7 +64,7 @@ fn count(database: &Database) -> Result<u64, StoreError> {
 }
 
 #[test]
-fn a_database_that_somebody_else_has_is_said_to_be_in_use() {
+fn a_database_that_another_process_has_open_is_said_to_be_in_use() {
     let f = Fixture::new();
     let first = f.open();
     put(&first, 1).unwrap();

@@ -10,8 +10,8 @@ pub type FileId = (u64, u64);
 #[derive(Debug, Clone, Copy)]
 pub struct Written(u64);
 
-/// Writers that wait at the same moment share a flush: whoever comes while one runs, which may
-/// have missed that write, waits for the next one, and that serves all who came meanwhile.
+/// Writers that wait at the same moment share a flush: a write that comes while one runs, which
+/// may have missed it, waits for the next one, and that serves all writes that came meanwhile.
 #[derive(Default)]
 pub struct Flush {
     progress: Mutex<Progress>,
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_that_failed_serves_nobody() {
+    fn a_flush_that_failed_serves_no_writer() {
         let all = Flush::default();
         let (first, second) = (all.note(FILE), all.note(FILE));
         let broken = || Err(io::ErrorKind::Other.into());

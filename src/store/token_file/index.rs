@@ -23,7 +23,7 @@ pub struct Stamp {
     pub file: FileId,
     size: u64,
     modified: (i64, i64),
-    /// Nobody can set this one: it moves with each change, that of the other time included.
+    /// No program can set this one: it moves with each change, that of the other time included.
     changed: (i64, i64),
 }
 
@@ -74,8 +74,8 @@ pub struct Index {
     unfinished: Option<Entry>,
     /// The state of the file that has been read; none before it is.
     pub seen: Option<Stamp>,
-    /// Somebody may have changed what was read, without a trace: a line that is missed here may
-    /// be in the file.
+    /// The part that was read may have changed without a trace: a line that is missing here may be
+    /// in the file.
     pub is_dirty: bool,
     /// When the last reading of the whole file began.
     loaded: Option<Instant>,
@@ -100,7 +100,7 @@ impl Index {
         if stamp.size < seen.size || stamp.modified != seen.modified {
             return self.load(file, |_, _| {});
         }
-        // Its mode or owner changed, or somebody who set the time back wrote to it.
+        // Its mode or owner changed, or a program wrote to it and set the time back.
         self.seen = Some(stamp);
         self.is_dirty = true;
         Ok(())
@@ -150,7 +150,7 @@ impl Index {
         self.tail = 0;
     }
 
-    /// Whether a miss proves nothing to somebody who began to look at `called`.
+    /// Whether a line may be missing here for a look-up that began at `called`.
     pub fn may_miss_lines(&self, called: Instant) -> bool {
         self.is_dirty && self.loaded.is_none_or(|loaded| loaded < called)
     }
@@ -216,8 +216,7 @@ impl Index {
             }
         }
         if count > 0 {
-            // Blanks change the times and nothing else. Whatever else is different is somebody
-            // else's doing, and is left for the next look to find.
+            // Blanks change the times and nothing else. The next look-up finds other changes.
             if self.seen == Some(before) {
                 self.seen = Some(Stamp {
                     size: before.size,

@@ -75,7 +75,7 @@ impl<'a> Line<'a> {
 
     /// Whether the line is this token's: the whole of it counts, not its beginning.
     pub fn is_of(&self, token: &Token) -> bool {
-        // Whoever may read this file knows its tokens: nothing is given away by comparing them plainly.
+        // The file holds its tokens in plain text: a plain comparison tells its readers nothing new.
         self.text == token.expose()
     }
 
@@ -105,7 +105,7 @@ pub fn scan(content: &[u8], base: u64, mut each: impl FnMut(u64, &Line<'_>)) -> 
 /// Reads so many bytes from there on, fewer where the file ends; they are wiped when dropped.
 pub fn read(file: &File, from: u64, len: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    // Made as long as it can get: a buffer that grows leaves copies that nobody wipes.
+    // Allocated at full length: a buffer that grows leaves copies behind that are not wiped.
     let mut bytes = Zeroizing::new(vec![0; len]);
     let mut filled = 0;
     while filled < len {

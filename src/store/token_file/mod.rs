@@ -4,8 +4,8 @@
 //! replaces it, and a script may write it anew where it is. A line counts from the moment it is
 //! written until it is taken out, so that at each look-up the file is compared with what was
 //! read of it, and what is found by the index is read in the file before it is believed.
-//! Nothing is written to the file but blanks, over the line that they take out: no line that
-//! somebody appends can be lost.
+//! Nothing is written to the file but blanks, over the line that they take out: no appended line
+//! can be lost.
 //!
 //! A token whose line is where it was costs no more than that line. Only one that is not found is
 //! looked for in the whole file, once after each change that others made: a file that grew may
@@ -31,7 +31,7 @@ use self::line::{End, Line};
 use crate::model::token::{Token, TokenDigest};
 use crate::store::token_files::Listed;
 
-/// How often a file that somebody else changes at the same moment is gone through.
+/// How often a file that changes at the same moment is read again.
 const MAX_PASSES: usize = 8;
 
 /// A token file that is followed. One that is not there lists nothing.
@@ -90,9 +90,9 @@ impl TokenFile {
 
     /// Looks a token up; `now` is in unix seconds.
     ///
-    /// When somebody wrote the file anew where it is, and the token's line is where it was, other
-    /// lines that the token got before the old end of the file may be passed over until the file is
-    /// next read. Whether the token can be used does not depend on them.
+    /// When the file was rewritten in place and the token's line is where it was, further lines of
+    /// the token before the old end of the file may be missed until the file is next read. Whether
+    /// the token can be used does not depend on them.
     pub fn look_up(&self, token: &Token, now: i64) -> io::Result<Listed> {
         if token.expose().is_empty() {
             return Ok(Listed::Not);
@@ -135,7 +135,7 @@ impl TokenFile {
     /// Takes out the lines whose time has run out at `now`, in unix seconds, as far as they are known; says
     /// how many it was. A line whose time cannot be read stays.
     ///
-    /// While no time that is known runs out and nobody changes the file, it is not even opened.
+    /// The file is not even opened unless it changed or a known time has run out.
     pub fn blank_expired(&self, now: i64) -> io::Result<usize> {
         {
             let index = self.index();
@@ -154,7 +154,7 @@ impl TokenFile {
     pub fn entries(&self, now: i64) -> io::Result<Vec<(TokenDigest, Listed)>> {
         let mut entries: Vec<(TokenDigest, Listed)> = Vec::new();
         let mut places = HashMap::new();
-        // Nobody has to wait for this: it needs no index, and changes nothing.
+        // This takes no lock: it needs no index and changes nothing.
         let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
@@ -249,7 +249,7 @@ impl TokenFile {
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
-        // Whoever panicked left it complete, or without the state that it was read in.
+        // A panic left it complete, or without the state that it was read in.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

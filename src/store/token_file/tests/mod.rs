@@ -37,7 +37,7 @@ fn settled_file(lines: usize) -> (tempfile::TempDir, TokenFile) {
     (dir, file)
 }
 
-/// Looks at the file until nobody can have changed it unseen.
+/// Looks at the file until no change can have been missed.
 fn reconcile(file: &TokenFile) {
     let pause = Duration::from_millis(5);
     wait::until(Duration::from_secs(60), pause, || {

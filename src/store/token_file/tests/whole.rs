@@ -257,7 +257,7 @@ impl Run {
     }
 
     /// Holds the file against what should be left of it; some of what should have gone may be
-    /// left if it was passed over.
+    /// left if it was missed.
     fn compare(&self, before: &[u8], left: &[u8], may_pass_over: bool) {
         let now = std::fs::read(self.file.path()).unwrap_or_default();
         let show = String::from_utf8_lossy;
