@@ -291,7 +291,7 @@ pub fn can_kill() -> bool {
 }
 
 /// The datastore's own key stays where the node has it still; a new one takes long.
-fn keep_datastore_key(host: &Host) {
+pub fn keep_datastore_key(host: &Host) {
     let backup = host.path("var/kubernetes/backend.backup");
     nodes::copy(
         &nodes::fresh(&host.name).join("var/kubernetes/backend"),

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use microk8s::pki::ca;
 use nix::sys::signal::Signal;
 
+use crate::killed::keep_datastore_key;
 use crate::lab::snapshot::Snapshot;
 use crate::lab::{Host, Lab};
 
@@ -264,6 +265,9 @@ fn a_leave_that_fails_leaves_the_node_as_it_was_and_can_be_repeated() {
     ] {
         both_ways(option, "n2", |lab| {
             let n2 = lab.host("n2");
+            if option == "--worker" {
+                keep_datastore_key(n2);
+            }
             let before = n2.snapshot();
             n2.stand_ins.fail_service(action, service);
             let output = n2.shell("microk8s leave");

@@ -13,6 +13,7 @@ mod bad_input;
 mod callbacks;
 mod certificate_policy;
 mod certificates;
+mod command_line;
 mod compat;
 mod configuring;
 mod contacted_node;

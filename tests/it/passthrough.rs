@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+
+use assert_cmd::Command;
+use assert_cmd::assert::Assert;
 
 use crate::lab::program::program;
 
 /// Runs `microk8s status --wait` where the snap's own command is this script.
-fn handed_over_to(script: &str) -> Output {
+fn handed_over_to(script: &str) -> Assert {
     let snap = tempfile::tempdir().unwrap();
     let wrapper = snap.path().join("microk8s.wrapper");
     fs::write(&wrapper, script).unwrap();
@@ -17,32 +19,28 @@ fn handed_over_to(script: &str) -> Output {
         .env("SNAP", snap.path())
         .env("MICROK8S", program())
         .env_remove("MICROK8S_HANDED_OVER")
-        .output()
-        .unwrap()
+        .assert()
 }
 
 #[test]
 fn the_snaps_command_takes_over_with_all_arguments() {
-    let output = handed_over_to("#!/bin/sh\necho \"$@\"\n");
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(output.stdout, b"status --wait\n");
+    handed_over_to("#!/bin/sh\necho \"$@\"\n")
+        .success()
+        .stdout("status --wait\n");
 }
 
 #[test]
 fn a_command_of_the_snap_may_run_another_one() {
     let script =
         "#!/bin/sh\nif test \"$1\" = status; then \"$MICROK8S\" inspect; else echo \"$1\"; fi\n";
-    let output = handed_over_to(script);
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(output.stdout, b"inspect\n");
+    handed_over_to(script).success().stdout("inspect\n");
 }
 
 #[test]
 fn a_command_that_leads_back_here_is_refused_and_does_not_run_for_ever() {
     for way in ["exec ", ""] {
-        let output = handed_over_to(&format!("#!/bin/sh\n{way}\"$MICROK8S\" \"$@\"\n"));
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{errors}");
+        let assert = handed_over_to(&format!("#!/bin/sh\n{way}\"$MICROK8S\" \"$@\"\n")).code(1);
+        let errors = String::from_utf8_lossy(&assert.get_output().stderr);
         assert!(
             errors.starts_with("error: `status` is not known here, and `")
                 && errors.contains("microk8s.wrapper` leads back to this program\nhint: "),
