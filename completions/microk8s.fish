@@ -71,7 +71,7 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand nodes" -s h -l help -d
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -s h -l help -d 'Print help'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "list" -d 'List the tokens of this node'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "show" -d 'Show all that is known of a token'
-complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "revoke" -d 'Take tokens back: nobody can join with them any more'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "revoke" -d 'Revoke tokens, so that no node can join with them any more'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "prune" -d 'Forget the tokens that are used up, expired or revoked'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from list" -l format -d 'How to print the list' -r -f -a "text\t'For people'
 json\t'JSON'

@@ -311,15 +311,15 @@ mod tests {
     fn what_was_left_out_for_one_reason_is_one_line() {
         let (text, status) = told(
             vec![
-                Finding::unchecked("token", "nobody answers"),
-                Finding::unchecked("clock", "nobody answers"),
+                Finding::unchecked("token", "it is silent"),
+                Finding::unchecked("clock", "it is silent"),
                 Finding::unchecked("datastore", "it moves"),
             ],
             Some(Role::Worker),
         );
         assert_eq!(
             text,
-            "unchecked  2 checks           nobody answers (token, clock)\n\
+            "unchecked  2 checks           it is silent (token, clock)\n\
              unchecked  datastore          it moves\n\
              0 errors, 0 warnings, 3 not checked: this node is already a member of the cluster\n"
         );

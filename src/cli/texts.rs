@@ -2,7 +2,7 @@
 
 use crate::model::join_url::InvalidJoinUrl;
 
-/// Nobody but members of the group may use the node (recording `add-node-no-kubeconfig`).
+/// Only members of the group may use the node (recording `add-node-no-kubeconfig`).
 pub fn no_permission(user: &str, group: &str) -> String {
     format!(
         "Insufficient permissions to access MicroK8s.\n\
@@ -62,7 +62,7 @@ pub fn subcommands(names: &[String]) -> String {
     text
 }
 
-/// Nobody has a subcommand of this name.
+/// No command, add-on or plugin has this name.
 pub fn unknown_subcommand(name: &str) -> String {
     format!("'{name}' is not a valid MicroK8s subcommand.\n")
 }

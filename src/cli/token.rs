@@ -38,7 +38,7 @@ pub enum TokenCommand {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Take tokens back: nobody can join with them any more
+    /// Revoke tokens, so that no node can join with them any more
     Revoke {
         /// Ids of tokens, as `token list` shows them, or beginnings of them; `-` reads one token
         /// itself from standard input

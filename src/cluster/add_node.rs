@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chosen_token_is_held_to_the_rules_whoever_brings_it() {
+    fn a_chosen_token_has_to_follow_the_rules() {
         for bad in ["", "short", "0123456789abcdef0123456789abcde|"] {
             let token = Token::presented(bad);
             assert!(

@@ -1,9 +1,9 @@
 //! Callbacks: requests by which the control plane has other nodes do something.
 //!
-//! With MicroK8s every node of a cluster knows the one token that opens them, so that whoever is
-//! root on a worker, or reads one of its files, is root on all nodes. Here the token counts only
-//! from where it belongs: from the node itself, and from the cluster's control plane nodes. A worker
-//! is given a token of its own, which opens its own agent for itself and nothing else.
+//! With MicroK8s every node of a cluster knows the one token for them, so that root on a worker, or
+//! a reader of one of its files, is root on all nodes. Here the token is accepted only from the
+//! node itself and from the cluster's control plane nodes. A worker gets a token of its own, which
+//! only its own agent accepts, and only from the worker itself.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -69,9 +69,9 @@ pub enum Reason {
     /// A worker's own token is for that worker.
     #[error("the callback token is this worker's own, and {0} is not this worker")]
     NotThisNode(IpAddr),
-    /// The token is right, and nobody can say what the control plane nodes are.
+    /// The token is right, but the control plane nodes are unknown.
     #[error("the callback token is the cluster's, but the control plane nodes are not known: {0}")]
-    NobodyKnows(String),
+    ControlPlaneUnknown(String),
     /// The files with the tokens.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -92,8 +92,8 @@ impl Callbacks {
         &self.node
     }
 
-    /// Whether the caller may have this node do something. The token is looked at first, so that
-    /// nobody without one makes this node ask the datastore.
+    /// Whether the caller may have this node do something. The token is checked first, so that a
+    /// caller without one does not make this node ask the datastore.
     pub fn check(&self, token: &Token, caller: Caller) -> Result<(), Refused> {
         let owner = callback_tokens::owner(&self.node.layout, token)
             .map_err(|error| Refused(error.into()))?
@@ -151,7 +151,7 @@ impl Callbacks {
         self.known
             .get(|| ask(&self.node).map(Arc::new))
             .unwrap_or_else(|| Err("too many callers wait for an answer".to_owned()))
-            .map_err(Reason::NobodyKnows)
+            .map_err(Reason::ControlPlaneUnknown)
     }
 }
 
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_without_a_token_has_the_datastore_asked() {
+    fn without_a_token_the_datastore_is_not_asked() {
         let place = place(Some("[]"));
         for token in ["", "nope", "CLUSTER2"] {
             for from in [CallbackFrom::Cluster, CallbackFrom::Any] {
@@ -340,10 +340,10 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_can_be_asked_nobody_else_is_let_in_but_by_the_operators_word() {
+    fn where_the_control_plane_is_unknown_no_other_node_is_accepted_but_by_the_operators_word() {
         let place = place(None);
         let refused = place.check(CallbackFrom::Cluster, "CLUSTER", "10.99.0.13");
-        assert!(matches!(refused, Err(Reason::NobodyKnows(_))));
+        assert!(matches!(refused, Err(Reason::ControlPlaneUnknown(_))));
         place
             .check(CallbackFrom::Any, "CLUSTER", "10.99.0.13")
             .unwrap();
@@ -376,7 +376,7 @@ mod tests {
         fs::remove_file(layout.lock(Lock::HaCluster)).unwrap();
         assert!(
             !place.takes("CLUSTER", "10.99.0.12"),
-            "nobody else has a control plane"
+            "no other node is a control plane node"
         );
         fs::write(layout.lock(Lock::Clustered), "").unwrap();
         let endpoints = "--etcd-endpoints=https://10.99.0.12:12379\n";

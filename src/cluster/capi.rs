@@ -27,7 +27,7 @@ pub enum RemoveError {
         .0.path.display(), .0.path.display(), io_error_text::of(&.0.source)
     )]
     NoTokenFile(#[source] ReadError),
-    /// Another token. It is shown to whoever presented it, and to nobody else.
+    /// Another token. Only the caller that presented it gets it back.
     #[error("Failed to remove from dqlite: invalid CAPI auth token {:?}", .0.expose())]
     InvalidToken(Token),
     /// What is to be removed is no address and port.
@@ -36,7 +36,7 @@ pub enum RemoveError {
     /// Without its last member the datastore is gone.
     #[error("Failed to remove from dqlite: {0} is the last member")]
     LastMember(SocketAddr),
-    /// Nobody can say whether it is the last one.
+    /// The members cannot be listed.
     #[error("Failed to remove from dqlite: the members are not known: {0}")]
     MembersUnknown(String),
     /// The datastore's shell.
@@ -70,7 +70,7 @@ pub fn remove(
     let members = first_join::datastore_members(node)
         .map_err(|error| RemoveError::MembersUnknown(error.to_string()))?;
     match &members[..] {
-        [] => return Err(RemoveError::MembersUnknown("nobody is listed".to_owned())),
+        [] => return Err(RemoveError::MembersUnknown("the list is empty".to_owned())),
         [only] if only.is_at(endpoint.ip()) => return Err(RemoveError::LastMember(endpoint)),
         _ => {}
     }

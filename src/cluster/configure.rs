@@ -3,8 +3,8 @@
 //!
 //! The services change together or not at all: everything is checked first, the arguments of all of
 //! them are written through the journal, then they restart, and where one does not come up the
-//! arguments are the old ones again. Add-ons are MicroK8s's own scripts and come last: what they have
-//! done nobody can undo.
+//! arguments are the old ones again. Add-ons are MicroK8s's own scripts and come last, because they
+//! cannot be undone.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -138,7 +138,7 @@ pub fn configure(
         let _turn = node_lock::lock_and_recover::<ConfigureError>(node, node_lock::recover)?;
         change_services(node, &new_files(node, &services)?, &others)?;
     }
-    // The turn is over: an add-on's script may itself have this node configured.
+    // The node lock is free again: an add-on's script may itself have this node configured.
     for addon in &request.addons {
         if let Some(to) = addon.to {
             node.platform

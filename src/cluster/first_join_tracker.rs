@@ -1,9 +1,9 @@
 //! Whether this node is ready for others, and for whom it was made so.
 //!
-//! What the first join changes here ([`first_join`]) is undone when that join fails, unless
-//! somebody relies on it by then: a node that is being let in, one that has joined, or another
-//! member of the datastore. It is looked at with the agent's sweep, so that a node that tries again at once
-//! finds this one ready still.
+//! What the first join changes here ([`first_join`]) is undone when that join fails, unless another
+//! node depends on it by then: one that is being admitted, one that has joined, or another member
+//! of the datastore. The agent decides it periodically, so that a node that tries again at once
+//! still finds this one ready.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -208,8 +208,8 @@ impl FirstJoinTracker {
         self.lock().waiting.remove(joining);
     }
 
-    /// Once no join is under way any more: undoes what the first one changed when nobody relies on
-    /// it, and makes it final when somebody does.
+    /// Once no join is under way any more: makes what the first one changed final when another
+    /// node depends on it, and undoes it otherwise.
     pub fn reconcile(&self, node: &Node, tokens: &Tokens) {
         if !journal::is_kept(&node.layout) {
             return;

@@ -1,7 +1,7 @@
 //! What Kubernetes says of the cluster's nodes, in the JSON that `kubectl get -o json` prints.
 //!
-//! A node writes its labels and its addresses itself, a worker too: whoever is root there can write
-//! what it likes. What only API servers write says which nodes serve the cluster's API.
+//! A node writes its labels and its addresses itself, a worker too: root there can write anything.
+//! Only what API servers alone write says which nodes serve the cluster's API.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,8 +15,8 @@ use crate::platform::{CommandError, Platform};
 /// Where MicroK8s marks a control plane node.
 const CONTROL_PLANE: &str = "node.kubernetes.io/microk8s-controlplane";
 
-/// How long the list of nodes may take where somebody waits for it; `kubectl` makes several requests,
-/// each of which may take five seconds.
+/// How long the list of nodes may take where a request waits for it; `kubectl` makes several
+/// requests, each of which may take five seconds.
 const SOON: Duration = Duration::from_secs(7);
 
 /// A node, as Kubernetes lists it.
@@ -41,8 +41,8 @@ pub enum ListError {
     NoList,
 }
 
-/// The nodes that have a name; none where there is no Kubernetes. An API server that does not answer soon is an
-/// error: somebody waits for what is made of the answer.
+/// The nodes that have a name; none where there is no Kubernetes. An API server that does not
+/// answer soon is an error, because a request waits for this.
 pub fn nodes(host: &dyn Platform) -> Result<Vec<Listed>, CommandError> {
     let arguments = ["get", "no", "-o", "json", "--request-timeout=5s"];
     let list = host.kubectl_within(SOON, &arguments)?;

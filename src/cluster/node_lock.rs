@@ -74,7 +74,7 @@ impl Drop for NodeLock {
     }
 }
 
-/// Whether the turn could be taken now. Nothing is changed to find that out.
+/// Whether the node lock could be taken now. Finding out changes nothing.
 pub fn check(node: &Node) -> Result<(), NodeLockError> {
     node.layout.check_current()?;
     let folder = node.layout.own_state();
@@ -97,14 +97,14 @@ pub fn check(node: &Node) -> Result<(), NodeLockError> {
     }
 }
 
-/// Waits for the turn. A change that is under way is waited for: it may be one whose caller was
-/// killed, and that is being taken back right now.
+/// Waits for the node lock: a change that holds it may be one whose caller was killed, and that is
+/// being taken back right now.
 pub fn take(node: &Node) -> Result<NodeLock, NodeLockError> {
     take_within(node, BUSY_LIMIT)
 }
 
-/// Waits for the turn, and has what a killed change left behind seen to before anything else: by
-/// [`recover`], or by what does that and more.
+/// Waits for the node lock, and then recovers from a change that was killed, with [`recover`] or a
+/// function that calls it.
 pub fn lock_and_recover<E>(
     node: &Node,
     recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
@@ -142,7 +142,7 @@ pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
     journal::recover(&node.layout, node.platform.as_ref())
 }
 
-/// Takes the turn if nobody has it.
+/// Takes the node lock if it is free.
 pub fn take_now(node: &Node) -> Result<NodeLock, NodeLockError> {
     take_within(node, Duration::ZERO)
 }

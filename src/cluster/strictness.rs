@@ -11,7 +11,7 @@ use crate::store::args_file::ArgsFile;
 
 const ENABLED: &str = "--enable-admission-plugins";
 const DISABLED: &str = "--disable-admission-plugins";
-/// What a fresh node enables, which nobody has to be told.
+/// What a fresh node enables, and is therefore left out of the warning.
 const ENABLED_AT_FIRST: &str = "EventRateLimit";
 /// What is allowed unless an argument says `false`.
 const ALLOWED: [(&str, &str); 2] = [

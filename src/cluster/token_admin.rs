@@ -79,8 +79,8 @@ pub fn find(tokens: &Tokens, selection: &TokenSelection) -> Result<TokenList, To
     })
 }
 
-/// Takes the tokens back that are meant, and tells which of them could still have let somebody
-/// in. When one of them is not known, none is taken back.
+/// Revokes the selected tokens and returns those that were still usable. When one of them is
+/// unknown, none is revoked.
 pub fn revoke(
     tokens: &Tokens,
     selection: &TokenSelection,

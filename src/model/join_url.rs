@@ -19,7 +19,7 @@ pub struct JoinUrl {
     pub port: u16,
     /// What lets us in.
     pub token: Token,
-    /// How to know the node; without one nobody is verified.
+    /// Verifies the node; without one the node is not verified.
     pub fingerprint: Option<FingerprintPrefix>,
 }
 

@@ -66,8 +66,8 @@ impl Token {
         Ok(Self(Secret::new(text)))
     }
 
-    /// What somebody presents as a token, not checked at all; blanks around it do not count
-    /// (recording `http-join-token-spaces`).
+    /// A token as it was presented, unchecked, without the blanks around it (recording
+    /// `http-join-token-spaces`).
     pub fn presented(text: &str) -> Self {
         Self(Secret::new(text.trim()))
     }

@@ -55,7 +55,7 @@ pub enum Lifetime {
     Seconds(u32),
 }
 
-/// A time to live that gives a token nobody could use.
+/// A time to live that would make a token unusable, or is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLifetime {
     /// Zero, or below zero and not -1.

@@ -249,7 +249,7 @@ mod tests {
         for harmless in [
             "--cert-dir=${SNAP_DATA}/certs\n--root-dir=$SNAP_COMMON/var\n",
             "--eviction-hard=\"memory.available<100Mi,nodefs.available<1Gi\"\n",
-            "# it's a comment (of somebody)\n--x=a;b\r\n",
+            "# it's a comment (of a user)\n--x=a;b\r\n",
             "--pattern=^a$\n",
             "",
         ] {

@@ -311,7 +311,7 @@ impl Contact {
         role: Role,
         audience: &dyn Audience,
     ) -> Result<Answer<T>, JoinError> {
-        // Until there is an answer nobody knows what the request has brought about over there.
+        // Without an answer, the effect of the request on the contacted node is unknown.
         self.awaits_outcome = true;
         let has_left = || audience.has_left();
         let wait = Wait::until(self.end, &has_left);

@@ -4,8 +4,8 @@
 //! the cluster's authority, with the kubelet's certificate, all as they are on disk now.
 //!
 //! Where nothing listens, only the service manager can tell a proxy that is not up yet from a
-//! machine on which there is none. One that gives no answer that can be understood, as a stand-in
-//! of it in somebody's tests, leaves nothing to wait for. One that fails is asked again for a while.
+//! machine on which there is none. When its answer cannot be understood, as with a stand-in in
+//! tests, there is nothing to wait for. When it fails, it is asked again for a while.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

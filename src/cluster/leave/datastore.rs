@@ -23,7 +23,7 @@ pub(super) enum Others {
     Remain(Forget),
     /// They have forgotten it already.
     HaveForgotten,
-    /// Nobody: the data goes with this node.
+    /// There are none: the data goes with this node.
     None,
 }
 
@@ -44,7 +44,7 @@ fn members(node: &Node) -> Result<Vec<Member>, LeaveError> {
     Ok(dqlite::read_shell_answer(&answer)?)
 }
 
-/// The data must stay with somebody (recording `leave-only-voter`).
+/// The only voter may not leave, or the others lose the data (recording `leave-only-voter`).
 pub(super) fn check_voters(node: &Node) -> Result<(), LeaveError> {
     let members = members(node)?;
     let mut voters = members
@@ -60,7 +60,7 @@ pub(super) fn check_voters(node: &Node) -> Result<(), LeaveError> {
     }
 }
 
-/// Whom to ask to forget this node: nobody when it is alone, or forgotten already.
+/// The members to ask to forget this node: none when it is alone, or forgotten already.
 pub(super) fn other_members(node: &Node) -> Result<Others, LeaveError> {
     let members = members(node)?;
     let own = own_entry(node);
@@ -88,7 +88,7 @@ pub(super) fn workers(node: &Node, tokens: Option<&Tokens>) -> Vec<String> {
     let admitted = admitted.into_iter().flatten();
     let admitted = admitted.filter(|one| one.role == Role::Worker && one.complete);
     let mut workers: Vec<String> = admitted.map(|one| one.node.name).collect();
-    // Where nobody answers, what is recorded has to do.
+    // Without an answer of Kubernetes, the recorded workers have to do.
     let listed = kubernetes::nodes(node.platform.as_ref()).unwrap_or_default();
     let own = node.platform.host_name().unwrap_or_default();
     let others = listed.into_iter().map(|one| one.name);

@@ -3,7 +3,7 @@
 //! Everything that the node will be on its own is made ready first. Then services and files
 //! change through the journal, as in a join, and a leave that fails leaves the node as it was. A
 //! control plane node is then forgotten by the datastore, which this node cannot undo: from there
-//! on the leave is completed, now or by whoever finds the journal.
+//! on the leave is completed, now or by the next process that finds the journal.
 
 mod datastore;
 mod error;
@@ -137,7 +137,7 @@ impl<'a> Leaving<'a> {
         if plan.role == Role::Worker {
             audience.tell(LeaveEvent::Configuring);
         }
-        // Whoever completes the leave knows by this that the new API server has to be told.
+        // By this mark the process that completes the leave updates the new API server.
         if self.node.layout.cni_manifest().exists() {
             journal.write(&pod_network::mark(self.node), b"", Access::PRIVATE)?;
         }

@@ -60,7 +60,7 @@ pub(super) enum Found {
     InDoubt {
         /// As the datastore lists them.
         members: Vec<String>,
-        /// Why nobody can tell.
+        /// Why it is not certain.
         why: String,
     },
 }

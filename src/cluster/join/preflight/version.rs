@@ -12,10 +12,10 @@ const CHECK: &str = "version";
 
 /// How a node of this version fits to a contacted node of that one.
 pub fn judge(own: Option<&str>, theirs: Option<&str>, role: Role) -> Finding {
-    let nobody_knows =
+    let unknown =
         |whose: &str| Finding::unchecked(CHECK, format!("the version of {whose} is not known"));
     let (Some(own), Some(theirs)) = (own, theirs) else {
-        return nobody_knows(match theirs {
+        return unknown(match theirs {
             None => "MicroK8s on the contacted node",
             Some(_) => "MicroK8s on this node",
         });
