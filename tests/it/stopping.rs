@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -171,6 +171,15 @@ fn a_second_signal_ends_the_agent_at_once() {
         n1.stand_ins.let_go("restart", DATASTORE);
         assert_ne!(join.join().unwrap().code, Some(0), "nobody answered");
     });
+    // The call that outlived the agent still works on the datastore's files.
+    let processes = || {
+        let list = ["netns", "pids", n1.namespace()];
+        Command::new("ip").args(list).output().unwrap().stdout
+    };
+    let over = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+        processes().is_empty().then_some(())
+    });
+    assert!(over.is_some(), "it does not end");
     // What the killed join held is free again.
     let _again = n1.agent();
     let answer = join(n1, n2);
