@@ -248,7 +248,7 @@ pub(super) async fn perform<R: JoinStep>(
         let result = request.perform(&own.admission, caller);
         let error = result.as_ref().err();
         request.count(&own.metrics, error.map(status_map::of));
-        // Whoever presents one unknown token after the other has no claim to a line for each.
+        // An address over the rate limit gets no further lines: it can present any number of tokens.
         let is_unknown = match error {
             Some(AdmitError::InvalidToken(refusal)) => refusal.reason == Reason::Unknown,
             Some(AdmitError::Worker(_)) => true,

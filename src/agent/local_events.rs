@@ -85,7 +85,7 @@ impl Client {
         let _ = self.events.send(Bytes::from(line));
     }
 
-    /// Whether nobody reads any more, or the agent is to end.
+    /// Whether the client has gone, or the agent is stopping.
     pub fn is_gone(&self) -> bool {
         self.left.load(Ordering::SeqCst) || self.shared.is_stopping()
     }
@@ -102,7 +102,7 @@ pub(super) fn log_failure(what: &str, failure: &JoinFailure) {
     tracing::warn!(stage = failure.stage, exit = failure.exit, "{what}: {why}");
 }
 
-/// The body of such an answer; a flag tells when nobody reads it.
+/// The body of such an answer; a flag is set when the client has gone.
 struct EventBody {
     events: UnboundedReceiver<Bytes>,
     left: Arc<AtomicBool>,

@@ -55,7 +55,7 @@ fn cure(error: &io::Error) -> Option<&'static str> {
     })
 }
 
-/// [`cure`] as the end of a message.
+/// `cure` as the end of a message.
 pub fn cure_of(error: &io::Error) -> String {
     cure(error).map_or_else(String::new, |cure| format!("; {cure}"))
 }

@@ -6,9 +6,9 @@
 //!    +-----failed------+   or the lease runs out
 //! ```
 //!
-//! and from everywhere to `expired` and `revoked`. A token counts its uses. Whoever was let in
-//! holds one of them: for good when the join is complete, and only for a while when nothing more
-//! is heard of it.
+//! and from everywhere to `expired` and `revoked`. A token counts its uses. A node that was
+//! admitted holds one of them: for good when its join is complete, and for a limited time when it
+//! reports nothing.
 //!
 //! What a join handed out decides who may have a use back. A worker that never had a certificate
 //! signed has nothing of the cluster, so its use is free again for everybody. A control plane
@@ -43,7 +43,7 @@ pub const RETRY_WINDOW: i64 = 15 * 60;
 pub enum Issuer {
     /// A user of this machine, by `add-node`.
     Uid(u32),
-    /// Whoever wrote a line into MicroK8s's token file.
+    /// A line in MicroK8s's token file; its author is unknown.
     TokenFile,
 }
 
@@ -173,7 +173,7 @@ enum Phase {
     Admitted,
     /// The node has a certificate or the cluster's key.
     HandedOut,
-    /// The node said that its join failed after that: it may try again, and nobody else.
+    /// The node reported that its join failed after that: only this node may try again.
     Failed,
     /// The node has all that it needs, and may have failed to make use of it: for others the token
     /// is used.
@@ -559,7 +559,7 @@ impl TokenRecord {
         Release::KeptForNode
     }
 
-    /// The token lets nobody in any more. Says whether it could have.
+    /// Revokes the token, and returns whether it was still usable.
     pub fn revoke(&mut self, now: i64, uid: u32) -> bool {
         let was_over = self.state(now).is_over();
         self.tries.clear();

@@ -147,8 +147,8 @@ impl Source {
 }
 
 impl Tokens {
-    /// The node's tokens. Nothing is read before it is needed, so that a database of which nothing
-    /// can be had keeps nobody from doing what can be done without it.
+    /// The node's tokens. The database is opened lazily, so that an unusable one only affects what
+    /// needs it.
     pub fn new(layout: &Layout, clock: Arc<dyn Clock>, window: i64, cluster: AskCluster) -> Self {
         let time = clock.clone();
         let due = move |record: &TokenRecord| record.next_change(time.unix_seconds(), window, KEPT);
@@ -415,7 +415,7 @@ impl Tokens {
             }
             Release::KeptForNode => {
                 self.admissions.set_complete(join, node, false)?;
-                let outcome = format!("{why}; it may try again, and nobody else");
+                let outcome = format!("{why}; only this node may try again");
                 self.audit_join("kept", join, node, &outcome);
             }
             Release::None => self.admissions.set_complete(join, node, false)?,
@@ -601,7 +601,7 @@ impl Reservation<'_> {
             &self.token.digest(),
             move |record| {
                 let mut events = Vec::new();
-                // A line issues the token once: not when somebody has used or revoked it meanwhile.
+                // A line issues the token once: not when it was used or revoked meanwhile.
                 let is_issued = source == Source::Line && has_line && record == seen;
                 let settled = record.map(|mut record| {
                     events = moment.reconcile(&mut record, |node| members.get(node).copied());

@@ -97,7 +97,7 @@ impl Admission {
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
         let callback_token = first_join::own_callback_token(&self.node)
             .map_err(NodeFile::CallbackToken.unreadable())?;
-        // What a worker does not know nobody can take from it. A control plane node has to know.
+        // A worker does not need the token itself, and so cannot leak it. A control plane node does.
         let has_digest =
             request.worker.role() == Role::Worker && request.can_handle_callback_digest;
         let (callback_token, digest) = if has_digest {

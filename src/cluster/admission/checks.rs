@@ -57,7 +57,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// What Kubernetes says; it is asked when somebody needs it.
+    /// What Kubernetes says; it is asked at the first call.
     pub fn known(&self, admission: &Admission) -> &Known {
         self.known.get_or_init(|| admission.ask_kubernetes())
     }

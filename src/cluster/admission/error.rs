@@ -64,7 +64,7 @@ pub enum AdmitError {
         /// Where that node is, as far as it is known.
         by: Option<IpAddr>,
     },
-    /// Nobody could say whether another node has the name. The text is that of MicroK8s's agent where
+    /// Whether another node has the name is unknown. The text is that of MicroK8s's agent where
     /// Kubernetes does not answer.
     #[error("Failed to retrieve list of control plane nodes: {0}")]
     NotAsked(String),

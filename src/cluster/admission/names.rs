@@ -137,7 +137,7 @@ impl Admission {
                 }
                 registry.node(&node.name)
             }
-            // A worker gets certificates for the name: it waits until somebody can be asked.
+            // A worker gets certificates for the name: it is refused until Kubernetes answers.
             Known::Silent(error) if role == Role::Worker => {
                 return Err(AdmitError::NotAsked(error.to_string()));
             }

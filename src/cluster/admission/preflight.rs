@@ -1,9 +1,9 @@
-//! What a join would be refused for, told to the node that asks before it joins. Nothing is taken
-//! and nothing is changed.
+//! The contacted node's part of a dry run: why a join would be refused. It takes no token and
+//! changes nothing.
 //!
-//! Whoever asks needs a token that would let it in. It learns nothing that opens anything: no key, no
-//! certificate, no token. What it does learn, and a join would not tell, is the cure: which address the
-//! name that it gives resolves to here, and which other node has that name.
+//! The node needs a token that would admit it. The answer holds no secret: no key, no certificate,
+//! no token. Unlike the answer to a join it tells how to fix a name: which address the name
+//! resolves to here, and which other node has it.
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;

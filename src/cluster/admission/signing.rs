@@ -38,7 +38,7 @@ impl Admission {
     ) -> Result<Signed, AdmitError> {
         self.refuse_as_worker()?;
         let unknown = || AdmitError::InvalidToken(Reason::Unknown.into());
-        // Nobody without a token has a signature verified.
+        // Without a token, no signature is verified.
         if !self.tokens.gives_certificates(&request.token)? {
             return Err(unknown());
         }

@@ -1,4 +1,4 @@
-//! Telling the contacted node how a join ended, also when whoever joined was killed meanwhile.
+//! Tells the contacted node how a join ended, even when the joining process was killed.
 //!
 //! What that takes is kept in the journal from before the request that may take the token. It goes
 //! with the journal of a join that succeeds. Of one that is taken back it outlives the journal, until
@@ -46,7 +46,7 @@ impl Report {
         serde_json::from_str(text.expose()).ok()
     }
 
-    /// Says that the join failed, to nobody but the node that was contacted then.
+    /// Reports that the join failed, only to the node that was contacted then.
     fn say_failed(self, node: &Node) -> Result<(), RemoteError> {
         let from = source_address(node, self.endpoint.ip());
         let wait = Wait::within(LIMIT);
@@ -75,8 +75,8 @@ pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome, wait: 
     }
 }
 
-/// Sees to what an interrupted join or leave left behind on this node, and says on the node that a
-/// join contacted that it failed. Whoever calls has the turn.
+/// Recovers from an interrupted join or leave on this node, and reports a failed join to the node
+/// that it contacted. The caller holds the node lock.
 pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
     let ending = node_lock::recover(node)?;
     reconcile(node);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why a token does not let a node in, and what may be told of it to whoever has the token.
+/// Why a token does not admit a node, and what its holder may learn about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Why.

@@ -128,7 +128,7 @@ fn a_control_plane_node_of_which_nothing_is_heard_has_used_the_token() {
 }
 
 #[test]
-fn without_a_window_nobody_tries_again_unless_its_join_is_known_to_have_failed() {
+fn without_a_window_no_node_tries_again_unless_its_join_is_known_to_have_failed() {
     let n2 = claim(2, Role::ControlPlane);
     let mut record = one_use();
     record.admit(&n2, Grant::Counted, false, NOW);
@@ -445,7 +445,7 @@ fn a_use_that_came_back_is_not_one_more_than_was_asked_for() {
 
 proptest! {
     /// From any sequence of events: no more nodes have something of the cluster by a token
-    /// than it has uses, and no use is lost: what nobody has somebody can still get.
+    /// than it has uses, and no use is lost: a use that no node holds can still be taken.
     #[test]
     fn no_use_is_taken_twice_and_none_is_lost(
         first in terms(),
@@ -454,7 +454,7 @@ proptest! {
     ) {
         let mut now = NOW;
         let mut record = TokenRecord::issue(&first, now, Issuer::Uid(0));
-        // The uses that were ever granted, and those by which somebody got something.
+        // The uses that were ever granted, and those that handed something out.
         let mut granted = i64::from(record.left(now));
         let mut handed_out = 0;
         // The nodes whose present use is among the latter.
@@ -557,7 +557,7 @@ proptest! {
                 prop_assert!(record.next_change(now, window, 0).is_some());
             }
         }
-        // When nothing more happens, a use that nobody has is free in the end, unless it had a time.
+        // When nothing more happens, a use that no node holds is free in the end, unless it had a time.
         now += 20 * RETRY_WINDOW;
         record.reconcile(now, window, |_| None);
         if !had_time && record.revoked.is_none() {

@@ -38,8 +38,8 @@ impl Tokens {
     /// using it up. No other node's right counts.
     ///
     /// Several nodes may be joining with one token from one address: the one with the name in
-    /// the request comes first. A kube-proxy names nobody; there a node comes first whose kubelet
-    /// has no certificate yet.
+    /// the request comes first. The request of a kube-proxy names no node; then a node without a
+    /// kubelet's certificate comes first.
     pub fn certificate_request(
         &self,
         token: &Token,
@@ -96,9 +96,9 @@ impl Tokens {
     /// Uses the right up: the certificate is signed and may leave when this has returned `true`.
     /// The last one that the node needs completes its join.
     ///
-    /// A kube-proxy's certificate names nobody, so that requests of several nodes behind one address
-    /// may all have found the right of one of them. Those that come too late for it use up another
-    /// right of that address, if there is one: no more certificates leave than nodes were let in.
+    /// A kube-proxy's certificate names no node, so that requests of several nodes behind one
+    /// address may all have found the right of one of them. The later ones use up another right of
+    /// that address, if there is one: no more certificates leave than nodes were admitted.
     pub fn certificate_signed(
         &self,
         token: &Token,
@@ -132,8 +132,8 @@ impl Tokens {
         purpose: CertificatePurpose,
         is_counted: bool,
     ) -> Result<bool, StoreError> {
-        // First the use is marked as one by which something was handed out, so that nobody can give
-        // it back any more: then the right is used up, which one request alone can do.
+        // First the use is marked as one that handed something out, and can then no longer be
+        // released; then the right is used up, which only one request can do.
         let moment = self.moment();
         if let Some(mut record) = self.store.read(join)? {
             moment.reconcile(&mut record, |_| None);

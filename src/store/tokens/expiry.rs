@@ -13,8 +13,8 @@ use crate::store::token_files::{self, Listed};
 use crate::store::token_store;
 use crate::store::tokens::{Members, Tokens, by_line, lock, members_of, with_file};
 
-/// For how long, in seconds, a token is remembered after its end, so that whoever still uses it
-/// is told what became of it.
+/// For how long, in seconds, a token is kept after its end, so that a node that still presents it
+/// is told why it is refused.
 pub(super) const KEPT: i64 = 30 * 24 * 60 * 60;
 
 /// How many tokens one pass of [`Tokens::expire_tokens`] goes through at once.
@@ -102,7 +102,7 @@ impl Tokens {
         let _ = self.store.due(self.now(), 1);
     }
 
-    /// Takes tokens back. Says which of them could still have let somebody in.
+    /// Revokes tokens and returns those that were still usable.
     pub fn revoke(&self, tokens: &[ListedToken], uid: u32) -> Result<Vec<TokenDigest>, StoreError> {
         let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
         let moment = self.moment();

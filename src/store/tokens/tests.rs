@@ -155,7 +155,7 @@ fn a_reservation_that_is_dropped_gives_the_token_back() {
 }
 
 #[test]
-fn the_same_node_may_retry_for_a_while_and_nobody_else() {
+fn the_same_node_may_retry_for_a_while_and_no_other() {
     let f = fixture();
     f.add(&one_use());
     assert_eq!(f.join(&node(2)), Ok(()));
@@ -164,7 +164,7 @@ fn the_same_node_may_retry_for_a_while_and_nobody_else() {
     assert!(f.sign("-proxy", &node(2)));
     assert!(f.sign("-kubelet", &node(2)));
     assert!(!f.sign("-kubelet", &node(2)));
-    // What follows the certificates may fail as well, and nobody tells us.
+    // What follows the certificates may fail as well, and is not reported.
     assert_eq!(f.join(&node(3)), Err(Reason::Used));
     assert_eq!(f.join(&node(2)), Ok(()));
     assert!(f.sign("-kubelet", &node(2)) && f.sign("-proxy", &node(2)));
@@ -423,7 +423,7 @@ fn lines_in_the_files_of_microk8s_count() {
 }
 
 #[test]
-fn a_line_that_a_crash_kept_from_being_blanked_admits_nobody_else() {
+fn a_line_that_a_crash_kept_from_being_blanked_admits_no_other_node() {
     let f = fixture();
     let path = f.write_line(token_files::CLUSTER_TOKENS);
     f.admit_and_crash(2);
@@ -512,7 +512,7 @@ fn a_node_that_says_that_its_join_failed_gives_back_what_it_can() {
 }
 
 #[test]
-fn a_revoked_token_lets_nobody_in_and_signs_nothing() {
+fn a_revoked_token_admits_no_node_and_signs_nothing() {
     let f = fixture();
     let path = f.path(token_files::CLUSTER_TOKENS);
     f.add(&one_use());
@@ -528,7 +528,7 @@ fn a_revoked_token_lets_nobody_in_and_signs_nothing() {
     let checked = f.tokens.check(&in_file, &worker(3), |_| false).unwrap();
     assert_eq!(checked.unwrap_err().reason, Reason::Revoked);
     assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
-    // It is issued again by whoever writes it again.
+    // Writing the line again issues it again.
     f.write_line(token_files::CLUSTER_TOKENS);
     assert_eq!(f.join(&node(3)), Ok(()));
 }
@@ -759,7 +759,7 @@ fn a_token_whose_line_is_still_to_go_is_not_pruned() {
     assert_eq!(f.join(&node(3)), Err(Reason::Revoked));
 }
 
-/// A store into which somebody else gets between a look and the next change.
+/// A store that another writer changes between a read and the next change.
 struct Overtaken {
     store: Box<dyn TokenStore>,
     overtaking: Mutex<Option<token_store::Edit>>,
