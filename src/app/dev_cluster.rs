@@ -40,7 +40,7 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
         Ok(args) => args,
         Err(error) => return app::refuse_arguments(&error, printer),
     };
-    // From the start: whoever ends this program finds no agent and no folder afterwards.
+    // From the start, so that a signal at any moment leaves no agent and no folder behind.
     let result = Signals::listen()
         .map_err(Trouble::from)
         .and_then(|signals| form(&args, &signals, printer));
@@ -129,7 +129,7 @@ impl Signals {
     fn wait(&self) -> io::Result<()> {
         let mut received = self.received.clone();
         app::block_on(async {
-            // An error says that nobody is left to note a signal: no reason to wait either.
+            // An error means that the sender is gone: no signal can be noted any more.
             let _ = received.wait_for(Option::is_some).await;
         })
     }

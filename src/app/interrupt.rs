@@ -28,7 +28,7 @@ async fn catch_signals(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut quit = signal(SignalKind::quit())?;
-    // Whoever waits for this may have ended already.
+    // The receiver may be gone already.
     let _ = installed.send(());
     tokio::select! {
         _ = terminate.recv() => {}

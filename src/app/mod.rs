@@ -113,7 +113,7 @@ fn find_node_or_say(printer: &mut dyn Printer) -> Result<Node, ExitStatus> {
     })
 }
 
-/// Whoever cannot read the administrator's kubeconfig may not use the node (recording
+/// A user who cannot read the administrator's kubeconfig may not use the node (recording
 /// `add-node-no-kubeconfig`). A standalone node may not be there at all.
 fn check_permission(node: &Node, printer: &mut dyn Printer) -> Result<(), ExitStatus> {
     if std::fs::File::open(node.layout.credential("client.config")).is_ok() {

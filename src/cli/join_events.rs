@@ -129,7 +129,7 @@ impl<'a> Lines<'a> {
 
     fn write(&mut self, line: &Line<'_>) {
         let text = serde_json::to_string(line).unwrap_or_default();
-        // A join goes on although nobody reads what it says.
+        // The join continues when its output is closed.
         let _ = self.printer.out(&format!("{text}\n"));
     }
 

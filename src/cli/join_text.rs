@@ -25,7 +25,7 @@ pub trait Teller: Printer {
     fn status(&self) -> ExitStatus;
 }
 
-/// Tells a join on a terminal, or to whoever reads, as MicroK8s does.
+/// Prints the progress of a join as MicroK8s does.
 pub struct Narrator<'a> {
     printer: &'a mut dyn Printer,
     status: ExitStatus,
@@ -92,7 +92,7 @@ impl Teller for Narrator<'_> {
                 return;
             }
         };
-        // A join goes on although nobody reads what it says.
+        // The join continues when its output is closed.
         let _ = self.printer.out(&text);
     }
 

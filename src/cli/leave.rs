@@ -128,7 +128,7 @@ impl<'a> Narrator<'a> {
                 return;
             }
         };
-        // A leave goes on although nobody reads what it says.
+        // The leave continues when its output is closed.
         let _ = self.printer.out(&text);
     }
 

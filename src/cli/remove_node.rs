@@ -150,7 +150,7 @@ impl<'a> Narrator<'a> {
                 return;
             }
         };
-        // A removal goes on although nobody reads what it says.
+        // The removal continues when its output is closed.
         let _ = self.printer.out(&text);
     }
 

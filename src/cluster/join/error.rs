@@ -36,7 +36,7 @@ pub enum JoinError {
     /// The node's address was ordered, and is another machine's.
     #[error("{0} is no address of this machine, so it cannot be the node's")]
     NotOwnAddress(IpAddr),
-    /// The node's address was ordered, and leads nobody here.
+    /// The node's address was given, and other machines cannot reach it.
     #[error("{0} cannot be reached from other machines, so it cannot be the node's address")]
     UnreachableAddress(IpAddr),
     /// The cluster does not list this node any more.
@@ -162,7 +162,7 @@ pub enum JoinError {
         /// After how many seconds it wants to be asked again.
         retry_after: Option<u64>,
     },
-    /// Nobody said whether a certificate is signed.
+    /// There was no answer to a request for a certificate.
     #[error("the {certificate} certificate was not signed: {source}")]
     SigningUnanswered {
         /// Which one.
@@ -171,7 +171,7 @@ pub enum JoinError {
         #[source]
         source: RemoteError,
     },
-    /// An authentication mode that nobody here knows.
+    /// An unknown authentication mode.
     #[error("Unknown API auth mode '{0}' received from control plane node.")]
     UnknownAuthMode(String),
     /// The datastore did not list the node.
@@ -205,7 +205,7 @@ pub enum JoinError {
     /// A change.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// Whoever asked for the join went away.
+    /// The join was interrupted by a signal, or its client has gone.
     #[error("the join was interrupted")]
     Interrupted,
     /// A change failed, and so did taking the changes back.

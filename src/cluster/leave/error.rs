@@ -61,7 +61,7 @@ pub enum LeaveError {
         "the cluster's datastore has forgotten this node, but the node could not be made one on its own: {0}"
     )]
     NotCompleted(#[source] JournalError),
-    /// Whoever asked for the leave went away.
+    /// The leave was interrupted by a signal, or its client has gone.
     #[error("interrupted")]
     Interrupted,
     /// The leave failed, and the node is not as it was.

@@ -17,7 +17,7 @@ pub enum RemoveError {
     /// Another change is under way, or the node's directory is not ours.
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),
-    /// A worker removes nobody.
+    /// A worker removes no node.
     #[error(
         "This MicroK8s deployment is acting as a node in a cluster. Please use microk8s leave."
     )]
@@ -25,7 +25,7 @@ pub enum RemoveError {
     /// Kubernetes does not know the node.
     #[error("Node {0} does not exist in Kubernetes.")]
     NotInKubernetes(String),
-    /// Nobody knows the node, on a cluster without high availability or without Kubernetes.
+    /// The node is unknown, on a cluster without high availability or without Kubernetes.
     #[error("Node {0} does not exist.")]
     Unknown(String),
     /// The node has no address.
