@@ -101,9 +101,9 @@ impl Plan {
         own: IpAddr,
     ) -> Result<Datastore, JoinError> {
         let voters = answer.need("voters", answer.voters.as_ref())?;
-        // A node that is given nobody to join would begin a cluster of its own.
+        // Without a member to join, the node would form a cluster of its own.
         if voters.is_empty() {
-            return Err(answer.bad("voters", "it names nobody"));
+            return Err(answer.bad("voters", "it is empty"));
         }
         let voters = answer.list("voters", voters)?;
         for voter in &voters {

@@ -1,8 +1,8 @@
 //! Changes that are complete, and may be undone for a while.
 //!
 //! What a node changes when others join it for the first time is of no use when the join fails.
-//! So its journal is kept until somebody relies on the changes, or until nobody can any more: then
-//! it becomes the journal of changes under way again, and is replayed backwards.
+//! So its journal is kept until another node depends on the changes. When none can any more, it
+//! becomes the journal of changes under way again, and is replayed backwards.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::cluster::journal::Journal;
 use crate::platform::Platform;
 use crate::store::layout::Layout;
 
-/// Beside the entries, and none of them: until when somebody may come to rely on the changes.
+/// Beside the entries: until when another node may come to depend on the changes.
 const FILE: &str = "until";
 
 fn folder(layout: &Layout) -> PathBuf {
@@ -39,7 +39,7 @@ pub fn is_kept(layout: &Layout) -> bool {
     folder(layout).exists()
 }
 
-/// Until when somebody may come to rely on them, in unix seconds.
+/// Until when another node may come to depend on them, in unix seconds.
 pub fn kept_until(layout: &Layout) -> Option<i64> {
     let text = std::fs::read_to_string(folder(layout).join(FILE)).ok()?;
     text.trim().parse().ok()
@@ -63,7 +63,7 @@ pub fn drop_kept(layout: &Layout) -> Result<(), JournalError> {
     remove_done(&folder_of(layout))
 }
 
-/// Undoes them. Whoever is cut off in the midst of it leaves a journal that is replayed.
+/// Undoes them. When this is interrupted, the journal is replayed later.
 pub fn undo_kept(layout: &Layout, host: &dyn Platform) -> Result<(), JournalError> {
     let (kept, journal) = (folder(layout), folder_of(layout));
     // It is replayed now; a power loss before that only puts it off.

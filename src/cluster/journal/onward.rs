@@ -2,8 +2,8 @@
 //!
 //! Only the datastore's other members can let this node in again, and only by a new join. So
 //! everything is prepared first, then the steps that are left are entered here, and then the
-//! datastore is asked to forget the node. Whoever finds the journal after that asks the datastore
-//! which way to go: back when it lists the node, on when it does not.
+//! datastore is asked to forget the node. A process that finds the journal after that asks the
+//! datastore: it undoes the leave when the node is listed, and completes it otherwise.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,8 +87,8 @@ impl Onward {
         atomic_file::remove(&path).map_err(file_error("remove", &path))
     }
 
-    /// Whether the datastore has forgotten the node. One that nobody can ask counts as one that
-    /// still lists it: the leave is taken back then, and can be repeated.
+    /// Whether the datastore has forgotten the node. Without an answer the node counts as listed:
+    /// the leave is undone then, and can be repeated.
     pub(super) fn has_happened(&self, host: &dyn Platform) -> bool {
         if self.forgotten {
             return true;
@@ -121,7 +121,7 @@ impl Onward {
 
     /// Takes the steps of a leave that was interrupted, and drops its journal.
     pub(super) fn complete(&self, folder: &Path, host: &dyn Platform) -> Result<(), JournalError> {
-        // Nobody needs to be asked again, should this be cut off as well.
+        // The datastore need not be asked again, should this be interrupted as well.
         let known = Self {
             forgotten: true,
             ..self.clone()

@@ -335,7 +335,7 @@ fn a_cut_off_leave_goes_the_way_that_the_datastore_says() {
 }
 
 #[test]
-fn a_leave_whose_completion_is_cut_off_is_completed_later_whoever_answers() {
+fn a_leave_whose_completion_is_cut_off_is_completed_later_even_without_an_answer() {
     let (_dir, layout) = node();
     let mut host = listing(&["10.99.0.11"]);
     host.broken = vec![Service::K8sDqlite];
@@ -346,7 +346,7 @@ fn a_leave_whose_completion_is_cut_off_is_completed_later_whoever_answers() {
     // It cannot be stopped, so its folder cannot be replaced yet.
     journal.roll_back(&host).unwrap_err();
     assert!(is_open(&layout));
-    // By now nobody answers any more, and the folder has been put in its place just before a crash.
+    // By now there is no answer any more, and the folder has been put in its place just before a crash.
     let silent = ScriptedPlatform::default();
     onward.go(&folder_of(&layout), &silent).unwrap();
     assert_eq!(recover(&layout, &silent).unwrap(), Some(Ending::Completed));

@@ -146,7 +146,7 @@ pub(super) fn undo(change: &Undo, host: &dyn Platform) -> Result<(), JournalErro
             }
         }
         Undo::MoveDatastore { backend, address } => {
-            // One that stays where it is does no harm: whoever joins next finds it there.
+            // One that stays where it is does no harm: the next join finds it there.
             if let Err(error) = datastore_place::change(host, backend, address) {
                 tracing::warn!(%error, "the datastore cannot be moved back to {address}");
             }

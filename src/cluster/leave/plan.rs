@@ -254,7 +254,7 @@ impl<'a> Steps<'a> {
         Ok(())
     }
 
-    /// An authority that nobody else has the key of, and everything that the old one signed.
+    /// A new authority, and everything that the old one signed.
     fn new_authority(&mut self) -> Result<(), LeaveError> {
         let layout = &self.node.layout;
         let key = self.new_key("ca")?;
