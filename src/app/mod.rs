@@ -251,7 +251,7 @@ fn tokens_without_agent(
         return Ok(None);
     }
     let tokens = token_admin::open(node, Arc::new(SystemClock), RETRY_WINDOW);
-    // Whoever may not read them learns it before anything is done.
+    // A missing permission is reported before anything is done.
     let looked = wait::until(AGENT_ENDS, POLL_INTERVAL, || {
         match tokens.admissions().nodes() {
             Err(StoreError::InUse { .. }) => None,
