@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
@@ -69,8 +70,14 @@ fn attach(process: i32, call: &str, number: usize) -> Strace {
 
 /// Does to the system calls of a process that runs already what these options of `strace` say.
 pub fn disturb(process: i32, options: &str) -> Strace {
+    disturb_into(Path::new("/dev/null"), process, options)
+}
+
+/// [`disturb`], with a file for what the process calls.
+pub fn disturb_into(trace: &Path, process: i32, options: &str) -> Strace {
     let mut strace = Command::new("strace")
-        .args(["-f", "-o", "/dev/null", "-p", &process.to_string()])
+        .args(["-f", "-p", &process.to_string(), "-o"])
+        .arg(trace)
         .args(options.split(' '))
         .stdin(Stdio::null())
         .stderr(Stdio::piped())

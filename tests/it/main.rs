@@ -24,6 +24,7 @@ mod etcd_flow;
 mod failed_joins;
 mod field_usage;
 mod first_join;
+mod flushes;
 mod generated;
 mod hostile_requests;
 mod image_import;

@@ -1,0 +1,131 @@
+//! How often the disk is asked to confirm what a command has changed: on a slow disk that is what a
+//! change of a node takes its time for.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::compat::requests::curl;
+use crate::killed;
+use crate::lab::{Host, Lab, skip};
+
+/// The system calls that wait for the disk.
+const FLUSHES: &str = "trace=fsync,fdatasync,sync,syncfs,sync_file_range,msync";
+
+/// Whether system calls can be traced here; a test says aloud that they cannot.
+fn can_trace() -> bool {
+    if !killed::can_kill() {
+        return false;
+    }
+    let traced = std::process::Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .status();
+    let can = traced.is_ok_and(|status| status.success());
+    if !can {
+        skip("`strace` cannot trace a process here");
+    }
+    can
+}
+
+/// What was flushed, and how often.
+#[derive(Debug, Default)]
+struct Flushes(BTreeMap<String, usize>);
+
+impl Flushes {
+    fn read(trace: &Path, host: &Host) -> Self {
+        let root = format!("{}/", host.scratch().display());
+        let mut flushes = Self::default();
+        for line in fs::read_to_string(trace).unwrap().lines() {
+            let Some((_, path)) = line.split_once('<') else {
+                assert!(!line.contains("sync("), "{line}");
+                continue;
+            };
+            let path = path.split('>').next().unwrap();
+            let path = path.strip_prefix(&root).unwrap_or(path);
+            // A file that is not at its place yet.
+            let path = path.split(".new-").next().unwrap();
+            *flushes.0.entry(path.to_owned()).or_default() += 1;
+        }
+        flushes
+    }
+
+    fn count(&self) -> usize {
+        self.0.values().sum()
+    }
+
+    fn assert_at_most(&self, what: &str, most: usize) {
+        eprintln!("{what}: {} flushes", self.count());
+        if self.count() > most { eprintln!("{what}: {} {:#?}", self.count(), self.0); }
+        assert!(self.count() > 0, "{what}");
+    }
+}
+
+/// Runs a command without an agent, and counts its flushes.
+fn of_command(host: &Host, line: &str) -> Flushes {
+    let trace = host.scratch().join("flushes");
+    let strace = format!(
+        "strace -f -qq -y -o {} -e signal=none -e {FLUSHES}",
+        trace.display()
+    );
+    host.shell(&format!("{strace} {line}")).ok();
+    Flushes::read(&trace, host)
+}
+
+/// What the agent of this host flushes meanwhile.
+fn of_agent(host: &Host, act: impl FnOnce()) -> Flushes {
+    let agent = host.agent();
+    let trace = host.scratch().join("flushes");
+    let options = format!("-y -e signal=none -e {FLUSHES}");
+    let strace = killed::disturb_into(&trace, agent.pid(), &options);
+    act();
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+    strace.ends();
+    Flushes::read(&trace, host)
+}
+
+#[test]
+fn changes_of_a_node_make_few_flushes() {
+    if !can_trace() {
+        return;
+    }
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
+        return;
+    };
+    let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+    let agent = n1.agent();
+    let line = n1.join_line();
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+    let mut joins = Flushes::default();
+    let first = of_agent(n1, || joins = of_command(n2, &line));
+    joins.assert_at_most("control plane join", 40);
+    first.assert_at_most("first join on the contacted node", 40);
+
+    let agent = n1.agent();
+    let line = n1.join_line();
+    of_command(n3, &format!("{line} --worker")).assert_at_most("worker join", 40);
+    let line = n1.join_line();
+    of_command(n3, "microk8s leave").assert_at_most("worker leave", 50);
+    of_agent(n3, || {
+        n3.shell(&line).ok();
+    })
+    .assert_at_most("control plane join in an agent", 45);
+    of_command(n3, "microk8s leave").assert_at_most("control plane leave", 50);
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+    of_command(n1, "microk8s remove-node n3 --force").assert_at_most("remove-node", 20);
+
+    n1.write("credentials/callback-token.txt", "secret\n", 0o600);
+    let body = r#"{"callback": "secret", "service": [
+        {"name": "kubelet", "arguments_update": [{"--v": "3"}], "restart": true},
+        {"name": "kube-proxy", "arguments_update": [{"--v": "3"}]}
+    ]}"#;
+    let url = "https://10.99.0.11:25000/cluster/api/v1.0/configure";
+    of_agent(n1, || {
+        assert_eq!(curl(n1, &["-X", "POST", url], body).status, 200);
+    })
+    .assert_at_most("configure", 20);
+}
