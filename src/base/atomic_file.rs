@@ -1,13 +1,14 @@
 //! Files that change at once or not at all.
 //!
 //! A reader sees the old content or the new one, also after a crash or a power loss: the new
-//! content is written beside the file, flushed, and renamed over it.
+//! content is written beside the file, flushed, and renamed over it. A change without a flush is
+//! for callers that can undo it until they have flushed it.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use tempfile::{NamedTempFile, TempDir};
@@ -43,25 +44,55 @@ impl Access {
 /// Replaces the content of `path`, or creates it, durably. A link stays one: what it leads to is
 /// replaced.
 pub fn write(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let path = target.as_path();
-    let folder = folder_of(path);
+    let path = put(path, content, access, true)?;
+    flush(folder_of(&path))
+}
+
+/// [`write()`] without waiting for the disk, for a change that is undone after a power loss unless
+/// [`flush`] has confirmed it. Returns where the content is now.
+pub fn write_unflushed(path: &Path, content: &[u8], access: Access) -> io::Result<PathBuf> {
+    put(path, content, access, false)
+}
+
+fn put(path: &Path, content: &[u8], access: Access, is_flushed: bool) -> io::Result<PathBuf> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (mode, uid, gid) = match access {
         Access::Set { mode, uid, gid } => (mode, uid, gid),
-        Access::Keep { or } => match fs::metadata(path) {
+        Access::Keep { or } => match fs::metadata(&path) {
             Ok(found) => (found.mode() & 0o7777, Some(found.uid()), Some(found.gid())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (or, None, None),
             Err(error) => return Err(error),
         },
     };
-    let mut new = NamedTempFile::with_prefix_in(prefix_of(path), folder)?;
+    let mut new = NamedTempFile::with_prefix_in(prefix_of(&path), folder_of(&path))?;
     new.write_all(content)?;
     chown(new.as_file(), uid, gid)?;
     new.as_file()
         .set_permissions(Permissions::from_mode(mode))?;
-    new.as_file().sync_all()?;
-    new.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder)
+    if is_flushed {
+        new.as_file().sync_all()?;
+    }
+    new.persist(&path).map_err(|error| error.error)?;
+    Ok(path)
+}
+
+/// Adds to the end of a file, durably. After a power loss a part of it may be there.
+pub fn append(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options().append(true).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Cuts a file off after so many bytes, durably.
+pub fn truncate(path: &Path, length: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    file.set_len(length)?;
+    file.sync_all()
+}
+
+/// Waits until the disk has the content of a file, or the names in a folder.
+pub fn flush(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Writes over what a file holds, for where its folder takes no other file. It may end up with half of
@@ -109,18 +140,32 @@ pub fn set_access(path: &Path, mode: u32, uid: Option<u32>, gid: Option<u32>) ->
 
 /// Removes the file durably; one that is not there is no error.
 pub fn remove(path: &Path) -> io::Result<()> {
+    match remove_unflushed(path)? {
+        true => flush(folder_of(path)),
+        false => Ok(()),
+    }
+}
+
+/// Removes the file without waiting for the disk; says whether it was there.
+pub fn remove_unflushed(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
-        Ok(()) => sync_folder(folder_of(path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }
 
 /// Renames a file or folder durably; both names must be on one file system.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
-    sync_folder(folder_of(from))?;
-    sync_folder(folder_of(to))
+    rename_unflushed(from, to)?;
+    let (old, new) = (folder_of(from), folder_of(to));
+    flush(old)?;
+    if new == old { Ok(()) } else { flush(new) }
+}
+
+/// [`rename`] without waiting for the disk.
+pub fn rename_unflushed(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
 }
 
 /// Makes `path` lead to `target`, in place of what was there.
@@ -130,7 +175,7 @@ pub fn link(target: &Path, path: &Path) -> io::Result<()> {
         .prefix(".new-")
         .make_in(folder, |new| std::os::unix::fs::symlink(target, new))?;
     new.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder)
+    flush(folder)
 }
 
 /// A new private folder in `above`, removed with its contents when it is dropped.
@@ -141,7 +186,8 @@ pub fn temporary_folder(above: &Path, prefix: &str) -> io::Result<TempDir> {
         .tempdir_in(above)
 }
 
-/// Makes the folder `path` with this mode, and the folders above it; one that is there is left.
+/// Makes the folder `path` with this mode, and the folders above it, durably; one that is there is
+/// left.
 pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -149,18 +195,17 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
         make_folder(above, 0o755)?;
     }
-    match fs::create_dir(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
-            return Ok(());
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(Errno::ENOTDIR.into());
-        }
-        Err(error) => return Err(error),
+    match make_folder_unflushed(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Errno::ENOTDIR.into()),
+        made => made.and_then(|()| flush(folder_of(path))),
     }
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
-    sync_folder(folder_of(path))
+}
+
+/// Makes a folder where there is none, without waiting for the disk.
+pub fn make_folder_unflushed(path: &Path, mode: u32) -> io::Result<()> {
+    fs::create_dir(path)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// Removes a folder that holds nothing; says whether it did.
@@ -168,16 +213,25 @@ pub fn remove_empty_folder(path: &Path) -> bool {
     fs::remove_dir(path).is_ok()
 }
 
-/// Removes a folder and all in it; one that is not there is no error.
+/// Removes a folder and all in it, durably; one that is not there is no error.
 pub fn remove_folder(path: &Path) -> io::Result<()> {
+    match remove_folder_unflushed(path)? {
+        true => flush(folder_of(path)),
+        false => Ok(()),
+    }
+}
+
+/// Removes a folder and all in it without waiting for the disk; says whether it was there.
+pub fn remove_folder_unflushed(path: &Path) -> io::Result<bool> {
     match fs::remove_dir_all(path) {
-        Ok(()) => sync_folder(folder_of(path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that holds this name.
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -190,11 +244,6 @@ fn chown(file: &File, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         other => other,
     }
-}
-
-/// A rename is durable only when the folder that holds the name is flushed.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

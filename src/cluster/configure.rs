@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::atomic_file::Access;
-use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::Node;
 use crate::cluster::node_lock::{self, NodeLockError};
+use crate::cluster::transaction::{JournalError, Step, Transaction};
 use crate::platform::{Action, CommandError, Service};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::{Lock, ReadError};
@@ -242,11 +242,11 @@ fn change_services(
     if files.is_empty() {
         return restart(node, restarts);
     }
-    let mut journal = Journal::begin(&node.layout)?;
-    let Err(error) = apply(node, &mut journal, files, restarts) else {
+    let mut transaction = Transaction::begin(&node.layout)?;
+    let Err(error) = apply(node, &mut transaction, files, restarts) else {
         return Ok(());
     };
-    match journal.roll_back(node.platform.as_ref()) {
+    match transaction.roll_back(node.platform.as_ref()) {
         Ok(_) => Err(error),
         // The arguments are the old ones, and the service is down for another reason.
         Err(again @ JournalError::NotRestarted(_)) => {
@@ -262,28 +262,35 @@ fn change_services(
 
 fn apply(
     node: &Node,
-    journal: &mut Journal,
+    transaction: &mut Transaction,
     files: &[NewFile],
     restarts: &[&Wanted<'_>],
 ) -> Result<(), ConfigureError> {
-    for file in files {
-        journal
-            .write(&file.path, &file.content, Access::Keep { or: NEW_FILE })
-            .map_err(|source| ConfigureError::Update {
-                service: file.service.clone(),
-                source,
-            })?;
-    }
-    for configured in restarts {
-        journal
-            .service(node.platform.as_ref(), Action::Restart, configured.service)
-            .map_err(|error| match error {
-                JournalError::Service(source) => configured.not_restarted(source),
-                other => other.into(),
-            })?;
-    }
+    let platform = node.platform.as_ref();
+    let written = files
+        .iter()
+        .map(|file| Step::write(&file.path, &file.content, Access::Keep { or: NEW_FILE }));
+    let restarted = restarts
+        .iter()
+        .map(|configured| Step::Service(Action::Restart, configured.service));
+    let steps: Vec<Step> = written.chain(restarted).collect();
+    let mut running = 0;
+    let done = transaction.apply(platform, &steps, |number| {
+        running = number;
+        Ok(())
+    });
+    done.map_err(|error| match (files.get(running), error) {
+        (Some(file), source) => ConfigureError::Update {
+            service: file.service.clone(),
+            source,
+        },
+        (None, JournalError::Service(source)) => {
+            restarts[running - files.len()].not_restarted(source)
+        }
+        (None, other) => other.into(),
+    })?;
     // What the disk says of it is in the log.
-    let _ = journal.commit()?;
+    let _ = transaction.commit()?;
     Ok(())
 }
 

@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use crate::base::atomic_file::Access;
 use crate::base::io_error_text;
 use crate::base::secret::Secret;
 use crate::cluster::callback;
 use crate::cluster::datastore_place::{self, MoveError};
-use crate::cluster::journal::{Journal, JournalError};
 use crate::cluster::node::Node;
 use crate::cluster::node_lock::{self, NodeLockError};
+use crate::cluster::transaction::{JournalError, Step, Steps, Transaction};
 use crate::cluster::{cni, pod_network};
 use crate::model::endpoint;
 use crate::model::token::{Token, TokenDigest};
@@ -210,17 +209,17 @@ pub fn make_ready(
         .begin(presented.now, &presented.token, restarts_datastore)
         .map_err(FirstJoinError::History)?
         .map_err(FirstJoinError::TooOften)?;
-    let mut journal = Journal::begin(&node.layout)?;
+    let mut transaction = Transaction::begin(&node.layout)?;
     let done = duties
-        .fulfil(node, &mut journal)
-        .and_then(|()| Ok(journal.keep(&node.layout, presented.until)?));
+        .fulfil(node, &mut transaction)
+        .and_then(|()| Ok(transaction.defer_rollback(&node.layout, presented.until)?));
     let Err(error) = done else {
         return Ok(true);
     };
     if restarts_datastore && let Err(error) = joins.note_restart(presented.now) {
         tracing::warn!(%error, "it cannot be written down that the datastore restarts once more");
     }
-    if let Err(undo) = journal.roll_back(node.platform.as_ref()) {
+    if let Err(undo) = transaction.roll_back(node.platform.as_ref()) {
         tracing::error!(error = %undo, "what the first join changed cannot be taken back");
     }
     Err(error)
@@ -251,31 +250,32 @@ impl Duties {
         Ok(any.then_some(duties))
     }
 
-    fn fulfil(&self, node: &Node, journal: &mut Journal) -> Result<(), FirstJoinError> {
-        let (layout, host) = (&node.layout, node.platform.as_ref());
+    fn fulfil(&self, node: &Node, transaction: &mut Transaction) -> Result<(), FirstJoinError> {
+        let (layout, platform) = (&node.layout, node.platform.as_ref());
         if let Some((old, new)) = &self.datastore {
-            journal.move_datastore(&layout.backend(), old)?;
-            datastore_place::change(host, &layout.backend(), new)?;
+            transaction.move_datastore(&layout.backend(), old)?;
+            datastore_place::change(platform, &layout.backend(), new)?;
         }
+        let mut steps = Steps::new(node);
         if self.callback_token {
             let text = Secret::new(format!("{}\n", random_text(64).expose()));
             let path = layout.credential(CALLBACK_TOKEN);
-            let access = Access::Keep { or: 0o600 };
-            journal.write(&path, text.expose().as_bytes(), access)?;
+            steps.rewrite(&path, text.expose(), 0o600);
+        }
+        if self.reissues {
+            steps.rewrite(&layout.lock(Lock::NoCertReissue), "", 0o600);
         }
         if let Some(manifest) = &self.manifest {
-            journal.mark_manifest(&pod_network::mark(node))?;
-            let path = layout.cni_manifest();
-            journal.write(&path, manifest.as_bytes(), Access::Keep { or: 0o644 })?;
+            steps.push(Step::MarkManifest(pod_network::mark(node)));
+            steps.rewrite(&layout.cni_manifest(), manifest, 0o644);
+        }
+        transaction.apply_all(platform, &steps.take())?;
+        if self.manifest.is_some() {
             // The API server goes down with a datastore that has just been moved, so it is told
             // again until it is up. One that cannot be told does not stop a join, as in MicroK8s.
             if let Err(error) = pod_network::apply(node, APPLY_LIMIT) {
                 tracing::warn!(%error, "the manifest of the pod network was changed, and could not be applied; the join goes on, and the agent tries again");
             }
-        }
-        if self.reissues {
-            let path = layout.lock(Lock::NoCertReissue);
-            journal.write(&path, b"", Access::Keep { or: 0o600 })?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::cluster::first_join::history::{self, FirstJoins, Undo};
 use crate::cluster::first_join::{self, FirstJoinError, Needs, Presented};
 use crate::cluster::node::Node;
-use crate::cluster::{journal, node_lock};
+use crate::cluster::{node_lock, transaction};
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
@@ -41,7 +41,7 @@ struct State {
     /// These are all: no other agent of this node answered a join since the changes.
     knows_all: bool,
     /// Until when the changes are kept, as far as this agent wrote it.
-    kept_until: i64,
+    rolls_back_after: i64,
     /// The tokens that are written down as ones that asked for the changes.
     noted: HashSet<TokenDigest>,
     /// The log says that the changes are undone later.
@@ -109,7 +109,7 @@ impl FirstJoinTracker {
                     let mut state = self.lock();
                     state.waiting.clear();
                     state.knows_all = true;
-                    state.kept_until = presented.until;
+                    state.rolls_back_after = presented.until;
                     state.noted = HashSet::from([presented.token]);
                     state.logged_later = false;
                     return Ok(asking);
@@ -121,7 +121,7 @@ impl FirstJoinTracker {
                 }
             }
         }
-        if journal::is_kept(&node.layout) && self.is_news(&presented.token) {
+        if transaction::is_deferred(&node.layout) && self.is_news(&presented.token) {
             let _step = self.wait_for_step();
             if let Err(error) = FirstJoins::new(&node.layout).note_asked(&presented.token) {
                 tracing::warn!(%error, "the token of a join cannot be written down");
@@ -185,20 +185,20 @@ impl FirstJoinTracker {
 
     /// The node has its answer, and may rely on it until then.
     pub fn let_in(&self, node: &Node, joining: JoiningNode, until: i64) {
-        if !journal::is_kept(&node.layout) {
+        if !transaction::is_deferred(&node.layout) {
             return;
         }
         let mut state = self.lock();
         state.waiting.insert(joining);
-        if until <= state.kept_until {
+        if until <= state.rolls_back_after {
             return;
         }
-        state.kept_until = until.saturating_add(ROUND - 1) / ROUND * ROUND;
+        state.rolls_back_after = until.saturating_add(ROUND - 1) / ROUND * ROUND;
         drop(state);
         let _step = self.wait_for_step();
-        let until = self.lock().kept_until;
-        if let Err(error) = journal::keep_until(&node.layout, until) {
-            self.lock().kept_until = 0;
+        let until = self.lock().rolls_back_after;
+        if let Err(error) = transaction::extend_deferred(&node.layout, until) {
+            self.lock().rolls_back_after = 0;
             tracing::warn!(%error, "what the first join changed may be undone too soon");
         }
     }
@@ -211,7 +211,7 @@ impl FirstJoinTracker {
     /// Once no join is under way any more: makes what the first one changed final when another
     /// node depends on it, and undoes it otherwise.
     pub fn reconcile(&self, node: &Node, tokens: &Tokens) {
-        if !journal::is_kept(&node.layout) {
+        if !transaction::is_deferred(&node.layout) {
             return;
         }
         let state = self.lock();
@@ -221,7 +221,7 @@ impl FirstJoinTracker {
             return;
         }
         drop(state);
-        let until = journal::kept_until(&node.layout).unwrap_or_default();
+        let until = transaction::rolls_back_after(&node.layout).unwrap_or_default();
         if !none_waits && tokens.now() < until {
             return;
         }
@@ -242,12 +242,12 @@ impl FirstJoinTracker {
             return;
         };
         let settled = match (is_relied_on, undo) {
-            (true, _) => journal::drop_kept(&node.layout),
+            (true, _) => transaction::drop_deferred(&node.layout),
             (false, Undo::Never) => {
                 tracing::warn!(
                     "a first join failed with a token whose first join was undone before: what it changed here stays"
                 );
-                journal::drop_kept(&node.layout)
+                transaction::drop_deferred(&node.layout)
             }
             (false, Undo::Now | Undo::Later) => {
                 // While the node is being changed for another reason, it is not changed for this.
@@ -261,7 +261,7 @@ impl FirstJoinTracker {
                 tracing::warn!(
                     "the first join failed, and no node relies on what it changed here: that is undone"
                 );
-                journal::undo_kept(&node.layout, node.platform.as_ref())
+                transaction::roll_back_deferred(&node.layout, node.platform.as_ref())
             }
         };
         if let Err(error) = settled {
@@ -309,7 +309,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cluster::journal::Journal;
+    use crate::cluster::transaction::Transaction;
     use crate::platform::scripted::ScriptedPlatform;
     use crate::store::layout::Layout;
 
@@ -331,8 +331,8 @@ mod tests {
         }
         assert_eq!(first_join_tracker.lock().waiting.len(), 0);
 
-        let mut journal = Journal::begin(&layout).unwrap();
-        journal.keep(&layout, 0).unwrap();
+        let mut journal = Transaction::begin(&layout).unwrap();
+        journal.defer_rollback(&layout, 0).unwrap();
         first_join_tracker.let_in(&node, joining(1), 901);
         first_join_tracker.let_in(&node, joining(2), 959);
         first_join_tracker.has_ended(&joining(1));
@@ -340,6 +340,6 @@ mod tests {
             first_join_tracker.lock().waiting,
             HashSet::from([joining(2)])
         );
-        assert_eq!(journal::kept_until(&layout), Some(960));
+        assert_eq!(transaction::rolls_back_after(&layout), Some(960));
     }
 }

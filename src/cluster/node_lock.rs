@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::base::atomic_file;
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::base::wait;
-use crate::cluster::journal::{self, Ending, JournalError};
 use crate::cluster::node::Node;
+use crate::cluster::transaction::{self, Ending, JournalError};
 use crate::store::revision::NotCurrent;
 
 /// How long another change of the node may take to end, and how often that is looked at.
@@ -139,7 +139,7 @@ fn tidied<E: From<JournalError>>(
 
 /// Takes back, or completes, what an interrupted change of this node left behind.
 pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
-    journal::recover(&node.layout, node.platform.as_ref())
+    transaction::recover(&node.layout, node.platform.as_ref())
 }
 
 /// Takes the node lock if it is free.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
-use crate::cluster::journal;
 use crate::cluster::node::Node;
+use crate::cluster::transaction;
 use crate::model::cluster_id::CurrentCluster;
 use crate::model::token::TokenDigest;
 use crate::model::token_record::Issuer;
@@ -35,7 +35,7 @@ fn current_cluster(layout: &Layout) -> CurrentCluster {
         .and_then(|pem| ca::cluster_of(&pem).ok());
     CurrentCluster {
         id,
-        is_changing: journal::is_open(layout),
+        is_changing: transaction::is_open(layout),
     }
 }
 

@@ -348,7 +348,7 @@ fn the_token_of_a_join_that_was_killed_is_free_when_the_agent_starts_or_the_next
         let stopped = StoppedJoin::start(n2, &line);
         agent.wait_for("outcome=\"admitted\"");
         stopped.kill(own);
-        let report = n2.path("var/cluster-agent/journal/report");
+        let report = n2.path("var/cluster-agent/journal/0000.json");
         let mode = fs::metadata(&report).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
@@ -507,6 +507,6 @@ fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
         assert!(failed.iter().any(in_journal), "{failed:#?}");
         assert!(!failed.iter().all(in_journal), "{failed:#?}");
         failed.dedup();
-        assert!(failed.len() > 3, "{failed:#?}");
+        assert!(failed.len() > 2, "{failed:#?}");
     }
 }

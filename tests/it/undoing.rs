@@ -379,3 +379,59 @@ fn what_a_first_join_changed_is_kept_or_undone_when_the_disk_does_not_confirm_it
     }
     assert!(joined > 0 && joined < 6, "{joined}");
 }
+
+#[test]
+fn what_remove_node_says_is_true_when_the_disk_does_not_confirm_it() {
+    if !killed::can_kill() {
+        return;
+    }
+    let mut warned = 0;
+    for first in 1..=4 {
+        let Some(lab) = Lab::new(&["n1"]) else { return };
+        let n1 = lab.host("n1");
+        let tokens = "credentials/callback-tokens.txt";
+        n1.write(tokens, "10.99.0.12:25000 secret\n", 0o600);
+        let output = run_with_failing_flush(n1, first, "microk8s remove-node 10.99.0.12 --force");
+        assert!(!journal(n1).exists(), "{first}: {output:?}");
+        let is_forgotten = n1.read(tokens).is_empty();
+        assert_eq!(is_forgotten, output.code == Some(0), "{first}: {output:?}");
+        let has_warning = output.stderr.contains("the disk does not confirm");
+        assert!(is_forgotten || !has_warning, "{first}: {output:?}");
+        warned += usize::from(has_warning);
+    }
+    assert!(warned > 0);
+}
+
+#[test]
+fn what_an_agent_says_of_a_configuration_is_true_when_the_disk_does_not_confirm_it() {
+    if !killed::can_kill() {
+        return;
+    }
+    let mut unconfirmed = 0;
+    for first in 1..=4 {
+        let Some(lab) = Lab::new(&["n1"]) else { return };
+        let n1 = lab.host("n1");
+        n1.write("credentials/callback-token.txt", "secret\n", 0o600);
+        let agent = n1.agent();
+        let before = n1.read("args/kubelet");
+        let options = format!(
+            "-P {} -e trace=fsync -e inject=fsync:error=EIO:when={first}+",
+            n1.path("var/cluster-agent").display()
+        );
+        let strace = killed::disturb(agent.pid(), &options);
+        let body = r#"{"callback": "secret", "service": [
+            {"name": "kubelet", "arguments_update": [{"--v": "3"}], "restart": true}
+        ]}"#;
+        let url = "https://10.99.0.11:25000/cluster/api/v1.0/configure";
+        let answer = curl(n1, &["-X", "POST", url], body);
+        let is_changed = n1.read("args/kubelet") != before;
+        assert_eq!(is_changed, answer.status == 200, "{first}: {}", answer.body);
+        assert!(!journal(n1).exists(), "{first}: {}", answer.body);
+        let is_told = agent.log().contains("the disk does not confirm");
+        unconfirmed += usize::from(is_changed && is_told);
+        agent.signal(Signal::SIGTERM);
+        agent.ends();
+        strace.ends();
+    }
+    assert!(unconfirmed > 0);
+}

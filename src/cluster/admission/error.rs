@@ -277,8 +277,8 @@ mod tests {
 
     use super::*;
     use crate::cluster::datastore_place::MoveError;
-    use crate::cluster::journal::JournalError;
     use crate::cluster::node_lock::NodeLockError;
+    use crate::cluster::transaction::JournalError;
 
     const PATH: &str = "/var/snap/microk8s/1/certs/ca.key";
 

@@ -10,10 +10,10 @@ use crate::cluster::identity::{self, NodeKey, Renewed};
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::{Audience, begin, still_wanted};
+use crate::cluster::join::{Audience, still_wanted};
 use crate::cluster::node::{Node, Privacy};
+use crate::cluster::transaction::Step;
 use crate::model::endpoint;
-use crate::model::join_stage::JoinStage;
 use crate::pki::ca::{self, Ca};
 use crate::pki::key::PrivateKey;
 use crate::platform::{Action, Service};
@@ -138,11 +138,12 @@ impl Plan {
         let node = change.node();
         let is_on = node.arguments("kube-apiserver")?.get(KEY).is_some();
         let Some(token) = &self.answer.admin_token else {
-            return if is_on {
-                change.arguments("kube-apiserver", |arguments| arguments.remove(KEY))
-            } else {
-                Ok(())
-            };
+            if is_on {
+                change
+                    .steps
+                    .arguments("kube-apiserver", |arguments| arguments.remove(KEY))?;
+            }
+            return Ok(());
         };
         let path = node.layout.credential(known_users::FILE);
         let users = if is_on {
@@ -151,11 +152,14 @@ impl Plan {
             String::new()
         };
         let users = Secret::new(known_users::with_admin_token(&users, token));
-        change.write(&path, users.expose(), Privacy::Group)?;
+        change.steps.write(&path, users.expose(), Privacy::Group);
         if is_on {
             return Ok(());
         }
-        change.arguments("kube-apiserver", |arguments| arguments.set(KEY, FILE))
+        change
+            .steps
+            .arguments("kube-apiserver", |arguments| arguments.set(KEY, FILE))?;
+        Ok(())
     }
 
     fn join_dqlite(
@@ -167,28 +171,31 @@ impl Plan {
     ) -> Result<(), JoinError> {
         let layout = &change.node().layout;
         let backend = layout.backend();
-        change.service(Action::Stop, Service::Kubelite)?;
-        change.service(Action::Stop, Service::K8sDqlite)?;
-        change
-            .journal()?
-            .move_folder(&backend, &layout.backend_backup())?;
-        change.journal()?.make_folder(&backend, 0o755)?;
+        let steps = &mut change.steps;
+        steps.service(Action::Stop, Service::Kubelite);
+        steps.service(Action::Stop, Service::K8sDqlite);
+        steps.push(Step::MoveFolder {
+            from: backend.clone(),
+            to: layout.backend_backup(),
+        });
+        steps.make_folder(&backend);
         let Dqlite {
             certificate,
             key,
             voters,
             own,
         } = cluster;
-        change.write(&backend.join("cluster.crt"), certificate, Privacy::Group)?;
-        change.write(&backend.join("cluster.key"), key.expose(), Privacy::Root)?;
-        change.rewrite(
-            &backend.join("init.yaml"),
-            &dqlite::init_yaml(own, voters),
-            0o644,
-        )?;
+        steps.write(&backend.join("cluster.crt"), certificate, Privacy::Group);
+        steps.write(&backend.join("cluster.key"), key.expose(), Privacy::Root);
+        let init = dqlite::init_yaml(own, voters);
+        steps.rewrite(&backend.join("init.yaml"), &init, 0o644);
+        change.apply(audience)?;
         // From its start on the service enters the node into the datastore, whatever comes then.
-        change.journal()?.enter_datastore(&backend, voters, own)?;
-        change.service(Action::Start, Service::K8sDqlite)?;
+        change
+            .transaction()?
+            .enter_datastore(&backend, voters, own)?;
+        change.steps.service(Action::Start, Service::K8sDqlite);
+        change.apply(audience)?;
         audience.tell(JoinEvent::Waiting);
         let listed = wait_until_listed(change.node(), self.own, change.end(), audience);
         audience.tell(JoinEvent::WaitingDone);
@@ -198,7 +205,8 @@ impl Plan {
                 seconds: order.timeout_seconds,
             });
         }
-        change.service(Action::Start, Service::Kubelite)
+        change.steps.service(Action::Start, Service::Kubelite);
+        change.apply(audience)
     }
 
     fn use_etcd(&self, change: &mut Change<'_>, servers: &str) -> Result<(), JoinError> {
@@ -226,10 +234,10 @@ impl Plan {
         ];
         for (_, name, content, privacy) in files {
             if let Some(content) = content.filter(|content| !content.is_empty()) {
-                change.write(&layout.cert(name), content, privacy)?;
+                change.steps.write(&layout.cert(name), content, privacy);
             }
         }
-        change.arguments("kube-apiserver", |arguments| {
+        change.steps.arguments("kube-apiserver", |arguments| {
             arguments.set("--etcd-servers", servers);
             for (key, name, content, _) in files {
                 if content.is_some_and(|content| !content.is_empty()) {
@@ -238,8 +246,9 @@ impl Plan {
             }
         })?;
         change.lock(Lock::NoK8sDqlite)?;
-        change.service(Action::Restart, Service::K8sDqlite)?;
-        change.service(Action::Restart, Service::Kubelite)
+        change.steps.service(Action::Restart, Service::K8sDqlite);
+        change.steps.service(Action::Restart, Service::Kubelite);
+        Ok(())
     }
 }
 
@@ -254,50 +263,53 @@ impl super::Plan for Plan {
         let answer = &self.answer;
         let layout = &change.node().layout;
         change.pod_network(answer.cluster_cidr.as_deref())?;
-        change.write(&layout.cert("ca.crt"), &self.ca, Privacy::Group)?;
+        change
+            .steps
+            .write(&layout.cert("ca.crt"), &self.ca, Privacy::Group);
         for (name, key) in [
             ("ca.key", &answer.ca_key),
             ("serviceaccount.key", &answer.service_account_key),
         ] {
             if let Some(key) = key {
-                change.write(&layout.cert(name), key.expose(), Privacy::Root)?;
+                change
+                    .steps
+                    .write(&layout.cert(name), key.expose(), Privacy::Root);
             }
         }
         self.token_authentication(change)?;
         for renewed in &self.renewed {
-            change.key(renewed.name, &renewed.key)?;
-            change.rewrite(
-                &layout.cert(&format!("{}.crt", renewed.name)),
-                &renewed.certificate,
-                0o644,
-            )?;
+            change.key(renewed.name, &renewed.key);
+            let path = layout.cert(&format!("{}.crt", renewed.name));
+            change.steps.rewrite(&path, &renewed.certificate, 0o644);
             if let Some((name, text)) = &renewed.kubeconfig {
-                change.kubeconfig(name, text)?;
+                change.steps.kubeconfig(name, text);
             }
         }
         for (name, certificate) in &self.servers {
-            change.rewrite(&layout.cert(name), certificate, 0o644)?;
+            change.steps.rewrite(&layout.cert(name), certificate, 0o644);
         }
         change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
         let theirs = answer.kubelet_args.as_deref().unwrap_or_default();
-        change.kubelet(theirs, &self.own.to_string(), order, |_| {})?;
-        change.callback_token(answer.callback_token.as_ref(), None)?;
-        begin(JoinStage::Services, audience);
-        match &self.datastore {
-            Datastore::Dqlite(cluster) => self.join_dqlite(change, cluster, order, audience)?,
-            Datastore::Etcd { servers } => self.use_etcd(change, servers)?,
-        }
+        change.kubelet(theirs, &self.own.to_string(), order, |_| {});
+        change.callback_token(answer.callback_token.as_ref(), None);
         // The manifest is applied in the cluster already; here it is only kept the same.
         let manifest = layout.cni_manifest();
         match layout.read(&manifest) {
             Ok(text) => {
                 if let Some(changed) = cni::reach(&text, order.url.address) {
-                    change.rewrite(&manifest, &changed, 0o644)?;
+                    change.steps.rewrite(&manifest, &changed, 0o644);
                 }
-                Ok(())
             }
-            Err(error) if error.is_missing() => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error.into()),
+        }
+        change.begin_services();
+        match &self.datastore {
+            Datastore::Dqlite(cluster) => self.join_dqlite(change, cluster, order, audience),
+            Datastore::Etcd { servers } => {
+                self.use_etcd(change, servers)?;
+                change.apply(audience)
+            }
         }
     }
 }

@@ -139,8 +139,10 @@ fn apply(
                 path: path.clone(),
                 why,
             })?;
-        change.write(&path, &text, Privacy::Group)?;
-        change.service(Action::Restart, Service::ApiserverProxy)?;
+        change.steps.write(&path, &text, Privacy::Group);
+        change
+            .steps
+            .service(Action::Restart, Service::ApiserverProxy);
     }
     let new = api_server_url(&stale.new.ip().to_string(), &stale.new.port().to_string());
     let mut has_changed = false;
@@ -148,12 +150,17 @@ fn apply(
         let text = Secret::new(layout.read(&layout.credential(name))?);
         if let Some(old) = server_of(text.expose()) {
             let old = api_server_url(&old.ip().to_string(), &old.port().to_string());
-            change.kubeconfig(name, &Secret::new(text.expose().replace(&old, &new)))?;
+            let text = Secret::new(text.expose().replace(&old, &new));
+            change.steps.kubeconfig(name, &text);
             has_changed = true;
         }
     }
     if has_changed {
-        return change.service(Action::Restart, Service::Kubelite);
+        change.steps.service(Action::Restart, Service::Kubelite);
+    }
+    change.apply(audience)?;
+    if has_changed {
+        return Ok(());
     }
     let (host, port) = proxy::own_server(node)?;
     let server = api_server_url(&host, &port.to_string());

@@ -122,35 +122,36 @@ impl super::Plan for Plan {
         let answer = &self.answer;
         let layout = &change.node().layout;
         let callback = Secret::new(format!("{}\n", self.callback.expose()));
-        change.callback_token(Some(&callback), None)?;
+        change.callback_token(Some(&callback), None);
         change.pod_network(answer.cluster_cidr.as_deref())?;
         change.kubelet(
             answer.kubelet_args.as_deref().unwrap_or_default(),
             answer.hostname_override.as_deref().unwrap_or_default(),
             order,
             set_kubelet_of_worker,
-        )?;
-        change.write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group)?;
+        );
+        let path = layout.cert("ca.remote.crt");
+        change.steps.write(&path, &self.ca, Privacy::Group);
 
-        change.key("server", &self.server_key)?;
-        change.rewrite(&layout.cert("server.remote.csr"), &self.etcd_request, 0o644)?;
-        change.write(
-            &layout.cert("server.remote.crt"),
-            &self.etcd_certificate,
-            Privacy::Group,
-        )?;
-        change.arguments("flanneld", |arguments| {
+        change.key("server", &self.server_key);
+        let path = layout.cert("server.remote.csr");
+        change.steps.rewrite(&path, &self.etcd_request, 0o644);
+        let path = layout.cert("server.remote.crt");
+        change
+            .steps
+            .write(&path, &self.etcd_certificate, Privacy::Group);
+        change.steps.arguments("flanneld", |arguments| {
             arguments.set("--etcd-endpoints", &self.etcd);
             arguments.set("--etcd-cafile", REMOTE_CA);
             arguments.set("--etcd-certfile", "${SNAP_DATA}/certs/server.remote.crt");
             arguments.set("--etcd-keyfile", "${SNAP_DATA}/certs/server.key");
         })?;
-        change.service(Action::Restart, Service::Flanneld)?;
+        change.steps.service(Action::Restart, Service::Flanneld);
 
         change.kube_proxy()?;
         match &self.authentication {
             Authentication::Certificates(identities) => {
-                identities.apply(change, &self.ca, &self.server)?;
+                identities.apply(change, &self.ca, &self.server);
             }
             Authentication::Tokens { proxy, kubelet } => {
                 for (name, user, token) in [
@@ -160,12 +161,13 @@ impl super::Plan for Plan {
                     let token = Secret::new(token.expose());
                     let text =
                         kubeconfig::text(&self.ca, &self.server, user, &Identity::Token(&token));
-                    change.kubeconfig(name, &text)?;
-                    change.service(Action::Restart, Service::Kubelite)?;
+                    change.steps.kubeconfig(name, &text);
+                    change.steps.service(Action::Restart, Service::Kubelite);
                 }
             }
         }
-        begin(JoinStage::Services, audience);
-        change.become_worker()
+        change.begin_services();
+        change.become_worker()?;
+        change.apply(audience)
     }
 }

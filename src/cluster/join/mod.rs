@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 
 use crate::base::wait;
 use crate::client::remote::Wait;
-use crate::cluster::journal::{self, Ending};
 use crate::cluster::node::Node;
 use crate::cluster::node_lock::{self, NodeLockError};
 use crate::cluster::strictness;
+use crate::cluster::transaction::{self, Ending};
 use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
@@ -176,7 +176,7 @@ fn attempt(
         Err(_) => (Outcome::Failed, report::LIMIT),
     };
     contact.report(node, outcome, Wait::within(limit));
-    journal::forget_report(&node.layout);
+    transaction::forget_report(&node.layout);
     done.map(|()| JoinEvent::Joined {
         role,
         has_api_proxy: is_ha && role == Role::Worker,
@@ -201,7 +201,9 @@ fn carry_out(
         .and_then(|plan| {
             begin(JoinStage::Apply, audience);
             change.lock(Lock::JoinInProgress)?;
-            change.forget_token_lines()?;
+            // The certificates are the cluster's from now on, and follow no address.
+            change.lock(Lock::NoCertReissue)?;
+            change.forget_token_lines();
             plan.apply(&mut change, order, audience)
         })
         .and_then(|()| still_wanted(audience))
@@ -357,7 +359,7 @@ fn warn_of_other_network(
 /// Sees to what an interrupted join or leave left behind on this node, unless one is under way right
 /// now. What another node is to be told is left to [`settle_when_free`].
 pub fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
-    if !journal::is_open(&node.layout) {
+    if !transaction::is_open(&node.layout) {
         return Ok(None);
     }
     let _turn = node_lock::take(node)?;

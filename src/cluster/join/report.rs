@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::base::secret::Secret;
 use crate::client::remote::{Peer, RemoteError, Wait};
 use crate::cluster::join::source_address;
-use crate::cluster::journal::{self, Ending, JournalError};
 use crate::cluster::node::Node;
 use crate::cluster::node_lock::{self, NodeLockError};
+use crate::cluster::transaction::{self, Ending, JournalError};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::token::Token;
 use crate::wire::cluster_v2::{JoinOutcome, Outcome};
@@ -85,7 +85,7 @@ pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
 
 /// [`recover`], the part that needs the other node. One attempt is made.
 fn reconcile(node: &Node) {
-    let Some(text) = journal::unreported(&node.layout) else {
+    let Some(text) = transaction::unreported(&node.layout) else {
         return;
     };
     if let Some(report) = Report::read(&text) {
@@ -94,12 +94,12 @@ fn reconcile(node: &Node) {
             tracing::warn!(%error, "{endpoint} could not be told that the interrupted join failed");
         }
     }
-    journal::forget_report(&node.layout);
+    transaction::forget_report(&node.layout);
 }
 
 /// Tells the node that an interrupted join contacted, where that is still to be done.
 pub fn settle_when_free(node: &Node) -> Result<(), NodeLockError> {
-    if journal::unreported(&node.layout).is_none() {
+    if transaction::unreported(&node.layout).is_none() {
         return Ok(());
     }
     let _turn = node_lock::take(node)?;

@@ -6,15 +6,14 @@ use serde_json::{Value, json};
 
 use crate::cluster::fresh_node::node_names;
 use crate::cluster::identity::{NodeKey, api_server_url};
+use crate::cluster::join::Audience;
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::change::{Change, NODE_LABELS};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Contact, Wanted};
 use crate::cluster::join::proxy;
-use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
 use crate::model::endpoint;
-use crate::model::join_stage::JoinStage;
 use crate::model::token::Token;
 use crate::pki::name::{AltName, Subject};
 use crate::pki::{ca, csr};
@@ -124,29 +123,34 @@ impl super::Plan for Plan {
         let answer = &self.answer;
         let layout = &change.node().layout;
         change.pod_network(answer.cluster_cidr.as_deref())?;
-        change.write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group)?;
+        change
+            .steps
+            .write(&layout.cert("ca.remote.crt"), &self.ca, Privacy::Group);
         change.api_server(answer.api_authz_mode.as_deref(), answer.apiport.as_deref())?;
         change.kubelet(
             answer.kubelet_args.as_deref().unwrap_or_default(),
             answer.hostname_override.as_deref().unwrap_or_default(),
             order,
             set_kubelet_of_worker,
-        )?;
+        );
         change.kube_proxy()?;
-        self.identities.apply(change, &self.ca, &self.server)?;
+        self.identities.apply(change, &self.ca, &self.server);
         change.callback_token(
             answer.callback_token.as_ref(),
             answer.callback_token_sha256.as_ref(),
-        )?;
-        change.unlock(Lock::NoApiserverProxy)?;
-        change.write(
+        );
+        change.unlock(Lock::NoApiserverProxy);
+        change.steps.write(
             &layout.args("traefik/provider.yaml"),
             &self.provider,
             Privacy::Group,
-        )?;
-        begin(JoinStage::Services, audience);
-        change.service(Action::Restart, Service::ApiserverProxy)?;
+        );
+        change.begin_services();
+        change
+            .steps
+            .service(Action::Restart, Service::ApiserverProxy);
         change.become_worker()?;
+        change.apply(audience)?;
         proxy::wait_until_answered(change.node(), &self.server, order, change.end(), audience)
     }
 }
@@ -236,7 +240,7 @@ impl Identities {
     }
 
     /// Writes keys, certificates and kubeconfigs.
-    pub fn apply(&self, change: &mut Change<'_>, ca: &str, server: &str) -> Result<(), JoinError> {
+    pub fn apply(&self, change: &mut Change<'_>, ca: &str, server: &str) {
         let users = [
             ("proxy", &self.proxy, "system:kube-proxy".to_owned()),
             (
@@ -246,13 +250,12 @@ impl Identities {
             ),
         ];
         for (name, (key, certificate), user) in users {
-            change.key(name, key)?;
+            change.key(name, key);
             let path = change.node().layout.cert(&format!("{name}.crt"));
-            change.write(&path, certificate, Privacy::Group)?;
+            change.steps.write(&path, certificate, Privacy::Group);
             let text = key.kubeconfig(ca, server, &user, certificate);
-            change.kubeconfig(&format!("{name}.config"), &text)?;
+            change.steps.kubeconfig(&format!("{name}.config"), &text);
         }
-        Ok(())
     }
 }
 

@@ -15,10 +15,12 @@ use crate::base::atomic_file::Access;
 use crate::base::wait;
 use crate::cluster::forget;
 use crate::cluster::join;
-use crate::cluster::journal::{Ahead, Committed, Ending, Journal, JournalError, Onward};
 use crate::cluster::node::Node;
 use crate::cluster::node_lock;
 use crate::cluster::pod_network;
+use crate::cluster::transaction::{
+    CommitPoint, Committed, Ending, JournalError, Step, Transaction,
+};
 use crate::model::role::Role;
 use crate::platform::{Action, CommandError, Service};
 use crate::store::tokens::Tokens;
@@ -28,7 +30,7 @@ use crate::wire::local_v1::JoinFailure;
 use datastore::Forget;
 pub use error::LeaveError;
 pub(crate) use error::{not_forgotten, said};
-use plan::{Plan, Step};
+use plan::Plan;
 
 /// How long the node's own API server is waited for: MicroK8s asks ten times, five seconds apart,
 /// and prints a dot for each (recording `leave-kubectl-fails`).
@@ -115,7 +117,7 @@ fn warn_workers(workers: &[String], audience: &mut dyn Audience) {
 /// A leave that is under way. One that ends in no orderly way, by a panic, is taken back as well.
 struct Leaving<'a> {
     node: &'a Node,
-    journal: Option<Journal>,
+    transaction: Option<Transaction>,
     forgotten: bool,
 }
 
@@ -123,15 +125,15 @@ impl<'a> Leaving<'a> {
     fn begin(node: &'a Node) -> Result<Self, LeaveError> {
         Ok(Self {
             node,
-            journal: Some(Journal::begin(&node.layout)?),
+            transaction: Some(Transaction::begin(&node.layout)?),
             forgotten: false,
         })
     }
 
     fn follow(&mut self, plan: &Plan, audience: &mut dyn Audience) -> Result<(), LeaveError> {
-        let host = self.node.platform.clone();
-        let host = host.as_ref();
-        let Some(journal) = &mut self.journal else {
+        let platform = self.node.platform.clone();
+        let platform = platform.as_ref();
+        let Some(transaction) = &mut self.transaction else {
             return Ok(());
         };
         if plan.role == Role::Worker {
@@ -139,66 +141,49 @@ impl<'a> Leaving<'a> {
         }
         // By this mark the process that completes the leave updates the new API server.
         if self.node.layout.cni_manifest().exists() {
-            journal.write(&pod_network::mark(self.node), b"", Access::PRIVATE)?;
+            let mark = pod_network::mark(self.node);
+            transaction.apply_all(platform, &[Step::write(&mark, b"", Access::PRIVATE)])?;
         }
         if plan.forget.is_none() {
             audience.tell(LeaveEvent::Certificates);
         }
-        for step in &plan.before {
-            still_wanted(audience)?;
-            match step {
-                Step::Service(action, service) => journal.service(host, *action, *service)?,
-                Step::Write {
-                    path,
-                    content,
-                    access,
-                } => journal.write(path, content, *access)?,
-                Step::Remove(path) => journal.remove(path)?,
-                Step::MakeFolder(path) => journal.make_folder(path, 0o755)?,
-            }
-        }
+        transaction.apply(platform, &plan.before, |_| still_wanted(audience))?;
         still_wanted(audience)?;
         let Some(forget) = &plan.forget else {
-            for step in &plan.after {
-                match step {
-                    Ahead::Replace { from, to } => journal.move_folder(from, to)?,
-                    Ahead::Service { action, service } => {
-                        journal.service(host, *action, *service)?;
-                    }
-                }
-                still_wanted(audience)?;
-            }
-            let committed = journal.commit()?;
+            let after: Vec<Step> = plan.after.iter().map(Step::from).collect();
+            transaction.apply(platform, &after, |_| still_wanted(audience))?;
+            still_wanted(audience)?;
+            let committed = transaction.commit()?;
             self.is_final(&committed, audience);
             return Ok(());
         };
-        let mut onward = Onward {
+        let mut point = CommitPoint {
             forgotten: false,
             backend: self.node.layout.backend(),
             own: forget.own.clone(),
             steps: plan.after.clone(),
         };
-        journal.enter_onward(&onward)?;
+        transaction.enter_commit_point(&point)?;
         ask_to_forget(self.node, forget, audience)?;
         self.forgotten = true;
-        onward.forgotten = true;
-        journal
-            .enter_onward(&onward)
+        point.forgotten = true;
+        transaction
+            .enter_commit_point(&point)
             .map_err(LeaveError::NotCompleted)?;
         audience.tell(LeaveEvent::Certificates);
-        match journal.go_on(&onward, host) {
+        match transaction.roll_forward(&point, platform) {
             Err(JournalError::Service(error)) => audience.tell(LeaveEvent::Warning {
                 message: format!("this node has left, but a service did not come up: {error}"),
             }),
             other => other.map_err(LeaveError::NotCompleted)?,
         }
-        let committed = journal.commit().map_err(LeaveError::NotCompleted)?;
+        let committed = transaction.commit().map_err(LeaveError::NotCompleted)?;
         self.is_final(&committed, audience);
         Ok(())
     }
 
     fn is_final(&mut self, committed: &Committed, audience: &mut dyn Audience) {
-        self.journal = None;
+        self.transaction = None;
         if let Some(message) = committed.warning("left the cluster") {
             audience.tell(LeaveEvent::Warning { message });
         }
@@ -207,10 +192,10 @@ impl<'a> Leaving<'a> {
     /// Takes everything back: `error` made the leave fail. When there is no way back any more it
     /// is completed, and is no failure.
     fn take_back(mut self, error: LeaveError) -> Result<(), LeaveError> {
-        let Some(journal) = self.journal.take() else {
+        let Some(transaction) = self.transaction.take() else {
             return Err(error);
         };
-        match journal.roll_back(self.node.platform.as_ref()) {
+        match transaction.roll_back(self.node.platform.as_ref()) {
             Ok(Ending::TakenBack) => Err(error),
             Ok(Ending::Completed) => Ok(()),
             Err(undo) if self.forgotten => Err(LeaveError::NotCompleted(undo)),
@@ -224,8 +209,8 @@ impl<'a> Leaving<'a> {
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        if let Some(journal) = self.journal.take()
-            && let Err(error) = journal.roll_back(self.node.platform.as_ref())
+        if let Some(transaction) = self.transaction.take()
+            && let Err(error) = transaction.roll_back(self.node.platform.as_ref())
         {
             tracing::error!(%error, "the changes of a leave cannot be taken back");
         }

@@ -5,24 +5,20 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use zeroize::Zeroizing;
-
-use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::fresh_node;
 use crate::cluster::identity::{self, IdentityError, NodeKey};
-use crate::cluster::journal::Ahead;
 use crate::cluster::leave::datastore::{Forget, Others, check_voters, other_members, own_entry};
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::{Node, Privacy};
+use crate::cluster::transaction::{self, RollForward, Step};
 use crate::model::endpoint;
 use crate::model::role::Role;
 use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca};
 use crate::pki::key::{Bits, PrivateKey};
 use crate::platform::{Action, Service};
-use crate::store::args_file::ArgsFile;
 use crate::store::dqlite;
 use crate::store::known_users;
 use crate::store::layout::Lock;
@@ -35,18 +31,6 @@ const OWN_CA: &str = "${SNAP_DATA}/certs/ca.crt";
 /// Where the API server of a fresh node keeps its data (recording `fresh-node.json`).
 const OWN_DATASTORE: &str = "\"unix://${SNAP_DATA}/var/kubernetes/backend/kine.sock:12379\"";
 
-/// A step that can be undone.
-pub(super) enum Step {
-    Service(Action, Service),
-    Write {
-        path: PathBuf,
-        content: Zeroizing<Vec<u8>>,
-        access: Access,
-    },
-    Remove(PathBuf),
-    MakeFolder(PathBuf),
-}
-
 /// What a leave does, in order.
 pub(super) struct Plan {
     pub role: Role,
@@ -55,7 +39,7 @@ pub(super) struct Plan {
     /// What cannot; nothing where no other member is left with the datastore.
     pub forget: Option<Forget>,
     /// What comes last.
-    pub after: Vec<Ahead>,
+    pub after: Vec<RollForward>,
     /// The cluster's data goes, because no other node has it.
     pub ends_cluster: bool,
 }
@@ -86,17 +70,17 @@ impl Plan {
             Service::Kubelite,
             Service::K8sDqlite,
         ] {
-            steps.service(Action::Stop, service);
+            steps.steps.service(Action::Stop, service);
         }
-        steps.arguments("kubelet", |arguments| {
+        steps.steps.arguments("kubelet", |arguments| {
             arguments.set("--client-ca-file", OWN_CA);
             arguments.set("--node-labels", OWN_LABELS);
         })?;
-        steps.remove(&layout.lock(Lock::Clustered));
-        steps.remove(&mark);
+        steps.steps.remove(&layout.lock(Lock::Clustered));
+        steps.steps.remove(&mark);
         let no_proxy = layout.lock(Lock::NoApiserverProxy);
         if !no_proxy.exists() {
-            steps.keep_access(&no_proxy, "", 0o644);
+            steps.steps.rewrite(&no_proxy, "", 0o644);
         }
         let theirs = layout.cert("ca.remote.crt");
         let certificate = layout.read(&layout.cert("ca.crt"))?;
@@ -104,8 +88,8 @@ impl Plan {
         let is_clusters = layout.read(&theirs).is_ok_and(|theirs| {
             ca::certificate_der(&theirs).ok() == ca::certificate_der(&certificate).ok()
         });
-        steps.remove(&theirs);
-        steps.remove(&layout.args("traefik/provider.yaml"));
+        steps.steps.remove(&theirs);
+        steps.steps.remove(&layout.args("traefik/provider.yaml"));
         if is_clusters {
             steps.new_authority()?;
         } else {
@@ -116,7 +100,7 @@ impl Plan {
         let after = steps.new_datastore()?;
         Ok(Self {
             role: Role::Worker,
-            before: steps.steps,
+            before: steps.steps.take(),
             forget: None,
             after,
             ends_cluster: false,
@@ -137,8 +121,8 @@ impl Plan {
             (None, false)
         };
         let mut steps = Steps::new(node)?;
-        steps.service(Action::Stop, Service::Kubelite);
-        steps.service(Action::Stop, Service::K8sDqlite);
+        steps.steps.service(Action::Stop, Service::Kubelite);
+        steps.steps.service(Action::Stop, Service::K8sDqlite);
         if !node.uses_dqlite() {
             steps.own_datastore()?;
         }
@@ -147,7 +131,7 @@ impl Plan {
         let after = steps.new_datastore()?;
         Ok(Self {
             role: Role::ControlPlane,
-            before: steps.steps,
+            before: steps.steps.take(),
             forget,
             after,
             ends_cluster,
@@ -168,6 +152,8 @@ impl Plan {
             Step::Write { path, .. } => format!("write {}", short(path)),
             Step::Remove(path) => format!("remove {}", short(path)),
             Step::MakeFolder(path) => format!("make {}", short(path)),
+            Step::MarkManifest(mark) => format!("write {}", short(mark)),
+            Step::MoveFolder { from, to } => format!("move {} to {}", short(from), short(to)),
         });
         let forget = self.forget.iter().map(|forget| {
             format!(
@@ -176,8 +162,10 @@ impl Plan {
             )
         });
         let after = self.after.iter().map(|step| match step {
-            Ahead::Replace { from, to } => format!("put {} in place of {}", short(from), short(to)),
-            Ahead::Service {
+            RollForward::Replace { from, to } => {
+                format!("put {} in place of {}", short(from), short(to))
+            }
+            RollForward::Service {
                 action,
                 service: which,
             } => service(*action, *which),
@@ -201,7 +189,7 @@ impl fmt::Debug for Plan {
 /// The steps so far.
 struct Steps<'a> {
     node: &'a Node,
-    steps: Vec<Step>,
+    steps: transaction::Steps<'a>,
     /// Keys that were made and are not used yet, by the names of their files.
     keys: HashMap<&'static str, PrivateKey>,
 }
@@ -210,48 +198,10 @@ impl<'a> Steps<'a> {
     fn new(node: &'a Node) -> Result<Self, LeaveError> {
         Ok(Self {
             node,
-            steps: Vec::new(),
+            steps: transaction::Steps::new(node),
             // All are new; making them takes time, so it is done side by side.
             keys: fresh_node::generate_keys(&fresh_node::KEYS)?,
         })
-    }
-
-    fn service(&mut self, action: Action, service: Service) {
-        self.steps.push(Step::Service(action, service));
-    }
-
-    fn write(&mut self, path: &Path, content: &str, privacy: Privacy) {
-        self.put(path, content.as_bytes(), self.node.access(privacy));
-    }
-
-    fn keep_access(&mut self, path: &Path, content: &str, or: u32) {
-        self.put(path, content.as_bytes(), Access::Keep { or });
-    }
-
-    fn put(&mut self, path: &Path, content: &[u8], access: Access) {
-        self.steps.push(Step::Write {
-            path: path.to_owned(),
-            content: Zeroizing::new(content.to_vec()),
-            access,
-        });
-    }
-
-    fn remove(&mut self, path: &Path) {
-        if path.exists() {
-            self.steps.push(Step::Remove(path.to_owned()));
-        }
-    }
-
-    fn arguments(
-        &mut self,
-        service: &str,
-        edit: impl FnOnce(&mut ArgsFile),
-    ) -> Result<(), LeaveError> {
-        let mut arguments = self.node.arguments(service)?;
-        edit(&mut arguments);
-        let path = self.node.layout.args(service);
-        self.put(&path, &arguments.bytes(), self.node.access(Privacy::Group));
-        Ok(())
     }
 
     /// A new authority, and everything that the old one signed.
@@ -261,13 +211,10 @@ impl<'a> Steps<'a> {
         let pem = key.to_pem()?;
         let accounts = self.new_key("serviceaccount")?.to_pem()?;
         let (ca, certificate) = fresh_node::authority(key)?;
-        self.keep_access(&layout.cert("ca.crt"), &certificate, 0o644);
-        self.write(&layout.cert("ca.key"), pem.expose(), Privacy::Root);
-        self.write(
-            &layout.cert("serviceaccount.key"),
-            accounts.expose(),
-            Privacy::Root,
-        );
+        self.steps
+            .rewrite(&layout.cert("ca.crt"), &certificate, 0o644);
+        self.steps.key("ca", &pem);
+        self.steps.key("serviceaccount", &accounts);
         self.renew(&ca, &certificate)
     }
 
@@ -284,12 +231,9 @@ impl<'a> Steps<'a> {
             return Ok(());
         };
         let key = self.new_key(name)?;
-        self.write(
-            &layout.cert(&format!("{name}.key")),
-            key.to_pem()?.expose(),
-            Privacy::Root,
-        );
-        self.keep_access(&path, &ca.reissue_server_for(&key, &old)?, 0o644);
+        self.steps.key(name, &key.to_pem()?);
+        self.steps
+            .rewrite(&path, &ca.reissue_server_for(&key, &old)?, 0o644);
         Ok(())
     }
 
@@ -304,12 +248,8 @@ impl<'a> Steps<'a> {
         let key = self.new_key("front-proxy-ca")?;
         let pem = key.to_pem()?;
         let (ca, certificate) = fresh_node::front_proxy_authority(key)?;
-        self.write(
-            &layout.cert("front-proxy-ca.key"),
-            pem.expose(),
-            Privacy::Root,
-        );
-        self.keep_access(&path, &certificate, 0o644);
+        self.steps.key("front-proxy-ca", &pem);
+        self.steps.rewrite(&path, &certificate, 0o644);
         self.renew_server("front-proxy-client", &ca)
     }
 
@@ -322,17 +262,11 @@ impl<'a> Steps<'a> {
         let mut new_key = |name: &str| NodeKey::new(take_key(keys, name)?);
         for renewed in identity::renew(self.node, ca, ca_pem, None, &mut new_key)? {
             let name = renewed.name;
-            let path = layout.cert(&format!("{name}.key"));
-            self.write(&path, renewed.key.pem.expose(), Privacy::Root);
+            self.steps.key(name, &renewed.key.pem);
             let path = layout.cert(&format!("{name}.crt"));
-            self.keep_access(&path, &renewed.certificate, 0o644);
+            self.steps.rewrite(&path, &renewed.certificate, 0o644);
             if let Some((name, text)) = renewed.kubeconfig {
-                let privacy = if name == "client.config" {
-                    Privacy::GroupReads
-                } else {
-                    Privacy::Root
-                };
-                self.write(&layout.credential(name), text.expose(), privacy);
+                self.steps.kubeconfig(name, &text);
             }
         }
         Ok(())
@@ -341,42 +275,42 @@ impl<'a> Steps<'a> {
     /// The tokens by which members call each other, and by which the cluster's users are known.
     fn forget_tokens(&mut self) -> Result<(), LeaveError> {
         let layout = &self.node.layout;
-        self.remove(&layout.credential(CALLBACK_TOKEN));
-        self.remove(&layout.credential(CALLBACK_DIGEST));
-        self.remove(&layout.credential(CALLBACK_TOKENS));
+        self.steps.remove(&layout.credential(CALLBACK_TOKEN));
+        self.steps.remove(&layout.credential(CALLBACK_DIGEST));
+        self.steps.remove(&layout.credential(CALLBACK_TOKENS));
         for name in token_files::OF_THE_CLUSTER {
-            self.remove(&layout.credential(name));
+            self.steps.remove(&layout.credential(name));
         }
         let users = layout.credential(known_users::FILE);
         let arguments = self.node.arguments("kube-apiserver")?;
         if arguments.get("--token-auth-file").is_some() {
             let administrator = known_users::with_admin_token("", &random_text(32));
-            self.write(&users, &administrator, Privacy::Group);
+            self.steps.write(&users, &administrator, Privacy::Group);
         } else {
-            self.remove(&users);
+            self.steps.remove(&users);
         }
-        self.remove(&layout.lock(Lock::NoCertReissue));
+        self.steps.remove(&layout.lock(Lock::NoCertReissue));
         Ok(())
     }
 
     /// An API server that used an etcd of the cluster's uses the node's own datastore again.
     fn own_datastore(&mut self) -> Result<(), LeaveError> {
         let layout = &self.node.layout;
-        self.arguments("kube-apiserver", |arguments| {
+        self.steps.arguments("kube-apiserver", |arguments| {
             arguments.set("--etcd-servers", OWN_DATASTORE);
             for key in ["--etcd-cafile", "--etcd-certfile", "--etcd-keyfile"] {
                 arguments.remove(key);
             }
         })?;
         for name in ["remote-etcd-ca.crt", "remote-etcd.crt", "remote-etcd.key"] {
-            self.remove(&layout.cert(name));
+            self.steps.remove(&layout.cert(name));
         }
-        self.remove(&layout.lock(Lock::NoK8sDqlite));
+        self.steps.remove(&layout.lock(Lock::NoK8sDqlite));
         Ok(())
     }
 
     /// A new, empty datastore is made ready beside the old one; what puts it to use comes last.
-    fn new_datastore(&mut self) -> Result<Vec<Ahead>, LeaveError> {
+    fn new_datastore(&mut self) -> Result<Vec<RollForward>, LeaveError> {
         let layout = &self.node.layout;
         let (backend, next) = (layout.backend(), layout.backend_next());
         let (certificate, key, mode) = match own_identity(self.node) {
@@ -391,17 +325,19 @@ impl<'a> Steps<'a> {
                 (certificate, key, 0o644)
             }
         };
-        self.steps.push(Step::MakeFolder(next.clone()));
-        self.keep_access(&next.join("cluster.crt"), &certificate, mode);
-        self.keep_access(&next.join("cluster.key"), key.expose(), 0o600);
+        self.steps.make_folder(&next);
+        self.steps
+            .rewrite(&next.join("cluster.crt"), &certificate, mode);
+        self.steps
+            .rewrite(&next.join("cluster.key"), key.expose(), 0o600);
         let init = dqlite::init_alone_yaml(&lonely_address(self.node));
-        self.keep_access(&next.join("init.yaml"), &init, 0o644);
-        let start = |service| Ahead::Service {
+        self.steps.rewrite(&next.join("init.yaml"), &init, 0o644);
+        let start = |service| RollForward::Service {
             action: Action::Start,
             service,
         };
         Ok(vec![
-            Ahead::Replace {
+            RollForward::Replace {
                 from: next,
                 to: backend,
             },

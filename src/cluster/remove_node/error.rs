@@ -2,9 +2,9 @@
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
-use crate::cluster::journal::JournalError;
 use crate::cluster::leave::not_forgotten;
 use crate::cluster::node_lock::NodeLockError;
+use crate::cluster::transaction::JournalError;
 use crate::platform::CommandError;
 use crate::store::database::StoreError;
 use crate::store::dqlite::Malformed;

@@ -17,10 +17,10 @@ use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::forget;
 use crate::cluster::join;
-use crate::cluster::journal::Journal;
 use crate::cluster::leave::said;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::node_lock;
+use crate::cluster::transaction::{Step, Transaction};
 use crate::model::endpoint;
 use crate::platform::CommandError;
 use crate::store::known_users;
@@ -320,18 +320,23 @@ impl Removal<'_> {
             }
         }
         if !changes.is_empty() {
-            let mut journal = Journal::begin(layout)?;
-            let written = changes.iter().try_for_each(|(name, text, access)| {
-                journal.write(&layout.credential(name), text.expose().as_bytes(), *access)
-            });
-            match written.and_then(|()| journal.commit()) {
+            let mut transaction = Transaction::begin(layout)?;
+            let steps: Vec<Step> = changes
+                .iter()
+                .map(|(name, text, access)| {
+                    Step::write(&layout.credential(name), text.expose().as_bytes(), *access)
+                })
+                .collect();
+            let platform = self.node.platform.as_ref();
+            let written = transaction.apply_all(platform, &steps);
+            match written.and_then(|()| transaction.commit()) {
                 Ok(committed) => {
                     if let Some(message) = committed.warning("forgotten the other") {
                         audience(RemoveEvent::Warning { message });
                     }
                 }
                 Err(error) => {
-                    journal.roll_back(self.node.platform.as_ref())?;
+                    transaction.roll_back(platform)?;
                     return Err(error.into());
                 }
             }

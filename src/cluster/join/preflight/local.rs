@@ -8,9 +8,9 @@ use crate::cluster::fresh_node::client_certificates;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::{is_guarded, role_here};
-use crate::cluster::journal;
 use crate::cluster::node::Node;
 use crate::cluster::node_lock;
+use crate::cluster::transaction;
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::model::node::NodeName;
@@ -103,7 +103,7 @@ fn unfinished_change(node: &Node) -> Finding {
     if let Err(error) = node_lock::check(node) {
         return failed(CHECK, &error.into(), JoinStage::Preflight);
     }
-    if journal::is_open(&node.layout) {
+    if transaction::is_open(&node.layout) {
         let message = "an earlier join or leave of this node was interrupted; what is checked here may change when that is seen to";
         return Finding::warning(CHECK, message).with_remedy(
             JoiningNode,

@@ -11,10 +11,10 @@ use crate::store::layout::Layout;
 
 /// What snapd has beside the directories of revisions.
 const OF_ALL_REVISIONS: [&str; 2] = ["common", "current"];
-/// What a file held, in base64.
-const CONTENT: &str = "content";
+/// What a file held, in base64, and what another node is to be told.
+const NO_PATHS: [&str; 2] = ["content", "report"];
 
-/// Has the entries of a journal name files of this node directory, and none of the directory that
+/// Has a journal name files of this node directory, and none of the directory that
 /// they were copied from: that one is another node, or nothing.
 pub(super) fn settle_in(layout: &Layout, folder: &Path) -> Result<(), JournalError> {
     let Some(revision) = layout.revision() else {
@@ -25,11 +25,20 @@ pub(super) fn settle_in(layout: &Layout, folder: &Path) -> Result<(), JournalErr
         let Ok(text) = fs::read_to_string(&path).map(zeroize::Zeroizing::new) else {
             continue;
         };
-        let Ok(mut entry) = serde_json::from_str::<Value>(&text) else {
-            continue;
-        };
-        if lead_to(revision.directory(), &mut entry) {
-            atomic_file::write(&path, entry.to_string().as_bytes(), Access::PRIVATE)
+        let mut is_changed = false;
+        let mut new = zeroize::Zeroizing::new(String::new());
+        for line in text.split_inclusive('\n') {
+            let mut entry = serde_json::from_str::<Value>(line).unwrap_or_default();
+            if lead_to(revision.directory(), &mut entry) {
+                is_changed = true;
+                new.push_str(&entry.to_string());
+                new.push('\n');
+            } else {
+                new.push_str(line);
+            }
+        }
+        if is_changed {
+            atomic_file::write(&path, new.as_bytes(), Access::PRIVATE)
                 .map_err(file_error("write", &path))?;
         }
     }
@@ -51,7 +60,9 @@ fn lead_to(directory: &Path, entry: &mut Value) -> bool {
             changed.filter(|changed| *changed).count() > 0
         }
         Value::Object(fields) => {
-            let fields = fields.iter_mut().filter(|(name, _)| *name != CONTENT);
+            let fields = fields
+                .iter_mut()
+                .filter(|(name, _)| !NO_PATHS.contains(&name.as_str()));
             let changed = fields.map(|(_, value)| lead_to(directory, value));
             changed.filter(|changed| *changed).count() > 0
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::platform::Action;
 use crate::platform::scripted::ScriptedPlatform;
 
 type Tree = BTreeMap<PathBuf, (u32, Vec<u8>)>;
@@ -48,36 +49,32 @@ fn node() -> (tempfile::TempDir, Layout) {
     (dir, layout)
 }
 
-fn change(layout: &Layout, host: &ScriptedPlatform) -> Journal {
-    let mut journal = Journal::begin(layout).unwrap();
-    let secret = Access::Set {
-        mode: 0o600,
-        uid: None,
-        gid: None,
-    };
-    journal
-        .write(&layout.args("kubelet"), b"--new\n", secret)
-        .unwrap();
-    journal
-        .write(&layout.args("kubelet"), b"--newer\n", secret)
-        .unwrap();
-    journal.write(&layout.args("added"), b"x", secret).unwrap();
-    journal
-        .service(host, Action::Restart, Service::Kubelite)
-        .unwrap();
-    journal
-        .move_folder(&layout.backend(), &layout.backend_backup())
-        .unwrap();
-    journal.make_folder(&layout.backend(), 0o755).unwrap();
-    journal
-        .write(&layout.backend().join("init.yaml"), b"y", secret)
-        .unwrap();
-    journal.remove(&layout.args("added")).unwrap();
-    journal.remove(&layout.args("nothing")).unwrap();
-    journal
-        .service(host, Action::Stop, Service::K8sDqlite)
-        .unwrap();
-    journal
+const SECRET: Access = Access::PRIVATE;
+
+fn change(layout: &Layout, host: &ScriptedPlatform) -> Transaction {
+    let mut transaction = Transaction::begin(layout).unwrap();
+    let steps = [
+        Step::write(&layout.args("kubelet"), b"--new\n", SECRET),
+        Step::write(&layout.args("kubelet"), b"--newer\n", SECRET),
+        Step::write(&layout.args("added"), b"x", SECRET),
+        Step::Service(Action::Restart, Service::Kubelite),
+        Step::MoveFolder {
+            from: layout.backend(),
+            to: layout.backend_backup(),
+        },
+        Step::MakeFolder(layout.backend()),
+        Step::write(&layout.backend().join("init.yaml"), b"y", SECRET),
+        Step::Remove(layout.args("added")),
+        Step::Remove(layout.args("nothing")),
+        Step::Service(Action::Stop, Service::K8sDqlite),
+    ];
+    transaction.apply_all(host, &steps).unwrap();
+    transaction
+}
+
+/// What is still to be undone.
+fn entries(layout: &Layout) -> Vec<journal::Entry> {
+    journal::read(&folder_of(layout)).unwrap().0
 }
 
 #[test]
@@ -110,32 +107,156 @@ fn changes_of_a_killed_process_are_taken_back_later() {
 fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
     let steps = {
         let (_dir, layout) = node();
-        let host = ScriptedPlatform::default();
-        drop(change(&layout, &host));
-        entries(&folder_of(&layout)).unwrap().len()
+        drop(change(&layout, &ScriptedPlatform::default()));
+        entries(&layout).len()
     };
     for cut in 0..=steps {
         let (_dir, layout) = node();
         let host = ScriptedPlatform::default();
         let before = tree(layout.data());
         drop(change(&layout, &host));
-        for path in entries(&folder_of(&layout))
-            .unwrap()
-            .into_iter()
-            .rev()
-            .take(cut)
-        {
-            let entry = std::fs::read_to_string(&path).unwrap();
-            undo::undo(&Undo::read(&path).unwrap(), &host).unwrap();
-            // Killed after the undoing and before the entry was gone: it is done again.
-            undo::undo(&Undo::read(&path).unwrap(), &host).unwrap();
-            if !entry.contains("restart") {
-                std::fs::remove_file(&path).unwrap();
+        for entry in entries(&layout).into_iter().rev().take(cut) {
+            // Killed after the undoing and before that was noted: it is done again.
+            undo::undo(&entry.undo, &host).unwrap();
+            undo::undo(&entry.undo, &host).unwrap();
+            if !matches!(entry.undo, Undo::Restart { .. }) {
+                entry.mark().unwrap();
             }
         }
         recover(&layout, &host).unwrap();
         assert_eq!(tree(layout.data()), before, "cut off after {cut} steps");
     }
+}
+
+#[test]
+fn a_record_that_is_cut_off_undoes_nothing_and_holds_nothing_up() {
+    let (_dir, layout) = node();
+    let host = ScriptedPlatform::default();
+    let before = tree(layout.data());
+    drop(change(&layout, &host));
+    let journal = folder_of(&layout).join("0000.json");
+    let whole = std::fs::read(&journal).unwrap();
+    let record = br#"[{"undo":"remove-file","path":"/nowhere"}]"#;
+    for cut in 1..record.len() {
+        // The length of a file may be on the disk before its content is.
+        for tail in [&record[..cut], &[0, 0, 0xff, b'\n']] {
+            std::fs::write(&journal, [&whole, tail].concat()).unwrap();
+            assert!(journal::read(&folder_of(&layout)).unwrap().1.is_empty());
+            assert_eq!(std::fs::read(&journal).unwrap(), whole);
+        }
+    }
+    recover(&layout, &host).unwrap();
+    assert_eq!(tree(layout.data()), before);
+}
+
+#[test]
+fn services_that_were_not_touched_are_left_alone_when_changes_are_undone() {
+    let (_dir, layout) = node();
+    let host = ScriptedPlatform::default();
+    let before = tree(layout.data());
+    let mut transaction = Transaction::begin(&layout).unwrap();
+    let missing = layout.args("missing/file");
+    let steps = [
+        Step::write(&layout.args("kubelet"), b"--new\n", SECRET),
+        Step::Service(Action::Restart, Service::Containerd),
+        Step::write(&missing, b"", SECRET),
+        Step::Service(Action::Restart, Service::Kubelite),
+    ];
+    let error = transaction.apply_all(&host, &steps).unwrap_err();
+    assert!(error.to_string().contains("missing"), "{error}");
+    transaction.roll_back(&host).unwrap();
+    assert_eq!(tree(layout.data()), before);
+    assert_eq!(host.calls(), ["restart daemon-containerd"; 2]);
+}
+
+/// As version 0.1 has left it, when it was killed: a file an undo.
+#[test]
+fn the_journal_of_an_earlier_version_is_undone() {
+    let (_dir, layout) = node();
+    let host = ScriptedPlatform::default();
+    let before = tree(layout.data());
+    let data = layout.data().display().to_string();
+    let kubelet = std::fs::metadata(layout.args("kubelet")).unwrap();
+    let entries = [
+        format!(
+            r#"{{"undo":"restore-file","path":"{data}/args/kubelet","mode":{},"uid":{},"gid":{},"content":"LS1vbGQK"}}"#,
+            kubelet.mode() & 0o7777,
+            kubelet.uid(),
+            kubelet.gid()
+        ),
+        format!(r#"{{"undo":"remove-file","path":"{data}/args/added"}}"#),
+        r#"{"undo":"restart","service":"kubelite"}"#.to_owned(),
+        format!(
+            r#"{{"undo":"move-back","from":"{data}/var/kubernetes/backend.backup","to":"{data}/var/cluster-agent/journal/0003.kept"}}"#
+        ),
+        format!(
+            r#"{{"undo":"move-back","from":"{data}/var/kubernetes/backend","to":"{data}/var/kubernetes/backend.backup"}}"#
+        ),
+        format!(r#"{{"undo":"remove-folder","path":"{data}/var/kubernetes/backend"}}"#),
+    ];
+    let folder = folder_of(&layout);
+    std::fs::create_dir_all(&folder).unwrap();
+    for (number, entry) in entries.iter().enumerate() {
+        std::fs::write(folder.join(format!("{number:04}.json")), entry).unwrap();
+    }
+    std::fs::write(folder.join("report"), "to be told").unwrap();
+    std::fs::write(folder.join("reserve"), "###").unwrap();
+    std::fs::write(layout.args("kubelet"), "--new\n").unwrap();
+    std::fs::write(layout.args("added"), "x").unwrap();
+    std::fs::rename(layout.backend_backup(), folder.join("0003.kept")).unwrap();
+    std::fs::rename(layout.backend(), layout.backend_backup()).unwrap();
+    std::fs::create_dir(layout.backend()).unwrap();
+    std::fs::write(layout.backend().join("init.yaml"), "y").unwrap();
+
+    assert_eq!(recover(&layout, &host).unwrap(), Some(Ending::TakenBack));
+    assert_eq!(tree(layout.data()), before);
+    assert_eq!(host.calls(), ["restart daemon-kubelite"]);
+    assert_eq!(unreported(&layout).unwrap().expose(), "to be told");
+    assert!(!is_open(&layout));
+}
+
+#[test]
+fn what_is_to_be_told_outlives_the_changes_that_are_undone_and_no_others() {
+    let (_dir, layout) = node();
+    let host = ScriptedPlatform::default();
+    for is_final in [true, false] {
+        let mut transaction = Transaction::begin(&layout).unwrap();
+        transaction.keep_report(&Secret::new("to be told")).unwrap();
+        if is_final {
+            let _ = transaction.commit().unwrap();
+        } else {
+            transaction.roll_back(&host).unwrap();
+        }
+        assert_eq!(unreported(&layout).is_none(), is_final);
+    }
+}
+
+#[test]
+fn files_in_a_folder_that_moves_are_flushed_at_their_new_place() {
+    let (_dir, layout) = node();
+    let host = ScriptedPlatform::default();
+    let mut transaction = Transaction::begin(&layout).unwrap();
+    let next = layout.backend_next();
+    let steps = [
+        Step::MakeFolder(next.clone()),
+        Step::write(&next.join("init.yaml"), b"y", SECRET),
+        Step::MoveFolder {
+            from: next,
+            to: layout.backend(),
+        },
+    ];
+    transaction.apply_all(&host, &steps).unwrap();
+    let backend = layout.backend();
+    let flushed = [
+        backend.parent().unwrap().to_owned(),
+        backend.clone(),
+        backend.join("init.yaml"),
+    ];
+    assert!(transaction.unflushed.iter().eq(&flushed));
+    transaction
+        .flush(|path| path.starts_with(&backend))
+        .unwrap();
+    assert!(transaction.unflushed.iter().eq(&flushed[..1]));
 }
 
 #[test]
@@ -194,18 +315,13 @@ fn an_entry_that_cannot_be_read_holds_no_other_up() {
 
 #[test]
 fn keys_and_credentials_are_undone_first_where_no_newer_change_stands_before_them() {
-    let file = |path: &str| replay::Entry {
-        path: PathBuf::new(),
-        undo: Undo::RemoveFile { path: path.into() },
-    };
-    let datastore = replay::Entry {
-        path: PathBuf::new(),
-        undo: Undo::LeaveDatastore {
-            backend: "/n/backend".into(),
-            servers: Vec::new(),
-            own: String::new(),
-        },
-    };
+    let entry = |undo| journal::Entry::new(Path::new(""), 0, undo);
+    let file = |path: &str| entry(Undo::RemoveFile { path: path.into() });
+    let datastore = entry(Undo::LeaveDatastore {
+        backend: "/n/backend".into(),
+        servers: Vec::new(),
+        own: String::new(),
+    });
     let newest_first = vec![
         file("/n/args/kubelet"),
         datastore,
@@ -214,7 +330,7 @@ fn keys_and_credentials_are_undone_first_where_no_newer_change_stands_before_the
         file("/n/certs/ca.crt"),
         file("/n/certs/ca.key"),
     ];
-    let ordered: Vec<String> = replay::secrets_first(newest_first)
+    let ordered: Vec<String> = rollback::secrets_first(newest_first)
         .iter()
         .map(|entry| format!("{:?}", entry.undo))
         .collect();
@@ -267,37 +383,33 @@ fn old_secrets_in_the_journal_are_for_root_alone() {
 }
 
 /// A leave up to the point from which there may be no way back.
-fn leave(layout: &Layout, host: &ScriptedPlatform) -> (Journal, Onward) {
-    let mut journal = Journal::begin(layout).unwrap();
-    let mode = Access::Keep { or: 0o600 };
-    journal
-        .service(host, Action::Stop, Service::K8sDqlite)
-        .unwrap();
-    journal
-        .write(&layout.args("kubelet"), b"--alone\n", mode)
-        .unwrap();
+fn leave(layout: &Layout, host: &ScriptedPlatform) -> (Transaction, CommitPoint) {
+    let mut transaction = Transaction::begin(layout).unwrap();
     let next = layout.backend_next();
-    journal.make_folder(&next, 0o755).unwrap();
-    journal
-        .write(&next.join("init.yaml"), b"alone", mode)
-        .unwrap();
-    let onward = Onward {
+    let steps = [
+        Step::Service(Action::Stop, Service::K8sDqlite),
+        Step::write(&layout.args("kubelet"), b"--alone\n", SECRET),
+        Step::MakeFolder(next.clone()),
+        Step::write(&next.join("init.yaml"), b"alone", SECRET),
+    ];
+    transaction.apply_all(host, &steps).unwrap();
+    let point = CommitPoint {
         forgotten: false,
         backend: layout.backend(),
         own: "10.99.0.12:19001".into(),
         steps: vec![
-            Ahead::Replace {
+            RollForward::Replace {
                 from: next,
                 to: layout.backend(),
             },
-            Ahead::Service {
+            RollForward::Service {
                 action: Action::Start,
                 service: Service::K8sDqlite,
             },
         ],
     };
-    journal.enter_onward(&onward).unwrap();
-    (journal, onward)
+    transaction.enter_commit_point(&point).unwrap();
+    (transaction, point)
 }
 
 fn listing(addresses: &[&str]) -> ScriptedPlatform {
@@ -339,7 +451,7 @@ fn a_leave_whose_completion_is_cut_off_is_completed_later_even_without_an_answer
     let (_dir, layout) = node();
     let mut host = listing(&["10.99.0.11"]);
     host.broken = vec![Service::K8sDqlite];
-    let (journal, onward) = {
+    let (journal, point) = {
         let working = ScriptedPlatform::default();
         leave(&layout, &working)
     };
@@ -348,7 +460,7 @@ fn a_leave_whose_completion_is_cut_off_is_completed_later_even_without_an_answer
     assert!(is_open(&layout));
     // By now there is no answer any more, and the folder has been put in its place just before a crash.
     let silent = ScriptedPlatform::default();
-    onward.go(&folder_of(&layout), &silent).unwrap();
+    point.go(&folder_of(&layout), &silent).unwrap();
     assert_eq!(recover(&layout, &silent).unwrap(), Some(Ending::Completed));
     assert_eq!(
         std::fs::read_to_string(layout.backend().join("init.yaml")).unwrap(),

@@ -4,60 +4,68 @@
 //! place before. It stays in the journal and is named, and the next command tries again. Keys and
 //! other credentials come first: what holds up the rest must not leave a cluster's secrets behind.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::journal::{self, Entry};
 use super::undo::{self, Undo};
-use super::{
-    JournalError, REPORT, RESERVE, entries, file_error, finish, move_journal, unreported_in,
-};
+use super::{JournalError, RESERVE, file_error, finish, move_journal, unreported_in};
 use crate::base::atomic_file::{self, Access};
 use crate::platform::{Action, Platform, Service};
 
-/// Beside the entries, and none of them: the services have been restarted since something was undone.
+/// Beside the journal: the services have been restarted since something was undone.
 const RESTARTED: &str = "restarted";
-
-/// A change that is still to be undone.
-pub(super) struct Entry {
-    pub path: PathBuf,
-    pub undo: Undo,
-}
+/// Beside the journal of version 0.1: what must be told when the changes are undone.
+const REPORT: &str = "report";
 
 impl Entry {
-    /// Undoes the change, and removes the entry.
-    fn undo(&self, host: &dyn Platform) -> Result<(), JournalError> {
-        undo::undo(&self.undo, host)?;
-        let restarted = self.path.with_file_name(RESTARTED);
+    /// Undoes the change, and notes that.
+    fn undo(&self, folder: &Path, platform: &dyn Platform) -> Result<(), JournalError> {
+        undo::undo(&self.undo, platform)?;
+        let restarted = folder.join(RESTARTED);
         atomic_file::remove(&restarted).map_err(file_error("remove", &restarted))?;
-        atomic_file::remove(&self.path).map_err(file_error("remove", &self.path))
+        self.mark()
     }
 }
 
-pub(super) fn undo_all(folder: &Path, host: &dyn Platform) -> Result<(), JournalError> {
+/// Undoes all changes; of the services only those that were `touched`, where that is known.
+pub(super) fn undo_all(
+    folder: &Path,
+    platform: &dyn Platform,
+    touched: Option<&[Service]>,
+) -> Result<(), JournalError> {
     let reserve = folder.join(RESERVE);
     if let Err(error) = atomic_file::remove(&reserve) {
         tracing::warn!(%error, "cannot remove `{}`", reserve.display());
     }
+    let (entries, mut left) = journal::read(folder)?;
     let mut changes = Vec::new();
     let mut services = Vec::new();
-    let mut left = Vec::new();
-    for path in entries(folder)?.into_iter().rev() {
-        match Undo::read(&path) {
-            Ok(Undo::Restart { service }) if services.contains(&service) => {}
-            Ok(Undo::Restart { service }) => services.push(service),
-            Ok(undo) => changes.push(Entry { path, undo }),
-            Err(error) => left.push(error),
+    let mut told = None;
+    for entry in entries.into_iter().rev() {
+        match entry.undo {
+            Undo::Restart { service } => {
+                let is_touched = touched.is_none_or(|touched| touched.contains(&service));
+                if is_touched && !services.contains(&service) {
+                    services.push(service);
+                }
+            }
+            Undo::Tell { report } => told = Some(report),
+            _ => changes.push(entry),
         }
     }
-    left.extend(undo_changes(secrets_first(changes), host));
-    let failed = restart(folder, &services, !left.is_empty(), host);
+    left.extend(undo_changes(folder, secrets_first(changes), platform));
+    let failed = restart(folder, &services, !left.is_empty(), platform);
     if !left.is_empty() {
         left.extend(failed);
         return Err(JournalError::NotUndone(left));
     }
     // What is still to be told outlives the journal.
-    let report = folder.join(REPORT);
-    if report.exists() {
-        let _ = move_journal(&report, &unreported_in(folder))?;
+    let (report, unreported) = (folder.join(REPORT), unreported_in(folder));
+    if let Some(told) = told {
+        atomic_file::write(&unreported, told.expose().as_bytes(), Access::PRIVATE)
+            .map_err(file_error("write", &unreported))?;
+    } else if report.exists() {
+        let _ = move_journal(&report, &unreported)?;
     }
     // Undone is undone; a journal that is back after a power loss finds nothing to do.
     let _ = finish(folder)?;
@@ -69,7 +77,11 @@ pub(super) fn undo_all(folder: &Path, host: &dyn Platform) -> Result<(), Journal
 
 /// Undoes these, the newest first, and says why some are left. As long as something is undone the rest
 /// is tried again: on a full disk there is more room then.
-fn undo_changes(mut changes: Vec<Entry>, host: &dyn Platform) -> Vec<JournalError> {
+fn undo_changes(
+    folder: &Path,
+    mut changes: Vec<Entry>,
+    platform: &dyn Platform,
+) -> Vec<JournalError> {
     loop {
         let before = changes.len();
         let mut errors = Vec::new();
@@ -77,7 +89,7 @@ fn undo_changes(mut changes: Vec<Entry>, host: &dyn Platform) -> Vec<JournalErro
         for entry in changes {
             let waits = |other: &Entry| other.undo.concerns_same_place(&entry.undo);
             if !left.iter().any(waits) {
-                match entry.undo(host) {
+                match entry.undo(folder, platform) {
                     Ok(()) => continue,
                     Err(error) => errors.push(error),
                 }
@@ -113,7 +125,7 @@ fn restart(
     folder: &Path,
     services: &[Service],
     is_left: bool,
-    host: &dyn Platform,
+    platform: &dyn Platform,
 ) -> Vec<JournalError> {
     let restarted = folder.join(RESTARTED);
     if restarted.exists() {
@@ -121,7 +133,7 @@ fn restart(
     }
     let failed = services
         .iter()
-        .filter_map(|service| host.service(Action::Restart, *service).err())
+        .filter_map(|service| platform.service(Action::Restart, *service).err())
         .map(JournalError::Service)
         .collect();
     if is_left && let Err(error) = atomic_file::write(&restarted, b"", Access::PRIVATE) {

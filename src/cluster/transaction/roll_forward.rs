@@ -26,7 +26,7 @@ const ANSWER_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is left to do once the datastore has forgotten this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Onward {
+pub struct CommitPoint {
     /// The datastore is known to have forgotten it.
     pub forgotten: bool,
     /// The folder of the datastore.
@@ -34,13 +34,13 @@ pub struct Onward {
     /// The node's address there, `address:port`.
     pub own: String,
     /// What is left. Each step may be taken twice.
-    pub steps: Vec<Ahead>,
+    pub steps: Vec<RollForward>,
 }
 
 /// A step that leads on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
-pub enum Ahead {
+pub enum RollForward {
     /// The folder `from` takes the place of `to`. One such step at most.
     Replace {
         /// The new one.
@@ -57,7 +57,7 @@ pub enum Ahead {
     },
 }
 
-impl Onward {
+impl CommitPoint {
     pub(super) fn write(&self, folder: &Path) -> Result<(), JournalError> {
         let path = folder.join(FILE);
         let text = serde_json::to_vec(self).map_err(|error| JournalError::Entry {
@@ -89,28 +89,28 @@ impl Onward {
 
     /// Whether the datastore has forgotten the node. Without an answer the node counts as listed:
     /// the leave is undone then, and can be repeated.
-    pub(super) fn has_happened(&self, host: &dyn Platform) -> bool {
+    pub(super) fn has_happened(&self, platform: &dyn Platform) -> bool {
         if self.forgotten {
             return true;
         }
-        let lists = || forget::lists(host, &self.backend, &self.own);
+        let lists = || forget::lists(platform, &self.backend, &self.own);
         let lists = lists().or_else(|| {
             // Without this node's vote the others may be too few to answer.
-            host.service(Action::Start, Service::K8sDqlite).ok()?;
+            platform.service(Action::Start, Service::K8sDqlite).ok()?;
             wait::until(ANSWER_LIMIT, ANSWER_PAUSE, lists)
         });
         lists == Some(false)
     }
 
     /// Takes the steps.
-    pub(super) fn go(&self, folder: &Path, host: &dyn Platform) -> Result<(), JournalError> {
+    pub(super) fn go(&self, folder: &Path, platform: &dyn Platform) -> Result<(), JournalError> {
         let mut failed = None;
         for step in &self.steps {
             match step {
-                Ahead::Replace { from, to } => replace(folder, from, to)?,
+                RollForward::Replace { from, to } => replace(folder, from, to)?,
                 // One service that does not come up must not keep the others down.
-                Ahead::Service { action, service } => {
-                    if let Err(error) = host.service(*action, *service) {
+                RollForward::Service { action, service } => {
+                    if let Err(error) = platform.service(*action, *service) {
                         failed.get_or_insert(error);
                     }
                 }
@@ -120,7 +120,11 @@ impl Onward {
     }
 
     /// Takes the steps of a leave that was interrupted, and drops its journal.
-    pub(super) fn complete(&self, folder: &Path, host: &dyn Platform) -> Result<(), JournalError> {
+    pub(super) fn complete(
+        &self,
+        folder: &Path,
+        platform: &dyn Platform,
+    ) -> Result<(), JournalError> {
         // The datastore need not be asked again, should this be interrupted as well.
         let known = Self {
             forgotten: true,
@@ -128,8 +132,8 @@ impl Onward {
         };
         known.write(folder)?;
         // It may run on the folder that is going to be replaced.
-        host.service(Action::Stop, Service::K8sDqlite)?;
-        match self.go(folder, host) {
+        platform.service(Action::Stop, Service::K8sDqlite)?;
+        match self.go(folder, platform) {
             Err(JournalError::Service(error)) => {
                 tracing::warn!(%error, "a service did not come up after this node had left");
             }

@@ -6,9 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{JournalError, done, end, file_error, folder_of, move_journal, moved, remove_done};
+use super::{
+    JournalError, Transaction, done, end, file_error, folder_of, move_journal, moved, remove_done,
+};
 use crate::base::atomic_file::{self, Access};
-use crate::cluster::journal::Journal;
 use crate::platform::Platform;
 use crate::store::layout::Layout;
 
@@ -19,9 +20,10 @@ fn folder(layout: &Layout) -> PathBuf {
     layout.own_state().join("first-join")
 }
 
-impl Journal {
-    /// The changes are complete, and are kept for undoing at least until then, in unix seconds.
-    pub fn keep(&mut self, layout: &Layout, until: i64) -> Result<(), JournalError> {
+impl Transaction {
+    /// The changes are complete, and can be undone at least until then, in unix seconds.
+    pub fn defer_rollback(&mut self, layout: &Layout, until: i64) -> Result<(), JournalError> {
+        self.flush(|_| true)?;
         write(&self.folder, until)?;
         let kept = folder(layout);
         move_journal(&self.folder, &kept).map(drop)
@@ -35,23 +37,23 @@ fn write(folder: &Path, until: i64) -> Result<(), JournalError> {
 }
 
 /// Whether there are such changes.
-pub fn is_kept(layout: &Layout) -> bool {
+pub fn is_deferred(layout: &Layout) -> bool {
     folder(layout).exists()
 }
 
 /// Until when another node may come to depend on them, in unix seconds.
-pub fn kept_until(layout: &Layout) -> Option<i64> {
+pub fn rolls_back_after(layout: &Layout) -> Option<i64> {
     let text = std::fs::read_to_string(folder(layout).join(FILE)).ok()?;
     text.trim().parse().ok()
 }
 
 /// They are kept for longer.
-pub fn keep_until(layout: &Layout, until: i64) -> Result<(), JournalError> {
+pub fn extend_deferred(layout: &Layout, until: i64) -> Result<(), JournalError> {
     write(&folder(layout), until)
 }
 
 /// The changes stay for good.
-pub fn drop_kept(layout: &Layout) -> Result<(), JournalError> {
+pub fn drop_deferred(layout: &Layout) -> Result<(), JournalError> {
     let kept = folder(layout);
     if !kept.exists() {
         return Ok(());
@@ -64,10 +66,10 @@ pub fn drop_kept(layout: &Layout) -> Result<(), JournalError> {
 }
 
 /// Undoes them. When this is interrupted, the journal is replayed later.
-pub fn undo_kept(layout: &Layout, host: &dyn Platform) -> Result<(), JournalError> {
+pub fn roll_back_deferred(layout: &Layout, platform: &dyn Platform) -> Result<(), JournalError> {
     let (kept, journal) = (folder(layout), folder_of(layout));
     // It is replayed now; a power loss before that only puts it off.
     let _ = move_journal(&kept, &journal)?;
     moved::settle_in(layout, &journal)?;
-    end(&journal, host).map(drop)
+    end(&journal, platform, None).map(drop)
 }

@@ -52,18 +52,11 @@ pub(super) enum Undo {
     MarkManifest { mark: PathBuf },
     /// The service ran with the old files.
     Restart { service: Service },
+    /// Another node has to be told that nothing came of the changes.
+    Tell { report: Secret },
 }
 
 impl Undo {
-    /// Reads an entry of the journal.
-    pub fn read(entry: &Path) -> Result<Self, JournalError> {
-        let text = Secret::new(fs::read_to_string(entry).map_err(file_error("read", entry))?);
-        serde_json::from_str(text.expose()).map_err(|error| JournalError::Entry {
-            path: entry.to_owned(),
-            why: error.to_string(),
-        })
-    }
-
     /// What it reads or changes.
     fn paths(&self) -> Vec<&Path> {
         match self {
@@ -74,7 +67,7 @@ impl Undo {
             | Self::LeaveDatastore { backend: path, .. }
             | Self::MoveDatastore { backend: path, .. } => vec![path],
             Self::MoveBack { from, to } => vec![from, to],
-            Self::Restart { .. } => Vec::new(),
+            Self::Restart { .. } | Self::Tell { .. } => Vec::new(),
         }
     }
 
@@ -155,14 +148,21 @@ pub(super) fn undo(change: &Undo, host: &dyn Platform) -> Result<(), JournalErro
             atomic_file::remove_unfinished(mark).map_err(file_error("tidy", mark))?;
             atomic_file::write(mark, b"", Access::PRIVATE).map_err(file_error("write", mark))?;
         }
-        // Services come when all else is done.
-        Undo::Restart { .. } => {}
+        // These come when all else is done.
+        Undo::Restart { .. } | Undo::Tell { .. } => {}
     }
     Ok(())
 }
 
 fn is_missing(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Has the disk confirm what is as it should be.
+fn confirm(path: &Path) {
+    if let Err(error) = atomic_file::flush(path) {
+        tracing::debug!(%error, "the disk does not confirm what `{}` is now", path.display());
+    }
 }
 
 /// The file is as it should be, and the disk does not confirm it.
@@ -175,6 +175,7 @@ fn remove_file(path: &Path) -> Result<(), JournalError> {
     let tidied = atomic_file::remove_unfinished(path).map_err(file_error("tidy", path));
     // A file system that cannot be written refuses even to remove what is not there.
     if is_missing(path) {
+        confirm(atomic_file::folder_of(path));
         return tidied;
     }
     atomic_file::remove(path).or_else(|error| {
@@ -211,6 +212,9 @@ fn restore_file(change: &Undo) -> Result<(), JournalError> {
             && fs::read(path).is_ok_and(|now| now == content)
     };
     if is_as_it_was() {
+        // An earlier attempt may have been cut off before the disk had it.
+        confirm(path);
+        confirm(atomic_file::folder_of(path));
         return tidied;
     }
     let access = Access::Set {

@@ -1,0 +1,513 @@
+//! Changes to a node that are made together, or undone.
+//!
+//! Before files, folders and services are changed, what undoes the changes is written to
+//! `var/cluster-agent/journal`, durably: once for all steps that are known by then. The changes
+//! themselves wait for the disk at the end only, in [`Transaction::commit`]: until then the journal
+//! undoes them, also after a power loss. A join that fails replays it backwards; a join that was
+//! killed is undone by the next command that looks, or by the agent when it starts. The journal holds
+//! old keys: its folder is 0700, its files 0600, and it is removed when done.
+//!
+//! What another node is told, or learns from a service that starts, cannot be undone by a journal:
+//! [`Transaction::enter_datastore`], [`Transaction::defer_rollback`] and
+//! [`Transaction::enter_commit_point`] flush before it what it relies on.
+//!
+//! What cannot be undone at all, the datastore's forgetting this node, is entered with the steps that
+//! lead on from there ([`CommitPoint`]); once it has happened, these are taken instead.
+
+mod deferred_rollback;
+mod error;
+mod journal;
+mod moved;
+mod roll_forward;
+mod rollback;
+mod steps;
+mod undo;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::base::atomic_file::{self, Access};
+use crate::base::secret::Secret;
+use crate::platform::{Platform, Service};
+use crate::store::layout::Layout;
+
+pub use deferred_rollback::{
+    drop_deferred, extend_deferred, is_deferred, roll_back_deferred, rolls_back_after,
+};
+pub use error::JournalError;
+use error::file_error;
+pub use roll_forward::{CommitPoint, RollForward};
+pub use steps::{Step, Steps};
+use undo::Undo;
+
+/// Room on the disk for undoing.
+const RESERVE: &str = "reserve";
+/// How much is set aside at least: for most files, for the folders, and for what small files take.
+const LEAST_RESERVE: usize = 64 << 10;
+
+/// Changes that are under way.
+#[derive(Debug)]
+pub struct Transaction {
+    folder: PathBuf,
+    /// Whether the journal has its file.
+    is_recorded: bool,
+    /// Files, and folders with all that they hold, whose changes the journal undoes.
+    covered: Vec<PathBuf>,
+    /// Services that the journal restarts.
+    services: Vec<Service>,
+    /// Those of them that were started, stopped or restarted.
+    touched: Vec<Service>,
+    /// Files and folders that the disk may not have as they are now.
+    unflushed: BTreeSet<PathBuf>,
+    /// Folders that were moved aside.
+    aside: usize,
+    /// How many bytes are set aside for undoing.
+    reserve: usize,
+}
+
+/// Changes that are final.
+#[derive(Debug)]
+#[must_use]
+pub struct Committed {
+    /// The disk did not confirm it: after a power loss they may be taken back.
+    pub unconfirmed: Option<io::Error>,
+}
+
+impl Committed {
+    /// What there is to say of it, of a node that has done this.
+    pub fn warning(&self, done: &str) -> Option<String> {
+        let error = self.unconfirmed.as_ref()?;
+        Some(format!(
+            "this node has {done}, but the disk does not confirm that this is stored ({error}); look after the disk: after a power loss the node may be as it was before"
+        ))
+    }
+}
+
+/// How a change that was not made final has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The node is as it was before.
+    TakenBack,
+    /// It could not be undone any more, and is complete.
+    Completed,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TakenBack => {
+                "an earlier join or leave was interrupted; the node is as it was before it"
+            }
+            Self::Completed => {
+                "an earlier leave was interrupted after the datastore had forgotten this node; it is complete now"
+            }
+        })
+    }
+}
+
+impl Transaction {
+    /// Begins to record changes. What an interrupted change left behind must be undone before, with
+    /// [`recover`].
+    pub fn begin(layout: &Layout) -> Result<Self, JournalError> {
+        let own = layout.own_state();
+        atomic_file::make_folder(&own, 0o700).map_err(file_error("make", &own))?;
+        // From now on the node is changed for another reason, which relies on what it is.
+        drop_deferred(layout)?;
+        let folder = folder_of(layout);
+        atomic_file::make_folder(&folder, 0o700).map_err(|error| {
+            // It may be there, and unconfirmed.
+            atomic_file::remove_empty_folder(&folder);
+            file_error("make", &folder)(error)
+        })?;
+        Ok(Self {
+            folder,
+            is_recorded: false,
+            covered: Vec::new(),
+            services: Vec::new(),
+            touched: Vec::new(),
+            unflushed: BTreeSet::new(),
+            aside: 0,
+            reserve: 0,
+        })
+    }
+
+    /// Takes these steps. What undoes them is recorded before the first one, as far as that is known
+    /// then. `before` is called with the number of each step, and can stop them.
+    pub fn apply<E: From<JournalError>>(
+        &mut self,
+        platform: &dyn Platform,
+        steps: &[Step],
+        mut before: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut next = 0;
+        while next < steps.len() {
+            // Below a folder that moves everything is another file from then on. One that the steps
+            // before make is looked at when it is there.
+            let moves = steps[next..].iter().position(Step::moves_folder);
+            let end = match moves.map(|place| next + place) {
+                None => steps.len(),
+                Some(at) if at > next && !steps[at].source_exists() => at,
+                Some(at) => at + 1,
+            };
+            let aside = self.move_aside(&steps[end - 1]);
+            let record = || steps[next..end].iter();
+            match &aside {
+                Some(aside) => self.record(record().take(end - 1 - next).chain([aside]))?,
+                None => self.record(record())?,
+            }
+            for (number, step) in steps.iter().enumerate().take(end).skip(next) {
+                before(number)?;
+                if let (Some(aside), true) = (&aside, number + 1 == end) {
+                    self.take(aside, platform)?;
+                    self.record([step].into_iter())?;
+                }
+                self.take(step, platform)?;
+            }
+            next = end;
+        }
+        Ok(())
+    }
+
+    /// [`Transaction::apply`] that nothing stops.
+    pub fn apply_all(
+        &mut self,
+        platform: &dyn Platform,
+        steps: &[Step],
+    ) -> Result<(), JournalError> {
+        self.apply(platform, steps, |_| Ok(()))
+    }
+
+    /// The datastore is about to learn of this node at `own`, from these members. From then on the
+    /// node can be undone only with the credentials in `backend`.
+    pub fn enter_datastore(
+        &mut self,
+        backend: &Path,
+        servers: &[String],
+        own: &str,
+    ) -> Result<(), JournalError> {
+        self.flush(|path| path.starts_with(backend) || backend.starts_with(path))?;
+        self.append(&[Undo::LeaveDatastore {
+            backend: backend.to_owned(),
+            servers: servers.to_vec(),
+            own: own.to_owned(),
+        }])
+    }
+
+    /// Keeps, until the changes are final, what must be told to another node when they are undone.
+    pub fn keep_report(&mut self, report: &Secret) -> Result<(), JournalError> {
+        let report = report.clone();
+        self.append(&[Undo::Tell { report }])
+    }
+
+    /// The datastore, which listens at `address`, is about to be moved.
+    pub fn move_datastore(&mut self, backend: &Path, address: &str) -> Result<(), JournalError> {
+        self.append(&[Undo::MoveDatastore {
+            backend: backend.to_owned(),
+            address: address.to_owned(),
+        }])
+    }
+
+    /// Makes the changes final. When this fails they can still be undone.
+    pub fn commit(&mut self) -> Result<Committed, JournalError> {
+        self.flush(|_| true)?;
+        finish(&self.folder)
+    }
+
+    /// Undoes all changes, unless the commit point has been passed: then they are completed.
+    pub fn roll_back(self, platform: &dyn Platform) -> Result<Ending, JournalError> {
+        end(&self.folder, platform, Some(&self.touched))
+    }
+
+    /// The datastore is about to be asked to forget this node, or has done so.
+    pub fn enter_commit_point(&mut self, point: &CommitPoint) -> Result<(), JournalError> {
+        self.flush(|_| true)?;
+        point.write(&self.folder)
+    }
+
+    /// Takes the steps behind the commit point.
+    pub fn roll_forward(
+        &mut self,
+        point: &CommitPoint,
+        platform: &dyn Platform,
+    ) -> Result<(), JournalError> {
+        point.go(&self.folder, platform)
+    }
+
+    /// The step that makes room for a folder at its new place.
+    fn move_aside(&mut self, step: &Step) -> Option<Step> {
+        let Step::MoveFolder { from, to } = step else {
+            return None;
+        };
+        if !from.exists() || !to.exists() {
+            return None;
+        }
+        let aside = self.folder.join(format!("{:04}.kept", self.aside));
+        self.aside += 1;
+        Some(Step::MoveFolder {
+            from: to.clone(),
+            to: aside,
+        })
+    }
+
+    fn take(&mut self, step: &Step, platform: &dyn Platform) -> Result<(), JournalError> {
+        match step {
+            Step::Write {
+                path,
+                content,
+                access,
+            } => {
+                let path = atomic_file::write_unflushed(path, content, *access)
+                    .map_err(file_error("write", path))?;
+                self.note_change(&path);
+                self.unflushed.insert(path);
+            }
+            Step::Remove(path) => {
+                if atomic_file::remove_unflushed(path).map_err(file_error("remove", path))? {
+                    self.unflushed.remove(path);
+                    self.note_change(path);
+                }
+            }
+            Step::MakeFolder(path) if path.exists() => {}
+            Step::MakeFolder(path) => {
+                atomic_file::make_folder_unflushed(path, 0o755)
+                    .map_err(file_error("make", path))?;
+                self.note_change(path);
+                self.unflushed.insert(path.clone());
+            }
+            Step::MoveFolder { from, .. } if !from.exists() => {}
+            Step::MoveFolder { from, to } => {
+                atomic_file::rename_unflushed(from, to).map_err(file_error("move", from))?;
+                self.note_move(from, to);
+            }
+            Step::MarkManifest(mark) => {
+                atomic_file::write_unflushed(mark, b"", Access::PRIVATE)
+                    .map_err(file_error("write", mark))?;
+                self.note_change(mark);
+                self.unflushed.insert(mark.clone());
+            }
+            Step::Service(action, service) => {
+                self.touched.push(*service);
+                platform.service(*action, *service)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// This name has changed in its folder.
+    fn note_change(&mut self, path: &Path) {
+        let folder = atomic_file::folder_of(path);
+        // The journal is removed in any case.
+        if folder != self.folder {
+            self.unflushed.insert(folder.to_owned());
+        }
+    }
+
+    fn note_move(&mut self, from: &Path, to: &Path) {
+        let (moved, rest) = std::mem::take(&mut self.unflushed)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|path| path.starts_with(from));
+        self.unflushed = rest;
+        for path in &moved {
+            let below = path.strip_prefix(from).unwrap_or(path);
+            // Joining nothing would add a slash, and make another path of it.
+            let path = to.join(below).components().collect();
+            self.unflushed.insert(path);
+        }
+        self.note_change(from);
+        self.note_change(to);
+    }
+
+    /// Waits until the disk has what has changed, of the wanted files and folders. Files come before
+    /// the folders that name them.
+    fn flush(&mut self, is_wanted: impl Fn(&Path) -> bool) -> Result<(), JournalError> {
+        while let Some(path) = self.unflushed.iter().rfind(|path| is_wanted(path)).cloned() {
+            match atomic_file::flush(&path) {
+                // A service may take an order away once it has carried it out.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(file_error("flush", &path))?,
+            }
+            self.unflushed.remove(&path);
+        }
+        Ok(())
+    }
+
+    /// Records what undoes these steps.
+    fn record<'a>(&mut self, steps: impl Iterator<Item = &'a Step>) -> Result<(), JournalError> {
+        let (mut undos, mut largest) = (Vec::new(), 0);
+        for step in steps {
+            if let Some((undo, bytes)) = self.undo_of(step)? {
+                largest = largest.max(bytes);
+                undos.push(undo);
+            }
+        }
+        if undos.is_empty() {
+            return Ok(());
+        }
+        self.set_aside(largest)?;
+        self.append(&undos)
+    }
+
+    /// What undoes a step, where nothing recorded does, and how many bytes on the disk that takes.
+    fn undo_of(&mut self, step: &Step) -> Result<Option<(Undo, usize)>, JournalError> {
+        let undo = match step {
+            Step::Write { path, .. } | Step::Remove(path) if !self.covers(path) => {
+                if matches!(step, Step::Remove(_)) && !path.exists() {
+                    return Ok(None);
+                }
+                let undo = Undo::of_file(path)?;
+                self.covered.push(path.clone());
+                return Ok(Some(undo));
+            }
+            Step::MakeFolder(path) if !path.exists() && !self.covers(path) => {
+                self.covered.push(path.clone());
+                Undo::RemoveFolder { path: path.clone() }
+            }
+            Step::MoveFolder { from, to } if from.exists() => {
+                let is_moved = |path: &PathBuf| path.starts_with(from) || path.starts_with(to);
+                self.covered.retain(|path| !is_moved(path));
+                Undo::MoveBack {
+                    from: from.clone(),
+                    to: to.clone(),
+                }
+            }
+            Step::MarkManifest(mark) => Undo::MarkManifest { mark: mark.clone() },
+            Step::Service(_, service) if !self.services.contains(service) => {
+                self.services.push(*service);
+                Undo::Restart { service: *service }
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some((undo, 0)))
+    }
+
+    fn covers(&self, path: &Path) -> bool {
+        self.covered.iter().any(|covered| path.starts_with(covered))
+    }
+
+    /// Takes room on the disk that is given back before anything is undone: a disk that is full then
+    /// must not keep an old file from being written beside the new one.
+    fn set_aside(&mut self, bytes: usize) -> Result<(), JournalError> {
+        let bytes = bytes.max(LEAST_RESERVE);
+        if bytes <= self.reserve {
+            return Ok(());
+        }
+        let path = self.folder.join(RESERVE);
+        // Written out: a file system may keep no room for a hole, nor for zeros.
+        let room = vec![b'#'; bytes];
+        atomic_file::write_unflushed(&path, &room, Access::PRIVATE)
+            .map_err(file_error("write", &path))?;
+        self.reserve = bytes;
+        Ok(())
+    }
+
+    fn append(&mut self, undos: &[Undo]) -> Result<(), JournalError> {
+        journal::append(&self.folder, undos, self.is_recorded)?;
+        self.is_recorded = true;
+        Ok(())
+    }
+}
+
+fn folder_of(layout: &Layout) -> PathBuf {
+    layout.own_state().join("journal")
+}
+
+/// Where what is still to be told is, beside the journal.
+fn unreported_in(folder: &Path) -> PathBuf {
+    folder.with_file_name("unreported")
+}
+
+/// What another node is still to be told of changes that were taken back.
+pub fn unreported(layout: &Layout) -> Option<Secret> {
+    std::fs::read_to_string(unreported_in(&folder_of(layout)))
+        .ok()
+        .map(Secret::new)
+}
+
+/// It was told, or never will be.
+pub fn forget_report(layout: &Layout) {
+    let path = unreported_in(&folder_of(layout));
+    if let Err(error) = atomic_file::remove(&path) {
+        tracing::warn!(%error, "cannot remove `{}`", path.display());
+    }
+}
+
+/// Whether changes are under way, or were interrupted.
+pub fn is_open(layout: &Layout) -> bool {
+    let folder = folder_of(layout);
+    folder.exists() || done(&folder).exists()
+}
+
+/// Takes back, or completes, what an interrupted change left behind; `None` when there is nothing.
+pub fn recover(layout: &Layout, platform: &dyn Platform) -> Result<Option<Ending>, JournalError> {
+    let folder = folder_of(layout);
+    // A change that became final just before the power went needs no more than tidying up, and what
+    // cannot be tidied up now keeps nothing from being taken back.
+    if let Err(error) = remove_done(&folder) {
+        tracing::warn!(%error, "the journal of a change that is complete is still there");
+    }
+    if !folder.exists() {
+        return Ok(None);
+    }
+    moved::settle_in(layout, &folder)?;
+    end(&folder, platform, None).map(Some)
+}
+
+/// Undoes or completes what a journal holds. `touched` are the services that were changed, where that is
+/// known.
+fn end(
+    folder: &Path,
+    platform: &dyn Platform,
+    touched: Option<&[Service]>,
+) -> Result<Ending, JournalError> {
+    if let Some(point) = CommitPoint::read(folder)? {
+        if point.has_happened(platform) {
+            point.complete(folder, platform)?;
+            return Ok(Ending::Completed);
+        }
+        // Which way it goes is decided once: half of it undone, there is no way on any more.
+        CommitPoint::give_up(folder)?;
+    }
+    rollback::undo_all(folder, platform, touched)?;
+    Ok(Ending::TakenBack)
+}
+
+/// The journal is moved away before it is deleted: half a journal must never be replayed.
+fn finish(folder: &Path) -> Result<Committed, JournalError> {
+    let committed = move_journal(folder, &done(folder))?;
+    // From here on the changes are final, whether their traces go now or later.
+    if let Err(error) = remove_done(folder) {
+        tracing::warn!(%error, "the journal of a change that is complete is still there");
+    }
+    Ok(committed)
+}
+
+/// Gives a journal, or a part of it, its next place. Once it has the name the move is made, whatever the disk says
+/// when it is to confirm that.
+fn move_journal(from: &Path, to: &Path) -> Result<Committed, JournalError> {
+    let unconfirmed = match atomic_file::rename(from, to) {
+        Ok(()) => None,
+        Err(error) if !from.exists() && to.exists() => Some(error),
+        Err(error) => return Err(file_error("move", from)(error)),
+    };
+    if let Some(error) = &unconfirmed {
+        tracing::warn!(%error, "the disk does not confirm that `{}` has moved", from.display());
+    }
+    Ok(Committed { unconfirmed })
+}
+
+fn done(folder: &Path) -> PathBuf {
+    folder.with_extension("done")
+}
+
+fn remove_done(folder: &Path) -> Result<(), JournalError> {
+    let done = done(folder);
+    // Should it be back after a power loss, it is removed by whoever looks next.
+    atomic_file::remove_folder_unflushed(&done)
+        .map(drop)
+        .map_err(file_error("remove", &done))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The steps of a change, and how they are put together.
+
+use std::mem;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::RollForward;
+use crate::base::atomic_file::Access;
+use crate::base::secret::Secret;
+use crate::cluster::node::{Node, Privacy};
+use crate::platform::{Action, Service};
+use crate::store::args_file::ArgsFile;
+use crate::store::layout::ReadError;
+
+/// A step that can be undone.
+pub enum Step {
+    /// Replaces or creates a file.
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// What it holds then.
+        content: Zeroizing<Vec<u8>>,
+        /// Its mode and owners then.
+        access: Access,
+    },
+    /// Removes a file; one that is not there is no change.
+    Remove(PathBuf),
+    /// Makes a folder; one that is there is no change.
+    MakeFolder(PathBuf),
+    /// Moves a folder. What stands at its new place is kept until the changes are final.
+    MoveFolder {
+        /// Where it is.
+        from: PathBuf,
+        /// Where it is to be.
+        to: PathBuf,
+    },
+    /// The manifest of the pod network is about to change; this mark has Kubernetes told of it.
+    MarkManifest(PathBuf),
+    /// Starts, stops or restarts a service.
+    Service(Action, Service),
+}
+
+impl Step {
+    /// Writes a file.
+    pub fn write(path: &Path, content: &[u8], access: Access) -> Self {
+        Self::Write {
+            path: path.to_owned(),
+            content: Zeroizing::new(content.to_vec()),
+            access,
+        }
+    }
+
+    /// Whether the folder that it moves is there.
+    pub(super) fn source_exists(&self) -> bool {
+        matches!(self, Self::MoveFolder { from, .. } if from.exists())
+    }
+
+    pub(super) const fn moves_folder(&self) -> bool {
+        matches!(self, Self::MoveFolder { .. })
+    }
+}
+
+impl From<&RollForward> for Step {
+    /// The same step, where there is no commit point.
+    fn from(step: &RollForward) -> Self {
+        match step {
+            RollForward::Replace { from, to } => Self::MoveFolder {
+                from: from.clone(),
+                to: to.clone(),
+            },
+            RollForward::Service { action, service } => Self::Service(*action, *service),
+        }
+    }
+}
+
+/// The steps so far, in the terms of a node.
+pub struct Steps<'a> {
+    node: &'a Node,
+    list: Vec<Step>,
+}
+
+impl<'a> Steps<'a> {
+    /// No step yet.
+    pub fn new(node: &'a Node) -> Self {
+        Self {
+            node,
+            list: Vec::new(),
+        }
+    }
+
+    /// The node that changes.
+    pub fn node(&self) -> &'a Node {
+        self.node
+    }
+
+    /// The steps so far; the next ones come behind them.
+    pub fn take(&mut self) -> Vec<Step> {
+        mem::take(&mut self.list)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// One more.
+    pub fn push(&mut self, step: Step) {
+        self.list.push(step);
+    }
+
+    /// Controls a service.
+    pub fn service(&mut self, action: Action, service: Service) {
+        self.push(Step::Service(action, service));
+    }
+
+    /// Writes a file that is shared in this way.
+    pub fn write(&mut self, path: &Path, content: &str, privacy: Privacy) {
+        self.push(Step::write(
+            path,
+            content.as_bytes(),
+            self.node.access(privacy),
+        ));
+    }
+
+    /// Writes a file that keeps its mode and owners; a new one gets this mode.
+    pub fn rewrite(&mut self, path: &Path, content: &str, or: u32) {
+        self.push(Step::write(path, content.as_bytes(), Access::Keep { or }));
+    }
+
+    /// Removes a file, where it is there.
+    pub fn remove(&mut self, path: &Path) {
+        if path.exists() {
+            self.push(Step::Remove(path.to_owned()));
+        }
+    }
+
+    /// Makes a folder.
+    pub fn make_folder(&mut self, path: &Path) {
+        self.push(Step::MakeFolder(path.to_owned()));
+    }
+
+    /// Changes the arguments of a service.
+    pub fn arguments(
+        &mut self,
+        service: &str,
+        edit: impl FnOnce(&mut ArgsFile),
+    ) -> Result<(), ReadError> {
+        let path = self.node.layout.args(service);
+        let pending = self.list.iter().rev().find_map(|step| match step {
+            Step::Write {
+                path: other,
+                content,
+                ..
+            } if *other == path => Some(ArgsFile::parse(content)),
+            _ => None,
+        });
+        let mut arguments = match pending {
+            Some(pending) => pending,
+            None => self.node.arguments(service)?,
+        };
+        edit(&mut arguments);
+        self.set_arguments(service, &arguments);
+        Ok(())
+    }
+
+    /// Replaces the arguments of a service.
+    pub fn set_arguments(&mut self, service: &str, arguments: &ArgsFile) {
+        self.push(Step::write(
+            &self.node.layout.args(service),
+            &arguments.bytes(),
+            self.node.access(Privacy::Group),
+        ));
+    }
+
+    /// Writes a private key of the node.
+    pub fn key(&mut self, name: &str, pem: &Secret) {
+        let path = self.node.layout.cert(&format!("{name}.key"));
+        self.write(&path, pem.expose(), Privacy::Root);
+    }
+
+    /// Writes a kubeconfig. The administrator's tells MicroK8s's tools who may use the node;
+    /// the others are for services only.
+    pub fn kubeconfig(&mut self, name: &str, text: &Secret) {
+        let privacy = if name == "client.config" {
+            Privacy::GroupReads
+        } else {
+            Privacy::Root
+        };
+        self.write(&self.node.layout.credential(name), text.expose(), privacy);
+    }
+}
