@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// How many join requests are worked on at once.
+/// How many join requests are handled at once.
 const JOINS: usize = 64;
-/// How many other requests are: signatures, and how joins ended. They come from nodes that were
-/// let in, and are short, so that those who wait to be let in do not stand in their way.
+/// How many other requests are: signatures, and how joins ended. They are short and come from nodes
+/// that were admitted, and joins that wait must not delay them.
 const OTHERS: usize = 64;
 /// How many callbacks are: they may wait for services, and come from the cluster, if they are not
 /// refused at once.
@@ -26,7 +26,7 @@ const WAIT: Duration = Duration::from_secs(30);
 /// The `Retry-After` of a request that waited in vain, in seconds.
 pub const COME_AGAIN: u64 = 10;
 
-/// The places.
+/// The limits.
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimits {
     joins: Arc<Semaphore>,
@@ -36,20 +36,20 @@ pub struct ConcurrencyLimits {
     wait: Duration,
 }
 
-/// A place; free again when this is dropped.
+/// A permit for one request; released when it is dropped.
 #[derive(Debug)]
 pub struct ConcurrencyPermit {
     _permit: OwnedSemaphorePermit,
 }
 
-/// For what kind of request a place is.
+/// What kind of request a permit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestClass {
-    /// To be let in.
+    /// To be admitted.
     Join,
-    /// To know whether it would be let in.
+    /// To know whether a join would be admitted.
     DryRun,
-    /// What a node that was let in asks for.
+    /// Requests of a node that was admitted.
     Other,
     /// What the cluster has this node do.
     Callback,
@@ -72,7 +72,7 @@ impl ConcurrencyLimits {
         }
     }
 
-    /// A place, when one gets free in time; those who came first get theirs first.
+    /// A permit, when one gets free in time, in the order of the requests.
     pub async fn take(&self, class: RequestClass) -> Option<ConcurrencyPermit> {
         let semaphore = match class {
             RequestClass::Join => self.joins.clone(),
@@ -104,7 +104,7 @@ mod tests {
             assert!(first.is_some());
             assert!(
                 limits.take(RequestClass::Join).await.is_none(),
-                "no place is left"
+                "no permit is left"
             );
             assert!(
                 limits.take(RequestClass::Other).await.is_some(),

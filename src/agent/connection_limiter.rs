@@ -28,7 +28,7 @@ const MODEST: usize = 64;
 /// File descriptors that are kept for the agent's own work: its store, the node's files, the
 /// local API, the pipes of the programs that it runs, and connections that are about to close.
 const RESERVED: u64 = 128 + MOST_LEAVING as u64;
-/// How many connections may have lost their seat and not be closed yet before no more are
+/// How many connections may have lost their permit and not be closed yet before no more are
 /// accepted.
 const MOST_LEAVING: usize = 128;
 
@@ -41,9 +41,9 @@ pub struct ConnectionLimiter {
 
 struct Table {
     taken: Mutex<Taken>,
-    /// A connection that had lost its seat is closed.
+    /// A connection that had lost its permit is closed.
     closed: Notify,
-    /// A seat has become free, or its connection quiet.
+    /// A permit has become free, or its connection idle.
     free: Notify,
     metrics: Arc<Metrics>,
 }
@@ -60,7 +60,7 @@ struct Taken {
     peers: HashMap<IpAddr, Peer>,
     /// The machines that have quiet connections; the last one gives one up first.
     quiet: BTreeSet<(usize, Reverse<Rank>, IpAddr)>,
-    /// How many connections have lost their seat and are not closed yet.
+    /// How many connections have lost their permit and are not closed yet.
     leaving: usize,
     /// [`MODEST`] in connections.
     modest: usize,
@@ -79,14 +79,14 @@ struct Peer {
     quiet: BTreeSet<Rank>,
 }
 
-/// A connection's seat; free again when this is dropped.
+/// A connection's permit; released when it is dropped.
 pub struct ConnectionPermit {
     number: u64,
     table: Arc<Table>,
     evicted: Arc<Notify>,
 }
 
-/// Seats for connections, and for those of them on which something is asked: as many as `most`, or
+/// Permits for connections, and for those of them on which something is asked: as many as `most`, or
 /// as the process may have files open; the soft limit on files is raised as far as that needs. A
 /// connection takes some ten kilobytes of memory, and some thirty when something is asked on it.
 pub fn for_this_process(
@@ -131,7 +131,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// A seat for a connection from this address, and whether another one lost it for that. There
+    /// A permit for a connection from this address, and whether another one lost it for that. There
     /// is none only when every connection that could make room is being worked for.
     pub fn take(&self, address: IpAddr) -> Option<(Arc<ConnectionPermit>, bool)> {
         let taken = self.try_take(address);
@@ -141,7 +141,7 @@ impl ConnectionLimiter {
         taken
     }
 
-    /// A seat as from [`Self::take`], as soon as there is one.
+    /// A permit as from [`Self::take`], as soon as there is one.
     pub async fn free(&self, address: IpAddr) -> Arc<ConnectionPermit> {
         loop {
             let mut free = pin!(self.table.free.notified());
@@ -183,7 +183,7 @@ impl ConnectionLimiter {
         Some((Arc::new(permit), victim.is_some()))
     }
 
-    /// Ends when not too many connections have lost their seat without being closed yet: they hold
+    /// Ends when not too many connections have lost their permit without being closed yet: they hold
     /// files.
     pub async fn settled(&self) {
         loop {
@@ -197,12 +197,12 @@ impl ConnectionLimiter {
 }
 
 impl ConnectionPermit {
-    /// Ends when the seat goes to another connection; this one is to be closed.
+    /// Ends when the permit goes to another connection; this one has to be closed.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// A request is there as a whole, and is worked on: the seat is kept until that is done. Says
+    /// A request is complete and is being handled: the permit is kept until that is done. Says
     /// whether it was not lost before.
     pub fn begin(&self) -> bool {
         self.table
@@ -298,7 +298,7 @@ impl Taken {
         Some(held)
     }
 
-    /// Changes a seat, and its place in the order of going; `false` when it is lost.
+    /// Changes a permit, and its place in the order of going; `false` when it is lost.
     fn change(&mut self, number: u64, change: impl FnOnce(&mut Held, u64)) -> bool {
         self.moment += 1;
         let now = self.moment;
@@ -365,12 +365,12 @@ impl Request {
         }
     }
 
-    /// The connection's seat.
+    /// The connection's permit.
     pub fn permit(&self) -> &ConnectionPermit {
         &self.permit
     }
 
-    /// All of it has come. `false` when the connection has lost its seat meanwhile.
+    /// All of it has come. `false` when the connection has lost its permit meanwhile.
     pub fn is_whole(&self) -> bool {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         match *phase {
@@ -496,7 +496,7 @@ mod tests {
         let late = Request::new(quiet.clone());
         let _new = take(&limiter, "10.0.0.3").unwrap();
         assert!(is_evicted(&quiet) && !is_evicted(&busy));
-        assert!(!late.is_whole(), "its seat is gone");
+        assert!(!late.is_whole(), "its permit is gone");
         let another = Request::new(_new.clone());
         assert!(another.is_whole());
         assert!(take(&limiter, "10.0.0.4").is_none(), "both are at work");

@@ -38,8 +38,8 @@ pub fn service<C: Clone + Send + Sync + 'static>(
     })
 }
 
-/// [`service`] for a connection that has a seat, with a count of the requests under way. While a
-/// request is worked on, the seat is not lost.
+/// [`service`] for a connection that has a permit, with a count of the requests under way. While a
+/// request is being handled, the permit is not lost.
 pub fn seated<C: Clone + Send + Sync + Unpin + 'static>(
     router: Router,
     caller: C,
@@ -65,7 +65,7 @@ pub fn seated<C: Clone + Send + Sync + Unpin + 'static>(
     })
 }
 
-/// A body that tells the seat of its connection when it has come as a whole.
+/// A body that tells the permit of its connection when it is complete.
 struct Arriving {
     body: Incoming,
     request: Arc<connection_limiter::Request>,

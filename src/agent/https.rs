@@ -36,7 +36,7 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client may take to send the head of its first request.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a connection on which something is asked waits when all that ask are at work.
-const DESK_LIMIT: Duration = Duration::from_secs(30);
+const ACTIVE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a connection on which nothing is asked stays open. A client that asks again opens
 /// another one, at the cost of a handshake.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
@@ -90,7 +90,7 @@ pub struct Server {
     /// For how many connections there is room.
     pub limiter: ConnectionLimiter,
     /// For how many of them there is on which something is asked.
-    pub desks: ConnectionLimiter,
+    pub active_limiter: ConnectionLimiter,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
     /// Told when the agent is to stop.
@@ -218,17 +218,23 @@ async fn connection(
         if !Box::pin(asks(stream.something(), limit, &permit, server)).await? {
             return hang_up(stream, &permit).await;
         }
-        let desk = Box::pin(Desk::free(&permit, caller, server)).await?;
-        let served = Box::pin(http2(stream, caller, desk.permit.clone(), server, watcher));
-        return desk.until_lost(served).await;
+        let active = Box::pin(ActivePermit::free(&permit, caller, server)).await?;
+        let served = Box::pin(http2(
+            stream,
+            caller,
+            active.permit.clone(),
+            server,
+            watcher,
+        ));
+        return active.until_lost(served).await;
     }
     loop {
         if !Box::pin(asks(stream.head(), limit, &permit, server)).await? {
             return hang_up(stream, &permit).await;
         }
-        let desk = Box::pin(Desk::free(&permit, caller, server)).await?;
-        let served = Box::pin(http1(stream, caller, desk.permit.clone(), server));
-        let Some(quiet) = desk.until_lost(served).await? else {
+        let active = Box::pin(ActivePermit::free(&permit, caller, server)).await?;
+        let served = Box::pin(http1(stream, caller, active.permit.clone(), server));
+        let Some(quiet) = active.until_lost(served).await? else {
             return Ok(());
         };
         (stream, limit) = (quiet, IDLE_LIMIT);
@@ -295,25 +301,25 @@ async fn asks(
     Ok(quietly(permit, server, in_time).await?.unwrap_or(false))
 }
 
-/// The place of a connection on which something was asked. It takes more memory than one that is
-/// quiet, and there are fewer of them. While a connection has it, it does not lose its seat.
-struct Desk<'a> {
+/// The permit of a connection with a request. Such a connection takes more memory than an idle one,
+/// and fewer are allowed. While it holds this permit, it does not lose the other one.
+struct ActivePermit<'a> {
     quiet: &'a ConnectionPermit,
     permit: Arc<ConnectionPermit>,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> ActivePermit<'a> {
     async fn free(
         quiet: &'a ConnectionPermit,
         caller: Caller,
         server: &Server,
     ) -> Result<Self, Failure> {
         quiet.touch();
-        let desk = tokio::select! {
-            desk = timeout(DESK_LIMIT, server.desks.free(caller.remote)) => desk,
+        let active = tokio::select! {
+            active = timeout(ACTIVE_LIMIT, server.active_limiter.free(caller.remote)) => active,
             () = quiet.evicted() => return Err(MAKES_ROOM.into()),
         };
-        let Ok(permit) = desk else {
+        let Ok(permit) = active else {
             server.metrics.limit_hit(Limit::Connections);
             return Err("all that ask are at work".into());
         };
@@ -326,7 +332,7 @@ impl<'a> Desk<'a> {
         Ok(Self { quiet, permit })
     }
 
-    /// Serves the connection as long as this is its place.
+    /// Serves the connection as long as it holds this permit.
     async fn until_lost<T>(
         self,
         served: impl Future<Output = Result<T, Failure>>,
@@ -338,7 +344,7 @@ impl<'a> Desk<'a> {
     }
 }
 
-impl Drop for Desk<'_> {
+impl Drop for ActivePermit<'_> {
     fn drop(&mut self) {
         self.quiet.end(self.permit.is_trusted());
     }

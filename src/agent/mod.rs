@@ -324,13 +324,13 @@ async fn serve(
     }
     periodic.spawn(shared.served.clone().keep_up());
     let (stop, stopped) = watch::channel(false);
-    let (limiter, desks) =
+    let (limiter, active_limiter) =
         connection_limiter::for_this_process(settings.max_connections, &shared.metrics);
     let server = https::Server {
         acceptor,
         router: cluster_api::router(shared.clone()),
         limiter,
-        desks,
+        active_limiter,
         metrics: shared.metrics.clone(),
         stopped: stopped.clone(),
     };

@@ -1,4 +1,4 @@
-//! Layer 6: takes what was typed, runs it, and chooses the exit status.
+//! Layer 6: reads the command line, runs the command, and chooses the exit status.
 //!
 //! MicroK8s's commands look at the node before they look at their arguments; the order of these
 //! looks is part of what scripts and people see, and stands here (`messages.md`, Common).

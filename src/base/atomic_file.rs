@@ -238,7 +238,7 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Only root may give a file away; anybody else keeps what he owns, as MicroK8s does.
+/// Only root may change the owner of a file; for other users it stays, as with MicroK8s.
 fn chown(file: &File, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
     match std::os::unix::fs::fchown(file, uid, gid) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),

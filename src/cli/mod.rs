@@ -1,4 +1,4 @@
-//! Layer 5: the face of the program: what may be typed, and what is printed.
+//! Layer 5: the commands: their options, and what they print.
 
 pub mod add_node;
 pub mod agent;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::base::secret::Secret;
 
-/// How a user proves who he is.
+/// How a user authenticates.
 #[derive(Debug)]
 pub enum Identity<'a> {
     /// A client certificate and its key, PEM.

@@ -23,7 +23,7 @@ impl Subject {
         Self(vec![(CN, name.to_owned())])
     }
 
-    /// `CN=…, O=…`: a Kubernetes user and the group that he is in.
+    /// `CN=…, O=…`: a Kubernetes user and its group.
     pub fn user_in_group(user: &str, group: &str) -> Self {
         Self(vec![(CN, user.to_owned()), (O, group.to_owned())])
     }

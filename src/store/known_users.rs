@@ -7,7 +7,7 @@ use crate::base::secret::Secret;
 /// The name of the file, below `credentials`.
 pub const FILE: &str = "known_tokens.csv";
 
-/// The token of a user, by his exact name.
+/// The token of a user, by its exact name.
 pub fn token_of(text: &str, user: &str) -> Option<Secret> {
     text.lines().find_map(|line| {
         let mut fields = line.split(',');

@@ -1,4 +1,4 @@
-//! Layer 3: what rests on disk.
+//! Layer 3: what is stored on disk.
 
 pub mod admissions;
 pub mod args_file;

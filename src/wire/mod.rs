@@ -1,4 +1,4 @@
-//! Layer 2: what travels between programs. Both ends of each protocol share these types.
+//! Layer 2: the messages between programs. Both ends of each protocol share these types.
 
 pub mod cluster_v1;
 pub mod cluster_v2;
