@@ -247,7 +247,7 @@ pub(super) async fn perform<R: JoinStep>(
     let done = in_time(&shared, move || {
         let result = request.perform(&own.admission, caller);
         let error = result.as_ref().err();
-        request.count(&own.metrics, error.map(status_map::of));
+        request.count(&own.metrics, error.map(|error| status_map::of(error).1));
         // An address over the rate limit gets no further lines: it can present any number of tokens.
         let is_unknown = match error {
             Some(AdmitError::InvalidToken(refusal)) => refusal.reason == Reason::Unknown,

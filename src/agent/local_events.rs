@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::agent::Shared;
 use crate::base::{sanitize, wait};
-use crate::wire::local_v1::JoinFailure;
+use crate::wire::operation::Failure;
 
 /// How long what a client that has left began may take to be taken back.
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(60);
@@ -92,13 +92,8 @@ impl Client {
 }
 
 /// What the log says of something that failed; the text may come from another node.
-pub(super) fn log_failure(what: &str, failure: &JoinFailure) {
-    let why = failure
-        .microk8s_text
-        .as_deref()
-        .or(failure.error.as_deref())
-        .unwrap_or_default();
-    let why = sanitize::for_log(why, 500);
+pub(super) fn log_failure(what: &str, failure: &Failure) {
+    let why = sanitize::for_log(failure.message().unwrap_or_default(), 500);
     tracing::warn!(stage = failure.stage, exit = failure.exit, "{what}: {why}");
 }
 

@@ -20,39 +20,6 @@ use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
 use crate::wire::routes;
 
-/// MicroK8s's status for each refusal (`http-api.md`; recording `http-join-check-order`).
-fn of(error: &AdmitError) -> StatusCode {
-    match error {
-        AdmitError::Worker(_) => StatusCode::FORBIDDEN,
-        AdmitError::NotHa | AdmitError::NoDatastore => StatusCode::NOT_IMPLEMENTED,
-        AdmitError::Port(_) => StatusCode::BAD_GATEWAY,
-        AdmitError::SameAddress(_) => StatusCode::SERVICE_UNAVAILABLE,
-        // It is granted later.
-        error if error.retry_after().is_some() => StatusCode::SERVICE_UNAVAILABLE,
-        AdmitError::LinkLocal(_)
-        | AdmitError::Name { .. }
-        | AdmitError::NoName(_)
-        | AdmitError::NameTaken { .. }
-        | AdmitError::Unusable(_) => StatusCode::BAD_REQUEST,
-        AdmitError::InvalidToken(_)
-        | AdmitError::IsHa
-        | AdmitError::AlreadyKnown { .. }
-        | AdmitError::NeedsX509
-        | AdmitError::NeedsCustomEtcd
-        | AdmitError::Unsignable(_)
-        | AdmitError::Policy(_)
-        | AdmitError::ControlPlane(_)
-        | AdmitError::NotAsked(_)
-        | AdmitError::FirstJoin(_)
-        | AdmitError::Read { .. }
-        | AdmitError::Store(_)
-        | AdmitError::Write { .. }
-        | AdmitError::NoKnownToken(_)
-        | AdmitError::Service(_)
-        | AdmitError::TooManyRestarts(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
 /// Why a request was refused, in a word; a mark on its answer that does not travel. The limit on
 /// unknown tokens goes by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +27,14 @@ pub struct Refused(pub &'static str);
 
 /// The answer to a request that failed.
 pub fn refusal(error: &AdmitError) -> Response {
-    let mut answer = json(of(error), &body(error));
-    answer.extensions_mut().insert(Refused(mark(error)));
+    let (status, reason) = status_map::of(error);
+    // A worker knows no token, so every token that is presented there counts as unknown.
+    let mark = match error {
+        AdmitError::Worker(_) => Reason::Unknown.as_str(),
+        _ => reason,
+    };
+    let mut answer = json(status, &body(error));
+    answer.extensions_mut().insert(Refused(mark));
     if let Some(seconds) = error.retry_after() {
         let headers = answer.headers_mut();
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -79,14 +52,6 @@ pub fn refusal(error: &AdmitError) -> Response {
         }
     }
     answer
-}
-
-/// A worker knows no token, so every token that is presented there counts as unknown.
-fn mark(error: &AdmitError) -> &'static str {
-    match error {
-        AdmitError::Worker(_) => Reason::Unknown.as_str(),
-        other => status_map::of(other),
-    }
 }
 
 fn body(error: &AdmitError) -> ErrorBody {

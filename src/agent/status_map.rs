@@ -1,35 +1,42 @@
-//! Why a node was not let in, in a word: what metrics count by.
+//! What a refusal is on the wire and in the metrics.
+
+use axum::http::StatusCode;
 
 use crate::cluster::admission::AdmitError;
 use crate::pki::csr_policy::Violation;
 
-/// The word for a refusal.
-pub fn of(error: &AdmitError) -> &'static str {
+/// MicroK8s's status for a refusal (recording `http-join-check-order`), and a word for it, which
+/// metrics count by.
+pub fn of(error: &AdmitError) -> (StatusCode, &'static str) {
+    const FAULT: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+    const BUSY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+    // What is refused for now is granted later.
+    let fault_or_busy = error.retry_after().map_or(FAULT, |_| BUSY);
     match error {
-        AdmitError::InvalidToken(refusal) => refusal.reason.as_str(),
-        AdmitError::Worker(_) => "worker",
-        AdmitError::NotHa => "not-ha",
-        AdmitError::IsHa => "is-ha",
-        AdmitError::Port(_) => "port",
-        AdmitError::SameAddress(_) => "same-address",
-        AdmitError::LinkLocal(_) => "link-local",
-        AdmitError::Name { .. } => "name-not-resolved",
-        AdmitError::NoName(_) => "no-name",
-        AdmitError::NameTaken { .. } => "name-taken",
-        AdmitError::Unusable(_) => "unusable-value",
-        AdmitError::AlreadyKnown { .. } => "already-known",
-        AdmitError::NoDatastore => "no-datastore",
-        AdmitError::NeedsX509 | AdmitError::NeedsCustomEtcd => "too-old",
-        AdmitError::Unsignable(_) => "unsignable",
-        AdmitError::Policy(violation) => of_policy(violation),
-        AdmitError::ControlPlane(_) | AdmitError::NotAsked(_) => "control-plane-list",
-        AdmitError::FirstJoin(_) => "first-join",
-        AdmitError::Read { .. } => "read",
-        AdmitError::Store(_) => "store",
-        AdmitError::Write { .. } => "write",
-        AdmitError::NoKnownToken(_) => "no-known-token",
-        AdmitError::Service(_) => "service",
-        AdmitError::TooManyRestarts(_) => "too-many-restarts",
+        AdmitError::InvalidToken(refusal) => (FAULT, refusal.reason.as_str()),
+        AdmitError::Worker(_) => (StatusCode::FORBIDDEN, "worker"),
+        AdmitError::NotHa => (StatusCode::NOT_IMPLEMENTED, "not-ha"),
+        AdmitError::IsHa => (FAULT, "is-ha"),
+        AdmitError::Port(_) => (StatusCode::BAD_GATEWAY, "port"),
+        AdmitError::SameAddress(_) => (BUSY, "same-address"),
+        AdmitError::LinkLocal(_) => (StatusCode::BAD_REQUEST, "link-local"),
+        AdmitError::Name { .. } => (StatusCode::BAD_REQUEST, "name-not-resolved"),
+        AdmitError::NoName(_) => (StatusCode::BAD_REQUEST, "no-name"),
+        AdmitError::NameTaken { .. } => (StatusCode::BAD_REQUEST, "name-taken"),
+        AdmitError::Unusable(_) => (StatusCode::BAD_REQUEST, "unusable-value"),
+        AdmitError::AlreadyKnown { .. } => (FAULT, "already-known"),
+        AdmitError::NoDatastore => (StatusCode::NOT_IMPLEMENTED, "no-datastore"),
+        AdmitError::NeedsX509 | AdmitError::NeedsCustomEtcd => (FAULT, "too-old"),
+        AdmitError::Unsignable(_) => (FAULT, "unsignable"),
+        AdmitError::Policy(violation) => (FAULT, of_policy(violation)),
+        AdmitError::ControlPlane(_) | AdmitError::NotAsked(_) => (FAULT, "control-plane-list"),
+        AdmitError::FirstJoin(_) => (fault_or_busy, "first-join"),
+        AdmitError::Read { .. } => (FAULT, "read"),
+        AdmitError::Store(_) => (FAULT, "store"),
+        AdmitError::Write { .. } => (FAULT, "write"),
+        AdmitError::NoKnownToken(_) => (FAULT, "no-known-token"),
+        AdmitError::Service(_) => (FAULT, "service"),
+        AdmitError::TooManyRestarts(_) => (fault_or_busy, "too-many-restarts"),
     }
 }
 

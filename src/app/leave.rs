@@ -33,7 +33,7 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
     let recovered =
         join::recover(&node).and_then(|_| join::settle_when_free(&node).map_err(JoinError::from));
     if let Err(error) = recovered {
-        let mut failure = error.failure(JoinStage::Preflight);
+        let mut failure = error.outcome(JoinStage::Preflight);
         failure.retry = None;
         return Err(output::failure(printer, &failure));
     }

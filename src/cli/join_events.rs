@@ -14,7 +14,8 @@ use crate::cli::join_text::Teller;
 use crate::cli::output::{self, OutputLost, Printer};
 use crate::model::join_stage::{JoinStage, Retry};
 use crate::model::role::Role;
-use crate::wire::local_v1::{JoinEvent, JoinFailure};
+use crate::wire::local_v1::JoinEvent;
+use crate::wire::operation::Failure;
 
 /// One line.
 #[derive(Debug, Serialize)]
@@ -138,19 +139,17 @@ impl<'a> Lines<'a> {
         (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
     }
 
-    fn failed(&mut self, failure: &JoinFailure) {
+    fn failed(&mut self, failure: &Failure) {
         output::explain(self.printer, failure);
         self.stage.clone_from(&failure.stage);
-        let message = failure.microk8s_text.as_ref().or(failure.error.as_ref());
         let end = End {
-            message: message.map_or("the join failed", String::as_str),
+            message: failure.message().unwrap_or("the join failed"),
             hint: failure.hint.as_deref(),
             retry: failure.retry,
             retry_after: failure.retry_after,
             role: None,
         };
-        let status = ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure);
-        self.end(Outcome::Failed, status, &end);
+        self.end(Outcome::Failed, failure.status(), &end);
     }
 }
 

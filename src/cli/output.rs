@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use crate::base::exit_status::ExitStatus;
-use crate::wire::local_v1::JoinFailure;
+use crate::wire::operation::Failure;
 
 /// Where a command prints.
 pub trait Printer {
@@ -102,17 +102,17 @@ pub fn print_help(printer: &mut dyn Printer, help: &str, further: &str) -> ExitS
 
 /// Prints why something failed: MicroK8s's own line on standard output, where it has one. Says what
 /// the exit status is.
-pub fn failure(printer: &mut dyn Printer, failure: &JoinFailure) -> ExitStatus {
+pub fn failure(printer: &mut dyn Printer, failure: &Failure) -> ExitStatus {
     if let Some(text) = &failure.microk8s_text {
         // The exit status tells it as well.
         let _ = printer.out(&format!("{text}\n"));
     }
     explain(printer, failure);
-    ExitStatus::from_code(failure.exit).unwrap_or(ExitStatus::Failure)
+    failure.status()
 }
 
 /// Says on standard error why something failed, in which stage, and what to do.
-pub fn explain(printer: &mut dyn Printer, failure: &JoinFailure) {
+pub fn explain(printer: &mut dyn Printer, failure: &Failure) {
     if let Some(error) = &failure.error {
         printer.err(&format!("error: {error}"));
     }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::role::Role;
-use crate::wire::local_v1::JoinFailure;
+use crate::wire::operation::Failure;
 
 /// `POST /local/v1/leave`, answered by a line of JSON for each [`LeaveEvent`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ pub enum LeaveEvent {
         role: Role,
     },
     /// The leave failed, and the node is as it was.
-    Failed(JoinFailure),
+    Failed(Failure),
 }
 
 impl LeaveEvent {
@@ -96,7 +96,7 @@ pub enum RemoveEvent {
     /// The node is gone, or there was none.
     Removed,
     /// The node was not removed.
-    Failed(JoinFailure),
+    Failed(Failure),
 }
 
 impl RemoveEvent {

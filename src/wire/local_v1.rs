@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::join_stage::{JoinStage, Retry};
+use crate::model::join_stage::JoinStage;
 use crate::model::join_url::JoinUrl;
 use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::model::token_record::{Added, State};
 use crate::model::token_terms::{RoleLimit, Terms};
+use crate::wire::operation::Failure;
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
 pub const PROTOCOL: u32 = 5;
@@ -222,7 +223,7 @@ pub enum JoinEvent {
         role: Role,
     },
     /// The join failed, and the node is as it was.
-    Failed(JoinFailure),
+    Failed(Failure),
 }
 
 /// An agent of an earlier version says nothing of it.
@@ -246,27 +247,6 @@ impl JoinEvent {
             | Self::Failed(_) => None,
         }
     }
-}
-
-/// A join, leave or removal that failed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JoinFailure {
-    /// Which part of it failed; of a join, the name of a [`JoinStage`].
-    pub stage: String,
-    /// Whether it is of use to try again, where that is known.
-    #[serde(default)]
-    pub retry: Option<Retry>,
-    /// MicroK8s's own line for this failure, for standard output.
-    pub microk8s_text: Option<String>,
-    /// What went wrong, where MicroK8s has no line for it.
-    pub error: Option<String>,
-    /// What to do.
-    pub hint: Option<String>,
-    /// After how many seconds the contacted node wants to be asked again, where it said so.
-    #[serde(default)]
-    pub retry_after: Option<u64>,
-    /// The exit code.
-    pub exit: u8,
 }
 
 /// `GET /local/v1/nodes`.

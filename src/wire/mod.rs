@@ -6,5 +6,6 @@ pub mod error_body;
 pub mod leave_v1;
 pub mod lenient;
 pub mod local_v1;
+pub mod operation;
 pub mod preflight_v1;
 pub mod routes;

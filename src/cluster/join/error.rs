@@ -4,19 +4,16 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::base::{sanitize, time_text};
+use crate::base::time_text;
 use crate::client::remote::RemoteError;
 use crate::cluster::identity::IdentityError;
-use crate::cluster::join::outcome;
 use crate::cluster::node_lock::NodeLockError;
 use crate::cluster::transaction::JournalError;
-use crate::model::join_stage::JoinStage;
 use crate::model::node::InvalidNodeName;
 use crate::model::role::Role;
 use crate::model::token_record::Refusal;
 use crate::pki::PkiError;
 use crate::store::layout::ReadError;
-use crate::wire::local_v1::JoinFailure;
 
 /// Why a join failed.
 #[derive(Debug, thiserror::Error)]
@@ -237,78 +234,10 @@ impl From<IdentityError> for JoinError {
     }
 }
 
-impl JoinError {
-    /// After how many seconds the contacted node wants to be asked again.
-    fn retry_after(&self) -> Option<u64> {
-        match self {
-            Self::Refused { retry_after, .. } | Self::NotSigned { retry_after, .. } => *retry_after,
-            _ => None,
-        }
-    }
-
-    /// What is told of a join that failed while this stage was under way.
-    pub fn failure(&self, running: JoinStage) -> JoinFailure {
-        let text = microk8s_text(self).map(|text| sanitize::for_terminal(&text));
-        let outcome = outcome::of(self, running);
-        JoinFailure {
-            stage: outcome.stage.name().to_owned(),
-            retry: Some(outcome.retry),
-            error: text
-                .is_none()
-                .then(|| sanitize::for_terminal(&self.to_string())),
-            microk8s_text: text,
-            hint: Some(outcome.hint),
-            retry_after: self.retry_after(),
-            exit: outcome.exit.code(),
-        }
-    }
-}
-
-/// The line that MicroK8s prints on standard output for this failure, where it has one
-/// (`messages.md`, join).
-fn microk8s_text(error: &JoinError) -> Option<String> {
-    let reachable =
-        |error: &RemoteError| format!("Please ensure the master node is reachable. {error}");
-    Some(match error {
-        JoinError::Remote(RemoteError::NotTls) => {
-            "Peer node verification failed with [SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006).".to_owned()
-        }
-        JoinError::Remote(RemoteError::Tls(text)) => format!("Peer node verification failed with {text}."),
-        JoinError::Remote(error @ (RemoteError::Closed | RemoteError::NotHttp(_) | RemoteError::CutOff { .. })) => {
-            reachable(error)
-        }
-        JoinError::NotVerified(address) => format!(
-            "Joining cluster failed. Could not verify the identity of {address}. Use '--skip-verify' to skip server certificate check."
-        ),
-        JoinError::Refused { status, text, .. } => {
-            let text = text.as_ref().map_or_else(String::new, |text| format!(" {text}"));
-            format!("Connection failed.{text} ({status}).")
-        }
-        JoinError::NoWorkers => {
-            "Joining process failed. Make sure the cluster you connect to supports joining worker nodes.".to_owned()
-        }
-        JoinError::NotSigned {
-            certificate,
-            status: Some(status),
-            text,
-            ..
-        } => {
-            let text = text.as_ref().map_or_else(String::new, |text| format!(" {text}"));
-            format!("Failed to sign {certificate} certificate ({status}).{text}")
-        }
-        JoinError::NotSigned { status: None, text, .. } => {
-            let text = text.as_ref().map_or_else(String::new, |text| format!(" {text}"));
-            format!("Failed to sign certificate.{text}")
-        }
-        // The braces are MicroK8s's; the error itself has the mode, for the log.
-        JoinError::UnknownAuthMode(_) => "Error: Unknown API auth mode '{api_authn_mode}' received from control plane node.\nPlease update this MicroK8s node to the latest version before joining.".to_owned(),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::join_stage::JoinStage;
     use crate::model::token_record::Reason;
 
     #[test]
@@ -348,7 +277,7 @@ mod tests {
                 1,
             ),
         ] {
-            let failure = error.failure(JoinStage::Contact);
+            let failure = error.outcome(JoinStage::Contact);
             assert_eq!(failure.microk8s_text.as_deref(), Some(text));
             assert_eq!((failure.exit, failure.error), (exit, None));
         }
@@ -375,11 +304,11 @@ mod tests {
             ),
             (refused(Some(unknown), Some(1)), "again in 1 second"),
         ] {
-            let failure = error.failure(JoinStage::Admission);
+            let failure = error.outcome(JoinStage::Admission);
             assert!(failure.hint.as_ref().unwrap().contains(hint), "{failure:?}");
             assert!(failure.retry_after.is_some());
         }
-        let failure = refused(None, None).failure(JoinStage::Admission);
+        let failure = refused(None, None).outcome(JoinStage::Admission);
         assert_eq!(failure.retry_after, None);
     }
 
@@ -393,7 +322,7 @@ mod tests {
             role: Role::Worker,
         };
         assert_eq!(
-            error.failure(JoinStage::Contact).microk8s_text.unwrap(),
+            error.outcome(JoinStage::Contact).microk8s_text.unwrap(),
             "Connection failed. ?[2J (500)."
         );
     }

@@ -73,7 +73,7 @@ pub fn join(node: &Node, order: &JoinOrder, runs_in: RunsIn, audience: &mut dyn 
     };
     let ended = match attempt(node, order, runs_in, &mut progress) {
         Ok(ended) => ended,
-        Err(error) => JoinEvent::Failed(error.failure(progress.running)),
+        Err(error) => JoinEvent::Failed(error.outcome(progress.running)),
     };
     audience.tell(ended);
 }

@@ -12,7 +12,7 @@ use crate::pki::PkiError;
 use crate::platform::CommandError;
 use crate::store::dqlite::Malformed;
 use crate::store::layout::ReadError;
-use crate::wire::local_v1::JoinFailure;
+use crate::wire::operation::Failure;
 
 /// Why a leave failed.
 #[derive(Debug, thiserror::Error)]
@@ -84,18 +84,49 @@ impl From<IdentityError> for LeaveError {
     }
 }
 
-impl From<&LeaveError> for JoinFailure {
-    fn from(error: &LeaveError) -> Self {
-        let text = microk8s_text(error);
-        Self {
-            stage: stage(error).to_owned(),
-            error: text
-                .is_none()
-                .then(|| sanitize::for_terminal(&error.to_string())),
-            microk8s_text: text,
-            hint: hint(error).map(str::to_owned),
-            exit: exit(error).code(),
-            ..Self::default()
+impl LeaveError {
+    /// How a leave ends that fails with this. The lines of MicroK8s are those of recordings `leave-*`.
+    pub fn outcome(&self) -> Failure {
+        let at = |stage| Failure::new(stage, ExitStatus::Failure, self);
+        match self {
+            Self::NodeLock(error) => Failure {
+                hint: error.hint().map(str::to_owned),
+                ..at("preflight").exits(ExitStatus::NotReady)
+            },
+            Self::NotInCluster => at("preflight").microk8s(&self.to_string()),
+            Self::OnlyVoter => at("preflight").exits(ExitStatus::OnlyVoter).microk8s(
+                "This node currently holds the only copy of the Kubernetes database so it cannot leave the cluster.\n\
+                 To remove this node you can either first remove all other nodes with 'microk8s remove-node' or\n\
+                 form a highly available cluster by adding at least three nodes.",
+            ),
+            Self::NotMarked(_) => at("preflight")
+                .exits(ExitStatus::NOT_REMOVED)
+                .microk8s(&self.to_string())
+                .hint("a worker has `var/lock/no-k8s-dqlite` in its node directory, and this one has not; make that file, and run the command again. Nothing was changed"),
+            Self::NotAsked(_) => at("preflight").hint(
+                "a leave needs a datastore that answers: look into the log of this node's datastore, and whether most of the voters run",
+            ),
+            Self::Machine(_) | Self::Malformed(_) => at("preflight"),
+            Self::NotForgotten { contacted, source } => at("datastore")
+                .exits(ExitStatus::NOT_REMOVED)
+                .microk8s(&not_forgotten(contacted, source))
+                .hint("this node is as it was; see that most voters of the datastore run and reach each other on its port, 19001, then run the command again"),
+            Self::Pki(PkiError::KeyFile { .. }) => at("apply").hint(
+                "put a key that can be used there, or move the file away, and a new key is made; nothing was changed",
+            ),
+            Self::Journal(JournalError::Service(_)) => at("apply").hint(
+                "look into the service's log; this node is as it was, and the same command may be tried again",
+            ),
+            Self::Journal(undo @ JournalError::NotUndone(_)) | Self::NotTakenBack { undo, .. } => {
+                at("undo")
+                    .exits(ExitStatus::NotTakenBack)
+                    .hint(undo.hint_of_undoing())
+            }
+            Self::Read(_) | Self::Pki(_) | Self::Journal(_) => at("apply"),
+            Self::NotCompleted(_) => at("complete").hint(
+                "cure the cause; the next start of the node's agent, or the next command, completes the leave",
+            ),
+            Self::Interrupted => at("interrupted"),
         }
     }
 }
@@ -121,84 +152,4 @@ pub(crate) fn not_forgotten(contacted: &str, source: &CommandError) -> String {
     };
     let tried = sanitize::for_terminal(&tried);
     format!("Contacting node {contacted} failed. Error:\n{tried}")
-}
-
-fn stage(error: &LeaveError) -> &'static str {
-    match error {
-        LeaveError::NodeLock(_)
-        | LeaveError::NotInCluster
-        | LeaveError::OnlyVoter
-        | LeaveError::NotMarked(_)
-        | LeaveError::Machine(_)
-        | LeaveError::NotAsked(_)
-        | LeaveError::Malformed(_) => "preflight",
-        LeaveError::NotForgotten { .. } => "datastore",
-        LeaveError::Journal(JournalError::NotUndone(_)) => "undo",
-        LeaveError::Read(_) | LeaveError::Pki(_) | LeaveError::Journal(_) => "apply",
-        LeaveError::NotCompleted(_) => "complete",
-        LeaveError::Interrupted => "interrupted",
-        LeaveError::NotTakenBack { .. } => "undo",
-    }
-}
-
-/// The lines that MicroK8s prints on standard output (`messages.md`, leave).
-fn microk8s_text(error: &LeaveError) -> Option<String> {
-    Some(match error {
-        LeaveError::NotInCluster | LeaveError::NotMarked(_) => error.to_string(),
-        LeaveError::OnlyVoter => {
-            "This node currently holds the only copy of the Kubernetes database so it cannot leave the cluster.\n\
-             To remove this node you can either first remove all other nodes with 'microk8s remove-node' or\n\
-             form a highly available cluster by adding at least three nodes."
-                .to_owned()
-        }
-        LeaveError::NotForgotten { contacted, source } => not_forgotten(contacted, source),
-        _ => return None,
-    })
-}
-
-fn hint(error: &LeaveError) -> Option<&'static str> {
-    Some(match error {
-        LeaveError::NodeLock(error) => return error.hint(),
-        LeaveError::Pki(PkiError::KeyFile { .. }) => {
-            "put a key that can be used there, or move the file away, and a new key is made; nothing was changed"
-        }
-        LeaveError::NotMarked(_) => {
-            "a worker has `var/lock/no-k8s-dqlite` in its node directory, and this one has not; make that file, and run the command again. Nothing was changed"
-        }
-        LeaveError::NotAsked(_) => {
-            "a leave needs a datastore that answers: look into the log of this node's datastore, and whether most of the voters run"
-        }
-        LeaveError::NotForgotten { .. } => {
-            "this node is as it was; see that most voters of the datastore run and reach each other on its port, 19001, then run the command again"
-        }
-        LeaveError::Journal(undo @ JournalError::NotUndone(_)) => undo.hint_of_undoing(),
-        LeaveError::Journal(JournalError::Service(_)) => {
-            "look into the service's log; this node is as it was, and the same command may be tried again"
-        }
-        LeaveError::NotCompleted(_) => {
-            "cure the cause; the next start of the node's agent, or the next command, completes the leave"
-        }
-        LeaveError::NotTakenBack { undo, .. } => undo.hint_of_undoing(),
-        _ => return None,
-    })
-}
-
-fn exit(error: &LeaveError) -> ExitStatus {
-    match error {
-        LeaveError::OnlyVoter => ExitStatus::OnlyVoter,
-        LeaveError::NotForgotten { .. } | LeaveError::NotMarked(_) => ExitStatus::NOT_REMOVED,
-        LeaveError::NotTakenBack { .. } | LeaveError::Journal(JournalError::NotUndone(_)) => {
-            ExitStatus::NotTakenBack
-        }
-        LeaveError::NodeLock(_) => ExitStatus::NotReady,
-        LeaveError::NotInCluster
-        | LeaveError::Machine(_)
-        | LeaveError::NotAsked(_)
-        | LeaveError::Malformed(_)
-        | LeaveError::Read(_)
-        | LeaveError::Pki(_)
-        | LeaveError::Journal(_)
-        | LeaveError::NotCompleted(_)
-        | LeaveError::Interrupted => ExitStatus::Failure,
-    }
 }

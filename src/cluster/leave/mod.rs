@@ -25,7 +25,6 @@ use crate::model::role::Role;
 use crate::platform::{Action, CommandError, Service};
 use crate::store::tokens::Tokens;
 use crate::wire::leave_v1::{LeaveEvent, LeaveOrder};
-use crate::wire::local_v1::JoinFailure;
 
 use datastore::Forget;
 pub use error::LeaveError;
@@ -70,7 +69,7 @@ pub fn leave(
         {
             audience.tell(LeaveEvent::Said { text });
         }
-        LeaveEvent::Failed(JoinFailure::from(&error))
+        LeaveEvent::Failed(error.outcome())
     });
     audience.tell(ended);
 }

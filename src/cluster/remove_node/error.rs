@@ -1,7 +1,6 @@
 //! Why a node was not removed, and what is said of it.
 
 use crate::base::exit_status::ExitStatus;
-use crate::base::sanitize;
 use crate::cluster::leave::not_forgotten;
 use crate::cluster::node_lock::NodeLockError;
 use crate::cluster::transaction::JournalError;
@@ -9,7 +8,7 @@ use crate::platform::CommandError;
 use crate::store::database::StoreError;
 use crate::store::dqlite::Malformed;
 use crate::store::layout::ReadError;
-use crate::wire::local_v1::JoinFailure;
+use crate::wire::operation::Failure;
 
 /// Why a node was not removed.
 #[derive(Debug, thiserror::Error)]
@@ -108,109 +107,62 @@ pub enum RemoveError {
     Store(#[from] StoreError),
 }
 
-impl From<&RemoveError> for JoinFailure {
-    fn from(error: &RemoveError) -> Self {
-        let text = microk8s_text(error);
-        Self {
-            stage: stage(error).to_owned(),
-            error: text
-                .is_none()
-                .then(|| sanitize::for_terminal(&error.to_string())),
-            microk8s_text: text.map(|text| sanitize::for_terminal(&text)),
-            hint: hint(error),
-            exit: exit(error).code(),
-            ..Self::default()
-        }
-    }
-}
-
-fn stage(error: &RemoveError) -> &'static str {
-    match error {
-        RemoveError::NodeLock(_)
-        | RemoveError::OnWorker
-        | RemoveError::NotInKubernetes(_)
-        | RemoveError::Unknown(_)
-        | RemoveError::NoAddress(_)
-        | RemoveError::ThisNode(_)
-        | RemoveError::ClaimedAddress { .. }
-        | RemoveError::InDoubt { .. }
-        | RemoveError::Registered(_)
-        | RemoveError::LastMember(_)
-        | RemoveError::NotAsked { .. }
-        | RemoveError::NoAnswer(_)
-        | RemoveError::Malformed(_) => "preflight",
-        RemoveError::Journal(JournalError::NotUndone(_)) => "undo",
-        RemoveError::NotForgotten { .. } => "datastore",
-        RemoveError::NotDeleted { .. } | RemoveError::Finalizers { .. } => "kubernetes",
-        RemoveError::Read(_) | RemoveError::Journal(_) | RemoveError::Store(_) => "apply",
-    }
-}
-
-/// The lines that MicroK8s prints on standard output (`messages.md`, remove-node). Two of them end
-/// in a blank.
-fn microk8s_text(error: &RemoveError) -> Option<String> {
-    Some(match error {
-        RemoveError::OnWorker
-        | RemoveError::NotInKubernetes(_)
-        | RemoveError::Unknown(_)
-        | RemoveError::NoAddress(_) => error.to_string(),
-        RemoveError::Registered(node) => format!(
-            "Removal failed. Node {node} is registered with dqlite. Please, run first 'microk8s leave' on the departing node. \n\
-             If the node is not available anymore and will never attempt to join the cluster in the future use the '--force' flag \n\
-             to unregister the node while removing it."
-        ),
-        RemoveError::NotForgotten { contacted, source } => not_forgotten(contacted, source),
-        _ => return None,
-    })
-}
-
-fn hint(error: &RemoveError) -> Option<String> {
-    let hint = match error {
-        RemoveError::NodeLock(error) => return error.hint().map(str::to_owned),
-        RemoveError::InDoubt { hint, .. } => return Some(hint.clone()),
-        RemoveError::NotAsked { source, .. } | RemoveError::NotDeleted { source, .. }
-            if is_refused(source) =>
-        {
-            "the API server runs, and does not let this node's administrator do that: see `credentials/client.config` and the cluster's RBAC rules; what was removed before stays removed, and the same command removes the rest"
-        }
-        RemoveError::NotInKubernetes(_) => {
-            "`microk8s kubectl get nodes` and `microk8s nodes` list the nodes; with --force a node that only the datastore or this node still knows is removed as well"
-        }
-        RemoveError::ClaimedAddress { .. } => {
-            "each node says itself which address it has: name the node by its name; with --force a member of the datastore at this address is removed, and no node of Kubernetes"
-        }
-        RemoveError::NotAsked { .. } => {
-            "see that the API server runs; with --force the node is removed from the datastore all the same"
-        }
-        RemoveError::NoAnswer(_) | RemoveError::NotForgotten { .. } => {
-            "see that most voters of the datastore run and reach each other on its port, 19001, then run the command again"
-        }
-        RemoveError::NotDeleted { .. } => {
-            "the datastore does not list the node any more; run the command again when the API server answers"
-        }
-        RemoveError::Finalizers { node, .. } => {
-            return Some(format!(
+impl RemoveError {
+    /// How a removal ends that fails with this. The lines of MicroK8s are those of recordings
+    /// `remove-node-*`; two of them end in a blank.
+    pub fn outcome(&self) -> Failure {
+        const VOTERS: &str = "see that most voters of the datastore run and reach each other on its port, 19001, then run the command again";
+        const NOT_ALLOWED: &str = "the API server runs, and does not let this node's administrator do that: see `credentials/client.config` and the cluster's RBAC rules; what was removed before stays removed, and the same command removes the rest";
+        let at = |stage| Failure::new(stage, ExitStatus::Failure, self);
+        match self {
+            Self::NodeLock(error) => Failure {
+                hint: error.hint().map(str::to_owned),
+                ..at("preflight").exits(ExitStatus::NotReady)
+            },
+            Self::OnWorker | Self::Unknown(_) | Self::NoAddress(_) => {
+                at("preflight").microk8s(&self.to_string())
+            }
+            Self::NotInKubernetes(_) => at("preflight").microk8s(&self.to_string()).hint(
+                "`microk8s kubectl get nodes` and `microk8s nodes` list the nodes; with --force a node that only the datastore or this node still knows is removed as well",
+            ),
+            Self::ClaimedAddress { .. } => at("preflight").hint(
+                "each node says itself which address it has: name the node by its name; with --force a member of the datastore at this address is removed, and no node of Kubernetes",
+            ),
+            Self::InDoubt { hint, .. } => at("preflight").hint(hint),
+            Self::Registered(node) => at("preflight").microk8s(&format!(
+                "Removal failed. Node {node} is registered with dqlite. Please, run first 'microk8s leave' on the departing node. \n\
+                 If the node is not available anymore and will never attempt to join the cluster in the future use the '--force' flag \n\
+                 to unregister the node while removing it."
+            )),
+            Self::LastMember(_) => at("preflight")
+                .hint("to take this node out of service, remove MicroK8s from it"),
+            Self::NotAsked { source, .. } if is_refused(source) => at("preflight").hint(NOT_ALLOWED),
+            Self::NotAsked { .. } => at("preflight").hint(
+                "see that the API server runs; with --force the node is removed from the datastore all the same",
+            ),
+            Self::NoAnswer(_) => at("preflight").hint(VOTERS),
+            Self::ThisNode(_) | Self::Malformed(_) => at("preflight"),
+            Self::NotForgotten { contacted, source } => at("datastore")
+                .exits(ExitStatus::NOT_REMOVED)
+                .microk8s(&not_forgotten(contacted, source))
+                .hint(VOTERS),
+            Self::NotDeleted { source, .. } if is_refused(source) => at("kubernetes").hint(NOT_ALLOWED),
+            Self::NotDeleted { .. } => at("kubernetes").hint(
+                "the datastore does not list the node any more; run the command again when the API server answers",
+            ),
+            Self::Finalizers { node, .. } => at("kubernetes").hint(format!(
                 "all else is removed. The node goes once the programs behind the finalizers are done with it; where they do not run any more, take them off: `microk8s kubectl patch node {node} --type=merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'`"
-            ));
+            )),
+            Self::Journal(undo @ JournalError::NotUndone(_)) => at("undo")
+                .exits(ExitStatus::NotTakenBack)
+                .hint(undo.hint_of_undoing()),
+            Self::Read(_) | Self::Journal(_) | Self::Store(_) => at("apply"),
         }
-        RemoveError::Journal(undo @ JournalError::NotUndone(_)) => undo.hint_of_undoing(),
-        RemoveError::LastMember(_) => "to take this node out of service, remove MicroK8s from it",
-        _ => return None,
-    };
-    Some(hint.to_owned())
+    }
 }
 
 /// Whether the API server answered, and does not allow it.
 fn is_refused(error: &CommandError) -> bool {
     matches!(error, CommandError::Failed { output, .. }
         if output.contains("(Forbidden)") || output.contains("(Unauthorized)") || output.contains("must be logged in"))
-}
-
-fn exit(error: &RemoveError) -> ExitStatus {
-    match error {
-        RemoveError::NotForgotten { .. } => ExitStatus::NOT_REMOVED,
-        RemoveError::NodeLock(_) => ExitStatus::NotReady,
-        RemoveError::Journal(JournalError::NotUndone(_)) => ExitStatus::NotTakenBack,
-        _ => ExitStatus::Failure,
-    }
 }

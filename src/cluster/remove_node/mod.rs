@@ -28,7 +28,6 @@ use crate::store::layout::Lock;
 use crate::store::token_files::CALLBACK_TOKENS;
 use crate::store::tokens::Tokens;
 use crate::wire::leave_v1::{RemoveEvent, RemoveOrder};
-use crate::wire::local_v1::JoinFailure;
 
 pub use error::RemoveError;
 use known::{Found, InDatastore, InKubernetes, Target};
@@ -53,7 +52,7 @@ pub fn remove_node(
             if let RemoveError::NotForgotten { source, .. } = &error {
                 tell_what_it_said(source, audience);
             }
-            RemoveEvent::Failed(JoinFailure::from(&error))
+            RemoveEvent::Failed(error.outcome())
         }
     };
     audience(ended);

@@ -80,8 +80,8 @@ fn told(check: &str, checked: Checked, stage: JoinStage) -> Finding {
 
 /// What a join would say of this error, met at this stage, and do about it.
 fn failed(check: &str, error: &JoinError, stage: JoinStage) -> Finding {
-    let failure = error.failure(stage);
-    let message = failure.microk8s_text.or(failure.error).unwrap_or_default();
+    let failure = error.outcome(stage);
+    let message = failure.message().unwrap_or_default();
     let finding = Finding::error(check, message, failure.exit);
     match failure.hint {
         Some(hint) => finding.with_remedy(None, hint),
