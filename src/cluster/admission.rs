@@ -32,7 +32,7 @@ use crate::store::admissions::CertificatePurpose;
 use crate::store::database::StoreError;
 use crate::store::dqlite::{DatastoreRole, Member};
 use crate::store::tokens::Tokens;
-use crate::wire::cluster_v2;
+use crate::wire::{cluster_v1, cluster_v2};
 
 use checks::Asked;
 
@@ -100,7 +100,8 @@ impl Admission {
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
-        let claim = self.claim_v2(request, caller)?;
+        let claim = claim_v2(request, caller);
+        self.check_token(&request.token, &claim)?;
         let _name = self.hold_name(&claim.node)?;
         self.check(checks::V2, &Asked::v2(request, &claim.node, caller))?;
         // All that the answer needs is read before the token is touched.
@@ -143,15 +144,6 @@ impl Admission {
         Ok(answer)
     }
 
-    fn claim_v2(
-        &self,
-        request: &cluster_v2::JoinRequest,
-        caller: Caller,
-    ) -> Result<JoinRequest, AdmitError> {
-        let role = request.worker.role();
-        self.claim(&request.token, &request.hostname, role, caller)
-    }
-
     /// A worker admits no node: it has neither the key of the cluster's authority nor a datastore. It says so
     /// before it looks at a token, which may be one of the cluster's that is known elsewhere.
     fn refuse_as_worker(&self) -> Result<(), AdmitError> {
@@ -163,23 +155,12 @@ impl Admission {
         Err(AdmitError::Worker(control_plane.take(3).collect()))
     }
 
-    /// Who asks to be let in, as soon as the token is looked at: it would let that node in.
-    fn claim(
-        &self,
-        token: &Token,
-        hostname: &str,
-        role: Role,
-        caller: Caller,
-    ) -> Result<JoinRequest, AdmitError> {
+    /// Makes sure that the token would admit this node.
+    fn check_token(&self, token: &Token, claim: &JoinRequest) -> Result<(), AdmitError> {
         self.refuse_as_worker()?;
-        let claim = JoinRequest {
-            node: joining_node(hostname, caller),
-            role,
-        };
         self.tokens
-            .check(token, &claim, |node| self.is_member(node))?
-            .map_err(AdmitError::InvalidToken)?;
-        Ok(claim)
+            .check(token, claim, |node| self.is_member(node))?
+            .map_err(AdmitError::InvalidToken)
     }
 
     /// Whether the datastore lists a control plane node.
@@ -204,9 +185,13 @@ impl Admission {
         };
         let release = self
             .tokens
-            .report(&request.token, &node, has_joined)?
+            .report(&request.token, &node, request.join_id.as_ref(), has_joined)?
             .ok_or_else(|| AdmitError::InvalidToken(Reason::Unknown.into()))?;
-        self.first_join_tracker.has_ended(&node);
+        if release == Release::Outdated {
+            tracing::info!(%node, "what the node says is about an earlier join than its last one");
+        } else {
+            self.first_join_tracker.has_ended(&node);
+        }
         Ok(release)
     }
 
@@ -228,6 +213,23 @@ impl Admission {
             .ok()
             .and_then(|pem| ca::alternative_names(&pem).ok())
             .unwrap_or_default()
+    }
+}
+
+fn claim_v2(request: &cluster_v2::JoinRequest, caller: Caller) -> JoinRequest {
+    JoinRequest {
+        node: joining_node(&request.hostname, caller),
+        role: request.worker.role(),
+        join_id: request.join_id.clone(),
+    }
+}
+
+/// On etcd every node that joins is a worker.
+fn claim_v1(request: &cluster_v1::JoinRequest, caller: Caller) -> JoinRequest {
+    JoinRequest {
+        node: joining_node(&request.hostname, caller),
+        role: Role::Worker,
+        join_id: request.join_id.clone(),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod cluster_id;
 pub mod endpoint;
 pub mod fingerprint;
+pub mod join_id;
 pub mod join_stage;
 pub mod join_url;
 pub mod node;

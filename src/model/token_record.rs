@@ -26,6 +26,7 @@ pub use granted_terms::GrantedTerms;
 pub use refusal::{Reason, Refusal};
 
 use crate::model::cluster_id::{ClusterId, CurrentCluster};
+use crate::model::join_id::JoinId;
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
 use crate::model::token_terms::{Description, RoleLimit, Terms};
@@ -163,6 +164,9 @@ struct TokenUse {
     /// The node got all that it needs once.
     #[serde(default)]
     was_served: bool,
+    /// The join that was admitted last, where the node names its joins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    join_id: Option<JoinId>,
 }
 
 /// How far a join came.
@@ -196,6 +200,8 @@ pub struct JoinRequest {
     pub node: JoiningNode,
     /// As what it wants to join.
     pub role: Role,
+    /// How it names this join, if it does.
+    pub join_id: Option<JoinId>,
 }
 
 /// How a token lets a node in.
@@ -266,6 +272,8 @@ pub enum Release {
     KeptForNode,
     /// That node has none.
     None,
+    /// It is as it was: the report is about an earlier join of that node.
+    Outdated,
 }
 
 /// What time, or the datastore, did to a token.
@@ -505,6 +513,7 @@ impl TokenRecord {
                 };
                 own.role = claim.role;
                 own.at = now;
+                own.join_id.clone_from(&claim.join_id);
             }
             None => self.tries.push(TokenUse {
                 node: claim.node.clone(),
@@ -512,6 +521,7 @@ impl TokenRecord {
                 at: now,
                 phase,
                 was_served: false,
+                join_id: claim.join_id.clone(),
             }),
         }
     }
@@ -534,6 +544,13 @@ impl TokenRecord {
                 own.was_served = true;
             })
             .is_some()
+    }
+
+    /// Whether the node holds a use, and by another join than this one.
+    pub fn is_of_other_join(&self, node: &JoiningNode, join_id: Option<&JoinId>) -> bool {
+        self.tries
+            .iter()
+            .any(|own| own.node == *node && JoinId::differ(own.join_id.as_ref(), join_id))
     }
 
     /// The node's join is complete, and its use used for good. Says whether the token had a use of

@@ -10,6 +10,7 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::model::cluster_id::{ClusterId, CurrentCluster};
+use crate::model::join_id::JoinId;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
@@ -82,6 +83,9 @@ pub struct AdmittedNode {
     /// When it was admitted, in unix seconds; 0 when its join failed, as it says itself.
     #[serde(default)]
     pub since: i64,
+    /// The join by which it was admitted, where the node names its joins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_id: Option<JoinId>,
 }
 
 /// The nodes and their rights.
@@ -305,23 +309,15 @@ impl Admissions {
         Ok(())
     }
 
-    /// Remembers whether the join of a node, by this token, is complete.
-    pub fn set_complete(
-        &self,
-        join: &TokenDigest,
-        node: &JoiningNode,
-        complete: bool,
-    ) -> Result<(), StoreError> {
+    /// Remembers that the join of a node, by this token, is complete.
+    pub fn set_complete(&self, join: &TokenDigest, node: &JoiningNode) -> Result<(), StoreError> {
         let (join, key) = (*join, node_key(node));
         let changed = self.database.write(move |transaction| {
             let known = node_in(transaction, &key)?;
             let Some(mut admitted) = known.filter(|known| known.join == join) else {
                 return Ok(None);
             };
-            admitted.complete = complete;
-            if !complete {
-                admitted.since = 0;
-            }
+            admitted.complete = true;
             put_node(transaction, &admitted)?;
             Ok(Some(admitted))
         })?;
@@ -331,26 +327,48 @@ impl Admissions {
         Ok(())
     }
 
-    /// Forgets a node by which nothing came of this token.
-    pub fn forget_unfinished(
+    /// The join of a node, by this token, has failed: it has no certificate signed any more, and is
+    /// forgotten where nothing came of it. Says whether that is so: a later join that the node names
+    /// otherwise has not failed.
+    pub fn fail(
         &self,
         join: &TokenDigest,
         node: &JoiningNode,
-    ) -> Result<(), StoreError> {
-        let (join, key) = (*join, node_key(node));
-        let row = key.clone();
-        let is_gone = self.database.write(move |transaction| {
-            let known = node_in(transaction, &row)?;
-            let is_it = known.is_some_and(|known| known.join == join && !known.complete);
-            if is_it {
-                transaction.open_table(NODES)?.remove(row.as_str())?;
+        join_id: Option<&JoinId>,
+        forget: bool,
+    ) -> Result<bool, StoreError> {
+        let (join, key, join_id) = (*join, node_key(node), join_id.cloned());
+        let (row, right) = (key.clone(), right_key(node));
+        let failed = self.database.write(move |transaction| {
+            let known = node_in(transaction, &row)?.filter(|known| known.join == join);
+            let of = known.as_ref().and_then(|known| known.join_id.as_ref());
+            if JoinId::differ(of, join_id.as_ref()) {
+                return Ok(None);
             }
-            Ok(is_it)
+            let right = (join.as_bytes().as_slice(), right.as_str());
+            transaction.open_table(RIGHTS)?.remove(right)?;
+            let Some(mut known) = known else {
+                return Ok(Some(None));
+            };
+            if forget && !known.complete {
+                transaction.open_table(NODES)?.remove(row.as_str())?;
+                return Ok(Some(None));
+            }
+            (known.complete, known.since) = (false, 0);
+            put_node(transaction, &known)?;
+            Ok(Some(Some(known)))
         })?;
-        if is_gone {
-            self.lock().change(|nodes| drop(nodes.remove(&key)));
+        match failed {
+            None => return Ok(false),
+            Some(Some(known)) => self.remember(known),
+            Some(None) => self.lock().change(|nodes| {
+                let is_it = nodes.get(&key).is_some_and(|known| known.join == join);
+                if is_it {
+                    nodes.remove(&key);
+                }
+            }),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Forgets these nodes, and what they could still have signed.

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::clock::Clock;
 use crate::model::cluster_id::CurrentCluster;
+use crate::model::join_id::JoinId;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::{Token, TokenDigest};
@@ -371,54 +372,70 @@ impl Tokens {
         })
     }
 
-    /// A node that was let in says how its join ended. `None` when the token is not known, or did
-    /// not let that node in.
+    /// A node that was admitted says how its join ended, and which one, where it tells. `None` when
+    /// the token is not known, or did not admit that node.
     pub fn report(
         &self,
         token: &Token,
         node: &JoiningNode,
+        join_id: Option<&JoinId>,
         has_joined: bool,
     ) -> Result<Option<Release>, StoreError> {
         let join = token.digest();
-        if self.admissions.find(&join, node)?.is_none() {
+        let Some(admitted) = self.admissions.find(&join, node)? else {
             return Ok(None);
+        };
+        if JoinId::differ(admitted.join_id.as_ref(), join_id) {
+            return Ok(Some(Release::Outdated));
         }
-        let by = node.clone();
-        if has_joined {
-            let used = self.change_try(&join, node, move |record| record.complete(&by))?;
-            self.admissions.set_complete(&join, node, true)?;
-            if used == Some(true) {
-                self.audit_join("complete", &join, node, "the node says that it has joined");
-            }
-            return Ok(Some(Release::None));
+        if !has_joined {
+            let why = "the node says that its join failed";
+            return self.release(&join, node, join_id, why).map(Some);
         }
-        self.release(&join, node, "the node says that its join failed")
-            .map(Some)
+        let (by, of) = (node.clone(), join_id.cloned());
+        let completed = self.change_try(&join, node, move |record| {
+            (!record.is_of_other_join(&by, of.as_ref())).then(|| record.complete(&by))
+        })?;
+        if completed == Some(None) {
+            return Ok(Some(Release::Outdated));
+        }
+        self.admissions.set_complete(&join, node)?;
+        if completed == Some(Some(true)) {
+            self.audit_join("complete", &join, node, "the node says that it has joined");
+        }
+        Ok(Some(Release::None))
     }
 
-    /// A node does not make use of what a token gave to it.
+    /// A node does not make use of what a token gave to it, by this join where it is named.
     fn release(
         &self,
         join: &TokenDigest,
         node: &JoiningNode,
+        join_id: Option<&JoinId>,
         why: &str,
     ) -> Result<Release, StoreError> {
-        let by = node.clone();
-        let release = self
-            .change_try(join, node, move |record| record.fail(&by))?
-            .unwrap_or(Release::None);
-        self.admissions.end_rights(&[*join], Some(node))?;
-        match release {
-            Release::Free => {
-                self.admissions.forget_unfinished(join, node)?;
-                self.audit_join("released", join, node, why);
+        let (by, of) = (node.clone(), join_id.cloned());
+        let release = self.change_try(join, node, move |record| {
+            match record.is_of_other_join(&by, of.as_ref()) {
+                true => Release::Outdated,
+                false => record.fail(&by),
             }
+        })?;
+        let release = release.unwrap_or(Release::None);
+        if release == Release::Outdated {
+            return Ok(release);
+        }
+        let is_free = release == Release::Free;
+        if !self.admissions.fail(join, node, join_id, is_free)? {
+            return Ok(Release::Outdated);
+        }
+        match release {
+            Release::Free => self.audit_join("released", join, node, why),
             Release::KeptForNode => {
-                self.admissions.set_complete(join, node, false)?;
                 let outcome = format!("{why}; only this node may try again");
                 self.audit_join("kept", join, node, &outcome);
             }
-            Release::None => self.admissions.set_complete(join, node, false)?,
+            Release::None | Release::Outdated => {}
         }
         Ok(release)
     }
@@ -445,8 +462,7 @@ impl Tokens {
         for event in events {
             audit_happening(digest, event);
             if let TokenEvent::LeaseRanOut(node) = event {
-                self.admissions.end_rights(&[*digest], Some(node))?;
-                self.admissions.forget_unfinished(digest, node)?;
+                self.admissions.fail(digest, node, None, true)?;
             }
         }
         Ok(())
@@ -556,6 +572,7 @@ impl Reservation<'_> {
             join: digest,
             cluster: moment.cluster.id.clone(),
             since: now,
+            join_id: self.claim.join_id.clone(),
         };
         let end = now.saturating_add(LEASE);
         let is_counted = grant == Grant::Counted;
@@ -565,7 +582,8 @@ impl Reservation<'_> {
         if let Err(error) = written {
             if !certificates.is_empty() {
                 // The lease gives the use back when this fails as well.
-                let _ = tokens.release(&digest, &self.claim.node, "it cannot be written down");
+                let why = "it cannot be written down";
+                let _ = tokens.release(&digest, &self.claim.node, None, why);
                 return Err(error);
             }
             // The node is in; only its name is missing in the list of nodes.

@@ -7,7 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::secret::Secret;
+use crate::model::join_id::JoinId;
 use crate::model::token::Token;
+use crate::wire::cluster_v2::join_id;
 use crate::wire::lenient::{DecodeError, Fields};
 
 /// `POST /cluster/api/v1.0/join`.
@@ -23,6 +25,10 @@ pub struct JoinRequest {
     pub callback: Secret,
     /// The node makes its own client certificates.
     pub can_handle_x509_auth: bool,
+    /// How the node names this join, for its report of how it ended. MicroK8s knows no such field, and
+    /// ignores it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_id: Option<JoinId>,
 }
 
 impl JoinRequest {
@@ -35,6 +41,7 @@ impl JoinRequest {
             port: fields.text("port")?.to_owned(),
             callback: Secret::new(fields.text("callback")?),
             can_handle_x509_auth: fields.flag("can_handle_x509_auth")?,
+            join_id: join_id(&fields),
         })
     }
 }

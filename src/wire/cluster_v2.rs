@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::secret::Secret;
+use crate::model::join_id::JoinId;
 use crate::model::role::Role;
 use crate::model::token::{Token, TokenDigest};
 use crate::wire::lenient::{DecodeError, Fields};
@@ -31,6 +32,10 @@ pub struct JoinRequest {
     /// knows no such field, and passes over it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub can_handle_callback_digest: bool,
+    /// How the node names this join, for its report of how it ended. MicroK8s knows no such field, and
+    /// ignores it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_id: Option<JoinId>,
 }
 
 /// The role in a request, as MicroK8s's client writes it (recordings `join-worker-ok`,
@@ -88,6 +93,7 @@ impl JoinRequest {
             can_handle_callback_digest: fields
                 .get("can_handle_callback_digest")
                 .is_some_and(|value| *value == true),
+            join_id: join_id(&fields),
         })
     }
 }
@@ -104,6 +110,9 @@ pub struct JoinOutcome {
     pub hostname: String,
     /// How it ended.
     pub outcome: Outcome,
+    /// Which join, as the node named it in its request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_id: Option<JoinId>,
 }
 
 impl JoinOutcome {
@@ -119,8 +128,14 @@ impl JoinOutcome {
             token: Token::presented(fields.text("token")?),
             hostname: fields.text("hostname")?.to_owned(),
             outcome,
+            join_id: join_id(&fields),
         })
     }
+}
+
+/// The id of a join; a field of this name that holds anything else is ignored.
+pub(super) fn join_id(fields: &Fields) -> Option<JoinId> {
+    JoinId::read(fields.get("join_id")?.as_str()?)
 }
 
 /// How a join ended for the node that joined.
@@ -256,6 +271,7 @@ mod tests {
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
             can_handle_callback_digest: false,
+            join_id: None,
         };
         assert_eq!(
             serde_json::to_string(&request).unwrap(),

@@ -34,6 +34,7 @@ mod keys;
 mod killed;
 mod kubernetes_removing;
 mod lab;
+mod late_reports;
 mod leaving;
 mod limits;
 mod local_socket;

@@ -678,11 +678,13 @@ fn nothing_that_holds_a_token_shows_it() {
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
             can_handle_callback_digest: false,
+            join_id: None,
         }),
         Box::new(cluster_v2::JoinOutcome {
             token: token.clone(),
             hostname: "n2".into(),
             outcome: cluster_v2::Outcome::Failed,
+            join_id: None,
         }),
         Box::new(cluster_v1::JoinRequest {
             token: token.clone(),
@@ -690,6 +692,7 @@ fn nothing_that_holds_a_token_shows_it() {
             port: "25000".into(),
             callback: Secret::new(text),
             can_handle_x509_auth: true,
+            join_id: None,
         }),
         Box::new(cluster_v1::JoinResponse {
             kubelet: Some(token.clone()),

@@ -6,9 +6,8 @@ use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
 use crate::cluster::admission::checks::{self, Asked};
 use crate::cluster::admission::error::NodeFile;
-use crate::cluster::admission::{Admission, AdmitError, Caller};
+use crate::cluster::admission::{Admission, AdmitError, Caller, claim_v1};
 use crate::cluster::first_join::{self, Needs, Presented, history};
-use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::platform::{Action, Service};
 use crate::store::admissions::CertificatePurpose;
@@ -22,7 +21,8 @@ impl Admission {
         request: &cluster_v1::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v1::JoinResponse, AdmitError> {
-        let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
+        let claim = claim_v1(request, caller);
+        self.check_token(&request.token, &claim)?;
         let _name = self.hold_name(&claim.node)?;
         self.check(checks::V1, &Asked::v1(request, &claim.node, caller))?;
         let mut answer = self.answer_v1(request, caller)?;

@@ -9,7 +9,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::admission::checks::{self, Asked, Check};
 use crate::cluster::admission::names::{Known, Name};
-use crate::cluster::admission::{Admission, AdmitError, Caller, voters};
+use crate::cluster::admission::{Admission, AdmitError, Caller, claim_v1, claim_v2, voters};
 use crate::cluster::first_join::{self, Needs};
 use crate::cluster::strictness;
 use crate::model::endpoint;
@@ -25,7 +25,8 @@ impl Admission {
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<JoinCheck, AdmitError> {
-        let claim = self.claim_v2(request, caller)?;
+        let claim = claim_v2(request, caller);
+        self.check_token(&request.token, &claim)?;
         let asked = Asked::v2(request, &claim.node, caller);
         let mut preflight = self.go_through(checks::V2, &asked);
         let needs = Needs {
@@ -53,7 +54,8 @@ impl Admission {
         request: &cluster_v1::JoinRequest,
         caller: Caller,
     ) -> Result<JoinCheck, AdmitError> {
-        let claim = self.claim(&request.token, &request.hostname, Role::Worker, caller)?;
+        let claim = claim_v1(request, caller);
+        self.check_token(&request.token, &claim)?;
         let asked = Asked::v1(request, &claim.node, caller);
         let mut preflight = self.go_through(checks::V1, &asked);
         let foretold = self.answer_v1(request, caller).map(drop);

@@ -19,6 +19,7 @@ use crate::cluster::join::{Audience, RunsIn, source_address};
 use crate::cluster::node::Node;
 use crate::model::endpoint;
 use crate::model::fingerprint::Fingerprint;
+use crate::model::join_id::JoinId;
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
 use crate::model::token::Token;
@@ -59,6 +60,8 @@ pub struct Contact {
     peer: Peer,
     endpoint: SocketAddr,
     token: Token,
+    /// How this join is named to an agent of ours: a report of an earlier join must not end it.
+    join_id: Option<JoinId>,
     /// When the join must be done, whatever the node answers until then.
     end: Instant,
     /// The node let this one in and wants to hear how the join ends, or may have done so.
@@ -107,6 +110,7 @@ impl Contact {
             peer,
             endpoint: url.endpoint(),
             token: url.token.clone(),
+            join_id: None,
             end,
             awaits_outcome: false,
             takes_digest: false,
@@ -123,6 +127,10 @@ impl Contact {
         match self.peer.get(wait, routes::HEALTH) {
             Ok(reply) => {
                 self.greeting = (reply.clock, reply.caller.map(endpoint::plain));
+                // MicroK8s's agents tell no address, and are sent no field that they do not know.
+                if reply.caller.is_some() {
+                    self.join_id = JoinId::read(random_text(JoinId::LENGTH).expose());
+                }
                 Ok(())
             }
             Err(error @ (RemoteError::GivenUp | RemoteError::OtherCertificate(_))) => {
@@ -168,7 +176,8 @@ impl Contact {
     /// knows that it is used. A node that cannot be told finds out in time.
     pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome, wait: Wait<'_>) {
         if self.awaits_outcome {
-            report::send(node, &mut self.peer, self.token.clone(), outcome, wait);
+            let (token, join_id) = (self.token.clone(), self.join_id.clone());
+            report::send(node, &mut self.peer, token, join_id, outcome, wait);
         }
     }
 
@@ -178,6 +187,7 @@ impl Contact {
             endpoint: self.endpoint,
             certificate: Fingerprint::of(self.peer.certificate()).to_string(),
             token: self.token.clone(),
+            join_id: self.join_id.clone(),
         }
     }
 
@@ -210,6 +220,7 @@ impl Contact {
             can_handle_x509_auth: true,
             can_handle_custom_etcd: true,
             can_handle_callback_digest: self.takes_digest && role.role() == Role::Worker,
+            join_id: self.join_id.clone(),
         })
     }
 
@@ -235,6 +246,7 @@ impl Contact {
             port: node.agent_bind().port().to_string(),
             callback: callback.clone(),
             can_handle_x509_auth: true,
+            join_id: self.join_id.clone(),
         })
     }
 

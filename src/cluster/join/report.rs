@@ -16,6 +16,7 @@ use crate::cluster::node::Node;
 use crate::cluster::node_lock::{self, NodeLockError};
 use crate::cluster::transaction::{self, Ending, JournalError};
 use crate::model::fingerprint::Fingerprint;
+use crate::model::join_id::JoinId;
 use crate::model::token::Token;
 use crate::wire::cluster_v2::{JoinOutcome, Outcome};
 use crate::wire::routes;
@@ -34,6 +35,9 @@ pub struct Report {
     pub certificate: String,
     /// The token of the join.
     pub token: Token,
+    /// How the join is named; nothing in a journal of an earlier version.
+    #[serde(default)]
+    pub join_id: Option<JoinId>,
 }
 
 impl Report {
@@ -54,14 +58,22 @@ impl Report {
         if Fingerprint::of(peer.certificate()).to_string() != self.certificate {
             return Err(RemoteError::OtherCertificate(self.endpoint));
         }
-        send(node, &mut peer, self.token, Outcome::Failed, wait);
+        let outcome = Outcome::Failed;
+        send(node, &mut peer, self.token, self.join_id, outcome, wait);
         Ok(())
     }
 }
 
 /// Says how a join ended. A node that cannot be told finds out in time; one that knows nothing of
 /// outcomes answers that it does not.
-pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome, wait: Wait<'_>) {
+pub fn send(
+    node: &Node,
+    peer: &mut Peer,
+    token: Token,
+    join_id: Option<JoinId>,
+    outcome: Outcome,
+    wait: Wait<'_>,
+) {
     let Ok(hostname) = node.name() else {
         return;
     };
@@ -69,6 +81,7 @@ pub fn send(node: &Node, peer: &mut Peer, token: Token, outcome: Outcome, wait: 
         token,
         hostname,
         outcome,
+        join_id,
     };
     if let Err(error) = peer.post(wait, routes::V2_JOIN_OUTCOME, &outcome) {
         tracing::warn!(%error, "the contacted node could not be told how the join ended");

@@ -16,6 +16,7 @@ fn claim(n: u8, role: Role) -> JoinRequest {
             address: [10, 99, 0, n].into(),
         },
         role,
+        join_id: None,
     }
 }
 
@@ -213,6 +214,27 @@ fn a_refusal_tells_who_and_when() {
         (refusal.reason, refusal.seconds_ago),
         (Reason::Expired, Some(120))
     );
+}
+
+#[test]
+fn a_report_of_an_earlier_join_is_told_from_one_of_the_last_join() {
+    let [first, second] = ["a", "b"].map(|letter| JoinId::read(&letter.repeat(16)));
+    let by = |join_id: &Option<JoinId>| JoinRequest {
+        join_id: join_id.clone(),
+        ..worker(2)
+    };
+    let mut record = one_use();
+    admit(&mut record, &by(&first), NOW);
+    record.fail(&worker(2).node);
+    admit(&mut record, &by(&second), NOW + 1);
+    let is_other = |record: &TokenRecord, id: &Option<JoinId>| {
+        record.is_of_other_join(&worker(2).node, id.as_ref())
+    };
+    assert!(is_other(&record, &first));
+    // A report that names no join is about any, as is one about a join that was not named.
+    assert!(!is_other(&record, &second) && !is_other(&record, &None));
+    admit(&mut record, &worker(2), NOW + 2);
+    assert!(!is_other(&record, &first) && !is_other(&record, &second));
 }
 
 fn seconds(number: u32) -> Terms {
@@ -537,11 +559,12 @@ proptest! {
                     RoleLimit::ControlPlane => Role::ControlPlane,
                     RoleLimit::Any | RoleLimit::Worker => Role::Worker,
                 },
+                join_id: None,
             };
             let admitted = record.judge(&newcomer, &[], now, window);
             prop_assert_eq!(admitted.is_ok(), !is_over && (free > 0 || record.is_open(now)));
             for failed in record.tries.iter().filter(|t| t.phase == Phase::Failed) {
-                let claim = JoinRequest { node: failed.node.clone(), role: failed.role };
+                let claim = JoinRequest { node: failed.node.clone(), role: failed.role, join_id: None };
                 let may = record.judge(&claim, &[], now, window);
                 // New terms may be for another role or node than the one that failed.
                 let is_meant = record.role().allows(failed.role)

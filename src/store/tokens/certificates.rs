@@ -155,7 +155,7 @@ impl Tokens {
         if left == 0 {
             let by = node.clone();
             let used = self.change_try(join, node, move |record| record.serve(&by))?;
-            self.admissions.set_complete(join, node, true)?;
+            self.admissions.set_complete(join, node)?;
             if used == Some(true) {
                 self.audit_join("used", join, node, "its certificates are signed");
             }

@@ -66,6 +66,7 @@ fn as_worker(node: &JoiningNode) -> JoinRequest {
     JoinRequest {
         node: node.clone(),
         role: Role::Worker,
+        join_id: None,
     }
 }
 
@@ -90,7 +91,11 @@ impl Fixture {
     }
 
     fn join(&self, node: &JoiningNode) -> Result<(), Reason> {
-        let reserved = self.tokens.reserve(&token(), &as_worker(node), |_| false);
+        self.join_as(&as_worker(node))
+    }
+
+    fn join_as(&self, claim: &JoinRequest) -> Result<(), Reason> {
+        let reserved = self.tokens.reserve(&token(), claim, |_| false);
         let committed = reserved
             .unwrap()
             .and_then(|reservation| reservation.commit(&WORKER, false).unwrap());
@@ -193,6 +198,7 @@ fn a_member_of_the_datastore_does_not_use_its_token_again() {
     let n2 = JoinRequest {
         node: node(2),
         role: Role::ControlPlane,
+        join_id: None,
     };
     let reserved = f.tokens.reserve(&token(), &n2, |_| false).unwrap();
     reserved.unwrap().commit(&[], false).unwrap().unwrap();
@@ -493,7 +499,7 @@ fn a_node_that_says_that_its_join_failed_gives_back_what_it_can() {
     let f = fixture();
     f.add(&one_use());
     assert_eq!(f.join(&node(2)), Ok(()));
-    let report = |n, joined| f.tokens.report(&token(), &node(n), joined).unwrap();
+    let report = |n, joined| f.tokens.report(&token(), &node(n), None, joined).unwrap();
     assert_eq!(report(3, false), None, "it was not let in");
     assert_eq!(report(2, false), Some(Release::Free));
     assert!(!f.sign("-proxy", &node(2)), "its rights have ended");
@@ -508,7 +514,39 @@ fn a_node_that_says_that_its_join_failed_gives_back_what_it_can() {
     assert_eq!(report(3, false), Some(Release::None), "it is too late");
     assert_eq!(f.join(&node(3)), Err(Reason::Used));
     let other = Token::presented("fedcba9876543210fedcba9876543210");
-    assert_eq!(f.tokens.report(&other, &node(3), false).unwrap(), None);
+    assert_eq!(
+        f.tokens.report(&other, &node(3), None, false).unwrap(),
+        None
+    );
+}
+
+#[test]
+fn a_report_of_an_earlier_join_ends_nothing_of_a_later_one_whatever_the_token_is_good_for() {
+    for terms in [one_use(), lasting(600)] {
+        let f = fixture();
+        f.add(&terms);
+        let [first, second] = ["a", "b"].map(|letter| JoinId::read(&letter.repeat(16)));
+        let claim = |join_id: &Option<JoinId>| JoinRequest {
+            join_id: join_id.clone(),
+            ..worker(2)
+        };
+        let report = |join_id: &Option<JoinId>, joined| {
+            let told = f
+                .tokens
+                .report(&token(), &node(2), join_id.as_ref(), joined);
+            told.unwrap()
+        };
+        assert_eq!(f.join_as(&claim(&first)), Ok(()));
+        assert_eq!(f.join_as(&claim(&second)), Ok(()));
+        assert!(f.sign("-kubelet", &node(2)));
+        for joined in [false, true] {
+            assert_eq!(report(&first, joined), Some(Release::Outdated));
+        }
+        assert!(f.sign("-proxy", &node(2)));
+        assert_eq!(f.tokens.admissions().nodes().unwrap().len(), 1);
+        assert_ne!(report(&second, false), Some(Release::Outdated));
+        assert_eq!(f.join_as(&claim(&first)), Ok(()));
+    }
 }
 
 #[test]
@@ -670,7 +708,7 @@ fn nothing_is_signed_for_a_use_that_was_given_back() {
     // The request was found good, and then the node says that its join failed.
     let late = request(2);
     assert_eq!(
-        f.tokens.report(&token(), &node(2), false).unwrap(),
+        f.tokens.report(&token(), &node(2), None, false).unwrap(),
         Some(Release::Free)
     );
     assert!(!f.tokens.certificate_signed(&proxy, &late).unwrap());
@@ -691,7 +729,7 @@ fn signing_and_giving_back_at_once_never_leave_two_nodes_with_certificates() {
         assert_eq!(f.join(&node(2)), Ok(()));
         let signed = std::thread::scope(|scope| {
             let signs = scope.spawn(|| f.sign("-proxy", &node(2)));
-            f.tokens.report(&token(), &node(2), false).unwrap();
+            f.tokens.report(&token(), &node(2), None, false).unwrap();
             signs.join().unwrap()
         });
         assert!(!(signed && f.join(&node(3)).is_ok()));
@@ -739,7 +777,7 @@ fn a_node_by_which_nothing_came_of_its_token_is_forgotten() {
     f.add(&one_use());
     for n in 2..9 {
         assert_eq!(f.join(&node(n)), Ok(()));
-        f.tokens.report(&token(), &node(n), false).unwrap();
+        f.tokens.report(&token(), &node(n), None, false).unwrap();
     }
     assert_eq!(f.join(&node(9)), Ok(()));
     f.clock.advance(LEASE);
@@ -911,7 +949,7 @@ fn of_the_workers_with_a_token_that_lives_on_only_those_with_certificates_are_re
         assert_eq!(f.join(&node(n)), Ok(()));
     }
     assert!(f.sign("-proxy", &node(2)) && f.sign("-kubelet", &node(2)));
-    f.tokens.report(&token(), &node(3), false).unwrap();
+    f.tokens.report(&token(), &node(3), None, false).unwrap();
     f.clock.advance(LEASE.max(RETRY_WINDOW));
     f.tokens.expire_tokens(|_| false).unwrap();
     let left = f.tokens.admissions().nodes().unwrap();

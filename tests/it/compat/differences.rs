@@ -1033,10 +1033,11 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         microk8s: "the contacted node does not learn how a join ended on the joining node",
-        here: "our `join` tells an agent of ours, at `/cluster/api/v2.0/join/outcome`, which MicroK8s does not have; the agent asks for it by a header of its answer to the join, and MicroK8s's agent is not asked",
-        why: "a join that failed gives its token back at once",
+        here: "our `join` tells an agent of ours, at `/cluster/api/v2.0/join/outcome`, which MicroK8s does not have; the agent asks for it by a header of its answer to the join, and MicroK8s's agent is not asked. To an agent of ours, `join` names each join by a `join_id` in its request",
+        why: "a join that failed gives its token back at once, and a report that comes late ends no later join",
         cases: &[],
         tests: &[
+            "late_reports::a_report_of_an_earlier_join_leaves_the_one_that_is_under_way_its_certificates",
             "token_life::a_node_that_says_that_its_join_failed_frees_what_it_did_not_use",
             "token_life::only_the_node_itself_reports_how_its_join_ended",
         ],
