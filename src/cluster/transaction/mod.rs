@@ -503,7 +503,7 @@ fn done(folder: &Path) -> PathBuf {
 
 fn remove_done(folder: &Path) -> Result<(), JournalError> {
     let done = done(folder);
-    // Should it be back after a power loss, it is removed by whoever looks next.
+    // Should it be back after a power loss, the next recovery removes it.
     atomic_file::remove_folder_unflushed(&done)
         .map(drop)
         .map_err(file_error("remove", &done))
