@@ -180,7 +180,8 @@ fn kubernetes_and_the_datastore_have_the_same_members_after_each_join_leave_and_
         assert_eq!(datastore::members_of(n3), alone);
     }
 
-    datastore::has_voters(n1, 2);
+    // The datastore may have taken the vote of a member that answered late; the one that stays needs one.
+    datastore::has_vote(n1, "10.99.0.11");
     kubernetes.end(n2);
     leave(n2);
     // Kubernetes knows it until it is removed, which takes no force.

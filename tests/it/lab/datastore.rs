@@ -93,10 +93,20 @@ pub fn kill(host: &Host) {
 
 /// Waits until that many members have a vote, so that one can be spared.
 pub fn has_voters(host: &Host, count: usize) {
-    let list = || list(host.namespace(), &backend(host));
-    let found = wait::until(STALL_TIMEOUT, PAUSE, || {
-        (voters(&list()) == count).then_some(())
+    wait_for(host, |list| voters(list) == count);
+}
+
+/// Waits until the member at this address has a vote, so that the others can leave.
+pub fn has_vote(host: &Host, address: &str) {
+    wait_for(host, |list| {
+        list.lines()
+            .any(|line| line.contains(&format!("|{address}:")) && line.ends_with("|voter"))
     });
+}
+
+fn wait_for(host: &Host, holds: impl Fn(&str) -> bool) {
+    let list = || list(host.namespace(), &backend(host));
+    let found = wait::until(STALL_TIMEOUT, PAUSE, || holds(&list()).then_some(()));
     assert!(found.is_some(), "{}", list());
 }
 
