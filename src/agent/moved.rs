@@ -62,13 +62,7 @@ fn in_the_way(shared: &Shared, request: &Request) -> Option<NotCurrent> {
 
 /// The directory that the node is in, when that is another one.
 pub fn elsewhere(layout: &Layout) -> Option<PathBuf> {
-    match layout.check_current() {
-        Err(ref why @ NotCurrent::Elsewhere { ref to, .. }) => {
-            tracing::warn!("{why}; the agent starts again there");
-            Some(to.clone())
-        }
-        Err(NotCurrent::Missing(_)) | Ok(()) => None,
-    }
+    led_to(layout.check_current().as_ref().err()?)
 }
 
 /// Waits until the node is in another directory, which is the value.
@@ -77,19 +71,29 @@ pub async fn wait_until_elsewhere(layout: &Layout) -> PathBuf {
     let mut pause = tokio::time::interval(PAUSE);
     loop {
         pause.tick().await;
-        if let Some(to) = elsewhere(layout) {
-            return to;
-        }
-        match (layout.check_current(), was_missing) {
-            (Err(why @ NotCurrent::Missing(_)), false) => {
+        let missing = match layout.check_current() {
+            Ok(()) => None,
+            Err(why) => match led_to(&why) {
+                Some(to) => return to,
+                None => Some(why),
+            },
+        };
+        match (&missing, was_missing) {
+            (Some(why), false) => {
                 tracing::warn!("{why}; nothing is changed until it leads here again");
-                was_missing = true;
             }
-            (Ok(()), true) => {
-                tracing::info!("the node directory is back");
-                was_missing = false;
-            }
+            (None, true) => tracing::info!("the node directory is back"),
             _ => {}
         }
+        was_missing = missing.is_some();
     }
+}
+
+/// Where the link leads, when it leads elsewhere.
+fn led_to(why: &NotCurrent) -> Option<PathBuf> {
+    let NotCurrent::Elsewhere { to, .. } = why else {
+        return None;
+    };
+    tracing::warn!("{why}; the agent starts again there");
+    Some(to.clone())
 }
