@@ -21,9 +21,8 @@ use crate::cluster::node::Node;
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::model::token_record::RETRY_WINDOW;
 use crate::platform::datastore_demo::DatastoreDemo;
-use crate::platform::snap::SnapPlatform;
 use crate::platform::standalone::StandalonePlatform;
-use crate::platform::{self, Platform, network, process};
+use crate::platform::{self, network, process};
 use crate::store::layout::{Kind, Layout};
 
 /// MicroK8s's default of `--timeout`, in seconds.
@@ -69,8 +68,7 @@ impl Refusal {
 
 fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
     let layout = Layout::find(typed.node_dir.as_deref()).map_err(Refusal::new)?;
-    let platform = machine(&layout, &typed);
-    let node = Node::new(layout, platform);
+    let node = node_of(layout, &typed);
     if !node.layout.exists() {
         log::start(typed.log_format);
         make_node(&node, &typed)?;
@@ -160,19 +158,16 @@ fn variables_in(from: &Path, to: &Path) -> Vec<(String, String)> {
     variables
 }
 
-/// The machine, and beside a standalone node a datastore when one is wanted.
-fn machine(layout: &Layout, args: &AgentArgs) -> Arc<dyn Platform> {
+/// The node, and beside a standalone one a datastore when one is wanted.
+fn node_of(layout: Layout, args: &AgentArgs) -> Node {
     match layout.kind() {
-        Kind::Snap => Arc::new(SnapPlatform::new(
-            layout.snap(),
-            layout.data(),
-            layout.common(),
-        )),
+        Kind::Snap => Node::of_snap(layout),
         Kind::Standalone => {
             let datastore = args
                 .datastore_demo
                 .then(|| DatastoreDemo::new(layout.backend()));
-            Arc::new(StandalonePlatform::new(args.node_name.clone(), datastore))
+            let platform = StandalonePlatform::new(args.node_name.clone(), datastore);
+            Node::new(layout, Arc::new(platform))
         }
     }
 }

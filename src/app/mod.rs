@@ -35,8 +35,6 @@ use crate::cluster::carry_over::carry_over;
 use crate::cluster::node::Node;
 use crate::cluster::token_admin;
 use crate::model::token_record::RETRY_WINDOW;
-use crate::platform::Platform;
-use crate::platform::snap::SnapPlatform;
 use crate::platform::standalone::StandalonePlatform;
 use crate::store::database::StoreError;
 use crate::store::layout::{Kind, Layout};
@@ -94,15 +92,10 @@ pub fn run(
 /// The node of this machine.
 fn find_node() -> Result<Node, String> {
     let layout = Layout::find(None).map_err(|error| error.to_string())?;
-    let host: Arc<dyn Platform> = match layout.kind() {
-        Kind::Snap => Arc::new(SnapPlatform::new(
-            layout.snap(),
-            layout.data(),
-            layout.common(),
-        )),
-        Kind::Standalone => Arc::new(StandalonePlatform::default()),
-    };
-    Ok(Node::new(layout, host))
+    Ok(match layout.kind() {
+        Kind::Snap => Node::of_snap(layout),
+        Kind::Standalone => Node::new(layout, Arc::new(StandalonePlatform::default())),
+    })
 }
 
 /// [`find_node`], or the reason printed.

@@ -8,13 +8,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::cluster::join;
 use crate::cluster::node::Node;
-use crate::platform::snap::SnapPlatform;
 use crate::store::layout::Layout;
 use crate::store::revision::NotCurrent;
 
@@ -64,8 +62,7 @@ pub fn carry_over(node: &Node) -> Result<Option<PathBuf>, CarryOverError> {
         // Only revisions of one snap are the same node.
         Some(last) if last.parent() == own.parent() && last.is_dir() => {
             let old = node.layout.at(&last);
-            let host = SnapPlatform::new(old.snap(), old.data(), old.common());
-            let old = Node::new(old, Arc::new(host));
+            let old = Node::of_snap(old);
             take(&old, &node.layout)?.then_some(last)
         }
         _ => None,

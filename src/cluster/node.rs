@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::base::atomic_file::Access;
 use crate::model::endpoint;
+use crate::platform::snap::SnapPlatform;
 use crate::platform::{self, Platform};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::{Kind, Layout, Lock, ReadError};
@@ -37,6 +38,12 @@ impl Node {
     /// The node of a snap, or a standalone one.
     pub fn new(layout: Layout, platform: Arc<dyn Platform>) -> Self {
         Self { layout, platform }
+    }
+
+    /// The node of MicroK8s's snap, or of a directory laid out like it.
+    pub fn of_snap(layout: Layout) -> Self {
+        let platform = SnapPlatform::new(layout.snap(), layout.data(), layout.common());
+        Self::new(layout, Arc::new(platform))
     }
 
     /// The mode and owners that a file of the node gets.
