@@ -69,8 +69,19 @@ pub(super) struct Check {
     pub preflight: fn(&Admission, &Asked<'_>) -> Result<String, AdmitError>,
 }
 
+const SAME_ADDRESS: Check = Check {
+    name: "same-address",
+    preflight: Admission::check_address,
+};
+const REACHABLE_ADDRESS: Check = Check {
+    name: "reachable-address",
+    preflight: Admission::check_reach,
+};
 /// The check of the node's name, for which Kubernetes is asked.
-pub(super) const NODE_NAME: &str = "node-name";
+pub(super) const NODE_NAME: Check = Check {
+    name: "node-name",
+    preflight: Admission::check_name,
+};
 
 /// The checks of a join on dqlite, or on an etcd outside.
 pub(super) const V2: &[Check] = &[
@@ -82,22 +93,13 @@ pub(super) const V2: &[Check] = &[
         name: "agent-port",
         preflight: Admission::check_port,
     },
-    Check {
-        name: "same-address",
-        preflight: Admission::check_address,
-    },
-    Check {
-        name: "reachable-address",
-        preflight: Admission::check_reach,
-    },
+    SAME_ADDRESS,
+    REACHABLE_ADDRESS,
     Check {
         name: "host-name",
         preflight: Admission::check_resolution,
     },
-    Check {
-        name: NODE_NAME,
-        preflight: Admission::check_name,
-    },
+    NODE_NAME,
     Check {
         name: "datastore-entry",
         preflight: Admission::check_datastore,
@@ -110,22 +112,13 @@ pub(super) const V1: &[Check] = &[
         name: "high-availability",
         preflight: Admission::check_is_not_ha,
     },
-    Check {
-        name: "same-address",
-        preflight: Admission::check_address,
-    },
-    Check {
-        name: "reachable-address",
-        preflight: Admission::check_reach,
-    },
+    SAME_ADDRESS,
+    REACHABLE_ADDRESS,
     Check {
         name: "authentication",
         preflight: Admission::check_authentication,
     },
-    Check {
-        name: NODE_NAME,
-        preflight: Admission::check_name,
-    },
+    NODE_NAME,
     Check {
         name: "request",
         preflight: Admission::check_words,

@@ -77,7 +77,7 @@ impl Admission {
         let mut findings = vec![Finding::ok("token", lets_in)];
         for check in checks {
             findings.push(match (check.preflight)(self, asked) {
-                Ok(passed) if check.name == checks::NODE_NAME => self.namesake(asked, passed),
+                Ok(passed) if check.name == checks::NODE_NAME.name => self.namesake(asked, passed),
                 Ok(passed) => Finding::ok(check.name, passed),
                 Err(error @ AdmitError::SameAddress(_)) => {
                     // This node's own name and place in the datastore are in no other node's way.
@@ -204,7 +204,7 @@ impl Admission {
 
     /// Whose place the node would take by its name.
     fn namesake(&self, asked: &Asked<'_>, passed: String) -> Finding {
-        const CHECK: &str = checks::NODE_NAME;
+        const CHECK: &str = checks::NODE_NAME.name;
         let name = &asked.node.name;
         match self.name_of(asked) {
             Err(error) => self.refusal(CHECK, &error, asked),
