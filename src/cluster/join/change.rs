@@ -28,7 +28,6 @@ pub const NODE_LABELS: &str = "--node-labels";
 
 /// The changes that a join makes to its node.
 pub struct Change<'a> {
-    node: &'a Node,
     end: Instant,
     /// What is still to be done.
     pub steps: Steps<'a>,
@@ -41,7 +40,6 @@ impl<'a> Change<'a> {
     /// No change yet; all of them, and what they bring about, must be done at `end`.
     pub fn new(node: &'a Node, end: Instant) -> Self {
         Self {
-            node,
             end,
             steps: Steps::new(node),
             before_services: None,
@@ -51,7 +49,7 @@ impl<'a> Change<'a> {
 
     /// The node that changes.
     pub fn node(&self) -> &'a Node {
-        self.node
+        self.steps.node()
     }
 
     /// When the join must be done.
@@ -68,7 +66,7 @@ impl<'a> Change<'a> {
     pub fn apply(&mut self, audience: &mut dyn Audience) -> Result<(), JoinError> {
         let steps = self.steps.take();
         let before_services = self.before_services.take();
-        let platform = self.node.platform.clone();
+        let platform = self.node().platform.clone();
         self.transaction()?
             .apply(platform.as_ref(), &steps, |number| {
                 if before_services == Some(number) {
@@ -91,7 +89,9 @@ impl<'a> Change<'a> {
 
     fn undo(&mut self) -> Result<(), JournalError> {
         match self.transaction.take() {
-            Some(transaction) => transaction.roll_back(self.node.platform.as_ref()).map(drop),
+            Some(transaction) => transaction
+                .roll_back(self.node().platform.as_ref())
+                .map(drop),
             None => Ok(()),
         }
     }
@@ -131,7 +131,7 @@ impl<'a> Change<'a> {
     pub fn transaction(&mut self) -> Result<&mut Transaction, JoinError> {
         let transaction = match self.transaction.take() {
             Some(transaction) => transaction,
-            None => Transaction::begin(&self.node.layout)?,
+            None => Transaction::begin(&self.node().layout)?,
         };
         Ok(self.transaction.insert(transaction))
     }
@@ -139,10 +139,10 @@ impl<'a> Change<'a> {
     /// Makes a lock file; one that is there keeps its content, and gets the mode of the others
     /// (recording `v1-join`).
     pub fn lock(&mut self, lock: Lock) -> Result<(), JoinError> {
-        let path = self.node.layout.lock(lock);
+        let path = self.node().layout.lock(lock);
         let content = match std::fs::metadata(&path) {
             Ok(found) if found.permissions().mode() & 0o7777 == LOCK_MODE => return Ok(()),
-            Ok(_) => self.node.layout.read(&path)?,
+            Ok(_) => self.node().layout.read(&path)?,
             Err(_) => String::new(),
         };
         let access = Access::Set {
@@ -157,7 +157,7 @@ impl<'a> Change<'a> {
 
     /// Removes a lock file.
     pub fn unlock(&mut self, lock: Lock) {
-        self.steps.remove(&self.node.layout.lock(lock));
+        self.steps.remove(&self.node().layout.lock(lock));
     }
 
     /// Writes a key that was made for the join; one that the node had stays as it is.
@@ -170,7 +170,7 @@ impl<'a> Change<'a> {
     /// The token by which this node's agent is called; with a digest of the cluster's, the token is
     /// this node's own.
     pub fn callback_token(&mut self, token: Option<&Secret>, clusters: Option<&TokenDigest>) {
-        let layout = &self.node.layout;
+        let layout = &self.node().layout;
         if let Some(token) = token {
             let path = layout.credential(CALLBACK_TOKEN);
             self.steps.write(&path, token.expose(), Privacy::Group);
@@ -190,7 +190,7 @@ impl<'a> Change<'a> {
     /// it must admit no node to the other one.
     pub fn forget_token_lines(&mut self) {
         for name in token_files::OF_THE_CLUSTER {
-            let path = self.node.layout.credential(name);
+            let path = self.node().layout.credential(name);
             if std::fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() > 0) {
                 self.steps.rewrite(&path, "", 0o600);
             }
@@ -200,7 +200,7 @@ impl<'a> Change<'a> {
     /// kube-proxy and the datastore's users get the cluster's pod network.
     pub fn pod_network(&mut self, theirs: Option<&str>) -> Result<(), JoinError> {
         let Some(theirs) = theirs else { return Ok(()) };
-        if self.node.arguments("kube-proxy")?.get("--cluster-cidr") == Some(theirs) {
+        if self.node().arguments("kube-proxy")?.get("--cluster-cidr") == Some(theirs) {
             return Ok(());
         }
         self.steps.arguments("kube-proxy", |arguments| {
@@ -237,7 +237,7 @@ impl<'a> Change<'a> {
             arguments.set("--node-ip", own);
         }
         // The node keeps a name of its own, and gets no other's.
-        match self.node.overriding_name() {
+        match self.node().overriding_name() {
             Some(own) => arguments.set("--hostname-override", &own),
             None => arguments.remove("--hostname-override"),
         }
@@ -256,7 +256,7 @@ impl<'a> Change<'a> {
 
     /// kube-proxy finds the API server by itself, and its own name unless the kubelet has another.
     pub fn kube_proxy(&mut self) -> Result<(), ReadError> {
-        let own = self.node.overriding_name();
+        let own = self.node().overriding_name();
         self.steps.arguments("kube-proxy", |arguments| {
             arguments.remove("--master");
             match own {

@@ -20,6 +20,7 @@ const PEERS_LOG: &str =
     "look into the log of the contacted node's cluster agent; this node can use the token again";
 const NODE_DIRECTORY: &str =
     "cure what the message names, and try again; nothing of this node was changed";
+const TAKEN_BACK: &str = "this node is as it was, and can use the token again";
 const OWN_SERVICE: &str =
     "look into the service's log; this node is as it was, and the same command may be tried again";
 
@@ -204,7 +205,7 @@ impl JoinError {
             Self::Interrupted => at(
                 Interrupted,
                 TryAgain,
-                "this node is as it was, and can use the token again",
+                TAKEN_BACK,
             ),
             Self::NotTakenBack { undo, .. } => {
                 at(Undo, CureFirst, undo.hint_of_undoing())
@@ -269,7 +270,7 @@ fn of_remote(error: &RemoteError) -> Failure {
         RemoteError::GivenUp => at(
             Interrupted,
             TryAgain,
-            "this node is as it was, and can use the token again",
+            TAKEN_BACK,
         ),
         RemoteError::SetUp(_) => at(
             Contact,
