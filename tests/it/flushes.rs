@@ -73,6 +73,10 @@ fn of_command(host: &Host, line: &str) -> Flushes {
     Flushes::read(&trace, host)
 }
 
+/// The flushes with which an agent opens its token database. It does so after it is ready, so they may
+/// come while it is watched.
+const OPENING: usize = 4;
+
 /// What the agent of this host flushes meanwhile.
 fn of_agent(host: &Host, act: impl FnOnce()) -> Flushes {
     let agent = host.agent();
@@ -102,7 +106,7 @@ fn changes_of_a_node_make_few_flushes() {
     let mut joins = Flushes::default();
     let first = of_agent(n1, || joins = of_command(n2, &line));
     joins.assert_at_most("control plane join", 40);
-    first.assert_at_most("first join on the contacted node", 36);
+    first.assert_at_most("first join on the contacted node", 36 + OPENING);
 
     let agent = n1.agent();
     let line = n1.join_line();
@@ -112,7 +116,7 @@ fn changes_of_a_node_make_few_flushes() {
     of_agent(n3, || {
         n3.shell(&line).ok();
     })
-    .assert_at_most("control plane join in an agent", 45);
+    .assert_at_most("control plane join in an agent", 45 + OPENING);
     of_command(n3, "microk8s leave").assert_at_most("control plane leave", 60);
     agent.signal(Signal::SIGTERM);
     agent.ends();
@@ -127,5 +131,5 @@ fn changes_of_a_node_make_few_flushes() {
     of_agent(n1, || {
         assert_eq!(curl(n1, &["-X", "POST", url], body).status, 200);
     })
-    .assert_at_most("configure", 16);
+    .assert_at_most("configure", 16 + OPENING);
 }
