@@ -12,6 +12,11 @@ cluster *args:
 test *args:
     cargo test --locked {{ args }}
 
+# The tests that need neither root nor time: inside the sources, and of sources, documents and recordings
+fast:
+    cargo test --locked --lib
+    cargo test --locked --test it -- architecture:: documents:: generated:: compat::exceptions::
+
 # What takes too long for each change: commands that are killed at each of their flushes
 nightly:
     MICROK8S_TEST_NIGHTLY=1 cargo test --locked --test it killed
@@ -26,9 +31,9 @@ check:
     cargo clippy --locked --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 
-# Write completions/ and man/ again after a change of the command line
+# Write completions/, man/ and the generated parts of docs/ again
 generate:
-    UPDATE_GENERATED=1 cargo test --locked --test it generated
+    UPDATE_GENERATED=1 cargo test --locked --test it -- generated:: the_document_shows
 
 # Licences, bans and sources of the dependencies (needs cargo-deny)
 deny:

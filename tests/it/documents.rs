@@ -1,14 +1,16 @@
 //! Documents that repeat what the code says are held against it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
 use microk8s::base::exit_status::ExitStatus;
 use microk8s::model::join_stage::{JoinStage, Retry};
+
+use crate::generated::COLUMNS;
 
 /// A document as it is in the repository.
 fn document(name: &str) -> String {
@@ -18,11 +20,55 @@ fn document(name: &str) -> String {
     fs::read_to_string(path).unwrap()
 }
 
+/// All documents of the project, by their paths.
+fn documents() -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = [root.to_owned(), root.join("docs")];
+    let documents: BTreeMap<_, _> = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            (path, text)
+        })
+        .collect();
+    assert!(documents.len() > 8, "{:?}", documents.keys());
+    documents
+}
+
+/// How long a row of a table may be. What is longer is a list or sections.
+const ROW_COLUMNS: usize = 160;
+
+/// A line that cannot be wrapped, such as the name of a test or an address, may be longer.
 #[test]
-fn the_table_of_exit_codes_has_the_codes_of_the_program_and_no_others() {
+fn documents_are_wrapped_at_100_columns_and_their_tables_have_short_rows() {
+    let mut wrong = Vec::new();
+    for (path, text) in documents() {
+        let mut in_code = false;
+        for (number, line) in (1..).zip(text.lines()) {
+            in_code ^= line.trim_start().starts_with("```");
+            let is_row = line.starts_with('|');
+            let limit = if is_row { ROW_COLUMNS } else { COLUMNS };
+            let is_one_word = || {
+                // A mark of a list does not count.
+                let is_mark = |c: char| c.is_ascii_digit() || "-. ".contains(c);
+                !line.trim_start_matches(is_mark).contains(' ')
+            };
+            if !in_code && line.chars().count() > limit && (is_row || !is_one_word()) {
+                wrong.push(format!("{}:{number}: {line}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "too long:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_list_of_exit_codes_has_the_codes_of_the_program_and_no_others() {
     let written: BTreeSet<u8> = document("exit-codes.md")
         .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()?.parse().ok())
+        .filter_map(|line| line.strip_prefix("### ")?.parse().ok())
         .collect();
     let known: BTreeSet<u8> = ExitStatus::ALL.map(ExitStatus::code).into();
     assert_eq!(written, known);

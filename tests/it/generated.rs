@@ -1,6 +1,6 @@
-//! Holds what is generated from the command line's definition: `completions/` and `man/`.
+//! Holds what is generated: `completions/` and `man/` from the command line's definition, and parts of documents.
 //!
-//! Both are checked in, so that a package needs no build step for them, and compared here, so that they cannot lag
+//! All of it is checked in, so that a package needs no build step for them, and compared here, so that they cannot lag
 //! behind. `UPDATE_GENERATED=1 cargo test --test it generated` writes them again.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Once;
+use std::sync::{Mutex, Once};
 
 use clap_complete::Shell;
 
@@ -16,6 +16,9 @@ use crate::lab::skip;
 
 /// The name under which the completions are registered and the pages are called.
 const PROGRAM: &str = "microk8s";
+
+/// How long a line of a document may be.
+pub const COLUMNS: usize = 100;
 
 /// The pages that have the table of exit codes.
 const WITH_EXIT_STATUS: [&str; 3] = [
@@ -126,7 +129,7 @@ fn the_page_of_join_says_what_join_takes() {
         "--worker",
         "--skip-verify",
         "EXIT STATUS",
-        "the datastore did not list the node",
+        "The datastore did not list the node",
     ] {
         assert!(text.contains(word), "`{word}` is missing in:\n{text}");
     }
@@ -195,15 +198,12 @@ fn manual_pages() -> BTreeMap<String, String> {
 fn exit_status() -> String {
     let document = fs::read_to_string(project_root().join("docs/exit-codes.md")).unwrap();
     let mut section = ".SH \"EXIT STATUS\"\n".to_owned();
-    for row in document.lines().filter_map(|line| line.strip_prefix("| ")) {
-        let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
-        let [code, meaning, advice] = cells[..] else {
-            continue;
-        };
-        if code.parse::<u8>().is_ok() {
-            let text = format!("{meaning}. What to do: {advice}.").replace('-', "\\-");
-            section += &format!(".TP\n\\fB{code}\\fR\n{text}\n");
-        }
+    for item in document.split("\n### ").skip(1) {
+        let (item, _) = item.split_once("\n## ").unwrap_or((item, ""));
+        let (code, text) = item.split_once('\n').unwrap();
+        let text: Vec<&str> = text.split_whitespace().collect();
+        let text = text.join(" ").replace('-', "\\-");
+        section += &format!(".TP\n\\fB{code}\\fR\n{text}\n");
     }
     section
 }
@@ -233,6 +233,54 @@ fn write_again(folder: &Path, wanted: &BTreeMap<String, String>) {
     for (name, text) in wanted {
         fs::write(folder.join(name), text).unwrap();
     }
+}
+
+/// Holds that a document has `text` between the comments `<!-- generated: NAME -->` and
+/// `<!-- end: NAME -->`, or writes it there where that is wanted.
+pub fn holds(document: &str, name: &str, text: &str) {
+    // Two tests that update one document at the same time would lose one of the changes.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let path = project_root().join(document);
+    let whole = fs::read_to_string(&path).unwrap();
+    let (start, end) = (
+        format!("<!-- generated: {name} -->\n\n"),
+        format!("<!-- end: {name} -->"),
+    );
+    let (head, rest) = whole.split_once(&start).unwrap();
+    let (found, tail) = rest.split_once(&end).unwrap();
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
+        fs::write(path, [head, &start, text, &end, tail].concat()).unwrap();
+    } else if found != text {
+        let difference = difference(found, text);
+        panic!(
+            "{document} is not what the tests say; write it again with `UPDATE_GENERATED=1` and \
+             this test: {name}: {difference}"
+        );
+    }
+}
+
+/// A paragraph or an item of a list, wrapped as the documents are.
+pub fn wrapped(text: &str) -> String {
+    let indent = match text.split_once(' ') {
+        Some((mark, _)) if mark == "-" || mark.ends_with('.') => " ".repeat(mark.len() + 1),
+        _ => String::new(),
+    };
+    let mut lines = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let width = word.chars().count();
+        if column > indent.len() && column + 1 + width > COLUMNS {
+            lines += &format!("\n{indent}{word}");
+            column = indent.len() + width;
+        } else {
+            let blank = if column == 0 { "" } else { " " };
+            lines += &format!("{blank}{word}");
+            column += blank.len() + width;
+        }
+    }
+    lines.push('\n');
+    lines
 }
 
 fn difference(found: &str, wanted: &str) -> String {

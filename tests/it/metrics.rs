@@ -52,21 +52,25 @@ fn served(page: &str) -> BTreeSet<(String, String, BTreeSet<String>)> {
         .collect()
 }
 
-/// The same of the table in the document.
+/// The same of the list in the document.
 fn documented() -> BTreeSet<(String, String, BTreeSet<String>)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
     let document = fs::read_to_string(path).unwrap();
     document
-        .lines()
-        .filter(|line| line.starts_with("| `microk8s_"))
-        .map(|line| {
-            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-            let labels = cells[3].split(", ").filter(|label| !label.is_empty());
+        .split("\n- `microk8s_")
+        .skip(1)
+        .map(|item| {
+            let (name, rest) = item.split_once("` (").unwrap();
+            let (terms, _) = rest.split_once(')').unwrap();
+            let (kind, labels) = terms.split_once(';').unwrap_or((terms, ""));
             (
-                cells[1].trim_matches('`').to_owned(),
-                cells[2].to_owned(),
+                format!("microk8s_{name}"),
+                kind.to_owned(),
                 labels
-                    .map(|label| label.trim_matches('`').to_owned())
+                    .split('`')
+                    .skip(1)
+                    .step_by(2)
+                    .map(str::to_owned)
                     .collect(),
             )
         })

@@ -136,7 +136,7 @@ fn look(host: &Host, arguments: &str) -> Look {
     for finding in &findings {
         assert_eq!(finding["kind"], "finding");
         let name = format!("`{}`", finding["check"].as_str().unwrap());
-        let is_listed = |line: &str| line.starts_with("| ") && line.contains(&name);
+        let is_listed = |line: &str| line.starts_with("- ") && line.contains(&name);
         assert!(
             list.lines().any(is_listed),
             "{name} is not in docs/preflight.md"

@@ -464,7 +464,18 @@ const STARTED: &[&str] = &[
     "snapctl start microk8s.daemon-kubelite",
 ];
 
-pub const DIFFERENCES: &[Difference] = &[
+/// The differences by command, each group with its heading in the document.
+pub const GROUPS: &[(&str, &[Difference])] = &[
+    ("`join`, on the joining node", JOINING),
+    ("`add-node` and tokens", TOKENS),
+    ("Keys and files of a node", FILES),
+    ("`leave`", LEAVES),
+    ("`remove-node`", REMOVALS),
+    ("`agent`: answers and callbacks", ANSWERS),
+    ("`agent`: a join, on the contacted node", ADMISSION),
+];
+
+const JOINING: &[Difference] = &[
     // Scenarios that go another way altogether.
     Difference {
         microk8s: "`join --controlplane` always fails and uses up the token",
@@ -771,6 +782,9 @@ pub const DIFFERENCES: &[Difference] = &[
         }],
         tests: &["field_usage::u01_a_join_without_fingerprint_warns_in_one_line_on_stderr"],
     },
+];
+
+const TOKENS: &[Difference] = &[
     Difference {
         microk8s: "`add-node` prints the port 25000 whatever the agent binds",
         here: "the port that the agent serves",
@@ -1105,6 +1119,9 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["tokens::a_closed_pipe_is_no_failure"],
     },
     // Files.
+];
+
+const FILES: &[Difference] = &[
     Difference {
         microk8s: "certificates get serial numbers from a file, `ca.srl`, on which parallel requests trip",
         here: "serial numbers are random, and the file stays as it is",
@@ -1277,6 +1294,9 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["signing::the_certificates_of_a_joined_control_plane_verify_and_serve_at_once"],
     },
     // Leaving, and removing nodes.
+];
+
+const LEAVES: &[Difference] = &[
     Difference {
         microk8s: "a control plane node that left keeps the cluster's authority with its key, its service account key and its callback token",
         here: "it has an authority and a service account key of its own, everything is signed anew, `server.crt` included, and no callback token is left",
@@ -1452,6 +1472,9 @@ pub const DIFFERENCES: &[Difference] = &[
         cases: &[],
         tests: &["real_datastore::control_planes_leave_come_back_and_are_removed_in_a_real_dqlite"],
     },
+];
+
+const REMOVALS: &[Difference] = &[
     Difference {
         microk8s: "`remove-node --force` of a node that only the datastore knows removes it and exits 1",
         here: "exit code 0",
@@ -1566,6 +1589,9 @@ pub const DIFFERENCES: &[Difference] = &[
         tests: &["removing::an_address_that_a_node_claims_removes_no_member_of_the_datastore"],
     },
     // The agent's answers.
+];
+
+const ANSWERS: &[Difference] = &[
     Difference {
         microk8s: "the answer to an unusable token says no more than `Invalid token`",
         here: "it has one more field, `reason`, and headers that name the node which has the token and say since when",
@@ -1753,6 +1779,9 @@ pub const DIFFERENCES: &[Difference] = &[
             "configuring::a_member_that_the_datastore_keeps_is_told_as_recorded",
         ],
     },
+];
+
+const ADMISSION: &[Difference] = &[
     Difference {
         microk8s: "a worker's certificate token gets any subject signed, `O=system:masters` included",
         here: "a worker gets certificates for its own name and addresses, and nothing else; a refusal is logged",

@@ -1,6 +1,6 @@
 //! How a difference to MicroK8s turns what was recorded into what is expected here.
 //!
-//! Each row of [`DIFFERENCES`] says in words what differs and why, and carries [`Effect`]s that
+//! Each row of [`GROUPS`] says in words what differs and why, and carries [`Effect`]s that
 //! turn what was recorded into what is expected here. The comparison with the result is exact, so
 //! an exception that no longer holds fails its test like any other difference. A row that changes
 //! no recording it names fails too, and so does a `docs/compatibility.md` that does not show these
@@ -8,7 +8,7 @@
 
 use serde_json::{Map, Value};
 
-use super::differences::DIFFERENCES;
+use super::differences::GROUPS;
 use super::expectation::{Expected, Stderr};
 use super::recording::{Command, Recording, matches};
 
@@ -132,9 +132,12 @@ pub fn apply_to_fresh_node(files: &mut Entries) {
     }
 }
 
+fn differences() -> impl Iterator<Item = &'static Difference> {
+    GROUPS.iter().flat_map(|(_, differences)| *differences)
+}
+
 fn effects(recording: &str, mode: Mode) -> impl Iterator<Item = &'static Effect> {
-    DIFFERENCES
-        .iter()
+    differences()
         .flat_map(|difference| difference.cases)
         .filter(move |case| case.modes.contains(&mode) && case.is_of(recording))
         .flat_map(|case| case.effects)
@@ -271,16 +274,16 @@ fn lay_over(entry: &mut Map<String, Value>, patch: &Map<String, Value>) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::process;
 
     use super::super::recording::names;
     use super::*;
+    use crate::generated::{self, wrapped};
 
     /// An effect that is listed for some recordings must show in one at least of each pattern.
     #[test]
     fn every_exception_changes_what_is_expected_of_the_recordings_that_it_names() {
-        for difference in DIFFERENCES {
+        for difference in differences() {
             for (case, pattern) in patterns(difference).filter(|(_, one)| *one != FRESH_NODE) {
                 let mut named = names();
                 named.retain(|name| matches(pattern, name));
@@ -319,7 +322,7 @@ mod tests {
             .output()
             .unwrap();
         let list = String::from_utf8(list.stdout).unwrap();
-        for difference in DIFFERENCES {
+        for difference in differences() {
             assert!(
                 !difference.tests().is_empty(),
                 "nothing holds “{}”",
@@ -345,35 +348,27 @@ mod tests {
         }
     }
 
-    fn table() -> String {
-        let mut table = String::from("| MicroK8s | here | why | held by |\n|---|---|---|---|\n");
-        for difference in DIFFERENCES {
-            let tests = difference.tests().join(", ");
-            let cells = [difference.microk8s, difference.here, difference.why, &tests];
-            let cells = cells.map(|cell| cell.replace('|', "\\|"));
-            table += &format!("| {} |\n", cells.join(" | "));
+    /// A number for each difference, by which the appendix refers to it.
+    fn groups(item: impl Fn(&Difference) -> String) -> String {
+        let mut text = String::new();
+        for (command, differences) in GROUPS {
+            text += &format!("### {command}\n\n");
+            for (number, difference) in (1..).zip(*differences) {
+                text += &wrapped(&format!("{number}. {}", item(difference)));
+            }
+            text.push('\n');
         }
-        table
+        text
     }
 
     #[test]
-    fn the_document_shows_these_differences_and_no_others() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/compatibility.md");
-        let document = fs::read_to_string(path).unwrap();
-        let shown: String = document
-            .lines()
-            .filter(|line| line.starts_with('|'))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            let (head, tail) = document.split_once(&shown).unwrap();
-            fs::write(path, format!("{head}{}{tail}", table())).unwrap();
-            return;
-        }
-        assert!(
-            shown == table(),
-            "docs/compatibility.md differs from the table of the tests; run this test with \
-             UPDATE_DOCS=1 to write it anew"
-        );
+    fn the_document_shows_these_differences_and_no_others_and_an_appendix_what_holds_them() {
+        let differences = groups(|difference| {
+            let (before, here, why) = (difference.microk8s, difference.here, difference.why);
+            format!("**MicroK8s:** {before}. **Here:** {here}. **Why:** {why}.")
+        });
+        generated::holds("docs/compatibility.md", "differences", &differences);
+        let tests = groups(|difference| difference.tests().join(", "));
+        generated::holds("docs/compatibility.md", "tests", &tests);
     }
 }

@@ -234,11 +234,8 @@ pub fn unit() -> String {
     let (_, rest) = readme
         .split_once(&format!("/etc/systemd/system/{UNIT}.service <<'END'\n"))
         .unwrap();
-    let (lines, _) = rest.split_once("    END\n").unwrap();
-    lines
-        .lines()
-        .map(|line| format!("{}\n", line.trim_start_matches("    ")))
-        .collect()
+    let (unit, _) = rest.split_once("END\n").unwrap();
+    unit.to_owned()
 }
 
 /// The root to boot, or why there is none.
