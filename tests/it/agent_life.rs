@@ -3,10 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
-use std::time::Duration;
 
-use microk8s::base::wait;
-
+use crate::killed::can_kill;
 use crate::lab::agent::Agent;
 use crate::lab::network::MICROK8S_GID;
 use crate::lab::{Host, Lab};
@@ -286,6 +284,10 @@ fn idle_connections_of_one_host_keep_no_other_host_from_being_served() {
 
 #[test]
 fn what_a_killed_agent_has_left_of_a_node_directory_goes_at_the_next_start() {
+    const RENAMES: &str = "rename,renameat,renameat2";
+    if !can_kill() {
+        return;
+    }
     let Some(lab) = Lab::new(&["n1"]) else { return };
     let n1 = lab.host("n1");
     let above = n1.scratch().join("standalone");
@@ -297,21 +299,15 @@ fn what_a_killed_agent_has_left_of_a_node_directory_goes_at_the_next_start() {
             .filter(|name| name.starts_with(".new-"))
             .collect::<Vec<_>>()
     };
-    let mut first = n1.command(&words).stderr(Stdio::null()).spawn().unwrap();
-    let (limit, pause) = (Duration::from_secs(30), Duration::from_millis(1));
-    let begun = wait::until(limit, pause, || {
-        let names = unfinished();
-        let is_filled = |name: &String| above.join(name).join("certs").exists();
-        names.iter().any(is_filled).then_some(names)
-    });
-    // The shell before it has become the agent.
-    first.kill().unwrap();
-    first.wait().unwrap();
-    assert_eq!(
-        unfinished(),
-        begun.unwrap(),
-        "it was killed in the middle of it"
-    );
+    // Each file of the folder is written beside its place: the agent dies when the first takes it.
+    let first = n1.shell(&format!(
+        "strace -f -qq -o /dev/null -e trace={RENAMES} -e inject={RENAMES}:signal=SIGKILL {}",
+        words.join(" ")
+    ));
+    assert_ne!(first.code, Some(0), "{first:?}");
+    let begun = unfinished();
+    assert_eq!(begun.len(), 1, "{begun:?}");
+    assert!(above.join(&begun[0]).join("args").exists());
     let folder = above.join(".new-folder-of-mine");
     fs::create_dir(&folder).unwrap();
     let _agent = Agent::start_as(n1, &words);

@@ -130,7 +130,7 @@ fn connections_without_a_request_do_not_delay_the_end() {
     let quiet = "exec 3<>/dev/tcp/10.99.0.11/25000 4<>/dev/tcp/10.99.0.11/25000
         printf '\\x16\\x03\\x01' >&4
         { printf 'GET /health HTTP/1.1\\r\\nHost'; cat; } |
-            openssl s_client -connect 10.99.0.11:25000 -quiet 2>openssl";
+            openssl s_client -connect 10.99.0.11:25000 -quiet 2>/dev/null";
     let mut quiet = n2.command(&["bash", "-c", quiet]);
     let mut quiet = { quiet.stdin(Stdio::piped()).stdout(Stdio::null()) }
         .spawn()
