@@ -11,17 +11,16 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Serialize;
 
-use crate::agent::local_events::{Client, log_failure};
+use crate::agent::local_events::Client;
 use crate::agent::local_socket::LocalCaller;
-use crate::agent::{Shared, local_departure, moved, request_log, status};
+use crate::agent::{Shared, moved, request_log, status};
+use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
-use crate::cluster::join::{self, Audience, RunsIn, preflight};
+use crate::cluster::operation::{self, RunsIn};
 use crate::cluster::{status as cluster_status, token_admin};
 use crate::wire::error_body::ErrorBody;
-use crate::wire::local_v1::{
-    AddTokenRequest, Hello, JoinEvent, JoinOrder, NodeDirectory, PROTOCOL, TokenSelection,
-};
-use crate::wire::preflight_v1::CheckOrder;
+use crate::wire::local_v1::{AddTokenRequest, Hello, NodeDirectory, PROTOCOL, TokenSelection};
+use crate::wire::operation::Operation;
 use crate::wire::routes;
 
 /// The routes for the command line.
@@ -32,10 +31,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(routes::LOCAL_TOKENS_FIND, post(find_tokens))
         .route(routes::LOCAL_TOKENS_REVOKE, post(revoke_tokens))
         .route(routes::LOCAL_TOKENS_PRUNE, post(prune_tokens))
-        .route(routes::LOCAL_JOIN, post(join))
-        .route(routes::LOCAL_JOIN_CHECK, post(check_join))
+        .route(routes::LOCAL_OPERATION, post(operate))
         .route(routes::LOCAL_NODES, get(nodes))
-        .merge(local_departure::router())
         .layer(middleware::from_fn_with_state(shared.clone(), moved::local))
         .layer(middleware::from_fn(request_log::local))
         .with_state(shared)
@@ -137,71 +134,54 @@ async fn answer<T: Serialize + Send + 'static, E: std::error::Error + Send + 'st
     }
 }
 
-/// Joins, and sends each event as a line of JSON when it happens. A client that goes away
-/// before the end does not want the join any more.
-async fn join(
+/// Runs an operation, and sends each event as a line of JSON when it happens. A client that goes away
+/// before the end does not want a join or a leave any more. A removal that has begun goes on: it is
+/// most of the work, and can be repeated.
+async fn operate(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<LocalCaller>,
     body: Bytes,
 ) -> Response {
-    let order: JoinOrder = match serde_json::from_slice(&body) {
-        Ok(order) => order,
+    let operation: Operation = match serde_json::from_slice(&body) {
+        Ok(operation) => operation,
         Err(error) => return not_understood(&error),
     };
-    tracing::info!(
-        to = %order.url.endpoint(),
-        token = %order.url.token.digest(),
-        role = %order.role,
-        uid = caller.uid,
-        pid = caller.pid,
-        "joining"
-    );
-    let (mut client, response) = Client::new(shared.clone());
+    log_begin(&operation, caller);
+    let (mut client, response) = Client::new(shared.clone(), &operation);
     request_log::on_a_thread(move || {
-        client.wait_for_departed();
-        join::join(shared.admission.node(), &order, RunsIn::Agent, &mut client);
-    });
-    response
-}
-
-/// Looks what stands in the way of a join, and sends each finding when it is there.
-async fn check_join(
-    State(shared): State<Arc<Shared>>,
-    Extension(caller): Extension<LocalCaller>,
-    body: Bytes,
-) -> Response {
-    let order: CheckOrder = match serde_json::from_slice(&body) {
-        Ok(order) => order,
-        Err(error) => return not_understood(&error),
-    };
-    if let Some(url) = &order.url {
-        let (to, token) = (url.endpoint(), url.token.digest());
-        let (uid, pid) = (caller.uid, caller.pid);
-        tracing::info!(%to, %token, role = %order.role, uid, pid, "looking at a join");
-    }
-    let (client, response) = Client::new(shared.clone());
-    request_log::on_a_thread(move || {
-        preflight::check(shared.admission.node(), &order, |event| client.send(&event));
-    });
-    response
-}
-
-impl Audience for Client {
-    fn tell(&mut self, event: JoinEvent) {
-        match &event {
-            JoinEvent::Failed(failure) => log_failure("the join failed", failure),
-            event => tracing::info!(?event, "join"),
+        let is_dry_run = matches!(&operation, Operation::Join(order) if order.is_dry_run());
+        if !is_dry_run {
+            client.wait_for_departed();
         }
-        self.send(&event);
-    }
+        let admission = &shared.admission;
+        let (node, tokens) = (admission.node(), Some(admission.tokens()));
+        operation::run(node, tokens, &operation, RunsIn::Agent, &mut client);
+    });
+    response
+}
 
-    fn has_left(&self) -> bool {
-        self.is_gone()
+fn log_begin(operation: &Operation, caller: LocalCaller) {
+    let (uid, pid) = (caller.uid, caller.pid);
+    match operation {
+        Operation::Join(order) => {
+            // Without a connection string only this node is checked.
+            let Some(url) = &order.url else { return };
+            let (to, token, role) = (url.endpoint(), url.token.digest(), order.role);
+            match order.dry_run {
+                true => tracing::info!(%to, %token, %role, uid, pid, "looking at a join"),
+                false => tracing::info!(%to, %token, %role, uid, pid, "joining"),
+            }
+        }
+        Operation::Leave { dry_run } => tracing::info!(dry_run, uid, pid, "leaving the cluster"),
+        Operation::RemoveNode(order) => {
+            let (node, force) = (sanitize::for_log(&order.node, 253), order.force);
+            tracing::info!(%node, force, uid, pid, "removing a node");
+        }
     }
 }
 
 /// The parser's text would quote the request, which holds a token.
-pub(super) fn not_understood(error: &serde_json::Error) -> Response {
+fn not_understood(error: &serde_json::Error) -> Response {
     let text = format!(
         "the request is not understood (column {}); does the agent have another version?",
         error.column()

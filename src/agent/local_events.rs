@@ -10,12 +10,12 @@ use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
-use serde::Serialize;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::agent::Shared;
 use crate::base::{sanitize, wait};
-use crate::wire::operation::Failure;
+use crate::cluster::operation::Progress;
+use crate::wire::operation::{End, Event, Failure, Operation};
 
 /// How long what a client that has left began may take to be taken back.
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(60);
@@ -36,6 +36,38 @@ pub(super) struct Client {
     events: UnboundedSender<Bytes>,
     left: Arc<AtomicBool>,
     shared: Arc<Shared>,
+    words: Option<LogWords>,
+}
+
+/// What the log calls an operation, and what it says when it failed.
+struct LogWords {
+    name: &'static str,
+    failed: &'static str,
+}
+
+impl LogWords {
+    /// The findings of a dry run are for its client alone.
+    fn of(operation: &Operation) -> Option<Self> {
+        let (name, failed) = match operation {
+            Operation::Join(order) if order.is_dry_run() => return None,
+            Operation::Join(_) => ("join", "the join failed"),
+            Operation::Leave { .. } => ("leave", "the leave failed"),
+            Operation::RemoveNode(_) => ("remove-node", "the node was not removed"),
+        };
+        Some(Self { name, failed })
+    }
+
+    /// What is logged of a failure may come from another node.
+    fn log(&self, event: &Event) {
+        let Self { name, failed } = self;
+        let Event::End(End::Failed(failure)) = event else {
+            tracing::info!(?event, "{name}");
+            return;
+        };
+        let Failure { stage, exit, .. } = failure;
+        let why = sanitize::for_log(failure.message().unwrap_or_default(), 500);
+        tracing::warn!(stage, exit, "{failed}: {why}");
+    }
 }
 
 impl Drop for Client {
@@ -46,8 +78,8 @@ impl Drop for Client {
 }
 
 impl Client {
-    /// A client, and the answer that it reads.
-    pub fn new(shared: Arc<Shared>) -> (Self, Response) {
+    /// A client of this operation, and the answer that it reads.
+    pub fn new(shared: Arc<Shared>, operation: &Operation) -> (Self, Response) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let left = Arc::new(AtomicBool::new(false));
         let body = Body::new(EventBody {
@@ -60,6 +92,7 @@ impl Client {
             events: sender,
             left,
             shared,
+            words: LogWords::of(operation),
         };
         (client, response)
     }
@@ -73,28 +106,26 @@ impl Client {
                 !Arc::ptr_eq(other, &self.left) && other.load(Ordering::SeqCst)
             };
             let is_free = !clients.iter().any(is_departed);
-            (is_free || self.is_gone()).then_some(())
+            (is_free || self.is_cancelled()).then_some(())
         });
     }
+}
 
-    /// Sends one event.
-    pub fn send(&self, event: &impl Serialize) {
-        let mut line = serde_json::to_vec(event).unwrap_or_default();
+impl Progress for Client {
+    fn tell(&mut self, event: Event) {
+        if let Some(words) = &self.words {
+            words.log(&event);
+        }
+        let mut line = serde_json::to_vec(&event).unwrap_or_default();
         line.push(b'\n');
         // A client that left is noticed by the flag.
         let _ = self.events.send(Bytes::from(line));
     }
 
     /// Whether the client has gone, or the agent is stopping.
-    pub fn is_gone(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.left.load(Ordering::SeqCst) || self.shared.is_stopping()
     }
-}
-
-/// What the log says of something that failed; the text may come from another node.
-pub(super) fn log_failure(what: &str, failure: &Failure) {
-    let why = sanitize::for_log(failure.message().unwrap_or_default(), 500);
-    tracing::warn!(stage = failure.stage, exit = failure.exit, "{what}: {why}");
 }
 
 /// The body of such an answer; a flag is set when the client has gone.

@@ -14,7 +14,6 @@ mod https;
 mod image_stream;
 mod join_steps;
 mod local_api;
-mod local_departure;
 mod local_events;
 mod local_socket;
 mod log_limit;

@@ -7,12 +7,10 @@ mod add_node;
 mod agent;
 mod dev_cluster;
 mod interrupt;
-mod join;
-mod leave;
 mod log;
 mod nodes;
+mod operation;
 mod passthrough;
-mod remove_node;
 mod token;
 
 use std::ffi::OsString;
@@ -73,9 +71,9 @@ pub fn run(
     };
     match name.as_str() {
         "add-node" => add_node::run(arguments, printer),
-        "join" => join::run(arguments, printer),
-        "leave" => leave::run(arguments, printer),
-        "remove-node" => remove_node::run(arguments, printer),
+        "join" => operation::join(arguments, printer),
+        "leave" => operation::leave(arguments, printer),
+        "remove-node" => operation::remove_node(arguments, printer),
         "nodes" => nodes::run(arguments, printer),
         "token" => token::run(arguments, printer),
         "agent" | "cluster-agent" => agent::run(&name, arguments, printer),

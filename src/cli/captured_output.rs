@@ -5,18 +5,18 @@ use std::ffi::OsString;
 use crate::model::token::MIN_LEN;
 
 /// What was printed, and not yet told.
-pub struct Overheard {
+pub struct CapturedOutput {
     /// What was typed and may hold a token: what MicroK8s's texts repeat of it is left out, because
     /// what programs read is often kept.
     typed: Vec<String>,
     /// Text that was meant for standard output.
-    said: String,
+    stdout: String,
     /// The last error that was printed, and what to do about it.
     error: Option<String>,
     hint: Option<String>,
 }
 
-impl Overheard {
+impl CapturedOutput {
     /// Nothing was printed yet by the command with these arguments.
     pub fn new(arguments: &[OsString]) -> Self {
         Self {
@@ -25,7 +25,7 @@ impl Overheard {
                 .map(|argument| argument.to_string_lossy().into_owned())
                 .filter(|argument| argument.chars().count() >= MIN_LEN)
                 .collect(),
-            said: String::new(),
+            stdout: String::new(),
             error: None,
             hint: None,
         }
@@ -33,7 +33,7 @@ impl Overheard {
 
     /// Text for standard output.
     pub fn out(&mut self, text: &str) {
-        self.said.push_str(text);
+        self.stdout.push_str(text);
     }
 
     /// A line for standard error. One that is a warning is given back.
@@ -53,17 +53,17 @@ impl Overheard {
     }
 
     /// What was said on standard output.
-    pub fn take_said(&mut self) -> String {
-        std::mem::take(&mut self.said)
+    pub fn take_stdout(&mut self) -> String {
+        std::mem::take(&mut self.stdout)
     }
 
     /// The last error, or all that was said where there was none, and what to do about it.
     pub fn take(&mut self) -> (String, Option<String>) {
-        let said = self.take_said();
+        let stdout = self.take_stdout();
         let message = self
             .typed
             .iter()
-            .fold(self.error.take().unwrap_or(said), |message, typed| {
+            .fold(self.error.take().unwrap_or(stdout), |message, typed| {
                 message.replace(typed.as_str(), "CONNECTION")
             });
         (message, self.hint.take())

@@ -6,45 +6,35 @@ use clap::error::ErrorKind;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::secret::Secret;
-use crate::cli::join_args::Parsed;
+use crate::cli::join_args::{self, Parsed};
 use crate::cli::output::{self, Printer};
 use crate::cli::{texts, token_file};
 use crate::model::join_url::{InvalidJoinUrl, JoinUrl, without_wrapping};
 use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::MIN_LEN;
-use crate::wire::local_v1::JoinOrder;
-use crate::wire::preflight_v1::CheckOrder;
+use crate::wire::operation::JoinOrder;
 
 /// What was typed, as far as it can be judged without looking at the node.
 #[derive(Debug)]
-pub enum Typed {
-    /// A join.
-    Join {
-        /// What to do.
-        order: JoinOrder,
-        /// What was typed to say whom to contact: the connection string, or what stood in its place.
-        connection: String,
-    },
-    /// A look at what stands in the way of a join.
-    Check {
-        /// What to look at.
-        order: CheckOrder,
-        /// Why the connection string was not understood.
-        invalid: Option<InvalidJoinUrl>,
-    },
-    /// The help text was asked for.
-    Help,
-    /// Something that is not understood; it was said already.
-    Wrong(ExitStatus),
+pub struct Typed {
+    /// What to do.
+    pub order: JoinOrder,
+    /// What was typed to say whom to contact: the connection string, or what stood in its place.
+    pub connection: String,
+    /// Why the connection string of a dry run was not understood.
+    pub invalid: Option<InvalidJoinUrl>,
 }
 
-/// Says what the arguments mean. A second connection string is an error (recording
+/// Says what the arguments mean, or with what status the command is over: the help text was asked for,
+/// or it was said what is wrong. A second connection string is an error (recording
 /// `join-two-arguments`).
-pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
+pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStatus> {
     let args = match parsed {
         Ok(args) => args,
-        Err(error) if error.kind() == ErrorKind::DisplayHelp => return Typed::Help,
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+            return Err(join_args::help(printer));
+        }
         Err(error) => {
             let text = error.to_string();
             let first = text
@@ -52,35 +42,32 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
                 .next()
                 .unwrap_or_default()
                 .trim_start_matches("error: ");
-            return Typed::Wrong(usage_error(printer, first));
+            return Err(usage_error(printer, first));
         }
     };
     if let Some(key) = labelled_twice(&args.node_label) {
         let text = format!("Label '{key}' is given twice, with two values.");
-        return Typed::Wrong(usage_error(printer, &text));
+        return Err(usage_error(printer, &text));
     }
     let (connection, is_worker) = pasted(&args.connection);
     let typed = match &connection[..] {
         [] if args.token_file.is_some() => None,
-        [] => return Typed::Wrong(usage_error(printer, "Missing argument 'CONNECTION'.")),
+        [] => return Err(usage_error(printer, "Missing argument 'CONNECTION'.")),
         [only] => Some(only.as_str()),
         [_, one] => {
-            return Typed::Wrong(usage_error(
+            return Err(usage_error(
                 printer,
                 &format!("Got unexpected extra argument ({one})"),
             ));
         }
         [_, more @ ..] => {
             let text = format!("Got unexpected extra arguments ({})", more.join(" "));
-            return Typed::Wrong(usage_error(printer, &text));
+            return Err(usage_error(printer, &text));
         }
     };
     let parsed = match &args.token_file {
         None => JoinUrl::parse(typed.unwrap_or_default()),
-        Some(path) => match url_from_file(path, typed, printer) {
-            Ok(parsed) => parsed,
-            Err(status) => return Typed::Wrong(status),
-        },
+        Some(path) => url_from_file(path, typed, printer)?,
     };
     let connection = match &args.token_file {
         None => typed.unwrap_or_default().to_owned(),
@@ -95,40 +82,34 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Typed {
     } else {
         Role::ControlPlane
     };
-    match parsed {
-        Err(InvalidJoinUrl::SecondToken) => Typed::Wrong(usage_error(
-            printer,
-            "The token is given twice: with '--token-file', CONNECTION is <master>:<port>[/<fingerprint>].",
-        )),
-        parsed if args.dry_run => Typed::Check {
-            invalid: parsed.as_ref().err().copied(),
-            order: CheckOrder {
-                url: parsed.ok(),
-                role,
-                role_was_named: names_worker || args.controlplane,
-                skip_verify: args.skip_verify,
-                disable_low_memory_guard: args.disable_low_memory_guard,
-                node_ip: args.node_ip,
-            },
-        },
-        Ok(url) => Typed::Join {
-            order: JoinOrder {
-                url,
-                role,
-                role_was_named: names_worker || args.controlplane,
-                skip_verify: args.skip_verify,
-                disable_low_memory_guard: args.disable_low_memory_guard,
-                timeout_seconds: args.timeout,
-                labels: args.node_label,
-                node_ip: args.node_ip,
-            },
-            connection,
-        },
-        Err(error) => {
-            let text = format!("{}\n", texts::invalid_connection(error));
-            Typed::Wrong(output::print(printer, &text, ExitStatus::Failure))
+    let (url, invalid) = match parsed {
+        Err(InvalidJoinUrl::SecondToken) => {
+            let text = "The token is given twice: with '--token-file', CONNECTION is <master>:<port>[/<fingerprint>].";
+            return Err(usage_error(printer, text));
         }
-    }
+        Err(error) if !args.dry_run => {
+            let text = format!("{}\n", texts::invalid_connection(error));
+            return Err(output::print(printer, &text, ExitStatus::Failure));
+        }
+        Err(error) => (None, Some(error)),
+        Ok(url) => (Some(url), None),
+    };
+    let order = JoinOrder {
+        url,
+        dry_run: args.dry_run,
+        role,
+        role_was_named: names_worker || args.controlplane,
+        skip_verify: args.skip_verify,
+        disable_low_memory_guard: args.disable_low_memory_guard,
+        timeout_seconds: args.timeout,
+        labels: args.node_label,
+        node_ip: args.node_ip,
+    };
+    Ok(Typed {
+        order,
+        connection,
+        invalid,
+    })
 }
 
 /// The connection string out of what was typed for it: `add-node` prints a whole command, which is
@@ -215,24 +196,14 @@ fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
     ExitStatus::Usage
 }
 
-/// Says that the node has too little memory for a control plane.
-pub fn refuse_for_memory(printer: &mut dyn Printer, connection: &str) -> ExitStatus {
-    output::print(
-        printer,
-        &texts::low_memory_guard(connection),
-        ExitStatus::Failure,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::join_args;
     use crate::cli::output::tests::Kept;
 
     const CONNECTION: &str = "10.99.0.11:25000/0123456789abcdef0123456789abcdef/e3b0c44298fc";
 
-    fn typed(arguments: &[&str]) -> (Typed, Kept) {
+    fn typed(arguments: &[&str]) -> (Result<Typed, ExitStatus>, Kept) {
         let mut printer = Kept::default();
         let (parsed, _) = join_args::parse(&arguments.iter().map(Into::into).collect::<Vec<_>>());
         let typed = read(parsed, &mut printer);
@@ -240,10 +211,7 @@ mod tests {
     }
 
     fn role(arguments: &[&str]) -> Role {
-        match typed(arguments).0 {
-            Typed::Join { order, .. } => order.role,
-            other => panic!("{other:?}"),
-        }
+        typed(arguments).0.unwrap().order.role
     }
 
     #[test]
@@ -276,8 +244,8 @@ mod tests {
         ] {
             let (typed, printer) = typed(arguments);
             match typed {
-                Typed::Join { order, .. } => assert_eq!(order.role, Role::ControlPlane),
-                other => panic!("{arguments:?}: {other:?} {}", printer.err),
+                Ok(typed) => assert_eq!(typed.order.role, Role::ControlPlane),
+                Err(status) => panic!("{arguments:?}: {status:?} {}", printer.err),
             }
         }
         let worker = format!("microk8s join {CONNECTION} --worker");
@@ -311,7 +279,7 @@ mod tests {
         ] {
             let (typed, printer) = typed(arguments);
             assert!(
-                matches!(typed, Typed::Wrong(ExitStatus::Usage)),
+                matches!(typed, Err(ExitStatus::Usage)),
                 "{arguments:?}: {typed:?}"
             );
             assert_eq!(
@@ -321,7 +289,10 @@ mod tests {
                 )
             );
         }
-        assert!(matches!(typed(&["--nope", "-h"]).0, Typed::Help));
-        assert!(matches!(typed(&["--help"]).0, Typed::Help));
+        for arguments in [&["--nope", "-h"][..], &["--help"]] {
+            let (typed, printer) = typed(arguments);
+            assert!(matches!(typed, Err(ExitStatus::Success)));
+            assert_eq!(printer.out, join_args::HELP);
+        }
     }
 }

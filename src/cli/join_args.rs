@@ -136,8 +136,8 @@ pub type Parsed = Result<JoinArgs, clap::Error>;
 /// What has to be known of the arguments before anything is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manner {
-    /// It is a look at what stands in the way of a join, and no join.
-    pub is_look: bool,
+    /// It is a dry run.
+    pub is_dry_run: bool,
     /// How it is told.
     pub format: Format,
     /// No spinner is shown.
@@ -149,7 +149,7 @@ impl Manner {
     /// JSON is told what is wrong in JSON.
     fn of(arguments: &[OsString], parsed: &Parsed) -> Self {
         let has = |argument: &str| arguments.iter().any(|other| other == argument);
-        let (is_look, format) = match parsed {
+        let (is_dry_run, format) = match parsed {
             Ok(args) => (args.dry_run, args.format),
             Err(error) if error.kind() == ErrorKind::DisplayHelp => (false, Format::Text),
             Err(_) => {
@@ -163,7 +163,7 @@ impl Manner {
             }
         };
         Self {
-            is_look,
+            is_dry_run,
             format,
             no_progress: parsed.as_ref().map_or(true, |args| args.no_progress),
         }
@@ -226,7 +226,7 @@ mod tests {
             let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
             let manner = parse(&arguments).1;
             (
-                manner.is_look,
+                manner.is_dry_run,
                 manner.format == Format::Json,
                 manner.no_progress,
             )

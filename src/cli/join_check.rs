@@ -9,13 +9,14 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
-use crate::cli::captured_output::Overheard;
+use crate::cli::captured_output::CapturedOutput;
 use crate::cli::join_args::Format;
-use crate::cli::output::{OutputLost, Printer};
+use crate::cli::output::Printer;
 use crate::cli::texts;
 use crate::model::join_url::InvalidJoinUrl;
 use crate::model::role::Role;
-use crate::wire::preflight_v1::{CheckEvent, Finding, Machine, Severity};
+use crate::wire::operation::{End, Event};
+use crate::wire::preflight_v1::{Finding, Machine, Severity};
 
 /// As wide as the widest of each column.
 const SEVERITY_WIDTH: usize = "unchecked".len();
@@ -58,10 +59,9 @@ enum Outcome {
 
 /// Tells the findings as they come. In JSON, what is printed beside them goes to standard error only,
 /// and is told in the last line.
-pub struct Report<'a> {
-    printer: &'a mut dyn Printer,
+pub struct Findings {
     format: Format,
-    captured_output: Overheard,
+    captured: CapturedOutput,
     contacted: Option<IpAddr>,
     /// Checks in a row that were left out for one reason, which are one line of text.
     left_out: Vec<Finding>,
@@ -70,48 +70,67 @@ pub struct Report<'a> {
     unchecked: usize,
     /// The code with which the join would exit.
     exit: Option<ExitStatus>,
-    member: Option<Role>,
+    ended: Option<ExitStatus>,
 }
 
-impl<'a> Report<'a> {
+/// What was typed is no connection string.
+pub fn invalid_connection(error: InvalidJoinUrl) -> Event {
+    let message = texts::invalid_connection(error);
+    let finding = Finding::error("connection-string", message, ExitStatus::Failure.code());
+    let remedy = "take the string that `microk8s add-node` prints on a node of the cluster";
+    Event::Finding(finding.with_remedy(Machine::JoiningNode, remedy))
+}
+
+impl Findings {
     /// Nothing was found yet.
-    pub fn new(arguments: &[OsString], format: Format, printer: &'a mut dyn Printer) -> Self {
+    pub fn new(arguments: &[OsString], format: Format) -> Self {
         Self {
-            printer,
             format,
-            captured_output: Overheard::new(arguments),
+            captured: CapturedOutput::new(arguments),
             contacted: None,
             left_out: Vec::new(),
             errors: 0,
             warnings: 0,
             unchecked: 0,
             exit: None,
-            member: None,
+            ended: None,
         }
     }
 
-    /// Whom the join would contact.
-    pub fn contacts(&mut self, address: IpAddr) {
-        self.contacted = Some(address);
+    /// Where text for standard output goes, when not there.
+    pub fn captured(&mut self) -> Option<&mut CapturedOutput> {
+        (self.format == Format::Json).then_some(&mut self.captured)
     }
 
-    /// What was typed is no connection string.
-    pub fn tell_invalid(&mut self, error: InvalidJoinUrl) {
-        let message = texts::invalid_connection(error);
-        let finding = Finding::error("connection-string", message, ExitStatus::Failure.code());
-        let remedy = "take the string that `microk8s add-node` prints on a node of the cluster";
-        self.finding(finding.with_remedy(Machine::JoiningNode, remedy));
+    /// Tells a warning among the lines for standard error.
+    pub fn err(&mut self, line: &str, printer: &mut dyn Printer) {
+        if self.format == Format::Json
+            && let Some(warning) = self.captured.err(line)
+        {
+            self.finding(Finding::warning("token-file", warning), printer);
+        }
     }
 
     /// Tells one event.
-    pub fn tell(&mut self, event: CheckEvent) {
+    pub fn tell(&mut self, event: &Event, printer: &mut dyn Printer) {
         match event {
-            CheckEvent::Finding(finding) => self.finding(finding),
-            CheckEvent::Done { member } => self.member = member,
+            Event::Contacting { address, .. } => self.contacted = Some(*address),
+            Event::Finding(finding) => self.finding(finding.clone(), printer),
+            Event::End(End::Checked { member }) => self.end(*member, printer),
+            // None of these belongs to a dry run.
+            Event::Stage { .. }
+            | Event::Line { .. }
+            | Event::Warning { .. }
+            | Event::Stderr { .. }
+            | Event::Waiting { .. }
+            | Event::NotYet
+            | Event::NotAnswering
+            | Event::WaitingDone
+            | Event::End(_) => {}
         }
     }
 
-    fn finding(&mut self, finding: Finding) {
+    fn finding(&mut self, finding: Finding, printer: &mut dyn Printer) {
         match finding.severity {
             Severity::Ok => {}
             Severity::Unchecked => self.unchecked += 1,
@@ -123,47 +142,52 @@ impl<'a> Report<'a> {
             }
         }
         match self.format {
-            Format::Json => self.json(&FindingLine {
-                kind: "finding",
-                check: &finding.check,
-                severity: finding.severity,
-                message: &finding.message,
-                remedy: finding.remedy.as_deref(),
-                on: finding.on,
-                exit: finding.exit,
-            }),
+            Format::Json => json(
+                &FindingLine {
+                    kind: "finding",
+                    check: &finding.check,
+                    severity: finding.severity,
+                    message: &finding.message,
+                    remedy: finding.remedy.as_deref(),
+                    on: finding.on,
+                    exit: finding.exit,
+                },
+                printer,
+            ),
             Format::Text => {
                 let is_as_before = self
                     .left_out
                     .first()
                     .is_some_and(|first| first.message == finding.message);
                 if !is_as_before {
-                    self.flush();
+                    self.flush(printer);
                 }
                 match finding.severity {
                     Severity::Unchecked => self.left_out.push(finding),
-                    Severity::Ok | Severity::Warning | Severity::Error => self.text(&finding),
+                    Severity::Ok | Severity::Warning | Severity::Error => {
+                        self.text(&finding, printer);
+                    }
                 }
             }
         }
     }
 
     /// Prints the checks that were left out, one line for all that have one reason.
-    fn flush(&mut self) {
+    fn flush(&mut self, printer: &mut dyn Printer) {
         let left_out = std::mem::take(&mut self.left_out);
         match &left_out[..] {
             [] => {}
-            [only] => self.text(only),
+            [only] => self.text(only, printer),
             [first, ..] => {
                 let names: Vec<&str> = left_out.iter().map(|one| one.check.as_str()).collect();
                 let message = format!("{} ({})", first.message, names.join(", "));
                 let check = format!("{} checks", names.len());
-                self.text(&Finding::unchecked(&check, message));
+                self.text(&Finding::unchecked(&check, message), printer);
             }
         }
     }
 
-    fn text(&mut self, finding: &Finding) {
+    fn text(&self, finding: &Finding, printer: &mut dyn Printer) {
         let severity = finding.severity.word();
         let (check, message) = (&finding.check, &finding.message);
         let remedy = finding.remedy.as_ref().map_or_else(String::new, |remedy| {
@@ -176,55 +200,69 @@ impl<'a> Report<'a> {
             format!("; fix: {place}{remedy}")
         });
         let line = format!("{severity:SEVERITY_WIDTH$}  {check:CHECK_WIDTH$}  {message}{remedy}");
-        self.print(&format!("{}\n", line.replace('\n', " ")));
+        print(&line.replace('\n', " "), printer);
     }
 
-    fn json(&mut self, line: &impl Serialize) {
-        let text = serde_json::to_string(line).unwrap_or_default();
-        self.print(&format!("{text}\n"));
-    }
-
-    fn print(&mut self, text: &str) {
-        // The exit status tells the result as well.
-        let _ = self.printer.out(text);
-    }
-
-    /// The command is over, with this status where it did not get to the end of the checks. Says what
-    /// the exit status is.
-    pub fn finish(mut self, failed: Option<ExitStatus>) -> ExitStatus {
-        self.flush();
-        let status = failed.unwrap_or(self.exit.unwrap_or(ExitStatus::Success));
-        let (message, hint) = match failed {
-            Some(_) => self.captured_output.take(),
-            None => (self.verdict(status), None),
-        };
-        match self.format {
-            Format::Text if failed.is_some() => {}
-            Format::Text => self.print(&format!("{message}\n")),
-            Format::Json => {
-                let outcome = match (failed, self.member) {
-                    (Some(_), _) => Outcome::Failed,
-                    (None, _) if self.errors > 0 => Outcome::NotReady,
-                    (None, Some(_)) => Outcome::AlreadyMember,
-                    (None, None) => Outcome::Ready,
-                };
-                self.json(&EndLine {
-                    kind: "end",
-                    outcome,
-                    message: message.trim(),
-                    hint: hint.as_deref(),
-                    errors: self.errors,
-                    warnings: self.warnings,
-                    unchecked: self.unchecked,
-                    role: self.member,
-                    exit: status.code(),
-                });
-            }
+    /// The command is over; see [`crate::cli::renderer::Renderer::finish`].
+    pub fn finish(
+        mut self,
+        status: Result<(), ExitStatus>,
+        printer: &mut dyn Printer,
+    ) -> ExitStatus {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        let status = status.err().unwrap_or(ExitStatus::Failure);
+        self.flush(printer);
+        if self.format == Format::Json {
+            let (message, hint) = self.captured.take();
+            let end = EndLine {
+                hint: hint.as_deref(),
+                ..self.end_line(Outcome::Failed, &message, status)
+            };
+            json(&end, printer);
         }
         status
     }
 
-    fn verdict(&self, status: ExitStatus) -> String {
+    /// All checks are done; the node is a member already, or is none.
+    fn end(&mut self, member: Option<Role>, printer: &mut dyn Printer) {
+        self.flush(printer);
+        let status = self.exit.unwrap_or(ExitStatus::Success);
+        self.ended = Some(status);
+        let message = self.summary(member, status);
+        let outcome = match member {
+            _ if self.errors > 0 => Outcome::NotReady,
+            Some(_) => Outcome::AlreadyMember,
+            None => Outcome::Ready,
+        };
+        match self.format {
+            Format::Text => print(&message, printer),
+            Format::Json => {
+                let end = EndLine {
+                    role: member,
+                    ..self.end_line(outcome, &message, status)
+                };
+                json(&end, printer);
+            }
+        }
+    }
+
+    fn end_line<'a>(&self, outcome: Outcome, message: &'a str, status: ExitStatus) -> EndLine<'a> {
+        EndLine {
+            kind: "end",
+            outcome,
+            message: message.trim(),
+            hint: None,
+            errors: self.errors,
+            warnings: self.warnings,
+            unchecked: self.unchecked,
+            role: None,
+            exit: status.code(),
+        }
+    }
+
+    fn summary(&self, member: Option<Role>, status: ExitStatus) -> String {
         let count = |number: usize, what: &str| {
             let plural = if number == 1 { "" } else { "s" };
             format!("{number} {what}{plural}")
@@ -235,36 +273,24 @@ impl<'a> Report<'a> {
             count(self.warnings, "warning"),
             self.unchecked
         );
-        let verdict = match self.member {
+        let outcome = match member {
             _ if self.errors > 0 => {
                 format!("the join would fail with exit code {}", status.code())
             }
             Some(_) => "this node is already a member of the cluster".to_owned(),
             None => "nothing that was found stands in the way of the join".to_owned(),
         };
-        format!("{counts}: {verdict}")
+        format!("{counts}: {outcome}")
     }
 }
 
-impl Printer for Report<'_> {
-    fn out(&mut self, text: &str) -> Result<(), OutputLost> {
-        match self.format {
-            Format::Text => self.printer.out(text),
-            Format::Json => {
-                self.captured_output.out(text);
-                Ok(())
-            }
-        }
-    }
+fn json(line: &impl Serialize, printer: &mut dyn Printer) {
+    print(&serde_json::to_string(line).unwrap_or_default(), printer);
+}
 
-    fn err(&mut self, line: &str) {
-        if self.format == Format::Json
-            && let Some(warning) = self.captured_output.err(line)
-        {
-            self.finding(Finding::warning("token-file", warning));
-        }
-        self.printer.err(line);
-    }
+fn print(line: &str, printer: &mut dyn Printer) {
+    // The exit status tells the result as well.
+    let _ = printer.out(&format!("{line}\n"));
 }
 
 #[cfg(test)]
@@ -274,13 +300,17 @@ mod tests {
 
     fn told(findings: Vec<Finding>, member: Option<Role>) -> (String, ExitStatus) {
         let mut printer = Kept::default();
-        let mut report = Report::new(&[], Format::Text, &mut printer);
-        report.contacts([10, 99, 0, 11].into());
+        let mut told = Findings::new(&[], Format::Text);
+        let contacting = Event::Contacting {
+            address: [10, 99, 0, 11].into(),
+            from_microk8s: false,
+        };
+        told.tell(&contacting, &mut printer);
         for finding in findings {
-            report.tell(CheckEvent::Finding(finding));
+            told.tell(&Event::Finding(finding), &mut printer);
         }
-        report.tell(CheckEvent::Done { member });
-        let status = report.finish(None);
+        told.tell(&Event::End(End::Checked { member }), &mut printer);
+        let status = told.finish(Ok(()), &mut printer);
         (printer.out, status)
     }
 

@@ -9,13 +9,12 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
-use crate::cli::captured_output::Overheard;
-use crate::cli::join_text::Teller;
-use crate::cli::output::{self, OutputLost, Printer};
+use crate::base::sanitize;
+use crate::cli::captured_output::CapturedOutput;
+use crate::cli::output::{self, Printer};
 use crate::model::join_stage::{JoinStage, Retry};
 use crate::model::role::Role;
-use crate::wire::local_v1::JoinEvent;
-use crate::wire::operation::Failure;
+use crate::wire::operation::{End, Event, Failure};
 
 /// One line.
 #[derive(Debug, Serialize)]
@@ -48,181 +47,158 @@ enum Outcome {
     Failed,
 }
 
-/// How a join ended.
-#[derive(Default)]
-struct End<'a> {
-    message: &'a str,
-    role: Option<Role>,
-    hint: Option<&'a str>,
-    retry: Option<Retry>,
-    retry_after: Option<u64>,
-}
-
 /// Tells a join as lines of JSON on standard output, where nothing else is printed. Standard error
 /// is as without it.
-pub struct Lines<'a> {
-    printer: &'a mut dyn Printer,
+pub struct Lines {
     began: Instant,
     stage: String,
-    captured_output: Overheard,
+    captured: CapturedOutput,
     ended: Option<ExitStatus>,
 }
 
-impl<'a> Lines<'a> {
+impl Lines {
     /// The clock begins to run.
-    pub fn new(arguments: &[OsString], printer: &'a mut dyn Printer) -> Self {
+    pub fn new(arguments: &[OsString]) -> Self {
         Self {
-            printer,
             began: Instant::now(),
             stage: JoinStage::Preflight.name().to_owned(),
-            captured_output: Overheard::new(arguments),
+            captured: CapturedOutput::new(arguments),
             ended: None,
         }
     }
 
-    /// The command is over: there is a last line in any case, and its exit code is the command's.
-    pub fn finish(mut self, status: ExitStatus) -> ExitStatus {
+    /// Where text for standard output goes.
+    pub fn captured(&mut self) -> &mut CapturedOutput {
+        &mut self.captured
+    }
+
+    /// Tells a warning among the lines for standard error.
+    pub fn err(&mut self, line: &str, printer: &mut dyn Printer) {
+        if let Some(warning) = self.captured.err(line) {
+            self.line(Kind::Warning, warning, printer);
+        }
+    }
+
+    /// The command is over; see [`crate::cli::renderer::Renderer::finish`].
+    pub fn finish(
+        mut self,
+        status: Result<(), ExitStatus>,
+        printer: &mut dyn Printer,
+    ) -> ExitStatus {
         if let Some(status) = self.ended {
             return status;
         }
-        let (message, hint) = self.captured_output.take();
-        let end = End {
-            message: &message,
+        let status = status.err().unwrap_or(ExitStatus::Failure);
+        let (message, hint) = self.captured.take();
+        let end = Line {
             hint: hint.as_deref(),
-            ..End::default()
+            ..self.end(Outcome::Failed, &message, status)
         };
-        self.end(Outcome::Failed, status, &end);
+        write(&end, printer);
         status
     }
 
-    fn line(&mut self, kind: Kind, message: &str) {
-        let stage = self.stage.clone();
-        self.write(&Line {
+    /// Tells one event.
+    pub fn tell(&mut self, event: &Event, printer: &mut dyn Printer) {
+        // What was printed before the join began stopped nothing.
+        let printed = self.captured.take_stdout();
+        if !printed.is_empty() {
+            self.line(Kind::Warning, &printed, printer);
+        }
+        if let Some(stage) = event.begins() {
+            stage.name().clone_into(&mut self.stage);
+        }
+        let message = match event {
+            Event::Contacting { address, .. } => &format!("Contacting cluster at {address}"),
+            Event::Stage { stage } => stage.doing(),
+            Event::Warning {
+                message,
+                from_microk8s: true,
+            } => return self.line(Kind::Warning, message, printer),
+            Event::Warning { message, .. } => {
+                let message = sanitize::for_terminal(message);
+                self.line(Kind::Warning, &message, printer);
+                return printer.err(&format!("warning: {message}"));
+            }
+            Event::Line { text: message } | Event::Waiting { message } => message,
+            Event::NotYet => "The datastore does not list this node yet",
+            Event::NotAnswering => "The datastore could not be asked yet",
+            Event::WaitingDone => "The waiting is over",
+            Event::Stderr { text } => return printer.err(text),
+            Event::Finding(_) => return,
+            Event::End(end) => return self.last(end, printer),
+        };
+        self.line(Kind::Progress, message, printer);
+    }
+
+    fn last(&mut self, end: &End, printer: &mut dyn Printer) {
+        let (outcome, message, role) = match end {
+            End::Joined { role, .. } => {
+                (Outcome::Joined, "Successfully joined the cluster.", *role)
+            }
+            End::AlreadyMember { role } => (
+                Outcome::AlreadyMember,
+                "This node is already a member of the cluster.",
+                *role,
+            ),
+            End::Failed(failure) => return self.failed(failure, printer),
+            // These end no join.
+            End::Checked { .. } | End::Left { .. } | End::Planned { .. } | End::Removed => return,
+        };
+        "done".clone_into(&mut self.stage);
+        self.ended = Some(ExitStatus::Success);
+        let end = Line {
+            role: Some(role),
+            ..self.end(outcome, message, ExitStatus::Success)
+        };
+        write(&end, printer);
+    }
+
+    fn failed(&mut self, failure: &Failure, printer: &mut dyn Printer) {
+        output::explain(printer, failure);
+        self.stage.clone_from(&failure.stage);
+        self.ended = Some(failure.status());
+        let message = failure.message().unwrap_or("the join failed");
+        let end = Line {
+            hint: failure.hint.as_deref(),
+            retry: failure.retry,
+            retry_after: failure.retry_after,
+            ..self.end(Outcome::Failed, message, failure.status())
+        };
+        write(&end, printer);
+    }
+
+    fn line(&self, kind: Kind, message: &str, printer: &mut dyn Printer) {
+        write(&self.line_of(kind, message), printer);
+    }
+
+    fn end<'a>(&'a self, outcome: Outcome, message: &'a str, status: ExitStatus) -> Line<'a> {
+        Line {
+            outcome: Some(outcome),
+            exit: Some(status.code()),
+            ..self.line_of(Kind::End, message)
+        }
+    }
+
+    fn line_of<'a>(&'a self, kind: Kind, message: &'a str) -> Line<'a> {
+        Line {
             kind,
-            stage: &stage,
+            stage: &self.stage,
             message: message.trim(),
-            seconds: self.seconds(),
+            // Since the command began, to the millisecond.
+            seconds: (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
             outcome: None,
             role: None,
             hint: None,
             retry: None,
             retry_after: None,
             exit: None,
-        });
-    }
-
-    fn end(&mut self, outcome: Outcome, status: ExitStatus, end: &End<'_>) {
-        self.ended = Some(status);
-        let stage = self.stage.clone();
-        self.write(&Line {
-            kind: Kind::End,
-            stage: &stage,
-            message: end.message.trim(),
-            seconds: self.seconds(),
-            outcome: Some(outcome),
-            role: end.role,
-            hint: end.hint,
-            retry: end.retry,
-            retry_after: end.retry_after,
-            exit: Some(status.code()),
-        });
-    }
-
-    fn write(&mut self, line: &Line<'_>) {
-        let text = serde_json::to_string(line).unwrap_or_default();
-        // The join continues when its output is closed.
-        let _ = self.printer.out(&format!("{text}\n"));
-    }
-
-    /// Since the command began, to the millisecond.
-    fn seconds(&self) -> f64 {
-        (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
-    }
-
-    fn failed(&mut self, failure: &Failure) {
-        output::explain(self.printer, failure);
-        self.stage.clone_from(&failure.stage);
-        let end = End {
-            message: failure.message().unwrap_or("the join failed"),
-            hint: failure.hint.as_deref(),
-            retry: failure.retry,
-            retry_after: failure.retry_after,
-            role: None,
-        };
-        self.end(Outcome::Failed, failure.status(), &end);
+        }
     }
 }
 
-impl Printer for Lines<'_> {
-    fn out(&mut self, text: &str) -> Result<(), OutputLost> {
-        self.captured_output.out(text);
-        Ok(())
-    }
-
-    fn err(&mut self, line: &str) {
-        if let Some(warning) = self.captured_output.err(line) {
-            self.line(Kind::Warning, warning);
-        }
-        self.printer.err(line);
-    }
-}
-
-impl Teller for Lines<'_> {
-    fn tell(&mut self, event: &JoinEvent) {
-        // What was said before the join began stopped nothing.
-        let said = self.captured_output.take_said();
-        if !said.is_empty() {
-            self.line(Kind::Warning, &said);
-        }
-        if let Some(stage) = event.begins() {
-            self.stage = stage.name().to_owned();
-        }
-        match event {
-            JoinEvent::Contacting { address, .. } => {
-                self.line(Kind::Progress, &format!("Contacting cluster at {address}"));
-            }
-            JoinEvent::Stage { stage } => self.line(Kind::Progress, stage.doing()),
-            JoinEvent::Warning {
-                message,
-                from_microk8s: true,
-            } => self.line(Kind::Warning, message),
-            JoinEvent::Warning { message, .. } => self.err(&format!("warning: {message}")),
-            JoinEvent::Waiting => {
-                self.line(
-                    Kind::Progress,
-                    "Waiting for this node to finish joining the cluster",
-                );
-            }
-            JoinEvent::NotListed => {
-                self.line(Kind::Progress, "The datastore does not list this node yet");
-            }
-            JoinEvent::NotAnswering => {
-                self.line(Kind::Progress, "The datastore could not be asked yet");
-            }
-            JoinEvent::WaitingDone => self.line(Kind::Progress, "The waiting is over"),
-            JoinEvent::Joined { role, .. } => {
-                self.stage = "done".to_owned();
-                let end = End {
-                    message: "Successfully joined the cluster.",
-                    role: Some(*role),
-                    ..End::default()
-                };
-                self.end(Outcome::Joined, ExitStatus::Success, &end);
-            }
-            JoinEvent::AlreadyMember { role } => {
-                self.stage = "done".to_owned();
-                let end = End {
-                    message: "This node is already a member of the cluster.",
-                    role: Some(*role),
-                    ..End::default()
-                };
-                self.end(Outcome::AlreadyMember, ExitStatus::Success, &end);
-            }
-            JoinEvent::Failed(failure) => self.failed(failure),
-        }
-    }
-
-    fn status(&self) -> ExitStatus {
-        self.ended.unwrap_or(ExitStatus::Failure)
-    }
+fn write(line: &Line<'_>, printer: &mut dyn Printer) {
+    let text = serde_json::to_string(line).unwrap_or_default();
+    // A join goes on although nothing reads its output.
+    let _ = printer.out(&format!("{text}\n"));
 }

@@ -1,15 +1,13 @@
-//! `microk8s leave`: what may be typed, and how a leave is told. Lines are MicroK8s's
-//! (`messages.md`, leave).
+//! `microk8s leave`: what may be typed.
 
 use std::ffi::OsString;
 
 use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
-use crate::base::sanitize;
 use crate::cli;
 use crate::cli::output::{self, Printer};
-use crate::wire::leave_v1::{LeaveEvent, LeaveOrder};
+use crate::wire::operation::Operation;
 
 /// The help text (recording `leave-help`).
 pub const HELP: &str = "\
@@ -33,29 +31,21 @@ pub struct LeaveArgs {
     pub dry_run: bool,
 }
 
-/// What was typed.
-#[derive(Debug)]
-pub enum Typed {
-    /// A leave.
-    Leave(LeaveOrder),
-    /// The help text was asked for.
-    Help,
-    /// Something that is not understood; it was said already.
-    Wrong(ExitStatus),
-}
-
-/// Reads the arguments as MicroK8s's command does (recording `leave-extra-argument`).
-pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Typed {
+/// Reads the arguments as MicroK8s's command does (recording `leave-extra-argument`), or says with what
+/// status the command is over: the help text was asked for, or it was said what is wrong.
+pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<Operation, ExitStatus> {
     let typed: Vec<String> = arguments
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     match cli::read::<LeaveArgs>("leave", arguments) {
-        Ok(args) => Typed::Leave(LeaveOrder {
+        Ok(args) => Ok(Operation::Leave {
             dry_run: args.dry_run,
         }),
-        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => Typed::Help,
-        Err(_) => Typed::Wrong(usage_error(printer, &typed)),
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
+            Err(output::print(printer, HELP, ExitStatus::Success))
+        }
+        Err(_) => Err(usage_error(printer, &typed)),
     }
 }
 
@@ -80,70 +70,12 @@ fn usage_error(printer: &mut dyn Printer, typed: &[String]) -> ExitStatus {
     ExitStatus::Usage
 }
 
-/// Tells a leave as MicroK8s does.
-pub struct Narrator<'a> {
-    printer: &'a mut dyn Printer,
-    status: ExitStatus,
-}
-
-impl<'a> Narrator<'a> {
-    /// Nothing was told yet; a leave that ends without a word failed.
-    pub fn new(printer: &'a mut dyn Printer) -> Self {
-        Self {
-            printer,
-            status: ExitStatus::Failure,
-        }
-    }
-
-    /// Tells one event.
-    pub fn tell(&mut self, event: &LeaveEvent) {
-        let text = match event {
-            LeaveEvent::Configuring => "Configuring services.\n".to_owned(),
-            LeaveEvent::Certificates => "Generating new cluster certificates.\n".to_owned(),
-            LeaveEvent::Waiting => "Waiting for node to start. ".to_owned(),
-            LeaveEvent::NotUp => ". ".to_owned(),
-            LeaveEvent::WaitingDone => " \n".to_owned(),
-            LeaveEvent::Said { text } => {
-                self.printer.err(text);
-                return;
-            }
-            LeaveEvent::Warning { message } => {
-                let message = sanitize::for_terminal(message);
-                self.printer.err(&format!("warning: {message}"));
-                return;
-            }
-            LeaveEvent::Would { role, steps } => {
-                self.status = ExitStatus::Success;
-                let steps: String = steps.iter().map(|step| format!("- {step}\n")).collect();
-                format!(
-                    "This node is a {role} node of the cluster. To leave it, this would be done:\n{steps}Nothing was changed.\n"
-                )
-            }
-            LeaveEvent::Left { .. } => {
-                self.status = ExitStatus::Success;
-                return;
-            }
-            LeaveEvent::Failed(failure) => {
-                self.status = output::failure(self.printer, failure);
-                return;
-            }
-        };
-        // The leave continues when its output is closed.
-        let _ = self.printer.out(&text);
-    }
-
-    /// How the leave ended.
-    pub fn status(&self) -> ExitStatus {
-        self.status
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::output::tests::Kept;
 
-    fn typed(arguments: &[&str]) -> (Typed, String) {
+    fn typed(arguments: &[&str]) -> (Result<Operation, ExitStatus>, String) {
         let mut printer = Kept::default();
         let typed = read(arguments.iter().map(Into::into).collect(), &mut printer);
         (typed, printer.err)
@@ -160,13 +92,13 @@ mod tests {
             (&["--nope"], "No such option: --nope"),
         ] {
             let (typed, err) = typed(arguments);
-            assert!(matches!(typed, Typed::Wrong(ExitStatus::Usage)));
+            assert!(matches!(typed, Err(ExitStatus::Usage)));
             assert!(err.ends_with(&format!("\n\nError: {error}\n")), "{err}");
         }
-        assert!(matches!(typed(&["-h"]).0, Typed::Help));
+        assert!(matches!(typed(&["-h"]).0, Err(ExitStatus::Success)));
         assert!(matches!(
             typed(&["--dry-run"]).0,
-            Typed::Leave(LeaveOrder { dry_run: true })
+            Ok(Operation::Leave { dry_run: true })
         ));
     }
 }

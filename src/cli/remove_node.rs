@@ -1,5 +1,4 @@
-//! `microk8s remove-node`: what may be typed, and how a removal is told. Lines are MicroK8s's
-//! (`messages.md`, remove-node).
+//! `microk8s remove-node`: what may be typed.
 
 use std::ffi::OsString;
 
@@ -9,7 +8,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cli::output::{self, Printer};
 use crate::model::endpoint;
-use crate::wire::leave_v1::{RemoveEvent, RemoveOrder};
+use crate::wire::operation::RemoveOrder;
 
 /// The help text (recording `remove-node-help`).
 pub const HELP: &str = "\
@@ -40,45 +39,39 @@ pub struct RemoveNodeArgs {
     pub force: bool,
 }
 
-/// What was typed.
-#[derive(Debug)]
-pub enum Typed {
-    /// A removal.
-    Remove(RemoveOrder),
-    /// The help text was asked for.
-    Help,
-    /// Something that is not understood; it was said already.
-    Wrong(ExitStatus),
-}
-
 /// Reads the arguments in MicroK8s's order: how many there are, what the second one is, and only
 /// then what they say (recordings `remove-node-*`). On a cluster without high availability the
-/// flag may stand anywhere.
-pub fn read(arguments: Vec<OsString>, is_ha: bool, printer: &mut dyn Printer) -> Typed {
+/// flag may stand anywhere. An `Err` says with what status the command is over: the help text was
+/// asked for, or it was said what is wrong.
+pub fn read(
+    arguments: Vec<OsString>,
+    is_ha: bool,
+    printer: &mut dyn Printer,
+) -> Result<RemoveOrder, ExitStatus> {
     let words: Vec<String> = arguments
         .into_iter()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
-    let mut say = |text| Typed::Wrong(output::print(printer, text, ExitStatus::Failure));
+    let mut say = |text| Err(output::print(printer, text, ExitStatus::Failure));
     match &words[..] {
         [] => return say(NO_NODE),
         [_, second] if is_ha && second != "--force" => return say(WRONG_SECOND),
         _ => {}
     }
     if words.iter().any(|word| word == "--help") {
-        return Typed::Help;
+        return Err(output::print(printer, HELP, ExitStatus::Success));
     }
     let force = words.iter().any(|word| word == "--force");
     let mut others = words.iter().filter(|word| *word != "--force");
     let Some(node) = others.next() else {
-        return Typed::Wrong(usage_error(printer, "Missing argument 'NODE'."));
+        return Err(usage_error(printer, "Missing argument 'NODE'."));
     };
     let extra: Vec<&str> = others.map(String::as_str).collect();
     let text = match &extra[..] {
         // What looks like an option would be one to kubectl.
         _ if node.starts_with('-') => format!("No such option: {node}"),
         [] if is_node(node) => {
-            return Typed::Remove(RemoveOrder {
+            return Ok(RemoveOrder {
                 node: node.clone(),
                 force,
             });
@@ -87,7 +80,7 @@ pub fn read(arguments: Vec<OsString>, is_ha: bool, printer: &mut dyn Printer) ->
         [one] => format!("Got unexpected extra argument ({one})"),
         more => format!("Got unexpected extra arguments ({})", more.join(" ")),
     };
-    Typed::Wrong(usage_error(printer, &sanitize::for_terminal(&text)))
+    Err(usage_error(printer, &sanitize::for_terminal(&text)))
 }
 
 /// Nodes may be known by names under which none would be admitted any more.
@@ -110,62 +103,12 @@ fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
     ExitStatus::Usage
 }
 
-/// Tells a removal as MicroK8s does.
-pub struct Narrator<'a> {
-    printer: &'a mut dyn Printer,
-    status: ExitStatus,
-}
-
-impl<'a> Narrator<'a> {
-    /// Nothing was told yet; a removal that ends without a word failed.
-    pub fn new(printer: &'a mut dyn Printer) -> Self {
-        Self {
-            printer,
-            status: ExitStatus::Failure,
-        }
-    }
-
-    /// Tells one event.
-    pub fn tell(&mut self, event: &RemoveEvent) {
-        let text = match event {
-            RemoveEvent::NotInKubernetes { node } => format!(
-                "Node {node} does not exist in Kubernetes.\nAttempting to remove {node} from dqlite.\n"
-            ),
-            RemoveEvent::InDatastore => "Removing node entry found in dqlite.\n".to_owned(),
-            RemoveEvent::Said { text } => {
-                self.printer.err(text);
-                return;
-            }
-            RemoveEvent::Warning { message } => {
-                let message = sanitize::for_terminal(message);
-                self.printer.err(&format!("warning: {message}"));
-                return;
-            }
-            RemoveEvent::Removed => {
-                self.status = ExitStatus::Success;
-                return;
-            }
-            RemoveEvent::Failed(failure) => {
-                self.status = output::failure(self.printer, failure);
-                return;
-            }
-        };
-        // The removal continues when its output is closed.
-        let _ = self.printer.out(&text);
-    }
-
-    /// How the removal ended.
-    pub fn status(&self) -> ExitStatus {
-        self.status
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::output::tests::Kept;
 
-    fn typed(arguments: &[&str], is_ha: bool) -> (Typed, Kept) {
+    fn typed(arguments: &[&str], is_ha: bool) -> (Result<RemoveOrder, ExitStatus>, Kept) {
         let mut printer = Kept::default();
         let typed = read(
             arguments.iter().map(Into::into).collect(),
@@ -186,7 +129,7 @@ mod tests {
         ] {
             let (typed, printer) = typed(arguments, true);
             assert!(
-                matches!(typed, Typed::Wrong(ExitStatus::Usage)),
+                matches!(typed, Err(ExitStatus::Usage)),
                 "{arguments:?}: {typed:?}"
             );
             assert!(printer.err.starts_with("Usage: "), "{}", printer.err);
@@ -201,7 +144,7 @@ mod tests {
             (&["--force", "n2"], false, true),
             (&["fd00::2"], true, true),
         ] {
-            let fine = matches!(typed(arguments, is_ha).0, Typed::Remove(_));
+            let fine = typed(arguments, is_ha).0.is_ok();
             assert_eq!(fine, is_fine, "{arguments:?}");
         }
     }

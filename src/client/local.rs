@@ -9,12 +9,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::wire::error_body::ErrorBody;
-use crate::wire::leave_v1::{LeaveEvent, LeaveOrder, RemoveEvent, RemoveOrder};
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, IssuedToken, JoinEvent, JoinOrder, NodeDirectory, NodeList, PROTOCOL,
-    Pruned, TokenList, TokenSelection,
+    AddTokenRequest, Hello, IssuedToken, NodeDirectory, NodeList, PROTOCOL, Pruned, TokenList,
+    TokenSelection,
 };
-use crate::wire::preflight_v1::{CheckEvent, CheckOrder};
+use crate::wire::operation::{Event, Operation};
 use crate::wire::routes;
 
 /// What is behind a socket.
@@ -136,63 +135,14 @@ impl LocalAgent {
         self.get(routes::LOCAL_NODES).await
     }
 
-    /// Joins a cluster; `on_event` is told what happens. The last event says how it ended.
-    pub async fn join(
+    /// Has an operation done; `on_event` is told what happens. The last event says how it ended.
+    pub async fn run(
         &self,
-        order: &JoinOrder,
-        on_event: impl FnMut(JoinEvent),
+        operation: &Operation,
+        mut on_event: impl FnMut(Event),
     ) -> Result<(), LocalError> {
-        let is_last = |event: &JoinEvent| {
-            matches!(
-                event,
-                JoinEvent::Joined { .. } | JoinEvent::AlreadyMember { .. } | JoinEvent::Failed(_)
-            )
-        };
-        self.follow(routes::LOCAL_JOIN, order, is_last, on_event)
-            .await
-    }
-
-    /// Looks what stands in the way of a join; as [`Self::join`].
-    pub async fn check_join(
-        &self,
-        order: &CheckOrder,
-        on_event: impl FnMut(CheckEvent),
-    ) -> Result<(), LocalError> {
-        let is_last = |event: &CheckEvent| matches!(event, CheckEvent::Done { .. });
-        self.follow(routes::LOCAL_JOIN_CHECK, order, is_last, on_event)
-            .await
-    }
-
-    /// Leaves the cluster; as [`Self::join`].
-    pub async fn leave(
-        &self,
-        order: &LeaveOrder,
-        on_event: impl FnMut(LeaveEvent),
-    ) -> Result<(), LocalError> {
-        self.follow(routes::LOCAL_LEAVE, order, LeaveEvent::is_last, on_event)
-            .await
-    }
-
-    /// Removes a node from the cluster; as [`Self::join`].
-    pub async fn remove_node(
-        &self,
-        order: &RemoveOrder,
-        on_event: impl FnMut(RemoveEvent),
-    ) -> Result<(), LocalError> {
-        let path = routes::LOCAL_REMOVE_NODE;
-        self.follow(path, order, RemoveEvent::is_last, on_event)
-            .await
-    }
-
-    /// Sends an order, and passes on the events that it is answered with, until the last one.
-    async fn follow<E: DeserializeOwned>(
-        &self,
-        path: &str,
-        order: &impl Serialize,
-        is_last: impl Fn(&E) -> bool,
-        mut on_event: impl FnMut(E),
-    ) -> Result<(), LocalError> {
-        let mut response = self.send(self.client.post(url(path)).json(order)).await?;
+        let request = self.client.post(url(routes::LOCAL_OPERATION));
+        let mut response = self.send(request.json(operation)).await?;
         let mut buffer = Vec::new();
         let mut ended = false;
         while let Some(chunk) = response
@@ -203,9 +153,9 @@ impl LocalAgent {
             buffer.extend_from_slice(&chunk);
             while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = buffer.drain(..=end).collect();
-                let event: E = serde_json::from_slice(&line)
+                let event = serde_json::from_slice(&line)
                     .map_err(|_| LocalError::NotUnderstood(self.socket.clone()))?;
-                ended |= is_last(&event);
+                ended |= matches!(event, Event::End(_));
                 on_event(event);
             }
         }

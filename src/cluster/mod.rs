@@ -20,6 +20,7 @@ pub mod kubernetes;
 pub mod leave;
 pub mod node;
 pub mod node_lock;
+pub mod operation;
 pub mod pod_network;
 mod registry;
 pub mod remove_node;

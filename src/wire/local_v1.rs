@@ -4,17 +4,13 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::join_stage::JoinStage;
-use crate::model::join_url::JoinUrl;
-use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::model::token_record::{Added, State};
 use crate::model::token_terms::{RoleLimit, Terms};
-use crate::wire::operation::Failure;
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// `GET /local/hello`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -151,102 +147,6 @@ pub struct TokenUse {
 pub struct Pruned {
     /// How many tokens were forgotten.
     pub pruned: usize,
-}
-
-/// `POST /local/v1/join`, answered by a line of JSON for each [`JoinEvent`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct JoinOrder {
-    /// Whom to contact, and with what.
-    pub url: JoinUrl,
-    /// What to join as.
-    pub role: Role,
-    /// Whether the operator named the role; MicroK8s's client tells the contacted node.
-    pub role_was_named: bool,
-    /// Whether the contacted node's certificate may be any.
-    pub skip_verify: bool,
-    /// Whether the node joins although it has little memory.
-    pub disable_low_memory_guard: bool,
-    /// How many seconds the whole join may take, until the datastore lists the node, or the API
-    /// server answers a worker through its proxy. Bringing the node back does not count.
-    pub timeout_seconds: u64,
-    /// Labels for the node, beside those that the join gives it.
-    #[serde(default)]
-    pub labels: Vec<NodeLabel>,
-    /// The address under which the node registers itself with Kubernetes, one of its own; without
-    /// one the kubelet chooses, as the contacted node's arguments say.
-    #[serde(default)]
-    pub node_ip: Option<IpAddr>,
-}
-
-/// What happens during a join.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum JoinEvent {
-    /// The connection string was understood; the node is being contacted.
-    Contacting {
-        /// The node's address.
-        address: IpAddr,
-        /// MicroK8s prints it too; of the older flow it prints nothing here.
-        #[serde(default = "yes")]
-        from_microk8s: bool,
-    },
-    /// A part of the join begins that no other event tells of.
-    Stage {
-        /// Which one.
-        stage: JoinStage,
-    },
-    /// Something to know that stops nothing.
-    Warning {
-        /// The warning; several lines where MicroK8s prints several.
-        message: String,
-        /// MicroK8s prints it too, on standard output.
-        from_microk8s: bool,
-    },
-    /// The datastore is asked whether it lists the node.
-    Waiting,
-    /// It does not list the node yet.
-    NotListed,
-    /// It could not be asked.
-    NotAnswering,
-    /// The waiting is over.
-    WaitingDone,
-    /// The node is a member.
-    Joined {
-        /// As what.
-        role: Role,
-        /// It reaches the API servers through a proxy of its own, which can be configured.
-        has_api_proxy: bool,
-    },
-    /// The node was a member of this cluster before; nothing was changed.
-    AlreadyMember {
-        /// As what.
-        role: Role,
-    },
-    /// The join failed, and the node is as it was.
-    Failed(Failure),
-}
-
-/// An agent of an earlier version says nothing of it.
-const fn yes() -> bool {
-    true
-}
-
-impl JoinEvent {
-    /// The part of the join that begins with it.
-    pub const fn begins(&self) -> Option<JoinStage> {
-        match self {
-            Self::Contacting { .. } => Some(JoinStage::Contact),
-            Self::Waiting => Some(JoinStage::Datastore),
-            Self::Stage { stage } => Some(*stage),
-            Self::Warning { .. }
-            | Self::NotListed
-            | Self::NotAnswering
-            | Self::WaitingDone
-            | Self::Joined { .. }
-            | Self::AlreadyMember { .. }
-            | Self::Failed(_) => None,
-        }
-    }
 }
 
 /// `GET /local/v1/nodes`.

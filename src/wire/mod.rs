@@ -3,7 +3,6 @@
 pub mod cluster_v1;
 pub mod cluster_v2;
 pub mod error_body;
-pub mod leave_v1;
 pub mod lenient;
 pub mod local_v1;
 pub mod operation;

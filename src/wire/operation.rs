@@ -1,18 +1,204 @@
-//! How a join, leave or removal failed: from the node's own agent to the command. Part of version 1 of
-//! the local API.
+//! What changes a node or its cluster, `join`, `leave` and `remove-node`, and their dry runs: what
+//! the command asks the node's own agent for, and what it is told while that goes on.
+//!
+//! Part of version 1 of the local API. The command and the agent are one program, and
+//! [`super::local_v1::PROTOCOL`] grows with each change of this.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
-use crate::model::join_stage::Retry;
+use crate::model::join_stage::{JoinStage, Retry};
+use crate::model::join_url::JoinUrl;
+use crate::model::node_label::NodeLabel;
+use crate::model::role::Role;
+use crate::wire::preflight_v1::Finding;
+
+/// `POST /local/v1/operation`, answered by a line of JSON for each [`Event`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "operation", rename_all = "kebab-case")]
+pub enum Operation {
+    /// The node joins a cluster.
+    Join(JoinOrder),
+    /// The node leaves its cluster.
+    Leave {
+        /// Only say what would be done.
+        dry_run: bool,
+    },
+    /// Another node is removed from the cluster.
+    RemoveNode(RemoveOrder),
+}
+
+/// A join.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinOrder {
+    /// Whom to contact, and with what. Without it the order is a dry run of this node alone.
+    pub url: Option<JoinUrl>,
+    /// Only say what stands in the way of the join.
+    pub dry_run: bool,
+    /// What to join as.
+    pub role: Role,
+    /// Whether the operator named the role; MicroK8s's client tells the contacted node.
+    pub role_was_named: bool,
+    /// Whether the contacted node's certificate may be any.
+    pub skip_verify: bool,
+    /// Whether the node joins although it has little memory.
+    pub disable_low_memory_guard: bool,
+    /// How many seconds the whole join may take, until the datastore lists the node, or the API
+    /// server answers a worker through its proxy. Bringing the node back does not count.
+    pub timeout_seconds: u64,
+    /// Labels for the node, beside those that the join gives it.
+    pub labels: Vec<NodeLabel>,
+    /// The address under which the node registers itself with Kubernetes, one of its own; without
+    /// one the kubelet chooses, as the contacted node's arguments say.
+    pub node_ip: Option<IpAddr>,
+}
+
+/// A removal of a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemoveOrder {
+    /// The node's name or address, as it was typed.
+    pub node: String,
+    /// Remove it although the datastore lists it, or although Kubernetes does not know it.
+    pub force: bool,
+}
+
+impl JoinOrder {
+    /// Whether nothing is changed.
+    pub const fn is_dry_run(&self) -> bool {
+        self.dry_run || self.url.is_none()
+    }
+}
+
+/// What happens during an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A node of the cluster is contacted.
+    Contacting {
+        /// Its address.
+        address: IpAddr,
+        /// MicroK8s prints it too; it does not in the older flow, nor in a dry run.
+        from_microk8s: bool,
+    },
+    /// A stage of a join begins that no other event tells of.
+    Stage {
+        /// Which one.
+        stage: JoinStage,
+    },
+    /// A line that MicroK8s prints on standard output.
+    Line {
+        /// The line.
+        text: String,
+    },
+    /// Something to know that stops nothing.
+    Warning {
+        /// The warning; several lines where MicroK8s prints several.
+        message: String,
+        /// MicroK8s prints it too, on standard output.
+        from_microk8s: bool,
+    },
+    /// What a program printed on its standard error when it failed.
+    Stderr {
+        /// One line of it, or more.
+        text: String,
+    },
+    /// Something is waited for: by a join the datastore that lists the node, by a leave the node's own
+    /// API server.
+    Waiting {
+        /// As MicroK8s says it.
+        message: String,
+    },
+    /// It is not there yet.
+    NotYet,
+    /// It could not be asked.
+    NotAnswering,
+    /// The waiting is over.
+    WaitingDone,
+    /// A check of a dry run is done.
+    Finding(Finding),
+    /// The operation is over; the last event.
+    End(End),
+}
+
+impl Event {
+    /// A line that MicroK8s prints.
+    pub fn line(text: impl Into<String>) -> Self {
+        Self::Line { text: text.into() }
+    }
+
+    /// A warning of this program's own.
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self::Warning {
+            message: message.into(),
+            from_microk8s: false,
+        }
+    }
+
+    /// The stage of a join that begins with it.
+    pub const fn begins(&self) -> Option<JoinStage> {
+        match self {
+            Self::Contacting { .. } => Some(JoinStage::Contact),
+            Self::Waiting { .. } => Some(JoinStage::Datastore),
+            Self::Stage { stage } => Some(*stage),
+            Self::Line { .. }
+            | Self::Warning { .. }
+            | Self::Stderr { .. }
+            | Self::NotYet
+            | Self::NotAnswering
+            | Self::WaitingDone
+            | Self::Finding(_)
+            | Self::End(_) => None,
+        }
+    }
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "kebab-case")]
+pub enum End {
+    /// The node is a member.
+    Joined {
+        /// As what.
+        role: Role,
+        /// It reaches the API servers through a proxy of its own, which can be configured.
+        has_api_proxy: bool,
+    },
+    /// The node was a member of this cluster before; nothing was changed.
+    AlreadyMember {
+        /// As what.
+        role: Role,
+    },
+    /// All checks of a dry run of a join are done.
+    Checked {
+        /// As what the node is a member of that cluster already.
+        member: Option<Role>,
+    },
+    /// The node has left.
+    Left {
+        /// What it was in the cluster.
+        role: Role,
+    },
+    /// What a leave would do, in order.
+    Planned {
+        /// What the node is in the cluster.
+        role: Role,
+        /// One line a step.
+        steps: Vec<String>,
+    },
+    /// The node is gone, or there was none.
+    Removed,
+    /// The operation failed.
+    Failed(Failure),
+}
 
 /// Why an operation failed, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which part of it failed; of a join, the name of a stage.
+    /// Which part of it failed; of a join, the name of a [`JoinStage`].
     pub stage: String,
     /// Whether it is of use to try again, where that is known.
     pub retry: Option<Retry>,

@@ -2,12 +2,8 @@
 //! asks of the node's own agent. A [`Finding`] is the same on both ways.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-
-use crate::model::join_url::JoinUrl;
-use crate::model::role::Role;
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,34 +140,4 @@ pub enum Standing {
     #[default]
     #[serde(other)]
     Unknown,
-}
-
-/// `POST /local/v1/join/check`, answered by a line of JSON for each [`CheckEvent`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CheckOrder {
-    /// Whom to contact, and with what; without it only this node is looked at.
-    pub url: Option<JoinUrl>,
-    /// As what the node is to join.
-    pub role: Role,
-    /// Whether the operator named the role.
-    pub role_was_named: bool,
-    /// Whether the contacted node's certificate may be any.
-    pub skip_verify: bool,
-    /// Whether the node is to join although it has little memory.
-    pub disable_low_memory_guard: bool,
-    /// The address that the node is to register itself with.
-    pub node_ip: Option<IpAddr>,
-}
-
-/// What a look before a join tells.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum CheckEvent {
-    /// A check is done.
-    Finding(Finding),
-    /// All checks are done.
-    Done {
-        /// As what the node is a member of that cluster already.
-        member: Option<Role>,
-    },
 }

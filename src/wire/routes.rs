@@ -49,13 +49,7 @@ pub const LOCAL_TOKENS_FIND: &str = "/local/v1/tokens/find";
 pub const LOCAL_TOKENS_REVOKE: &str = "/local/v1/tokens/revoke";
 /// `POST`, on the socket: forget tokens that are over.
 pub const LOCAL_TOKENS_PRUNE: &str = "/local/v1/tokens/prune";
-/// `POST`, on the socket: join a cluster; answers with one event a line.
-pub const LOCAL_JOIN: &str = "/local/v1/join";
-/// `POST`, on the socket: look what stands in the way of a join; answers with one event a line.
-pub const LOCAL_JOIN_CHECK: &str = "/local/v1/join/check";
-/// `POST`, on the socket: leave the cluster; answers with one event a line.
-pub const LOCAL_LEAVE: &str = "/local/v1/leave";
-/// `POST`, on the socket: remove a node from the cluster; answers with one event a line.
-pub const LOCAL_REMOVE_NODE: &str = "/local/v1/remove-node";
+/// `POST`, on the socket: join, leave, remove a node, or a dry run; answers with one event a line.
+pub const LOCAL_OPERATION: &str = "/local/v1/operation";
 /// `GET`, on the socket: the nodes of the cluster.
 pub const LOCAL_NODES: &str = "/local/v1/nodes";

@@ -9,7 +9,7 @@ use microk8s::model::join_url::JoinUrl;
 use microk8s::model::role::Role;
 use microk8s::model::token::Token;
 use microk8s::model::token_terms::{Lifetime, Terms};
-use microk8s::wire::{cluster_v1, cluster_v2, local_v1};
+use microk8s::wire::{cluster_v1, cluster_v2, local_v1, operation};
 use serde_json::Value;
 
 use crate::compat::preconditions::{new_token, token_file};
@@ -718,8 +718,9 @@ fn nothing_that_holds_a_token_shows_it() {
             added_again: None,
             notices: Vec::new(),
         }),
-        Box::new(local_v1::JoinOrder {
-            url,
+        Box::new(operation::JoinOrder {
+            url: Some(url),
+            dry_run: false,
             role: Role::Worker,
             role_was_named: true,
             skip_verify: false,

@@ -6,10 +6,11 @@ use std::time::Instant;
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::identity::NodeKey;
+use crate::cluster::join::begin;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::Report;
-use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
+use crate::cluster::operation::Progress;
 use crate::cluster::transaction::{JournalError, Step, Steps, Transaction};
 use crate::model::join_stage::JoinStage;
 use crate::model::node_label::NodeLabel;
@@ -18,7 +19,7 @@ use crate::platform::{Action, Service};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::{Lock, ReadError};
 use crate::store::token_files::{self, CALLBACK_DIGEST, CALLBACK_TOKEN};
-use crate::wire::local_v1::{JoinEvent, JoinOrder};
+use crate::wire::operation::{Event, JoinOrder};
 
 /// The mode of lock files that MicroK8s's client makes (recording `join-worker-ok`).
 const LOCK_MODE: u32 = 0o700;
@@ -63,14 +64,14 @@ impl<'a> Change<'a> {
     }
 
     /// Does what is still to be done.
-    pub fn apply(&mut self, audience: &mut dyn Audience) -> Result<(), JoinError> {
+    pub fn apply(&mut self, progress: &mut dyn Progress) -> Result<(), JoinError> {
         let steps = self.steps.take();
         let before_services = self.before_services.take();
         let platform = self.node().platform.clone();
         self.transaction()?
             .apply(platform.as_ref(), &steps, |number| {
                 if before_services == Some(number) {
-                    begin(JoinStage::Services, audience);
+                    begin(JoinStage::Services, progress);
                 }
                 Ok(())
             })
@@ -100,25 +101,22 @@ impl<'a> Change<'a> {
     pub fn finish(
         &mut self,
         order: &JoinOrder,
-        audience: &mut dyn Audience,
+        progress: &mut dyn Progress,
     ) -> Result<(), JoinError> {
         if order.disable_low_memory_guard {
             self.unlock(Lock::LowMemoryGuard);
         }
         self.unlock(Lock::JoinInProgress);
-        self.commit("joined the cluster", audience)
+        self.commit("joined the cluster", progress)
     }
 
     /// The changes become final, and the node has done this.
-    pub fn commit(&mut self, done: &str, audience: &mut dyn Audience) -> Result<(), JoinError> {
-        self.apply(audience)?;
+    pub fn commit(&mut self, done: &str, progress: &mut dyn Progress) -> Result<(), JoinError> {
+        self.apply(progress)?;
         let committed = self.transaction()?.commit()?;
         self.transaction = None;
         if let Some(message) = committed.warning(done) {
-            audience.tell(JoinEvent::Warning {
-                message,
-                from_microk8s: false,
-            });
+            progress.tell(Event::warning(message));
         }
         Ok(())
     }

@@ -10,8 +10,9 @@ use crate::cluster::identity::{self, NodeKey, Renewed};
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::{Audience, still_wanted};
+use crate::cluster::join::still_wanted;
 use crate::cluster::node::{Node, Privacy};
+use crate::cluster::operation::Progress;
 use crate::cluster::transaction::Step;
 use crate::model::endpoint;
 use crate::pki::ca::{self, Ca};
@@ -21,7 +22,7 @@ use crate::store::dqlite::{self, Member};
 use crate::store::known_users;
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::JoinResponse;
-use crate::wire::local_v1::{JoinEvent, JoinOrder};
+use crate::wire::operation::{Event, JoinOrder};
 
 /// How often the datastore is asked whether it lists the node: soon at first, then less often.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -33,6 +34,7 @@ const NOT_ANSWERING_DOT: Duration = Duration::from_secs(2);
 /// All that the join needs, before anything is changed.
 pub struct Plan {
     answer: Answer<JoinResponse>,
+    contacted: IpAddr,
     own: IpAddr,
     ca: String,
     renewed: Vec<Renewed>,
@@ -58,7 +60,11 @@ struct Dqlite {
 
 impl Plan {
     /// Reads the answer, and signs what the node needs with the cluster's key.
-    pub fn prepare(node: &Node, answer: Answer<JoinResponse>) -> Result<Self, JoinError> {
+    pub fn prepare(
+        node: &Node,
+        answer: Answer<JoinResponse>,
+        contacted: IpAddr,
+    ) -> Result<Self, JoinError> {
         let own = answer.need("hostname_override", answer.hostname_override.as_deref())?;
         let own: IpAddr = own
             .parse()
@@ -87,6 +93,7 @@ impl Plan {
         let servers = reissue_servers(node, &ca)?;
         Ok(Self {
             answer,
+            contacted,
             own,
             ca: ca_pem,
             renewed,
@@ -167,7 +174,7 @@ impl Plan {
         change: &mut Change<'_>,
         cluster: &Dqlite,
         order: &JoinOrder,
-        audience: &mut dyn Audience,
+        progress: &mut dyn Progress,
     ) -> Result<(), JoinError> {
         let layout = &change.node().layout;
         let backend = layout.backend();
@@ -189,24 +196,26 @@ impl Plan {
         steps.write(&backend.join("cluster.key"), key.expose(), Privacy::Root);
         let init = dqlite::init_yaml(own, voters);
         steps.rewrite(&backend.join("init.yaml"), &init, 0o644);
-        change.apply(audience)?;
+        change.apply(progress)?;
         // From its start on the service enters the node into the datastore, whatever comes then.
         change
             .transaction()?
             .enter_datastore(&backend, voters, own)?;
         change.steps.service(Action::Start, Service::K8sDqlite);
-        change.apply(audience)?;
-        audience.tell(JoinEvent::Waiting);
-        let listed = wait_until_listed(change.node(), self.own, change.end(), audience);
-        audience.tell(JoinEvent::WaitingDone);
-        still_wanted(audience)?;
+        change.apply(progress)?;
+        progress.tell(Event::Waiting {
+            message: "Waiting for this node to finish joining the cluster".to_owned(),
+        });
+        let listed = wait_until_listed(change.node(), self.own, change.end(), progress);
+        progress.tell(Event::WaitingDone);
+        still_wanted(progress)?;
         if !listed {
             return Err(JoinError::NotListed {
                 seconds: order.timeout_seconds,
             });
         }
         change.steps.service(Action::Start, Service::Kubelite);
-        change.apply(audience)
+        change.apply(progress)
     }
 
     fn use_etcd(&self, change: &mut Change<'_>, servers: &str) -> Result<(), JoinError> {
@@ -258,7 +267,7 @@ impl super::Plan for Plan {
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,
-        audience: &mut dyn Audience,
+        progress: &mut dyn Progress,
     ) -> Result<(), JoinError> {
         let answer = &self.answer;
         let layout = &change.node().layout;
@@ -296,7 +305,7 @@ impl super::Plan for Plan {
         let manifest = layout.cni_manifest();
         match layout.read(&manifest) {
             Ok(text) => {
-                if let Some(changed) = cni::reach(&text, order.url.address) {
+                if let Some(changed) = cni::reach(&text, self.contacted) {
                     change.steps.rewrite(&manifest, &changed, 0o644);
                 }
             }
@@ -305,10 +314,10 @@ impl super::Plan for Plan {
         }
         change.begin_services();
         match &self.datastore {
-            Datastore::Dqlite(cluster) => self.join_dqlite(change, cluster, order, audience),
+            Datastore::Dqlite(cluster) => self.join_dqlite(change, cluster, order, progress),
             Datastore::Etcd { servers } => {
                 self.use_etcd(change, servers)?;
-                change.apply(audience)
+                change.apply(progress)
             }
         }
     }
@@ -336,12 +345,12 @@ fn reissue_servers(node: &Node, ca: &Ca) -> Result<Vec<(&'static str, String)>, 
 }
 
 /// Asks the datastore until it lists the node; says whether it did in time.
-fn wait_until_listed(node: &Node, own: IpAddr, end: Instant, audience: &mut dyn Audience) -> bool {
+fn wait_until_listed(node: &Node, own: IpAddr, end: Instant, progress: &mut dyn Progress) -> bool {
     let mut pause = FIRST_PAUSE;
     let mut next_dot = Instant::now();
     loop {
         let (host, backend) = (node.platform.clone(), node.layout.backend());
-        let asked = wait::unless(&|| audience.has_left(), move || {
+        let asked = wait::unless(&|| progress.is_cancelled(), move || {
             host.datastore_members(&backend)
         });
         let Some(answer) = asked else { return false };
@@ -352,15 +361,15 @@ fn wait_until_listed(node: &Node, own: IpAddr, end: Instant, audience: &mut dyn 
             Some(members) if members.iter().any(|member: &Member| member.is_at(own)) => {
                 return true;
             }
-            Some(_) => (JoinEvent::NotListed, NOT_LISTED_DOT),
-            None => (JoinEvent::NotAnswering, NOT_ANSWERING_DOT),
+            Some(_) => (Event::NotYet, NOT_LISTED_DOT),
+            None => (Event::NotAnswering, NOT_ANSWERING_DOT),
         };
         let now = Instant::now();
         if now >= next_dot {
-            audience.tell(event);
+            progress.tell(event);
             next_dot = now + until_next;
         }
-        if now >= end || wait::pause_unless(pause.min(end - now), &|| audience.has_left()) {
+        if now >= end || wait::pause_unless(pause.min(end - now), &|| progress.is_cancelled()) {
             return false;
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

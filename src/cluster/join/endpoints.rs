@@ -12,11 +12,12 @@ use crate::client::remote;
 use crate::cluster::identity::api_server_url;
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::{Audience, proxy, source_address, worker};
+use crate::cluster::join::{proxy, source_address, worker};
 use crate::cluster::node::{Node, Privacy};
+use crate::cluster::operation::Progress;
 use crate::model::endpoint;
 use crate::platform::{Action, Service};
-use crate::wire::local_v1::JoinOrder;
+use crate::wire::operation::JoinOrder;
 
 /// How long a port may take to answer.
 const REACH_LIMIT: Duration = Duration::from_secs(3);
@@ -112,12 +113,12 @@ pub fn repair(
     stale: &Stale,
     order: &JoinOrder,
     end: Instant,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
-    audience.changes_begin();
+    progress.changes_begin();
     let mut change = Change::new(node, end);
-    let done = apply(&mut change, stale, order, end, audience)
-        .and_then(|()| change.commit("taken over the API server's new address", audience));
+    let done = apply(&mut change, stale, order, end, progress)
+        .and_then(|()| change.commit("taken over the API server's new address", progress));
     done.map_err(|error| change.take_back(error))
 }
 
@@ -126,7 +127,7 @@ fn apply(
     stale: &Stale,
     order: &JoinOrder,
     end: Instant,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
     let node = change.node();
     let layout = &node.layout;
@@ -158,13 +159,13 @@ fn apply(
     if has_changed {
         change.steps.service(Action::Restart, Service::Kubelite);
     }
-    change.apply(audience)?;
+    change.apply(progress)?;
     if has_changed {
         return Ok(());
     }
     let (host, port) = proxy::own_server(node)?;
     let server = api_server_url(&host, &port.to_string());
-    proxy::wait_until_answered(node, &server, order, end, audience)
+    proxy::wait_until_answered(node, &server, order, end, progress)
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::{NodeKey, api_server_url};
 use crate::cluster::join::answer::Answer;
+use crate::cluster::join::begin;
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Contact, Wanted};
 use crate::cluster::join::worker::{Identities, REMOTE_CA, set_kubelet_of_worker};
-use crate::cluster::join::{Audience, begin};
 use crate::cluster::node::{Node, Privacy};
+use crate::cluster::operation::Progress;
 use crate::model::join_stage::JoinStage;
 use crate::model::token::Token;
 use crate::pki::csr;
@@ -19,7 +20,7 @@ use crate::pki::name::Subject;
 use crate::platform::{Action, Service};
 use crate::store::admissions::CertificatePurpose;
 use crate::wire::cluster_v1::JoinResponse;
-use crate::wire::local_v1::JoinOrder;
+use crate::wire::operation::JoinOrder;
 
 /// All that the join needs, before anything is changed.
 pub struct Plan {
@@ -46,11 +47,11 @@ impl Plan {
         node: &Node,
         order: &JoinOrder,
         contact: &mut Contact,
-        audience: &mut dyn Audience,
+        progress: &mut dyn Progress,
     ) -> Result<Self, JoinError> {
         let callback = random_text(64);
-        let answer = contact.join_v1(node, &callback, audience)?;
-        begin(JoinStage::Certificates, audience);
+        let answer = contact.join_v1(node, &callback, progress)?;
+        begin(JoinStage::Certificates, progress);
         let mode = answer.api_authn_mode.as_deref().unwrap_or("Token");
         if !["Cert", "Token"].contains(&mode) {
             return Err(JoinError::UnknownAuthMode(mode.to_owned()));
@@ -59,9 +60,10 @@ impl Plan {
         answer.check()?;
         let ca = answer.need("ca", answer.ca.clone())?;
         let etcd = answer.need("etcd", answer.etcd.as_deref())?;
-        let etcd = etcd.replace("0.0.0.0", &order.url.address.to_string());
+        let contacted = contact.address().to_string();
+        let etcd = etcd.replace("0.0.0.0", &contacted);
         let port = answer.need("apiport", answer.apiport.as_deref())?;
-        let server = api_server_url(&order.url.address.to_string(), port);
+        let server = api_server_url(&contacted, port);
         let proxy = answer.need("kubeproxy", answer.kubeproxy.clone())?;
         let kubelet = answer.need("kubelet", answer.kubelet.clone())?;
 
@@ -73,8 +75,8 @@ impl Plan {
             key: &server_key,
         };
         let etcd_request = csr::create(wanted.subject, wanted.names, &server_key.key)?;
-        let token = order.url.token.clone();
-        let etcd_certificate = contact.sign(&wanted, token, etcd_request.clone(), &ca, audience)?;
+        let token = contact.token().clone();
+        let etcd_certificate = contact.sign(&wanted, token, etcd_request.clone(), &ca, progress)?;
         let authentication = if mode == "Cert" {
             Authentication::Certificates(Identities::obtain(
                 node,
@@ -83,7 +85,7 @@ impl Plan {
                 proxy.with_suffix(CertificatePurpose::Proxy.suffix()),
                 kubelet.with_suffix(CertificatePurpose::Kubelet.suffix()),
                 order.node_ip,
-                audience,
+                progress,
             )?)
         } else {
             Authentication::Tokens { proxy, kubelet }
@@ -117,7 +119,7 @@ impl super::Plan for Plan {
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,
-        audience: &mut dyn Audience,
+        progress: &mut dyn Progress,
     ) -> Result<(), JoinError> {
         let answer = &self.answer;
         let layout = &change.node().layout;
@@ -168,6 +170,6 @@ impl super::Plan for Plan {
         }
         change.begin_services();
         change.become_worker()?;
-        change.apply(audience)
+        change.apply(progress)
     }
 }

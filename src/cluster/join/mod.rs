@@ -27,13 +27,15 @@ use crate::base::wait;
 use crate::client::remote::Wait;
 use crate::cluster::node::Node;
 use crate::cluster::node_lock::{self, NodeLockError};
+use crate::cluster::operation::{Progress, RunsIn};
 use crate::cluster::strictness;
 use crate::cluster::transaction::{self, Ending};
 use crate::model::join_stage::JoinStage;
+use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::{Outcome, RequestedRole};
-use crate::wire::local_v1::{JoinEvent, JoinOrder};
+use crate::wire::operation::{End, Event, JoinOrder};
 
 use change::Change;
 pub use error::JoinError;
@@ -41,75 +43,55 @@ use membership::Membership;
 use peer::Contact;
 pub use report::{recover as recover_in_turn, settle_when_free};
 
-/// Where a join runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunsIn {
-    /// In the node's agent, which takes the callbacks of the cluster from then on.
-    Agent,
-    /// In the process of a command. Callbacks are for whatever agent the node has: MicroK8s's may
-    /// be the one, and it can do nothing with a digest.
-    Command,
-}
-
-/// Who wants to know how a join goes.
-pub trait Audience {
-    /// Something happened.
-    fn tell(&mut self, event: JoinEvent);
-
-    /// The node is going to be changed from now on.
-    fn changes_begin(&mut self) {}
-
-    /// Whether the join is not wanted any more; it is taken back then.
-    fn has_left(&self) -> bool {
-        false
-    }
-}
-
-/// Joins a cluster. The last event that the audience is told says how it ended.
-pub fn join(node: &Node, order: &JoinOrder, runs_in: RunsIn, audience: &mut dyn Audience) {
-    let mut progress = Progress {
-        audience,
+/// Joins a cluster; says how that ended.
+pub(super) fn join(
+    node: &Node,
+    url: &JoinUrl,
+    order: &JoinOrder,
+    runs_in: RunsIn,
+    progress: &mut dyn Progress,
+) -> End {
+    let mut staged = Staged {
+        progress,
         running: JoinStage::Preflight,
     };
-    let ended = match attempt(node, order, runs_in, &mut progress) {
-        Ok(ended) => ended,
-        Err(error) => JoinEvent::Failed(error.outcome(progress.running)),
-    };
-    audience.tell(ended);
+    attempt(node, url, order, runs_in, &mut staged)
+        .unwrap_or_else(|error| End::Failed(error.outcome(staged.running)))
 }
 
 /// Passes on what happens, and knows which stage is under way.
-struct Progress<'a> {
-    audience: &'a mut dyn Audience,
+struct Staged<'a> {
+    progress: &'a mut dyn Progress,
     running: JoinStage,
 }
 
-impl Audience for Progress<'_> {
-    fn tell(&mut self, event: JoinEvent) {
+impl Progress for Staged<'_> {
+    fn tell(&mut self, event: Event) {
         self.running = event.begins().unwrap_or(self.running);
-        self.audience.tell(event);
+        self.progress.tell(event);
     }
 
     fn changes_begin(&mut self) {
-        self.audience.changes_begin();
+        self.progress.changes_begin();
     }
 
-    fn has_left(&self) -> bool {
-        self.audience.has_left()
+    fn is_cancelled(&self) -> bool {
+        self.progress.is_cancelled()
     }
 }
 
 /// A stage begins of which nothing else tells.
-fn begin(stage: JoinStage, audience: &mut dyn Audience) {
-    audience.tell(JoinEvent::Stage { stage });
+fn begin(stage: JoinStage, progress: &mut dyn Progress) {
+    progress.tell(Event::Stage { stage });
 }
 
 fn attempt(
     node: &Node,
+    url: &JoinUrl,
     order: &JoinOrder,
     runs_in: RunsIn,
-    audience: &mut dyn Audience,
-) -> Result<JoinEvent, JoinError> {
+    progress: &mut dyn Progress,
+) -> Result<End, JoinError> {
     let end = wait::end_of(Duration::from_secs(order.timeout_seconds));
     let is_ha = node.layout.has(Lock::HaCluster);
     let role = role_here(node, order.role);
@@ -124,52 +106,44 @@ fn attempt(
     let _turn = node_lock::lock_and_recover_soon::<JoinError>(node, report::recover)?;
     preflight::require_local(node, &wanted)?;
 
-    audience.tell(JoinEvent::Contacting {
-        address: order.url.address,
+    progress.tell(Event::Contacting {
+        address: url.address,
         from_microk8s: is_ha,
     });
-    let mut contact = Contact::connect(node, order, runs_in, end, audience)?;
-    if order.url.fingerprint.is_none() && !order.skip_verify {
-        audience.tell(JoinEvent::Warning {
-            message: format!(
-                "the connection string has no fingerprint, so the identity of {} is not verified",
-                order.url.address
-            ),
-            from_microk8s: false,
-        });
+    let mut contact = Contact::connect(node, url, order, runs_in, end, progress)?;
+    if url.fingerprint.is_none() && !order.skip_verify {
+        progress.tell(Event::warning(format!(
+            "the connection string has no fingerprint, so the identity of {} is not verified",
+            url.address
+        )));
     }
     if let Some(member) = Membership::of(node) {
         let own_role = member.role();
         if let Some(stale) = member.confirm(node, &mut contact, &|| {
-            audience.has_left() || Instant::now() >= end
+            progress.is_cancelled() || Instant::now() >= end
         })? {
-            endpoints::repair(node, &stale, order, end, audience)?;
-            audience.tell(JoinEvent::Warning {
-                message: format!(
-                    "this worker did not reach the API servers that it knew; it is set to {} now",
-                    stale.new
-                ),
-                from_microk8s: false,
-            });
+            endpoints::repair(node, &stale, order, end, progress)?;
+            progress.tell(Event::warning(format!(
+                "this worker did not reach the API servers that it knew; it is set to {} now",
+                stale.new
+            )));
         }
         if own_role != order.role {
-            audience.tell(JoinEvent::Warning {
-                message: format!("this node is a {own_role} node of the cluster, and stays one"),
-                from_microk8s: false,
-            });
+            progress.tell(Event::warning(format!(
+                "this node is a {own_role} node of the cluster, and stays one"
+            )));
         }
         if order.node_ip.is_some() || !order.labels.is_empty() {
-            audience.tell(JoinEvent::Warning {
-                message: "labels and address of the node are as they were".to_owned(),
-                from_microk8s: false,
-            });
+            progress.tell(Event::warning(
+                "labels and address of the node are as they were",
+            ));
         }
-        return Ok(JoinEvent::AlreadyMember { role: own_role });
+        return Ok(End::AlreadyMember { role: own_role });
     }
 
-    contact.greet(audience)?;
-    preflight::require_greeted(node, &wanted, order.url.address, &contact, audience)?;
-    let done = carry_out(node, order, role, end, &mut contact, audience);
+    contact.greet(progress)?;
+    preflight::require_greeted(node, &wanted, url.address, &contact, progress)?;
+    let done = carry_out(node, order, role, end, &mut contact, progress);
     let (outcome, limit) = match &done {
         Ok(()) => (Outcome::Joined, report::LIMIT),
         Err(JoinError::Interrupted) => (Outcome::Failed, report::SHORT_LIMIT),
@@ -177,7 +151,7 @@ fn attempt(
     };
     contact.report(node, outcome, Wait::within(limit));
     transaction::forget_report(&node.layout);
-    done.map(|()| JoinEvent::Joined {
+    done.map(|()| End::Joined {
         role,
         has_api_proxy: is_ha && role == Role::Worker,
     })
@@ -191,28 +165,28 @@ fn carry_out(
     role: Role,
     end: Instant,
     contact: &mut Contact,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
-    audience.changes_begin();
+    progress.changes_begin();
     let mut change = Change::new(node, end);
     let done = change
         .keep_report(&contact.report_to_keep())
-        .and_then(|()| prepare(node, order, role, contact, audience))
+        .and_then(|()| prepare(node, order, role, contact, progress))
         .and_then(|plan| {
-            begin(JoinStage::Apply, audience);
+            begin(JoinStage::Apply, progress);
             change.lock(Lock::JoinInProgress)?;
             // The certificates are the cluster's from now on, and follow no address.
             change.lock(Lock::NoCertReissue)?;
             change.forget_token_lines();
-            plan.apply(&mut change, order, audience)
+            plan.apply(&mut change, order, progress)
         })
-        .and_then(|()| still_wanted(audience))
+        .and_then(|()| still_wanted(progress))
         .and_then(|()| {
             node.layout
                 .check_current()
                 .map_err(|error| NodeLockError::from(error).into())
         })
-        .and_then(|()| change.finish(order, audience));
+        .and_then(|()| change.finish(order, progress));
     done.map_err(|error| change.take_back(error))
 }
 
@@ -223,7 +197,7 @@ trait Plan {
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,
-        audience: &mut dyn Audience,
+        progress: &mut dyn Progress,
     ) -> Result<(), JoinError>;
 }
 
@@ -233,44 +207,48 @@ fn prepare(
     order: &JoinOrder,
     role: Role,
     contact: &mut Contact,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<Box<dyn Plan>, JoinError> {
-    begin(JoinStage::Admission, audience);
+    begin(JoinStage::Admission, progress);
     if !node.layout.has(Lock::HaCluster) {
-        let plan = etcd::Plan::prepare(node, order, contact, audience)?;
-        check_answer(node, role, contact, plan.own_address(), audience)?;
-        warn_of_other_network(node, plan.cluster_cidr(), audience)?;
+        let plan = etcd::Plan::prepare(node, order, contact, progress)?;
+        check_answer(node, role, contact, plan.own_address(), progress)?;
+        warn_of_other_network(node, plan.cluster_cidr(), progress)?;
         return Ok(Box::new(plan));
     }
     let asked = requested_role(order.role, order.role_was_named);
-    let answer = contact.join(node, asked, audience)?;
+    let answer = contact.join(node, asked, progress)?;
     check_answer(
         node,
         role,
         contact,
         answer.hostname_override.as_deref(),
-        audience,
+        progress,
     )?;
-    begin(JoinStage::Certificates, audience);
+    begin(JoinStage::Certificates, progress);
     let theirs = answer.cluster_cidr.clone();
     if role == Role::ControlPlane {
         // Another agent than ours does not tell.
         let silent = || contact.awaits_outcome().then(BTreeMap::new);
         let limits = answer.api_server_limits.clone().or_else(silent);
-        warn_of_looser_api_server(node, order, limits, audience)?;
+        warn_of_looser_api_server(node, contact.address(), limits, progress)?;
     }
     let plan: Box<dyn Plan> = match role {
         Role::Worker => Box::new(worker::Plan::prepare(
-            node, order, answer, contact, audience,
+            node, order, answer, contact, progress,
         )?),
-        Role::ControlPlane => Box::new(control_plane::Plan::prepare(node, answer)?),
+        Role::ControlPlane => Box::new(control_plane::Plan::prepare(
+            node,
+            answer,
+            contact.address(),
+        )?),
     };
-    warn_of_other_network(node, theirs.as_deref(), audience)?;
+    warn_of_other_network(node, theirs.as_deref(), progress)?;
     Ok(plan)
 }
 
-fn still_wanted(audience: &dyn Audience) -> Result<(), JoinError> {
-    if audience.has_left() {
+fn still_wanted(progress: &dyn Progress) -> Result<(), JoinError> {
+    if progress.is_cancelled() {
         Err(JoinError::Interrupted)
     } else {
         Ok(())
@@ -301,16 +279,16 @@ fn check_answer(
     role: Role,
     contact: &Contact,
     seen: Option<&str>,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
     let (clock, told) = contact.greeting();
     if clock.is_none() {
         let checked = preflight::judge_clock(contact.clock(), role, contact.address());
-        preflight::warn(checked, audience)?;
+        preflight::warn(checked, progress)?;
     }
     if told.is_none() {
         let seen = seen.and_then(|seen| seen.parse().ok());
-        preflight::warn(preflight::own_address(node, role, seen), audience)?;
+        preflight::warn(preflight::own_address(node, role, seen), progress)?;
     }
     Ok(())
 }
@@ -318,19 +296,15 @@ fn check_answer(
 /// The node's API server will serve the cluster like the contacted one, and refuse less.
 fn warn_of_looser_api_server(
     node: &Node,
-    order: &JoinOrder,
+    contacted: IpAddr,
     theirs: Option<BTreeMap<String, String>>,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
     let Some(theirs) = theirs else { return Ok(()) };
     if let Some(why) = strictness::looser(&node.arguments("kube-apiserver")?, &theirs) {
-        let contacted = order.url.address;
-        audience.tell(JoinEvent::Warning {
-            message: format!(
-                "the API server of this node admits more than that of {contacted}: {why}; set the same in `args/kube-apiserver` of this node as there"
-            ),
-            from_microk8s: false,
-        });
+        progress.tell(Event::warning(format!(
+            "the API server of this node admits more than that of {contacted}: {why}; set the same in `args/kube-apiserver` of this node as there"
+        )));
     }
     Ok(())
 }
@@ -339,13 +313,13 @@ fn warn_of_looser_api_server(
 fn warn_of_other_network(
     node: &Node,
     theirs: Option<&str>,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
     let Some(theirs) = theirs else { return Ok(()) };
     let arguments = node.arguments("kube-proxy")?;
     let own = arguments.get("--cluster-cidr").unwrap_or_default();
     if theirs != own {
-        audience.tell(JoinEvent::Warning {
+        progress.tell(Event::Warning {
             message: format!(
                 "WARNING: Joining a cluster that has a different CIDR. The kube-proxy CIDR configuration will be overwritten.\n\
                  Cluster CIDR: {theirs} -- Node CIDR: {own}(will be overwritten)"

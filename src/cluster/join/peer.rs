@@ -15,8 +15,9 @@ use crate::cluster::identity::NodeKey;
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::{self, Report};
-use crate::cluster::join::{Audience, RunsIn, source_address};
+use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
+use crate::cluster::operation::{Progress, RunsIn};
 use crate::model::endpoint;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::join_id::JoinId;
@@ -28,7 +29,7 @@ use crate::pki::name::{AltName, Subject};
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::RequestedRole;
 use crate::wire::error_body::ErrorBody;
-use crate::wire::local_v1::JoinOrder;
+use crate::wire::operation::JoinOrder;
 use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
@@ -79,20 +80,21 @@ impl Contact {
     /// sent. The node may take until `end` for all that it is asked.
     pub fn connect(
         node: &Node,
+        url: &JoinUrl,
         order: &JoinOrder,
         runs_in: RunsIn,
         end: Instant,
-        audience: &dyn Audience,
+        progress: &dyn Progress,
     ) -> Result<Self, JoinError> {
-        let endpoint = order.url.endpoint();
+        let endpoint = url.endpoint();
         let from = source_address(node, endpoint.ip());
-        let has_left = || audience.has_left();
-        let peer = Peer::connect(Wait::until(end, &has_left), endpoint, from)?;
+        let is_cancelled = || progress.is_cancelled();
+        let peer = Peer::connect(Wait::until(end, &is_cancelled), endpoint, from)?;
         let contact = Self {
             takes_digest: runs_in == RunsIn::Agent,
-            ..Self::through(peer, &order.url, end)
+            ..Self::through(peer, url, end)
         };
-        contact.verify(&order.url, order.skip_verify)?;
+        contact.verify(url, order.skip_verify)?;
         Ok(contact)
     }
 
@@ -120,10 +122,10 @@ impl Contact {
     }
 
     /// Asks for what the node tells without a token. One that gives no answer tells nothing.
-    pub fn greet(&mut self, audience: &dyn Audience) -> Result<(), JoinError> {
-        let has_left = || audience.has_left();
+    pub fn greet(&mut self, progress: &dyn Progress) -> Result<(), JoinError> {
+        let is_cancelled = || progress.is_cancelled();
         let end = self.end.min(wait::end_of(GREETING_LIMIT));
-        let wait = Wait::until(end, &has_left);
+        let wait = Wait::until(end, &is_cancelled);
         match self.peer.get(wait, routes::HEALTH) {
             Ok(reply) => {
                 self.greeting = (reply.clock, reply.caller.map(endpoint::plain));
@@ -150,6 +152,11 @@ impl Contact {
     /// What the last answer told of the node's clock.
     pub fn clock(&self) -> Option<ClockReading> {
         self.clock
+    }
+
+    /// The token that it is asked with.
+    pub fn token(&self) -> &Token {
+        &self.token
     }
 
     /// The node's address.
@@ -201,10 +208,10 @@ impl Contact {
         &mut self,
         node: &Node,
         role: RequestedRole,
-        audience: &dyn Audience,
+        progress: &dyn Progress,
     ) -> Result<Answer<cluster_v2::JoinResponse>, JoinError> {
         let request = self.request(node, role)?;
-        self.ask(routes::V2_JOIN, &request, role.role(), audience)
+        self.ask(routes::V2_JOIN, &request, role.role(), progress)
     }
 
     fn request(
@@ -229,10 +236,10 @@ impl Contact {
         &mut self,
         node: &Node,
         callback: &Secret,
-        audience: &dyn Audience,
+        progress: &dyn Progress,
     ) -> Result<Answer<cluster_v1::JoinResponse>, JoinError> {
         let request = self.request_v1(node, callback)?;
-        self.ask(routes::V1_JOIN, &request, Role::Worker, audience)
+        self.ask(routes::V1_JOIN, &request, Role::Worker, progress)
     }
 
     fn request_v1(
@@ -282,12 +289,12 @@ impl Contact {
         token: Token,
         request: String,
         authority: &str,
-        audience: &dyn Audience,
+        progress: &dyn Progress,
     ) -> Result<String, JoinError> {
         let certificate = wanted.certificate;
         let request = cluster_v1::SignCertRequest { token, request };
-        let has_left = || audience.has_left();
-        let wait = Wait::until(self.end, &has_left);
+        let is_cancelled = || progress.is_cancelled();
+        let wait = Wait::until(self.end, &is_cancelled);
         let reply = self
             .peer
             .post(wait, routes::V1_SIGN_CERT, &request)
@@ -321,12 +328,12 @@ impl Contact {
         path: &str,
         request: &impl Serialize,
         role: Role,
-        audience: &dyn Audience,
+        progress: &dyn Progress,
     ) -> Result<Answer<T>, JoinError> {
         // Without an answer, the effect of the request on the contacted node is unknown.
         self.awaits_outcome = true;
-        let has_left = || audience.has_left();
-        let wait = Wait::until(self.end, &has_left);
+        let is_cancelled = || progress.is_cancelled();
+        let wait = Wait::until(self.end, &is_cancelled);
         let reply = self.peer.post(wait, path, request)?;
         self.awaits_outcome = reply.takes_outcome;
         self.clock = reply.clock;

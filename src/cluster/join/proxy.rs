@@ -14,13 +14,14 @@ use crate::base::secret::Secret;
 use crate::base::wait;
 use crate::client::api_server::{ApiServer, ApiServerError};
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::{Audience, begin, worker};
+use crate::cluster::join::{begin, worker};
 use crate::cluster::node::Node;
+use crate::cluster::operation::Progress;
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
 use crate::platform::{Service, ServiceState};
 use crate::store::layout::ReadError;
-use crate::wire::local_v1::JoinOrder;
+use crate::wire::operation::JoinOrder;
 
 /// How often the API server is asked: soon at first, then less often.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -41,13 +42,13 @@ pub fn wait_until_answered(
     server: &str,
     order: &JoinOrder,
     end: Instant,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
     // No service runs on a standalone node; what listens there is another node's.
     if node.is_standalone() {
         return Ok(());
     }
-    begin(JoinStage::ApiServer, audience);
+    begin(JoinStage::ApiServer, progress);
     let seconds = order.timeout_seconds;
     let set_up = |why: String| JoinError::NoApiServer { seconds, why };
     let (host, port) = host_and_port(server).map_err(set_up)?;
@@ -63,7 +64,7 @@ pub fn wait_until_answered(
         let left = end.saturating_duration_since(Instant::now());
         let limit = ANSWER_LIMIT.min(left.max(FIRST_PAUSE));
         let server = server.clone();
-        let asked = wait::unless(&|| audience.has_left(), move || server.ask(limit));
+        let asked = wait::unless(&|| progress.is_cancelled(), move || server.ask(limit));
         let why = match asked.ok_or(JoinError::Interrupted)? {
             Ok(NOT_AUTHENTICATED) => "it does not know the kubelet's certificate".to_owned(),
             Ok(_) => return Ok(()),
@@ -79,7 +80,7 @@ pub fn wait_until_answered(
         if now >= end {
             return Err(JoinError::NoApiServer { seconds, why });
         }
-        if wait::pause_unless(pause.min(end - now), &|| audience.has_left()) {
+        if wait::pause_unless(pause.min(end - now), &|| progress.is_cancelled()) {
             return Err(JoinError::Interrupted);
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use crate::cluster::fresh_node::node_names;
 use crate::cluster::identity::{NodeKey, api_server_url};
-use crate::cluster::join::Audience;
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::change::{Change, NODE_LABELS};
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::{Contact, Wanted};
 use crate::cluster::join::proxy;
 use crate::cluster::node::{Node, Privacy};
+use crate::cluster::operation::Progress;
 use crate::model::endpoint;
 use crate::model::token::Token;
 use crate::pki::name::{AltName, Subject};
@@ -22,7 +22,7 @@ use crate::store::admissions::CertificatePurpose;
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
 use crate::wire::cluster_v2::JoinResponse;
-use crate::wire::local_v1::JoinOrder;
+use crate::wire::operation::JoinOrder;
 
 /// The labels of a worker.
 const WORKER_LABELS: &str =
@@ -52,7 +52,7 @@ impl Plan {
         order: &JoinOrder,
         answer: Answer<JoinResponse>,
         contact: &mut Contact,
-        audience: &dyn Audience,
+        progress: &dyn Progress,
     ) -> Result<Self, JoinError> {
         let own = answer.need("hostname_override", answer.hostname_override.as_deref())?;
         let own = own
@@ -74,7 +74,7 @@ impl Plan {
             .layout
             .read(&node.layout.args("traefik/provider-template.yaml"))?;
         let mut endpoints = vec![endpoint::join(
-            order.url.address,
+            contact.address(),
             parse_port(&answer, port)?,
         )];
         let own_addresses = own_addresses(node, own)?;
@@ -92,7 +92,7 @@ impl Plan {
         }
         let provider = provider_yaml(&template, &endpoints)
             .map_err(|why| answer.bad("control_plane_nodes", why))?;
-        let token = &order.url.token;
+        let token = contact.token().clone();
         let identities = Identities::obtain(
             node,
             contact,
@@ -100,7 +100,7 @@ impl Plan {
             token.with_suffix(CertificatePurpose::Proxy.suffix()),
             token.with_suffix(CertificatePurpose::Kubelet.suffix()),
             order.node_ip,
-            audience,
+            progress,
         )?;
         Ok(Self {
             answer,
@@ -118,7 +118,7 @@ impl super::Plan for Plan {
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,
-        audience: &mut dyn Audience,
+        progress: &mut dyn Progress,
     ) -> Result<(), JoinError> {
         let answer = &self.answer;
         let layout = &change.node().layout;
@@ -150,8 +150,8 @@ impl super::Plan for Plan {
             .steps
             .service(Action::Restart, Service::ApiserverProxy);
         change.become_worker()?;
-        change.apply(audience)?;
-        proxy::wait_until_answered(change.node(), &self.server, order, change.end(), audience)
+        change.apply(progress)?;
+        proxy::wait_until_answered(change.node(), &self.server, order, change.end(), progress)
     }
 }
 
@@ -196,7 +196,7 @@ impl Identities {
         proxy_token: Token,
         kubelet_token: Token,
         node_ip: Option<IpAddr>,
-        audience: &dyn Audience,
+        progress: &dyn Progress,
     ) -> Result<Self, JoinError> {
         let hostname = node.name().map_err(JoinError::Machine)?;
         let addresses = node
@@ -216,7 +216,7 @@ impl Identities {
                 names,
                 key: &key,
             };
-            let certificate = contact.sign(&wanted, token, request, ca, audience)?;
+            let certificate = contact.sign(&wanted, token, request, ca, progress)?;
             Ok((key, certificate))
         };
         let proxy = obtain(

@@ -17,6 +17,7 @@ use crate::cluster::forget;
 use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::cluster::node_lock;
+use crate::cluster::operation::Progress;
 use crate::cluster::pod_network;
 use crate::cluster::transaction::{
     CommitPoint, Committed, Ending, JournalError, Step, Transaction,
@@ -24,7 +25,7 @@ use crate::cluster::transaction::{
 use crate::model::role::Role;
 use crate::platform::{Action, CommandError, Service};
 use crate::store::tokens::Tokens;
-use crate::wire::leave_v1::{LeaveEvent, LeaveOrder};
+use crate::wire::operation::{End, Event};
 
 use datastore::Forget;
 pub use error::LeaveError;
@@ -37,80 +38,65 @@ const UP_LIMIT: Duration = Duration::from_secs(50);
 const UP_DOT: Duration = Duration::from_secs(5);
 const UP_FIRST_PAUSE: Duration = Duration::from_millis(100);
 const UP_LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A line of MicroK8s (recording `leave-ok`).
+const NEW_CERTIFICATES: &str = "Generating new cluster certificates.";
 /// How long the datastore is asked to forget this node: without its vote, and with it.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 const ASK_WITH_VOTE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Who wants to know how a leave goes.
-pub trait Audience {
-    /// Something happened.
-    fn tell(&mut self, event: LeaveEvent);
-
-    /// The node is going to be changed from now on.
-    fn changes_begin(&mut self) {}
-
-    /// Whether the leave is not wanted any more; it is taken back then, as long as it can be.
-    fn has_left(&self) -> bool {
-        false
-    }
-}
-
-/// Leaves the cluster. The last event that the audience is told says how it ended. `tokens` are
-/// those of the node's agent.
-pub fn leave(
+/// Leaves the cluster, or only says how it would; says how that ended. `tokens` are those of the node's
+/// agent.
+pub(super) fn leave(
     node: &Node,
     tokens: Option<&Tokens>,
-    order: &LeaveOrder,
-    audience: &mut dyn Audience,
-) {
-    let ended = attempt(node, tokens, order, audience).unwrap_or_else(|error| {
+    dry_run: bool,
+    progress: &mut dyn Progress,
+) -> End {
+    attempt(node, tokens, dry_run, progress).unwrap_or_else(|error| {
         if let LeaveError::NotForgotten { source, .. } = &error
             && let Some(text) = said(source)
         {
-            audience.tell(LeaveEvent::Said { text });
+            progress.tell(Event::Stderr { text });
         }
-        LeaveEvent::Failed(error.outcome())
-    });
-    audience.tell(ended);
+        End::Failed(error.outcome())
+    })
 }
 
 fn attempt(
     node: &Node,
     tokens: Option<&Tokens>,
-    order: &LeaveOrder,
-    audience: &mut dyn Audience,
-) -> Result<LeaveEvent, LeaveError> {
+    dry_run: bool,
+    progress: &mut dyn Progress,
+) -> Result<End, LeaveError> {
     let _turn = node_lock::lock_and_recover_soon::<LeaveError>(node, join::recover_in_turn)?;
     let plan = Plan::prepare(node)?;
     let role = plan.role;
     if plan.ends_cluster {
-        warn_workers(&datastore::workers(node, tokens), audience);
+        warn_workers(&datastore::workers(node, tokens), progress);
     }
-    if order.dry_run {
+    if dry_run {
         let steps = plan.in_words(node.layout.data());
-        return Ok(LeaveEvent::Would { role, steps });
+        return Ok(End::Planned { role, steps });
     }
-    audience.changes_begin();
+    progress.changes_begin();
     let mut leaving = Leaving::begin(node)?;
-    if let Err(error) = leaving.follow(&plan, audience) {
+    if let Err(error) = leaving.follow(&plan, progress) {
         leaving.take_back(error)?;
     }
-    forget_nodes(tokens, audience);
-    start_alone(node, audience);
-    Ok(LeaveEvent::Left { role })
+    forget_nodes(tokens, progress);
+    start_alone(node, progress);
+    Ok(End::Left { role })
 }
 
 /// Workers have no cluster without its last control plane node.
-fn warn_workers(workers: &[String], audience: &mut dyn Audience) {
+fn warn_workers(workers: &[String], progress: &mut dyn Progress) {
     if workers.is_empty() {
         return;
     }
-    audience.tell(LeaveEvent::Warning {
-        message: format!(
-            "this is the last node with the cluster's data, which goes with it; these nodes are left without a cluster, and should run `microk8s leave` as well: {}",
-            workers.join(", ")
-        ),
-    });
+    progress.tell(Event::warning(format!(
+        "this is the last node with the cluster's data, which goes with it; these nodes are left without a cluster, and should run `microk8s leave` as well: {}",
+        workers.join(", ")
+    )));
 }
 
 /// A leave that is under way. One that ends in no orderly way, by a panic, is taken back as well.
@@ -129,14 +115,14 @@ impl<'a> Leaving<'a> {
         })
     }
 
-    fn follow(&mut self, plan: &Plan, audience: &mut dyn Audience) -> Result<(), LeaveError> {
+    fn follow(&mut self, plan: &Plan, progress: &mut dyn Progress) -> Result<(), LeaveError> {
         let platform = self.node.platform.clone();
         let platform = platform.as_ref();
         let Some(transaction) = &mut self.transaction else {
             return Ok(());
         };
         if plan.role == Role::Worker {
-            audience.tell(LeaveEvent::Configuring);
+            progress.tell(Event::line("Configuring services."));
         }
         // By this mark the process that completes the leave updates the new API server.
         if self.node.layout.cni_manifest().exists() {
@@ -144,16 +130,16 @@ impl<'a> Leaving<'a> {
             transaction.apply_all(platform, &[Step::write(&mark, b"", Access::PRIVATE)])?;
         }
         if plan.forget.is_none() {
-            audience.tell(LeaveEvent::Certificates);
+            progress.tell(Event::line(NEW_CERTIFICATES));
         }
-        transaction.apply(platform, &plan.before, |_| still_wanted(audience))?;
-        still_wanted(audience)?;
+        transaction.apply(platform, &plan.before, |_| still_wanted(progress))?;
+        still_wanted(progress)?;
         let Some(forget) = &plan.forget else {
             let after: Vec<Step> = plan.after.iter().map(Step::from).collect();
-            transaction.apply(platform, &after, |_| still_wanted(audience))?;
-            still_wanted(audience)?;
+            transaction.apply(platform, &after, |_| still_wanted(progress))?;
+            still_wanted(progress)?;
             let committed = transaction.commit()?;
-            self.is_final(&committed, audience);
+            self.is_final(&committed, progress);
             return Ok(());
         };
         let mut point = CommitPoint {
@@ -163,28 +149,28 @@ impl<'a> Leaving<'a> {
             steps: plan.after.clone(),
         };
         transaction.enter_commit_point(&point)?;
-        ask_to_forget(self.node, forget, audience)?;
+        ask_to_forget(self.node, forget, progress)?;
         self.forgotten = true;
         point.forgotten = true;
         transaction
             .enter_commit_point(&point)
             .map_err(LeaveError::NotCompleted)?;
-        audience.tell(LeaveEvent::Certificates);
+        progress.tell(Event::line(NEW_CERTIFICATES));
         match transaction.roll_forward(&point, platform) {
-            Err(JournalError::Service(error)) => audience.tell(LeaveEvent::Warning {
-                message: format!("this node has left, but a service did not come up: {error}"),
-            }),
+            Err(JournalError::Service(error)) => progress.tell(Event::warning(format!(
+                "this node has left, but a service did not come up: {error}"
+            ))),
             other => other.map_err(LeaveError::NotCompleted)?,
         }
         let committed = transaction.commit().map_err(LeaveError::NotCompleted)?;
-        self.is_final(&committed, audience);
+        self.is_final(&committed, progress);
         Ok(())
     }
 
-    fn is_final(&mut self, committed: &Committed, audience: &mut dyn Audience) {
+    fn is_final(&mut self, committed: &Committed, progress: &mut dyn Progress) {
         self.transaction = None;
         if let Some(message) = committed.warning("left the cluster") {
-            audience.tell(LeaveEvent::Warning { message });
+            progress.tell(Event::warning(message));
         }
     }
 
@@ -216,8 +202,8 @@ impl Drop for Leaving<'_> {
     }
 }
 
-fn still_wanted(audience: &dyn Audience) -> Result<(), LeaveError> {
-    if audience.has_left() {
+fn still_wanted(progress: &dyn Progress) -> Result<(), LeaveError> {
+    if progress.is_cancelled() {
         Err(LeaveError::Interrupted)
     } else {
         Ok(())
@@ -229,14 +215,14 @@ fn still_wanted(audience: &dyn Audience) -> Result<(), LeaveError> {
 /// Of two voters one alone cannot decide: then this node's own is started once more, and gives
 /// its vote. Where there are more voters than two and still too few to decide, they would be too
 /// few afterwards as well, and the leave fails.
-fn ask_to_forget(node: &Node, own: &Forget, audience: &dyn Audience) -> Result<(), LeaveError> {
+fn ask_to_forget(node: &Node, own: &Forget, progress: &dyn Progress) -> Result<(), LeaveError> {
     let (host, backend) = (node.platform.as_ref(), node.layout.backend());
-    let is_over = || audience.has_left();
+    let is_over = || progress.is_cancelled();
     let ask = |limit| forget::ask(host, &backend, &own.own, limit, &is_over);
     let Err(first) = ask(ASK_LIMIT) else {
         return Ok(());
     };
-    still_wanted(audience)?;
+    still_wanted(progress)?;
     let not_forgotten = |source| LeaveError::NotForgotten {
         contacted: own.contacted.clone(),
         source,
@@ -256,7 +242,7 @@ fn ask_to_forget(node: &Node, own: &Forget, audience: &dyn Audience) -> Result<(
 }
 
 /// The nodes that this one let in are not in its cluster any more.
-fn forget_nodes(tokens: Option<&Tokens>, audience: &mut dyn Audience) {
+fn forget_nodes(tokens: Option<&Tokens>, progress: &mut dyn Progress) {
     let Some(tokens) = tokens else { return };
     let forgotten = tokens.admissions().nodes().and_then(|nodes| {
         nodes
@@ -264,18 +250,20 @@ fn forget_nodes(tokens: Option<&Tokens>, audience: &mut dyn Audience) {
             .try_for_each(|admitted| tokens.forget(&admitted.node.name).map(drop))
     });
     if let Err(error) = forgotten {
-        audience.tell(LeaveEvent::Warning {
-            message: format!("`microk8s nodes` may still list the cluster's nodes: {error}"),
-        });
+        progress.tell(Event::warning(format!(
+            "`microk8s nodes` may still list the cluster's nodes: {error}"
+        )));
     }
 }
 
 /// Waits until the node's own API server answers, and gives it the manifest of the pod network.
 /// The node has left, whatever comes of it.
-fn start_alone(node: &Node, audience: &mut dyn Audience) {
-    audience.tell(LeaveEvent::Waiting);
-    let up = wait_until_up(node, audience);
-    audience.tell(LeaveEvent::WaitingDone);
+fn start_alone(node: &Node, progress: &mut dyn Progress) {
+    progress.tell(Event::Waiting {
+        message: "Waiting for node to start".to_owned(),
+    });
+    let up = wait_until_up(node, progress);
+    progress.tell(Event::WaitingDone);
     let message = match up {
         Ok(true) => {
             if !pod_network::mark(node).exists() {
@@ -288,7 +276,7 @@ fn start_alone(node: &Node, audience: &mut dyn Audience) {
                 ),
             }
         }
-        Ok(false) if audience.has_left() => return,
+        Ok(false) if progress.is_cancelled() => return,
         Ok(false) => format!(
             "this node has left, but its own API server did not answer within {} seconds; look into the log of {}",
             UP_LIMIT.as_secs(),
@@ -298,10 +286,10 @@ fn start_alone(node: &Node, audience: &mut dyn Audience) {
             format!("this node has left, but its own API server cannot be asked: {error}")
         }
     };
-    audience.tell(LeaveEvent::Warning { message });
+    progress.tell(Event::warning(message));
 }
 
-fn wait_until_up(node: &Node, audience: &mut dyn Audience) -> Result<bool, CommandError> {
+fn wait_until_up(node: &Node, progress: &mut dyn Progress) -> Result<bool, CommandError> {
     let end = wait::end_of(UP_LIMIT);
     let mut pause = UP_FIRST_PAUSE;
     let mut next_dot = Instant::now();
@@ -313,11 +301,11 @@ fn wait_until_up(node: &Node, audience: &mut dyn Audience) -> Result<bool, Comma
             Err(error) => return Err(error),
         }
         let now = Instant::now();
-        if now >= end || audience.has_left() {
+        if now >= end || progress.is_cancelled() {
             return Ok(false);
         }
         if now >= next_dot {
-            audience.tell(LeaveEvent::NotUp);
+            progress.tell(Event::NotYet);
             next_dot += UP_DOT;
         }
         wait::between_looks(pause.min(end - now));

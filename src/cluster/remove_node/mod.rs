@@ -20,6 +20,7 @@ use crate::cluster::join;
 use crate::cluster::leave::said;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::node_lock;
+use crate::cluster::operation::Progress;
 use crate::cluster::transaction::{Step, Transaction};
 use crate::model::endpoint;
 use crate::platform::CommandError;
@@ -27,7 +28,7 @@ use crate::store::known_users;
 use crate::store::layout::Lock;
 use crate::store::token_files::CALLBACK_TOKENS;
 use crate::store::tokens::Tokens;
-use crate::wire::leave_v1::{RemoveEvent, RemoveOrder};
+use crate::wire::operation::{End, Event, RemoveOrder};
 
 pub use error::RemoveError;
 use known::{Found, InDatastore, InKubernetes, Target};
@@ -35,32 +36,27 @@ use known::{Found, InDatastore, InKubernetes, Target};
 /// How long the datastore is asked to forget the node.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
 
-/// Who wants to know how a removal goes.
-pub type Audience<'a> = dyn FnMut(RemoveEvent) + 'a;
-
-/// Removes a node. The last event that the audience is told says how it ended. `tokens` are those
-/// of this node's agent.
-pub fn remove_node(
+/// Removes a node; says how that ended. `tokens` are those of this node's agent.
+pub(super) fn remove_node(
     node: &Node,
     tokens: Option<&Tokens>,
     order: &RemoveOrder,
-    audience: &mut Audience<'_>,
-) {
-    let ended = match attempt(node, tokens, order, audience) {
-        Ok(()) => RemoveEvent::Removed,
+    progress: &mut dyn Progress,
+) -> End {
+    match attempt(node, tokens, order, progress) {
+        Ok(()) => End::Removed,
         Err(error) => {
             if let RemoveError::NotForgotten { source, .. } = &error {
-                tell_what_it_said(source, audience);
+                tell_what_it_said(source, progress);
             }
-            RemoveEvent::Failed(error.outcome())
+            End::Failed(error.outcome())
         }
-    };
-    audience(ended);
+    }
 }
 
-fn tell_what_it_said(error: &CommandError, audience: &mut Audience<'_>) {
+fn tell_what_it_said(error: &CommandError, progress: &mut dyn Progress) {
     if let Some(text) = said(error) {
-        audience(RemoveEvent::Said { text });
+        progress.tell(Event::Stderr { text });
     }
 }
 
@@ -68,7 +64,7 @@ fn attempt(
     node: &Node,
     tokens: Option<&Tokens>,
     order: &RemoveOrder,
-    audience: &mut Audience<'_>,
+    progress: &mut dyn Progress,
 ) -> Result<(), RemoveError> {
     let _turn = node_lock::lock_and_recover_soon::<RemoveError>(node, join::recover_in_turn)?;
     if node.layout.has(Lock::Clustered) {
@@ -87,9 +83,9 @@ fn attempt(
         ));
     }
     if node.layout.has(Lock::HaCluster) {
-        removal.remove_everywhere(audience)
+        removal.remove_everywhere(progress)
     } else {
-        removal.without_datastore(audience)
+        removal.without_datastore(progress)
     }
 }
 
@@ -102,7 +98,7 @@ struct Removal<'a> {
 
 impl Removal<'_> {
     /// Calls are made in the order of recording `remove-node-in-dqlite-force`.
-    fn remove_everywhere(&self, audience: &mut Audience<'_>) -> Result<(), RemoveError> {
+    fn remove_everywhere(&self, progress: &mut dyn Progress) -> Result<(), RemoveError> {
         let mut target = Target::look_up(self.node, self.tokens, &self.order.node)?;
         let typed = || self.order.node.clone();
         match &target.in_kubernetes {
@@ -112,11 +108,14 @@ impl Removal<'_> {
                 }
             }
             InKubernetes::No(error) => {
-                tell_what_it_said(error, audience);
+                tell_what_it_said(error, progress);
                 if !self.order.force {
                     return Err(RemoveError::NotInKubernetes(typed()));
                 }
-                audience(RemoveEvent::NotInKubernetes { node: typed() });
+                progress.tell(Event::line(format!(
+                    "Node {0} does not exist in Kubernetes.\nAttempting to remove {0} from dqlite.",
+                    self.order.node
+                )));
             }
             InKubernetes::NotAsked(_) if self.order.force => {}
             InKubernetes::NotAsked(_) => return Err(target.not_asked()),
@@ -128,7 +127,7 @@ impl Removal<'_> {
                 nodes: target.claimed_by.join(" and "),
             });
         }
-        let is_in_datastore = self.remove_from_datastore(&mut target, audience)?;
+        let is_in_datastore = self.remove_from_datastore(&mut target, progress)?;
         let is_in_kubernetes = matches!(target.in_kubernetes, InKubernetes::Yes);
         if is_in_kubernetes {
             self.delete(&target.name)?;
@@ -137,14 +136,12 @@ impl Removal<'_> {
             && (is_in_kubernetes || is_in_datastore)
             && let Err(error) = front_proxy::distrust_others(self.node)
         {
-            audience(RemoveEvent::Warning {
-                message: format!(
-                    "servers behind the API servers may still trust the front proxy of {}: {error}; run the command again with --force when the API server answers",
-                    target.name
-                ),
-            });
+            progress.tell(Event::warning(format!(
+                "servers behind the API servers may still trust the front proxy of {}: {error}; run the command again with --force when the API server answers",
+                target.name
+            )));
         }
-        let known_here = self.forget_here(&target, audience)?;
+        let known_here = self.forget_here(&target, progress)?;
         if matches!(target.in_kubernetes, InKubernetes::NotAsked(_)) {
             return Err(target.not_asked());
         }
@@ -153,12 +150,10 @@ impl Removal<'_> {
             if !self.order.force {
                 return Err(RemoveError::Unknown(typed()));
             }
-            audience(RemoveEvent::Warning {
-                message: format!(
-                    "node {} is not known here: neither to Kubernetes, nor to the datastore, nor to this node; nothing was removed",
-                    self.order.node
-                ),
-            });
+            progress.tell(Event::warning(format!(
+                "node {} is not known here: neither to Kubernetes, nor to the datastore, nor to this node; nothing was removed",
+                self.order.node
+            )));
         }
         Ok(())
     }
@@ -168,7 +163,7 @@ impl Removal<'_> {
     fn remove_from_datastore(
         &self,
         target: &mut Target,
-        audience: &mut Audience<'_>,
+        progress: &mut dyn Progress,
     ) -> Result<bool, RemoveError> {
         match target.find_in_datastore(self.node, self.tokens, self.order.force)? {
             Found::Nothing => Ok(false),
@@ -177,35 +172,29 @@ impl Removal<'_> {
             }
             Found::Member(found) => {
                 if target.is_ghost() {
-                    audience(RemoveEvent::InDatastore);
+                    progress.tell(Event::line("Removing node entry found in dqlite."));
                 }
                 self.forget(&found)?;
                 if target.is_other_than(&found) {
-                    audience(RemoveEvent::Warning {
-                        message: format!(
-                            "{} says in Kubernetes that it has this address, and was admitted from another one: it stays; remove it by its name where that is wanted",
-                            target.name
-                        ),
-                    });
+                    progress.tell(Event::warning(format!(
+                        "{} says in Kubernetes that it has this address, and was admitted from another one: it stays; remove it by its name where that is wanted",
+                        target.name
+                    )));
                     target.is_only_an_address(&self.order.node);
                 }
                 if !target.claimed_by.is_empty() {
-                    audience(RemoveEvent::Warning {
-                        message: format!(
-                            "{} all say in Kubernetes that they have this address, so none of them is deleted there; remove them by name",
-                            target.claimed_by.join(" and ")
-                        ),
-                    });
+                    progress.tell(Event::warning(format!(
+                        "{} all say in Kubernetes that they have this address, so none of them is deleted there; remove them by name",
+                        target.claimed_by.join(" and ")
+                    )));
                 }
                 Ok(true)
             }
             Found::InDoubt { members, why } if self.order.force => {
-                audience(RemoveEvent::Warning {
-                    message: format!(
-                        "{why}: no member of the datastore is removed; {}",
-                        how_to_name(&members)
-                    ),
-                });
+                progress.tell(Event::warning(format!(
+                    "{why}: no member of the datastore is removed; {}",
+                    how_to_name(&members)
+                )));
                 Ok(false)
             }
             Found::InDoubt { members, why } => Err(RemoveError::InDoubt {
@@ -231,12 +220,12 @@ impl Removal<'_> {
     }
 
     /// On a cluster on etcd only Kubernetes knows the nodes (recording `remove-node-not-ha`).
-    fn without_datastore(&self, audience: &mut Audience<'_>) -> Result<(), RemoveError> {
+    fn without_datastore(&self, progress: &mut dyn Progress) -> Result<(), RemoveError> {
         let name = &known::normalized(&self.order.node);
         match self.node.platform.kubectl(&["get", "no", name]) {
             Ok(_) => {}
             Err(error) if known::is_not_found(&error) => {
-                tell_what_it_said(&error, audience);
+                tell_what_it_said(&error, progress);
                 return Err(RemoveError::Unknown(name.clone()));
             }
             Err(source) => {
@@ -247,7 +236,7 @@ impl Removal<'_> {
             }
         }
         self.delete_now(name)?;
-        self.forget_here(&Target::only_named(name), audience)
+        self.forget_here(&Target::only_named(name), progress)
             .map(drop)
     }
 
@@ -288,7 +277,7 @@ impl Removal<'_> {
     fn forget_here(
         &self,
         target: &Target,
-        audience: &mut Audience<'_>,
+        progress: &mut dyn Progress,
     ) -> Result<bool, RemoveError> {
         let layout = &self.node.layout;
         let read = |name: &str| match layout.read(&layout.credential(name)) {
@@ -331,7 +320,7 @@ impl Removal<'_> {
             match written.and_then(|()| transaction.commit()) {
                 Ok(committed) => {
                     if let Some(message) = committed.warning("forgotten the other") {
-                        audience(RemoveEvent::Warning { message });
+                        progress.tell(Event::warning(message));
                     }
                 }
                 Err(error) => {

@@ -11,16 +11,17 @@ use crate::cluster::join::answer::Answer;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::membership::Membership;
 use crate::cluster::join::peer::Contact;
-use crate::cluster::join::{Audience, requested_role, role_here, source_address};
+use crate::cluster::join::{requested_role, role_here, source_address};
 use crate::cluster::node::Node;
+use crate::cluster::operation::Progress;
 use crate::cluster::strictness;
 use crate::model::join_stage::JoinStage;
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
-use crate::wire::local_v1::JoinEvent;
+use crate::wire::operation::{Event, JoinOrder};
 use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode};
-use crate::wire::preflight_v1::{CheckOrder, Finding, JoinCheck, Severity};
+use crate::wire::preflight_v1::{Finding, JoinCheck, Severity};
 
 use super::greeted::{self, OWN_ADDRESS};
 use super::{Wanted, clock, failed, told, version};
@@ -63,8 +64,13 @@ const REACHABLE_ADDRESS: &str = "reachable-address";
 const END: &str = "";
 
 /// Says as what the node is a member of the contacted cluster already.
-pub fn check(node: &Node, order: &CheckOrder, tell: &mut dyn FnMut(Finding)) -> Option<Role> {
-    let Some(url) = &order.url else {
+pub fn check(
+    node: &Node,
+    url: Option<&JoinUrl>,
+    order: &JoinOrder,
+    tell: &mut dyn FnMut(Finding),
+) -> Option<Role> {
+    let Some(url) = url else {
         let why = "without a connection string there is no node to contact";
         leave_out(ALL[0], END, why, tell);
         return None;
@@ -98,13 +104,13 @@ enum Place {
 /// A dry run is not taken back: there is nothing to take back.
 struct Stays;
 
-impl Audience for Stays {
-    fn tell(&mut self, _: JoinEvent) {}
+impl Progress for Stays {
+    fn tell(&mut self, _: Event) {}
 }
 
 struct Look<'a> {
     node: &'a Node,
-    order: &'a CheckOrder,
+    order: &'a JoinOrder,
     url: &'a JoinUrl,
     role: Role,
     tell: &'a mut dyn FnMut(Finding),

@@ -13,11 +13,13 @@ use crate::cluster::node_lock;
 use crate::cluster::transaction;
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
+use crate::model::join_url::JoinUrl;
 use crate::model::node::NodeName;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
+use crate::wire::operation::JoinOrder;
+use crate::wire::preflight_v1::Finding;
 use crate::wire::preflight_v1::Machine::JoiningNode;
-use crate::wire::preflight_v1::{CheckOrder, Finding};
 
 use super::{failed, told};
 
@@ -56,8 +58,8 @@ pub(super) const CHECKS: &[Check] = &[
 /// How much room the changes of a join take at least, with what undoes them, in bytes.
 const ROOM: u64 = 64 << 10;
 
-pub fn check(node: &Node, order: &CheckOrder, tell: &mut dyn FnMut(Finding)) {
-    if let Some(url) = &order.url {
+pub fn check(node: &Node, url: Option<&JoinUrl>, order: &JoinOrder, tell: &mut dyn FnMut(Finding)) {
+    if let Some(url) = url {
         let fingerprint = match url.fingerprint {
             Some(_) => "with a fingerprint",
             None => "without a fingerprint",
@@ -82,7 +84,7 @@ pub fn check(node: &Node, order: &CheckOrder, tell: &mut dyn FnMut(Finding)) {
     tell(hostpath_storage(node));
 }
 
-fn memory_guard(node: &Node, order: &CheckOrder) -> Finding {
+fn memory_guard(node: &Node, order: &JoinOrder) -> Finding {
     const CHECK: &str = "memory-guard";
     if !is_guarded(node, order.role, order.disable_low_memory_guard) {
         return Finding::ok(

@@ -13,13 +13,14 @@ mod version;
 
 use std::net::IpAddr;
 
-use crate::cluster::join::Audience;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::Contact;
 use crate::cluster::node::Node;
+use crate::cluster::operation::Progress;
 use crate::model::join_stage::JoinStage;
-use crate::wire::local_v1::JoinEvent;
-use crate::wire::preflight_v1::{CheckEvent, CheckOrder, Finding, Severity};
+use crate::model::join_url::JoinUrl;
+use crate::wire::operation::{End, Event, JoinOrder};
+use crate::wire::preflight_v1::{Finding, Severity};
 
 pub(super) use clock::judge as judge_clock;
 pub(super) use greeted::own_address;
@@ -28,12 +29,24 @@ pub(super) use local::Wanted;
 /// What a check found that a join can go on with, or why it fails.
 pub(super) type Checked = Result<Finding, JoinError>;
 
-/// Goes through all checks. Each finding is told when it is there, and the end.
-pub fn check(node: &Node, order: &CheckOrder, mut tell: impl FnMut(CheckEvent)) {
-    let mut found = |finding: Finding| tell(CheckEvent::Finding(finding));
-    local::check(node, order, &mut found);
-    let member = contacted::check(node, order, &mut found);
-    tell(CheckEvent::Done { member });
+/// Goes through all checks. Each finding is told when it is there. Without a connection string only
+/// this node is checked.
+pub(in crate::cluster) fn check(
+    node: &Node,
+    url: Option<&JoinUrl>,
+    order: &JoinOrder,
+    progress: &mut dyn Progress,
+) -> End {
+    if let Some(url) = url {
+        progress.tell(Event::Contacting {
+            address: url.address,
+            from_microk8s: false,
+        });
+    }
+    let mut found = |finding: Finding| progress.tell(Event::Finding(finding));
+    local::check(node, url, order, &mut found);
+    let member = contacted::check(node, url, order, &mut found);
+    End::Checked { member }
 }
 
 /// Makes sure that a join passes the checks of this node alone, before anything is sent.
@@ -54,21 +67,18 @@ pub(super) fn require_greeted(
     wanted: &Wanted,
     contacted: IpAddr,
     contact: &Contact,
-    audience: &mut dyn Audience,
+    progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
     greeted::check(node, wanted, contacted, contact)
         .into_iter()
-        .try_for_each(|(_, checked)| warn(checked, audience))
+        .try_for_each(|(_, checked)| warn(checked, progress))
 }
 
 /// Tells a warning of a check that a join passes.
-pub(super) fn warn(checked: Checked, audience: &mut dyn Audience) -> Result<(), JoinError> {
+pub(super) fn warn(checked: Checked, progress: &mut dyn Progress) -> Result<(), JoinError> {
     let finding = checked?;
     if finding.severity == Severity::Warning {
-        audience.tell(JoinEvent::Warning {
-            message: finding.message,
-            from_microk8s: false,
-        });
+        progress.tell(Event::warning(finding.message));
     }
     Ok(())
 }

@@ -1,0 +1,164 @@
+//! `microk8s join`, `leave` and `remove-node`, from what was typed to the exit status.
+//!
+//! The order in which each checks the node is MicroK8s's, and part of what scripts and people see. An
+//! `Err` holds the exit status of a command that is over before its operation began.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::app::{self, Agent, interrupt, passthrough};
+use crate::base::exit_status::ExitStatus;
+use crate::cli::join_args::{self, Parsed};
+use crate::cli::output::{self, Printer};
+use crate::cli::renderer::Renderer;
+use crate::cli::{join_check, texts};
+use crate::cluster::join::{self, JoinError};
+use crate::cluster::node::Node;
+use crate::cluster::operation::{self, Progress, RunsIn};
+use crate::model::join_stage::JoinStage;
+use crate::store::layout::Lock;
+use crate::wire::operation::{Event, Operation};
+
+pub fn join(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    let (parsed, manner) = join_args::parse(&arguments);
+    let mut renderer = Renderer::of_join(&arguments, manner, printer);
+    let done = try_join(parsed, manner.is_dry_run, &mut renderer);
+    renderer.finish(done)
+}
+
+pub fn leave(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    let mut renderer = Renderer::new(printer);
+    let done = try_leave(arguments, &mut renderer);
+    renderer.finish(done)
+}
+
+pub fn remove_node(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    let mut renderer = Renderer::new(printer);
+    let done = try_remove_node(arguments, &mut renderer);
+    renderer.finish(done)
+}
+
+fn try_join(
+    parsed: Parsed,
+    is_dry_run: bool,
+    renderer: &mut Renderer<'_>,
+) -> Result<(), ExitStatus> {
+    let node = app::find_node_or_say(renderer)?;
+    if !is_dry_run && node.layout.hostpath_storage().is_dir() {
+        renderer
+            .out(texts::HOSTPATH_WARNING)
+            .map_err(|lost| lost.status())?;
+    }
+    app::check_permission(&node, renderer)?;
+    let typed = crate::cli::join::read(parsed, renderer)?;
+    if let Some(error) = typed.invalid {
+        renderer.tell(&join_check::invalid_connection(error));
+    }
+    let order = typed.order;
+    if !is_dry_run && join::is_guarded(&node, order.role, order.disable_low_memory_guard) {
+        let text = texts::low_memory_guard(&typed.connection);
+        return Err(output::print(renderer, &text, ExitStatus::Failure));
+    }
+    run(&node, &Operation::Join(order), renderer)
+}
+
+fn try_leave(arguments: Vec<OsString>, renderer: &mut Renderer<'_>) -> Result<(), ExitStatus> {
+    let node = app::find_node_or_say(renderer)?;
+    if node.layout.has(Lock::Stopped) {
+        renderer.err(texts::NOT_RUNNING);
+        return Err(ExitStatus::Failure);
+    }
+    app::check_permission(&node, renderer)?;
+    // Whether the node is a member cannot be seen in half of a join, or of a leave.
+    let recovered =
+        join::recover(&node).and_then(|_| join::settle_when_free(&node).map_err(JoinError::from));
+    if let Err(error) = recovered {
+        let mut failure = error.outcome(JoinStage::Preflight);
+        failure.retry = None;
+        return Err(output::failure(renderer, &failure));
+    }
+    if !node.layout.is_in_cluster() {
+        let text = texts::NOT_IN_CLUSTER;
+        return Err(output::print(renderer, text, ExitStatus::Failure));
+    }
+    if !node.layout.has(Lock::HaCluster) {
+        return Err(passthrough::run("leave", &arguments, renderer));
+    }
+    let operation = crate::cli::leave::read(arguments, renderer)?;
+    run(&node, &operation, renderer)
+}
+
+fn try_remove_node(
+    arguments: Vec<OsString>,
+    renderer: &mut Renderer<'_>,
+) -> Result<(), ExitStatus> {
+    let node = app::find_node_or_say(renderer)?;
+    app::check_permission(&node, renderer)?;
+    if node.layout.has(Lock::Clustered) {
+        let text = texts::REMOVE_NODE_ON_WORKER;
+        return Err(output::print(renderer, text, ExitStatus::Failure));
+    }
+    let is_ha = node.layout.has(Lock::HaCluster);
+    let order = crate::cli::remove_node::read(arguments, is_ha, renderer)?;
+    run(&node, &Operation::RemoveNode(order), renderer)
+}
+
+/// Runs an operation in the node's agent, or in this process where there is none.
+fn run(node: &Node, operation: &Operation, renderer: &mut Renderer<'_>) -> Result<(), ExitStatus> {
+    let ran_in_agent = app::block_on(async {
+        let Agent::Ready(agent) = app::find_agent(node, renderer).await? else {
+            return Ok(false);
+        };
+        let ended = agent.run(operation, |event| renderer.tell(&event)).await;
+        ended
+            .map(|()| true)
+            .map_err(|error| app::agent_failed(&error, renderer))
+    });
+    let ran_in_agent = ran_in_agent.map_err(|error| {
+        output::error(renderer, &error.to_string(), None);
+        ExitStatus::Failure
+    })??;
+    if ran_in_agent {
+        return Ok(());
+    }
+    let tokens = match operation {
+        Operation::Join(_) => None,
+        Operation::Leave { .. } | Operation::RemoveNode(_) => {
+            app::tokens_without_agent(node, renderer)?
+        }
+    };
+    let mut progress = InProcess {
+        renderer,
+        interrupted: Arc::default(),
+    };
+    operation::run(
+        node,
+        tokens.as_ref(),
+        operation,
+        RunsIn::Command,
+        &mut progress,
+    );
+    Ok(())
+}
+
+/// An operation in this process: told as it happens, and taken back when the process is told to end.
+struct InProcess<'a, 'b> {
+    renderer: &'a mut Renderer<'b>,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Progress for InProcess<'_, '_> {
+    fn tell(&mut self, event: Event) {
+        self.renderer.tell(&event);
+    }
+
+    /// Until now a signal just ends the process; from now on there is something to take back.
+    fn changes_begin(&mut self) {
+        interrupt::catch(&self.interrupted);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,51 @@
+//! Operations: `join`, `leave` and `remove-node`, in the node's agent or in the process of a command.
+
+use crate::cluster::join::{self, preflight};
+use crate::cluster::node::Node;
+use crate::cluster::{leave, remove_node};
+use crate::store::tokens::Tokens;
+use crate::wire::operation::{Event, Operation};
+
+/// Where an operation runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunsIn {
+    /// In the node's agent, which takes the callbacks of the cluster after a join.
+    Agent,
+    /// In the process of a command. Callbacks are for whatever agent the node has: MicroK8s's may
+    /// be the one, and it can do nothing with a digest.
+    Command,
+}
+
+/// Takes the events of an operation, and says when it is to stop.
+pub trait Progress {
+    /// Something happened.
+    fn tell(&mut self, event: Event);
+
+    /// The node is going to be changed from now on.
+    fn changes_begin(&mut self) {}
+
+    /// Whether the operation is not wanted any more. It is taken back then, as long as it can be; a
+    /// removal is not, since it can be repeated.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Runs an operation; its last event says how it ended. `tokens` are those of the node's agent.
+pub fn run(
+    node: &Node,
+    tokens: Option<&Tokens>,
+    operation: &Operation,
+    runs_in: RunsIn,
+    progress: &mut dyn Progress,
+) {
+    let end = match operation {
+        Operation::Join(order) => match &order.url {
+            Some(url) if !order.dry_run => join::join(node, url, order, runs_in, progress),
+            url => preflight::check(node, url.as_ref(), order, progress),
+        },
+        Operation::Leave { dry_run } => leave::leave(node, tokens, *dry_run, progress),
+        Operation::RemoveNode(order) => remove_node::remove_node(node, tokens, order, progress),
+    };
+    progress.tell(Event::End(end));
+}
