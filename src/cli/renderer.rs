@@ -217,6 +217,24 @@ mod tests {
     }
 
     #[test]
+    fn no_control_character_of_a_warning_is_printed() {
+        for format in [Format::Text, Format::Json] {
+            let manner = Manner {
+                is_dry_run: false,
+                format,
+                no_progress: true,
+            };
+            let mut printer = Kept::default();
+            let mut renderer = Renderer::of_join(&[], manner, &mut printer);
+            renderer.tell(&Event::warning("a\u{1b}[31mb\u{202e}"));
+            renderer.finish(Ok(()));
+            assert_eq!(printer.err, "warning: a?[31mb?\n");
+            let told = printer.out.contains(r#""message":"a?[31mb?""#);
+            assert_eq!(told, format == Format::Json, "{}", printer.out);
+        }
+    }
+
+    #[test]
     fn an_operation_without_an_end_has_failed() {
         let mut printer = Kept::default();
         let renderer = Renderer::new(&mut printer);
