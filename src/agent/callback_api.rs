@@ -1,5 +1,6 @@
 //! What nodes of the cluster, and Cluster API, have this node do: `configure`, `upgrade`,
-//! `image/import` and `dqlite/remove` (`http-api.md`).
+//! `image/import` and `dqlite/remove` (recordings `http-configure-*`, `http-upgrade`,
+//! `http-image-import`, `http-dqlite-remove*`).
 
 use std::sync::Arc;
 use std::time::Duration;

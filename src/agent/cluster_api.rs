@@ -1,4 +1,4 @@
-//! MicroK8s's cluster API: routes, statuses and bodies as recorded (`http-api.md`).
+//! MicroK8s's cluster API: routes, statuses and bodies as recorded (recordings `http-*`).
 
 use std::sync::Arc;
 use std::time::Duration;

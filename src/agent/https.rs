@@ -456,7 +456,7 @@ async fn hang_up(mut stream: Begun<BoxedStream>, permit: &ConnectionPermit) -> R
     }
 }
 
-/// What MicroK8s's agent says to a client that speaks no TLS (`http-api.md`, Transport).
+/// What MicroK8s's agent says to a client that speaks no TLS (recording `join-plain-http`).
 async fn refuse_plain(mut stream: TcpStream) -> io::Error {
     const ANSWER: &[u8] =
         b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";

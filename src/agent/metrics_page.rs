@@ -37,7 +37,7 @@ async fn page(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// Counts the tokens, unless that was done a moment ago. What cannot be counted keeps its last
-/// number: the sweep says in the log what is wrong with the store.
+/// number: the expiry of tokens says in the log what is wrong with the store.
 async fn count_tokens(shared: &Arc<Shared>) {
     let mut counted = shared.census.lock().await;
     if counted.is_some_and(|at| at.elapsed() < COUNT_PAUSE) {

@@ -179,7 +179,7 @@ impl Shared {
 pub const MAX_CONNECTIONS: usize = 4096;
 
 /// How often it is looked what time has done to the tokens.
-const SWEEP_PAUSE: Duration = Duration::from_secs(10);
+const PERIOD: Duration = Duration::from_secs(10);
 
 /// How long requests under way get to end when the agent is told to stop. With what comes after
 /// it, this is less than service managers wait: 30 seconds those of snaps, 90 systemd.
@@ -395,7 +395,7 @@ async fn serve(
 /// its own end and for no other, so that it neither overlaps itself nor is held back by what another
 /// program takes.
 async fn again_and_again(shared: Arc<Shared>, work: fn(&Shared)) {
-    let mut pause = tokio::time::interval(SWEEP_PAUSE);
+    let mut pause = tokio::time::interval(PERIOD);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pause.tick().await;

@@ -1,7 +1,8 @@
 //! Layer 6: reads the command line, runs the command, and chooses the exit status.
 //!
 //! MicroK8s's commands look at the node before they look at their arguments; the order of these
-//! looks is part of what scripts and people see, and stands here (`messages.md`, Common).
+//! looks is part of what scripts and people see, and stands here (recordings `leave-stopped`,
+//! `join-stopped-lock`).
 
 mod add_node;
 mod agent;

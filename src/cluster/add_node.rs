@@ -16,7 +16,7 @@ use crate::store::token_files;
 use crate::store::tokens::Tokens;
 use crate::wire::local_v1::IssuedToken;
 
-/// Why `add-node` may not run on a node; the texts are MicroK8s's (`messages.md`, add-node).
+/// Why `add-node` may not run on a node; the texts are MicroK8s's (recordings `add-node-*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotHere {
     /// The node is a worker.

@@ -171,7 +171,7 @@ impl Admission {
             .any(|member| member.is_at(node.address))
     }
 
-    /// A node that was let in says how its join ended.
+    /// An admitted node says how its join ended.
     pub fn report(
         &self,
         request: &cluster_v2::JoinOutcome,

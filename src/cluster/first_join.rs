@@ -1,8 +1,8 @@
 //! What a node does when others join it for the first time.
 //!
 //! Until then it is alone: its datastore listens on the loopback, its pod network takes the
-//! first address that it finds, and its certificates follow its addresses (`http-api.md`, side
-//! effects of a join).
+//! first address that it finds, and its certificates follow its addresses (recording
+//! `join-controlplane-ok`, `changes.n1.json`).
 
 pub mod history;
 

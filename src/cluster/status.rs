@@ -12,8 +12,8 @@ use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
 use crate::wire::local_v1::{NodeEntry, NodeList};
 
-/// The nodes: this one, the members of its datastore, the workers that it let in, and those that
-/// others let in, of which Kubernetes knows.
+/// The nodes: this one, the members of its datastore, the workers that it admitted, and those that
+/// others admitted, which Kubernetes knows.
 pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, StoreError> {
     let own_role = if node.layout.has(Lock::Clustered) {
         Role::Worker

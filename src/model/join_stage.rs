@@ -14,7 +14,7 @@ pub enum JoinStage {
     Contact,
     /// It is made sure that the contacted node is the one that is meant.
     Identity,
-    /// The contacted node decides whether it lets this one in.
+    /// The contacted node decides whether it admits this one.
     Admission,
     /// What it answered is read.
     Answer,

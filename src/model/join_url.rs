@@ -17,13 +17,13 @@ pub struct JoinUrl {
     pub address: IpAddr,
     /// The port of its agent.
     pub port: u16,
-    /// What lets us in.
+    /// What admits this node.
     pub token: Token,
     /// Verifies the node; without one the node is not verified.
     pub fingerprint: Option<FingerprintPrefix>,
 }
 
-/// Why a connection string was not understood; the texts are MicroK8s's (`messages.md`, join).
+/// Why a connection string was not understood; the texts are MicroK8s's (recordings `join-malformed-*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJoinUrl {
     /// Not two or three parts, or no single `address:port` in front.

@@ -1,4 +1,4 @@
-//! Join tokens: what a node shows to be let into the cluster.
+//! Join tokens: what a node shows to be admitted to the cluster.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::secret::Secret;
 
-/// The fewest characters of a token (`messages.md`, add-node and join).
+/// The fewest characters of a token (recordings `add-node-token-short`, `join-malformed-short-token`).
 pub const MIN_LEN: usize = 32;
 /// The most characters of a token that is preset.
 pub const MAX_LEN: usize = 256;

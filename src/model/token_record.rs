@@ -31,7 +31,7 @@ use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
 use crate::model::token_terms::{Description, RoleLimit, Terms};
 
-/// For how long, in seconds, a worker that was let in may have its certificates signed. After
+/// For how long, in seconds, an admitted worker may have its certificates signed. After
 /// that a use of which nothing was heard is free again.
 pub const LEASE: i64 = 15 * 60;
 
@@ -71,7 +71,7 @@ pub struct TokenRecord {
     tries: Vec<TokenUse>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<LastUse>,
-    /// How often it let a node in.
+    /// How often it admitted a node.
     #[serde(default)]
     admissions: u64,
     /// Its end was noticed by [`TokenRecord::reconcile`].
@@ -143,7 +143,7 @@ pub struct Revoked {
     pub uid: u32,
 }
 
-/// The node that was let in last.
+/// The node that was admitted last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastUse {
     /// Who.
@@ -204,7 +204,7 @@ pub struct JoinRequest {
     pub join_id: Option<JoinId>,
 }
 
-/// How a token lets a node in.
+/// How a token admits a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
     /// As one of any number.
@@ -217,7 +217,7 @@ pub enum Grant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// It lets nodes in.
+    /// It admits nodes.
     Issued,
     /// All its uses are taken, and not all for good.
     Reserved,
@@ -415,7 +415,7 @@ impl TokenRecord {
         }
     }
 
-    /// Whether the token lets this node in now, while `held` are being let in by it. Expects a
+    /// Whether the token admits this node now, while it is admitting `held`. Expects a
     /// record that was [reconciled](TokenRecord::reconcile).
     ///
     /// A node that used the token and did not complete its join may use it again for `window`
@@ -485,7 +485,7 @@ impl TokenRecord {
         })
     }
 
-    /// A node is let in: from now on one use is its own.
+    /// A node is admitted: from now on one use is its own.
     ///
     /// `hands_out` tells whether the answer itself holds what opens something in the cluster; that
     /// for a control plane node always does.
@@ -753,7 +753,7 @@ impl TokenRecord {
         }
     }
 
-    /// How many more nodes it lets in; `None` while that is any number.
+    /// How many more nodes it admits; `None` while that is any number.
     pub fn uses_left(&self, now: i64) -> Option<u32> {
         if self.revoked.is_none() && self.void.is_none() && self.is_open(now) {
             return None;
@@ -820,12 +820,12 @@ impl TokenRecord {
         self.void.filter(|_| self.state(now) == State::Void)
     }
 
-    /// The node that it let in last.
+    /// The node that it admitted last.
     pub fn last_use(&self) -> Option<&LastUse> {
         self.last.as_ref()
     }
 
-    /// How often it let a node in.
+    /// How often it admitted a node.
     pub fn admissions(&self) -> u64 {
         self.admissions
     }

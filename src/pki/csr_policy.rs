@@ -354,14 +354,14 @@ mod tests {
             Subject::common_name("system:kube-proxy"),
             Subject::microk8s_server(),
         ] {
-            let verdict = judge(&request(&subject, &[]), &kubelet());
+            let outcome = judge(&request(&subject, &[]), &kubelet());
             assert!(
-                matches!(verdict, Err(Violation::Subject { .. })),
-                "{subject}: {verdict:?}"
+                matches!(outcome, Err(Violation::Subject { .. })),
+                "{subject}: {outcome:?}"
             );
         }
-        let verdict = judge(&request(&Subject::kubelet("n2"), &[]), &Expected::Proxy);
-        assert!(matches!(verdict, Err(Violation::Subject { .. })));
+        let outcome = judge(&request(&Subject::kubelet("n2"), &[]), &Expected::Proxy);
+        assert!(matches!(outcome, Err(Violation::Subject { .. })));
     }
 
     #[test]
@@ -384,13 +384,13 @@ mod tests {
             ip("::ffff:10.99.0.12"),
             ip("::10.152.183.1"),
         ] {
-            let verdict = judge(
+            let outcome = judge(
                 &request(&Subject::kubelet("n2"), &[dns("n2"), name.clone()]),
                 &kubelet(),
             );
             assert!(
-                matches!(verdict, Err(Violation::Name(_))),
-                "{name}: {verdict:?}"
+                matches!(outcome, Err(Violation::Name(_))),
+                "{name}: {outcome:?}"
             );
         }
         let proxy = Subject::common_name("system:kube-proxy");
@@ -499,7 +499,7 @@ mod tests {
         let names: Vec<_> = (0..65)
             .map(|n| AltName::Ip(IpAddr::from([10, 1, 0, n])))
             .collect();
-        let verdict = judge(&request(&Subject::kubelet("n2"), &names), &kubelet());
-        assert_eq!(verdict.unwrap_err(), Violation::TooManyNames);
+        let outcome = judge(&request(&Subject::kubelet("n2"), &names), &kubelet());
+        assert_eq!(outcome.unwrap_err(), Violation::TooManyNames);
     }
 }

@@ -1,4 +1,4 @@
-//! The nodes that this one let in, and the certificates that they may still have signed.
+//! The nodes that this one admitted, and the certificates that they may still have signed.
 //!
 //! This is the business of the node that was contacted, whichever store the tokens rest in.
 
@@ -65,7 +65,7 @@ pub struct CertificateGrant {
     pub cluster: Option<ClusterId>,
 }
 
-/// A node that was let in by this one.
+/// A node that this one admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdmittedNode {
     /// Its name and address.
@@ -74,9 +74,9 @@ pub struct AdmittedNode {
     pub role: Role,
     /// Its certificates are signed.
     pub complete: bool,
-    /// The token that let it in.
+    /// The token that admitted it.
     pub join: TokenDigest,
-    /// The cluster that it was admitted to; not known before the first sweep where an earlier version
+    /// The cluster that it was admitted to; not known before the first expiry run where an earlier version
     /// admitted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterId>,
@@ -125,7 +125,7 @@ impl Admissions {
         }
     }
 
-    /// A node is let in with a token, and may have these certificates signed until then.
+    /// A node is admitted with a token, and may have these certificates signed until then.
     /// What it could have signed with that token before it can no longer.
     pub fn admit(
         &self,
@@ -390,7 +390,7 @@ impl Admissions {
         Ok(())
     }
 
-    /// The node, if it was let in last by this token.
+    /// The node, if this token admitted it last.
     pub fn find(
         &self,
         join: &TokenDigest,
@@ -406,7 +406,7 @@ impl Admissions {
         })
     }
 
-    /// The nodes that this one let in.
+    /// The nodes that this one admitted.
     pub fn nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
         let mut nodes = self.nodes_that(|_| true)?;
         nodes.sort_by_key(node_order);

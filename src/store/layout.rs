@@ -43,7 +43,7 @@ const SNAP_DIR: &str = "/snap/microk8s/current";
 const SNAP_DATA_DIR: &str = "/var/snap/microk8s/current";
 const SNAP_COMMON_DIR: &str = "/var/snap/microk8s/common";
 
-/// Lock files below `var/lock` (`fresh-node.json`, `messages.md`).
+/// Lock files below `var/lock` (recordings `fresh-node.json`, `*-stopped*`, `*-not-ha`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
     /// The node runs the control plane on dqlite.
@@ -256,7 +256,7 @@ impl Layout {
         self.own_state().join("agent.lock")
     }
 
-    /// The tokens of the node's agent, and the nodes that it let in.
+    /// The tokens of the node's agent, and the nodes that it admitted.
     pub fn token_database(&self) -> PathBuf {
         self.own_state().join("tokens.redb")
     }
@@ -286,7 +286,7 @@ impl Layout {
     }
 
     /// Whether the node is a member of a cluster, by what MicroK8s's `leave` looks at
-    /// (`messages.md`, leave).
+    /// (recording `leave-controlplane`).
     pub fn is_in_cluster(&self) -> bool {
         self.has(Lock::NoCertReissue)
             && (self.has(Lock::Clustered) || self.args("k8s-dqlite").exists())

@@ -39,7 +39,7 @@ pub enum Listed {
 }
 
 impl Listed {
-    /// Whether it lets a node in.
+    /// Whether it admits a node.
     pub const fn is_usable(self) -> bool {
         matches!(self, Self::Open | Self::Until(_))
     }

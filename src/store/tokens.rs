@@ -121,12 +121,12 @@ fn members_of(record: &TokenRecord, is_member: &dyn Fn(&JoiningNode) -> bool) ->
         .collect()
 }
 
-/// A token that would let a node in.
+/// A token that would admit a node.
 struct Found {
     source: Source,
     members: Members,
     seen: Option<TokenRecord>,
-    /// The record that admits the node; none where a line does that lets in any number.
+    /// The record that admits the node; none where a line does that admits any number.
     record: Option<TokenRecord>,
 }
 
@@ -196,7 +196,7 @@ impl Tokens {
             .collect()
     }
 
-    /// The nodes that were let in.
+    /// The nodes that were admitted.
     pub fn admissions(&self) -> &Admissions {
         &self.admissions
     }
@@ -214,7 +214,7 @@ impl Tokens {
         }
     }
 
-    /// When a node that is let in now, and of which nothing is heard, counts as one that failed.
+    /// When a node that is admitted now, and does not report, counts as failed.
     pub fn lease_end(&self) -> i64 {
         self.now().saturating_add(LEASE.max(self.window))
     }
@@ -587,7 +587,7 @@ impl Reservation<'_> {
                 return Err(error);
             }
             // The node is in; only its name is missing in the list of nodes.
-            tracing::error!(%error, "a node that was let in cannot be written down");
+            tracing::error!(%error, "an admitted node could not be recorded");
         }
         if has_line && let Err(error) = tokens.take_line_out(&self.token) {
             // It is remembered that the line is a used one.

@@ -2,7 +2,7 @@
 //! the control plane has other nodes do.
 //!
 //! `sign-cert` is recorded in `http-sign-cert`, the rest in `http-configure-*` and `http-upgrade`;
-//! the answer to a join is described in `http-api.md` (read in MicroK8s's sources, not recorded).
+//! the answer to a join is in recording `v1-join`.
 
 use serde::{Deserialize, Serialize};
 

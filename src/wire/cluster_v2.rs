@@ -98,7 +98,7 @@ impl JoinRequest {
     }
 }
 
-/// `POST /cluster/api/v2.0/join/outcome`: a node that was let in says how its join ended.
+/// `POST /cluster/api/v2.0/join/outcome`: an admitted node says how its join ended.
 ///
 /// MicroK8s knows nothing of it; an agent that does says so in its answer to a join, with the
 /// header [`routes::TAKES_OUTCOME`](crate::wire::routes::TAKES_OUTCOME).

@@ -1,7 +1,7 @@
 //! JSON objects, read the way MicroK8s's agent reads them.
 //!
 //! Field names match in any case, unknown fields do not matter, `null` counts as missing, and
-//! a field of the wrong type is an error that names it (`http-api.md`, Errors; recordings
+//! a field of the wrong type is an error that names it (recordings
 //! `http-join-case-keys`, `http-malformed-json`).
 
 use serde_json::{Map, Value};

@@ -99,7 +99,7 @@ pub struct TokenEntry {
     pub state: State,
     /// As what nodes may join with it.
     pub role: RoleLimit,
-    /// How many more nodes it lets in; `null` while that is any number.
+    /// How many more nodes it admits; `null` while that is any number.
     pub uses_left: Option<u32>,
     /// Its end in unix seconds; `null` when it has none.
     pub expires: Option<i64>,
@@ -111,9 +111,9 @@ pub struct TokenEntry {
     pub issued_by: Option<u32>,
     /// MicroK8s's file in which it stands.
     pub file: Option<String>,
-    /// How many nodes were let in with it.
+    /// How many nodes it admitted.
     pub admissions: u64,
-    /// The node that was let in last.
+    /// The node that was admitted last.
     pub last_use: Option<TokenUse>,
     /// When it was taken back, in unix seconds.
     pub revoked_at: Option<i64>,

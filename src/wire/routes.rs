@@ -22,9 +22,9 @@ pub const CALLBACK_TOKEN: &str = "x-microk8s-callback-token";
 pub const CAPI_TOKEN: &str = "capi-auth-token";
 /// `POST`: join a cluster on dqlite.
 pub const V2_JOIN: &str = "/cluster/api/v2.0/join";
-/// `POST`: look whether a join on etcd would be let in.
+/// `POST`: check whether a join on etcd would be admitted.
 pub const V1_JOIN_CHECK: &str = "/cluster/api/v1.0/join/check";
-/// `POST`: look whether a join on dqlite would be let in.
+/// `POST`: check whether a join on dqlite would be admitted.
 pub const V2_JOIN_CHECK: &str = "/cluster/api/v2.0/join/check";
 /// `POST`: say how a join ended.
 pub const V2_JOIN_OUTCOME: &str = "/cluster/api/v2.0/join/outcome";

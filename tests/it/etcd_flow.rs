@@ -1,6 +1,6 @@
 //! Joining a cluster without high availability (the older flow, version 1 of the API), and one
 //! whose datastore is an etcd outside. Beyond the recordings `v1-join` and `v1-join-unknown-token` the
-//! facts are those that `http-api.md` and `messages.md` give from MicroK8s's sources.
+//! facts were read in MicroK8s's sources.
 
 use crate::compat::requests::curl;
 use crate::lab::{Host, Lab};

@@ -1,4 +1,4 @@
-//! What a node is told that is let in.
+//! The answer to a node that is admitted.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Why a node is not let in, and what a stranger is told of it.
+//! Why a node is not admitted, and what the answer says of it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::platform::CommandError;
 use crate::store::database::StoreError;
 use crate::store::layout::ReadError;
 
-/// Why a node was not let in; the texts are MicroK8s's (`http-api.md`).
+/// Why a node was not admitted; the texts are MicroK8s's (recordings `http-join-*`).
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
     /// The token.

@@ -1,4 +1,4 @@
-//! Signing certificates for nodes that are being let in.
+//! Signing certificates for nodes that are being admitted.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
 //! Why a contacted node refused a join, and what helps.
 //!
 //! An agent of this project gives a reason where the token is at fault. Everything else, and all of
-//! what MicroK8s's agent says, is told by the status and the text (`http-api.md`).
+//! what MicroK8s's agent says, is told by the status and the text (recordings `http-join-*`).
 
 use crate::base::{sanitize, time_text};
 use crate::model::join_stage::Retry;

@@ -102,7 +102,7 @@ pub enum RemoveError {
     /// A file of this node could not be changed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The nodes that this one let in.
+    /// The nodes that this one admitted.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

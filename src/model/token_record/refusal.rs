@@ -1,4 +1,4 @@
-//! Why a token does not let a node in.
+//! Why a token does not admit a node.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub struct Refusal {
     pub seconds_ago: Option<i64>,
 }
 
-/// Why a token does not let a node in, in a word.
+/// Why a token does not admit a node, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {

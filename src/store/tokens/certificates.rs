@@ -1,4 +1,4 @@
-//! Which certificates a node may have signed with the token that let it in.
+//! Which certificates a node may have signed with the token that admitted it.
 
 use std::net::IpAddr;
 

@@ -34,7 +34,7 @@ pub struct ListedToken {
 }
 
 impl ListedToken {
-    /// Where the token is in its life. A line in MicroK8s's file lets in whatever became of the
+    /// Where the token is in its life. A line in MicroK8s's file admits nodes whatever became of the
     /// token before.
     pub fn state(&self, now: i64) -> State {
         let is_listed = self.in_file.is_usable();

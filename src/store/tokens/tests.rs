@@ -127,7 +127,7 @@ impl Fixture {
         path
     }
 
-    /// A node is let in, and the agent dies before the token's line is taken out.
+    /// A node is admitted, and the agent dies before the token's line is taken out.
     fn admit_and_crash(&self, n: u8) {
         let reservation = self.reserve(n).unwrap();
         let (_, admitted) = reservation
@@ -500,7 +500,7 @@ fn a_node_that_says_that_its_join_failed_gives_back_what_it_can() {
     f.add(&one_use());
     assert_eq!(f.join(&node(2)), Ok(()));
     let report = |n, joined| f.tokens.report(&token(), &node(n), None, joined).unwrap();
-    assert_eq!(report(3, false), None, "it was not let in");
+    assert_eq!(report(3, false), None, "it was not admitted");
     assert_eq!(report(2, false), Some(Release::Free));
     assert!(!f.sign("-proxy", &node(2)), "its rights have ended");
     assert_eq!(f.join(&node(3)), Ok(()));
@@ -615,7 +615,7 @@ fn what_is_over_is_pruned_and_nothing_else() {
 }
 
 #[test]
-fn the_sweep_forgets_what_was_over_for_long_and_only_that() {
+fn expiry_forgets_what_was_over_for_long_and_only_that() {
     let f = fixture();
     let dead = Token::presented("fedcba9876543210fedcba9876543210");
     f.tokens.add(&dead, &lasting(60), 0).unwrap();
@@ -633,7 +633,7 @@ fn the_sweep_forgets_what_was_over_for_long_and_only_that() {
 }
 
 #[test]
-fn a_sweep_gets_through_more_tokens_than_it_takes_at_once() {
+fn expiry_gets_through_more_tokens_than_it_takes_at_once() {
     let f = fixture();
     let tokens: Vec<TokenDigest> = (0..2 * EXPIRY_BATCH + 1)
         .map(|n| Token::presented(&format!("{n:032}")).digest())
