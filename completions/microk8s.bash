@@ -123,7 +123,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__agent)
-            opts="-h --bind --keyfile --certfile --timeout --enable-metrics --min-tls-version --retry-window --log-format --max-connections --callback-from --capi-dir --node-dir --socket --node-name --datastore-demo --help"
+            opts="-h --bind --keyfile --certfile --timeout --enable-metrics --min-tls-version --retry-window --log-format --max-connections --callback-from --capi-dir --node-dir --socket --node-name --datastore-demo --parent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -182,6 +182,10 @@ _microk8s() {
                     return 0
                     ;;
                 --node-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parent)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -108,10 +108,11 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l capi-dir -d 
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l node-dir -d 'The directory of a standalone node; made when there is none' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l socket -d 'The socket of the local API' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l node-name -d 'The name of a standalone node, when it is not the machine\'s' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l parent -d 'Ends when this process, which started the agent, ends' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -l datastore-demo -d 'Runs a demonstration datastore beside a standalone node'
 complete -c microk8s -n "__fish_microk8s_using_subcommand agent" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l control-planes -d 'How many control plane nodes; more than one needs Debian\'s package go-dqlite' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l workers -d 'How many workers' -r
-complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l port -d 'The port of the agents, on 127.0.0.1, 127.0.0.2 and so on' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l port -d 'The port of the agents, on loopback addresses on which it is free; 25000 unless given, or the next one that is free' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -l once -d 'End when the cluster has formed'
 complete -c microk8s -n "__fish_microk8s_using_subcommand dev-cluster" -s h -l help -d 'Print help'

@@ -67,6 +67,9 @@ impl Refusal {
 }
 
 fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
+    if let Some(parent) = typed.parent {
+        process::end_with_parent(parent).map_err(Refusal::new)?;
+    }
     let layout = Layout::find(typed.node_dir.as_deref()).map_err(Refusal::new)?;
     let node = node_of(layout, &typed);
     if !node.layout.exists() {

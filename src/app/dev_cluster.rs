@@ -1,13 +1,11 @@
 //! `microk8s dev-cluster`: a cluster on this machine's loopback addresses, formed by the same
 //! programs and the same code as one of real machines.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,15 +13,15 @@ use tokio::sync::watch;
 
 use crate::app;
 use crate::base::exit_status::ExitStatus;
-use crate::base::wait;
-use crate::base::{atomic_file, env_vars};
+use crate::base::{atomic_file, env_vars, wait};
 use crate::cli;
 use crate::cli::dev_cluster::DevClusterArgs;
 use crate::cli::output::{self, Printer};
+use crate::cli::token_file::quoted;
 use crate::client::local::{self, Probe};
-use crate::model::endpoint::DATASTORE_PORT;
+use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::platform::datastore_demo;
-use crate::platform::process::{self, ChildProcess};
+use crate::platform::process::{self, ChildProcess, Finished};
 use crate::store::layout::Layout;
 
 /// How long an agent may take to make its node and listen.
@@ -32,8 +30,11 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long an agent may take to stop, its datastore included.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// How many lines of an agent's log are kept, to be shown when it ends too early.
-const KEPT_LINES: usize = 200;
+/// How often it is seen whether agents are ready.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// After how long without a line those are named that are not ready.
+const SIGN_INTERVAL: Duration = Duration::from_secs(3);
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: DevClusterArgs = match cli::read("dev-cluster", arguments) {
@@ -135,13 +136,46 @@ impl Signals {
     }
 }
 
-/// One node of the cluster: an agent with a directory and an address of its own.
+/// One node: an agent with a directory, an address and a log of its own.
 struct DevNode {
     name: String,
-    address: IpAddr,
+    address: SocketAddr,
     directory: PathBuf,
     agent: ChildProcess,
-    log: Arc<Mutex<VecDeque<String>>>,
+    log: PathBuf,
+}
+
+impl DevNode {
+    /// A command on this node, to be typed in any directory.
+    fn command(&self, program: &Path, arguments: &str) -> String {
+        format!(
+            "{}={} {} {arguments}",
+            env_vars::MICROK8S_NODE_DIR,
+            quoted(&self.directory),
+            quoted(program)
+        )
+    }
+
+    /// Whether its socket answers; an error when the agent has ended.
+    fn is_ready(&mut self) -> Result<bool, Trouble> {
+        let socket = Layout::standalone(&self.directory).socket(None);
+        if matches!(
+            app::block_on(local::probe(&socket)),
+            Ok(Ok(Probe::Ready(_)))
+        ) {
+            return Ok(true);
+        }
+        match self.agent.ended() {
+            None => Ok(false),
+            Some(status) => {
+                let (name, log) = (&self.name, std::fs::read_to_string(&self.log)?);
+                Err(Trouble::new(format!(
+                    "the agent of {name} ended ({status}); it said:\n{}",
+                    log.trim_end()
+                )))
+            }
+        }
+    }
 }
 
 fn form(
@@ -160,33 +194,25 @@ fn form(
         });
     }
     let this_program = std::env::current_exe()?;
+    let members = usize::from(args.control_planes + args.workers);
+    // One node more than the cluster has, for its user to try a join with.
+    let count = if args.once { members } else { members + 1 };
+    let addresses = free_addresses(count, args.port, with_datastore)?;
     let place = atomic_file::temporary_folder(&std::env::temp_dir(), "microk8s-dev-")?;
-    let count = args.control_planes + args.workers;
     printer.out(&format!(
         "Starting {count} agents below {}\n",
         place.path().display()
     ))?;
     // All of them make their keys at once; then each is waited for.
-    let mut nodes = (1..=count)
-        .map(|number| {
-            start(
-                &this_program,
-                place.path(),
-                number,
-                args.port,
-                with_datastore,
-            )
+    let mut nodes = (1..)
+        .zip(addresses)
+        .map(|(number, address)| {
+            start(&this_program, place.path(), number, address, with_datastore)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    for node in &mut nodes {
-        wait_until_ready(node, signals)?;
-        printer.out(&format!(
-            "{} listens on {}\n",
-            node.name,
-            SocketAddr::new(node.address, args.port)
-        ))?;
-    }
-    let (first, others) = nodes
+    wait_until_ready(&mut nodes, signals, printer)?;
+    let (members, free) = nodes.split_at(members);
+    let (first, others) = members
         .split_first()
         .ok_or_else(|| Trouble::new("there is no node"))?;
     for (number, node) in (2u8..).zip(others) {
@@ -202,30 +228,55 @@ fn form(
     if with_datastore {
         show_datastore(first, signals, printer)?;
     }
-    if args.once {
+    let [free] = free else {
         return Ok(());
-    }
-    printer.out(&format!(
-        "\nIt runs until Ctrl-C. Another terminal can use it:\n    {}={} {} add-node\n",
-        env_vars::MICROK8S_NODE_DIR,
-        first.directory.display(),
-        this_program.display()
-    ))?;
+    };
+    show_what_to_try(&this_program, members, free, signals, printer)?;
     signals.wait()?;
     printer.out("\nStopping.\n")?;
     Ok(())
 }
 
+/// The addresses of so many agents: of the loopback, with the same port, which is another than the
+/// usual one where a program listens on it on all addresses, as the agent of MicroK8s does.
+fn free_addresses(
+    count: usize,
+    port: Option<u16>,
+    with_datastore: bool,
+) -> Result<Vec<SocketAddr>, Trouble> {
+    let ports = match port {
+        Some(port) => port..=port,
+        None => AGENT_PORT..=AGENT_PORT + 99,
+    };
+    let is_free = |address: SocketAddr| {
+        let datastore = SocketAddr::new(address.ip(), DATASTORE_PORT);
+        TcpListener::bind(address).is_ok()
+            && (!with_datastore || TcpListener::bind(datastore).is_ok())
+    };
+    ports
+        .flat_map(|port| (0..=255).map(move |network| (port, network)))
+        .find_map(|(port, network)| {
+            (1..=u8::try_from(count).ok()?)
+                .map(|number| SocketAddr::from(([127, 0, network, number], port)))
+                .map(|address| is_free(address).then_some(address))
+                .collect()
+        })
+        .ok_or_else(|| Trouble::Failed {
+            text: format!("no {count} loopback addresses with a free port were found"),
+            hint: Some("name a port on which no program listens, with --port".to_owned()),
+        })
+}
+
 fn start(
     program: &Path,
     place: &Path,
-    number: u8,
-    port: u16,
+    number: usize,
+    address: SocketAddr,
     with_datastore: bool,
 ) -> Result<DevNode, Trouble> {
     let name = format!("n{number}");
-    let address = IpAddr::from([127, 0, 0, number]);
     let directory = place.join(&name);
+    let log = place.join(format!("{name}.log"));
     let mut arguments: Vec<OsString> = vec![
         "agent".into(),
         "--node-dir".into(),
@@ -233,20 +284,15 @@ fn start(
         "--node-name".into(),
         name.clone().into(),
         "--bind".into(),
-        SocketAddr::new(address, port).to_string().into(),
+        address.to_string().into(),
+        "--parent".into(),
+        std::process::id().to_string().into(),
     ];
     if with_datastore {
         arguments.push("--datastore-demo".into());
     }
-    let log = Arc::new(Mutex::new(VecDeque::new()));
-    let kept = log.clone();
-    let agent = ChildProcess::start(program, arguments, STOP_LIMIT, move |line| {
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() == KEPT_LINES {
-            kept.pop_front();
-        }
-        kept.push_back(line.to_owned());
-    })?;
+    let errors = atomic_file::new_log(&log)?;
+    let agent = ChildProcess::start(program, arguments, STOP_LIMIT, errors)?;
     Ok(DevNode {
         name,
         address,
@@ -256,41 +302,91 @@ fn start(
     })
 }
 
-/// An agent is ready when its socket answers.
-fn wait_until_ready(node: &mut DevNode, signals: &Signals) -> Result<(), Trouble> {
-    let socket = Layout::standalone(&node.directory).socket(None);
-    let ready_or_over = || {
-        if signals.is_over() {
-            return Some(Err(signals.trouble()));
-        }
-        let probed = app::block_on(local::probe(&socket));
-        let ready = matches!(probed, Ok(Ok(Probe::Ready(_))));
-        ready
-            .then_some(Ok(None))
-            .or_else(|| node.agent.ended().map(|status| Ok(Some(status))))
-    };
-    let name = &node.name;
-    match wait::until(START_LIMIT, Duration::from_millis(20), ready_or_over) {
-        Some(Err(trouble)) => Err(trouble),
-        Some(Ok(None)) => Ok(()),
-        Some(Ok(Some(status))) => {
-            let log = node
-                .log
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .make_contiguous()
-                .join("\n");
-            Err(Trouble::new(format!(
-                "the agent of {name} ended ({status}); it said:\n{log}"
-            )))
-        }
-        None => {
-            let seconds = START_LIMIT.as_secs();
-            Err(Trouble::new(format!(
-                "the agent of {name} was not ready within {seconds} seconds"
-            )))
+/// Names each agent when it is ready, and now and then those that are not.
+fn wait_until_ready(
+    nodes: &mut [DevNode],
+    signals: &Signals,
+    printer: &mut dyn Printer,
+) -> Result<(), Trouble> {
+    let start = Instant::now();
+    let mut waiting: Vec<&mut DevNode> = nodes.iter_mut().collect();
+    while !waiting.is_empty() {
+        let next = wait::until(SIGN_INTERVAL, POLL_INTERVAL, || {
+            if signals.is_over() {
+                return Some(Err(signals.trouble()));
+            }
+            let mut nodes = waiting.iter_mut().enumerate();
+            nodes.find_map(|(index, node)| match node.is_ready() {
+                Ok(is_ready) => is_ready.then_some(Ok(index)),
+                Err(trouble) => Some(Err(trouble)),
+            })
+        });
+        let names: Vec<&str> = waiting.iter().map(|node| node.name.as_str()).collect();
+        let (names, seconds) = (names.join(", "), start.elapsed().as_secs());
+        match next {
+            Some(ready) => {
+                let node = waiting.remove(ready?);
+                printer.out(&format!("{} listens on {}\n", node.name, node.address))?;
+            }
+            None if start.elapsed() > START_LIMIT => {
+                return Err(Trouble::new(format!(
+                    "the agents of {names} were not ready within {seconds} seconds"
+                )));
+            }
+            None => printer.out(&format!("{names} still make their keys ({seconds} s)\n"))?,
         }
     }
+    Ok(())
+}
+
+/// Commands for the node that is in no cluster yet. Each can be pasted as it stands.
+fn show_what_to_try(
+    program: &Path,
+    members: &[DevNode],
+    free: &DevNode,
+    signals: &Signals,
+    printer: &mut dyn Printer,
+) -> Result<(), Trouble> {
+    let Some(first) = members.first() else {
+        return Ok(());
+    };
+    let issue = [
+        "add-node", "--format", "short", "--role", "worker", "--uses", "2",
+    ];
+    let issued = run_on(program, first, &issue, signals)?;
+    let line = issued.output.lines().next().unwrap_or_default();
+    let join = line.strip_prefix("microk8s ").unwrap_or(line);
+    let name = &free.name;
+    printer.out(&format!(
+        "\nIt runs until Ctrl-C. {name} is in no cluster yet: try these in another terminal, one after \
+         the other.\n"
+    ))?;
+    for (what, command) in [
+        (
+            "A join that fails. Its hint says why; the token is not used up.",
+            free.command(program, join),
+        ),
+        (
+            "The same token again, as the hint says.",
+            free.command(program, &format!("{join} --worker")),
+        ),
+        ("The nodes of the cluster.", first.command(program, "nodes")),
+        (
+            "The node leaves the cluster, and keeps nothing of it.",
+            free.command(program, "leave"),
+        ),
+        (
+            "It joins again: the token is good for two nodes.",
+            free.command(program, &format!("{join} --worker")),
+        ),
+    ] {
+        printer.out(&format!("\n# {what}\n{command}\n"))?;
+    }
+    printer.out("\nThe logs of the agents:\n")?;
+    for node in members.iter().chain([free]) {
+        printer.out(&format!("    {}\n", node.log.display()))?;
+    }
+    Ok(())
 }
 
 /// A token from the first node, and a join with the command that it printed.
@@ -334,23 +430,32 @@ fn run_and_show(
         node.name,
         arguments.join(" ")
     ))?;
-    let finished = process::run_to_end(
-        program,
-        arguments,
-        &[(env_vars::MICROK8S_NODE_DIR, &node.directory)],
-        || signals.is_over(),
-    )?
-    .ok_or_else(|| signals.trouble())?;
+    let finished = run_on(program, node, arguments, signals)?;
     printer.out(&finished.output)?;
     finished.errors.lines().for_each(|line| printer.err(line));
-    if finished.code != Some(0) {
-        let name = arguments.first().copied().unwrap_or_default();
-        return Err(Trouble::new(format!(
-            "`microk8s {name}` failed on {}",
-            node.name
-        )));
-    }
     Ok(finished.output)
+}
+
+/// Runs a command on a node; an error when it fails.
+fn run_on(
+    program: &Path,
+    node: &DevNode,
+    arguments: &[&str],
+    signals: &Signals,
+) -> Result<Finished, Trouble> {
+    let directory = &[(env_vars::MICROK8S_NODE_DIR, node.directory.as_path())];
+    let finished = process::run_to_end(program, arguments, directory, || signals.is_over())?
+        .ok_or_else(|| signals.trouble())?;
+    if finished.code == Some(0) {
+        return Ok(finished);
+    }
+    let command = arguments.first().copied().unwrap_or_default();
+    Err(Trouble::new(format!(
+        "`microk8s {command}` failed on {}:\n{}{}",
+        node.name,
+        finished.output,
+        finished.errors.trim_end()
+    )))
 }
 
 /// The datastore's own list of its members.
@@ -359,7 +464,7 @@ fn show_datastore(
     signals: &Signals,
     printer: &mut dyn Printer,
 ) -> Result<(), Trouble> {
-    let server = SocketAddr::new(first.address, DATASTORE_PORT).to_string();
+    let server = SocketAddr::new(first.address.ip(), DATASTORE_PORT).to_string();
     let arguments = ["-s", &server, "k8s", ".cluster"];
     printer.out(&format!("\n$ dqlite {}\n", arguments.join(" ")))?;
     let finished = process::run_to_end("dqlite", arguments, &[], || signals.is_over())?

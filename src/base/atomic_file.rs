@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -81,6 +81,15 @@ pub fn append(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::options().append(true).open(path)?;
     file.write_all(content)?;
     file.sync_all()
+}
+
+/// A new private file for another program to write to.
+pub fn new_log(path: &Path) -> io::Result<File> {
+    File::options()
+        .append(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Cuts a file off after so many bytes, durably.

@@ -69,6 +69,10 @@ pub struct AgentArgs {
     /// Runs a demonstration datastore beside a standalone node
     #[arg(long, hide = true)]
     pub datastore_demo: bool,
+
+    /// Ends when this process, which started the agent, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    pub parent: Option<i32>,
 }
 
 /// How the log is written.

@@ -13,9 +13,10 @@ pub struct DevClusterArgs {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=20))]
     pub workers: u8,
 
-    /// The port of the agents, on 127.0.0.1, 127.0.0.2 and so on
-    #[arg(long, value_name = "PORT", default_value_t = crate::model::endpoint::AGENT_PORT)]
-    pub port: u16,
+    /// The port of the agents, on loopback addresses on which it is free; 25000 unless given, or
+    /// the next one that is free
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
 
     /// End when the cluster has formed
     #[arg(long)]

@@ -102,7 +102,7 @@ impl DatastoreDemo {
         }
         let log = |line: &str| tracing::debug!(line, "{SERVER}");
         let mut companion =
-            ChildProcess::start(SERVER, &arguments, GRACE, log).map_err(not_started)?;
+            ChildProcess::start_logged(SERVER, &arguments, GRACE, log).map_err(not_started)?;
         let files = Path::new(&place.address);
         wait_for(&mut companion, &self.backend.join(files).join(CLUSTER_FILE))?;
         for name in [CLUSTER_FILE, INFO_FILE] {

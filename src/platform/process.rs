@@ -8,8 +8,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 use crate::base::wait;
 use crate::platform::command;
@@ -22,23 +23,34 @@ pub struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Starts a program that gets this long to end once it is asked to; each line that it
-    /// prints on standard error goes to `on_line`.
+    /// Starts a program that gets this long to end once it is asked to.
     pub fn start(
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        grace: Duration,
+        errors: impl Into<Stdio>,
+    ) -> io::Result<Self> {
+        let child = command::prepare(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            // Ctrl-C in a terminal is for the program that owns this one, which ends it in order.
+            .process_group(0)
+            .spawn()?;
+        Ok(Self { child, grace })
+    }
+
+    /// Starts a program like [`Self::start`]; each line that it prints on standard error goes to
+    /// `on_line`.
+    pub fn start_logged(
         program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
         grace: Duration,
         on_line: impl Fn(&str) + Send + 'static,
     ) -> io::Result<Self> {
-        let mut child = command::prepare(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // Ctrl-C in a terminal is for the program that owns this one, which ends it in order.
-            .process_group(0)
-            .spawn()?;
-        if let Some(errors) = child.stderr.take() {
+        let mut started = Self::start(program, arguments, grace, Stdio::piped())?;
+        if let Some(errors) = started.child.stderr.take() {
             thread::spawn(move || {
                 BufReader::new(errors)
                     .split(b'\n')
@@ -46,7 +58,7 @@ impl ChildProcess {
                     .for_each(|line| on_line(&String::from_utf8_lossy(&line)));
             });
         }
-        Ok(Self { child, grace })
+        Ok(started)
     }
 
     /// How the program ended, when it has.
@@ -72,6 +84,17 @@ impl ChildProcess {
 impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Has this process end by SIGTERM when its parent ends, also when that one is killed.
+pub fn end_with_parent(parent: i32) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGTERM)?;
+    // The signal does not come for a parent that had ended before.
+    if getppid() == Pid::from_raw(parent) {
+        Ok(())
+    } else {
+        Err(io::Error::other("the process that started it is gone"))
     }
 }
 
@@ -127,10 +150,11 @@ mod tests {
     fn a_line_that_is_no_text_is_not_the_last_one_that_is_read() {
         let (sender, lines) = mpsc::channel();
         let script = r"printf 'a\377b\nnext\n' >&2";
-        let _companion = ChildProcess::start("sh", ["-c", script], Duration::ZERO, move |line| {
-            let _ = sender.send(line.to_owned());
-        })
-        .unwrap();
+        let _companion =
+            ChildProcess::start_logged("sh", ["-c", script], Duration::ZERO, move |line| {
+                let _ = sender.send(line.to_owned());
+            })
+            .unwrap();
         assert_eq!(lines.iter().collect::<Vec<_>>(), ["a\u{fffd}b", "next"]);
     }
 }

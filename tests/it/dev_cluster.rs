@@ -3,13 +3,19 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use microk8s::base::wait;
+
 use crate::lab::program::program;
 use crate::lab::skip;
+
+/// How long the agents of a killed cluster may take to end.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A script in a namespace where nothing but the loopback is, as root of that namespace. It finds
 /// the program as `$0`.
@@ -184,6 +190,125 @@ fn users_of(folder: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Starts the program in a network of its own, its files below `folder`.
+fn start(arguments: &[&str], folder: &Path) -> Option<Child> {
+    let started = command(arguments)?
+        .env("TMPDIR", folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    Some(started.unwrap())
+}
+
+#[test]
+fn a_kill_leaves_no_process_behind_whenever_it_comes() {
+    let arguments: &[&str] = if is_dqlite_installed() {
+        &["--control-planes", "2", "--workers", "0"]
+    } else {
+        &["--workers", "1"]
+    };
+    for until in ["Starting ", "It runs until "] {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(mut child) = start(arguments, folder.path()) else {
+            return;
+        };
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with(until)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let none_left = || users_of(folder.path()).is_empty().then_some(());
+        wait::until(DEADLINE, Duration::from_millis(20), none_left)
+            .unwrap_or_else(|| panic!("{until}: {:?}", users_of(folder.path())));
+    }
+}
+
+/// The commands to paste, in order: each stands below a comment.
+fn commands_to_try(lines: &[String]) -> Vec<&str> {
+    lines
+        .windows(2)
+        .filter(|pair| pair[0].starts_with("# "))
+        .map(|pair| pair[1].as_str())
+        .collect()
+}
+
+#[test]
+fn the_commands_to_try_do_what_is_said_when_they_are_pasted_as_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("with a blank");
+    std::fs::create_dir(&folder).unwrap();
+    let Some(mut child) = start(&["--workers", "0"], &folder) else {
+        return;
+    };
+    let mut shown = Vec::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        shown.push(line.unwrap());
+        if shown.last().unwrap().ends_with("/n2.log") {
+            break;
+        }
+    }
+    let outcomes: Vec<(Option<i32>, String, String)> = commands_to_try(&shown)
+        .iter()
+        .map(|line| {
+            // The sockets of the agents are files, which any network reaches.
+            let output = Command::new("sh").args(["-c", line]).output().unwrap();
+            let (out, err) = (text(&output.stdout), text(&output.stderr));
+            (output.status.code(), out, err)
+        })
+        .collect();
+    let logs = shown.iter().filter(|line| line.ends_with(".log"));
+    let logs: Vec<String> = logs
+        .map(|log| std::fs::read_to_string(log.trim_start()).unwrap())
+        .collect();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+
+    let [fails, retry, nodes, leave, rejoin] = &outcomes[..] else {
+        panic!("{shown:#?}");
+    };
+    assert_eq!(fails.0, Some(9), "{fails:?}");
+    let hint = "hint: join as a worker, with --worker";
+    assert!(fails.2.contains(hint), "{fails:?}");
+    for joins in [retry, rejoin] {
+        assert_eq!(joins.0, Some(0), "{joins:?}");
+        assert!(joins.1.contains("Successfully joined the cluster."));
+    }
+    assert!(nodes.1.contains("\nn2    127.0.0.2  worker\n"), "{nodes:?}");
+    assert_eq!(leave.0, Some(0), "{leave:?}");
+    assert_eq!(logs.len(), 2);
+    assert!(logs.iter().all(|log| log.contains("listening")), "{logs:?}");
+}
+
+#[test]
+fn agents_listen_where_no_other_program_does() {
+    let script = r#"
+ip link set lo up
+"$0" agent --node-dir "$TMPDIR/other" --bind "$1" 2> "$TMPDIR/log" &
+until [ -S "$TMPDIR/other/common/run/cluster-agent.sock" ]; do kill -0 $! && sleep 0.05; done
+"$0" dev-cluster --once --workers 1
+kill $!
+wait
+"#;
+    for (taken, expected) in [
+        ("127.0.0.2:25000", ["127.0.1.1:25000", "127.0.1.2:25000"]),
+        // The agent of MicroK8s listens on all addresses.
+        ("0.0.0.0:25000", ["127.0.0.1:25001", "127.0.0.2:25001"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(mut script) = in_network_of_its_own(script, &[taken]) else {
+            return;
+        };
+        let output = script.env("TMPDIR", folder.path()).output().unwrap();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        let mut listening: Vec<&str> = out
+            .lines()
+            .filter_map(|line| Some(line.split_once(" listens on ")?.1))
+            .collect();
+        listening.sort_unstable();
+        assert_eq!(listening, expected, "{out}\n{err}");
+        assert!(out.contains("Successfully joined the cluster."), "{err}");
+    }
+}
+
 #[test]
 fn a_signal_leaves_no_agent_and_no_folder_behind_whenever_it_comes() {
     for (until, code, signals) in [
@@ -192,15 +317,9 @@ fn a_signal_leaves_no_agent_and_no_folder_behind_whenever_it_comes() {
     ] {
         for signal in signals {
             let folder = tempfile::tempdir().unwrap();
-            let Some(mut command) = command(&["--workers", "1"]) else {
+            let Some(mut child) = start(&["--workers", "1"], folder.path()) else {
                 return;
             };
-            let mut child = command
-                .env("TMPDIR", folder.path())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
             let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
             assert!(lines.any(|line| line.unwrap().starts_with(until)));
             // unshare and sh have become the program.
