@@ -10,19 +10,19 @@ use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::agent::join_steps::{DryRun, perform};
 use crate::agent::metrics::Limit;
 use crate::agent::{
-    Shared, callback_api, date, metrics_page, moved, request_log, status, token_rate_limit,
+    Shared, callback_api, date, join_steps, metrics_page, moved, request_log, status,
+    token_rate_limit,
 };
 use crate::cluster::admission::Caller;
 use crate::wire::error_body::ErrorBody;
-use crate::wire::{cluster_v1, cluster_v2, routes};
+use crate::wire::routes;
 
 /// The largest body that is taken; a certificate request has two kilobytes.
 const BODY_LIMIT: usize = 64 << 10;
@@ -43,30 +43,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
     };
     Router::new()
         .route(routes::HEALTH, only(get(health).head(wrong_method)))
-        .route(
-            routes::V1_JOIN,
-            only(post(perform::<cluster_v1::JoinRequest>)),
-        )
-        .route(
-            routes::V1_SIGN_CERT,
-            only(post(perform::<cluster_v1::SignCertRequest>)),
-        )
-        .route(
-            routes::V2_JOIN,
-            only(post(perform::<cluster_v2::JoinRequest>)),
-        )
-        .route(
-            routes::V1_JOIN_CHECK,
-            only(post(perform::<DryRun<cluster_v1::JoinRequest>>)),
-        )
-        .route(
-            routes::V2_JOIN_CHECK,
-            only(post(perform::<DryRun<cluster_v2::JoinRequest>>)),
-        )
-        .route(
-            routes::V2_JOIN_OUTCOME,
-            only(post(perform::<cluster_v2::JoinOutcome>)),
-        )
+        .route(routes::V1_JOIN, join_steps::JOIN_V1.route())
+        .route(routes::V1_SIGN_CERT, join_steps::SIGN.route())
+        .route(routes::V2_JOIN, join_steps::JOIN.route())
+        .route(routes::V1_JOIN_CHECK, join_steps::CHECK_V1.route())
+        .route(routes::V2_JOIN_CHECK, join_steps::CHECK.route())
+        .route(routes::V2_JOIN_OUTCOME, join_steps::OUTCOME.route())
         .merge(metrics_page)
         .merge(callback_api::routes())
         .fallback(not_found)

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
+use axum::routing::{MethodRouter, post};
 use serde::Serialize;
 
-use crate::agent::cluster_api::{Whole, in_time};
+use crate::agent::cluster_api::{Whole, in_time, only};
 use crate::agent::concurrency_limits::{COME_AGAIN, RequestClass};
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
@@ -23,231 +24,168 @@ use crate::wire::lenient::DecodeError;
 use crate::wire::preflight_v1::JoinCheck;
 use crate::wire::{cluster_v1, cluster_v2, routes};
 
-/// A request that a node who wants to join may send.
-pub(super) trait JoinStep: Sized + Send + Sync + 'static {
+/// A request that a node may send that wants to join, and how it is handled.
+pub(super) struct Step<R, A> {
     /// What the log calls it.
-    const NAME: &'static str;
-
+    name: &'static str,
     /// What the log says when it is granted.
-    const GRANTED: &'static str;
-
-    /// What it needs a place for.
-    const CLASS: RequestClass = RequestClass::Other;
-
-    /// Whether a node that this was granted may say later how its join ended.
-    const TAKES_OUTCOME: bool = false;
-
-    /// What comes back when it is granted.
-    type Answer: Serialize + Send + 'static;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError>;
-
-    fn token(&self) -> &Token;
-
-    /// The name that the node gives itself, and the role that it wants, where it says so.
-    fn who(&self) -> (&str, Option<Role>);
-
-    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError>;
-
-    /// Counts what came of it; `refused` says why it was not granted.
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>);
+    granted: &'static str,
+    class: RequestClass,
+    read: fn(&[u8]) -> Result<R, DecodeError>,
+    sender: fn(&R) -> Sender<'_>,
+    perform: fn(&Admission, &R, Caller) -> Result<A, AdmitError>,
+    /// Counts what came of it; the reason is why it was not granted.
+    count: fn(&Metrics, &R, Option<&'static str>),
 }
 
-impl JoinStep for cluster_v2::JoinRequest {
-    const NAME: &'static str = "join";
-    const GRANTED: &'static str = "admitted";
-    const CLASS: RequestClass = RequestClass::Join;
-    const TAKES_OUTCOME: bool = true;
-    type Answer = cluster_v2::JoinResponse;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(body)
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        (&self.hostname, Some(self.worker.role()))
-    }
-
-    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        admission.join(self, caller)
-    }
-
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
-        metrics.join(self.worker.role(), refused);
+impl<R: Send + Sync + 'static, A: Serialize + Send + 'static> Step<R, A> {
+    /// What serves it.
+    pub fn route(&'static self) -> MethodRouter<Arc<Shared>> {
+        only(post(move |shared, caller, body| {
+            perform(self, shared, caller, body)
+        }))
     }
 }
 
-impl JoinStep for cluster_v1::JoinRequest {
-    const NAME: &'static str = "join-etcd";
-    const GRANTED: &'static str = "admitted";
-    const CLASS: RequestClass = RequestClass::Join;
-    const TAKES_OUTCOME: bool = true;
-    type Answer = cluster_v1::JoinResponse;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(body)
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        (&self.hostname, Some(Role::Worker))
-    }
-
-    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        admission.join_v1(self, caller)
-    }
-
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
-        metrics.join(Role::Worker, refused);
-    }
+/// What a request says of the node that sends it: the name that it gives itself, and the role that it
+/// wants, where it says so.
+struct Sender<'a> {
+    token: &'a Token,
+    name: &'a str,
+    role: Option<Role>,
 }
 
-/// A look at a join, which says what the join would and asks for nothing.
-pub(super) struct DryRun<R>(R);
+pub(super) static JOIN: Step<cluster_v2::JoinRequest, cluster_v2::JoinResponse> = Step {
+    name: "join",
+    granted: "admitted",
+    class: RequestClass::Join,
+    read: cluster_v2::JoinRequest::read,
+    sender: of_v2,
+    perform: Admission::join,
+    count: |metrics, request, refused| metrics.join(request.worker.role(), refused),
+};
 
-impl JoinStep for DryRun<cluster_v2::JoinRequest> {
-    const NAME: &'static str = "join-check";
-    const GRANTED: &'static str = "looked at";
-    const CLASS: RequestClass = RequestClass::DryRun;
-    type Answer = JoinCheck;
+pub(super) static JOIN_V1: Step<cluster_v1::JoinRequest, cluster_v1::JoinResponse> = Step {
+    name: "join-etcd",
+    granted: "admitted",
+    class: RequestClass::Join,
+    read: cluster_v1::JoinRequest::read,
+    sender: of_v1,
+    perform: Admission::join_v1,
+    count: |metrics, _, refused| metrics.join(Role::Worker, refused),
+};
 
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        cluster_v2::JoinRequest::read(body).map(Self)
-    }
+/// A dry run says what the join would and asks for nothing. It counts as a request, not as a join.
+pub(super) static CHECK: Step<cluster_v2::JoinRequest, JoinCheck> = Step {
+    name: "join-check",
+    granted: "looked at",
+    class: RequestClass::DryRun,
+    read: cluster_v2::JoinRequest::read,
+    sender: of_v2,
+    perform: Admission::preflight,
+    count: |_, _, _| {},
+};
 
-    fn token(&self) -> &Token {
-        self.0.token()
-    }
+pub(super) static CHECK_V1: Step<cluster_v1::JoinRequest, JoinCheck> = Step {
+    name: "join-etcd-check",
+    granted: "looked at",
+    class: RequestClass::DryRun,
+    read: cluster_v1::JoinRequest::read,
+    sender: of_v1,
+    perform: Admission::preflight_v1,
+    count: |_, _, _| {},
+};
 
-    fn who(&self) -> (&str, Option<Role>) {
-        self.0.who()
-    }
+pub(super) static SIGN: Step<cluster_v1::SignCertRequest, cluster_v1::SignCertResponse> = Step {
+    name: "sign-cert",
+    granted: "signed",
+    class: RequestClass::Other,
+    read: cluster_v1::SignCertRequest::read,
+    sender: |request| Sender {
+        token: &request.token,
+        name: "",
+        role: None,
+    },
+    perform: sign,
+    count: |metrics, _, refused| metrics.certificate(refused),
+};
 
-    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        admission.preflight(&self.0, caller)
-    }
-
-    /// A look is no join; it counts as a request.
-    fn count(&self, _: &Metrics, _: Option<&'static str>) {}
-}
-
-impl JoinStep for DryRun<cluster_v1::JoinRequest> {
-    const NAME: &'static str = "join-etcd-check";
-    const GRANTED: &'static str = "looked at";
-    const CLASS: RequestClass = RequestClass::DryRun;
-    type Answer = JoinCheck;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        cluster_v1::JoinRequest::read(body).map(Self)
-    }
-
-    fn token(&self) -> &Token {
-        self.0.token()
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        self.0.who()
-    }
-
-    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        admission.preflight_v1(&self.0, caller)
-    }
-
-    /// A look is no join; it counts as a request.
-    fn count(&self, _: &Metrics, _: Option<&'static str>) {}
-}
-
-impl JoinStep for cluster_v1::SignCertRequest {
-    const NAME: &'static str = "sign-cert";
-    const GRANTED: &'static str = "signed";
-    type Answer = cluster_v1::SignCertResponse;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(body)
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        ("", None)
-    }
-
-    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        let signed = admission.sign_certificate(self, caller)?;
-        let (address, token) = (caller.remote, self.token.digest());
-        tracing::info!(%address, %token, subject = signed.subject, "certificate signed");
-        Ok(cluster_v1::SignCertResponse {
-            certificate: Some(signed.certificate),
-        })
-    }
-
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
-        metrics.certificate(refused);
-    }
-}
-
-impl JoinStep for cluster_v2::JoinOutcome {
-    const NAME: &'static str = "join-outcome";
-    const GRANTED: &'static str = "noted";
-    type Answer = cluster_v2::OutcomeTaken;
-
-    fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(body)
-    }
-
-    fn token(&self) -> &Token {
-        &self.token
-    }
-
-    fn who(&self) -> (&str, Option<Role>) {
-        (&self.hostname, None)
-    }
-
-    fn perform(&self, admission: &Admission, caller: Caller) -> Result<Self::Answer, AdmitError> {
-        admission.report(self, caller)?;
+pub(super) static OUTCOME: Step<cluster_v2::JoinOutcome, cluster_v2::OutcomeTaken> = Step {
+    name: "join-outcome",
+    granted: "noted",
+    class: RequestClass::Other,
+    read: cluster_v2::JoinOutcome::read,
+    sender: |request| Sender {
+        token: &request.token,
+        name: &request.hostname,
+        role: None,
+    },
+    perform: |admission, request, caller| {
+        admission.report(request, caller)?;
         Ok(cluster_v2::OutcomeTaken {})
-    }
-
-    fn count(&self, metrics: &Metrics, refused: Option<&'static str>) {
+    },
+    count: |metrics, request, refused| {
         if refused.is_none() {
-            metrics.join_outcome(self.outcome);
+            metrics.join_outcome(request.outcome);
         }
+    },
+};
+
+fn of_v2(request: &cluster_v2::JoinRequest) -> Sender<'_> {
+    Sender {
+        token: &request.token,
+        name: &request.hostname,
+        role: Some(request.worker.role()),
     }
+}
+
+fn of_v1(request: &cluster_v1::JoinRequest) -> Sender<'_> {
+    Sender {
+        token: &request.token,
+        name: &request.hostname,
+        role: Some(Role::Worker),
+    }
+}
+
+fn sign(
+    admission: &Admission,
+    request: &cluster_v1::SignCertRequest,
+    caller: Caller,
+) -> Result<cluster_v1::SignCertResponse, AdmitError> {
+    let signed = admission.sign_certificate(request, caller)?;
+    let (address, token) = (caller.remote, request.token.digest());
+    tracing::info!(%address, %token, subject = signed.subject, "certificate signed");
+    Ok(cluster_v1::SignCertResponse {
+        certificate: Some(signed.certificate),
+    })
 }
 
 /// Does what is asked for, and answers.
-pub(super) async fn perform<R: JoinStep>(
+async fn perform<R: Send + Sync + 'static, A: Serialize + Send + 'static>(
+    step: &'static Step<R, A>,
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
     Whole(body): Whole,
 ) -> Response {
-    let request = match R::read(&body) {
+    let request = match (step.read)(&body) {
         Ok(request) => request,
         Err(error) => {
             let address = caller.remote;
             if log_limit::is_written(Kind::NotUnderstood) {
-                tracing::info!(request = R::NAME, %address, %error, outcome = "not understood");
+                tracing::info!(request = step.name, %address, %error, outcome = "not understood");
             }
             return status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()));
         }
     };
-    let Some(place) = shared.concurrency_limits.take(R::CLASS).await else {
-        return busy(&shared, &request, caller);
+    let Some(place) = shared.concurrency_limits.take(step.class).await else {
+        return busy(step, &shared, &request, caller);
     };
     let own = shared.clone();
     let done = in_time(&shared, move || {
-        let result = request.perform(&own.admission, caller);
+        let result = (step.perform)(&own.admission, &request, caller);
         let error = result.as_ref().err();
-        request.count(&own.metrics, error.map(|error| status_map::of(error).1));
+        let reason = error.map(|error| status_map::of(error).1);
+        (step.count)(&own.metrics, &request, reason);
         // An address over the rate limit gets no further lines: it can present any number of tokens.
         let is_unknown = match error {
             Some(AdmitError::InvalidToken(refusal)) => refusal.reason == Reason::Unknown,
@@ -255,7 +193,7 @@ pub(super) async fn perform<R: JoinStep>(
             _ => false,
         };
         if !is_unknown || !own.token_rate_limit.is_over(caller.remote) {
-            write_line(&request, caller, error);
+            write_line(step, &request, caller, error);
         }
         drop(place);
         result
@@ -263,7 +201,8 @@ pub(super) async fn perform<R: JoinStep>(
     match done.await {
         Ok(Ok(value)) => {
             let mut answer = status::json(StatusCode::OK, &value);
-            if R::TAKES_OUTCOME {
+            if step.class == RequestClass::Join {
+                // The node may say later how its join ended.
                 let yes = HeaderValue::from_static("yes");
                 answer.headers_mut().insert(routes::TAKES_OUTCOME, yes);
             }
@@ -275,12 +214,13 @@ pub(super) async fn perform<R: JoinStep>(
 }
 
 /// The answer when no place got free; nothing was done, and the token was not looked at.
-fn busy<R: JoinStep>(shared: &Shared, request: &R, caller: Caller) -> Response {
+fn busy<R, A>(step: &Step<R, A>, shared: &Shared, request: &R, caller: Caller) -> Response {
     const REASON: &str = "busy";
     shared.metrics.limit_hit(Limit::Joins);
-    request.count(&shared.metrics, Some(REASON));
-    let node = sanitize::for_log(request.who().0, 80);
-    let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
+    (step.count)(&shared.metrics, request, Some(REASON));
+    let sender = (step.sender)(request);
+    let node = sanitize::for_log(sender.name, 80);
+    let (address, token, request) = (caller.remote, sender.token.digest(), step.name);
     if log_limit::is_written(Kind::Refused) {
         tracing::warn!(request, %address, node, %token, outcome = "refused", reason = REASON, "too many requests of joining nodes are under way");
     }
@@ -291,17 +231,19 @@ fn busy<R: JoinStep>(shared: &Shared, request: &R, caller: Caller) -> Response {
 }
 
 /// What the log says of a request: the one place where an operator learns why a join failed.
-fn write_line<R: JoinStep>(request: &R, caller: Caller, error: Option<&AdmitError>) {
+fn write_line<R, A>(step: &Step<R, A>, request: &R, caller: Caller, error: Option<&AdmitError>) {
     if error.is_some() && !log_limit::is_written(Kind::Refused) {
         return;
     }
-    let (node, role) = request.who();
-    let node = sanitize::for_log(node, 80);
-    let role = role.map_or_else(|| "-".to_owned(), |role| role.to_string());
-    let (address, token, request) = (caller.remote, request.token().digest(), R::NAME);
+    let sender = (step.sender)(request);
+    let node = sanitize::for_log(sender.name, 80);
+    let role = sender
+        .role
+        .map_or_else(|| "-".to_owned(), |role| role.to_string());
+    let (address, token, request) = (caller.remote, sender.token.digest(), step.name);
     match error {
         None => {
-            let outcome = R::GRANTED;
+            let outcome = step.granted;
             tracing::info!(request, %address, node, role, %token, outcome);
         }
         Some(AdmitError::InvalidToken(refusal)) => {

@@ -18,21 +18,20 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use crate::cluster::callback;
-use crate::cluster::first_join::{self, Needs, Presented};
+use crate::cluster::first_join::{self, Presented};
 use crate::cluster::first_join_tracker::FirstJoinTracker;
 use crate::cluster::node::Node;
 use crate::model::endpoint;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
-use crate::model::token::Token;
-use crate::model::token_record::{JoinRequest, Reason, Release};
+use crate::model::token_record::{Reason, Release};
 use crate::pki::ca;
 use crate::pki::name::AltName;
 use crate::store::admissions::CertificatePurpose;
 use crate::store::database::StoreError;
 use crate::store::dqlite::{DatastoreRole, Member};
 use crate::store::tokens::Tokens;
-use crate::wire::{cluster_v1, cluster_v2};
+use crate::wire::cluster_v2;
 
 use checks::Asked;
 
@@ -71,6 +70,15 @@ impl Caller {
     }
 }
 
+/// What a node gets that is admitted.
+struct Admitted<T> {
+    answer: T,
+    /// It may have these signed.
+    certificates: Vec<CertificatePurpose>,
+    /// The answer holds credentials.
+    hands_out: bool,
+}
+
 impl Admission {
     /// The gate of a node.
     pub fn new(node: Node, tokens: Tokens) -> Self {
@@ -100,48 +108,66 @@ impl Admission {
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
-        let claim = claim_v2(request, caller);
-        self.check_token(&request.token, &claim)?;
-        let _name = self.hold_name(&claim.node)?;
-        self.check(checks::V2, &Asked::v2(request, &claim.node, caller))?;
-        // All that the answer needs is read before the token is touched.
-        let answer = self.answer(request, caller)?;
+        let asked = Asked::v2(request, caller);
+        self.admit(
+            &asked,
+            || self.answer(request, caller),
+            |answer, _| {
+                let answer = self.with_callback_token(answer, request)?;
+                Ok(match asked.claim.role {
+                    Role::Worker => Admitted {
+                        answer: cluster_v2::JoinResponse {
+                            control_plane_nodes: Some(self.control_plane_nodes(caller)?),
+                            ..answer
+                        },
+                        certificates: vec![CertificatePurpose::Kubelet, CertificatePurpose::Proxy],
+                        hands_out: false,
+                    },
+                    Role::ControlPlane => {
+                        let voters = match self.node.uses_dqlite() {
+                            true => Some(voters(&self.members(caller.remote)?.list)),
+                            false => None,
+                        };
+                        Admitted {
+                            answer: cluster_v2::JoinResponse { voters, ..answer },
+                            certificates: Vec::new(),
+                            hands_out: false,
+                        }
+                    }
+                })
+            },
+        )
+    }
 
-        let uses_dqlite = self.node.uses_dqlite();
+    /// Admits a node. All of its answer that needs no change here is read before the token is touched, and
+    /// completed when the node is ready.
+    fn admit<T>(
+        &self,
+        asked: &Asked<'_>,
+        prepare: impl FnOnce() -> Result<T, AdmitError>,
+        complete: impl FnOnce(T, &Presented) -> Result<Admitted<T>, AdmitError>,
+    ) -> Result<T, AdmitError> {
+        let claim = &asked.claim;
+        self.check_token(asked)?;
+        let _name = self.hold_name(&claim.node)?;
+        self.check(asked)?;
+        let answer = prepare()?;
         let reservation = self
             .tokens
-            .reserve(&request.token, &claim, |node| self.is_member(node))?
+            .reserve(asked.token, claim, |node| self.is_member(node))?
             .map_err(AdmitError::InvalidToken)?;
-        let needs = Needs {
-            datastore: Some((caller.local, caller.remote)),
-        };
-        let presented = Presented::now(&self.tokens, &request.token);
+        let presented = Presented::now(&self.tokens, asked.token);
         let asking = self
             .first_join_tracker
-            .prepare(&self.node, &needs, &presented)?;
-        let answer = self.with_callback_token(answer, request)?;
-        let answer = match request.worker.role() {
-            Role::Worker => cluster_v2::JoinResponse {
-                control_plane_nodes: Some(self.control_plane_nodes(caller)?),
-                ..answer
-            },
-            Role::ControlPlane if uses_dqlite => cluster_v2::JoinResponse {
-                voters: Some(voters(&self.members(caller.remote)?.list)),
-                ..answer
-            },
-            Role::ControlPlane => answer,
-        };
-        let certificates: &[CertificatePurpose] = match request.worker.role() {
-            Role::Worker => &[CertificatePurpose::Kubelet, CertificatePurpose::Proxy],
-            Role::ControlPlane => &[],
-        };
+            .prepare(&self.node, &asked.needs, &presented)?;
+        let admitted = complete(answer, &presented)?;
         reservation
-            .commit(certificates, false)?
+            .commit(&admitted.certificates, admitted.hands_out)?
             .map_err(AdmitError::InvalidToken)?;
         self.first_join_tracker
-            .let_in(&self.node, claim.node, presented.until);
+            .let_in(&self.node, claim.node.clone(), presented.until);
         drop(asking);
-        Ok(answer)
+        Ok(admitted.answer)
     }
 
     /// A worker admits no node: it has neither the key of the cluster's authority nor a datastore. It says so
@@ -156,10 +182,10 @@ impl Admission {
     }
 
     /// Makes sure that the token would admit this node.
-    fn check_token(&self, token: &Token, claim: &JoinRequest) -> Result<(), AdmitError> {
+    fn check_token(&self, asked: &Asked<'_>) -> Result<(), AdmitError> {
         self.refuse_as_worker()?;
         self.tokens
-            .check(token, claim, |node| self.is_member(node))?
+            .check(asked.token, &asked.claim, |node| self.is_member(node))?
             .map_err(AdmitError::InvalidToken)
     }
 
@@ -213,23 +239,6 @@ impl Admission {
             .ok()
             .and_then(|pem| ca::alternative_names(&pem).ok())
             .unwrap_or_default()
-    }
-}
-
-fn claim_v2(request: &cluster_v2::JoinRequest, caller: Caller) -> JoinRequest {
-    JoinRequest {
-        node: joining_node(&request.hostname, caller),
-        role: request.worker.role(),
-        join_id: request.join_id.clone(),
-    }
-}
-
-/// On etcd every node that joins is a worker.
-fn claim_v1(request: &cluster_v1::JoinRequest, caller: Caller) -> JoinRequest {
-    JoinRequest {
-        node: joining_node(&request.hostname, caller),
-        role: Role::Worker,
-        join_id: request.join_id.clone(),
     }
 }
 

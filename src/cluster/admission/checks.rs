@@ -7,20 +7,26 @@ use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use crate::cluster::admission::names::Known;
-use crate::cluster::admission::{Admission, AdmitError, Caller};
+use crate::cluster::admission::{Admission, AdmitError, Caller, joining_node};
+use crate::cluster::first_join::Needs;
 use crate::model::endpoint;
-use crate::model::node::JoiningNode;
 use crate::model::role::Role;
+use crate::model::token::Token;
+use crate::model::token_record::JoinRequest;
 use crate::store::layout::Lock;
 use crate::wire::{cluster_v1, cluster_v2};
 
 /// A request to join, of either version.
 pub(super) struct Asked<'a> {
-    pub node: &'a JoiningNode,
+    pub token: &'a Token,
+    pub claim: JoinRequest,
     /// The name as it was sent.
     pub hostname: &'a str,
-    pub role: Role,
     pub caller: Caller,
+    /// What a join has to pass.
+    pub checks: &'static [Check],
+    /// What this node has to be made ready for.
+    pub needs: Needs,
     port: &'a str,
     callback: &'a str,
     handles_x509: bool,
@@ -29,12 +35,21 @@ pub(super) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    pub fn v2(request: &'a cluster_v2::JoinRequest, node: &'a JoiningNode, caller: Caller) -> Self {
+    /// To join a cluster on dqlite, or on an etcd outside.
+    pub fn v2(request: &'a cluster_v2::JoinRequest, caller: Caller) -> Self {
         Self {
-            node,
+            token: &request.token,
+            claim: JoinRequest {
+                node: joining_node(&request.hostname, caller),
+                role: request.worker.role(),
+                join_id: request.join_id.clone(),
+            },
             hostname: &request.hostname,
-            role: request.worker.role(),
             caller,
+            checks: V2,
+            needs: Needs {
+                datastore: Some((caller.local, caller.remote)),
+            },
             port: &request.port,
             callback: "",
             handles_x509: request.can_handle_x509_auth,
@@ -43,12 +58,19 @@ impl<'a> Asked<'a> {
         }
     }
 
-    pub fn v1(request: &'a cluster_v1::JoinRequest, node: &'a JoiningNode, caller: Caller) -> Self {
+    /// To join a cluster on MicroK8s's own etcd, where every node that joins is a worker.
+    pub fn v1(request: &'a cluster_v1::JoinRequest, caller: Caller) -> Self {
         Self {
-            node,
+            token: &request.token,
+            claim: JoinRequest {
+                node: joining_node(&request.hostname, caller),
+                role: Role::Worker,
+                join_id: request.join_id.clone(),
+            },
             hostname: &request.hostname,
-            role: Role::Worker,
             caller,
+            checks: V1,
+            needs: Needs { datastore: None },
             port: &request.port,
             callback: request.callback.expose(),
             handles_x509: request.can_handle_x509_auth,
@@ -84,7 +106,7 @@ pub(super) const NODE_NAME: Check = Check {
 };
 
 /// The checks of a join on dqlite, or on an etcd outside.
-pub(super) const V2: &[Check] = &[
+const V2: &[Check] = &[
     Check {
         name: "high-availability",
         preflight: Admission::check_is_ha,
@@ -107,7 +129,7 @@ pub(super) const V2: &[Check] = &[
 ];
 
 /// The checks of a join on MicroK8s's own etcd.
-pub(super) const V1: &[Check] = &[
+const V1: &[Check] = &[
     Check {
         name: "high-availability",
         preflight: Admission::check_is_not_ha,
@@ -126,9 +148,10 @@ pub(super) const V1: &[Check] = &[
 ];
 
 impl Admission {
-    /// Makes sure that a join passes all of these.
-    pub(super) fn check(&self, checks: &[Check], asked: &Asked<'_>) -> Result<(), AdmitError> {
-        checks
+    /// Makes sure that a join passes all its checks.
+    pub(super) fn check(&self, asked: &Asked<'_>) -> Result<(), AdmitError> {
+        asked
+            .checks
             .iter()
             .try_for_each(|check| (check.preflight)(self, asked).map(drop))
     }
@@ -211,7 +234,8 @@ impl Admission {
             });
         }
         // On the loopback all nodes are on this machine, and only tried out.
-        let needs_datastore = asked.role == Role::ControlPlane && !asked.caller.local.is_loopback();
+        let needs_datastore =
+            asked.claim.role == Role::ControlPlane && !asked.caller.local.is_loopback();
         if needs_datastore && !self.node.runs_datastore() {
             return Err(AdmitError::NoDatastore);
         }

@@ -4,10 +4,10 @@ use std::sync::PoisonError;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
-use crate::cluster::admission::checks::{self, Asked};
+use crate::cluster::admission::checks::Asked;
 use crate::cluster::admission::error::NodeFile;
-use crate::cluster::admission::{Admission, AdmitError, Caller, claim_v1};
-use crate::cluster::first_join::{self, Needs, Presented, history};
+use crate::cluster::admission::{Admission, AdmitError, Admitted, Caller};
+use crate::cluster::first_join::{self, Presented, history};
 use crate::model::token::Token;
 use crate::platform::{Action, Service};
 use crate::store::admissions::CertificatePurpose;
@@ -21,22 +21,20 @@ impl Admission {
         request: &cluster_v1::JoinRequest,
         caller: Caller,
     ) -> Result<cluster_v1::JoinResponse, AdmitError> {
-        let claim = claim_v1(request, caller);
-        self.check_token(&request.token, &claim)?;
-        let _name = self.hold_name(&claim.node)?;
-        self.check(checks::V1, &Asked::v1(request, &claim.node, caller))?;
-        let mut answer = self.answer_v1(request, caller)?;
-        let name = answer.hostname_override.clone().unwrap_or_default();
+        self.admit(
+            &Asked::v1(request, caller),
+            || self.answer_v1(request, caller),
+            |answer, presented| self.complete_v1(answer, request, presented),
+        )
+    }
 
-        let reservation = self
-            .tokens
-            .reserve(&request.token, &claim, |node| self.is_member(node))?
-            .map_err(AdmitError::InvalidToken)?;
-        let presented = Presented::now(&self.tokens, &request.token);
-        let needs = Needs { datastore: None };
-        let asking = self
-            .first_join_tracker
-            .prepare(&self.node, &needs, &presented)?;
+    fn complete_v1(
+        &self,
+        mut answer: cluster_v1::JoinResponse,
+        request: &cluster_v1::JoinRequest,
+        presented: &Presented,
+    ) -> Result<Admitted<cluster_v1::JoinResponse>, AdmitError> {
+        let name = answer.hostname_override.clone().unwrap_or_default();
         let mut certificates = vec![CertificatePurpose::Etcd];
         if request.can_handle_x509_auth {
             answer.api_authn_mode = Some("Cert".into());
@@ -58,13 +56,11 @@ impl Admission {
             request.callback.expose()
         );
         self.append(token_files::CALLBACK_TOKENS, &callback)?;
-        reservation
-            .commit(&certificates, !request.can_handle_x509_auth)?
-            .map_err(AdmitError::InvalidToken)?;
-        self.first_join_tracker
-            .let_in(&self.node, claim.node, presented.until);
-        drop(asking);
-        Ok(answer)
+        Ok(Admitted {
+            answer,
+            certificates,
+            hands_out: !request.can_handle_x509_auth,
+        })
     }
 
     /// The answer, as far as it can be given before the token is touched.

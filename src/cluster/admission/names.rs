@@ -106,9 +106,9 @@ impl Admission {
             return Err(AdmitError::NoName(asked.hostname.to_owned()));
         };
         if self.own_names().iter().any(|own| own == name.as_str()) {
-            return Err(taken(asked.node, None));
+            return Err(taken(&asked.claim.node, None));
         }
-        self.holder(asked.node, asked.role, asked.known(self))
+        self.holder(&asked.claim.node, asked.claim.role, asked.known(self))
     }
 
     /// Whether another machine has the name, by what Kubernetes, the datastore and this node know.

@@ -7,10 +7,10 @@
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
-use crate::cluster::admission::checks::{self, Asked, Check};
+use crate::cluster::admission::checks::{self, Asked};
 use crate::cluster::admission::names::{Known, Name};
-use crate::cluster::admission::{Admission, AdmitError, Caller, claim_v1, claim_v2, voters};
-use crate::cluster::first_join::{self, Needs};
+use crate::cluster::admission::{Admission, AdmitError, Caller, voters};
+use crate::cluster::first_join;
 use crate::cluster::strictness;
 use crate::model::endpoint;
 use crate::model::role::Role;
@@ -19,63 +19,40 @@ use crate::wire::preflight_v1::{Finding, JoinCheck};
 use crate::wire::{cluster_v1, cluster_v2};
 
 impl Admission {
-    /// Looks at a join of a cluster on dqlite, or on an etcd outside.
+    /// Checks a join of a cluster on dqlite, or on an etcd outside.
     pub fn preflight(
         &self,
         request: &cluster_v2::JoinRequest,
         caller: Caller,
     ) -> Result<JoinCheck, AdmitError> {
-        let claim = claim_v2(request, caller);
-        self.check_token(&request.token, &claim)?;
-        let asked = Asked::v2(request, &claim.node, caller);
-        let mut preflight = self.go_through(checks::V2, &asked);
-        let needs = Needs {
-            datastore: Some((caller.local, caller.remote)),
-        };
-        let foretold = self
-            .answer(request, caller)
-            .map(drop)
-            .and_then(|()| Ok(first_join::foretell(&self.node, &needs, self.tokens.now())?));
-        preflight
-            .findings
-            .extend(self.trouble_here(foretold, &asked));
-        if claim.role == Role::ControlPlane && self.node.uses_dqlite() {
-            let members = self.members(caller.remote);
-            preflight.voters = members
-                .map(|members| voters(&members.list))
-                .unwrap_or_default();
-        }
-        Ok(preflight)
+        self.run_checks(&Asked::v2(request, caller), || {
+            self.answer(request, caller).map(drop)
+        })
     }
 
-    /// Looks at a join of a cluster on MicroK8s's own etcd.
+    /// Checks a join of a cluster on MicroK8s's own etcd.
     pub fn preflight_v1(
         &self,
         request: &cluster_v1::JoinRequest,
         caller: Caller,
     ) -> Result<JoinCheck, AdmitError> {
-        let claim = claim_v1(request, caller);
-        self.check_token(&request.token, &claim)?;
-        let asked = Asked::v1(request, &claim.node, caller);
-        let mut preflight = self.go_through(checks::V1, &asked);
-        let foretold = self.answer_v1(request, caller).map(drop);
-        preflight
-            .findings
-            .extend(self.trouble_here(foretold, &asked));
-        Ok(preflight)
+        self.run_checks(&Asked::v1(request, caller), || {
+            self.answer_v1(request, caller).map(drop)
+        })
     }
 
-    /// What keeps this node from giving an answer.
-    fn trouble_here(&self, foretold: Result<(), AdmitError>, asked: &Asked<'_>) -> Option<Finding> {
-        let error = foretold.err()?;
-        Some(self.refusal("contacted-node", &error, asked))
-    }
-
-    /// All checks, and what the joining node compares with what it has itself.
-    fn go_through(&self, checks: &[Check], asked: &Asked<'_>) -> JoinCheck {
-        let lets_in = format!("the token lets this node in as a {}", asked.role);
-        let mut findings = vec![Finding::ok("token", lets_in)];
-        for check in checks {
+    /// All checks, whether `answer` can be given, and what the joining node compares with what it has
+    /// itself.
+    fn run_checks(
+        &self,
+        asked: &Asked<'_>,
+        answer: impl FnOnce() -> Result<(), AdmitError>,
+    ) -> Result<JoinCheck, AdmitError> {
+        self.check_token(asked)?;
+        let role = asked.claim.role;
+        let admits = format!("the token lets this node in as a {role}");
+        let mut findings = vec![Finding::ok("token", admits)];
+        for check in asked.checks {
             findings.push(match (check.preflight)(self, asked) {
                 Ok(passed) if check.name == checks::NODE_NAME.name => self.namesake(asked, passed),
                 Ok(passed) => Finding::ok(check.name, passed),
@@ -87,13 +64,26 @@ impl Admission {
                 Err(error) => self.refusal(check.name, &error, asked),
             });
         }
+        // What keeps this node from giving an answer, or from being made ready.
+        let now = self.tokens.now();
+        let foretold =
+            answer().and_then(|()| Ok(first_join::foretell(&self.node, &asked.needs, now)?));
+        if let Err(error) = foretold {
+            findings.push(self.refusal("contacted-node", &error, asked));
+        }
+        let voters = match role == Role::ControlPlane && self.node.uses_dqlite() {
+            true => self
+                .members(asked.caller.remote)
+                .map(|members| voters(&members.list)),
+            false => Ok(Vec::new()),
+        };
         let argument = |service: &str, key: &str| -> Option<String> {
             let arguments = self.node.arguments(service).ok()?;
             let value = arguments.get(key).filter(|value| !value.is_empty())?;
             Some(value.to_owned())
         };
         let has_api_server = !self.node.is_standalone();
-        JoinCheck {
+        Ok(JoinCheck {
             version: self.node.platform.microk8s_version(),
             apiport: has_api_server
                 .then(|| argument("kube-apiserver", "--secure-port"))
@@ -104,10 +94,10 @@ impl Admission {
                 .map(|arguments| strictness::of(&arguments))
                 .unwrap_or_default(),
             cluster_cidr: argument("kube-proxy", "--cluster-cidr"),
-            voters: Vec::new(),
+            voters: voters.unwrap_or_default(),
             standing: self.standing(asked),
             findings,
-        }
+        })
     }
 
     /// What a join would be refused for, and what cures it.
@@ -205,7 +195,7 @@ impl Admission {
     /// Whose place the node would take by its name.
     fn namesake(&self, asked: &Asked<'_>, passed: String) -> Finding {
         const CHECK: &str = checks::NODE_NAME.name;
-        let name = &asked.node.name;
+        let name = &asked.claim.node.name;
         match self.name_of(asked) {
             Err(error) => self.refusal(CHECK, &error, asked),
             Ok(Name::Left(other)) => Finding::warning(

@@ -12,8 +12,8 @@ impl Admission {
     /// Whether the cluster counts the asking node among its members: by its datastore, by its API
     /// server, and on standalone nodes, where there is none, by the nodes that this one admitted.
     pub(super) fn standing(&self, asked: &Asked<'_>) -> Standing {
-        let address = asked.node.address;
-        if asked.role == Role::ControlPlane && self.node.uses_dqlite() {
+        let address = asked.claim.node.address;
+        if asked.claim.role == Role::ControlPlane && self.node.uses_dqlite() {
             let members = first_join::datastore_members(&self.node).unwrap_or_default();
             // The file is a little behind the datastore.
             if members.len() < 2 {
@@ -33,8 +33,8 @@ impl Admission {
         let is_admitted = |within: i64| {
             let found = self.tokens.admissions().nodes_that(|node| {
                 node.complete
-                    && node.node == *asked.node
-                    && node.role == asked.role
+                    && node.node == asked.claim.node
+                    && node.role == asked.claim.role
                     && now.saturating_sub(node.since) < within
             });
             found.is_ok_and(|found| !found.is_empty())
@@ -48,7 +48,7 @@ impl Admission {
         let Ok(nodes) = kubernetes::nodes(self.node.platform.as_ref()) else {
             return Standing::Unknown;
         };
-        match nodes.iter().find(|node| node.name == asked.node.name) {
+        match nodes.iter().find(|node| node.name == asked.claim.node.name) {
             // Its kubelet may not have registered it yet.
             None if is_admitted(LEASE) => Standing::Member,
             None => Standing::NotMember,
