@@ -427,10 +427,10 @@ fn what_an_agent_says_of_a_configuration_is_true_when_the_disk_does_not_confirm_
         let is_changed = n1.read("args/kubelet") != before;
         assert_eq!(is_changed, answer.status == 200, "{first}: {}", answer.body);
         assert!(!journal(n1).exists(), "{first}: {}", answer.body);
-        let is_told = agent.log().contains("the disk does not confirm");
-        unconfirmed += usize::from(is_changed && is_told);
         agent.signal(Signal::SIGTERM);
-        agent.ends();
+        let (_, log) = agent.ends();
+        let is_logged = log.contains("the disk does not confirm");
+        unconfirmed += usize::from(is_changed && is_logged);
         strace.ends();
     }
     assert!(unconfirmed > 0);

@@ -1,13 +1,13 @@
 //! A running agent: started on a host, waited for, read, ended.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use microk8s::base::wait;
@@ -17,31 +17,13 @@ use super::Host;
 /// How long anything may take before the test gives up. Nothing waits for this long in a run
 /// where all is well.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// An agent in the foreground on a host. Killed when dropped.
 pub struct Agent {
     child: Child,
-    log: Arc<Log>,
-    reader: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Log {
-    lines: Mutex<Lines>,
-    more: Condvar,
-}
-
-impl Log {
-    /// Also where a test has failed while it looked at them.
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Default)]
-struct Lines {
-    text: String,
-    ended: bool,
+    /// Where it writes its log: a file, in which a line is as soon as it is written.
+    log: File,
 }
 
 impl Agent {
@@ -75,34 +57,15 @@ impl Agent {
     }
 
     fn run(host: &Host, words: &[&str]) -> Self {
-        let mut child = host
+        let log = tempfile::tempfile().unwrap();
+        let child = host
             .command(words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(log.try_clone().unwrap())
             .spawn()
             .unwrap();
-        let log = Arc::new(Log::default());
-        let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        let reader = std::thread::spawn(move || {
-            let mut stderr = BufReader::new(stderr);
-            let mut line = Vec::new();
-            while stderr
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|count| count > 0)
-            {
-                sink.lines().text.push_str(&String::from_utf8_lossy(&line));
-                sink.more.notify_all();
-                line.clear();
-            }
-            sink.lines().ended = true;
-            sink.more.notify_all();
-        });
-        Self {
-            child,
-            log,
-            reader: Some(reader),
-        }
+        Self { child, log }
     }
 
     /// Waits until the log holds a text; fails when the agent ends before it does.
@@ -112,23 +75,22 @@ impl Agent {
 
     /// Waits until the log is like this; fails when the agent ends before it is.
     pub fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) {
-        let lines = self.log.lines();
-        let (lines, _) = self
-            .log
-            .more
-            .wait_timeout_while(lines, STALL_TIMEOUT, |lines| {
-                !is_so(&lines.text) && !lines.ended
-            })
-            .unwrap();
-        let log = lines.text.clone();
-        // Dropping the agent in a panic reads the log again.
-        drop(lines);
-        assert!(is_so(&log), "the agent does not say `{what}`:\n{log}");
+        let mut read = None;
+        let said = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+            let has_ended = self.has_ended();
+            let length = self.log.metadata().unwrap().len();
+            let is_new = read.replace(length) != Some(length);
+            let found = is_new && is_so(&self.log());
+            (found || has_ended).then_some(found)
+        });
+        assert_eq!(said, Some(true), "{what}: not said in\n{}", self.log());
     }
 
     /// What it has written to stderr so far.
     pub fn log(&self) -> String {
-        self.log.lines().text.clone()
+        let mut text = vec![0; self.log.metadata().unwrap().len().try_into().unwrap()];
+        self.log.read_exact_at(&mut text, 0).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// The process's id.
@@ -150,7 +112,6 @@ impl Agent {
     /// Waits for an end that was asked for by [`Agent::signal`], or that comes by itself.
     pub fn ends(mut self) -> (ExitStatus, String) {
         let status = self.wait();
-        self.reader.take().unwrap().join().unwrap();
         (status, self.log())
     }
 
@@ -159,16 +120,17 @@ impl Agent {
     }
 
     fn wait(&mut self) -> ExitStatus {
-        // The end of its stderr comes with the end of the process, so the log tells when to look.
-        let lines = self.log.lines();
-        let (lines, late) = self
-            .log
-            .more
-            .wait_timeout_while(lines, STALL_TIMEOUT, |lines| !lines.ended)
-            .unwrap();
-        assert!(!late.timed_out(), "the agent does not end:\n{}", lines.text);
-        drop(lines);
+        let ended = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+            self.has_ended().then_some(())
+        });
+        assert!(ended.is_some(), "the agent does not end:\n{}", self.log());
         self.child.wait().unwrap()
+    }
+
+    fn has_ended(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(Pid::from_raw(self.pid())), flags).unwrap();
+        status != WaitStatus::StillAlive
     }
 }
 
