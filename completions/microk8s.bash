@@ -73,7 +73,7 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__add__subcmd__node)
-            opts="-l -t -h --token-ttl --token --format --uses --role --node --description --full-fingerprint --help"
+            opts="-l -t -h --token-ttl --token --format --uses --role --node --description --full-fingerprint --token-file --details --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -113,6 +113,21 @@ _microk8s() {
                     ;;
                 --description)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 *)
@@ -282,12 +297,16 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__nodes)
-            opts="-h --help"
+            opts="-h --self --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --format)
+                    COMPREPLY=($(compgen -W "text json yaml" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -342,12 +361,16 @@ _microk8s() {
             return 0
             ;;
         microk8s__subcmd__token__subcmd__prune)
-            opts="-h --format --help"
+            opts="-h --unused-for --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --unused-for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --format)
                     COMPREPLY=($(compgen -W "text json yaml" -- "${cur}"))
                     return 0

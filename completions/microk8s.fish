@@ -48,7 +48,9 @@ worker\t'As a worker only'
 control-plane\t'As a control plane node only'"
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l node -d 'The host name of the only node that may use the token' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l description -d 'A line to remember the token by, which `microk8s token list` shows' -r
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l token-file -d 'Read the token to add from FILE (`-`: standard input), so that it is not in the process list' -r -F
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l full-fingerprint -d 'Print all 64 digits of the fingerprint instead of the first 12'
+complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -l details -d 'With --format json or yaml, print also the id, role, expires, uses and node of the token'
 complete -c microk8s -n "__fish_microk8s_using_subcommand add-node" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l timeout -d 'How long the whole join may take, until the datastore lists the node, or the API server answers a worker: seconds, or with a unit as in 90s or 3m' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand join" -l token-file -d 'Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string' -r -F
@@ -67,12 +69,16 @@ complete -c microk8s -n "__fish_microk8s_using_subcommand leave" -l dry-run -d '
 complete -c microk8s -n "__fish_microk8s_using_subcommand leave" -s h -l help -d 'Print help'
 complete -c microk8s -n "__fish_microk8s_using_subcommand remove-node" -l force -d 'Remove a node that will not come back from the datastore as well, or one that Kubernetes does not know'
 complete -c microk8s -n "__fish_microk8s_using_subcommand remove-node" -s h -l help -d 'Print help'
-complete -c microk8s -n "__fish_microk8s_using_subcommand nodes" -s h -l help -d 'Print help'
+complete -c microk8s -n "__fish_microk8s_using_subcommand nodes" -l format -d 'How to print it' -r -f -a "text\t'For people'
+json\t'JSON'
+yaml\t'YAML'"
+complete -c microk8s -n "__fish_microk8s_using_subcommand nodes" -l self -d 'Say whether this node is in a cluster, in which one, and as what'
+complete -c microk8s -n "__fish_microk8s_using_subcommand nodes" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -s h -l help -d 'Print help'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "list" -d 'List the tokens of this node'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "show" -d 'Show all that is known of a token'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "revoke" -d 'Revoke tokens, so that no node can join with them any more'
-complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "prune" -d 'Forget the tokens that are used up, expired or revoked'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and not __fish_seen_subcommand_from list show revoke prune" -f -a "prune" -d 'Remove the tokens that are used up, expired or revoked'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from list" -l format -d 'How to print the list' -r -f -a "text\t'For people'
 json\t'JSON'
 yaml\t'YAML'"
@@ -86,6 +92,7 @@ json\t'JSON'
 yaml\t'YAML'"
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from revoke" -l all -d 'Take every token back'
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from revoke" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from prune" -l unused-for -d 'Remove also the tokens that no node has joined with for this long, as in 12h or 7d' -r
 complete -c microk8s -n "__fish_microk8s_using_subcommand token; and __fish_seen_subcommand_from prune" -l format -d 'How to print what was done' -r -f -a "text\t'For people'
 json\t'JSON'
 yaml\t'YAML'"

@@ -19,7 +19,9 @@ use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::operation::{self, RunsIn};
 use crate::cluster::{status as cluster_status, token_admin};
 use crate::wire::error_body::ErrorBody;
-use crate::wire::local_v1::{AddTokenRequest, Hello, NodeDirectory, PROTOCOL, TokenSelection};
+use crate::wire::local_v1::{
+    AddTokenRequest, Hello, NodeDirectory, PROTOCOL, PruneRequest, TokenSelection,
+};
 use crate::wire::operation::Operation;
 use crate::wire::routes;
 
@@ -108,8 +110,14 @@ async fn revoke_tokens(
 async fn prune_tokens(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<LocalCaller>,
+    body: Bytes,
 ) -> Response {
-    answer(move || token_admin::prune(shared.admission.tokens(), caller.uid)).await
+    match serde_json::from_slice::<PruneRequest>(&body) {
+        Ok(request) => {
+            answer(move || token_admin::prune(shared.admission.tokens(), request, caller.uid)).await
+        }
+        Err(error) => not_understood(&error),
+    }
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Response {

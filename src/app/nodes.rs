@@ -6,16 +6,23 @@ use crate::app::{self, Agent};
 use crate::base::exit_status::ExitStatus;
 use crate::cli;
 use crate::cli::nodes::{self, NodesArgs};
-use crate::cli::output::Printer;
+use crate::cli::output::{self, Format, Printer};
+use crate::cluster::node::Node;
+use crate::cluster::status;
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    if let Err(error) = cli::read::<NodesArgs>("nodes", arguments) {
-        return app::refuse_arguments(&error, printer);
-    }
+    let args: NodesArgs = match cli::read("nodes", arguments) {
+        Ok(args) => args,
+        Err(error) => return app::refuse_arguments(&error, printer),
+    };
     let node = match app::find_node_or_say(printer) {
         Ok(node) => node,
         Err(status) => return status,
     };
+    if args.own {
+        let (Ok(status) | Err(status)) = membership(&node, args.format, printer);
+        return status;
+    }
     let found = app::block_on(async {
         match app::find_agent(&node, printer).await? {
             Agent::Ready(agent) => Ok(agent.nodes().await.map_err(|error| error.to_string())),
@@ -23,8 +30,24 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
         }
     });
     match found {
-        Ok(Ok(list)) => nodes::run(printer, list),
+        Ok(Ok(list)) => nodes::run(printer, list, args.format),
         Ok(Err(status)) => status,
-        Err(error) => nodes::run(printer, Err(error.to_string())),
+        Err(error) => nodes::run(printer, Err(error.to_string()), args.format),
     }
+}
+
+/// Says whether this node is in a cluster, which needs no agent.
+fn membership(
+    node: &Node,
+    format: Format,
+    printer: &mut dyn Printer,
+) -> Result<ExitStatus, ExitStatus> {
+    app::check_permission(node, printer)?;
+    let Some(own) = status::membership(&node.layout) else {
+        let hint = "ask again when it is done; one that was interrupted is taken back by the agent of this node";
+        let text = "a join or leave of this node is under way, so it is not known yet whether it is a member";
+        output::error(printer, text, Some(hint));
+        return Err(ExitStatus::NotReady);
+    };
+    Ok(nodes::membership(printer, &own, format))
 }

@@ -1,6 +1,7 @@
 //! `microk8s token`, from what was typed to the exit status.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use crate::app::{self, Agent};
 use crate::base::exit_status::ExitStatus;
@@ -10,7 +11,7 @@ use crate::cli::token::{self, TokenArgs, TokenCommand};
 use crate::cli::token_file::{self, TokenFileError};
 use crate::client::local::{LocalAgent, LocalError};
 use crate::model::token::TokenDigest;
-use crate::wire::local_v1::TokenSelection;
+use crate::wire::local_v1::{PruneRequest, TokenSelection};
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: TokenArgs = match cli::read("token", arguments) {
@@ -25,7 +26,7 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
 fn try_run(command: &TokenCommand, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
     let node = app::find_node_or_say(printer)?;
     app::check_permission(&node, printer)?;
-    let selection = selection(command).map_err(|error| {
+    let selection = selection(command, printer).map_err(|error| {
         output::error(printer, &error.to_string(), error.hint());
         ExitStatus::Failure
     })?;
@@ -67,8 +68,9 @@ async fn act(
             let list = agent.revoke_tokens(selection).await?;
             token::revoked(printer, &list, format)
         }
-        TokenCommand::Prune { .. } => {
-            let pruned = agent.prune_tokens().await?;
+        TokenCommand::Prune { unused_for, .. } => {
+            let unused_seconds = *unused_for;
+            let pruned = agent.prune_tokens(PruneRequest { unused_seconds }).await?;
             token::pruned(printer, &pruned, format)
         }
     })
@@ -94,19 +96,20 @@ enum SelectionError {
 impl SelectionError {
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NotAlone | Self::Input(TokenFileError::Read { .. }) => None,
+            Self::NotAlone => None,
             Self::TooLong => Some(
                 "`microk8s token list` shows the ids; `-` in place of an id reads the token itself from standard input",
             ),
-            Self::Input(TokenFileError::Content { .. }) => Some(
-                "give the token alone; in a connection string it stands behind the first `/`, up to the next one",
-            ),
+            Self::Input(error) => error.hint(),
         }
     }
 }
 
 /// Which tokens are meant.
-fn selection(command: &TokenCommand) -> Result<TokenSelection, SelectionError> {
+fn selection(
+    command: &TokenCommand,
+    printer: &mut dyn Printer,
+) -> Result<TokenSelection, SelectionError> {
     let ids = match command {
         TokenCommand::List { .. } | TokenCommand::Prune { .. } => return Ok(TokenSelection::All),
         TokenCommand::Revoke { all: true, .. } => return Ok(TokenSelection::All),
@@ -114,7 +117,10 @@ fn selection(command: &TokenCommand) -> Result<TokenSelection, SelectionError> {
         TokenCommand::Revoke { ids, .. } => ids,
     };
     match ids {
-        [only] if only == "-" => Ok(TokenSelection::Token(token_file::read_token()?)),
+        [only] if only == "-" => {
+            let token = token_file::read_token(Path::new("-"), printer)?;
+            Ok(TokenSelection::Token(token))
+        }
         ids if ids.iter().any(|id| id == "-") => Err(SelectionError::NotAlone),
         ids if ids.iter().any(|id| id.len() > TokenDigest::ID_DIGITS) => {
             Err(SelectionError::TooLong)

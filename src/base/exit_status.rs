@@ -40,6 +40,8 @@ pub enum ExitStatus {
     NoApiServer = 15,
     /// A join, leave or removal failed, and not everything that it changed could be taken back.
     NotTakenBack = 16,
+    /// `nodes --self`: this node is in no cluster.
+    NotInCluster = 17,
     /// The join was interrupted while there was something to take back. Shells show the same code
     /// for a program that Ctrl-C ended.
     Interrupted = 130,
@@ -47,7 +49,7 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// Every status, in the order of the codes.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -64,6 +66,7 @@ impl ExitStatus {
         Self::ServiceFailed,
         Self::NoApiServer,
         Self::NotTakenBack,
+        Self::NotInCluster,
         Self::Interrupted,
     ];
 

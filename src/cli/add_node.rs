@@ -1,14 +1,16 @@
-//! `microk8s add-node`: what may be typed, and what is printed. Output is byte for byte
-//! MicroK8s's: scripts cut it by line number (recordings `add-node-*`).
+//! `microk8s add-node`: what may be typed, and what is said of it.
+
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::time_text;
 use crate::cli::argparse;
+use crate::cli::issued_token::{Format, render};
 use crate::cli::output::{self, Printer};
+use crate::cli::token_file;
 use crate::model::fingerprint::FingerprintPrefix;
-use crate::model::join_url::PrintedUrl;
 use crate::model::node::NodeName;
 use crate::model::token::{InvalidToken, Token};
 use crate::model::token_record::{Added, GrantedTerms};
@@ -48,6 +50,10 @@ options beyond those of MicroK8s:
   --node NAME           The host name of the only node that may use it
   --description TEXT    Shown by 'microk8s token list'
   --full-fingerprint    Print all 64 digits of the fingerprint instead of 12
+  --token-file FILE     Read the token to add from FILE, or from standard input
+                        where it is '-', so that it is not in the process list
+  --details             With --format json or yaml: print also the id, role,
+                        expires, uses and node of the token
 ";
 
 /// The arguments of `add-node`.
@@ -87,6 +93,15 @@ pub struct AddNodeArgs {
     /// Print all 64 digits of the fingerprint instead of the first 12
     #[arg(long)]
     pub full_fingerprint: bool,
+
+    /// Read the token to add from FILE (`-`: standard input), so that it is not in the process list
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+
+    /// With --format json or yaml, print also the id, role, expires, uses and node of the token
+    // MicroK8s's two fields alone are printed without it: programs refuse any other.
+    #[arg(long)]
+    pub details: bool,
 }
 
 /// As what nodes may join, as it is typed.
@@ -108,23 +123,6 @@ impl From<RoleChoice> for RoleLimit {
             RoleChoice::ControlPlane => Self::ControlPlane,
         }
     }
-}
-
-/// How a token is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Explained, for people
-    Pretty,
-    /// A join command for each address
-    Short,
-    /// The token alone
-    Token,
-    /// The token and the fingerprint
-    TokenCheck,
-    /// JSON
-    Json,
-    /// YAML
-    Yaml,
 }
 
 fn lifetime(text: &str) -> Result<Lifetime, String> {
@@ -172,12 +170,13 @@ pub fn run(
     printer: &mut dyn Printer,
     issue: impl FnOnce(AddTokenRequest) -> Result<IssuedToken, String>,
 ) -> ExitStatus {
-    let token = match args.token.as_deref().map(Token::preset).transpose() {
+    if args.details && !matches!(args.format, Format::Json | Format::Yaml) {
+        let text = "argument --details: only with --format json or yaml";
+        return usage_error(printer, text);
+    }
+    let token = match given_token(&args, printer) {
         Ok(token) => token,
-        Err(error @ InvalidToken::TooShort) => {
-            return output::print(printer, &format!("{error}\n"), ExitStatus::Failure);
-        }
-        Err(error) => return usage_error(printer, &format!("argument --token/-t: {error}")),
+        Err(status) => return status,
     };
     let request = AddTokenRequest {
         token,
@@ -202,13 +201,39 @@ pub fn run(
             if !args.full_fingerprint {
                 issued.fingerprint.truncate(FingerprintPrefix::MIN_LEN);
             }
-            output::print(printer, &render(&issued, args.format), ExitStatus::Success)
+            let text = render(&issued, args.format, args.details);
+            output::print(printer, &text, ExitStatus::Success)
         }
         Err(error) => {
             output::error(printer, &error, None);
             ExitStatus::Failure
         }
     }
+}
+
+/// The token to add, from the command line or from a file; what is wrong with it is printed.
+fn given_token(args: &AddNodeArgs, printer: &mut dyn Printer) -> Result<Option<Token>, ExitStatus> {
+    let (token, place) = match (&args.token, &args.token_file) {
+        (Some(_), Some(_)) => {
+            let text = "argument --token-file: not allowed with argument --token/-t";
+            return Err(usage_error(printer, text));
+        }
+        (None, None) => return Ok(None),
+        (Some(token), None) => (Token::preset(token), "argument --token/-t"),
+        (None, Some(path)) => match token_file::read_token(path, printer) {
+            Ok(token) => (Token::preset(token.expose()), "argument --token-file"),
+            Err(error) => {
+                output::error(printer, &error.to_string(), error.hint());
+                return Err(ExitStatus::Failure);
+            }
+        },
+    };
+    token.map(Some).map_err(|error| match error {
+        InvalidToken::TooShort => {
+            output::print(printer, &format!("{error}\n"), ExitStatus::Failure)
+        }
+        error => usage_error(printer, &format!("{place}: {error}")),
+    })
 }
 
 /// What adding a token again came to.
@@ -248,95 +273,11 @@ fn renewal(id: &str, added: &Added) -> String {
     format!("token {id} {what}: {terms}")
 }
 
-fn render(issued: &IssuedToken, format: Format) -> String {
-    let url = |address| {
-        PrintedUrl {
-            address,
-            port: issued.port,
-            token: &issued.token,
-            fingerprint: &issued.fingerprint,
-        }
-        .to_string()
-    };
-    let command = |address| format!("microk8s join {}\n", url(address));
-    let default = issued.default_address;
-    let others = || {
-        issued
-            .addresses
-            .iter()
-            .copied()
-            .filter(move |address| *address != default)
-    };
-    let token = issued.token.expose();
-    let token_check = format!("{token}/{}", issued.fingerprint);
-    match format {
-        Format::Pretty => {
-            let worker = if issued.takes_workers {
-                format!(
-                    "Use the '--worker' flag to join a node as a worker not running the control plane, eg:\nmicrok8s join {} --worker\n\n",
-                    url(default)
-                )
-            } else {
-                String::new()
-            };
-            let all: String = issued.addresses.iter().copied().map(command).collect();
-            format!(
-                "From the node you wish to join to this cluster, run the following:\n{}\n{worker}\
-                 If the node you are adding is not reachable through the default interface you can use one of the following:\n{all}",
-                command(default)
-            )
-        }
-        Format::Short => command(default) + &others().map(command).collect::<String>(),
-        Format::Token => format!("{token}\n"),
-        Format::TokenCheck => format!("{token_check}\n"),
-        Format::Json => {
-            let urls: Vec<String> = issued.addresses.iter().copied().map(url).collect();
-            let value = serde_json::json!({ "token": token_check, "urls": urls });
-            format!("{value:#}\n")
-        }
-        Format::Yaml => {
-            let urls: String = issued
-                .addresses
-                .iter()
-                .map(|address| format!("- {}\n", yaml_scalar(&url(*address))))
-                .collect();
-            format!("token: {}\nurls:\n{urls}\n", yaml_scalar(&token_check))
-        }
-    }
-}
-
-/// A text as YAML: one that begins with a bracket, as IPv6 does, would be a list, and one of
-/// digits, a slash aside, stays a text anyway.
-fn yaml_scalar(text: &str) -> String {
-    if text.starts_with('[') || text.starts_with(['-', '.']) {
-        format!("'{text}'")
-    } else {
-        text.to_owned()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli;
     use crate::cli::output::tests::Kept;
-
-    fn issued(addresses: &[&str]) -> IssuedToken {
-        let addresses: Vec<std::net::IpAddr> = addresses
-            .iter()
-            .map(|address| address.parse().unwrap())
-            .collect();
-        IssuedToken {
-            token: Token::preset("0123456789abcdef0123456789abcdef").unwrap(),
-            fingerprint: "e3b0c44298fc".into(),
-            port: 25000,
-            default_address: addresses[0],
-            addresses,
-            takes_workers: true,
-            added_again: None,
-            notices: Vec::new(),
-        }
-    }
 
     fn parse(arguments: &[&str]) -> Result<AddNodeArgs, clap::Error> {
         cli::read("add-node", arguments.iter().map(Into::into))
@@ -423,19 +364,5 @@ mod tests {
             let ended = run(args, &mut printer, |_| panic!("nothing is issued"));
             assert_eq!((ended, printer.out.as_str()), (status, out));
         }
-    }
-
-    #[test]
-    fn ipv6_is_printed_so_that_join_and_yaml_understand_it() {
-        let text = render(&issued(&["fd00::1"]), Format::Yaml);
-        let value: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(
-            value["urls"][0],
-            "[fd00::1]:25000/0123456789abcdef0123456789abcdef/e3b0c44298fc"
-        );
-        assert!(
-            render(&issued(&["fd00::1"]), Format::Short)
-                .starts_with("microk8s join [fd00::1]:25000/")
-        );
     }
 }

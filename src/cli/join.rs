@@ -49,7 +49,7 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStat
         let text = format!("Label '{key}' is given twice, with two values.");
         return Err(usage_error(printer, &text));
     }
-    let (connection, is_worker) = pasted(&args.connection);
+    let (connection, mut is_worker) = pasted(&args.connection);
     let typed = match &connection[..] {
         [] if args.token_file.is_some() => None,
         [] => return Err(usage_error(printer, "Missing argument 'CONNECTION'.")),
@@ -67,7 +67,11 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStat
     };
     let parsed = match &args.token_file {
         None => JoinUrl::parse(typed.unwrap_or_default()),
-        Some(path) => url_from_file(path, typed, printer)?,
+        Some(path) => {
+            let (parsed, is_for_worker) = url_from_file(path, typed, printer)?;
+            is_worker |= is_for_worker && !args.controlplane;
+            parsed
+        }
     };
     let connection = match &args.token_file {
         None => typed.unwrap_or_default().to_owned(),
@@ -151,41 +155,41 @@ fn labelled_twice(labels: &[NodeLabel]) -> Option<&str> {
         .map(NodeLabel::key)
 }
 
-/// The connection string, put together from a file and from what was typed. Whatever else is wrong
-/// than the string itself is printed.
+/// The connection string, put together from a file and from what was typed, and whether the file
+/// holds the command for a worker. Whatever else is wrong than the string itself is printed.
 fn url_from_file(
     path: &Path,
     typed: Option<&str>,
     printer: &mut dyn Printer,
-) -> Result<Result<JoinUrl, InvalidJoinUrl>, ExitStatus> {
+) -> Result<(Result<JoinUrl, InvalidJoinUrl>, bool), ExitStatus> {
     // What would be refused whatever the file holds is refused before standard input is waited for.
     let placeholder = Secret::new("0".repeat(MIN_LEN));
     if let Some(Err(error)) = typed.map(|typed| JoinUrl::parse_with_token(typed, &placeholder)) {
-        return Ok(Err(error));
+        return Ok((Err(error), false));
     }
-    let file = token_file::read(path).map_err(|error| {
-        output::error(printer, &error.to_string(), None);
+    let file = token_file::read(path, printer).map_err(|error| {
+        output::error(printer, &error.to_string(), error.hint());
         ExitStatus::Failure
     })?;
-    if file.is_public {
-        printer.err(&format!(
-            "warning: everybody on this machine can read the token file `{}`",
-            path.display()
-        ));
-    }
-    let is_whole = file.text.expose().contains('/');
-    match typed {
-        None if is_whole => Ok(JoinUrl::parse(file.text.expose())),
-        None => Err(usage_error(
-            printer,
-            "Missing argument 'CONNECTION': the token file holds a token, and no address.",
-        )),
-        Some(_) if is_whole => Err(usage_error(
-            printer,
-            "The token file holds a whole connection string, so 'CONNECTION' is given twice.",
-        )),
-        Some(typed) => Ok(JoinUrl::parse_with_token(typed, &file.text)),
-    }
+    let fingerprint = file.fingerprint.as_deref();
+    let url = match (typed, &file.node) {
+        (None, Some(node)) => JoinUrl::of_parts(node, file.token.expose(), fingerprint),
+        (None, None) => {
+            return Err(usage_error(
+                printer,
+                "Missing argument 'CONNECTION': the token file holds a token, and no address.",
+            ));
+        }
+        (Some(_), Some(_)) => {
+            return Err(usage_error(
+                printer,
+                "The token file holds a whole connection string, so 'CONNECTION' is given twice.",
+            ));
+        }
+        (Some(typed), None) if typed.contains('/') => JoinUrl::parse_with_token(typed, &file.token),
+        (Some(typed), None) => JoinUrl::of_parts(typed, file.token.expose(), fingerprint),
+    };
+    Ok((url, file.is_for_worker))
 }
 
 fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {

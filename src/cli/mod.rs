@@ -6,6 +6,7 @@ pub mod argparse;
 pub mod captured_output;
 pub mod dev_cluster;
 pub mod go_flags;
+pub mod issued_token;
 pub mod join;
 pub mod join_args;
 pub mod join_check;

@@ -1,20 +1,42 @@
-//! `microk8s nodes`: who is in the cluster, as this node's agent knows it.
+//! `microk8s nodes`: who is in the cluster, as this node's agent knows it, and whether this node is.
 
 use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
-use crate::cli::output::{self, Printer};
+use crate::cli::output::{self, Format, Printer, structured};
+use crate::model::membership::Membership;
 use crate::wire::local_v1::NodeList;
 
-/// The arguments of `nodes`: none.
+/// The arguments of `nodes`.
 #[derive(Debug, Args)]
-pub struct NodesArgs {}
+#[command(
+    after_help = "With --self the exit code is 0 in a cluster and 17 outside one. Neither the agent nor another node is asked."
+)]
+pub struct NodesArgs {
+    /// Say whether this node is in a cluster, in which one, and as what
+    #[arg(long = "self")]
+    pub own: bool,
+
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
 
 /// Prints the list that the agent gave.
-pub fn run(printer: &mut dyn Printer, list: Result<NodeList, String>) -> ExitStatus {
+pub fn run(
+    printer: &mut dyn Printer,
+    list: Result<NodeList, String>,
+    format: Format,
+) -> ExitStatus {
     match list {
-        Ok(list) => output::print(printer, &render(&list), ExitStatus::Success),
+        Ok(list) => {
+            let text = match format {
+                Format::Text => render(&list),
+                other => structured(&list, other),
+            };
+            output::print(printer, &text, ExitStatus::Success)
+        }
         Err(error) => {
             let hint =
                 "start the agent of this node with `microk8s agent`, or look why it does not run";
@@ -22,6 +44,23 @@ pub fn run(printer: &mut dyn Printer, list: Result<NodeList, String>) -> ExitSta
             ExitStatus::Failure
         }
     }
+}
+
+/// Says whether this node is in a cluster.
+pub fn membership(printer: &mut dyn Printer, own: &Membership, format: Format) -> ExitStatus {
+    let text = match format {
+        Format::Text => format!(
+            "role:    {}\ncluster: {}\n",
+            own.role,
+            own.cluster.as_deref().unwrap_or("-")
+        ),
+        other => structured(own, other),
+    };
+    let status = match own.member {
+        true => ExitStatus::Success,
+        false => ExitStatus::NotInCluster,
+    };
+    output::print(printer, &text, status)
 }
 
 fn render(list: &NodeList) -> String {

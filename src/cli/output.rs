@@ -5,6 +5,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use clap::ValueEnum;
+use serde::Serialize;
+
 use crate::base::exit_status::ExitStatus;
 use crate::wire::operation::Failure;
 
@@ -63,6 +66,28 @@ impl Printer for Streams {
 pub fn can_redraw() -> bool {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     io::stderr().is_terminal() && !is_dumb
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// An answer for programs.
+pub fn structured(value: &impl Serialize, format: Format) -> String {
+    match format {
+        Format::Text | Format::Json => {
+            let text = serde_json::to_string_pretty(value).unwrap_or_default();
+            format!("{text}\n")
+        }
+        Format::Yaml => serde_saphyr::to_string(value).unwrap_or_default(),
+    }
 }
 
 /// Prints an error and what to do about it.

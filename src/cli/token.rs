@@ -1,12 +1,12 @@
 //! `microk8s token`: what may be typed, and how tokens are shown. A token is named by its id, or
 //! given on standard input; it is never shown.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::{sanitize, time_text};
-use crate::cli::output::{self, Printer};
+use crate::cli::output::{self, Format, Printer, structured};
 use crate::model::token_record::State;
 use crate::wire::local_v1::{Pruned, TokenEntry, TokenList};
 
@@ -29,8 +29,8 @@ pub enum TokenCommand {
     },
     /// Show all that is known of a token
     Show {
-        /// The token's id, as `token list` shows it, or the beginning of it; `-` reads the token
-        /// itself from standard input
+        /// The token's id, as `token list` shows it, or the beginning of it; `-` reads what
+        /// `add-node` printed from standard input
         #[arg(value_name = "ID")]
         id: String,
 
@@ -40,8 +40,8 @@ pub enum TokenCommand {
     },
     /// Revoke tokens, so that no node can join with them any more
     Revoke {
-        /// Ids of tokens, as `token list` shows them, or beginnings of them; `-` reads one token
-        /// itself from standard input
+        /// Ids of tokens, as `token list` shows them, or beginnings of them; `-` reads what
+        /// `add-node` printed from standard input
         #[arg(
             value_name = "ID",
             required_unless_present = "all",
@@ -57,23 +57,21 @@ pub enum TokenCommand {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Forget the tokens that are used up, expired or revoked
+    /// Remove the tokens that are used up, expired or revoked
     Prune {
+        /// Remove also the tokens that no node has joined with for this long, as in 12h or 7d
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        unused_for: Option<u64>,
+
         /// How to print what was done
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
 }
 
-/// How an answer is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people
-    Text,
-    /// JSON
-    Json,
-    /// YAML
-    Yaml,
+fn duration(text: &str) -> Result<u64, String> {
+    time_text::read_seconds(text)
+        .ok_or_else(|| "it is no duration, as in 90s, 12h or 7d".to_owned())
 }
 
 impl TokenCommand {
@@ -83,7 +81,7 @@ impl TokenCommand {
             Self::List { format }
             | Self::Show { format, .. }
             | Self::Revoke { format, .. }
-            | Self::Prune { format } => *format,
+            | Self::Prune { format, .. } => *format,
         }
     }
 }
@@ -130,12 +128,12 @@ pub fn revoked(printer: &mut dyn Printer, list: &TokenList, format: Format) -> E
     output::print(printer, &text, ExitStatus::Success)
 }
 
-/// Says how many tokens were forgotten.
+/// Says how many tokens were removed.
 pub fn pruned(printer: &mut dyn Printer, pruned: &Pruned, format: Format) -> ExitStatus {
     let text = match format {
         Format::Text => match pruned.pruned {
-            1 => "Forgot 1 token.\n".to_owned(),
-            number => format!("Forgot {number} tokens.\n"),
+            1 => "Removed 1 token.\n".to_owned(),
+            number => format!("Removed {number} tokens.\n"),
         },
         other => structured(pruned, other),
     };
@@ -201,16 +199,6 @@ impl<'a> Shown<'a> {
 
 fn shown(list: &TokenList) -> Vec<Shown<'_>> {
     list.tokens.iter().map(Shown::new).collect()
-}
-
-fn structured(value: &impl Serialize, format: Format) -> String {
-    match format {
-        Format::Text | Format::Json => {
-            let text = serde_json::to_string_pretty(value).unwrap_or_default();
-            format!("{text}\n")
-        }
-        Format::Yaml => serde_saphyr::to_string(value).unwrap_or_default(),
-    }
 }
 
 fn table(list: &TokenList) -> String {

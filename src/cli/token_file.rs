@@ -1,5 +1,5 @@
-//! The file of `--token-file`: a token, or a whole connection string, that is kept off the command
-//! line, where every user of the machine could read it in the process list.
+//! What `add-node` printed, read back from a file or from standard input: off the command line,
+//! where every user of the machine could read it in the process list.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,25 +9,84 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
+use crate::cli::output::Printer;
 use crate::model::join_url;
-use crate::model::token::Token;
+use crate::model::token::{MIN_LEN, Token, is_token_text};
 
-/// What a file may hold for `join`.
-const TOKEN_OR_CONNECTION: &str = "a token or a connection string";
-/// What standard input is called.
-const STANDARD_INPUT: &str = "standard input";
-/// The most bytes that a file may have: more than any connection string has.
+/// The most bytes that a file may have: more than `add-node` prints on a node with 20 addresses.
 const MAX_LEN: usize = 4096;
-/// The bit of a file's mode that lets everybody read it.
+/// The bit of a file's mode that lets every user read it.
 const READ_BY_ALL: u32 = 0o004;
 
-/// What a file holds.
+/// What stands in one of the texts that `add-node` prints.
 #[derive(Debug)]
 pub struct TokenText {
-    /// One word: a token or a connection string, unchecked.
-    pub text: Secret,
-    /// Everybody on the machine can read the file.
-    pub is_public: bool,
+    /// The address and port of the node to contact, unchecked, where the text has them.
+    pub node: Option<String>,
+    /// The token, unchecked.
+    pub token: Secret,
+    /// The fingerprint, unchecked, where the text has it.
+    pub fingerprint: Option<String>,
+    /// It is a command that joins a worker.
+    pub is_for_worker: bool,
+}
+
+impl TokenText {
+    /// Reads the token, `TOKEN/FINGERPRINT`, a connection string, or a whole text of `add-node`:
+    /// its commands, JSON or YAML. Of several connection strings the first one counts.
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let words: Vec<&str> = text
+            .split_whitespace()
+            .map(|word| join_url::without_wrapping(word.trim_end_matches(',')))
+            .collect();
+        if text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
+            return Err("holds control characters");
+        }
+        let parts: Vec<[&str; 3]> = match words[..] {
+            [] => return Err("is empty"),
+            [word] if word.contains("://") => {
+                return Err("holds a URL instead of what `add-node` prints");
+            }
+            [word] => vec![split(word).ok_or("holds more than a connection string")?],
+            [..] => words
+                .iter()
+                .copied()
+                .filter_map(split)
+                .filter(has_token)
+                .collect(),
+        };
+        let (node, urls) = (|parts: &&[&str; 3]| !parts[0].is_empty(), parts.iter());
+        let first = urls.clone().find(node).or(parts.first());
+        let [host, token, fingerprint] = *first.ok_or("holds no token")?;
+        if parts.iter().any(|other| other[1] != token) {
+            return Err("holds more than one token");
+        }
+        let given = |part: &str| Some(part.to_owned()).filter(|part| !part.is_empty());
+        Ok(Self {
+            node: given(host),
+            token: Secret::new(token),
+            fingerprint: given(fingerprint),
+            is_for_worker: words.contains(&"--worker") && urls.filter(node).count() == 1,
+        })
+    }
+}
+
+/// The node, the token and the fingerprint of a word; empty where the word lacks them.
+fn split(word: &str) -> Option<[&str; 3]> {
+    match word.split('/').collect::<Vec<_>>()[..] {
+        [token] => Some(["", token, ""]),
+        [token, fingerprint] if token.len() >= MIN_LEN && !token.contains(':') => {
+            Some(["", token, fingerprint])
+        }
+        [node, token] => Some([node, token, ""]),
+        [node, token, fingerprint] => Some([node, token, fingerprint]),
+        _ => None,
+    }
+}
+
+/// Other words than tokens are shorter.
+fn has_token(parts: &[&str; 3]) -> bool {
+    parts[1].len() >= MIN_LEN && is_token_text(parts[1])
 }
 
 /// Why a file is of no use. Nothing of its content is in the text.
@@ -51,17 +110,21 @@ pub enum TokenFileError {
     },
 }
 
-/// Reads a file, or standard input where its name is `-`. Blanks and line ends around the text do
-/// not count.
-pub fn read(path: &Path) -> Result<TokenText, TokenFileError> {
-    if path == Path::new("-") {
-        let text = read_from(io::stdin().lock(), STANDARD_INPUT, TOKEN_OR_CONNECTION)?;
-        return Ok(TokenText {
-            text,
-            is_public: false,
-        });
+impl TokenFileError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        matches!(self, Self::Content { .. }).then_some(
+            "give what `microk8s add-node` printed: the token, TOKEN/FINGERPRINT, a connection string, or all of it",
+        )
     }
-    let place = format!("the token file `{}`", path.display());
+}
+
+/// Reads a file, or standard input where its name is `-`. Warns of a file that every user can read.
+pub fn read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, TokenFileError> {
+    let place = place_of(path);
+    if path == Path::new("-") {
+        return read_from(io::stdin().lock(), &place);
+    }
     let failed = |source| TokenFileError::Read {
         place: place.clone(),
         source,
@@ -72,32 +135,32 @@ pub fn read(path: &Path) -> Result<TokenText, TokenFileError> {
     if metadata.is_dir() {
         return Err(content(&place, "is a directory"));
     }
-    Ok(TokenText {
-        text: read_from(file, &place, TOKEN_OR_CONNECTION)?,
-        // The mode of a pipe or a device says nothing about who has what runs through it.
-        is_public: metadata.is_file() && metadata.permissions().mode() & READ_BY_ALL != 0,
-    })
-}
-
-/// Reads a token, and nothing but one, from standard input.
-pub fn read_token() -> Result<Token, TokenFileError> {
-    token_from(io::stdin().lock())
-}
-
-fn token_from(source: impl Read) -> Result<Token, TokenFileError> {
-    let place = STANDARD_INPUT;
-    let text = read_from(source, place, "a token")?;
-    let text = join_url::without_wrapping(text.expose());
-    if text.contains('/') {
-        return Err(content(place, "holds more than a token"));
+    let text = read_from(file, &place)?;
+    // The mode of a pipe or a device says nothing about who has what runs through it.
+    if metadata.is_file() && metadata.permissions().mode() & READ_BY_ALL != 0 {
+        printer.err(&format!(
+            "warning: every user of this machine can read {place}"
+        ));
     }
-    Some(Token::presented(text))
-        .filter(Token::is_well_formed)
-        .ok_or_else(|| content(place, "holds a character that no token has"))
+    Ok(text)
 }
 
-/// The text of a source, which may hold what is `expected`.
-fn read_from(source: impl Read, place: &str, expected: &str) -> Result<Secret, TokenFileError> {
+/// Reads a token from any text of `add-node`; as [`read`].
+pub fn read_token(path: &Path, printer: &mut dyn Printer) -> Result<Token, TokenFileError> {
+    let text = read(path, printer)?;
+    Some(Token::presented(text.token.expose()))
+        .filter(Token::is_well_formed)
+        .ok_or_else(|| content(&place_of(path), "holds a character that no token has"))
+}
+
+fn place_of(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => format!("the token file `{}`", path.display()),
+    }
+}
+
+fn read_from(source: impl Read, place: &str) -> Result<TokenText, TokenFileError> {
     // With room for all, so that no copy stays behind when it grows.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LEN + 1));
     source
@@ -112,12 +175,7 @@ fn read_from(source: impl Read, place: &str, expected: &str) -> Result<Secret, T
         return Err(content(place, &fault));
     }
     let text = str::from_utf8(&bytes).map_err(|_| content(place, "is not UTF-8 text"))?;
-    match text.split_whitespace().collect::<Vec<_>>()[..] {
-        [] => Err(content(place, "is empty")),
-        [word] if !word.contains(char::is_control) => Ok(Secret::new(word)),
-        [_] => Err(content(place, "holds control characters")),
-        [..] => Err(content(place, &format!("holds more than {expected}"))),
-    }
+    TokenText::parse(text).map_err(|fault| content(place, fault))
 }
 
 fn content(place: &str, fault: &str) -> TokenFileError {
@@ -141,50 +199,92 @@ pub fn quoted(path: &Path) -> String {
 mod tests {
     use super::*;
 
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
     fn fault(bytes: &[u8]) -> String {
-        let read = read_from(bytes, "it", TOKEN_OR_CONNECTION);
-        read.unwrap_err().to_string()
+        read_from(bytes, "it").unwrap_err().to_string()
     }
 
     #[test]
-    fn blanks_around_the_text_do_not_count() {
-        let read = |bytes: &[u8]| read_from(bytes, "it", TOKEN_OR_CONNECTION).unwrap();
-        assert_eq!(read(b" \r\n abc/def\r\n\n").expose(), "abc/def");
-        let longest = format!("{}\n", "a".repeat(MAX_LEN - 1));
-        assert_eq!(read(longest.as_bytes()).expose().len(), MAX_LEN - 1);
-    }
-
-    #[test]
-    fn what_is_no_single_word_of_text_is_refused_without_being_shown() {
-        assert_eq!(fault(b""), "it is empty");
-        assert_eq!(fault(b" \n"), "it is empty");
-        assert_eq!(fault(b"secret\xff"), "it is not UTF-8 text");
-        assert_eq!(fault(&[b'a'; MAX_LEN + 1]), "it is longer than 4096 bytes");
-        assert_eq!(fault(b"secret\0"), "it holds control characters");
-        assert_eq!(
-            fault(b"secret\nother"),
-            "it holds more than a token or a connection string"
+    fn whatever_add_node_prints_is_taken() {
+        let check = format!("{TOKEN}/e3b0c44298fc");
+        let (v4, v6) = (
+            format!("10.99.0.11:25000/{check}"),
+            format!("[2001:db8:1234:5678:9abc:def0:1234:5678]:25000/{check}"),
         );
-    }
-
-    #[test]
-    fn a_token_alone_is_no_connection_string_and_nothing_that_no_token_has() {
-        let token = "0123456789abcdef0123456789abcdef";
-        let pasted = format!("\u{feff}'{token}'\r\n");
-        assert_eq!(token_from(pasted.as_bytes()).unwrap().expose(), token);
-        let fault = |text: &str| token_from(text.as_bytes()).unwrap_err().to_string();
-        for (text, says) in [
-            (format!("{token} {token}"), "holds more than a token"),
+        let command = format!("microk8s join {v4}");
+        let node = Some("10.99.0.11:25000");
+        for (text, node, has_fingerprint, is_for_worker) in [
+            (format!(" \r\n{TOKEN}\r\n"), None, false, false),
+            (format!("\u{feff}'{TOKEN}'\n"), None, false, false),
+            (check.clone(), None, true, false),
+            (v4.clone(), node, true, false),
+            (format!("10.99.0.11:25000/{TOKEN}"), node, false, false),
             (
-                format!("10.99.0.11:25000/{token}"),
-                "holds more than a token",
+                v6.clone(),
+                Some("[2001:db8:1234:5678:9abc:def0:1234:5678]:25000"),
+                true,
+                false,
+            ),
+            (format!("sudo {command}\n"), node, true, false),
+            (format!("{command} --worker\n"), node, true, true),
+            (
+                format!(
+                    "run:\n{command}\n\nUse:\n{command} --worker\n\n{command}\nmicrok8s join {v6}\n"
+                ),
+                node,
+                true,
+                false,
             ),
             (
-                format!("{token}\u{e9}"),
-                "holds a character that no token has",
+                format!(
+                    "{{\n  \"token\": \"{check}\",\n  \"urls\": [\n    \"{v4}\",\n    \"{v6}\"\n  ]\n}}\n"
+                ),
+                node,
+                true,
+                false,
+            ),
+            (
+                format!("token: {check}\nurls:\n- {v4}\n- '{v6}'\n\n"),
+                node,
+                true,
+                false,
             ),
         ] {
-            assert_eq!(fault(&text), format!("standard input {says}"));
+            let read = read_from(text.as_bytes(), "it").unwrap();
+            assert_eq!(read.token.expose(), TOKEN, "{text}");
+            assert_eq!(read.node.as_deref(), node, "{text}");
+            assert_eq!(read.fingerprint.is_some(), has_fingerprint, "{text}");
+            assert_eq!(read.is_for_worker, is_for_worker, "{text}");
+        }
+        let longest = format!("{}\n", "a".repeat(MAX_LEN - 1));
+        assert!(read_from(longest.as_bytes(), "it").is_ok());
+    }
+
+    #[test]
+    fn what_add_node_does_not_print_is_refused_without_being_shown() {
+        let other = TOKEN.replace('0', "f");
+        for (text, says) in [
+            (&b""[..], "is empty"),
+            (b" \n", "is empty"),
+            (b"secret\xff", "is not UTF-8 text"),
+            (&[b'a'; MAX_LEN + 1], "is longer than 4096 bytes"),
+            (b"secret\0", "holds control characters"),
+            (b"secret\nother", "holds no token"),
+            (
+                format!("{TOKEN}\n{other}").as_bytes(),
+                "holds more than one token",
+            ),
+            (
+                format!("https://10.99.0.11:25000/{TOKEN}").as_bytes(),
+                "holds a URL instead of what `add-node` prints",
+            ),
+            (
+                format!("10.99.0.11:25000/{TOKEN}/e3b0c44298fc/x").as_bytes(),
+                "holds more than a connection string",
+            ),
+        ] {
+            assert_eq!(fault(text), format!("it {says}"));
         }
     }
 

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, IssuedToken, NodeDirectory, NodeList, PROTOCOL, Pruned, TokenList,
-    TokenSelection,
+    AddTokenRequest, Hello, IssuedToken, NodeDirectory, NodeList, PROTOCOL, PruneRequest, Pruned,
+    TokenList, TokenSelection,
 };
 use crate::wire::operation::{Event, Operation};
 use crate::wire::routes;
@@ -125,9 +125,9 @@ impl LocalAgent {
         self.post(routes::LOCAL_TOKENS_REVOKE, which).await
     }
 
-    /// Forgets the tokens that are over.
-    pub async fn prune_tokens(&self) -> Result<Pruned, LocalError> {
-        self.post(routes::LOCAL_TOKENS_PRUNE, &()).await
+    /// Removes the tokens that are over, and unused ones where that is asked for.
+    pub async fn prune_tokens(&self, request: PruneRequest) -> Result<Pruned, LocalError> {
+        self.post(routes::LOCAL_TOKENS_PRUNE, &request).await
     }
 
     /// The nodes of the cluster.

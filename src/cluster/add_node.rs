@@ -8,6 +8,7 @@ use crate::base::clock::Clock;
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::token::{InvalidToken, NoRandomness, Token};
+use crate::model::token_record::GrantedTerms;
 use crate::model::token_terms::{Lifetime, RoleLimit, Terms, Uses};
 use crate::pki::{PkiError, ca};
 use crate::store::database::StoreError;
@@ -124,9 +125,10 @@ pub fn issue(
     uid: u32,
 ) -> Result<IssuedToken, AddNodeError> {
     refuse_worker(node).map_err(|_| AddNodeError::Worker)?;
-    let issued = describe(node, serving, chosen(preset)?)?;
-    let added_again = tokens.add(&issued.token, terms, uid)?;
+    let issued = describe(node, serving, chosen(preset)?, terms, tokens.now())?;
+    let (granted, added_again) = tokens.add(&issued.token, terms, uid)?;
     Ok(IssuedToken {
+        granted,
         added_again,
         notices: tokens.notices(),
         ..issued
@@ -151,13 +153,10 @@ pub fn issue_into_file(
         bind: node.agent_bind(),
         fingerprint: Fingerprint::of(&ca::certificate_der(&certificate)?),
     };
-    let issued = describe(node, serving, chosen(preset)?)?;
-    let line = match terms.lifetime {
-        None | Some(Lifetime::OneUse) => issued.token.expose().to_owned(),
-        Some(Lifetime::Seconds(seconds)) => {
-            let end = clock.unix_seconds().saturating_add(seconds.into());
-            format!("{}|{end}", issued.token.expose())
-        }
+    let issued = describe(node, serving, chosen(preset)?, terms, clock.unix_seconds())?;
+    let line = match issued.granted.until {
+        None => issued.token.expose().to_owned(),
+        Some(end) => format!("{}|{end}", issued.token.expose()),
     };
     let path = node.layout.credential(token_files::CLUSTER_TOKENS);
     token_files::append(&path, &line, node.token_file_sharing())
@@ -202,7 +201,13 @@ fn served_certificate(node: &Node) -> PathBuf {
         .unwrap_or_else(|| node.layout.cert("server.crt"))
 }
 
-fn describe(node: &Node, serving: Serving, token: Token) -> Result<IssuedToken, AddNodeError> {
+fn describe(
+    node: &Node,
+    serving: Serving,
+    token: Token,
+    terms: &Terms,
+    now: i64,
+) -> Result<IssuedToken, AddNodeError> {
     let addresses = node
         .addresses(serving.bind.ip())
         .map_err(AddNodeError::Addresses)?;
@@ -213,6 +218,7 @@ fn describe(node: &Node, serving: Serving, token: Token) -> Result<IssuedToken, 
         default_address: *addresses.first().ok_or(AddNodeError::NoAddress)?,
         addresses,
         takes_workers: node.layout.has(Lock::HaCluster),
+        granted: GrantedTerms::asked_by(terms, now),
         added_again: None,
         notices: Vec::new(),
     })

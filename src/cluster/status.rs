@@ -5,10 +5,14 @@ use std::net::IpAddr;
 use crate::cluster::first_join;
 use crate::cluster::kubernetes::{self, Listed};
 use crate::cluster::node::Node;
+use crate::cluster::{token_admin, transaction};
+use crate::model::fingerprint::Fingerprint;
+use crate::model::membership::{Membership, OwnRole};
 use crate::model::role::Role;
+use crate::pki::ca;
 use crate::store::database::StoreError;
 use crate::store::dqlite::{self, Member};
-use crate::store::layout::Lock;
+use crate::store::layout::{Layout, Lock};
 use crate::store::tokens::Tokens;
 use crate::wire::local_v1::{NodeEntry, NodeList};
 
@@ -94,6 +98,25 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
         }
     }
     Ok(list)
+}
+
+/// Whether the node is in a cluster, by its own files; `None` while that is changing.
+pub fn membership(layout: &Layout) -> Option<Membership> {
+    if transaction::is_open(layout) {
+        return None;
+    }
+    let (member, is_worker) = (layout.is_in_cluster(), layout.has(Lock::Clustered));
+    Some(Membership {
+        member,
+        role: match (member, is_worker) {
+            (false, _) => OwnRole::Standalone,
+            (true, true) => OwnRole::Worker,
+            (true, false) => OwnRole::ControlPlane,
+        },
+        cluster: token_admin::authority(layout)
+            .and_then(|pem| ca::certificate_der(&pem).ok())
+            .map(|der| Fingerprint::of(&der).to_string()),
+    })
 }
 
 /// The name of the node that has this address, unless several say so.

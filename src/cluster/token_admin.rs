@@ -14,7 +14,9 @@ use crate::store::database::StoreError;
 use crate::store::layout::{Layout, Lock};
 use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
 use crate::store::tokens::{ListedToken, Tokens};
-use crate::wire::local_v1::{Pruned, TokenEntry, TokenList, TokenSelection, TokenUse};
+use crate::wire::local_v1::{
+    PruneRequest, Pruned, TokenEntry, TokenList, TokenSelection, TokenUse,
+};
 
 /// The tokens of a node, which belong to the cluster that it is in.
 pub fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
@@ -23,18 +25,19 @@ pub fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
     Tokens::new(&node.layout, clock, window, Arc::new(cluster))
 }
 
-/// The cluster that the node is in, by its authority: that of a worker is its cluster's.
-fn current_cluster(layout: &Layout) -> CurrentCluster {
-    let authority = match layout.has(Lock::Clustered) {
+/// The certificate authority (PEM) of the cluster that the node is in.
+pub fn authority(layout: &Layout) -> Option<String> {
+    let file = match layout.has(Lock::Clustered) {
         true => "ca.remote.crt",
         false => "ca.crt",
     };
-    let id = layout
-        .read(&layout.cert(authority))
-        .ok()
-        .and_then(|pem| ca::cluster_of(&pem).ok());
+    layout.read(&layout.cert(file)).ok()
+}
+
+/// The cluster that the node is in, by its authority.
+fn current_cluster(layout: &Layout) -> CurrentCluster {
     CurrentCluster {
-        id,
+        id: authority(layout).and_then(|pem| ca::cluster_of(&pem).ok()),
         is_changing: transaction::is_open(layout),
     }
 }
@@ -97,10 +100,10 @@ pub fn revoke(
     })
 }
 
-/// Forgets every token that is over.
-pub fn prune(tokens: &Tokens, uid: u32) -> Result<Pruned, TokenCareError> {
+/// Removes every token that is over, and unused ones where that is asked for.
+pub fn prune(tokens: &Tokens, request: PruneRequest, uid: u32) -> Result<Pruned, TokenCareError> {
     Ok(Pruned {
-        pruned: tokens.prune(uid)?,
+        pruned: tokens.prune(request.unused_seconds, uid)?,
     })
 }
 

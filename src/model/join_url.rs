@@ -66,9 +66,9 @@ impl JoinUrl {
     pub fn parse(text: &str) -> Result<Self, InvalidJoinUrl> {
         let parts: Vec<&str> = text.split('/').collect();
         match parts[..] {
-            [host_and_port, token] => Self::read(host_and_port, token, None),
+            [host_and_port, token] => Self::of_parts(host_and_port, token, None),
             [host_and_port, token, fingerprint] => {
-                Self::read(host_and_port, token, Some(fingerprint))
+                Self::of_parts(host_and_port, token, Some(fingerprint))
             }
             _ => Err(InvalidJoinUrl::Format),
         }
@@ -82,19 +82,20 @@ impl JoinUrl {
     pub fn parse_with_token(text: &str, token: &Secret) -> Result<Self, InvalidJoinUrl> {
         let parts: Vec<&str> = text.split('/').collect();
         match parts[..] {
-            [host_and_port] => Self::read(host_and_port, token.expose(), None),
+            [host_and_port] => Self::of_parts(host_and_port, token.expose(), None),
             [_, second] if second.chars().count() >= MIN_LEN && !is_whole_fingerprint(second) => {
                 Err(InvalidJoinUrl::SecondToken)
             }
             [host_and_port, fingerprint] => {
-                Self::read(host_and_port, token.expose(), Some(fingerprint))
+                Self::of_parts(host_and_port, token.expose(), Some(fingerprint))
             }
             [_, second, _] if !second.is_empty() => Err(InvalidJoinUrl::SecondToken),
             _ => Err(InvalidJoinUrl::Format),
         }
     }
 
-    fn read(
+    /// Reads the parts of a connection string, with the checks of [`Self::parse`].
+    pub fn of_parts(
         host_and_port: &str,
         token: &str,
         fingerprint: Option<&str>,

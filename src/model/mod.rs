@@ -6,6 +6,7 @@ pub mod fingerprint;
 pub mod join_id;
 pub mod join_stage;
 pub mod join_url;
+pub mod membership;
 pub mod node;
 pub mod node_label;
 pub mod role;

@@ -790,6 +790,12 @@ impl TokenRecord {
         self.issued_at
     }
 
+    /// When it was issued, or last used, in unix seconds.
+    pub fn last_activity(&self) -> i64 {
+        let last = self.last.as_ref().map(|last| last.at);
+        last.max(Some(self.issued_at)).unwrap_or(self.issued_at)
+    }
+
     /// Who issued it.
     pub fn issuer(&self) -> Issuer {
         self.issuer

@@ -22,8 +22,8 @@ use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::{Token, TokenDigest};
 use crate::model::token_record::{
-    Added, Grant, Issuer, JoinRequest, LEASE, Reason, Refusal, Release, TokenEvent, TokenRecord,
-    VoidReason,
+    Added, Grant, GrantedTerms, Issuer, JoinRequest, LEASE, Reason, Refusal, Release, TokenEvent,
+    TokenRecord, VoidReason,
 };
 use crate::model::token_terms::{Lifetime, Terms};
 use crate::store::admissions::{self, Admissions, AdmittedNode, CertificatePurpose};
@@ -219,20 +219,27 @@ impl Tokens {
         self.now().saturating_add(LEASE.max(self.window))
     }
 
-    /// Issues a token, or issues it once more: then this tells how that changed it. What an earlier
-    /// record of it left behind ends.
-    pub fn add(&self, token: &Token, terms: &Terms, uid: u32) -> Result<Option<Added>, StoreError> {
+    /// Issues a token and says what it is good for. Of one that is issued once more this tells how
+    /// that changed it, and what an earlier record of it left behind ends.
+    pub fn add(
+        &self,
+        token: &Token,
+        terms: &Terms,
+        uid: u32,
+    ) -> Result<(GrantedTerms, Option<Added>), StoreError> {
         let (digest, moment) = (token.digest(), self.moment());
         let terms = terms.clone();
-        let (events, added) = token_store::edit(self.store.as_ref(), &digest, move |record| {
-            let Some(mut record) = record else {
-                let record = moment.issue(&terms, Issuer::Uid(uid));
-                return (Some(record), (Vec::new(), None));
-            };
-            let events = moment.reconcile(&mut record, |_| None);
-            let added = moment.add(&mut record, &terms, Issuer::Uid(uid));
-            (Some(record), (events, Some(added)))
-        })?;
+        let (events, granted, added) =
+            token_store::edit(self.store.as_ref(), &digest, move |record| {
+                let Some(mut record) = record else {
+                    let record = moment.issue(&terms, Issuer::Uid(uid));
+                    let granted = record.grant(moment.now);
+                    return (Some(record), (Vec::new(), granted, None));
+                };
+                let events = moment.reconcile(&mut record, |_| None);
+                let added = moment.add(&mut record, &terms, Issuer::Uid(uid));
+                (Some(record), (events, added.after.clone(), Some(added)))
+            })?;
         self.note(&digest, &events)?;
         let event = match &added {
             None => "issued",
@@ -243,7 +250,7 @@ impl Tokens {
             self.admissions.end_rights(&[digest], None)?;
         }
         audit::write(event, &digest, Actor::Uid(uid), None, "ok");
-        Ok(added)
+        Ok((granted, added))
     }
 
     /// Whether a token would let this node in now; changes nothing.

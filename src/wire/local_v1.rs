@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::role::Role;
 use crate::model::token::Token;
-use crate::model::token_record::{Added, State};
+use crate::model::token_record::{Added, GrantedTerms, State};
 use crate::model::token_terms::{RoleLimit, Terms};
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
@@ -57,6 +57,8 @@ pub struct IssuedToken {
     pub addresses: Vec<IpAddr>,
     /// The cluster takes workers: it runs on dqlite.
     pub takes_workers: bool,
+    /// What it is good for.
+    pub granted: GrantedTerms,
     /// The token was known before; how adding it again changed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added_again: Option<Added>,
@@ -143,9 +145,16 @@ pub struct TokenUse {
 }
 
 /// `POST /local/v1/tokens/prune`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct PruneRequest {
+    /// Tokens that are still usable go, too, where no node has joined with them for so many seconds.
+    pub unused_seconds: Option<u64>,
+}
+
+/// The answer to a [`PruneRequest`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Pruned {
-    /// How many tokens were forgotten.
+    /// How many tokens were removed.
     pub pruned: usize,
 }
 

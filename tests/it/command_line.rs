@@ -25,7 +25,7 @@ fn a_command_line_that_is_not_understood_gets_the_usage_and_code_2() {
         str![[r#"
 error: unexpected argument 'extra' found
 
-Usage: microk8s nodes
+Usage: microk8s nodes [OPTIONS]
 
 For more information, try '--help'.
 

@@ -80,7 +80,7 @@ fn a_token_file_that_everybody_can_read_is_warned_of() {
         (output.code, output.stderr),
         (
             Some(0),
-            format!("warning: everybody on this machine can read the token file `{file}`\n")
+            format!("warning: every user of this machine can read the token file `{file}`\n")
         )
     );
 }
@@ -118,10 +118,10 @@ fn a_token_file_that_is_of_no_use_is_refused_before_anything_is_sent() {
             "` is longer than 4096 bytes\n",
         ),
         (
-            file("two", format!("{TOKEN}\n{TOKEN}\n").as_bytes()),
+            file("two", format!("{TOKEN}\n{}\n", "f".repeat(32)).as_bytes()),
             ADDRESS,
             1,
-            "holds more than a token",
+            "holds more than one token",
         ),
         (
             file("short", b"0123"),

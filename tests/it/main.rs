@@ -30,6 +30,7 @@ mod hostile_requests;
 mod image_import;
 mod ipv6;
 mod join_options;
+mod json_output;
 mod keys;
 mod killed;
 mod kubernetes_removing;

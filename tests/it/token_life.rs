@@ -8,6 +8,7 @@ use microk8s::base::secret::Secret;
 use microk8s::model::join_url::JoinUrl;
 use microk8s::model::role::Role;
 use microk8s::model::token::Token;
+use microk8s::model::token_record::GrantedTerms;
 use microk8s::model::token_terms::{Lifetime, Terms};
 use microk8s::wire::{cluster_v1, cluster_v2, local_v1, operation};
 use serde_json::Value;
@@ -539,7 +540,7 @@ fn an_expired_line_is_taken_out_by_prune_and_no_other() {
     token_file(n1, FILE, &format!("{}|{past}\n{kept}", tokens[0]));
     let _agent = n1.agent();
     assert_eq!(listed(n1).len(), 3);
-    assert_eq!(n1.shell("microk8s token prune").ok(), "Forgot 1 token.\n");
+    assert_eq!(n1.shell("microk8s token prune").ok(), "Removed 1 token.\n");
     let blanks = " ".repeat(format!("{}|{past}", tokens[0]).len());
     assert_eq!(n1.read(FILE), format!("{blanks}\n{kept}"));
 }
@@ -715,6 +716,7 @@ fn nothing_that_holds_a_token_shows_it() {
             default_address: address,
             addresses: vec![address],
             takes_workers: true,
+            granted: GrantedTerms::asked_by(&Terms::lasting(Lifetime::OneUse), 0),
             added_again: None,
             notices: Vec::new(),
         }),

@@ -132,21 +132,29 @@ impl Tokens {
         Ok(revoked)
     }
 
-    /// Forgets every token that is over, and takes expired lines out of MicroK8s's file. Says how
-    /// many there were.
-    pub fn prune(&self, uid: u32) -> Result<usize, StoreError> {
-        let is_done = |record: &TokenRecord, now| {
-            record.state(now).is_over() && !record.has_tries() && !record.has_line()
+    /// Forgets every token that is over, and takes expired lines out of MicroK8s's file. Usable
+    /// tokens go, too, where no node has joined with them for `unused` seconds, but none that stands
+    /// in one of MicroK8s's files. Says how many there were.
+    pub fn prune(&self, unused: Option<u64>, uid: u32) -> Result<usize, StoreError> {
+        let unused = unused.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
+        let is_done = move |record: &TokenRecord, now: i64| {
+            let end = |seconds| record.last_activity().saturating_add(seconds);
+            (record.state(now).is_over() || unused.is_some_and(|seconds| end(seconds) <= now))
+                && !record.has_tries()
+                && !record.has_line()
         };
-        let mut over = Vec::new();
-        for token in self.find("")? {
-            if token
-                .record
-                .is_some_and(|record| is_done(&record, self.now()))
-            {
-                over.push(token.digest);
-            }
-        }
+        let now = self.now();
+        let over: Vec<TokenDigest> = self
+            .find("")?
+            .into_iter()
+            .filter(|token| {
+                let is_listed = token.in_file.is_usable();
+                token.record.as_ref().is_some_and(|record| {
+                    is_done(record, now) && (record.state(now).is_over() || !is_listed)
+                })
+            })
+            .map(|token| token.digest)
+            .collect();
         let forgotten = self.forget_if(&over, Actor::Uid(uid), is_done)?;
         Ok(forgotten + self.blank_expired(self.now())?)
     }

@@ -597,9 +597,9 @@ fn what_is_over_is_pruned_and_nothing_else() {
     let path = f.path(token_files::CLUSTER_TOKENS);
     let end = f.tokens.now() + 60;
     std::fs::write(&path, format!("{}|{end}\n", tokens[3].expose())).unwrap();
-    assert_eq!(f.tokens.prune(0).unwrap(), 0);
+    assert_eq!(f.tokens.prune(None, 0).unwrap(), 0);
     f.clock.advance(60);
-    assert_eq!(f.tokens.prune(0).unwrap(), 2);
+    assert_eq!(f.tokens.prune(None, 0).unwrap(), 2);
     assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), "");
     let left: HashSet<_> = f
         .tokens
@@ -786,6 +786,33 @@ fn a_node_by_which_nothing_came_of_its_token_is_forgotten() {
 }
 
 #[test]
+fn a_token_that_no_node_has_joined_with_for_so_long_is_pruned_where_that_is_asked_for() {
+    let f = fixture();
+    let tokens: Vec<Token> = (0..3)
+        .map(|n| Token::presented(&format!("{n:032}")))
+        .collect();
+    f.tokens.add(&tokens[0], &one_use(), 0).unwrap();
+    f.tokens.add(&tokens[1], &lasting(u32::MAX), 0).unwrap();
+    // One in MicroK8s's file is the file's to end.
+    f.tokens.add(&tokens[2], &one_use(), 0).unwrap();
+    let path = f.path(token_files::PERSISTENT_TOKENS);
+    std::fs::write(&path, format!("{}\n", tokens[2].expose())).unwrap();
+    f.add(&lasting(u32::MAX));
+    f.clock.advance(50);
+    assert_eq!(f.join(&node(2)), Ok(()));
+    f.tokens.add(&tokens[1], &one_use(), 0).unwrap();
+    f.clock.advance(50);
+    assert_eq!(f.tokens.prune(Some(101), 0).unwrap(), 0);
+    assert_eq!(f.tokens.prune(Some(100), 0).unwrap(), 1);
+    let claim = worker(3);
+    let refused = f.tokens.check(&tokens[0], &claim, |_| false).unwrap();
+    assert_eq!(refused.unwrap_err().reason, Reason::Unknown);
+    for token in [&tokens[1], &tokens[2], &token()] {
+        assert_eq!(f.tokens.check(token, &claim, |_| false).unwrap(), Ok(()));
+    }
+}
+
+#[test]
 fn a_token_whose_line_is_still_to_go_is_not_pruned() {
     let f = fixture();
     f.write_line(token_files::CLUSTER_TOKENS);
@@ -793,7 +820,7 @@ fn a_token_whose_line_is_still_to_go_is_not_pruned() {
     f.clock.advance(LEASE);
     f.tokens.revoke(&f.tokens.find("").unwrap(), 0).unwrap();
     f.write_line(token_files::CLUSTER_TOKENS);
-    assert_eq!(f.tokens.prune(0).unwrap(), 0);
+    assert_eq!(f.tokens.prune(None, 0).unwrap(), 0);
     assert_eq!(f.join(&node(3)), Err(Reason::Revoked));
 }
 
@@ -881,7 +908,7 @@ fn a_token_admits_to_the_cluster_in_which_it_was_issued_and_to_no_other() {
     f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.join(&node(4)), Err(Reason::Void));
     assert_eq!(f.tokens.admissions().nodes().unwrap(), []);
-    assert_eq!(f.tokens.prune(0).unwrap(), 1);
+    assert_eq!(f.tokens.prune(None, 0).unwrap(), 1);
 }
 
 #[test]

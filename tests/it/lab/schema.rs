@@ -9,19 +9,23 @@ use super::Output;
 
 /// The lines on standard output, each held against `docs/<name>.schema.json`.
 pub fn lines(output: &Output, name: &str) -> Vec<Value> {
+    let lines = output.stdout.lines();
+    lines.map(|line| read(line, name)).collect()
+}
+
+/// Standard output as one document, held against `docs/<name>.schema.json`.
+pub fn document(output: &Output, name: &str) -> Value {
+    read(&output.stdout, name)
+}
+
+fn read(text: &str, name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{name}.schema.json"));
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    output
-        .stdout
-        .lines()
-        .map(|line| {
-            let value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{output:?}"));
-            if let Err(fault) = check(&value, &schema) {
-                panic!("{fault}: {line}");
-            }
-            value
-        })
-        .collect()
+    let value = serde_json::from_str(text).unwrap_or_else(|_| panic!("no JSON: {text}"));
+    if let Err(fault) = check(&value, &schema) {
+        panic!("{fault}: {text}");
+    }
+    value
 }
 
 /// Holds a value against the part of JSON Schema that our schemas use; another keyword panics. A
@@ -37,6 +41,8 @@ fn check(value: &Value, schema: &Value) -> Result<(), String> {
                     "string" => value.is_string(),
                     "number" => value.is_number(),
                     "integer" => value.is_i64() || value.is_u64(),
+                    "boolean" => value.is_boolean(),
+                    "array" => value.is_array(),
                     "null" => value.is_null(),
                     other => panic!("type `{other}`"),
                 })
@@ -57,13 +63,19 @@ fn check(value: &Value, schema: &Value) -> Result<(), String> {
                 }
                 true
             }
+            "items" => {
+                for item in value.as_array().into_iter().flatten() {
+                    check(item, rule)?;
+                }
+                true
+            }
             "required" => rule
                 .as_array()
                 .unwrap()
                 .iter()
                 .all(|name| value.get(name.as_str().unwrap()).is_some()),
             "properties" => {
-                for (name, field) in value.as_object().unwrap() {
+                for (name, field) in value.as_object().into_iter().flatten() {
                     let known = rule
                         .get(name)
                         .ok_or_else(|| format!("`{name}` is not described"))?;

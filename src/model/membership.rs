@@ -1,0 +1,39 @@
+//! Whether a node is in a cluster, by its own files.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Whether a node is in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Membership {
+    /// Whether it is in one with other nodes, as far as it knows.
+    pub member: bool,
+    /// As what.
+    pub role: OwnRole,
+    /// The SHA-256 of the cluster's certificate authority, 64 hexadecimal digits; of a node in no
+    /// cluster, that of the cluster which others would join through it.
+    pub cluster: Option<String>,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OwnRole {
+    /// A control plane node.
+    ControlPlane,
+    /// A worker.
+    Worker,
+    /// In no cluster with other nodes.
+    Standalone,
+}
+
+impl fmt::Display for OwnRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ControlPlane => "control-plane",
+            Self::Worker => "worker",
+            Self::Standalone => "standalone",
+        })
+    }
+}
