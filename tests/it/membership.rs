@@ -138,6 +138,28 @@ fn a_member_whose_datastore_is_silent_is_one_when_the_contacted_node_says_so_and
 }
 
 #[test]
+fn a_member_may_join_again_with_the_token_that_it_has_used() {
+    for role in ["--worker", ""] {
+        both_ways(&["n1", "n2", "n3"], |lab| {
+            let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+            let line = format!("{} {role}", n1.join_line());
+            n2.shell(&line).ok();
+            // Only the contacted node can tell.
+            n1.stand_ins.kubernetes_knows("n2", Some("10.99.0.12"));
+            let members = n2.read("var/kubernetes/backend/cluster.yaml");
+            n1.write("var/kubernetes/backend/cluster.yaml", &members, 0o660);
+            n2.stand_ins.fail_dqlite();
+            let before = n2.snapshot();
+            let output = n2.shell(&line);
+            let said = (output.code, output.stdout.as_str());
+            assert_eq!(said, (Some(0), MEMBER), "{output:?}");
+            assert!(before == n2.snapshot());
+            assert_eq!(n3.shell(&line).code, Some(6), "the token stays used");
+        });
+    }
+}
+
+#[test]
 fn a_worker_whose_control_plane_has_another_address_is_set_to_it() {
     both_ways(&["n1", "n2", "n3"], |lab| {
         let (n1, n2) = (lab.host("n1"), lab.host("n2"));

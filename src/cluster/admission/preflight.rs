@@ -14,8 +14,9 @@ use crate::cluster::first_join;
 use crate::cluster::strictness;
 use crate::model::endpoint;
 use crate::model::role::Role;
+use crate::model::token_record::{Reason, Refusal};
 use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode as Joining};
-use crate::wire::preflight_v1::{Finding, JoinCheck};
+use crate::wire::preflight_v1::{Finding, JoinCheck, Standing};
 use crate::wire::{cluster_v1, cluster_v2};
 
 impl Admission {
@@ -48,10 +49,19 @@ impl Admission {
         asked: &Asked<'_>,
         answer: impl FnOnce() -> Result<(), AdmitError>,
     ) -> Result<JoinCheck, AdmitError> {
-        self.check_token(asked)?;
         let role = asked.claim.role;
-        let admits = format!("the token lets this node in as a {role}");
-        let mut findings = vec![Finding::ok("token", admits)];
+        let token = match self.check_token(asked) {
+            Ok(()) => Finding::ok("token", format!("the token admits this node as a {role}")),
+            // A member may ask with the token that it has used.
+            Err(
+                error @ AdmitError::InvalidToken(Refusal {
+                    reason: Reason::Used,
+                    ..
+                }),
+            ) if self.standing(asked) == Standing::Member => self.refusal("token", &error, asked),
+            Err(error) => return Err(error),
+        };
+        let mut findings = vec![token];
         for check in asked.checks {
             findings.push(match (check.preflight)(self, asked) {
                 Ok(passed) if check.name == checks::NODE_NAME.name => self.namesake(asked, passed),
@@ -168,8 +178,10 @@ impl Admission {
             AdmitError::NeedsX509 | AdmitError::NeedsCustomEtcd | AdmitError::Unusable(_) => {
                 (Joining, "install the contacted node's version of MicroK8s".to_owned())
             }
-            AdmitError::InvalidToken(_)
-            | AdmitError::Unsignable(_)
+            AdmitError::InvalidToken(_) => {
+                (ContactedNode, "issue another token with `microk8s add-node`".to_owned())
+            }
+            AdmitError::Unsignable(_)
             | AdmitError::Policy(_)
             | AdmitError::ControlPlane(_)
             | AdmitError::FirstJoin(_)

@@ -257,7 +257,7 @@ impl Look<'_> {
             Err(error) if is_about_token(&error) => {
                 self.tell(Finding::ok(CHECK, "an agent answers"));
                 self.tell(failed(TOKEN, &error, JoinStage::Admission));
-                let why = "the contacted node tells no more without a token that lets this node in";
+                let why = "the contacted node tells no more without a token that admits this node";
                 self.leave_out(HIGH_AVAILABILITY, END, why);
             }
             Err(error) => {
