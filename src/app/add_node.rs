@@ -19,21 +19,13 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
 fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
     let node = app::find_node_or_say(printer)?;
     refuse_worker(&node).map_err(|why| refuse(printer, why))?;
-    let texts: Vec<_> = arguments
-        .iter()
-        .map(|argument| argument.to_string_lossy())
-        .collect();
-    if add_node::wants_help(texts.iter().map(AsRef::as_ref))
-        || texts.iter().any(|text| text == "-h")
-    {
-        return Ok(add_node::help(printer));
-    }
     app::check_permission(&node, printer)?;
     refuse_unfit(&node).map_err(|why| refuse(printer, why))?;
     let args: AddNodeArgs = match cli::read("add-node", arguments) {
         Ok(args) => args,
+        // An abbreviation of `--help`.
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
-            return Ok(add_node::help(printer));
+            return Ok(app::refuse_arguments(&error, printer));
         }
         Err(error) => return Err(add_node::usage_error(printer, &argparse::describe(&error))),
     };

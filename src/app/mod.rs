@@ -28,7 +28,7 @@ use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
 use crate::base::wait;
 use crate::cli::output::{self, Printer, Streams};
-use crate::cli::texts;
+use crate::cli::{self, texts};
 use crate::client::local::{self, LocalError, Probe};
 use crate::cluster::carry_over::carry_over;
 use crate::cluster::node::Node;
@@ -66,25 +66,41 @@ pub fn run(
     let name = match program.strip_prefix("microk8s.") {
         Some(name) => name.to_owned(),
         None if arguments.is_empty() => {
-            return passthrough::list_subcommands(printer, ExitStatus::Failure);
+            return passthrough::list_commands(printer, ExitStatus::Failure);
         }
         None => arguments.remove(0).to_string_lossy().into_owned(),
     };
-    match name.as_str() {
+    run_command(&name, arguments, printer)
+}
+
+fn run_command(name: &str, mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    if let Some(help) = cli::requested_help(name, &arguments) {
+        return output::print(printer, &help, ExitStatus::Success);
+    }
+    match name {
         "add-node" => add_node::run(arguments, printer),
         "join" => operation::join(arguments, printer),
         "leave" => operation::leave(arguments, printer),
         "remove-node" => operation::remove_node(arguments, printer),
         "nodes" => nodes::run(arguments, printer),
         "token" => token::run(arguments, printer),
-        "agent" | "cluster-agent" => agent::run(&name, arguments, printer),
+        "agent" | "cluster-agent" => agent::run(name, arguments, printer),
         "dev-cluster" => dev_cluster::run(arguments, printer),
-        "help" | "--help" | "-h" => passthrough::list_subcommands(printer, ExitStatus::Success),
+        "help" | "--help" | "-h" => {
+            let options = ["help", "--help", "-h"];
+            arguments.retain(|word| !options.iter().any(|option| word == option));
+            if arguments.is_empty() {
+                return passthrough::list_commands(printer, ExitStatus::Success);
+            }
+            let name = arguments.remove(0).to_string_lossy().into_owned();
+            arguments.push("--help".into());
+            run_command(&name, arguments, printer)
+        }
         "--version" | "-V" => {
             let text = format!("microk8s {}\n", env!("CARGO_PKG_VERSION"));
             output::print(printer, &text, ExitStatus::Success)
         }
-        _ => passthrough::run(&name, &arguments, printer),
+        _ => passthrough::run(name, &arguments, printer),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
+use crate::base::sanitize;
 use crate::cli::output::{self, Printer};
 use crate::cli::{self, texts};
 use crate::platform::process;
@@ -50,8 +51,24 @@ pub fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer) -> Exi
         output::error(printer, &text, None);
         return ExitStatus::Failure;
     }
-    let text = texts::unknown_subcommand(name) + &texts::subcommands(&known());
-    output::print(printer, &text, ExitStatus::Failure)
+    if texts::SNAP_COMMANDS.contains(&name) {
+        let text = format!("`microk8s {name}` is a command of MicroK8s, which is not installed");
+        let hint = "install it with `sudo snap install microk8s --classic`; `microk8s help` lists the commands that need no snap";
+        output::error(printer, &text, Some(hint));
+        return ExitStatus::Failure;
+    }
+    let status = output::print(
+        printer,
+        &texts::unknown_subcommand(name),
+        ExitStatus::Failure,
+    );
+    let hint = match cli::similar_command(name, &texts::SNAP_COMMANDS) {
+        Some(similar) => format!("did you mean `microk8s {similar}`?"),
+        None => "`microk8s help` lists the commands".to_owned(),
+    };
+    let text = format!("`{name}` is not a command");
+    output::error(printer, &sanitize::for_terminal(&text), Some(&hint));
+    status
 }
 
 fn times_handed_over() -> u32 {
@@ -61,9 +78,13 @@ fn times_handed_over() -> u32 {
         .unwrap_or_default()
 }
 
-/// Lists the subcommands, as MicroK8s does when it is given none.
-pub fn list_subcommands(printer: &mut dyn Printer, status: ExitStatus) -> ExitStatus {
-    output::print(printer, &texts::subcommands(&known()), status)
+/// Prints the help of the program, with the commands of the snap where there is one.
+pub fn list_commands(printer: &mut dyn Printer, status: ExitStatus) -> ExitStatus {
+    let mut text = cli::command().render_help().to_string();
+    if snaps_own().is_some() {
+        text += &texts::snap_commands();
+    }
+    output::print(printer, &text, status)
 }
 
 /// The snap's own `microk8s`: inside the snap its wrapper, outside what snapd put on the path;
@@ -82,29 +103,4 @@ fn is_this_program(other: &Path) -> bool {
         (Ok(this), Ok(other)) => (this.dev(), this.ino()) == (other.dev(), other.ino()),
         _ => false,
     }
-}
-
-/// Our subcommands, and those that the snap has a wrapper for.
-fn known() -> Vec<String> {
-    let command = cli::command();
-    let mut names: Vec<String> = command
-        .get_subcommands()
-        .map(|own| own.get_name().to_owned())
-        .collect();
-    let snap = env_vars::path(env_vars::SNAP);
-    for entry in snap
-        .and_then(|snap| std::fs::read_dir(snap).ok())
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let file = entry.file_name();
-        let name = file
-            .to_str()
-            .and_then(|file| file.strip_prefix("microk8s-")?.strip_suffix(".wrapper"));
-        names.extend(name.map(str::to_owned));
-    }
-    names.sort();
-    names.dedup();
-    names
 }

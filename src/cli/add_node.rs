@@ -6,10 +6,9 @@ use clap::{Args, ValueEnum};
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::time_text;
-use crate::cli::argparse;
 use crate::cli::issued_token::{Format, render};
 use crate::cli::output::{self, Printer};
-use crate::cli::token_file;
+use crate::cli::{self, argparse, token_file};
 use crate::model::fingerprint::FingerprintPrefix;
 use crate::model::node::NodeName;
 use crate::model::token::{InvalidToken, Token};
@@ -17,54 +16,21 @@ use crate::model::token_record::{Added, GrantedTerms};
 use crate::model::token_terms::{Description, InvalidUses, Lifetime, RoleLimit, Terms, Uses};
 use crate::wire::local_v1::{AddTokenRequest, IssuedToken};
 
-/// The help text (recording `add-node-help`; the order of the formats changes from run to run
-/// in MicroK8s).
-pub const HELP: &str = "\
+/// How it is used, above an error.
+const USAGE: &str = "\
 usage: microk8s add-node [-h] [--token-ttl TOKEN_TTL] [--token TOKEN]
-                         [--format {pretty,short,token,token-check,json,yaml}]
-
-Produce a connection string for a node to join the cluster.
-
-options:
-  -h, --help            show this help message and exit
-  --token-ttl TOKEN_TTL, -l TOKEN_TTL
-                        Specify how long the token is valid, before it
-                        expires. Value of \"-1\" indicates that the token is
-                        usable only once (i.e. after joining a node, the token
-                        becomes invalid)
-  --token TOKEN, -t TOKEN
-                        Specify the bootstrap token to add, must be 32
-                        characters long. Auto generates when empty.
-  --format {pretty,short,token,token-check,json,yaml}
-                        Format the output of the token in pretty, short,
-                        token, or token-check
-";
-
-/// The options that MicroK8s does not have; see [`output::print_help`].
-const FURTHER_HELP: &str = "
-options beyond those of MicroK8s:
-  --uses N              How many nodes may join with the token: 1 unless given,
-                        or any number within the time of --token-ttl
-  --role {any,worker,control-plane}
-                        As what nodes may join with it
-  --node NAME           The host name of the only node that may use it
-  --description TEXT    Shown by 'microk8s token list'
-  --full-fingerprint    Print all 64 digits of the fingerprint instead of 12
-  --token-file FILE     Read the token to add from FILE, or from standard input
-                        where it is '-', so that it is not in the process list
-  --details             With --format json or yaml: print also the id, role,
-                        expires, uses and node of the token
-";
+                         [--format {pretty,short,token,token-check,json,yaml}]";
 
 /// The arguments of `add-node`.
 #[derive(Debug, Args)]
-#[command(override_help = HELP, infer_long_args = true, args_override_self = true)]
+#[command(infer_long_args = true, args_override_self = true)]
 pub struct AddNodeArgs {
-    /// Seconds that the token is valid; -1 makes a token that is usable only once
+    /// How long the token is valid for any number of nodes, as in 90s, 15m, 1h or 2d; a bare number
+    /// is seconds; -1 makes a token for one node [default: -1]
     #[arg(short = 'l', long, value_name = "TOKEN_TTL", allow_hyphen_values = true, value_parser = lifetime)]
     pub token_ttl: Option<Lifetime>,
 
-    /// The token to add, of 32 characters or more; a new one is made without it
+    /// The token to add, of 32 characters or more; without it a new one is made
     #[arg(short = 't', long, value_name = "TOKEN")]
     pub token: Option<String>,
 
@@ -73,16 +39,15 @@ pub struct AddNodeArgs {
     #[arg(long, alias = "f", value_enum, default_value_t = Format::Pretty)]
     pub format: Format,
 
-    /// How many nodes may join with the token: 1 unless given, or any number within the time of
-    /// --token-ttl
+    /// How many nodes may join with the token [default: 1, or any number with --token-ttl]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = uses)]
     pub uses: Option<Uses>,
 
-    /// As what nodes may join with the token: any, unless given
+    /// The role in which nodes may join with the token [default: any]
     #[arg(long, value_enum)]
     pub role: Option<RoleChoice>,
 
-    /// The host name of the only node that may use the token
+    /// The host name of the only node that may use the token [default: any node]
     #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub node: Option<NodeName>,
 
@@ -125,12 +90,22 @@ impl From<RoleChoice> for RoleLimit {
     }
 }
 
+/// Seconds as MicroK8s reads them, or a duration with a unit.
 fn lifetime(text: &str) -> Result<Lifetime, String> {
-    Lifetime::from_ttl(argparse::python_int(text)?).map_err(|error| error.to_string())
+    let seconds = match argparse::python_int(text) {
+        Err(argparse::NotInt::Text) => time_text::read_seconds(text)
+            .and_then(|seconds| i64::try_from(seconds).ok())
+            .ok_or_else(|| {
+                format!("`{text}` is neither a number of seconds nor a duration as in 90s, 15m, 1h or 2d")
+            })?,
+        number => number.map_err(|error| error.to_string())?,
+    };
+    Lifetime::from_ttl(seconds).map_err(|error| error.to_string())
 }
 
 fn uses(text: &str) -> Result<Uses, String> {
-    u32::try_from(argparse::python_int(text)?)
+    let number = argparse::python_int(text).map_err(|error| error.to_string())?;
+    u32::try_from(number)
         .map_err(|_| InvalidUses)
         .and_then(Uses::try_from)
         .map_err(|error| error.to_string())
@@ -144,23 +119,11 @@ fn description(text: &str) -> Result<Description, String> {
     Description::parse(text).map_err(|error| error.to_string())
 }
 
-/// Prints the help text.
-pub fn help(printer: &mut dyn Printer) -> ExitStatus {
-    output::print_help(printer, HELP, FURTHER_HELP)
-}
-
-/// Whether the help text is asked for: by any argument with the word in it, as in MicroK8s.
-pub fn wants_help<'a>(arguments: impl IntoIterator<Item = &'a str>) -> bool {
-    arguments
-        .into_iter()
-        .any(|argument| argument.contains("help"))
-}
-
 /// Prints why the arguments are not understood.
 pub fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
-    let usage: Vec<&str> = HELP.lines().take(2).collect();
-    printer.err(&usage.join("\n"));
+    printer.err(USAGE);
     printer.err(&format!("microk8s add-node: error: {text}"));
+    cli::hint_at_option(printer, "add-node", text);
     ExitStatus::Usage
 }
 
@@ -276,21 +239,10 @@ fn renewal(id: &str, added: &Added) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli;
     use crate::cli::output::tests::Kept;
 
     fn parse(arguments: &[&str]) -> Result<AddNodeArgs, clap::Error> {
         cli::read("add-node", arguments.iter().map(Into::into))
-    }
-
-    #[test]
-    fn every_option_is_in_the_help_text() {
-        let command = cli::command();
-        let add_node = command.find_subcommand("add-node").unwrap();
-        for option in add_node.get_opts().filter(|option| !option.is_hide_set()) {
-            let long = format!("--{}", option.get_long().unwrap());
-            assert!((HELP.to_owned() + FURTHER_HELP).contains(&long), "{long}");
-        }
     }
 
     #[test]
@@ -321,12 +273,37 @@ mod tests {
     }
 
     #[test]
+    fn a_time_to_live_is_a_number_of_seconds_or_has_a_unit() {
+        for (text, seconds) in [
+            ("90", 90),
+            ("90s", 90),
+            ("15m", 900),
+            ("1h", 3600),
+            ("1h30m", 5400),
+            ("2d", 172_800),
+        ] {
+            let args = parse(&["--token-ttl", text]).unwrap();
+            assert_eq!(args.token_ttl, Some(Lifetime::Seconds(seconds)), "{text}");
+        }
+        for bad in [
+            "0s",
+            "-5m",
+            "1 month",
+            "200y",
+            "1h!",
+            "99999999999999999999",
+        ] {
+            assert!(parse(&["--token-ttl", bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn errors_read_as_argparse_writes_them() {
         for (arguments, text) in [
             (&["--nope"][..], "unrecognized arguments: --nope"),
             (
                 &["--token-ttl", "abc"],
-                "argument --token-ttl/-l: invalid int value: 'abc'",
+                "argument --token-ttl/-l: `abc` is neither a number of seconds nor a duration as in 90s, 15m, 1h or 2d",
             ),
             (
                 &["--token-ttl"],

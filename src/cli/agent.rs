@@ -5,69 +5,78 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::base::time_text;
+
+/// The longest retry window, in seconds.
+const YEAR: u64 = 31_536_000;
+
 /// The arguments of `agent`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AgentArgs {
-    /// The address and port to listen on for other nodes
+    /// The address and port to listen on for other nodes [default: as `args/cluster-agent` of the
+    /// node says, else port 25000 of every address]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = bind)]
     pub bind: Option<SocketAddr>,
 
-    /// The key of the certificate to serve
+    /// The key of the certificate to serve [default: certs/server.key of the node]
     #[arg(long, value_name = "FILE")]
     pub keyfile: Option<PathBuf>,
 
-    /// The certificate to serve
+    /// The certificate to serve [default: certs/server.crt of the node]
     #[arg(long, value_name = "FILE")]
     pub certfile: Option<PathBuf>,
 
-    /// Seconds that a request may take
-    #[arg(long, value_name = "SECONDS")]
+    /// How long a request may take, as in 90s or 4m; a bare number is seconds [default: 240]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<u64>,
 
-    /// Serves metrics for Prometheus at /metrics
+    /// Serve metrics for Prometheus at /metrics [default: false]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub enable_metrics: Option<bool>,
 
-    /// The oldest version of TLS to speak
+    /// The oldest version of TLS to accept [default: tls12]
     #[arg(long, value_enum, value_name = "VERSION")]
     pub min_tls_version: Option<MinTlsVersion>,
 
-    /// Seconds for which a node that used a token may use it again, because its join may have
-    /// failed without a word; 900 unless given, 0 for never
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=31_536_000))]
+    /// How long a node that used a token may use it again, because its join may have failed
+    /// without a report, as in 15m; a bare number is seconds, 0 is never, a year at most
+    /// [default: 900]
+    #[arg(long, value_name = "DURATION", value_parser = retry_window)]
     pub retry_window: Option<u64>,
 
-    /// The form of the log on standard error; `text` unless given
+    /// The form of the log on standard error [default: text]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
-    /// How many connections of other nodes are kept open, a quarter of them for one address; 4096
-    /// unless given, and fewer where the limit on open files is lower
+    /// How many connections of other nodes are kept open, a quarter of them for one address
+    /// [default: 4096, or fewer where the limit on open files is lower]
     #[arg(long, value_name = "COUNT", value_parser = max_connections)]
     pub max_connections: Option<usize>,
-    /// Who may have this node do something with the cluster's callback token: `cluster`, the
-    /// node itself and control plane nodes, unless given; `any`, everybody, as with MicroK8s
+
+    /// From which addresses requests with the cluster's callback token are accepted
+    /// [default: cluster]
     #[arg(long, value_enum, value_name = "WHO")]
     pub callback_from: Option<CallbackFrom>,
 
-    /// The folder of Cluster API, with its token in `etc/token`; `/capi` unless given
+    /// The folder of Cluster API, with its token in `etc/token` [default: /capi]
     #[arg(long, value_name = "DIRECTORY")]
     pub capi_dir: Option<PathBuf>,
 
-    /// The directory of a standalone node; made when there is none
+    /// The directory of a standalone node, which is made if it does not exist
+    /// [default: $MICROK8S_NODE_DIR, else ~/.local/share/microk8s/current]
     #[arg(long, value_name = "DIRECTORY")]
     pub node_dir: Option<PathBuf>,
 
-    /// The socket of the local API
+    /// The socket of the local API [default: $MICROK8S_SOCKET, else that of the node]
     #[arg(long, value_name = "FILE")]
     pub socket: Option<PathBuf>,
 
-    /// The name of a standalone node, when it is not the machine's
-    #[arg(long, value_name = "NAME", hide = true)]
+    /// The name of a standalone node [default: the host name]
+    #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// Runs a demonstration datastore beside a standalone node
-    #[arg(long, hide = true)]
+    /// Run a demonstration datastore beside a standalone node; needs Debian's package go-dqlite
+    #[arg(long)]
     pub datastore_demo: bool,
 
     /// Ends when this process, which started the agent, ends
@@ -102,9 +111,9 @@ pub enum MinTlsVersion {
 /// From where callbacks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CallbackFrom {
-    /// From the node itself, and from control plane nodes
+    /// The node itself and control plane nodes
     Cluster,
-    /// From everywhere
+    /// All, as in MicroK8s
     Any,
 }
 
@@ -129,6 +138,17 @@ fn bind(text: &str) -> Result<SocketAddr, String> {
     whole
         .parse()
         .map_err(|_| "give an IP address and a port, as in 0.0.0.0:25000 or [::]:25000".to_owned())
+}
+
+fn duration(text: &str) -> Result<u64, String> {
+    time_text::read_seconds(text).ok_or_else(|| "give a duration, as in 240, 90s or 4m".to_owned())
+}
+
+fn retry_window(text: &str) -> Result<u64, String> {
+    duration(text).and_then(|seconds| match seconds {
+        0..=YEAR => Ok(seconds),
+        _ => Err("give a year at most".to_owned()),
+    })
 }
 
 fn max_connections(text: &str) -> Result<usize, String> {

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use clap::error::ErrorKind;
-
 use crate::base::exit_status::ExitStatus;
 use crate::base::secret::Secret;
-use crate::cli::join_args::{self, Parsed};
+use crate::cli::join_args::Parsed;
 use crate::cli::output::{self, Printer};
-use crate::cli::{texts, token_file};
+use crate::cli::{self, texts, token_file};
 use crate::model::join_url::{InvalidJoinUrl, JoinUrl, without_wrapping};
 use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
@@ -26,15 +24,11 @@ pub struct Typed {
     pub invalid: Option<InvalidJoinUrl>,
 }
 
-/// Says what the arguments mean, or with what status the command is over: the help text was asked for,
-/// or it was said what is wrong. A second connection string is an error (recording
-/// `join-two-arguments`).
+/// Says what the arguments mean, or prints what is wrong and returns the exit status. A second
+/// connection string is an error (recording `join-two-arguments`).
 pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStatus> {
     let args = match parsed {
         Ok(args) => args,
-        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-            return Err(join_args::help(printer));
-        }
         Err(error) => {
             let text = error.to_string();
             let first = text
@@ -193,16 +187,13 @@ fn url_from_file(
 }
 
 fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
-    printer.err("Usage: microk8s join [OPTIONS] CONNECTION");
-    printer.err("Try 'microk8s join -h' for help.");
-    printer.err("");
-    printer.err(&format!("Error: {text}"));
-    ExitStatus::Usage
+    cli::usage_error(printer, "join", "[OPTIONS] CONNECTION", text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::join_args;
     use crate::cli::output::tests::Kept;
 
     const CONNECTION: &str = "10.99.0.11:25000/0123456789abcdef0123456789abcdef/e3b0c44298fc";
@@ -266,7 +257,7 @@ mod tests {
             ),
             (
                 &[CONNECTION, "--nope"],
-                "Got unexpected extra argument (--nope)",
+                "Got unexpected extra argument (--nope)\nhint: did you mean `--node-ip`?",
             ),
             (
                 &[CONNECTION, "extra"],
@@ -274,7 +265,7 @@ mod tests {
             ),
             (
                 &[CONNECTION, "--work"],
-                "Got unexpected extra argument (--work)",
+                "Got unexpected extra argument (--work)\nhint: did you mean `--worker`?",
             ),
             (
                 &[CONNECTION, "a", "b"],
@@ -292,11 +283,6 @@ mod tests {
                     "Usage: microk8s join [OPTIONS] CONNECTION\nTry 'microk8s join -h' for help.\n\nError: {error}\n"
                 )
             );
-        }
-        for arguments in [&["--nope", "-h"][..], &["--help"]] {
-            let (typed, printer) = typed(arguments);
-            assert!(matches!(typed, Err(ExitStatus::Success)));
-            assert_eq!(printer.out, join_args::HELP);
         }
     }
 }

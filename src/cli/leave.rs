@@ -6,33 +6,19 @@ use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
 use crate::cli;
-use crate::cli::output::{self, Printer};
+use crate::cli::output::Printer;
 use crate::wire::operation::Operation;
-
-/// The help text (recording `leave-help`).
-pub const HELP: &str = "\
-Usage: microk8s leave [OPTIONS]
-
-  The node will depart from the cluster it is in.
-
-Options:
-  -h, --help  Show this message and exit.
-";
 
 /// The arguments of `leave`.
 #[derive(Debug, Args)]
-#[command(
-    override_help = HELP,
-    after_help = "With --dry-run the command says what it would do, one step a line, and changes nothing."
-)]
 pub struct LeaveArgs {
-    /// Say what would be done, and change nothing
-    #[arg(long, hide = true)]
+    /// List what would be done, one step a line, and change nothing
+    #[arg(long)]
     pub dry_run: bool,
 }
 
-/// Reads the arguments as MicroK8s's command does (recording `leave-extra-argument`), or says with what
-/// status the command is over: the help text was asked for, or it was said what is wrong.
+/// Reads the arguments as MicroK8s's command does (recording `leave-extra-argument`),
+/// or prints what is wrong and returns the exit status.
 pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<Operation, ExitStatus> {
     let typed: Vec<String> = arguments
         .iter()
@@ -42,9 +28,6 @@ pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<Opera
         Ok(args) => Ok(Operation::Leave {
             dry_run: args.dry_run,
         }),
-        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
-            Err(output::print(printer, HELP, ExitStatus::Success))
-        }
         Err(_) => Err(usage_error(printer, &typed)),
     }
 }
@@ -63,11 +46,7 @@ fn usage_error(printer: &mut dyn Printer, typed: &[String]) -> ExitStatus {
             format!("Got unexpected extra argument{plural} ({list})")
         }
     };
-    printer.err("Usage: microk8s leave [OPTIONS]");
-    printer.err("Try 'microk8s leave -h' for help.");
-    printer.err("");
-    printer.err(&format!("Error: {text}"));
-    ExitStatus::Usage
+    cli::usage_error(printer, "leave", "[OPTIONS]", &text)
 }
 
 #[cfg(test)]
@@ -90,12 +69,15 @@ mod tests {
                 "Got unexpected extra arguments (a b)",
             ),
             (&["--nope"], "No such option: --nope"),
+            (
+                &["--dry-rum"],
+                "No such option: --dry-rum\nhint: did you mean `--dry-run`?",
+            ),
         ] {
             let (typed, err) = typed(arguments);
             assert!(matches!(typed, Err(ExitStatus::Usage)));
             assert!(err.ends_with(&format!("\n\nError: {error}\n")), "{err}");
         }
-        assert!(matches!(typed(&["-h"]).0, Err(ExitStatus::Success)));
         assert!(matches!(
             typed(&["--dry-run"]).0,
             Ok(Operation::Leave { dry_run: true })

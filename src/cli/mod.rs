@@ -5,6 +5,7 @@ pub mod agent;
 pub mod argparse;
 pub mod captured_output;
 pub mod dev_cluster;
+pub mod examples;
 pub mod go_flags;
 pub mod issued_token;
 pub mod join;
@@ -21,9 +22,18 @@ pub mod texts;
 pub mod token;
 pub mod token_file;
 
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// The whole command line, as completions and man pages are made from it.
+use crate::base::exit_status::ExitStatus;
+use crate::cli::output::Printer;
+
+/// The columns of a help text, on a terminal of any width and elsewhere.
+const HELP_WIDTH: usize = 80;
+
+/// The whole command line; help, completions and manual pages are made from it as well.
 ///
 /// Commands are read one by one, because MicroK8s looks at the node before it looks at the
 /// arguments; see [`crate::app`].
@@ -32,7 +42,8 @@ use clap::{CommandFactory, Parser, Subcommand};
     name = "microk8s",
     version,
     about = "Cluster membership for MicroK8s nodes",
-    long_about = "Adds nodes to a MicroK8s cluster, and runs the agent that lets them in. Every other subcommand is handed to the snap's own microk8s.",
+    long_about = "Adds nodes to a MicroK8s cluster, and runs the agent that admits them. Every other subcommand is passed to the snap's own microk8s.",
+    after_help = "To add a node: `microk8s add-node` on a node of the cluster prints the command to\nrun on the other node. `microk8s help COMMAND` shows the options of a command,\nwith examples.",
     disable_help_subcommand = true
 )]
 pub struct Cli {
@@ -54,7 +65,7 @@ pub enum Command {
     RemoveNode(remove_node::RemoveNodeArgs),
     /// List the nodes of the cluster, as this node knows them
     Nodes(nodes::NodesArgs),
-    /// List, show, take back and forget the tokens of this node
+    /// List, show, revoke and remove the tokens of this node
     Token(token::TokenArgs),
     /// Run the agent of this node
     #[command(alias = "cluster-agent")]
@@ -65,13 +76,33 @@ pub enum Command {
 
 /// The definition of the whole command line.
 pub fn command() -> clap::Command {
-    Cli::command()
+    let mut whole = examples::add_to(Cli::command().term_width(HELP_WIDTH), "");
+    whole.build();
+    whole
+}
+
+/// The help of a command, where its arguments ask for it. Commands with subcommands leave it to
+/// clap, which knows whose help is meant.
+pub fn requested_help(name: &str, arguments: &[OsString]) -> Option<String> {
+    let mut command = own_command(name).filter(|command| !command.has_subcommands())?;
+    let requests_help = |argument: &&OsString| match argument.to_str() {
+        Some("-h" | "--help") => true,
+        // As MicroK8s has it (recording `add-node-help-word`).
+        Some("help") => name == "add-node",
+        _ => false,
+    };
+    let mut options = arguments.iter().take_while(|argument| *argument != "--");
+    let help = match options.find(requests_help)?.to_str() {
+        Some("-h") => command.render_help(),
+        _ => command.render_long_help(),
+    };
+    Some(help.to_string())
 }
 
 /// Reads the arguments of one command: `arguments` are those behind its name.
 pub fn read<A: clap::Args + clap::FromArgMatches>(
     name: &'static str,
-    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+    arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<A, clap::Error> {
     let matches = subcommand(name)
         .no_binary_name(true)
@@ -81,10 +112,64 @@ pub fn read<A: clap::Args + clap::FromArgMatches>(
 
 /// The definition of one command.
 pub fn subcommand(name: &'static str) -> clap::Command {
-    let mut whole = command();
-    whole.build();
-    whole
-        .find_subcommand(name)
-        .cloned()
-        .unwrap_or_else(|| clap::Command::new(name))
+    own_command(name).unwrap_or_else(|| clap::Command::new(name))
+}
+
+/// The definition of a command that this program has, by its name or an alias.
+fn own_command(name: &str) -> Option<clap::Command> {
+    command().find_subcommand(name).cloned()
+}
+
+/// The command that is most like one that is not known: one of this program, or of `others`.
+pub fn similar_command(name: &str, others: &[&'static str]) -> Option<String> {
+    let others = others.iter().copied().map(clap::Command::new);
+    let error = Cli::command()
+        .subcommands(others)
+        .try_get_matches_from(["microk8s", name])
+        .err()?;
+    suggestion(&error, ContextKind::SuggestedSubcommand)
+}
+
+/// The option of a command that is most like one that it does not have.
+fn similar_option(name: &'static str, option: &str) -> Option<String> {
+    let option = option.split('=').next().unwrap_or(option);
+    let error = subcommand(name)
+        .no_binary_name(true)
+        .try_get_matches_from([option])
+        .err()?;
+    suggestion(&error, ContextKind::SuggestedArg)
+}
+
+/// Prints why the arguments of a command are not understood, in MicroK8s's form, and the option that
+/// was perhaps meant.
+pub fn usage_error(
+    printer: &mut dyn Printer,
+    name: &'static str,
+    usage: &str,
+    text: &str,
+) -> ExitStatus {
+    printer.err(&format!("Usage: microk8s {name} {usage}"));
+    printer.err(&format!("Try 'microk8s {name} -h' for help."));
+    printer.err("");
+    printer.err(&format!("Error: {text}"));
+    hint_at_option(printer, name, text);
+    ExitStatus::Usage
+}
+
+/// Prints which option of a command was perhaps meant, where an error names one that it lacks.
+pub fn hint_at_option(printer: &mut dyn Printer, name: &'static str, error: &str) {
+    let mut options = error
+        .split([' ', '(', ')'])
+        .filter(|word| word.starts_with("--"));
+    if let Some(similar) = options.find_map(|option| similar_option(name, option)) {
+        printer.err(&format!("hint: did you mean `{similar}`?"));
+    }
+}
+
+fn suggestion(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(one) => Some(one.clone()),
+        ContextValue::Strings(several) => several.last().cloned(),
+        _ => None,
+    }
 }

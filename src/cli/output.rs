@@ -118,13 +118,6 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
         .collect()
 }
 
-/// Prints the help of a command of MicroK8s's: to a program as MicroK8s does, and to a person with
-/// the options that MicroK8s does not have.
-pub fn print_help(printer: &mut dyn Printer, help: &str, further: &str) -> ExitStatus {
-    let further = if printer.has_reader() { further } else { "" };
-    print(printer, &format!("{help}{further}"), ExitStatus::Success)
-}
-
 /// Prints why something failed: MicroK8s's own line on standard output, where it has one. Says what
 /// the exit status is.
 pub fn failure(printer: &mut dyn Printer, failure: &Failure) -> ExitStatus {

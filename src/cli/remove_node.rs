@@ -6,20 +6,10 @@ use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
+use crate::cli;
 use crate::cli::output::{self, Printer};
 use crate::model::endpoint;
 use crate::wire::operation::RemoveOrder;
-
-/// The help text (recording `remove-node-help`).
-pub const HELP: &str = "\
-Usage: microk8s remove-node [OPTIONS] NODE
-
-  Remove a node from the cluster
-
-Options:
-  --force  Force the node removal operation. (default: false)
-  --help   Show this message and exit.
-";
 
 const NO_NODE: &str = "Please provide the node you want to remove.\n";
 const WRONG_SECOND: &str = "Please provide the node and the optional --force flag.\n";
@@ -27,22 +17,20 @@ const WRONG_SECOND: &str = "Please provide the node and the optional --force fla
 /// The arguments of `remove-node`, as completions and manual pages show them. They are read by
 /// [`read`], because MicroK8s counts them before it reads them.
 #[derive(Debug, Args)]
-#[command(override_help = HELP)]
 pub struct RemoveNodeArgs {
-    /// The node's name or address
+    /// The name or an address of the node
     #[arg(value_name = "NODE")]
     pub node: String,
 
-    /// Remove a node that will not come back from the datastore as well, or one that Kubernetes
-    /// does not know
+    /// Remove a node that is gone, even if only Kubernetes, the datastore or this node still lists
+    /// it
     #[arg(long)]
     pub force: bool,
 }
 
 /// Reads the arguments in MicroK8s's order: how many there are, what the second one is, and only
 /// then what they say (recordings `remove-node-*`). On a cluster without high availability the
-/// flag may stand anywhere. An `Err` says with what status the command is over: the help text was
-/// asked for, or it was said what is wrong.
+/// flag may stand anywhere. An `Err` is the exit status, after what is wrong was printed.
 pub fn read(
     arguments: Vec<OsString>,
     is_ha: bool,
@@ -57,9 +45,6 @@ pub fn read(
         [] => return say(NO_NODE),
         [_, second] if is_ha && second != "--force" => return say(WRONG_SECOND),
         _ => {}
-    }
-    if words.iter().any(|word| word == "--help") {
-        return Err(output::print(printer, HELP, ExitStatus::Success));
     }
     let force = words.iter().any(|word| word == "--force");
     let mut others = words.iter().filter(|word| *word != "--force");
@@ -96,11 +81,7 @@ fn is_node(text: &str) -> bool {
 }
 
 fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
-    printer.err("Usage: microk8s remove-node [OPTIONS] NODE");
-    printer.err("Try 'microk8s remove-node --help' for help.");
-    printer.err("");
-    printer.err(&format!("Error: {text}"));
-    ExitStatus::Usage
+    cli::usage_error(printer, "remove-node", "[OPTIONS] NODE", text)
 }
 
 #[cfg(test)]

@@ -53,11 +53,37 @@ pub fn low_memory_guard(connection: &str) -> String {
     )
 }
 
-/// What stands below an unknown subcommand, or in place of a missing one.
-pub fn subcommands(names: &[String]) -> String {
-    let mut text = "Available subcommands are:\n".to_owned();
-    for name in names {
-        text.push_str(&format!("\t{name}\n"));
+/// The commands of MicroK8s's snap that this program passes to it.
+pub const SNAP_COMMANDS: [&str; 22] = [
+    "addons",
+    "cilium",
+    "config",
+    "ctr",
+    "dashboard-proxy",
+    "dbctl",
+    "disable",
+    "enable",
+    "helm",
+    "helm3",
+    "images",
+    "inspect",
+    "istioctl",
+    "kubectl",
+    "linkerd",
+    "refresh-certs",
+    "reset",
+    "start",
+    "status",
+    "stop",
+    "upgrade",
+    "version",
+];
+
+/// What stands below the program's help where the snap is installed.
+pub fn snap_commands() -> String {
+    let mut text = "\nCommands of MicroK8s:\n".to_owned();
+    for row in SNAP_COMMANDS.chunks(8) {
+        text += &format!("  {}\n", row.join(", "));
     }
     text
 }

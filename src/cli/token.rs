@@ -27,7 +27,7 @@ pub enum TokenCommand {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Show all that is known of a token
+    /// Show everything that is known about a token
     Show {
         /// The token's id, as `token list` shows it, or the beginning of it; `-` reads what
         /// `add-node` printed from standard input
@@ -49,7 +49,7 @@ pub enum TokenCommand {
         )]
         ids: Vec<String>,
 
-        /// Take every token back
+        /// Revoke every token of this node
         #[arg(long)]
         all: bool,
 

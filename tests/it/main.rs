@@ -26,6 +26,7 @@ mod field_usage;
 mod first_join;
 mod flushes;
 mod generated;
+mod help;
 mod hostile_requests;
 mod image_import;
 mod ipv6;

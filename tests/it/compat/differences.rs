@@ -4,7 +4,7 @@
 //! a difference that no recording shows, and the tests that it names hold it.
 
 use super::exceptions::Effect::{
-    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCall, InsteadOfCalls,
+    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Help, Instead, InsteadOfCall, InsteadOfCalls,
     JsonType, NoCalls, Only, Patch, Reason, Status, Stdout, Untouched, Without,
 };
 use super::exceptions::Mode::{
@@ -1064,11 +1064,37 @@ const TOKENS: &[Difference] = &[
         tests: &["token_life::an_expired_line_is_taken_out_by_prune_and_no_other"],
     },
     Difference {
-        microk8s: "`--help` of `add-node` and `join` lists MicroK8s's options",
-        here: "the same text through a pipe; on a terminal the options that only exist here follow",
-        why: "people find them, and what programs read stays the same",
-        cases: &[],
-        tests: &["token_life::on_a_terminal_the_help_has_our_options_below_microk8s_own"],
+        microk8s: "`--help` of the four commands needs a node that they may run on, and a user who may use it; `remove-node -h` is an unknown option, `help` in any argument of `add-node` asks for its help",
+        here: "`-h`, `--help` and `microk8s help COMMAND` are answered everywhere and for everyone, with all options, their defaults and their values; the word `help` asks for the help of `add-node` as an argument of its own only",
+        why: "help is needed most where something is missing; a description may hold the word",
+        cases: &[
+            Case {
+                of: &[
+                    "add-node-clustered-lock-help",
+                    "add-node-h",
+                    "add-node-help",
+                    "add-node-help-word",
+                ],
+                modes: ADD_NODE,
+                effects: &[Help],
+            },
+            Case {
+                of: &["join-help", "join-help-h"],
+                modes: JOIN,
+                effects: &[Help],
+            },
+            Case {
+                of: &["leave-help", "leave-help-not-in-cluster"],
+                modes: LEAVE,
+                effects: &[Help],
+            },
+            Case {
+                of: &["remove-node-help"],
+                modes: REMOVE,
+                effects: &[Help],
+            },
+        ],
+        tests: &["help::every_command_shows_its_help_without_a_node_and_without_rights"],
     },
     Difference {
         microk8s: "`add-node` appends to a last line that has no end, which spoils both tokens",

@@ -6,6 +6,8 @@
 //! no recording it names fails too, and so does a `docs/compatibility.md` that does not show these
 //! very rows.
 
+use std::ffi::OsString;
+
 use serde_json::{Map, Value};
 
 use super::differences::GROUPS;
@@ -78,6 +80,8 @@ pub enum Effect {
     /// A part of the standard output reads otherwise.
     Instead(&'static str, &'static str),
     Stderr(fn() -> Stderr),
+    /// The help of the command, and nothing else.
+    Help,
     /// All is as in another recording.
     As(&'static str),
     /// Calls on the host where the command runs are not looked at.
@@ -93,7 +97,7 @@ pub enum Effect {
 }
 
 use Effect::{
-    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Instead, InsteadOfCall, InsteadOfCalls,
+    Also, AnyCalls, AnyCallsOn, As, Blanked, Exit, Help, Instead, InsteadOfCall, InsteadOfCalls,
     JsonType, NoCalls, Only, Patch, Reason, Status, Stdout, Untouched, Without,
 };
 use Side::{Every, N1, Own};
@@ -193,6 +197,13 @@ impl Effect {
             Stdout(text) => expected.stdout = text.to_owned(),
             Instead(before, after) => expected.stdout = expected.stdout.replace(before, after),
             Effect::Stderr(stderr) => expected.stderr = stderr(),
+            Help => {
+                let words: Vec<OsString> =
+                    command.line.split(' ').skip(1).map(Into::into).collect();
+                let name = words[0].to_str().unwrap();
+                expected.stdout = microk8s::cli::requested_help(name, &words[1..]).unwrap();
+                expected.exit = 0;
+            }
             As(other) => {
                 let recording = Recording::load(other);
                 *expected = Expected::recorded(&recording, &recording.commands[0]);
