@@ -23,7 +23,7 @@ const CALLBACKS: usize = 32;
 const DRY_RUNS: usize = 4;
 /// How long a request waits for its turn.
 const WAIT: Duration = Duration::from_secs(30);
-/// The `Retry-After` of a request that waited in vain, in seconds.
+/// The `Retry-After` of a request that waited too long, in seconds.
 pub const COME_AGAIN: u64 = 10;
 
 /// The limits.

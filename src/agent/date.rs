@@ -1,4 +1,4 @@
-//! The `Date` of an answer, by which a joining node compares the clocks.
+//! The `Date` of an answer; a joining node compares its clock with it.
 //!
 //! hyper adds one where there is none, but repeats the last one until the clock is past it: for hours
 //! after a clock was put back.

@@ -272,7 +272,7 @@ fn details(token: &TokenEntry, now: i64) -> String {
             token.expires.map_or_else(|| "never".to_owned(), at),
         ),
         ("issued", issued),
-        ("let in", token.admissions.to_string()),
+        ("admitted", token.admissions.to_string()),
         ("last used", used),
     ];
     if let Some(moment) = token.revoked_at {
@@ -380,7 +380,7 @@ mod tests {
              uses left:   0\n\
              expires:     2025-11-24T18:00:00Z (in 2 hours)\n\
              issued:      2025-11-24T15:58:00Z (2 minutes ago), by uid 0\n\
-             let in:      1\n\
+             admitted:    1\n\
              last used:   2025-11-24T15:59:00Z (1 minute ago), by n2?[2J (10.99.0.12) as worker\n\
              description: for the rack\n"
         );

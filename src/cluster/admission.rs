@@ -231,7 +231,7 @@ impl Admission {
         self.tokens.expire_tokens(|node| self.is_member(node))
     }
 
-    /// By which names and addresses this node's API server is known.
+    /// The names and addresses in the certificate of this node's API server.
     fn served_names(&self) -> Vec<AltName> {
         let layout = &self.node.layout;
         layout

@@ -1,4 +1,4 @@
-//! Callbacks: requests by which the control plane has other nodes do something.
+//! Callbacks: requests with which the control plane has other nodes do something.
 //!
 //! With MicroK8s every node of a cluster knows the one token for them, so that root on a worker, or
 //! a reader of one of its files, is root on all nodes. Here the token is accepted only from the

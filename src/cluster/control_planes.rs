@@ -23,7 +23,7 @@ use crate::store::layout::ReadError;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// More nodes than this serve no cluster's API.
 const MOST: usize = 32;
-/// By which every API server's certificate is valid, whatever its address.
+/// A name in every API server's certificate, whatever its address.
 const NAME: &str = "kubernetes.default.svc";
 
 /// The addresses of the nodes that serve the cluster's API, without that of a node that joins. None where

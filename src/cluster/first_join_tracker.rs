@@ -1,4 +1,4 @@
-//! Whether this node is ready for others, and for whom it was made so.
+//! Whether this node is ready for others, and for which node it was made ready.
 //!
 //! What the first join changes here ([`first_join`]) is undone when that join fails, unless another
 //! node depends on it by then: one that is being admitted, one that has joined, or another member

@@ -1,4 +1,4 @@
-//! Whom Kubernetes knows: nodes, services and API servers, asked at once and within a time.
+//! What Kubernetes knows: nodes, services and API servers, asked together and within a time.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -18,7 +18,7 @@ const ALLOWED: [(&str, &str); 2] = [
     ("--anonymous-auth", "requests without credentials"),
     ("--allow-privileged", "privileged containers"),
 ];
-/// Files by which an API server refuses what others would not.
+/// Files that make an API server refuse what others would not.
 const FILES: [&str; 5] = [
     "--admission-control-config-file",
     "--authorization-config",

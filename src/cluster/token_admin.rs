@@ -42,7 +42,7 @@ fn current_cluster(layout: &Layout) -> CurrentCluster {
     }
 }
 
-/// The fewest digits by which a token may be named.
+/// The fewest digits that name a token.
 const MIN_DIGITS: usize = 4;
 
 /// Why tokens could not be looked after.

@@ -1,4 +1,4 @@
-//! The fingerprint of a certificate: how a joining node knows whom it talks to.
+//! The fingerprint of a certificate: how a joining node recognises the node that it contacts.
 
 use std::fmt;
 

@@ -87,7 +87,7 @@ impl JoinStage {
             Self::Preflight => "looking at this node",
             Self::Contact => "contacting the cluster",
             Self::Identity => "verifying the contacted node",
-            Self::Admission => "asking to be let in",
+            Self::Admission => "asking to be admitted",
             Self::Answer => "reading the answer",
             Self::Certificates => "getting the certificates of the node",
             Self::Apply => "changing the files of the node",

@@ -31,8 +31,8 @@ use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
 use crate::model::token_terms::{Description, RoleLimit, Terms};
 
-/// For how long, in seconds, an admitted worker may have its certificates signed. After
-/// that a use of which nothing was heard is free again.
+/// For how long, in seconds, an admitted worker may have its certificates signed. After that a use
+/// that was not reported is free again.
 pub const LEASE: i64 = 15 * 60;
 
 /// For how long, in seconds, a node that used a token may use it again, unless told otherwise.
@@ -66,7 +66,7 @@ pub struct TokenRecord {
     description: Option<Description>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked: Option<Revoked>,
-    /// Counted uses of which the last word is not said.
+    /// Uses that are still pending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tries: Vec<TokenUse>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -816,7 +816,7 @@ impl TokenRecord {
         self.description.as_ref()
     }
 
-    /// When, and by whom it was revoked.
+    /// When it was revoked, and by which user.
     pub fn revoked(&self) -> Option<Revoked> {
         self.revoked
     }
@@ -846,7 +846,7 @@ impl TokenRecord {
         !self.tries.is_empty()
     }
 
-    /// The control plane nodes of which the datastore may have something to say.
+    /// The control plane nodes that the datastore may know.
     pub fn awaited(&self) -> impl Iterator<Item = &JoiningNode> {
         self.tries
             .iter()

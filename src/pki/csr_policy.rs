@@ -68,7 +68,7 @@ pub struct Approved {
 }
 
 impl Approved {
-    /// Whom the certificate is for.
+    /// The node or user that the certificate is for.
     pub fn subject(&self) -> &Subject {
         &self.subject
     }

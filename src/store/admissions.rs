@@ -83,7 +83,7 @@ pub struct AdmittedNode {
     /// When it was admitted, in unix seconds; 0 when its join failed, as it says itself.
     #[serde(default)]
     pub since: i64,
-    /// The join by which it was admitted, where the node names its joins.
+    /// The join that it was admitted for, if the node names its joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join_id: Option<JoinId>,
 }

@@ -11,7 +11,7 @@ use crate::base::sanitize;
 use crate::model::node::JoiningNode;
 use crate::model::token::TokenDigest;
 
-/// By which the log tells these lines from the rest of it.
+/// The target that marks these lines in the log.
 pub const TARGET: &str = "audit";
 
 /// Who brought a step about.

@@ -1,4 +1,4 @@
-//! The tokens by which a node's agent is called.
+//! The tokens with which a node's agent is called.
 //!
 //! On a control plane node, and on a worker that MicroK8s's own programs made one,
 //! `callback-token.txt` holds the cluster's token. A worker that was given a token of its own has

@@ -1,4 +1,4 @@
-//! The files by which MicroK8s's datastore service is told, and tells, who is in its cluster.
+//! The files of MicroK8s's datastore service that name the members of its cluster.
 
 use std::net::IpAddr;
 

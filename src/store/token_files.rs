@@ -17,7 +17,7 @@ pub const PERSISTENT_TOKENS: &str = "persistent-cluster-tokens.txt";
 pub const CERTIFICATE_TOKENS: &str = "certs-request-tokens.txt";
 /// The files whose lines admit a node, or sign its certificates, in the cluster that this node is in.
 pub const OF_THE_CLUSTER: [&str; 3] = [CLUSTER_TOKENS, PERSISTENT_TOKENS, CERTIFICATE_TOKENS];
-/// The tokens by which this node may call the nodes of an etcd cluster.
+/// The tokens with which this node may call the nodes of an etcd cluster.
 pub const CALLBACK_TOKENS: &str = "callback-tokens.txt";
 /// The token that this node's agent is called with; beside [`CALLBACK_DIGEST`], by this node alone.
 pub const CALLBACK_TOKEN: &str = "callback-token.txt";

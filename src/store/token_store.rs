@@ -228,7 +228,7 @@ pub fn void_all(
     Ok(changed.len())
 }
 
-/// A table that nothing was written to yet is as good as an empty one.
+/// A table that was never written to counts as empty.
 pub(super) fn there<T>(opened: Result<T, TableError>) -> Result<Option<T>, Fault> {
     match opened {
         Ok(table) => Ok(Some(table)),

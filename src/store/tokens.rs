@@ -201,7 +201,7 @@ impl Tokens {
         &self.admissions
     }
 
-    /// The time by which tokens live.
+    /// The clock that tokens live by.
     pub fn now(&self) -> i64 {
         self.clock.unix_seconds()
     }

@@ -64,7 +64,7 @@ pub struct JoinResponse {
     pub kubelet: Option<Token>,
     /// The arguments of the contacted node's kubelet.
     pub kubelet_args: Option<String>,
-    /// The name or address by which the contacted node knows the joining one.
+    /// The joining node's name or address, as the contacted node sees it.
     pub hostname_override: Option<String>,
     /// The cluster's pod network.
     #[serde(skip_serializing_if = "Option::is_none")]

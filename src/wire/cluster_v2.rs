@@ -177,8 +177,8 @@ pub struct JoinResponse {
     pub apiport: Option<String>,
     /// The authorization mode of the API server.
     pub api_authz_mode: Option<String>,
-    /// By which arguments the contacted node's API server differs from that of a fresh node in what it
-    /// admits; only where it does, and for a control plane node alone.
+    /// The arguments in which the contacted node's API server differs from that of a fresh node in
+    /// what it admits; only where it does, and for a control plane node alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_server_limits: Option<BTreeMap<String, String>>,
     /// The arguments of the contacted node's kubelet, verbatim.

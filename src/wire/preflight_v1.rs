@@ -116,7 +116,7 @@ pub struct JoinCheck {
     pub version: Option<String>,
     /// The port of its API server; none where it has none.
     pub apiport: Option<String>,
-    /// By which arguments its API server differs from that of a fresh node in what it admits.
+    /// The arguments in which its API server differs from that of a fresh node in what it admits.
     pub api_server_limits: BTreeMap<String, String>,
     /// The cluster's pod network.
     pub cluster_cidr: Option<String>,

@@ -28,13 +28,13 @@ pub const V1_JOIN_CHECK: &str = "/cluster/api/v1.0/join/check";
 pub const V2_JOIN_CHECK: &str = "/cluster/api/v2.0/join/check";
 /// `POST`: say how a join ended.
 pub const V2_JOIN_OUTCOME: &str = "/cluster/api/v2.0/join/outcome";
-/// The header by which an agent that takes outcomes says so in its answer to a join.
+/// The header of an answer to a join that says that the agent takes outcomes.
 pub const TAKES_OUTCOME: &str = "microk8s-takes-outcome";
 /// The header that names the node which has a token, or which it is for.
 pub const REASON_NODE: &str = "microk8s-reason-node";
 /// The header that says how many seconds ago a token came to be of no use.
 pub const REASON_SECONDS: &str = "microk8s-reason-seconds";
-/// The header of an answer that holds the id by which the agent's log knows the request.
+/// The header of an answer with the id that the request has in the agent's log.
 pub const REQUEST_ID: &str = "x-request-id";
 /// `GET`: what the agent counts, where it runs with `--enable-metrics`.
 pub const METRICS: &str = "/metrics";

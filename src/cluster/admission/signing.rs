@@ -23,7 +23,7 @@ use crate::wire::cluster_v1;
 /// A signed certificate.
 #[derive(Debug)]
 pub struct Signed {
-    /// Whom it is for.
+    /// The node that it is for.
     pub subject: String,
     /// The certificate, PEM.
     pub certificate: String,

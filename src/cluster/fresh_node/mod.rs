@@ -288,7 +288,7 @@ pub fn datastore_identity(hostname: &str) -> Result<(String, Secret), PkiError> 
 pub struct ClientCertificate {
     /// The name of its files below `certs`, without the ending.
     pub file: &'static str,
-    /// Whom it is for.
+    /// The user that it is for.
     pub subject: Subject,
     /// The names that it carries.
     pub names: Vec<AltName>,

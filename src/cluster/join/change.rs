@@ -165,7 +165,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// The token by which this node's agent is called; with a digest of the cluster's, the token is
+    /// The token with which this node's agent is called; with a digest of the cluster's, the token is
     /// this node's own.
     pub fn callback_token(&mut self, token: Option<&Secret>, clusters: Option<&TokenDigest>) {
         let layout = &self.node().layout;

@@ -157,7 +157,7 @@ fn attempt(
     })
 }
 
-/// Asks to be let in, and makes the node a member. A node that cannot be made one is as it was
+/// Asks to be admitted, and makes the node a member. A node that cannot be made one is as it was
 /// when this returns.
 fn carry_out(
     node: &Node,

@@ -33,7 +33,7 @@ const MAY_BE_DOWN: Duration = Duration::from_secs(5);
 /// How long a service manager may fail before there is none, as on a machine that was not started by
 /// one. A snapd that restarts is back sooner.
 const MAY_FAIL: Duration = Duration::from_secs(20);
-/// The status by which an API server says that it does not know the certificate.
+/// The status with which an API server refuses an unknown certificate.
 const NOT_AUTHENTICATED: u16 = 401;
 
 /// Asks until the API server answers, for as long as was ordered.

@@ -26,7 +26,7 @@ pub const LIMIT: Duration = Duration::from_secs(3);
 /// The same where the command that joined is gone, and the next one may wait already.
 pub const SHORT_LIMIT: Duration = Duration::from_millis(500);
 
-/// Whom to tell of a join that failed, and by which token they know it.
+/// The node to which a failed join is reported, and the token of that join.
 #[derive(Serialize, Deserialize)]
 pub struct Report {
     /// The contacted node.

@@ -155,7 +155,7 @@ impl super::Plan for Plan {
     }
 }
 
-/// The addresses of this node, and the one by which the contacted node knows it.
+/// The addresses of this node, and the one that the contacted node sees.
 fn own_addresses(node: &Node, known_as: IpAddr) -> Result<Vec<IpAddr>, JoinError> {
     let interfaces = node.platform.interfaces().map_err(JoinError::Machine)?;
     let own = interfaces.into_iter().map(|entry| entry.address);

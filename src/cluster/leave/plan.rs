@@ -272,7 +272,7 @@ impl<'a> Steps<'a> {
         Ok(())
     }
 
-    /// The tokens by which members call each other, and by which the cluster's users are known.
+    /// The tokens with which members call each other, and those of the cluster's users.
     fn forget_tokens(&mut self) -> Result<(), LeaveError> {
         let layout = &self.node.layout;
         self.steps.remove(&layout.credential(CALLBACK_TOKEN));

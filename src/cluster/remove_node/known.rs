@@ -1,4 +1,4 @@
-//! What is known of the node that is to be removed, and by whom.
+//! What is known of the node that is to be removed, and where.
 //!
 //! An address that a node writes about itself, as the kubelet of any worker may, picks no member of
 //! the datastore when another node claims it as well, or when this node admitted the node from
@@ -66,7 +66,7 @@ pub(super) enum Found {
 }
 
 impl Target {
-    /// A node of which the name is all that is known.
+    /// A node of which only the name is known.
     pub fn only_named(name: &str) -> Self {
         Self {
             name: name.to_owned(),

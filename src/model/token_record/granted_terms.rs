@@ -37,7 +37,7 @@ impl GrantedTerms {
         }
     }
 
-    /// What the token is good for when these terms are given for it, of which a new token would be
+    /// What the token is good for when these terms are given for it; a new token would be
     /// `fresh`. What they do not name stays, so far as that makes the token good for no more than
     /// one of both requests.
     pub fn followed_by(&self, terms: &Terms, fresh: &Self, now: i64) -> Self {

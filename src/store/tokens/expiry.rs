@@ -229,7 +229,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// Settles tokens. Says by which of them control plane nodes are still awaited.
+    /// Settles tokens. Returns those with which control plane nodes are still joining.
     fn reconcile(
         &self,
         digests: &[TokenDigest],

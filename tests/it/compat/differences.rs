@@ -549,7 +549,7 @@ const JOINING: &[Difference] = &[
         ],
     },
     Difference {
-        microk8s: "a node is let in from a link-local address, by which no other node can reach it",
+        microk8s: "a node is admitted from a link-local address, where no other node can reach it",
         here: "`join` does not take such an address, and the contacted node refuses a node that calls from one; the token stays",
         why: "nodes write each other's addresses down, and this one means another machine on each link",
         cases: &[],
