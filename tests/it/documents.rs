@@ -21,7 +21,7 @@ fn document(name: &str) -> String {
 }
 
 /// All documents of the project, by their paths.
-fn documents() -> BTreeMap<PathBuf, String> {
+pub fn documents() -> BTreeMap<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = [root.to_owned(), root.join("docs")];
     let documents: BTreeMap<_, _> = folders
@@ -62,6 +62,21 @@ fn documents_are_wrapped_at_100_columns_and_their_tables_have_short_rows() {
         }
     }
     assert!(wrong.is_empty(), "too long:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_link_of_a_document_to_a_file_leads_to_one() {
+    let mut wrong = Vec::new();
+    for (path, text) in documents() {
+        let links = text.split("](").skip(1);
+        for link in links.filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_file = !link.is_empty() && !link.contains("://");
+            if is_file && !path.with_file_name(link).exists() {
+                wrong.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "no such files: {wrong:#?}");
 }
 
 #[test]
@@ -107,18 +122,23 @@ fn the_schema_of_events_knows_every_stage_and_every_advice() {
     }
 }
 
-/// What is said of security is held by the tests that are named there.
-#[test]
-fn every_test_that_the_notes_on_security_name_exists() {
+/// The names of all tests.
+pub fn tests() -> BTreeSet<String> {
     let list = Command::new(std::env::current_exe().unwrap())
         .args(["--list", "--format", "terse"])
         .output()
         .unwrap();
     let list = String::from_utf8(list.stdout).unwrap();
-    let known: BTreeSet<&str> = list
-        .lines()
+    list.lines()
         .filter_map(|line| line.strip_suffix(": test"))
-        .collect();
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What is said of security is held by the tests that are named there.
+#[test]
+fn every_test_that_the_notes_on_security_name_exists() {
+    let known = tests();
     let notes = document("../SECURITY.md");
     let named: Vec<&str> = notes
         .split('`')
@@ -127,5 +147,44 @@ fn every_test_that_the_notes_on_security_name_exists() {
     assert!(named.len() > 20, "{named:?}");
     for test in named {
         assert!(known.contains(test), "no test is called `{test}`");
+    }
+}
+
+/// A message that nothing prints helps no reader.
+#[test]
+fn every_message_in_the_notes_on_troubles_is_in_the_sources() {
+    let mut sources = String::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                sources += &fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let document = document("troubleshooting.md");
+    let messages: Vec<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("### `")?.split('`').next())
+        .filter(|message| message.contains(' '))
+        .collect();
+    assert!(messages.len() > 5, "{messages:?}");
+    for message in messages {
+        // The rest of it is another one each time.
+        let is_fixed = |part: &&str| part.chars().filter(|c| c.is_lowercase()).count() > 5;
+        let mut parts = message
+            .split(['…', '(', ')', ':'])
+            .flat_map(|part| part.split("ADDRESS"))
+            .flat_map(|part| part.split("NAME"))
+            .map(str::trim)
+            .filter(is_fixed)
+            .peekable();
+        assert!(parts.peek().is_some(), "{message}");
+        for part in parts {
+            assert!(sources.contains(part), "nothing prints `{part}`");
+        }
     }
 }

@@ -66,3 +66,4 @@ mod token_life;
 mod tokens;
 mod undoing;
 mod unit;
+mod walkthrough;
