@@ -1,7 +1,6 @@
 //! Answers of the local API that grow while what was asked for goes on: an event a line of JSON.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::agent::Shared;
 use crate::base::{sanitize, wait};
@@ -21,12 +21,12 @@ use crate::wire::operation::{End, Event, Failure, Operation};
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Those for whom something is done right now: a flag each, that says whether it has left.
+/// Those for whom something is done right now: a token each, cancelled when it has left.
 #[derive(Default)]
-pub(super) struct Clients(Mutex<Vec<Arc<AtomicBool>>>);
+pub(super) struct Clients(Mutex<Vec<CancellationToken>>);
 
 impl Clients {
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<AtomicBool>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<CancellationToken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -34,7 +34,7 @@ impl Clients {
 /// The client that something is done for.
 pub(super) struct Client {
     events: UnboundedSender<Bytes>,
-    left: Arc<AtomicBool>,
+    left: CancellationToken,
     shared: Arc<Shared>,
     words: Option<LogWords>,
 }
@@ -73,7 +73,7 @@ impl LogWords {
 impl Drop for Client {
     fn drop(&mut self) {
         let mut clients = self.shared.clients.lock();
-        clients.retain(|other| !Arc::ptr_eq(other, &self.left));
+        clients.retain(|other| *other != self.left);
     }
 }
 
@@ -81,10 +81,10 @@ impl Client {
     /// A client of this operation, and the answer that it reads.
     pub fn new(shared: Arc<Shared>, operation: &Operation) -> (Self, Response) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let left = Arc::new(AtomicBool::new(false));
+        let left = shared.stopping.child_token();
         let body = Body::new(EventBody {
             events: receiver,
-            left: left.clone(),
+            _left: left.clone().drop_guard(),
         });
         let response = ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response();
         shared.clients.lock().push(left.clone());
@@ -102,9 +102,8 @@ impl Client {
     pub fn wait_for_departed(&self) {
         wait::until(TAKE_BACK_LIMIT, PAUSE, || {
             let clients = self.shared.clients.lock();
-            let is_departed = |other: &Arc<AtomicBool>| {
-                !Arc::ptr_eq(other, &self.left) && other.load(Ordering::SeqCst)
-            };
+            let is_departed =
+                |other: &CancellationToken| *other != self.left && other.is_cancelled();
             let is_free = !clients.iter().any(is_departed);
             (is_free || self.is_cancelled()).then_some(())
         });
@@ -118,20 +117,25 @@ impl Progress for Client {
         }
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
         line.push(b'\n');
-        // A client that left is noticed by the flag.
+        // A client that left is noticed when its body is dropped.
         let _ = self.events.send(Bytes::from(line));
     }
 
-    /// Whether the client has gone, or the agent is stopping.
+    /// The client has gone, or the agent is stopping.
+    fn cancelled(&self) -> &CancellationToken {
+        &self.left
+    }
+
     fn is_cancelled(&self) -> bool {
-        self.left.load(Ordering::SeqCst) || self.shared.is_stopping()
+        self.left.is_cancelled() || self.shared.is_stopping()
     }
 }
 
-/// The body of such an answer; a flag is set when the client has gone.
+/// The body of such an answer.
 struct EventBody {
     events: UnboundedReceiver<Bytes>,
-    left: Arc<AtomicBool>,
+    /// Cancels what the client waits for when nothing reads it any more.
+    _left: DropGuard,
 }
 
 impl hyper::body::Body for EventBody {
@@ -145,11 +149,5 @@ impl hyper::body::Body for EventBody {
         self.events
             .poll_recv(context)
             .map(|event| event.map(|line| Ok(Frame::data(line))))
-    }
-}
-
-impl Drop for EventBody {
-    fn drop(&mut self) {
-        self.left.store(true, Ordering::SeqCst);
     }
 }

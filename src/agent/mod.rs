@@ -30,7 +30,6 @@ mod token_rate_limit;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +38,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::local_events::Clients;
 use crate::base::clock::SystemClock;
@@ -160,15 +160,14 @@ struct Shared {
     /// What the log said last of a token store that cannot be used.
     logged_problem: Mutex<Option<String>>,
     /// The agent was told to stop: joins that are under way are taken back.
-    stopping: AtomicBool,
+    stopping: CancellationToken,
 }
 
 impl Shared {
     /// Whether changes that are under way are to be taken back: the agent stops, or its node directory is
     /// not the node's any more.
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-            || self.admission.node().layout.check_current().is_err()
+        self.stopping.is_cancelled() || self.admission.node().layout.check_current().is_err()
     }
 }
 
@@ -302,7 +301,7 @@ async fn serve(
         concurrency_limits: ConcurrencyLimits::default(),
         clients: Clients::default(),
         logged_problem: Mutex::default(),
-        stopping: AtomicBool::new(false),
+        stopping: CancellationToken::new(),
     });
     let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
     let socket = local_socket::bind(&settings.socket, group)?;
@@ -373,7 +372,7 @@ async fn serve(
         Ending::Moved(to) => manager.moving(to),
         Ending::Drained | Ending::AtOnce => manager.stopping(),
     }
-    shared.stopping.store(true, Ordering::SeqCst);
+    shared.stopping.cancel();
     periodic.abort_all();
     // The socket goes first: without it, programs know that no agent runs.
     let _ = atomic_file::remove(&settings.socket);

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use crate::app::{self, Agent};
 use crate::base::clock::SystemClock;
 use crate::base::exit_status::ExitStatus;
+use crate::base::runtime;
 use crate::cli::add_node::{self, AddNodeArgs};
 use crate::cli::output::{self, Printer};
 use crate::cli::{self, argparse, texts};
@@ -29,14 +30,13 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
         }
         Err(error) => return Err(add_node::usage_error(printer, &argparse::describe(&error))),
     };
-    let runtime = app::runtime().map_err(|error| {
+    let agent = runtime::block_on(app::find_agent(&node, printer)).map_err(|error| {
         output::error(printer, &error.to_string(), None);
         ExitStatus::Failure
-    })?;
-    let agent = runtime.block_on(app::find_agent(&node, printer))?;
+    })??;
     Ok(add_node::run(args, printer, |request| match agent {
-        Agent::Ready(agent) => runtime
-            .block_on(agent.add_token(&request))
+        Agent::Ready(agent) => runtime::block_on(agent.add_token(&request))
+            .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string()),
         Agent::NotRunning => issue_into_file(&node, &SystemClock, request.token, &request.terms)
             .map_err(|error| error.to_string()),

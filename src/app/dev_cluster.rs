@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::app;
 use crate::base::exit_status::ExitStatus;
-use crate::base::{atomic_file, env_vars, wait};
+use crate::base::{atomic_file, env_vars, runtime, wait};
 use crate::cli;
 use crate::cli::dev_cluster::DevClusterArgs;
 use crate::cli::output::{self, Printer};
@@ -129,7 +129,7 @@ impl Signals {
 
     fn wait(&self) -> io::Result<()> {
         let mut received = self.received.clone();
-        app::block_on(async {
+        runtime::block_on(async {
             // An error means that the sender is gone: no signal can be noted any more.
             let _ = received.wait_for(Option::is_some).await;
         })
@@ -160,7 +160,7 @@ impl DevNode {
     fn is_ready(&mut self) -> Result<bool, Trouble> {
         let socket = Layout::standalone(&self.directory).socket(None);
         if matches!(
-            app::block_on(local::probe(&socket)),
+            runtime::block_on(local::probe(&socket)),
             Ok(Ok(Probe::Ready(_)))
         ) {
             return Ok(true);

@@ -15,13 +15,10 @@ mod passthrough;
 mod token;
 
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use tokio::runtime::Runtime;
 
 use crate::base::clock::SystemClock;
 use crate::base::env_vars;
@@ -275,17 +272,6 @@ fn tokens_without_agent(
         return Err(ExitStatus::Failure);
     }
     Ok(Some(tokens))
-}
-
-/// Runs what waits for the agent on this thread.
-fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
-    Ok(runtime()?.block_on(work))
 }
 
 /// Arguments that clap does not understand, in clap's words.

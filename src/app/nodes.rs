@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use crate::app::{self, Agent};
 use crate::base::exit_status::ExitStatus;
+use crate::base::runtime;
 use crate::cli;
 use crate::cli::nodes::{self, NodesArgs};
 use crate::cli::output::{self, Format, Printer};
@@ -23,7 +24,7 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
         let (Ok(status) | Err(status)) = membership(&node, args.format, printer);
         return status;
     }
-    let found = app::block_on(async {
+    let found = runtime::block_on(async {
         match app::find_agent(&node, printer).await? {
             Agent::Ready(agent) => Ok(agent.nodes().await.map_err(|error| error.to_string())),
             Agent::NotRunning => Ok(Err("no agent runs on this node".to_owned())),

@@ -4,11 +4,12 @@
 //! `Err` holds the exit status of a command that is over before its operation began.
 
 use std::ffi::OsString;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, Agent, interrupt, passthrough};
 use crate::base::exit_status::ExitStatus;
+use crate::base::runtime;
 use crate::cli::join_args::{self, Parsed};
 use crate::cli::output::{self, Printer};
 use crate::cli::renderer::Renderer;
@@ -106,7 +107,7 @@ fn try_remove_node(
 
 /// Runs an operation in the node's agent, or in this process where there is none.
 fn run(node: &Node, operation: &Operation, renderer: &mut Renderer<'_>) -> Result<(), ExitStatus> {
-    let ran_in_agent = app::block_on(async {
+    let ran_in_agent = runtime::block_on(async {
         let Agent::Ready(agent) = app::find_agent(node, renderer).await? else {
             return Ok(false);
         };
@@ -130,7 +131,7 @@ fn run(node: &Node, operation: &Operation, renderer: &mut Renderer<'_>) -> Resul
     };
     let mut progress = InProcess {
         renderer,
-        interrupted: Arc::default(),
+        interrupted: CancellationToken::new(),
     };
     operation::run(
         node,
@@ -145,7 +146,7 @@ fn run(node: &Node, operation: &Operation, renderer: &mut Renderer<'_>) -> Resul
 /// An operation in this process: told as it happens, and taken back when the process is told to end.
 struct InProcess<'a, 'b> {
     renderer: &'a mut Renderer<'b>,
-    interrupted: Arc<AtomicBool>,
+    interrupted: CancellationToken,
 }
 
 impl Progress for InProcess<'_, '_> {
@@ -158,7 +159,7 @@ impl Progress for InProcess<'_, '_> {
         interrupt::catch(&self.interrupted);
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.interrupted.load(Ordering::SeqCst)
+    fn cancelled(&self) -> &CancellationToken {
+        &self.interrupted
     }
 }

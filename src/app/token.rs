@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::app::{self, Agent};
 use crate::base::exit_status::ExitStatus;
+use crate::base::runtime;
 use crate::cli;
 use crate::cli::output::{self, Printer};
 use crate::cli::token::{self, TokenArgs, TokenCommand};
@@ -30,7 +31,7 @@ fn try_run(command: &TokenCommand, printer: &mut dyn Printer) -> Result<ExitStat
         output::error(printer, &error.to_string(), error.hint());
         ExitStatus::Failure
     })?;
-    let done = app::block_on(async {
+    let done = runtime::block_on(async {
         match app::find_agent(&node, printer).await? {
             Agent::Ready(agent) => Ok(act(&agent, command, &selection, printer).await),
             Agent::NotRunning => {

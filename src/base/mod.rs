@@ -9,6 +9,7 @@ pub mod exit_status;
 pub mod file_lock;
 pub mod io_error_text;
 pub mod panics;
+pub mod runtime;
 pub mod sanitize;
 pub mod secret;
 pub mod time_text;

@@ -1,11 +1,12 @@
 //! Waiting for something that cannot tell when it happens: a file, another program.
 
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often it is asked whether something is still waited for.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::runtime;
 
 /// Looks every `pause` until `look` gives something, for at most `limit`; looks once at least,
 /// and once more when the time is over.
@@ -43,28 +44,26 @@ pub fn between_looks(pause: Duration) {
     thread::sleep(pause);
 }
 
-/// Does the work on a thread of its own, and waits for it only as long as `is_over` does not say
-/// that it is not wanted any more: then there is nothing, and the work goes on by itself to its
-/// own end.
+/// Does the work on a thread of its own, and waits for it unless that is cancelled: then there is
+/// nothing, and the work goes on by itself to its own end.
 pub fn unless<T: Send + 'static>(
-    is_over: &dyn Fn() -> bool,
+    cancelled: &CancellationToken,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let (done, result) = mpsc::channel();
-    thread::spawn(move || done.send(work()));
-    loop {
-        match result.recv_timeout(POLL_INTERVAL) {
-            Ok(result) => return Some(result),
-            Err(mpsc::RecvTimeoutError::Timeout) if !is_over() => {}
-            Err(_) => return None,
+    let done = runtime::block_on(async {
+        tokio::select! {
+            biased;
+            () = cancelled.cancelled() => None,
+            done = tokio::task::spawn_blocking(work) => done.ok(),
         }
-    }
+    });
+    done.ok().flatten()
 }
 
-/// Pauses, unless `is_over` says that nothing is waited for any more; tells whether it did.
-pub fn pause_unless(pause: Duration, is_over: &dyn Fn() -> bool) -> bool {
-    let pause = until(pause, POLL_INTERVAL, || is_over().then_some(()));
-    pause.is_some()
+/// Pauses, unless that is cancelled; says whether it was.
+pub fn pause_unless(pause: Duration, cancelled: &CancellationToken) -> bool {
+    let paused = runtime::block_on(async { timeout(pause, cancelled.cancelled()).await });
+    paused.is_ok_and(|cancelled| cancelled.is_ok())
 }
 
 #[cfg(test)]
@@ -81,5 +80,18 @@ mod tests {
         assert_eq!((found, looks), (Some("here"), 3));
         let pause = Duration::from_millis(1);
         assert_eq!(until(2 * pause, pause, || None::<()>), None);
+    }
+
+    #[test]
+    fn what_is_cancelled_is_waited_for_no_longer() {
+        let (day, cancelled) = (Duration::from_secs(86_400), CancellationToken::new());
+        assert_eq!(unless(&cancelled, || "done"), Some("done"));
+        assert!(!pause_unless(Duration::from_millis(1), &cancelled));
+        let later = cancelled.clone();
+        thread::spawn(move || later.cancel());
+        assert!(pause_unless(day, &cancelled));
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        assert_eq!(unless(&cancelled, move || receiver.recv().is_err()), None);
+        drop(sender);
     }
 }

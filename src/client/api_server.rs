@@ -4,23 +4,21 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper_util::rt::TokioIo;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::base::runtime;
 use crate::base::secret::Secret;
+use crate::client::connection;
 use crate::model::endpoint;
 
 /// Every API server answers this path, without authorization too.
@@ -28,7 +26,6 @@ const PATH: &str = "/readyz";
 
 /// An API server, and whose client certificate is shown to it.
 pub struct ApiServer {
-    runtime: Runtime,
     config: Arc<ClientConfig>,
     host: String,
     port: u16,
@@ -106,12 +103,7 @@ impl ApiServer {
             .map_err(|error| set_up(&error))?
             .with_root_certificates(roots)
             .with_client_cert_resolver(Arc::new(identity));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| set_up(&error))?;
         Ok(Self {
-            runtime,
             config: Arc::new(config),
             host: host.to_owned(),
             port,
@@ -133,9 +125,8 @@ impl ApiServer {
 
     /// The status with which it answers when it is asked for this path, within this time.
     pub fn ask_for(&self, path: &str, limit: Duration) -> Result<u16, ApiServerError> {
-        let asked = async { timeout(limit, self.exchange(path)).await };
-        self.runtime
-            .block_on(asked)
+        runtime::block_on(async { timeout(limit, self.exchange(path)).await })
+            .map_err(|error| ApiServerError::SetUp(error.to_string()))?
             .unwrap_or_else(|_| Err(ApiServerError::TimedOut(self.address())))
     }
 
@@ -170,14 +161,10 @@ impl ApiServer {
             address: address.clone(),
             source,
         };
-        let (mut sender, driver) = http1::handshake(TokioIo::new(tls)).await.map_err(http)?;
-        tokio::spawn(async move {
-            // Its errors reach the sender too.
-            let _ = driver.await;
-        });
+        let mut sender = connection::over(tls).await.map_err(http)?;
         let request = Request::get(path)
             .header(HOST, &address)
-            .body(Empty::<Bytes>::new())
+            .body(Full::default())
             .map_err(|error| ApiServerError::SetUp(error.to_string()))?;
         let response = sender.send_request(request).await.map_err(http)?;
         Ok(response.status().as_u16())

@@ -2,6 +2,8 @@
 
 pub mod api_server;
 pub mod clock_reading;
+mod connection;
 pub mod local;
 pub mod pinned_tls;
 pub mod remote;
+pub mod reply;

@@ -1,20 +1,44 @@
 //! TLS to a node that is known by its certificate's fingerprint, not by an authority.
 //!
-//! The handshake proves that the peer has the key of the certificate that it shows; whether it
-//! is the right certificate is for the caller to say, before anything is sent.
+//! The handshake fails unless the certificate is the expected one and the peer has its key.
 
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+};
 
-/// A configuration that takes any certificate whose key the peer has.
-pub fn config() -> Result<Arc<ClientConfig>, Error> {
+use crate::model::fingerprint::{Fingerprint, FingerprintPrefix};
+
+/// The peer shows another certificate than the expected one.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the certificate has the fingerprint {served}, and {expected} was expected")]
+pub struct OtherCertificate {
+    /// What the connection string says, or the first connection showed.
+    pub expected: FingerprintPrefix,
+    /// What the peer shows now.
+    pub served: Fingerprint,
+}
+
+impl OtherCertificate {
+    /// Whether a handshake failed because of it.
+    pub fn of(error: &Error) -> Option<&Self> {
+        match error {
+            Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// A configuration for a peer with this certificate; for any peer where nothing is expected.
+pub fn config(expected: Option<FingerprintPrefix>) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = KeyProof {
-        provider: provider.clone(),
+    let verifier = Pinned {
+        expected,
+        algorithms: provider.signature_verification_algorithms,
     };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -27,20 +51,29 @@ pub fn config() -> Result<Arc<ClientConfig>, Error> {
 }
 
 #[derive(Debug)]
-struct KeyProof {
-    provider: Arc<CryptoProvider>,
+struct Pinned {
+    expected: Option<FingerprintPrefix>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for KeyProof {
+impl ServerCertVerifier for Pinned {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        let served = Fingerprint::of(end_entity);
+        match &self.expected {
+            Some(expected) if !expected.matches(&served) => {
+                let expected = expected.clone();
+                let other = OtherError(Arc::new(OtherCertificate { expected, served }));
+                Err(CertificateError::Other(other).into())
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -49,8 +82,7 @@ impl ServerCertVerifier for KeyProof {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -59,13 +91,10 @@ impl ServerCertVerifier for KeyProof {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

@@ -3,32 +3,30 @@
 //! One connection serves all requests of a join; where the other side closes it, a new one is
 //! made, and must show the same certificate as the first.
 
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
-use hyper::{Method, Request, Response, body::Incoming};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request};
 use rustls::pki_types::ServerName;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_util::io::InspectReader;
+use tokio_util::sync::CancellationToken;
 
-use crate::base::secret::Secret;
-use crate::base::wait;
-use crate::client::clock_reading::{self, ClockReading};
-use crate::client::pinned_tls;
-use crate::wire::routes;
+use crate::base::{runtime, wait};
+use crate::client::connection;
+use crate::client::pinned_tls::{self, OtherCertificate};
+use crate::client::reply::{ANSWER_SIZE, Reply};
+use crate::model::fingerprint::{Fingerprint, FingerprintPrefix};
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -36,98 +34,97 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);
 /// How long a connection may take to be ready for the next request.
 const READY_LIMIT: Duration = Duration::from_secs(1);
-/// How often it is asked whether the answer is still wanted.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// The largest answer that is taken; real ones have a few kilobytes.
-const ANSWER_SIZE: usize = 1 << 20;
-/// The longest time, in seconds, after which a peer may ask to be asked again; one that names a longer
-/// one is not believed.
-const LONGEST_RETRY_AFTER: u64 = 24 * 60 * 60;
+/// How many bytes of an answer are kept for the message when it is no HTTP.
+const BEGINNING: usize = 256;
 
 /// The agent of another node.
 pub struct Peer {
-    runtime: Runtime,
     endpoint: SocketAddr,
     from: Option<IpAddr>,
     certificate: Vec<u8>,
     connection: Option<Connection>,
-}
-
-/// How long a peer is waited for: until a time, whatever arrives meanwhile, and no longer than
-/// the answer is wanted.
-#[derive(Clone, Copy)]
-pub struct Wait<'a> {
-    end: Instant,
-    is_over: &'a dyn Fn() -> bool,
-}
-
-impl<'a> Wait<'a> {
-    /// Until `end`, or until `is_over` says that the answer is not wanted any more.
-    pub fn until(end: Instant, is_over: &'a dyn Fn() -> bool) -> Self {
-        Self { end, is_over }
-    }
-
-    /// For this long.
-    pub fn within(limit: Duration) -> Self {
-        Self::until(wait::end_of(limit), &|| false)
-    }
-
-    fn at_most(self, limit: Duration) -> Self {
-        Self {
-            end: self.end.min(wait::end_of(limit)),
-            ..self
-        }
-    }
-
-    /// Does the work; the error for work that takes too long is made from the seconds waited.
-    async fn for_work<T>(
-        self,
-        work: impl Future<Output = Result<T, RemoteError>>,
-        too_late: impl FnOnce(u64) -> RemoteError,
-    ) -> Result<T, RemoteError> {
-        let began = Instant::now();
-        let mut work = pin!(work);
-        loop {
-            if (self.is_over)() {
-                return Err(RemoteError::GivenUp);
-            }
-            let left = self.end.saturating_duration_since(Instant::now());
-            match timeout(POLL_INTERVAL.min(left), work.as_mut()).await {
-                Ok(result) => return result,
-                Err(_) if left <= POLL_INTERVAL => {
-                    return Err(too_late(began.elapsed().as_secs().max(1)));
-                }
-                Err(_) => {}
-            }
-        }
-    }
+    /// The connection is not new, and a request on it may be sent a second time.
+    may_repeat: bool,
 }
 
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     beginning: Beginning,
-    used: bool,
 }
 
-/// An answer.
-#[derive(Debug)]
-pub struct Reply {
-    /// The HTTP status.
-    pub status: u16,
-    /// The body.
-    pub body: Secret,
-    /// The agent wants to hear how the join ends.
-    pub takes_outcome: bool,
-    /// The node which has the token, or which it is for.
-    pub reason_node: Option<String>,
-    /// How many seconds ago the token came to be of no use.
-    pub reason_seconds: Option<i64>,
-    /// After how many seconds the peer wants to be asked again: of status 429 or 503.
-    pub retry_after: Option<u64>,
-    /// The peer's clock, where it tells the time.
-    pub clock: Option<ClockReading>,
-    /// The address from which the peer sees this node call, where it tells.
-    pub caller: Option<IpAddr>,
+/// The first bytes of an answer.
+#[derive(Clone, Default)]
+struct Beginning(Arc<Mutex<Vec<u8>>>);
+
+impl Beginning {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let mut kept = self.lock();
+        let room = BEGINNING.saturating_sub(kept.len());
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn first_line(&self) -> Option<String> {
+        let kept = self.lock();
+        let line = kept.split(|byte| *byte == b'\n').next()?;
+        (!kept.is_empty()).then(|| String::from_utf8_lossy(line).trim_end().to_owned())
+    }
+}
+
+/// How long a peer is waited for: until a time, whatever arrives meanwhile, and no longer than
+/// the answer is wanted.
+#[derive(Clone)]
+pub struct Wait {
+    end: Instant,
+    cancelled: CancellationToken,
+}
+
+impl Wait {
+    /// Until `end`, or until the answer is not wanted any more.
+    pub fn until(end: Instant, cancelled: &CancellationToken) -> Self {
+        let cancelled = cancelled.clone();
+        Self { end, cancelled }
+    }
+
+    /// For this long.
+    pub fn within(limit: Duration) -> Self {
+        Self::until(wait::end_of(limit), &CancellationToken::new())
+    }
+
+    /// The same, and no longer than this from now.
+    pub fn at_most(&self, limit: Duration) -> Self {
+        Self::until(self.end.min(wait::end_of(limit)), &self.cancelled)
+    }
+
+    /// Whether there is no time left.
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    /// Pauses as long as it is waited; says whether it still is.
+    pub fn pause(&self, pause: Duration) -> bool {
+        let left = self.end.saturating_duration_since(Instant::now());
+        !wait::pause_unless(pause.min(left), &self.cancelled) && !self.is_over()
+    }
+
+    /// Does the work; the error for work that takes too long is made from the seconds waited.
+    async fn for_work<T>(
+        &self,
+        work: impl Future<Output = Result<T, RemoteError>>,
+        too_late: impl FnOnce(u64) -> RemoteError,
+    ) -> Result<T, RemoteError> {
+        let began = Instant::now();
+        tokio::select! {
+            biased;
+            () = self.cancelled.cancelled() => Err(RemoteError::GivenUp),
+            done = timeout_at(self.end.into(), work) => {
+                done.unwrap_or_else(|_| Err(too_late(began.elapsed().as_secs().max(1))))
+            }
+        }
+    }
 }
 
 /// Why there was no answer.
@@ -192,12 +189,23 @@ pub enum RemoteError {
     /// The caller no longer wants the answer.
     #[error("the request was given up")]
     GivenUp,
-    /// Another certificate than on the first connection.
-    #[error("the certificate of {0} changed during the join")]
-    OtherCertificate(SocketAddr),
+    /// Another certificate than the expected one, or than on the first connection.
+    #[error("the certificate of {endpoint} changed during the join")]
+    OtherCertificate {
+        /// Who.
+        endpoint: SocketAddr,
+        /// Which certificates.
+        source: OtherCertificate,
+    },
     /// The program's own TLS or runtime cannot be set up.
     #[error("cannot set up a client: {0}")]
     SetUp(String),
+}
+
+impl RemoteError {
+    fn set_up(error: impl Display) -> Self {
+        Self::SetUp(error.to_string())
+    }
 }
 
 fn missing(expected: &Option<usize>) -> String {
@@ -206,34 +214,28 @@ fn missing(expected: &Option<usize>) -> String {
 
 /// Whether anything listens there; the connection is closed at once.
 pub fn reach(endpoint: SocketAddr, from: Option<IpAddr>, limit: Duration) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let opened = runtime.block_on(async { timeout(limit, open_tcp(endpoint, from)).await });
+    let opened = runtime::block_on(async { timeout(limit, open_tcp(endpoint, from)).await })?;
     opened
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map(drop)
 }
 
 impl Peer {
-    /// Connects, from this address of ours where given, and takes the certificate that the peer
-    /// shows. Nothing is sent yet.
+    /// Connects to the peer with this certificate, or to any where none is expected, from this
+    /// address of ours where given. Nothing is sent yet.
     pub fn connect(
-        wait: Wait<'_>,
+        wait: &Wait,
         endpoint: SocketAddr,
         from: Option<IpAddr>,
+        expected: Option<FingerprintPrefix>,
     ) -> Result<Self, RemoteError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| RemoteError::SetUp(error.to_string()))?;
-        let (connection, certificate) = runtime.block_on(connect(wait, endpoint, from))?;
+        let (connection, certificate) = block_on(connect(wait, endpoint, from, expected))?;
         Ok(Self {
-            runtime,
             endpoint,
             from,
             certificate,
             connection: Some(connection),
+            may_repeat: false,
         })
     }
 
@@ -245,84 +247,75 @@ impl Peer {
     /// Sends a JSON body and takes the answer.
     pub fn post(
         &mut self,
-        wait: Wait<'_>,
+        wait: &Wait,
         path: &str,
         body: &impl Serialize,
     ) -> Result<Reply, RemoteError> {
-        let wait = wait.at_most(ANSWER_LIMIT);
-        let body =
-            serde_json::to_vec(body).map_err(|error| RemoteError::SetUp(error.to_string()))?;
+        let body = serde_json::to_vec(body).map_err(RemoteError::set_up)?;
         self.request(wait, path, Bytes::from(body))
     }
 
     /// Asks for what is at a path.
-    pub fn get(&mut self, wait: Wait<'_>, path: &str) -> Result<Reply, RemoteError> {
-        let result = self.request(wait.at_most(ANSWER_LIMIT), path, Bytes::new());
-        if let Some(connection) = &mut self.connection {
-            // What comes next may be acted on, and is not to be sent twice.
-            connection.used = false;
-        }
+    pub fn get(&mut self, wait: &Wait, path: &str) -> Result<Reply, RemoteError> {
+        let result = self.request(wait, path, Bytes::new());
+        // What comes next may be acted on, and is not to be sent twice.
+        self.may_repeat = false;
         result
     }
 
     /// A request; one without a body is a `GET`.
-    fn request(&mut self, wait: Wait<'_>, path: &str, body: Bytes) -> Result<Reply, RemoteError> {
-        let kept = match self.connection.take() {
-            Some(mut open) => self.is_ready(&mut open).then_some(open),
-            None => None,
-        };
-        let mut connection = match kept {
-            Some(open) => open,
-            None => self.reconnect(wait)?,
-        };
-        let was_used = connection.used;
-        let mut result = self.send(wait, &mut connection, path, body.clone());
-        // A connection that was kept open may be closed by the other side just as we send.
-        if was_used && matches!(result, Err(RemoteError::Closed)) {
-            connection = self.reconnect(wait)?;
-            result = self.send(wait, &mut connection, path, body);
-        }
-        // An answer that is still to come must not be taken for that to the next request.
-        self.connection = result.is_ok().then_some(connection);
-        result
+    fn request(&mut self, wait: &Wait, path: &str, body: Bytes) -> Result<Reply, RemoteError> {
+        let wait = wait.at_most(ANSWER_LIMIT);
+        block_on(async {
+            let mut result = self.exchange(&wait, path, body.clone()).await;
+            // A connection that was kept open may be closed by the other side just as we send.
+            if self.may_repeat && matches!(result, Err(RemoteError::Closed)) {
+                result = self.exchange(&wait, path, body).await;
+            }
+            self.may_repeat = result.is_ok();
+            result
+        })
     }
 
-    fn send(
-        &self,
-        wait: Wait<'_>,
-        connection: &mut Connection,
+    async fn exchange(
+        &mut self,
+        wait: &Wait,
         path: &str,
         body: Bytes,
     ) -> Result<Reply, RemoteError> {
         let endpoint = self.endpoint;
-        self.runtime.block_on(
-            wait.for_work(exchange(connection, endpoint, path, body), |seconds| {
-                RemoteError::NoAnswer { endpoint, seconds }
-            }),
-        )
+        let mut connection = self.open(wait).await?;
+        let asked = ask(&mut connection, endpoint, path, body);
+        let no_answer = |seconds| RemoteError::NoAnswer { endpoint, seconds };
+        let reply = wait.for_work(asked, no_answer).await?;
+        // An answer that is still to come must not be taken for that to the next request.
+        self.connection = Some(connection);
+        Ok(reply)
     }
 
-    /// Whether a connection that was kept open still is.
-    fn is_ready(&self, connection: &mut Connection) -> bool {
-        let ready = async { timeout(READY_LIMIT, connection.sender.ready()).await };
-        matches!(self.runtime.block_on(ready), Ok(Ok(())))
-    }
-
-    fn reconnect(&self, wait: Wait<'_>) -> Result<Connection, RemoteError> {
-        let (connection, certificate) =
-            self.runtime
-                .block_on(connect(wait, self.endpoint, self.from))?;
-        if certificate != self.certificate {
-            return Err(RemoteError::OtherCertificate(self.endpoint));
+    /// The connection that was kept, where it still is open, or a new one to the same peer.
+    async fn open(&mut self, wait: &Wait) -> Result<Connection, RemoteError> {
+        if let Some(mut kept) = self.connection.take()
+            && let Ok(Ok(())) = timeout(READY_LIMIT, kept.sender.ready()).await
+        {
+            return Ok(kept);
         }
+        self.may_repeat = false;
+        let same = Fingerprint::of(&self.certificate).into();
+        let (connection, _) = connect(wait, self.endpoint, self.from, Some(same)).await?;
         Ok(connection)
     }
 }
 
+fn block_on<T>(work: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
+    runtime::block_on(work).unwrap_or_else(|error| Err(RemoteError::set_up(error)))
+}
+
 async fn connect(
-    wait: Wait<'_>,
+    wait: &Wait,
     endpoint: SocketAddr,
     from: Option<IpAddr>,
+    expected: Option<FingerprintPrefix>,
 ) -> Result<(Connection, Vec<u8>), RemoteError> {
     let wait = wait.at_most(CONNECT_LIMIT);
     let opened = async {
@@ -330,30 +323,25 @@ async fn connect(
             .await
             .map_err(|source| RemoteError::Connect { endpoint, source })
     };
-    let tcp = wait
-        .for_work(opened, |seconds| RemoteError::NoConnection {
-            endpoint,
-            seconds,
-        })
-        .await?;
-    wait.for_work(set_up(tcp, endpoint), |seconds| RemoteError::NoHandshake {
-        endpoint,
-        seconds,
-    })
-    .await
+    let no_connection = |seconds| RemoteError::NoConnection { endpoint, seconds };
+    let tcp = wait.for_work(opened, no_connection).await?;
+    let no_handshake = |seconds| RemoteError::NoHandshake { endpoint, seconds };
+    wait.for_work(set_up(tcp, endpoint, expected), no_handshake)
+        .await
 }
 
 /// Sets up TLS and HTTP on a connection.
 async fn set_up(
     tcp: TcpStream,
     endpoint: SocketAddr,
+    expected: Option<FingerprintPrefix>,
 ) -> Result<(Connection, Vec<u8>), RemoteError> {
-    let config = pinned_tls::config().map_err(|error| RemoteError::SetUp(error.to_string()))?;
+    let config = pinned_tls::config(expected).map_err(RemoteError::set_up)?;
     let name = ServerName::IpAddress(endpoint.ip().into());
     let tls = TlsConnector::from(config)
         .connect(name, tcp)
         .await
-        .map_err(tls_error)?;
+        .map_err(|error| tls_error(endpoint, &error))?;
     let certificate = tls
         .get_ref()
         .1
@@ -362,54 +350,42 @@ async fn set_up(
         .ok_or_else(|| RemoteError::Tls("the peer showed no certificate".into()))?
         .to_vec();
     let beginning = Beginning::default();
-    let recorded = Recorded {
-        stream: tls,
-        beginning: beginning.clone(),
-    };
-    let (sender, driver) = http1::handshake(TokioIo::new(recorded))
-        .await
-        .map_err(|error| RemoteError::SetUp(error.to_string()))?;
-    tokio::spawn(async move {
-        // Its errors reach the sender too.
-        let _ = driver.await;
-    });
-    Ok((
-        Connection {
-            sender,
-            beginning,
-            used: false,
-        },
-        certificate,
-    ))
+    let kept = beginning.clone();
+    let tls = InspectReader::new(tls, move |bytes: &[u8]| kept.add(bytes));
+    let sender = connection::over(tls).await.map_err(RemoteError::set_up)?;
+    Ok((Connection { sender, beginning }, certificate))
 }
 
 async fn open_tcp(endpoint: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
-    let Some(from) = from else {
-        return TcpStream::connect(endpoint).await;
-    };
     let socket = if endpoint.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         TcpSocket::new_v6()?
     };
-    socket.bind(SocketAddr::new(from, 0))?;
+    if let Some(from) = from {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
     socket.connect(endpoint).await
 }
 
-fn tls_error(error: io::Error) -> RemoteError {
+fn tls_error(endpoint: SocketAddr, error: &io::Error) -> RemoteError {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return RemoteError::Tls("the connection was closed during the handshake".into());
     }
-    match error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-    {
-        Some(rustls::Error::InvalidMessage(_)) => RemoteError::NotTls,
-        _ => RemoteError::Tls(error.to_string()),
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    if let Some(rustls::Error::InvalidMessage(_)) = inner {
+        return RemoteError::NotTls;
+    }
+    match inner.and_then(OtherCertificate::of) {
+        Some(other) => RemoteError::OtherCertificate {
+            endpoint,
+            source: other.clone(),
+        },
+        None => RemoteError::Tls(error.to_string()),
     }
 }
 
-async fn exchange(
+async fn ask(
     connection: &mut Connection,
     endpoint: SocketAddr,
     path: &str,
@@ -427,20 +403,13 @@ async fn exchange(
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/json")
         .body(Full::new(body))
-        .map_err(|error| RemoteError::SetUp(error.to_string()))?;
-    connection.beginning.clear();
-    if connection.sender.ready().await.is_err() {
-        return Err(RemoteError::Closed);
-    }
+        .map_err(RemoteError::set_up)?;
+    let Connection { sender, beginning } = connection;
+    beginning.lock().clear();
     let began = SystemTime::now();
-    let sent = connection.sender.send_request(request).await;
-    let response = sent.map_err(|error| no_response(&error, &connection.beginning))?;
-    connection.used = true;
-    let clock = clock_reading::of(&response, began);
-    Ok(Reply {
-        clock,
-        ..read_body(response).await?
-    })
+    let sent = sender.send_request(request).await;
+    let response = sent.map_err(|error| no_response(&error, beginning))?;
+    Reply::read(response, began).await
 }
 
 /// What MicroK8s's client says of an answer that is none (recordings `join-peer-closes`,
@@ -449,114 +418,5 @@ fn no_response(error: &hyper::Error, beginning: &Beginning) -> RemoteError {
     match beginning.first_line() {
         Some(line) if !error.is_timeout() => RemoteError::NotHttp(line),
         _ => RemoteError::Closed,
-    }
-}
-
-async fn read_body(response: Response<Incoming>) -> Result<Reply, RemoteError> {
-    let status = response.status().as_u16();
-    let takes_outcome = response.headers().contains_key(routes::TAKES_OUTCOME);
-    let header = |name: &str| -> Option<String> {
-        let value = response.headers().get(name)?;
-        value.to_str().ok().map(str::to_owned)
-    };
-    let number = |name: &str| header(name).and_then(|text| text.parse().ok());
-    let caller = header(routes::CALLER).and_then(|text| text.parse().ok());
-    let announced: Option<usize> = header(CONTENT_LENGTH.as_str()).and_then(|n| n.parse().ok());
-    let (reason_node, reason_seconds) =
-        (header(routes::REASON_NODE), number(routes::REASON_SECONDS));
-    // Our agent gives seconds; the other form, a date, would need both clocks to agree.
-    let retry_after = header(RETRY_AFTER.as_str())
-        .filter(|text| matches!(status, 429 | 503) && text.bytes().all(|c| c.is_ascii_digit()))
-        .and_then(|text| text.parse().ok())
-        .filter(|seconds| (1..=LONGEST_RETRY_AFTER).contains(seconds));
-    let mut body = response.into_body();
-    let mut bytes = zeroize::Zeroizing::new(Vec::new());
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else {
-            return Err(RemoteError::CutOff {
-                read: bytes.len(),
-                expected: announced.map(|length| length.saturating_sub(bytes.len())),
-            });
-        };
-        if let Some(data) = frame.data_ref() {
-            bytes.extend_from_slice(data);
-        }
-        if bytes.len() > ANSWER_SIZE {
-            return Err(RemoteError::TooLarge);
-        }
-    }
-    Ok(Reply {
-        status,
-        body: Secret::new(String::from_utf8_lossy(&bytes)),
-        takes_outcome,
-        reason_node,
-        reason_seconds,
-        retry_after,
-        clock: None,
-        caller,
-    })
-}
-
-/// The first bytes of an answer, kept for the message when it is no HTTP.
-#[derive(Debug, Clone, Default)]
-struct Beginning(Arc<Mutex<Vec<u8>>>);
-
-impl Beginning {
-    const LENGTH: usize = 256;
-
-    fn clear(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-    }
-
-    fn take_note(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = Self::LENGTH.saturating_sub(kept.len());
-        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
-
-    fn first_line(&self) -> Option<String> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = kept.split(|byte| *byte == b'\n').next()?;
-        (!kept.is_empty()).then(|| String::from_utf8_lossy(line).trim_end().to_owned())
-    }
-}
-
-/// A stream whose beginning is kept.
-struct Recorded<S> {
-    stream: S,
-    beginning: Beginning,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Recorded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.beginning.take_note(&buffer.filled()[before..]);
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Recorded<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

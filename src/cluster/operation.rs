@@ -1,5 +1,7 @@
 //! Operations: `join`, `leave` and `remove-node`, in the node's agent or in the process of a command.
 
+use tokio_util::sync::CancellationToken;
+
 use crate::cluster::join::{self, preflight};
 use crate::cluster::node::Node;
 use crate::cluster::{leave, remove_node};
@@ -24,10 +26,13 @@ pub trait Progress {
     /// The node is going to be changed from now on.
     fn changes_begin(&mut self) {}
 
-    /// Whether the operation is not wanted any more. It is taken back then, as long as it can be; a
+    /// Cancelled when the operation is not wanted any more. It is taken back then, as long as it can be; a
     /// removal is not, since it can be repeated.
+    fn cancelled(&self) -> &CancellationToken;
+
+    /// Whether the operation is not wanted any more, or must not go on.
     fn is_cancelled(&self) -> bool {
-        false
+        self.cancelled().is_cancelled()
     }
 }
 

@@ -58,6 +58,12 @@ impl FingerprintPrefix {
     }
 }
 
+impl From<Fingerprint> for FingerprintPrefix {
+    fn from(fingerprint: Fingerprint) -> Self {
+        Self(fingerprint.to_string())
+    }
+}
+
 impl fmt::Display for FingerprintPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

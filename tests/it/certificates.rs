@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use microk8s::client::remote::{Peer, Wait};
-use microk8s::model::fingerprint::Fingerprint;
+use microk8s::client::remote::{Peer, RemoteError, Wait};
+use microk8s::model::fingerprint::{Fingerprint, FingerprintPrefix};
 use microk8s::model::role::Role;
 use microk8s::pki::ca::{Profile, YEAR, self_signed};
 use microk8s::pki::key::{Bits, PrivateKey};
@@ -37,9 +37,38 @@ fn endpoint() -> SocketAddr {
 /// The fingerprint of what a handshake shows, seen from this host.
 fn shown(from: &Host) -> String {
     inside(from.namespace(), || {
-        let peer = Peer::connect(Wait::within(Duration::from_secs(30)), endpoint(), None).unwrap();
+        let wait = Wait::within(Duration::from_secs(30));
+        let peer = Peer::connect(&wait, endpoint(), None, None).unwrap();
         Fingerprint::of(peer.certificate()).to_string()
     })
+}
+
+#[test]
+fn a_node_with_another_certificate_is_refused_in_the_handshake_and_both_fingerprints_are_named() {
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let _agent = n1.agent();
+    let served = pem::fingerprint(n1.read("certs/server.crt").as_bytes());
+    let expected = FingerprintPrefix::parse("0123456789ab").unwrap();
+    let refused = inside(n2.namespace(), || {
+        let wait = Wait::within(Duration::from_secs(30));
+        Peer::connect(&wait, endpoint(), None, Some(expected.clone())).err()
+    });
+    let Some(RemoteError::OtherCertificate { source, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(source.expected, expected);
+    assert_eq!(source.served.to_string(), served);
+
+    let line = n1.join_line();
+    let (front, _) = line.rsplit_once('/').unwrap();
+    let output = n2.shell(&format!("{front}/0123456789ab --worker"));
+    assert_eq!(output.code, Some(4), "{output:?}");
+    for fingerprint in ["0123456789ab", &served[..12]] {
+        assert!(output.stderr.contains(fingerprint), "{output:?}");
+    }
 }
 
 /// The fingerprint that `add-node` prints.

@@ -33,7 +33,7 @@ async fn ask(
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(2048).unwrap();
     let tcp = socket.connect(agent).await.unwrap();
-    let tls = TlsConnector::from(pinned_tls::config().unwrap());
+    let tls = TlsConnector::from(pinned_tls::config(None).unwrap());
     let name = ServerName::IpAddress(agent.ip().into());
     let (read, mut write) = split(tls.connect(name, tcp).await.unwrap());
     let asking = tokio::spawn(async move {

@@ -86,7 +86,7 @@ impl Loiterers {
             .build()
             .unwrap();
         let (open, closed) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
-        let tls = TlsConnector::from(pinned_tls::config().unwrap());
+        let tls = TlsConnector::from(pinned_tls::config(None).unwrap());
         for (number, idling) in (0..).zip(all) {
             let tail = if from_one { 0 } else { number };
             let from = Ipv4Addr::from_bits(FIRST.to_bits() + tail);

@@ -350,7 +350,7 @@ fn wait_until_listed(node: &Node, own: IpAddr, end: Instant, progress: &mut dyn 
     let mut next_dot = Instant::now();
     loop {
         let (host, backend) = (node.platform.clone(), node.layout.backend());
-        let asked = wait::unless(&|| progress.is_cancelled(), move || {
+        let asked = wait::unless(progress.cancelled(), move || {
             host.datastore_members(&backend)
         });
         let Some(answer) = asked else { return false };
@@ -369,7 +369,7 @@ fn wait_until_listed(node: &Node, own: IpAddr, end: Instant, progress: &mut dyn 
             progress.tell(event);
             next_dot = now + until_next;
         }
-        if now >= end || wait::pause_unless(pause.min(end - now), &|| progress.is_cancelled()) {
+        if now >= end || wait::pause_unless(pause.min(end - now), progress.cancelled()) {
             return false;
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

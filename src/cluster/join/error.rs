@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::base::time_text;
+use crate::client::pinned_tls::OtherCertificate;
 use crate::client::remote::RemoteError;
 use crate::cluster::identity::IdentityError;
 use crate::cluster::node_lock::NodeLockError;
@@ -102,8 +103,13 @@ pub enum JoinError {
     #[error(transparent)]
     Remote(RemoteError),
     /// The contacted node shows another certificate than the connection string says.
-    #[error("Could not verify the identity of {0}")]
-    NotVerified(IpAddr),
+    #[error("Could not verify the identity of {address}")]
+    NotVerified {
+        /// Its address.
+        address: IpAddr,
+        /// Which certificates.
+        source: OtherCertificate,
+    },
     /// The contacted node said no.
     #[error("refused with status {status}")]
     Refused {

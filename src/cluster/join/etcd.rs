@@ -50,7 +50,7 @@ impl Plan {
         progress: &mut dyn Progress,
     ) -> Result<Self, JoinError> {
         let callback = random_text(64);
-        let answer = contact.join_v1(node, &callback, progress)?;
+        let answer = contact.join_v1(node, &callback)?;
         begin(JoinStage::Certificates, progress);
         let mode = answer.api_authn_mode.as_deref().unwrap_or("Token");
         if !["Cert", "Token"].contains(&mode) {
@@ -76,7 +76,7 @@ impl Plan {
         };
         let etcd_request = csr::create(wanted.subject, wanted.names, &server_key.key)?;
         let token = contact.token().clone();
-        let etcd_certificate = contact.sign(&wanted, token, etcd_request.clone(), &ca, progress)?;
+        let etcd_certificate = contact.sign(&wanted, token, etcd_request.clone(), &ca)?;
         let authentication = if mode == "Cert" {
             Authentication::Certificates(Identities::obtain(
                 node,
@@ -85,7 +85,6 @@ impl Plan {
                 proxy.with_suffix(CertificatePurpose::Proxy.suffix()),
                 kubelet.with_suffix(CertificatePurpose::Kubelet.suffix()),
                 order.node_ip,
-                progress,
             )?)
         } else {
             Authentication::Tokens { proxy, kubelet }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::base::wait;
+use crate::client::remote::Wait;
 use crate::cluster::first_join;
 use crate::cluster::join::endpoints::{self, Stale};
 use crate::cluster::join::error::JoinError;
@@ -77,20 +77,18 @@ impl Membership {
     /// Makes sure that the contacted node is in the node's cluster, and that the cluster counts this
     /// node among its members; says what of a member's settings leads nowhere any more. The token
     /// is not used.
-    ///
-    /// `is_over` says that the answer is not wanted any more.
     pub fn confirm(
         self,
         node: &Node,
         contact: &mut Contact,
-        is_over: &dyn Fn() -> bool,
+        wait: &Wait,
     ) -> Result<Option<Stale>, JoinError> {
         if !self.is_with(node, contact.certificate()) {
             return Err(JoinError::OtherCluster(self.role));
         }
         match self.role {
             Role::ControlPlane => self.confirm_control_plane(node, contact).map(|()| None),
-            Role::Worker => self.confirm_worker(node, contact, is_over),
+            Role::Worker => self.confirm_worker(node, contact, wait),
         }
     }
 
@@ -128,14 +126,14 @@ impl Membership {
         self,
         node: &Node,
         contact: &mut Contact,
-        is_over: &dyn Fn() -> bool,
+        wait: &Wait,
     ) -> Result<Option<Stale>, JoinError> {
         // What listens on a standalone node is not its API server.
         let asks = !node.is_standalone() && node.layout.has(Lock::HaCluster);
         let mut why = String::new();
         if asks {
             let (host, port) = proxy::own_server(node)?;
-            match known_once_registered(node, &host, port, is_over) {
+            match known_once_registered(node, &host, port, wait) {
                 Known::Member => return Ok(None),
                 Known::NotMember => return Err(JoinError::Removed(self.role)),
                 Known::Rejected => return Err(JoinError::Rejected),
@@ -177,16 +175,13 @@ impl Membership {
 }
 
 /// [`known_at`], where a node that has joined just now may not be registered yet.
-fn known_once_registered(node: &Node, host: &str, port: u16, is_over: &dyn Fn() -> bool) -> Known {
+fn known_once_registered(node: &Node, host: &str, port: u16, wait: &Wait) -> Known {
     loop {
         let known = known_at(node, host, port);
         let is_new = std::fs::metadata(node.layout.lock(Lock::Clustered))
             .and_then(|mark| mark.modified())
             .is_ok_and(|joined| joined.elapsed().is_ok_and(|age| age < REGISTRATION_LIMIT));
-        if !matches!(known, Known::NotMember)
-            || !is_new
-            || wait::pause_unless(REGISTRATION_PAUSE, is_over)
-        {
+        if !matches!(known, Known::NotMember) || !is_new || !wait.pause(REGISTRATION_PAUSE) {
             return known;
         }
     }

@@ -23,6 +23,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::base::wait;
 use crate::client::remote::Wait;
 use crate::cluster::node::Node;
@@ -75,6 +77,10 @@ impl Progress for Staged<'_> {
         self.progress.changes_begin();
     }
 
+    fn cancelled(&self) -> &CancellationToken {
+        self.progress.cancelled()
+    }
+
     fn is_cancelled(&self) -> bool {
         self.progress.is_cancelled()
     }
@@ -110,7 +116,8 @@ fn attempt(
         address: url.address,
         from_microk8s: is_ha,
     });
-    let mut contact = Contact::connect(node, url, order, runs_in, end, progress)?;
+    let wait = Wait::until(end, progress.cancelled());
+    let mut contact = Contact::connect(node, url, order, runs_in, wait.clone())?;
     if url.fingerprint.is_none() && !order.skip_verify {
         progress.tell(Event::warning(format!(
             "the connection string has no fingerprint, so the identity of {} is not verified",
@@ -119,9 +126,7 @@ fn attempt(
     }
     if let Some(member) = Membership::of(node) {
         let own_role = member.role();
-        if let Some(stale) = member.confirm(node, &mut contact, &|| {
-            progress.is_cancelled() || Instant::now() >= end
-        })? {
+        if let Some(stale) = member.confirm(node, &mut contact, &wait)? {
             endpoints::repair(node, &stale, order, end, progress)?;
             progress.tell(Event::warning(format!(
                 "this worker did not reach the API servers that it knew; it is set to {} now",
@@ -141,7 +146,7 @@ fn attempt(
         return Ok(End::AlreadyMember { role: own_role });
     }
 
-    contact.greet(progress)?;
+    contact.greet()?;
     preflight::require_greeted(node, &wanted, url.address, &contact, progress)?;
     let done = carry_out(node, order, role, end, &mut contact, progress);
     let (outcome, limit) = match &done {
@@ -149,7 +154,7 @@ fn attempt(
         Err(JoinError::Interrupted) => (Outcome::Failed, report::SHORT_LIMIT),
         Err(_) => (Outcome::Failed, report::LIMIT),
     };
-    contact.report(node, outcome, Wait::within(limit));
+    contact.report(node, outcome, &Wait::within(limit));
     transaction::forget_report(&node.layout);
     done.map(|()| End::Joined {
         role,
@@ -217,7 +222,7 @@ fn prepare(
         return Ok(Box::new(plan));
     }
     let asked = requested_role(order.role, order.role_was_named);
-    let answer = contact.join(node, asked, progress)?;
+    let answer = contact.join(node, asked)?;
     check_answer(
         node,
         role,
@@ -234,9 +239,7 @@ fn prepare(
         warn_of_looser_api_server(node, contact.address(), limits, progress)?;
     }
     let plan: Box<dyn Plan> = match role {
-        Role::Worker => Box::new(worker::Plan::prepare(
-            node, order, answer, contact, progress,
-        )?),
+        Role::Worker => Box::new(worker::Plan::prepare(node, order, answer, contact)?),
         Role::ControlPlane => Box::new(control_plane::Plan::prepare(
             node,
             answer,

@@ -98,10 +98,14 @@ impl JoinError {
                 "leave that cluster with `microk8s leave` first; the token is not used up",
             ),
             Self::Remote(error) => of_remote(error),
-            Self::NotVerified(address) => at(
+            Self::NotVerified { address, source } => at(
                 Identity,
                 NoRetry,
-                "another machine answers at this address, or the node's certificate has changed since the token was issued; issue a new one there and compare the last part",
+                &format!(
+                    "the certificate there begins with {:.12}, and the connection string says {}: another machine answers at this address, or the node's certificate has changed since the token was issued; issue a new one there and compare the last part",
+                    source.served.to_string(),
+                    source.expected
+                ),
             )
             .microk8s(&format!(
                 "Joining cluster failed. Could not verify the identity of {address}. Use '--skip-verify' to skip server certificate check."
@@ -261,7 +265,7 @@ fn of_remote(error: &RemoteError) -> Failure {
         }
         RemoteError::NotTls => at(Identity, NoRetry, FOREIGN).microk8s("Peer node verification failed with [SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)."),
         RemoteError::Tls(text) => at(Identity, CureFirst, FOREIGN).microk8s(&format!("Peer node verification failed with {text}.")),
-        RemoteError::OtherCertificate(_) => at(
+        RemoteError::OtherCertificate { .. } => at(
             Identity,
             TryAgain,
             "the contacted node changed its certificate meanwhile, or several nodes answer at this address; try again",

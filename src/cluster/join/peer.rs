@@ -1,15 +1,15 @@
 //! What a joining node asks of the contacted one.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::secret::Secret;
-use crate::base::wait;
 use crate::client::clock_reading::ClockReading;
-use crate::client::remote::{Peer, RemoteError, Reply, Wait};
+use crate::client::remote::{Peer, RemoteError, Wait};
+use crate::client::reply::Reply;
 use crate::cluster::first_join::random_text;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::answer::Answer;
@@ -17,7 +17,7 @@ use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::{self, Report};
 use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
-use crate::cluster::operation::{Progress, RunsIn};
+use crate::cluster::operation::RunsIn;
 use crate::model::endpoint;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::join_id::JoinId;
@@ -63,8 +63,8 @@ pub struct Contact {
     token: Token,
     /// How this join is named to an agent of ours: a report of an earlier join must not end it.
     join_id: Option<JoinId>,
-    /// When the join must be done, whatever the node answers until then.
-    end: Instant,
+    /// How long it is waited for, whatever it answers until then.
+    wait: Wait,
     /// The node let this one in and wants to hear how the join ends, or may have done so.
     awaits_outcome: bool,
     /// Who takes the callbacks of this node can check them by a digest.
@@ -77,43 +77,34 @@ pub struct Contact {
 
 impl Contact {
     /// Connects, and makes sure that it is the node of the connection string before anything is
-    /// sent. The node may take until `end` for all that it is asked.
+    /// sent. `wait` bounds all that it is asked.
     pub fn connect(
         node: &Node,
         url: &JoinUrl,
         order: &JoinOrder,
         runs_in: RunsIn,
-        end: Instant,
-        progress: &dyn Progress,
+        wait: Wait,
     ) -> Result<Self, JoinError> {
-        let endpoint = url.endpoint();
-        let from = source_address(node, endpoint.ip());
-        let is_cancelled = || progress.is_cancelled();
-        let peer = Peer::connect(Wait::until(end, &is_cancelled), endpoint, from)?;
-        let contact = Self {
+        let peer = connect(node, url, order.skip_verify, &wait)?;
+        Ok(Self {
             takes_digest: runs_in == RunsIn::Agent,
-            ..Self::through(peer, url, end)
-        };
-        contact.verify(url, order.skip_verify)?;
-        Ok(contact)
+            ..Self::through(peer, url, wait)
+        })
     }
 
-    /// Connects, for a look at what a join would meet. It is for the caller to make sure that it
-    /// is the node of the connection string.
-    pub fn open(node: &Node, url: &JoinUrl) -> Result<Self, JoinError> {
-        let endpoint = url.endpoint();
-        let from = source_address(node, endpoint.ip());
-        let peer = Peer::connect(Wait::within(LOOK_CONNECT_LIMIT), endpoint, from)?;
-        Ok(Self::through(peer, url, wait::end_of(LOOK_LIMIT)))
+    /// Connects, for a look at what a join would meet.
+    pub fn open(node: &Node, url: &JoinUrl, skip_verify: bool) -> Result<Self, JoinError> {
+        let peer = connect(node, url, skip_verify, &Wait::within(LOOK_CONNECT_LIMIT))?;
+        Ok(Self::through(peer, url, Wait::within(Duration::MAX)))
     }
 
-    fn through(peer: Peer, url: &JoinUrl, end: Instant) -> Self {
+    fn through(peer: Peer, url: &JoinUrl, wait: Wait) -> Self {
         Self {
             peer,
             endpoint: url.endpoint(),
             token: url.token.clone(),
             join_id: None,
-            end,
+            wait,
             awaits_outcome: false,
             takes_digest: false,
             clock: None,
@@ -122,11 +113,9 @@ impl Contact {
     }
 
     /// Asks for what the node tells without a token. One that gives no answer tells nothing.
-    pub fn greet(&mut self, progress: &dyn Progress) -> Result<(), JoinError> {
-        let is_cancelled = || progress.is_cancelled();
-        let end = self.end.min(wait::end_of(GREETING_LIMIT));
-        let wait = Wait::until(end, &is_cancelled);
-        match self.peer.get(wait, routes::HEALTH) {
+    pub fn greet(&mut self) -> Result<(), JoinError> {
+        let wait = self.wait.at_most(GREETING_LIMIT);
+        match self.peer.get(&wait, routes::HEALTH) {
             Ok(reply) => {
                 self.greeting = (reply.clock, reply.caller.map(endpoint::plain));
                 // MicroK8s's agents tell no address, and are sent no field that they do not know.
@@ -135,11 +124,11 @@ impl Contact {
                 }
                 Ok(())
             }
-            Err(error @ (RemoteError::GivenUp | RemoteError::OtherCertificate(_))) => {
+            Err(error @ (RemoteError::GivenUp | RemoteError::OtherCertificate { .. })) => {
                 Err(error.into())
             }
             // There is no time left for another request.
-            Err(error) if Instant::now() >= self.end => Err(error.into()),
+            Err(error) if self.wait.is_over() => Err(error.into()),
             Err(_) => Ok(()),
         }
     }
@@ -164,16 +153,6 @@ impl Contact {
         self.endpoint.ip()
     }
 
-    /// Makes sure that it is the node of the connection string, as far as that says which one.
-    pub fn verify(&self, url: &JoinUrl, skip_verify: bool) -> Result<(), JoinError> {
-        match url.fingerprint.as_ref().filter(|_| !skip_verify) {
-            Some(expected) if !expected.matches(&Fingerprint::of(self.certificate())) => {
-                Err(JoinError::NotVerified(self.endpoint.ip()))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Whether the agent that answered is one of ours.
     pub fn awaits_outcome(&self) -> bool {
         self.awaits_outcome
@@ -181,7 +160,7 @@ impl Contact {
 
     /// Says how the join ended, where the other node wants to know: it gives the token back, or
     /// knows that it is used. A node that cannot be told finds out in time.
-    pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome, wait: Wait<'_>) {
+    pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome, wait: &Wait) {
         if self.awaits_outcome {
             let (token, join_id) = (self.token.clone(), self.join_id.clone());
             report::send(node, &mut self.peer, token, join_id, outcome, wait);
@@ -192,7 +171,7 @@ impl Contact {
     pub fn report_to_keep(&self) -> Report {
         Report {
             endpoint: self.endpoint,
-            certificate: Fingerprint::of(self.peer.certificate()).to_string(),
+            certificate: Fingerprint::of(self.peer.certificate()).into(),
             token: self.token.clone(),
             join_id: self.join_id.clone(),
         }
@@ -208,10 +187,9 @@ impl Contact {
         &mut self,
         node: &Node,
         role: RequestedRole,
-        progress: &dyn Progress,
     ) -> Result<Answer<cluster_v2::JoinResponse>, JoinError> {
         let request = self.request(node, role)?;
-        self.ask(routes::V2_JOIN, &request, role.role(), progress)
+        self.ask(routes::V2_JOIN, &request, role.role())
     }
 
     fn request(
@@ -236,10 +214,9 @@ impl Contact {
         &mut self,
         node: &Node,
         callback: &Secret,
-        progress: &dyn Progress,
     ) -> Result<Answer<cluster_v1::JoinResponse>, JoinError> {
         let request = self.request_v1(node, callback)?;
-        self.ask(routes::V1_JOIN, &request, Role::Worker, progress)
+        self.ask(routes::V1_JOIN, &request, Role::Worker)
     }
 
     fn request_v1(
@@ -264,14 +241,13 @@ impl Contact {
         node: &Node,
         role: RequestedRole,
     ) -> Result<Option<Answer<JoinCheck>>, JoinError> {
+        let wait = self.wait.at_most(LOOK_LIMIT);
         let reply = if node.layout.has(Lock::HaCluster) {
             let request = self.request(node, role)?;
-            self.peer
-                .post(Wait::within(LOOK_LIMIT), routes::V2_JOIN_CHECK, &request)?
+            self.peer.post(&wait, routes::V2_JOIN_CHECK, &request)?
         } else {
             let request = self.request_v1(node, &random_text(64))?;
-            self.peer
-                .post(Wait::within(LOOK_LIMIT), routes::V1_JOIN_CHECK, &request)?
+            self.peer.post(&wait, routes::V1_JOIN_CHECK, &request)?
         };
         self.clock = reply.clock;
         match reply.status {
@@ -289,21 +265,18 @@ impl Contact {
         token: Token,
         request: String,
         authority: &str,
-        progress: &dyn Progress,
     ) -> Result<String, JoinError> {
         let certificate = wanted.certificate;
         let request = cluster_v1::SignCertRequest { token, request };
-        let is_cancelled = || progress.is_cancelled();
-        let wait = Wait::until(self.end, &is_cancelled);
         let reply = self
             .peer
-            .post(wait, routes::V1_SIGN_CERT, &request)
+            .post(&self.wait, routes::V1_SIGN_CERT, &request)
             .map_err(|source| match source {
                 RemoteError::GivenUp => JoinError::Interrupted,
                 // Something else answers now.
-                RemoteError::NotTls | RemoteError::Tls(_) | RemoteError::OtherCertificate(_) => {
-                    JoinError::Remote(source)
-                }
+                RemoteError::NotTls
+                | RemoteError::Tls(_)
+                | RemoteError::OtherCertificate { .. } => JoinError::Remote(source),
                 _ => JoinError::SigningUnanswered {
                     certificate,
                     source,
@@ -328,13 +301,10 @@ impl Contact {
         path: &str,
         request: &impl Serialize,
         role: Role,
-        progress: &dyn Progress,
     ) -> Result<Answer<T>, JoinError> {
         // Without an answer, the effect of the request on the contacted node is unknown.
         self.awaits_outcome = true;
-        let is_cancelled = || progress.is_cancelled();
-        let wait = Wait::until(self.end, &is_cancelled);
-        let reply = self.peer.post(wait, path, request)?;
+        let reply = self.peer.post(&self.wait, path, request)?;
         self.awaits_outcome = reply.takes_outcome;
         self.clock = reply.clock;
         if reply.status != 200 {
@@ -357,6 +327,20 @@ impl Contact {
                 },
             })
     }
+}
+
+/// Connects to the node of the connection string, as far as that says which one it is.
+fn connect(node: &Node, url: &JoinUrl, skip_verify: bool, wait: &Wait) -> Result<Peer, JoinError> {
+    let endpoint = url.endpoint();
+    let expected = url.fingerprint.clone().filter(|_| !skip_verify);
+    let from = source_address(node, endpoint.ip());
+    Peer::connect(wait, endpoint, from, expected).map_err(|error| match error {
+        RemoteError::OtherCertificate { source, .. } => JoinError::NotVerified {
+            address: endpoint.ip(),
+            source,
+        },
+        other => other.into(),
+    })
 }
 
 fn refused(reply: &Reply, role: Role) -> JoinError {

@@ -64,7 +64,7 @@ pub fn wait_until_answered(
         let left = end.saturating_duration_since(Instant::now());
         let limit = ANSWER_LIMIT.min(left.max(FIRST_PAUSE));
         let server = server.clone();
-        let asked = wait::unless(&|| progress.is_cancelled(), move || server.ask(limit));
+        let asked = wait::unless(progress.cancelled(), move || server.ask(limit));
         let why = match asked.ok_or(JoinError::Interrupted)? {
             Ok(NOT_AUTHENTICATED) => "it does not know the kubelet's certificate".to_owned(),
             Ok(_) => return Ok(()),
@@ -80,7 +80,7 @@ pub fn wait_until_answered(
         if now >= end {
             return Err(JoinError::NoApiServer { seconds, why });
         }
-        if wait::pause_unless(pause.min(end - now), &|| progress.is_cancelled()) {
+        if wait::pause_unless(pause.min(end - now), progress.cancelled()) {
             return Err(JoinError::Interrupted);
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -15,7 +15,7 @@ use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
 use crate::cluster::node_lock::{self, NodeLockError};
 use crate::cluster::transaction::{self, Ending, JournalError};
-use crate::model::fingerprint::Fingerprint;
+use crate::model::fingerprint::FingerprintPrefix;
 use crate::model::join_id::JoinId;
 use crate::model::token::Token;
 use crate::wire::cluster_v2::{JoinOutcome, Outcome};
@@ -32,7 +32,7 @@ pub struct Report {
     /// The contacted node.
     pub endpoint: SocketAddr,
     /// The fingerprint of the certificate that it showed.
-    pub certificate: String,
+    pub certificate: FingerprintPrefix,
     /// The token of the join.
     pub token: Token,
     /// How the join is named; nothing in a journal of an earlier version.
@@ -54,12 +54,9 @@ impl Report {
     fn say_failed(self, node: &Node) -> Result<(), RemoteError> {
         let from = source_address(node, self.endpoint.ip());
         let wait = Wait::within(LIMIT);
-        let mut peer = Peer::connect(wait, self.endpoint, from)?;
-        if Fingerprint::of(peer.certificate()).to_string() != self.certificate {
-            return Err(RemoteError::OtherCertificate(self.endpoint));
-        }
+        let mut peer = Peer::connect(&wait, self.endpoint, from, Some(self.certificate))?;
         let outcome = Outcome::Failed;
-        send(node, &mut peer, self.token, self.join_id, outcome, wait);
+        send(node, &mut peer, self.token, self.join_id, outcome, &wait);
         Ok(())
     }
 }
@@ -72,7 +69,7 @@ pub fn send(
     token: Token,
     join_id: Option<JoinId>,
     outcome: Outcome,
-    wait: Wait<'_>,
+    wait: &Wait,
 ) {
     let Ok(hostname) = node.name() else {
         return;

@@ -52,7 +52,6 @@ impl Plan {
         order: &JoinOrder,
         answer: Answer<JoinResponse>,
         contact: &mut Contact,
-        progress: &dyn Progress,
     ) -> Result<Self, JoinError> {
         let own = answer.need("hostname_override", answer.hostname_override.as_deref())?;
         let own = own
@@ -100,7 +99,6 @@ impl Plan {
             token.with_suffix(CertificatePurpose::Proxy.suffix()),
             token.with_suffix(CertificatePurpose::Kubelet.suffix()),
             order.node_ip,
-            progress,
         )?;
         Ok(Self {
             answer,
@@ -196,7 +194,6 @@ impl Identities {
         proxy_token: Token,
         kubelet_token: Token,
         node_ip: Option<IpAddr>,
-        progress: &dyn Progress,
     ) -> Result<Self, JoinError> {
         let hostname = node.name().map_err(JoinError::Machine)?;
         let addresses = node
@@ -216,7 +213,7 @@ impl Identities {
                 names,
                 key: &key,
             };
-            let certificate = contact.sign(&wanted, token, request, ca, progress)?;
+            let certificate = contact.sign(&wanted, token, request, ca)?;
             Ok((key, certificate))
         };
         let proxy = obtain(

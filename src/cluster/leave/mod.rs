@@ -308,7 +308,7 @@ fn wait_until_up(node: &Node, progress: &mut dyn Progress) -> Result<bool, Comma
             progress.tell(Event::NotYet);
             next_dot += UP_DOT;
         }
-        wait::between_looks(pause.min(end - now));
+        wait::pause_unless(pause.min(end - now), progress.cancelled());
         pause = (pause * 2).min(UP_LONGEST_PAUSE);
     }
 }

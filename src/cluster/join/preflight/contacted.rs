@@ -6,20 +6,19 @@ use std::time::Duration;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
-use crate::client::remote;
+use crate::client::remote::{self, Wait};
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::membership::Membership;
 use crate::cluster::join::peer::Contact;
 use crate::cluster::join::{requested_role, role_here, source_address};
 use crate::cluster::node::Node;
-use crate::cluster::operation::Progress;
 use crate::cluster::strictness;
 use crate::model::join_stage::JoinStage;
 use crate::model::join_url::JoinUrl;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
-use crate::wire::operation::{Event, JoinOrder};
+use crate::wire::operation::JoinOrder;
 use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode};
 use crate::wire::preflight_v1::{Finding, JoinCheck, Severity};
 
@@ -101,13 +100,6 @@ enum Place {
     Refused,
 }
 
-/// A dry run is not taken back: there is nothing to take back.
-struct Stays;
-
-impl Progress for Stays {
-    fn tell(&mut self, _: Event) {}
-}
-
 struct Look<'a> {
     node: &'a Node,
     order: &'a JoinOrder,
@@ -127,8 +119,18 @@ impl Look<'_> {
 
     fn go(&mut self) -> Option<Role> {
         let endpoint = self.url.endpoint();
-        let mut contact = match Contact::open(self.node, self.url) {
+        let connected = format!("{endpoint} can be reached, and speaks TLS");
+        let connected = Finding::ok("connection", connected);
+        let mut contact = match Contact::open(self.node, self.url, self.order.skip_verify) {
             Ok(contact) => contact,
+            Err(error @ JoinError::NotVerified { .. }) => {
+                self.tell(connected);
+                self.tell(failed("fingerprint", &error, JoinStage::Identity));
+                // What it says cannot be believed, and it is told no token.
+                let why = "the contacted node is not the one of the connection string";
+                self.leave_out("membership", END, why);
+                return None;
+            }
             Err(error) => {
                 self.tell(failed("connection", &error, JoinStage::Contact));
                 let why = "the contacted node could not be connected to";
@@ -136,14 +138,8 @@ impl Look<'_> {
                 return None;
             }
         };
-        let message = format!("{endpoint} can be reached, and speaks TLS");
-        self.tell(Finding::ok("connection", message));
-        if !self.verify(&contact) {
-            // What it says cannot be believed, and it is told no token.
-            let why = "the contacted node is not the one of the connection string";
-            self.leave_out("membership", END, why);
-            return None;
-        }
+        self.tell(connected);
+        self.tell_identity();
         let member = match self.membership(&mut contact) {
             Place::Member(role) => Some(role),
             Place::Alone => None,
@@ -162,7 +158,7 @@ impl Look<'_> {
 
     /// What the contacted node tells without a token.
     fn greet(&mut self, contact: &mut Contact) {
-        if let Err(error) = contact.greet(&Stays) {
+        if let Err(error) = contact.greet() {
             self.tell(failed("cluster-agent", &error, JoinStage::Contact));
         }
         let wanted = Wanted {
@@ -174,13 +170,9 @@ impl Look<'_> {
         }
     }
 
-    /// Whether it is the node of the connection string, as far as that is to be known.
-    fn verify(&mut self, contact: &Contact) -> bool {
+    /// Whether the node that was connected to is known to be that of the connection string.
+    fn tell_identity(&mut self) {
         const CHECK: &str = "fingerprint";
-        if let Err(error) = contact.verify(self.url, self.order.skip_verify) {
-            self.tell(failed(CHECK, &error, JoinStage::Identity));
-            return false;
-        }
         let remedy = "take the whole string that `microk8s add-node` prints, with the fingerprint at its end";
         self.tell(if self.url.fingerprint.is_none() {
             let message = "the connection string has no fingerprint, so the identity of the contacted node is not verified";
@@ -191,7 +183,6 @@ impl Look<'_> {
         } else {
             Finding::ok(CHECK, "the served certificate is the one of the connection string")
         });
-        true
     }
 
     fn membership(&mut self, contact: &mut Contact) -> Place {
@@ -201,7 +192,7 @@ impl Look<'_> {
             return Place::Alone;
         };
         let role = member.role();
-        let stale = match member.confirm(self.node, contact, &|| false) {
+        let stale = match member.confirm(self.node, contact, &Wait::within(Duration::MAX)) {
             Ok(stale) => stale,
             Err(error) => {
                 self.tell(failed(CHECK, &error, JoinStage::Contact));

@@ -137,7 +137,7 @@ impl Swarm {
         Self {
             client: Arc::new(Client {
                 agent,
-                tls: TlsConnector::from(pinned_tls::config().unwrap()),
+                tls: TlsConnector::from(pinned_tls::config(None).unwrap()),
                 proxy_request: csr::create(&subject, &[], &key).unwrap(),
             }),
             key,
