@@ -6,6 +6,7 @@
 
 mod add_node;
 mod agent;
+mod completions;
 mod dev_cluster;
 mod interrupt;
 mod log;
@@ -83,6 +84,8 @@ fn run_command(name: &str, mut arguments: Vec<OsString>, printer: &mut dyn Print
         "token" => token::run(arguments, printer),
         "agent" | "cluster-agent" => agent::run(name, arguments, printer),
         "dev-cluster" => dev_cluster::run(arguments, printer),
+        "completions" => completions::run(arguments, printer),
+        "__complete" => completions::complete(arguments, printer),
         "help" | "--help" | "-h" => {
             let options = ["help", "--help", "-h"];
             arguments.retain(|word| !options.iter().any(|option| word == option));

@@ -59,12 +59,12 @@ pub struct AgentArgs {
     pub callback_from: Option<CallbackFrom>,
 
     /// The folder of Cluster API, with its token in `etc/token` [default: /capi]
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
     pub capi_dir: Option<PathBuf>,
 
     /// The directory of a standalone node, which is made if it does not exist
     /// [default: $MICROK8S_NODE_DIR, else ~/.local/share/microk8s/current]
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
     pub node_dir: Option<PathBuf>,
 
     /// The socket of the local API [default: $MICROK8S_SOCKET, else that of the node]

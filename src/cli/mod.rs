@@ -4,6 +4,7 @@ pub mod add_node;
 pub mod agent;
 pub mod argparse;
 pub mod captured_output;
+pub mod completions;
 pub mod dev_cluster;
 pub mod examples;
 pub mod go_flags;
@@ -72,6 +73,8 @@ pub enum Command {
     Agent(agent::AgentArgs),
     /// Form a cluster on this machine, to try things out
     DevCluster(dev_cluster::DevClusterArgs),
+    /// Print the completions for a shell
+    Completions(completions::CompletionsArgs),
 }
 
 /// The definition of the whole command line.

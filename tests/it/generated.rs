@@ -1,36 +1,29 @@
-//! Holds what is generated: `completions/` and `man/` from the command line's definition, and parts of documents.
+//! Holds what is generated: `man/` from the command line's definition, and parts of documents.
 //!
 //! All of it is checked in, so that a package needs no build step for them, and compared here, so that they cannot lag
 //! behind. `UPDATE_GENERATED=1 cargo test --test it generated` writes them again.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::{Mutex, Once};
 
-use clap_complete::Shell;
+use crate::help::commands;
+use crate::lab::is_installed;
 
-use crate::lab::skip;
+mod manual;
 
-/// The name under which the completions are registered and the pages are called.
+/// How the pages are called.
 const PROGRAM: &str = "microk8s";
 
 /// How long a line of a document may be.
 pub const COLUMNS: usize = 100;
 
-/// The pages that have the table of exit codes.
-const WITH_EXIT_STATUS: [&str; 3] = [
-    "microk8s-join.1",
-    "microk8s-leave.1",
-    "microk8s-remove-node.1",
-];
-
 #[test]
-fn completions_and_manual_pages_are_those_of_the_command_line() {
+fn manual_pages_are_those_of_the_command_line() {
     let mut wrong = Vec::new();
-    for (folder, wanted) in [("completions", completions()), ("man", manual_pages())] {
+    for (folder, wanted) in [("man", manual_pages())] {
         let folder = project().join(folder);
         let there = contents(&folder);
         for (name, text) in &wanted {
@@ -65,28 +58,13 @@ fn every_command_that_is_shown_has_its_page() {
         .get_subcommands()
         .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
     {
-        let page = format!("{PROGRAM}-{}.1", shown.get_name());
+        let page = format!("{PROGRAM}-{}.8", shown.get_name());
         assert!(
             pages.contains_key(&page),
             "no {page} among {:?}",
             pages.keys()
         );
     }
-}
-
-#[test]
-fn a_tab_in_a_real_bash_completes_an_option_of_join() {
-    let answer = type_into_bash("microk8s join --w\t");
-    assert!(answer.contains("ran <join --worker>"), "{answer}");
-}
-
-#[test]
-fn a_tab_in_a_real_bash_completes_a_command_and_the_values_of_an_option() {
-    let answer = type_into_bash("microk8s add-n\t--format token-\t");
-    assert!(
-        answer.contains("ran <add-node --format token-check>"),
-        "{answer}"
-    );
 }
 
 #[test]
@@ -109,12 +87,54 @@ fn every_manual_page_renders_without_a_complaint() {
 }
 
 #[test]
+fn mandoc_has_nothing_to_say_against_a_manual_page() {
+    if !is_installed("mandoc") {
+        return;
+    }
+    let pages = manual_pages();
+    let output = Command::new("mandoc")
+        .args(["-Tlint", "-W", "warning"])
+        .args(pages.keys().map(|name| project().join("man").join(name)))
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && complaints.is_empty(),
+        "{complaints}"
+    );
+}
+
+#[test]
+fn every_manual_page_has_examples_and_the_exit_codes_of_its_command_alone() {
+    let pages = manual_pages();
+    for (name, text) in &pages {
+        for section in ["SYNOPSIS", "OPTIONS", "EXAMPLES", "EXIT STATUS", "SEE ALSO"] {
+            assert!(
+                text.contains(&format!(".SH \"{section}\""))
+                    || text.contains(&format!(".SH {section}")),
+                "{name}: {section}"
+            );
+        }
+    }
+    let has = |name: &str, code: u8| pages[name].contains(&format!(".TP\n\\fB{code}\\fR\n"));
+    for (name, codes, others) in [
+        ("microk8s-join.8", &[0, 1, 4, 6, 15, 130][..], &[3, 17][..]),
+        ("microk8s-leave.8", &[0, 1, 2, 3, 16], &[4, 6, 15, 17]),
+        ("microk8s-nodes.8", &[0, 1, 2, 17], &[3, 4, 130]),
+        ("microk8s-token-list.8", &[0, 1, 2], &[3, 4, 17, 130]),
+    ] {
+        assert!(codes.iter().all(|code| has(name, *code)), "{name}");
+        assert!(!others.iter().any(|code| has(name, *code)), "{name}");
+    }
+}
+
+#[test]
 fn the_page_of_join_says_what_join_takes() {
     if !is_installed("man") {
         return;
     }
     // By its path alone, as a reader of a checkout would type it.
-    let output = man([Path::new("man/microk8s-join.1")]);
+    let output = man([Path::new("man/microk8s-join.8")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
@@ -145,67 +165,20 @@ fn project() -> PathBuf {
     let root = project_root();
     WRITTEN.call_once(|| {
         if std::env::var_os("UPDATE_GENERATED").is_some() {
-            write_again(&root.join("completions"), &completions());
             write_again(&root.join("man"), &manual_pages());
         }
     });
     root
 }
 
-fn completions() -> BTreeMap<String, String> {
-    [
-        (Shell::Bash, "microk8s.bash"),
-        (Shell::Zsh, "_microk8s"),
-        (Shell::Fish, "microk8s.fish"),
-    ]
-    .into_iter()
-    .map(|(shell, name)| {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut microk8s::cli::command(), PROGRAM, &mut script);
-        (name.to_owned(), String::from_utf8(script).unwrap())
-    })
-    .collect()
-}
-
 /// A page for the program and one for each command that its help shows.
 fn manual_pages() -> BTreeMap<String, String> {
-    let mut program = microk8s::cli::command().disable_help_subcommand(true);
-    program.build();
-    let mut pages = BTreeMap::new();
-    let mut left = vec![program];
-    while let Some(command) = left.pop() {
-        left.extend(
-            command
-                .get_subcommands()
-                .filter(|sub| !sub.is_hide_set())
-                .cloned(),
-        );
-        let page = clap_mangen::Man::new(command)
-            .source(concat!("microk8s ", env!("CARGO_PKG_VERSION")))
-            .manual("Cluster membership");
-        let mut text = Vec::new();
-        page.render(&mut text).unwrap();
-        let mut text = String::from_utf8(text).unwrap();
-        if WITH_EXIT_STATUS.contains(&&*page.get_filename()) {
-            text += &exit_status();
-        }
-        pages.insert(page.get_filename(), text);
-    }
-    pages
-}
-
-/// The table of exit codes as a section of a page.
-fn exit_status() -> String {
+    let commands = commands();
     let document = fs::read_to_string(project_root().join("docs/exit-codes.md")).unwrap();
-    let mut section = ".SH \"EXIT STATUS\"\n".to_owned();
-    for item in document.split("\n### ").skip(1) {
-        let (item, _) = item.split_once("\n## ").unwrap_or((item, ""));
-        let (code, text) = item.split_once('\n').unwrap();
-        let text: Vec<&str> = text.split_whitespace().collect();
-        let text = text.join(" ").replace('-', "\\-");
-        section += &format!(".TP\n\\fB{code}\\fR\n{text}\n");
-    }
-    section
+    commands
+        .iter()
+        .map(|(name, command)| manual::page(name, command, &commands, &document))
+        .collect()
 }
 
 /// File names and texts of a folder; nothing where there is no folder.
@@ -303,40 +276,6 @@ fn difference(found: &str, wanted: &str) -> String {
     )
 }
 
-/// What an interactive bash on a terminal shows when `keys` and a return are typed at it. Bash finds the completions
-/// loaded and, in place of the program, a function that says how it was called.
-fn type_into_bash(keys: &str) -> String {
-    let completions = project().join("completions/microk8s.bash");
-    let typed = format!(
-        "source '{}'\nmicrok8s() {{ echo \"ran <$*>\"; }}\n{keys}\nexit\n",
-        completions.display()
-    );
-    // `script` gives bash the terminal that readline wants; the limit is for a bash that never ends.
-    let mut child = Command::new("timeout")
-        .args([
-            "120",
-            "script",
-            "-qec",
-            "bash --norc --noprofile -i",
-            "/dev/null",
-        ])
-        .env("TERM", "dumb")
-        .env("HISTFILE", "/dev/null")
-        .env("INPUTRC", "/dev/null")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(typed.as_bytes())
-        .unwrap();
-    String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
-}
-
 /// `man` as in a checkout, writing to a pipe.
 fn man<'a>(arguments: impl IntoIterator<Item = &'a Path>) -> Output {
     Command::new("man")
@@ -348,16 +287,4 @@ fn man<'a>(arguments: impl IntoIterator<Item = &'a Path>) -> Output {
         .env_remove("MAN_KEEP_FORMATTING")
         .output()
         .unwrap()
-}
-
-fn is_installed(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", "command -v \"$0\" >/dev/null", program])
-        .status()
-        .unwrap()
-        .success();
-    if !found {
-        skip(&format!("`{program}` is not installed"));
-    }
-    found
 }

@@ -42,18 +42,17 @@ impl Stranger {
     }
 }
 
-/// Every command that is shown, by the words that name it.
+/// Every command that is shown, by the words that name it, in the order of the help.
 pub fn commands() -> Vec<(Vec<String>, clap::Command)> {
-    let mut found = Vec::new();
-    let mut left = vec![(Vec::new(), microk8s::cli::command())];
-    while let Some((words, command)) = left.pop() {
-        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-            let words = [words.clone(), vec![sub.get_name().to_owned()]].concat();
-            left.push((words, sub.clone()));
-        }
-        found.push((words, command));
+    fn collect(name: &[String], command: &clap::Command) -> Vec<(Vec<String>, clap::Command)> {
+        let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+        let below =
+            shown.flat_map(|sub| collect(&[name, &[sub.get_name().to_owned()]].concat(), sub));
+        std::iter::once((name.to_vec(), command.clone()))
+            .chain(below)
+            .collect()
     }
-    found
+    collect(&[], &microk8s::cli::command())
 }
 
 #[test]

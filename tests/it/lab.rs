@@ -143,6 +143,19 @@ pub fn skip(reason: &str) {
     say("skipped", reason);
 }
 
+/// Whether a program is there; where it is not, that is said.
+pub fn is_installed(program: &str) -> bool {
+    let found = Command::new("sh")
+        .args(["-c", "command -v \"$0\" >/dev/null", program])
+        .status()
+        .unwrap()
+        .success();
+    if !found {
+        skip(&format!("`{program}` is not installed"));
+    }
+    found
+}
+
 /// Says how a test runs, past the capture of the test harness.
 pub fn tell(what: &str) {
     say("note", what);

@@ -15,6 +15,7 @@ mod certificate_policy;
 mod certificates;
 mod command_line;
 mod compat;
+mod completions;
 mod configuring;
 mod contacted_node;
 mod deadline;

@@ -6,14 +6,14 @@ use std::time::Duration;
 use microk8s::base::wait;
 
 use crate::field_usage::Held;
-use crate::lab::{Host, Lab, skip};
+use crate::lab::{Host, Lab, is_installed};
 
 /// Nothing waits for this long in a run where all is well.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A terminal on a host. It goes away when it is dropped.
-struct Terminal<'a> {
+pub struct Terminal<'a> {
     host: &'a Host,
     /// Of its server: one that still ends would take the next terminal along.
     socket: String,
@@ -21,7 +21,7 @@ struct Terminal<'a> {
 
 impl<'a> Terminal<'a> {
     /// Runs a line of shell in it, with `done` below when the line has ended.
-    fn run(host: &'a Host, line: &str) -> Self {
+    pub fn run(host: &'a Host, line: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let socket = host.scratch().join(format!("tmux-{number}"));
@@ -33,6 +33,11 @@ impl<'a> Terminal<'a> {
         let line = format!("{line}; echo done; exec cat");
         terminal.tmux(&["new-session", "-d", "-x", "100", "-y", "30", &line]);
         terminal
+    }
+
+    /// Types a text; a tab or a control character is its key.
+    pub fn types(&self, text: &str) {
+        self.tmux(&["send-keys", "-t", "0", "-l", "--", text]);
     }
 
     fn tmux(&self, words: &[&str]) -> String {
@@ -48,7 +53,7 @@ impl<'a> Terminal<'a> {
 
     /// The screen, as soon as a text is on it.
     #[track_caller]
-    fn shows(&self, text: &str) -> String {
+    pub fn shows(&self, text: &str) -> String {
         let mut screen = String::new();
         let found = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
             screen = self.screen();
@@ -75,12 +80,7 @@ impl Drop for Terminal<'_> {
 }
 
 fn lab() -> Option<Lab> {
-    let found = std::process::Command::new("tmux").arg("-V").output();
-    if !found.is_ok_and(|output| output.status.success()) {
-        skip("`tmux` is not installed");
-        return None;
-    }
-    Lab::new(&["n1", "n2"])
+    is_installed("tmux").then(|| Lab::new(&["n1", "n2"]))?
 }
 
 /// The spinner, with the stage in which the join is held and how long it has taken.
