@@ -135,7 +135,8 @@ pub fn similar_command(name: &str, others: &[&'static str]) -> Option<String> {
 
 /// The option of a command that is most like one that it does not have.
 fn similar_option(name: &'static str, option: &str) -> Option<String> {
-    let option = option.split('=').next().unwrap_or(option);
+    // An error may name it with its value, its short form or a colon.
+    let option = option.split(['=', '/', ':']).next().unwrap_or(option);
     let error = subcommand(name)
         .no_binary_name(true)
         .try_get_matches_from([option])

@@ -150,21 +150,56 @@ fn every_test_that_the_notes_on_security_name_exists() {
     }
 }
 
-/// A message that nothing prints helps no reader.
-#[test]
-fn every_message_in_the_notes_on_troubles_is_in_the_sources() {
-    let mut sources = String::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+/// The text of each module, by its path, such as `cluster::join::preflight`.
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut sources = BTreeMap::new();
+    let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
-                sources += &fs::read_to_string(path).unwrap();
+                continue;
             }
+            let module = path.strip_prefix(&root).unwrap().with_extension("");
+            let module = module.to_str().unwrap().replace('/', "::");
+            let module = module.trim_end_matches("::mod").to_owned();
+            sources.insert(module, fs::read_to_string(&path).unwrap());
         }
     }
+    sources
+}
+
+#[test]
+fn every_module_and_item_that_the_architecture_names_exists() {
+    let sources = sources();
+    // A name may leave out the first parts of its path.
+    let find = |name: &str| {
+        let end = format!("::{name}");
+        let mut modules = sources.iter();
+        modules.find(|(module, _)| *module == name || module.ends_with(&end))
+    };
+    let document = document("architecture.md");
+    let named: Vec<&str> = document
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.contains("::") && !name.contains(' '))
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        let (module, item) = name.rsplit_once("::").unwrap();
+        let has_item = |(_, text): (&String, &String)| text.contains(item);
+        let exists = find(name).is_some() || find(module).is_some_and(has_item);
+        assert!(exists, "there is no `{name}`");
+    }
+}
+
+/// A message that nothing prints helps no reader.
+#[test]
+fn every_message_in_the_notes_on_troubles_is_in_the_sources() {
+    let sources: String = sources().into_values().collect();
     let document = document("troubleshooting.md");
     let messages: Vec<&str> = document
         .lines()

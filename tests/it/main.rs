@@ -42,6 +42,7 @@ mod leaving;
 mod limits;
 mod local_socket;
 mod membership;
+mod messages;
 mod metrics;
 mod node_names;
 mod passthrough;
