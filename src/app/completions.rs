@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::app;
 use crate::base::exit_status::ExitStatus;
+use crate::base::runtime;
 use crate::cli;
 use crate::cli::completions::{self, Candidates, CompletionsArgs, Source};
 use crate::cli::output::{self, Printer};
@@ -34,7 +35,7 @@ pub fn complete(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStat
         Candidates::Directories => ":directories\n".to_owned(),
         Candidates::Listed(listed) => completions::lines(&listed, &[]),
         Candidates::OfAgent(source) => {
-            let found = app::block_on(async {
+            let found = runtime::block_on(async {
                 tokio::time::timeout(AGENT_ANSWERS, ask_agent(source)).await
             });
             match found {
