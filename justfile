@@ -33,7 +33,7 @@ check:
 
 # Write completions/, man/ and the generated parts of docs/ again
 generate:
-    UPDATE_GENERATED=1 cargo test --locked --test it -- generated:: the_document_shows
+    UPDATE_GENERATED=1 cargo test --locked --test it -- generated:: the_document_shows messages:: the_picture
 
 # Licences, bans and sources of the dependencies (needs cargo-deny)
 deny:
