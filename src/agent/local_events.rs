@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::agent::Shared;
 use crate::base::{sanitize, wait};
 use crate::cluster::operation::Progress;
-use crate::wire::operation::{End, Event, Failure, Operation};
+use crate::wire::operation::{End, Event, Operation};
 
 /// How long what a client that has left began may take to be taken back.
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ impl LogWords {
             tracing::info!(?event, "{name}");
             return;
         };
-        let Failure { stage, exit, .. } = failure;
+        let (stage, exit) = (failure.stage.name(), failure.exit);
         let why = sanitize::for_log(failure.message().unwrap_or_default(), 500);
         tracing::warn!(stage, exit, "{failed}: {why}");
     }

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{self, Agent, interrupt, passthrough};
 use crate::base::exit_status::ExitStatus;
 use crate::base::runtime;
-use crate::cli::join_args::{self, Parsed};
+use crate::cli::join_args::{self, Format, Parsed};
 use crate::cli::output::{self, Printer};
 use crate::cli::renderer::Renderer;
-use crate::cli::{join_check, texts};
+use crate::cli::{self, join_check, texts};
 use crate::cluster::join::{self, JoinError};
 use crate::cluster::node::Node;
 use crate::cluster::operation::{self, Progress, RunsIn};
@@ -28,14 +28,22 @@ pub fn join(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     renderer.finish(done)
 }
 
-pub fn leave(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    let mut renderer = Renderer::new(printer);
-    let done = try_leave(arguments, &mut renderer);
+pub fn leave(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    let format = match Format::take(&mut arguments) {
+        Ok(format) => format,
+        Err(text) => return cli::leave::usage_error(printer, &text),
+    };
+    let mut renderer = Renderer::new(format, printer);
+    let done = try_leave(arguments, format, &mut renderer);
     renderer.finish(done)
 }
 
-pub fn remove_node(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    let mut renderer = Renderer::new(printer);
+pub fn remove_node(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+    let format = match Format::take(&mut arguments) {
+        Ok(format) => format,
+        Err(text) => return cli::remove_node::usage_error(printer, &text),
+    };
+    let mut renderer = Renderer::new(format, printer);
     let done = try_remove_node(arguments, &mut renderer);
     renderer.finish(done)
 }
@@ -52,7 +60,7 @@ fn try_join(
             .map_err(|lost| lost.status())?;
     }
     app::check_permission(&node, renderer)?;
-    let typed = crate::cli::join::read(parsed, renderer)?;
+    let typed = cli::join::read(parsed, renderer)?;
     if let Some(error) = typed.invalid {
         renderer.tell(&join_check::invalid_connection(error));
     }
@@ -64,7 +72,11 @@ fn try_join(
     run(&node, &Operation::Join(order), renderer)
 }
 
-fn try_leave(arguments: Vec<OsString>, renderer: &mut Renderer<'_>) -> Result<(), ExitStatus> {
+fn try_leave(
+    arguments: Vec<OsString>,
+    format: Format,
+    renderer: &mut Renderer<'_>,
+) -> Result<(), ExitStatus> {
     let node = app::find_node_or_say(renderer)?;
     if node.layout.has(Lock::Stopped) {
         renderer.err(texts::NOT_RUNNING);
@@ -84,9 +96,15 @@ fn try_leave(arguments: Vec<OsString>, renderer: &mut Renderer<'_>) -> Result<()
         return Err(output::print(renderer, text, ExitStatus::Failure));
     }
     if !node.layout.has(Lock::HaCluster) {
+        if format == Format::Json {
+            let text =
+                "without high availability MicroK8s's own `leave` runs, and it prints no JSON";
+            output::error(renderer, text, Some("leave out `--format json`"));
+            return Err(ExitStatus::Usage);
+        }
         return Err(passthrough::run("leave", &arguments, renderer));
     }
-    let operation = crate::cli::leave::read(arguments, renderer)?;
+    let operation = cli::leave::read(arguments, renderer)?;
     run(&node, &operation, renderer)
 }
 
@@ -101,7 +119,7 @@ fn try_remove_node(
         return Err(output::print(renderer, text, ExitStatus::Failure));
     }
     let is_ha = node.layout.has(Lock::HaCluster);
-    let order = crate::cli::remove_node::read(arguments, is_ha, renderer)?;
+    let order = cli::remove_node::read(arguments, is_ha, renderer)?;
     run(&node, &Operation::RemoveNode(order), renderer)
 }
 

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use crate::base::time_text;
+use crate::base::{sanitize, time_text};
 use crate::cli;
 use crate::model::node_label::NodeLabel;
 
@@ -66,13 +66,45 @@ pub struct JoinArgs {
     pub no_progress: bool,
 }
 
-/// How a join is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// How a join, a leave or a removal is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Lines for people, as MicroK8s prints them
     Text,
     /// A JSON object a line for each event
     Json,
+}
+
+impl Format {
+    /// Takes the option out of arguments that are read word by word, or says what is wrong with it.
+    pub fn take(arguments: &mut Vec<OsString>) -> Result<Self, String> {
+        let (mut format, mut rest, mut needs_value) = (Self::Text, Vec::new(), false);
+        for argument in std::mem::take(arguments) {
+            let text = argument.to_string_lossy();
+            let value = match text.strip_prefix("--format") {
+                _ if needs_value => &text,
+                Some("") => {
+                    needs_value = true;
+                    continue;
+                }
+                Some(value) if value.starts_with('=') => &value[1..],
+                _ => {
+                    rest.push(argument);
+                    continue;
+                }
+            };
+            needs_value = false;
+            format = Self::from_str(value, false).map_err(|_| {
+                let value = sanitize::for_terminal(value);
+                format!("Invalid value for '--format': `{value}` is neither text nor json")
+            })?;
+        }
+        *arguments = rest;
+        if needs_value {
+            return Err("Option '--format' requires an argument.".to_owned());
+        }
+        Ok(format)
+    }
 }
 
 /// The longest `--timeout`: a day.
@@ -107,13 +139,8 @@ impl Manner {
         let (is_dry_run, format) = match parsed {
             Ok(args) => (args.dry_run, args.format),
             Err(_) => {
-                let mut pairs = arguments.windows(2);
-                let is_json = pairs.any(|pair| pair == ["--format", "json"]);
-                let format = match is_json || has("--format=json") {
-                    true => Format::Json,
-                    false => Format::Text,
-                };
-                (has("--dry-run"), format)
+                let format = Format::take(&mut arguments.to_vec());
+                (has("--dry-run"), format.unwrap_or(Format::Text))
             }
         };
         Self {

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
 use crate::cli;
+use crate::cli::join_args::Format;
 use crate::cli::output::Printer;
 use crate::wire::operation::Operation;
 
@@ -15,9 +16,13 @@ pub struct LeaveArgs {
     /// List what would be done, one step a line, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+
+    /// How the progress of the leave is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
 }
 
-/// Reads the arguments as MicroK8s's command does (recording `leave-extra-argument`),
+/// Reads the arguments, without `--format`, as MicroK8s's command does (recording `leave-extra-argument`),
 /// or prints what is wrong and returns the exit status.
 pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<Operation, ExitStatus> {
     let typed: Vec<String> = arguments

@@ -12,7 +12,7 @@ pub mod issued_token;
 pub mod join;
 pub mod join_args;
 pub mod join_check;
-pub mod join_events;
+pub mod json_events;
 pub mod leave;
 pub mod nodes;
 pub mod output;

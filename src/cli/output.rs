@@ -135,7 +135,7 @@ pub fn explain(printer: &mut dyn Printer, failure: &Failure) {
         printer.err(&format!("error: {error}"));
     }
     if let Some(retry) = failure.retry {
-        let (stage, advice) = (&failure.stage, retry.advice());
+        let (stage, advice) = (failure.stage.name(), retry.advice());
         printer.err(&format!("failed stage: {stage}; {advice}"));
     }
     if let Some(hint) = &failure.hint {

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cli;
+use crate::cli::join_args::Format;
 use crate::cli::output::{self, Printer};
 use crate::model::endpoint;
 use crate::wire::operation::RemoveOrder;
@@ -26,10 +27,14 @@ pub struct RemoveNodeArgs {
     /// it
     #[arg(long)]
     pub force: bool,
+
+    /// How the progress of the removal is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
 }
 
-/// Reads the arguments in MicroK8s's order: how many there are, what the second one is, and only
-/// then what they say (recordings `remove-node-*`). On a cluster without high availability the
+/// Reads the arguments, without `--format`, in MicroK8s's order: how many there are, what the second
+/// one is, and only then what they say (recordings `remove-node-*`). On a cluster without high availability the
 /// flag may stand anywhere. An `Err` is the exit status, after what is wrong was printed.
 pub fn read(
     arguments: Vec<OsString>,

@@ -7,7 +7,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cli::join_args::{Format, Manner};
 use crate::cli::join_check::Findings;
-use crate::cli::join_events::Lines;
+use crate::cli::json_events::Lines;
 use crate::cli::output::{self, OutputLost, Printer};
 use crate::cli::spinner::Spinner;
 use crate::wire::operation::{End, Event};
@@ -34,18 +34,22 @@ pub struct Renderer<'a> {
 enum Form {
     /// MicroK8s's texts, and how the operation ended.
     Text(Option<ExitStatus>),
-    /// A join as lines of JSON.
+    /// Lines of JSON.
     Lines(Lines),
     /// The findings of a dry run of a join, as text or as lines of JSON.
     Findings(Findings),
 }
 
 impl<'a> Renderer<'a> {
-    /// Tells an operation as MicroK8s does.
-    pub fn new(printer: &'a mut dyn Printer) -> Self {
+    /// Tells a leave or a removal.
+    pub fn new(format: Format, printer: &'a mut dyn Printer) -> Self {
+        let form = match format {
+            Format::Text => Form::Text(None),
+            Format::Json => Form::Lines(Lines::new(&[])),
+        };
         Self {
             printer,
-            form: Form::Text(None),
+            form,
             spinner: Spinner::new(false),
         }
     }
@@ -78,6 +82,14 @@ impl<'a> Renderer<'a> {
             Form::Lines(lines) => lines.tell(event, *printer),
             Form::Findings(findings) => findings.tell(event, *printer),
         });
+        if let Event::End(end) = event {
+            if matches!(end, End::Left { .. }) {
+                printer.err("This node has left the cluster.");
+            }
+            if let Some(hint) = end.hint() {
+                printer.err(&format!("hint: {hint}"));
+            }
+        }
     }
 
     /// The command is over, with this status where the operation did not come to its end. Says what the
@@ -146,7 +158,7 @@ fn print_text(event: &Event, printer: &mut dyn Printer, status: &mut Option<Exit
             return printer.err(&format!("warning: {message}"));
         }
         Event::Stderr { text } => return printer.err(text),
-        Event::Waiting { message } => format!("{message}. "),
+        Event::Waiting { message, .. } => format!("{message}. "),
         Event::NotYet => ". ".to_owned(),
         Event::NotAnswering => ".. ".to_owned(),
         Event::WaitingDone => " \n".to_owned(),
@@ -171,7 +183,7 @@ fn last_text(end: &End) -> String {
             format!("{usage}Successfully joined the cluster.\n")
         }
         End::AlreadyMember { .. } => "This node is already a member of the cluster.\n".to_owned(),
-        End::Planned { role, steps } => {
+        End::Planned { role, steps, .. } => {
             let steps: String = steps.iter().map(|step| format!("- {step}\n")).collect();
             format!(
                 "This node is a {role} node of the cluster. To leave it, this would be done:\n{steps}Nothing was changed.\n"
@@ -185,18 +197,20 @@ fn last_text(end: &End) -> String {
 mod tests {
     use super::*;
     use crate::cli::output::tests::Kept;
+    use crate::model::join_stage::JoinStage;
     use crate::model::role::Role;
 
     #[test]
     fn a_join_is_told_as_recorded() {
         let mut printer = Kept::default();
-        let mut renderer = Renderer::new(&mut printer);
+        let mut renderer = Renderer::new(Format::Text, &mut printer);
         for event in [
             Event::Contacting {
                 address: "10.99.0.11".parse().unwrap(),
                 from_microk8s: true,
             },
             Event::Waiting {
+                stage: JoinStage::Datastore,
                 message: "Waiting for this node to finish joining the cluster".to_owned(),
             },
             Event::NotYet,
@@ -237,7 +251,7 @@ mod tests {
     #[test]
     fn an_operation_without_an_end_has_failed() {
         let mut printer = Kept::default();
-        let renderer = Renderer::new(&mut printer);
+        let renderer = Renderer::new(Format::Text, &mut printer);
         assert_eq!(renderer.finish(Ok(())), ExitStatus::Failure);
     }
 }

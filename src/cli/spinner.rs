@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::model::join_stage::JoinStage;
 use crate::wire::operation::Event;
 
 /// How often the spinner moves.
@@ -44,8 +43,8 @@ impl Spinner {
             }
             Event::Contacting { address, .. } => Some(format!("joining through {address}")),
             Event::WaitingDone => Some("finishing".to_owned()),
-            Event::Waiting { .. } => Some(JoinStage::Datastore.doing().to_owned()),
-            Event::Stage { stage } => Some(stage.doing().to_owned()),
+            Event::Waiting { stage, .. } => Some(stage.doing().to_owned()),
+            Event::Stage { doing, .. } => Some(doing.clone()),
             Event::Line { .. }
             | Event::Warning { .. }
             | Event::Stderr { .. }

@@ -84,10 +84,12 @@ pub enum Event {
         /// MicroK8s prints it too; it does not in the older flow, nor in a dry run.
         from_microk8s: bool,
     },
-    /// A stage of a join begins that no other event tells of.
+    /// A stage begins that no other event tells of.
     Stage {
         /// Which one.
         stage: JoinStage,
+        /// What is done in it, for people.
+        doing: String,
     },
     /// A line that MicroK8s prints on standard output.
     Line {
@@ -109,6 +111,8 @@ pub enum Event {
     /// Something is waited for: by a join the datastore that lists the node, by a leave the node's own
     /// API server.
     Waiting {
+        /// The stage that begins with it.
+        stage: JoinStage,
         /// As MicroK8s says it.
         message: String,
     },
@@ -125,6 +129,14 @@ pub enum Event {
 }
 
 impl Event {
+    /// A stage begins, in which this is done.
+    pub fn stage(stage: JoinStage, doing: &str) -> Self {
+        Self::Stage {
+            stage,
+            doing: doing.to_owned(),
+        }
+    }
+
     /// A line that MicroK8s prints.
     pub fn line(text: impl Into<String>) -> Self {
         Self::Line { text: text.into() }
@@ -138,12 +150,11 @@ impl Event {
         }
     }
 
-    /// The stage of a join that begins with it.
+    /// The stage that begins with it.
     pub const fn begins(&self) -> Option<JoinStage> {
         match self {
             Self::Contacting { .. } => Some(JoinStage::Contact),
-            Self::Waiting { .. } => Some(JoinStage::Datastore),
-            Self::Stage { stage } => Some(*stage),
+            Self::Stage { stage, .. } | Self::Waiting { stage, .. } => Some(*stage),
             Self::Line { .. }
             | Self::Warning { .. }
             | Self::Stderr { .. }
@@ -181,6 +192,8 @@ pub enum End {
     Left {
         /// What it was in the cluster.
         role: Role,
+        /// The name under which Kubernetes lists it on the nodes that stay.
+        listed_as: Option<String>,
     },
     /// What a leave would do, in order.
     Planned {
@@ -188,6 +201,8 @@ pub enum End {
         role: Role,
         /// One line a step.
         steps: Vec<String>,
+        /// The name under which Kubernetes lists it on the nodes that stay.
+        listed_as: Option<String>,
     },
     /// The node is gone, or there was none.
     Removed,
@@ -195,11 +210,26 @@ pub enum End {
     Failed(Failure),
 }
 
+impl End {
+    /// What is left to do on another node after a leave.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Left { listed_as, .. } | Self::Planned { listed_as, .. } => {
+                let name = listed_as.as_deref()?;
+                Some(format!(
+                    "run `microk8s remove-node {name}` on a node that stays in the cluster: Kubernetes lists this node there until then"
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Why an operation failed, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which part of it failed; of a join, the name of a [`JoinStage`].
-    pub stage: String,
+    /// Which part of it failed.
+    pub stage: JoinStage,
     /// Whether it is of use to try again, where that is known.
     pub retry: Option<Retry>,
     /// MicroK8s's own line for this failure, for standard output.
@@ -217,9 +247,9 @@ pub struct Failure {
 
 impl Failure {
     /// A failure of this stage, for which MicroK8s has no line. The text may come from another machine.
-    pub fn new(stage: &str, exit: ExitStatus, error: &dyn Display) -> Self {
+    pub fn new(stage: JoinStage, exit: ExitStatus, error: &dyn Display) -> Self {
         Self {
-            stage: stage.to_owned(),
+            stage,
             retry: None,
             microk8s_text: None,
             error: Some(sanitize::for_terminal(&error.to_string())),

@@ -237,17 +237,6 @@ fn labels_and_addresses_that_cannot_be_are_refused_before_anything_is_sent() {
     });
 }
 
-/// The lines of a join, each held against the schema, and all against each other.
-fn events(output: &Output) -> Vec<Value> {
-    let lines = schema::lines(output, "join-events");
-    let (last, before) = lines.split_last().unwrap_or_else(|| panic!("{output:?}"));
-    assert_eq!(last["kind"], "end");
-    assert_eq!(last["exit"].as_i64(), output.code.map(i64::from));
-    assert!(before.iter().all(|line| line["kind"] != "end"));
-    assert!(lines.is_sorted_by_key(|line| line["seconds"].as_f64().unwrap()));
-    lines
-}
-
 /// Kind and stage of a line.
 fn told(lines: &[Value]) -> Vec<(&str, &str)> {
     lines
@@ -267,7 +256,7 @@ fn a_join_is_told_in_json_by_the_schema() {
         let [address, token, _] = new_connection(n1);
         let line = format!("microk8s join --format json {address}/{token}");
         let output = n2.shell(&line);
-        let lines = events(&output);
+        let lines = schema::events(&output, "join");
         let mut kinds = told(&lines);
         kinds.dedup();
         assert_eq!(
@@ -291,7 +280,7 @@ fn a_join_is_told_in_json_by_the_schema() {
         assert!(output.stderr.starts_with("warning: "), "{output:?}");
         assert!(!output.stdout.contains(&token), "{output:?}");
         // Once more, as a member.
-        let again = events(&n2.shell(&line));
+        let again = schema::events(&n2.shell(&line), "join");
         assert_eq!(again.last().unwrap()["outcome"], "already-member");
     });
 }
@@ -313,7 +302,7 @@ fn a_join_that_fails_is_told_in_json_wherever_it_fails() {
             ("--token-file /nowhere", "preflight", 1, None),
         ] {
             let output = n2.shell(&format!("microk8s join --format=json {arguments}"));
-            let lines = events(&output);
+            let lines = schema::events(&output, "join");
             let last = lines.last().unwrap();
             assert_eq!(output.code, Some(code), "{output:?}");
             assert_eq!(
@@ -348,7 +337,7 @@ fn json_does_not_repeat_the_connection_string_that_was_typed() {
         let output = n1.shell(&format!(
             "microk8s join --format json 10.99.0.1:9/{token} {more}"
         ));
-        let lines = events(&output);
+        let lines = schema::events(&output, "join");
         let message = lines.last().unwrap()["message"].as_str().unwrap();
         assert!(message.contains(says), "{output:?}");
         assert!(!output.stdout.contains(&token), "{output:?}");
@@ -437,7 +426,7 @@ fn a_contacted_node_that_wants_to_be_asked_later_is_heard_in_text_and_in_json() 
             let hint = "hint: the contacted node cannot answer that now; try again in 10 seconds";
             assert_eq!(text.stderr.contains(hint), seconds.is_some(), "{text:?}");
             assert!(!text.stderr.contains("in 0 "), "{text:?}");
-            let lines = events(&n2.shell(&format!("{join} --format json")));
+            let lines = schema::events(&n2.shell(&format!("{join} --format json")), "join");
             let end = lines.last().unwrap();
             assert_eq!(end["retry_after"].as_u64(), seconds, "{header}: {end}");
             assert_eq!(end["retry"], "try-again");

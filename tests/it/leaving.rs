@@ -9,10 +9,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use microk8s::pki::ca;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::killed::keep_datastore_key;
 use crate::lab::snapshot::Snapshot;
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, schema};
 
 /// A cluster of n1 and n2, whose agents do not run any more.
 pub fn cluster(option: &str) -> Option<Lab> {
@@ -352,6 +353,48 @@ fn a_dry_run_says_what_would_be_done_and_changes_nothing() {
                 calls.iter().all(|call| call.ends_with(" .cluster")),
                 "{calls:?}"
             );
+        });
+    }
+}
+
+#[test]
+fn a_leave_is_told_in_json_by_the_schema_and_says_what_is_left_to_do() {
+    let left_to_do = "run `microk8s remove-node n2` on a node that stays in the cluster: Kubernetes lists this node there until then";
+    for (option, role) in [("--worker", "worker"), ("", "control-plane")] {
+        both_ways(option, "n2", |lab| {
+            let n2 = lab.host("n2");
+            let planned = n2.shell("microk8s leave --dry-run --format json");
+            let lines = schema::events(&planned, "leave");
+            let stop = |line: &Value| {
+                line["kind"] == "step" && line["message"] == "stop the service daemon-kubelite"
+            };
+            assert!(lines.iter().any(stop), "{planned:?}");
+            let end = lines.last().unwrap();
+            assert_eq!(
+                (&end["outcome"], &end["role"], &end["hint"]),
+                (&"planned".into(), &role.into(), &left_to_do.into())
+            );
+
+            let left = n2.shell("microk8s leave --format=json");
+            let lines = schema::events(&left, "leave");
+            let stages: Vec<&Value> = lines.iter().map(|line| &line["stage"]).collect();
+            for stage in ["apply", "api-server"] {
+                assert!(stages.contains(&&stage.into()), "{stages:?}");
+            }
+            let end = lines.last().unwrap();
+            assert_eq!(
+                (&end["outcome"], &end["role"], &end["hint"]),
+                (&"left".into(), &role.into(), &left_to_do.into())
+            );
+            assert_eq!(
+                left.stderr,
+                format!("This node has left the cluster.\nhint: {left_to_do}\n")
+            );
+
+            let again = n2.shell("microk8s leave --format json");
+            let lines = schema::events(&again, "leave");
+            assert_eq!((again.code, lines.len()), (Some(1), 1), "{again:?}");
+            assert_eq!(lines[0]["outcome"], "failed");
         });
     }
 }

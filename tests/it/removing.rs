@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, schema};
 
 /// Both ways: in the process of the command, and through the agent of the node.
 fn both_ways(hosts: &[&str], test: impl Fn(&Lab)) {
@@ -380,4 +380,53 @@ fn an_api_server_that_refuses_is_not_taken_for_one_that_is_down() {
         assert_eq!(output.code, Some(1), "{output:?}");
         assert!(output.stderr.contains(hint), "{output:?}");
     });
+}
+
+#[test]
+fn a_removal_is_told_in_json_by_the_schema() {
+    both_ways(&["n1", "n2"], |lab| {
+        let n1 = lab.host("n1");
+        datastore(n1, &["10.99.0.11", "10.99.0.12"]);
+        let told = |arguments: &str| {
+            let output = n1.shell(&format!("microk8s remove-node {arguments}"));
+            let mut lines = schema::events(&output, "remove-node");
+            let end = lines.pop().unwrap();
+            let stages = lines.iter().map(|line| line["stage"].clone()).collect();
+            (end, Vec::from_iter(output.code), stages)
+        };
+        let (end, code, stages): (_, _, Vec<serde_json::Value>) =
+            told("--format json 10.99.0.12 --force");
+        assert_eq!((&end["outcome"], code), (&"removed".into(), vec![0]));
+        assert!(stages.contains(&"datastore".into()), "{stages:?}");
+        let (end, code, _) = told("n9 --format=json");
+        assert_eq!((&end["outcome"], code), (&"failed".into(), vec![1]));
+        assert_eq!(end["message"], "Node n9 does not exist in Kubernetes.");
+        let (end, code, _) = told("--format json");
+        assert_eq!((&end["outcome"], code), (&"failed".into(), vec![1]));
+        assert_eq!(
+            end["message"],
+            "Please provide the node you want to remove."
+        );
+    });
+}
+
+#[test]
+fn a_format_that_is_none_is_refused_before_anything_is_done() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    for command in ["leave", "remove-node n2"] {
+        for (format, error) in [
+            (
+                "--format xml",
+                "Invalid value for '--format': `xml` is neither text nor json",
+            ),
+            ("--format", "Option '--format' requires an argument."),
+        ] {
+            let output = lab
+                .host("n1")
+                .shell(&format!("microk8s {command} {format}"));
+            assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""));
+            let expected = format!("\n\nError: {error}\n");
+            assert!(output.stderr.ends_with(&expected), "{output:?}");
+        }
+    }
 }

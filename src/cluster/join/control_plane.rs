@@ -15,6 +15,7 @@ use crate::cluster::node::{Node, Privacy};
 use crate::cluster::operation::Progress;
 use crate::cluster::transaction::Step;
 use crate::model::endpoint;
+use crate::model::join_stage::JoinStage;
 use crate::pki::ca::{self, Ca};
 use crate::pki::key::PrivateKey;
 use crate::platform::{Action, Service};
@@ -204,6 +205,7 @@ impl Plan {
         change.steps.service(Action::Start, Service::K8sDqlite);
         change.apply(progress)?;
         progress.tell(Event::Waiting {
+            stage: JoinStage::Datastore,
             message: "Waiting for this node to finish joining the cluster".to_owned(),
         });
         let listed = wait_until_listed(change.node(), self.own, change.end(), progress);

@@ -88,7 +88,7 @@ impl Progress for Staged<'_> {
 
 /// A stage begins of which nothing else tells.
 fn begin(stage: JoinStage, progress: &mut dyn Progress) {
-    progress.tell(Event::Stage { stage });
+    progress.tell(Event::stage(stage, stage.doing()));
 }
 
 fn attempt(

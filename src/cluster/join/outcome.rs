@@ -222,7 +222,7 @@ impl JoinError {
 fn failed(error: &dyn Display, stage: JoinStage, retry: Retry, hint: &str) -> Failure {
     Failure {
         retry: Some(retry),
-        ..Failure::new(stage.name(), stage.exit(), error).hint(hint)
+        ..Failure::new(stage, stage.exit(), error).hint(hint)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::base::sanitize;
 use crate::cluster::identity::IdentityError;
 use crate::cluster::node_lock::NodeLockError;
 use crate::cluster::transaction::JournalError;
+use crate::model::join_stage::JoinStage;
 use crate::pki::PkiError;
 use crate::platform::CommandError;
 use crate::store::dqlite::Malformed;
@@ -91,42 +92,42 @@ impl LeaveError {
         match self {
             Self::NodeLock(error) => Failure {
                 hint: error.hint().map(str::to_owned),
-                ..at("preflight").exits(ExitStatus::NotReady)
+                ..at(JoinStage::Preflight).exits(ExitStatus::NotReady)
             },
-            Self::NotInCluster => at("preflight").microk8s(&self.to_string()),
-            Self::OnlyVoter => at("preflight").exits(ExitStatus::OnlyVoter).microk8s(
+            Self::NotInCluster => at(JoinStage::Preflight).microk8s(&self.to_string()),
+            Self::OnlyVoter => at(JoinStage::Preflight).exits(ExitStatus::OnlyVoter).microk8s(
                 "This node currently holds the only copy of the Kubernetes database so it cannot leave the cluster.\n\
                  To remove this node you can either first remove all other nodes with 'microk8s remove-node' or\n\
                  form a highly available cluster by adding at least three nodes.",
             ),
-            Self::NotMarked(_) => at("preflight")
+            Self::NotMarked(_) => at(JoinStage::Preflight)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s(&self.to_string())
                 .hint("a worker has `var/lock/no-k8s-dqlite` in its node directory, and this one has not; make that file, and run the command again. Nothing was changed"),
-            Self::NotAsked(_) => at("preflight").hint(
+            Self::NotAsked(_) => at(JoinStage::Preflight).hint(
                 "a leave needs a datastore that answers: look into the log of this node's datastore, and whether most of the voters run",
             ),
-            Self::Machine(_) | Self::Malformed(_) => at("preflight"),
-            Self::NotForgotten { contacted, source } => at("datastore")
+            Self::Machine(_) | Self::Malformed(_) => at(JoinStage::Preflight),
+            Self::NotForgotten { contacted, source } => at(JoinStage::Datastore)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s(&not_forgotten(contacted, source))
                 .hint("this node is as it was; see that most voters of the datastore run and reach each other on its port, 19001, then run the command again"),
-            Self::Pki(PkiError::KeyFile { .. }) => at("apply").hint(
+            Self::Pki(PkiError::KeyFile { .. }) => at(JoinStage::Apply).hint(
                 "put a key that can be used there, or move the file away, and a new key is made; nothing was changed",
             ),
-            Self::Journal(JournalError::Service(_)) => at("apply").hint(
+            Self::Journal(JournalError::Service(_)) => at(JoinStage::Apply).hint(
                 "look into the service's log; this node is as it was, and the same command may be tried again",
             ),
             Self::Journal(undo @ JournalError::NotUndone(_)) | Self::NotTakenBack { undo, .. } => {
-                at("undo")
+                at(JoinStage::Undo)
                     .exits(ExitStatus::NotTakenBack)
                     .hint(undo.hint_of_undoing())
             }
-            Self::Read(_) | Self::Pki(_) | Self::Journal(_) => at("apply"),
-            Self::NotCompleted(_) => at("complete").hint(
+            Self::Read(_) | Self::Pki(_) | Self::Journal(_) => at(JoinStage::Apply),
+            Self::NotCompleted(_) => at(JoinStage::Services).hint(
                 "cure the cause; the next start of the node's agent, or the next command, completes the leave",
             ),
-            Self::Interrupted => at("interrupted"),
+            Self::Interrupted => at(JoinStage::Interrupted),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::cluster::pod_network;
 use crate::cluster::transaction::{
     CommitPoint, Committed, Ending, JournalError, Step, Transaction,
 };
+use crate::model::join_stage::JoinStage;
 use crate::model::role::Role;
 use crate::platform::{Action, CommandError, Service};
 use crate::store::tokens::Tokens;
@@ -74,18 +75,27 @@ fn attempt(
     if plan.ends_cluster {
         warn_workers(&datastore::workers(node, tokens), progress);
     }
+    let listed_as = plan.stays_listed.then(|| node.name().ok()).flatten();
     if dry_run {
         let steps = plan.in_words(node.layout.data());
-        return Ok(End::Planned { role, steps });
+        return Ok(End::Planned {
+            role,
+            steps,
+            listed_as,
+        });
     }
     progress.changes_begin();
+    progress.tell(Event::stage(
+        JoinStage::Apply,
+        "changing the files and services of the node",
+    ));
     let mut leaving = Leaving::begin(node)?;
     if let Err(error) = leaving.follow(&plan, progress) {
         leaving.take_back(error)?;
     }
     forget_nodes(tokens, progress);
     start_alone(node, progress);
-    Ok(End::Left { role })
+    Ok(End::Left { role, listed_as })
 }
 
 /// Workers have no cluster without its last control plane node.
@@ -149,12 +159,20 @@ impl<'a> Leaving<'a> {
             steps: plan.after.clone(),
         };
         transaction.enter_commit_point(&point)?;
+        progress.tell(Event::stage(
+            JoinStage::Datastore,
+            "asking the datastore to forget this node",
+        ));
         ask_to_forget(self.node, forget, progress)?;
         self.forgotten = true;
         point.forgotten = true;
         transaction
             .enter_commit_point(&point)
             .map_err(LeaveError::NotCompleted)?;
+        progress.tell(Event::stage(
+            JoinStage::Services,
+            "starting the services of the node",
+        ));
         progress.tell(Event::line(NEW_CERTIFICATES));
         match transaction.roll_forward(&point, platform) {
             Err(JournalError::Service(error)) => progress.tell(Event::warning(format!(
@@ -260,6 +278,7 @@ fn forget_nodes(tokens: Option<&Tokens>, progress: &mut dyn Progress) {
 /// The node has left, whatever comes of it.
 fn start_alone(node: &Node, progress: &mut dyn Progress) {
     progress.tell(Event::Waiting {
+        stage: JoinStage::ApiServer,
         message: "Waiting for node to start".to_owned(),
     });
     let up = wait_until_up(node, progress);

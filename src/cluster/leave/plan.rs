@@ -42,6 +42,8 @@ pub(super) struct Plan {
     pub after: Vec<RollForward>,
     /// The cluster's data goes, because no other node has it.
     pub ends_cluster: bool,
+    /// Kubernetes lists the node on other nodes when it has left.
+    pub stays_listed: bool,
 }
 
 impl Plan {
@@ -104,21 +106,22 @@ impl Plan {
             forget: None,
             after,
             ends_cluster: false,
+            stays_listed: true,
         })
     }
 
     /// The order is that of recording `leave-controlplane`, but for what cannot be undone, which
     /// comes last.
     fn control_plane(node: &Node) -> Result<Self, LeaveError> {
-        let (forget, ends_cluster) = if node.uses_dqlite() {
+        let (forget, ends_cluster, stays_listed) = if node.uses_dqlite() {
             check_voters(node)?;
             match other_members(node)? {
-                Others::Remain(forget) => (Some(forget), false),
-                Others::HaveForgotten => (None, false),
-                Others::None => (None, true),
+                Others::Remain(forget) => (Some(forget), false, true),
+                Others::HaveForgotten => (None, false, false),
+                Others::None => (None, true, false),
             }
         } else {
-            (None, false)
+            (None, false, true)
         };
         let mut steps = Steps::new(node)?;
         steps.steps.service(Action::Stop, Service::Kubelite);
@@ -135,6 +138,7 @@ impl Plan {
             forget,
             after,
             ends_cluster,
+            stays_listed,
         })
     }
 

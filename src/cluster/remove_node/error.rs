@@ -4,6 +4,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::cluster::leave::not_forgotten;
 use crate::cluster::node_lock::NodeLockError;
 use crate::cluster::transaction::JournalError;
+use crate::model::join_stage::JoinStage;
 use crate::platform::CommandError;
 use crate::store::database::StoreError;
 use crate::store::dqlite::Malformed;
@@ -117,46 +118,46 @@ impl RemoveError {
         match self {
             Self::NodeLock(error) => Failure {
                 hint: error.hint().map(str::to_owned),
-                ..at("preflight").exits(ExitStatus::NotReady)
+                ..at(JoinStage::Preflight).exits(ExitStatus::NotReady)
             },
             Self::OnWorker | Self::Unknown(_) | Self::NoAddress(_) => {
-                at("preflight").microk8s(&self.to_string())
+                at(JoinStage::Preflight).microk8s(&self.to_string())
             }
-            Self::NotInKubernetes(_) => at("preflight").microk8s(&self.to_string()).hint(
+            Self::NotInKubernetes(_) => at(JoinStage::Preflight).microk8s(&self.to_string()).hint(
                 "`microk8s kubectl get nodes` and `microk8s nodes` list the nodes; with --force a node that only the datastore or this node still knows is removed as well",
             ),
-            Self::ClaimedAddress { .. } => at("preflight").hint(
+            Self::ClaimedAddress { .. } => at(JoinStage::Preflight).hint(
                 "each node says itself which address it has: name the node by its name; with --force a member of the datastore at this address is removed, and no node of Kubernetes",
             ),
-            Self::InDoubt { hint, .. } => at("preflight").hint(hint),
-            Self::Registered(node) => at("preflight").microk8s(&format!(
+            Self::InDoubt { hint, .. } => at(JoinStage::Preflight).hint(hint),
+            Self::Registered(node) => at(JoinStage::Preflight).microk8s(&format!(
                 "Removal failed. Node {node} is registered with dqlite. Please, run first 'microk8s leave' on the departing node. \n\
                  If the node is not available anymore and will never attempt to join the cluster in the future use the '--force' flag \n\
                  to unregister the node while removing it."
             )),
-            Self::LastMember(_) => at("preflight")
+            Self::LastMember(_) => at(JoinStage::Preflight)
                 .hint("to take this node out of service, remove MicroK8s from it"),
-            Self::NotAsked { source, .. } if is_refused(source) => at("preflight").hint(NOT_ALLOWED),
-            Self::NotAsked { .. } => at("preflight").hint(
+            Self::NotAsked { source, .. } if is_refused(source) => at(JoinStage::Preflight).hint(NOT_ALLOWED),
+            Self::NotAsked { .. } => at(JoinStage::Preflight).hint(
                 "see that the API server runs; with --force the node is removed from the datastore all the same",
             ),
-            Self::NoAnswer(_) => at("preflight").hint(VOTERS),
-            Self::ThisNode(_) | Self::Malformed(_) => at("preflight"),
-            Self::NotForgotten { contacted, source } => at("datastore")
+            Self::NoAnswer(_) => at(JoinStage::Preflight).hint(VOTERS),
+            Self::ThisNode(_) | Self::Malformed(_) => at(JoinStage::Preflight),
+            Self::NotForgotten { contacted, source } => at(JoinStage::Datastore)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s(&not_forgotten(contacted, source))
                 .hint(VOTERS),
-            Self::NotDeleted { source, .. } if is_refused(source) => at("kubernetes").hint(NOT_ALLOWED),
-            Self::NotDeleted { .. } => at("kubernetes").hint(
+            Self::NotDeleted { source, .. } if is_refused(source) => at(JoinStage::ApiServer).hint(NOT_ALLOWED),
+            Self::NotDeleted { .. } => at(JoinStage::ApiServer).hint(
                 "the datastore does not list the node any more; run the command again when the API server answers",
             ),
-            Self::Finalizers { node, .. } => at("kubernetes").hint(format!(
+            Self::Finalizers { node, .. } => at(JoinStage::ApiServer).hint(format!(
                 "all else is removed. The node goes once the programs behind the finalizers are done with it; where they do not run any more, take them off: `microk8s kubectl patch node {node} --type=merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'`"
             )),
-            Self::Journal(undo @ JournalError::NotUndone(_)) => at("undo")
+            Self::Journal(undo @ JournalError::NotUndone(_)) => at(JoinStage::Undo)
                 .exits(ExitStatus::NotTakenBack)
                 .hint(undo.hint_of_undoing()),
-            Self::Read(_) | Self::Journal(_) | Self::Store(_) => at("apply"),
+            Self::Read(_) | Self::Journal(_) | Self::Store(_) => at(JoinStage::Apply),
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::cluster::node_lock;
 use crate::cluster::operation::Progress;
 use crate::cluster::transaction::{Step, Transaction};
 use crate::model::endpoint;
+use crate::model::join_stage::JoinStage;
 use crate::platform::CommandError;
 use crate::store::known_users;
 use crate::store::layout::Lock;
@@ -52,6 +53,10 @@ pub(super) fn remove_node(
             End::Failed(error.outcome())
         }
     }
+}
+
+fn deletion() -> Event {
+    Event::stage(JoinStage::ApiServer, "deleting the node in Kubernetes")
 }
 
 fn tell_what_it_said(error: &CommandError, progress: &mut dyn Progress) {
@@ -130,6 +135,7 @@ impl Removal<'_> {
         let is_in_datastore = self.remove_from_datastore(&mut target, progress)?;
         let is_in_kubernetes = matches!(target.in_kubernetes, InKubernetes::Yes);
         if is_in_kubernetes {
+            progress.tell(deletion());
             self.delete(&target.name)?;
         }
         if !target.is_worker
@@ -174,6 +180,10 @@ impl Removal<'_> {
                 if target.is_ghost() {
                     progress.tell(Event::line("Removing node entry found in dqlite."));
                 }
+                progress.tell(Event::stage(
+                    JoinStage::Datastore,
+                    "asking the datastore to forget the node",
+                ));
                 self.forget(&found)?;
                 if target.is_other_than(&found) {
                     progress.tell(Event::warning(format!(
@@ -235,6 +245,7 @@ impl Removal<'_> {
                 });
             }
         }
+        progress.tell(deletion());
         self.delete_now(name)?;
         self.forget_here(&Target::only_named(name), progress)
             .map(drop)
@@ -279,6 +290,10 @@ impl Removal<'_> {
         target: &Target,
         progress: &mut dyn Progress,
     ) -> Result<bool, RemoveError> {
+        progress.tell(Event::stage(
+            JoinStage::Apply,
+            "removing what this node keeps of it",
+        ));
         let layout = &self.node.layout;
         let read = |name: &str| match layout.read(&layout.credential(name)) {
             Ok(text) => Ok(Some(Secret::new(text))),

@@ -25,6 +25,7 @@ const OUR_AGENT: &[Mode] = &[JoinInProcess, JoinThroughAgent, Requests];
 
 const ERROR_LINE: Effect = Effect::Stderr(|| expectation::Stderr::ErrorLine);
 const USAGE: Effect = Effect::Stderr(|| expectation::Stderr::Usage);
+const LEFT: &str = "This node has left the cluster.\n";
 const WARNING: Effect = Effect::Stderr(|| expectation::Stderr::Line("warning: "));
 const NOTHING_HAPPENS: &[Effect] = &[Untouched(N1), NoCalls];
 
@@ -1322,6 +1323,13 @@ const FILES: &[Difference] = &[
     // Leaving, and removing nodes.
 ];
 
+/// What `leave` prints on standard error of a node that was one of several.
+fn has_left(node: &str) -> String {
+    format!(
+        "{LEFT}hint: run `microk8s remove-node {node}` on a node that stays in the cluster: Kubernetes lists this node there until then\n"
+    )
+}
+
 const LEAVES: &[Difference] = &[
     Difference {
         microk8s: "a control plane node that left keeps the cluster's authority with its key, its service account key and its callback token",
@@ -1469,9 +1477,46 @@ const LEAVES: &[Difference] = &[
         cases: &[Case {
             of: &["leave-kubectl-fails"],
             modes: LEAVE,
-            effects: &[WARNING, AnyCalls],
+            effects: &[
+                Effect::Stderr(|| {
+                    let end = has_left("n2");
+                    expectation::Stderr::Exactly(format!(
+                        "warning: this node has left, but its own API server did not answer within 50 seconds; look into the log of daemon-kubelite\n{end}"
+                    ))
+                }),
+                AnyCalls,
+            ],
         }],
         tests: &[],
+    },
+    Difference {
+        microk8s: "`leave` prints nothing when it is done",
+        here: "a line on stderr says that the node has left, and another one, where nodes stay, which command is to be run there",
+        why: "Kubernetes lists the node on the others until they are told, and with stdout as it is no script sees a difference",
+        cases: &[
+            Case {
+                of: &["leave-alone"],
+                modes: LEAVE,
+                effects: &[Effect::Stderr(|| {
+                    expectation::Stderr::Exactly(LEFT.to_owned())
+                })],
+            },
+            Case {
+                of: &["leave-formed-cluster"],
+                modes: LEAVE,
+                effects: &[Effect::Stderr(|| {
+                    expectation::Stderr::Exactly(has_left("n1"))
+                })],
+            },
+            Case {
+                of: &["leave-controlplane", "leave-worker"],
+                modes: LEAVE,
+                effects: &[Effect::Stderr(|| {
+                    expectation::Stderr::Exactly(has_left("n2"))
+                })],
+            },
+        ],
+        tests: &["leaving::a_leave_is_told_in_json_by_the_schema_and_says_what_is_left_to_do"],
     },
     Difference {
         microk8s: "when the datastore's shell fails, `leave` and `remove-node` print its command line as a Python object",

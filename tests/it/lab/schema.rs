@@ -28,6 +28,18 @@ fn read(text: &str, name: &str) -> Value {
     value
 }
 
+/// The lines of a command with `--format json`, each held against its schema, and all against each
+/// other.
+pub fn events(output: &Output, command: &str) -> Vec<Value> {
+    let lines = lines(output, &format!("{command}-events"));
+    let (last, before) = lines.split_last().unwrap_or_else(|| panic!("{output:?}"));
+    assert_eq!(last["kind"], "end");
+    assert_eq!(last["exit"].as_i64(), output.code.map(i64::from));
+    assert!(before.iter().all(|line| line["kind"] != "end"));
+    assert!(lines.is_sorted_by_key(|line| line["seconds"].as_f64().unwrap()));
+    lines
+}
+
 /// Holds a value against the part of JSON Schema that our schemas use; another keyword panics. A
 /// field that is not described is a fault, although JSON Schema lets it pass.
 fn check(value: &Value, schema: &Value) -> Result<(), String> {

@@ -1,7 +1,7 @@
-//! `join --format json`: a join as lines of JSON, for programs.
+//! `join`, `leave` and `remove-node` with `--format json`: lines of JSON, for programs.
 //!
-//! The form is described by `docs/join-events.schema.json` and is one of its own: what the agent
-//! and the command line tell each other may change without it.
+//! The form is described by `docs/join-events.schema.json` and its like, and is one of its own: what
+//! the agent and the command line tell each other may change without it.
 
 use std::ffi::OsString;
 use std::time::Instant;
@@ -36,6 +36,7 @@ struct Line<'a> {
 enum Kind {
     Progress,
     Warning,
+    Step,
     End,
 }
 
@@ -44,14 +45,17 @@ enum Kind {
 enum Outcome {
     Joined,
     AlreadyMember,
+    Left,
+    Planned,
+    Removed,
     Failed,
 }
 
-/// Tells a join as lines of JSON on standard output, where nothing else is printed. Standard error
+/// Tells an operation as lines of JSON on standard output, where nothing else is printed. Standard error
 /// is as without it.
 pub struct Lines {
     began: Instant,
-    stage: String,
+    stage: &'static str,
     captured: CapturedOutput,
     ended: Option<ExitStatus>,
 }
@@ -61,7 +65,7 @@ impl Lines {
     pub fn new(arguments: &[OsString]) -> Self {
         Self {
             began: Instant::now(),
-            stage: JoinStage::Preflight.name().to_owned(),
+            stage: JoinStage::Preflight.name(),
             captured: CapturedOutput::new(arguments),
             ended: None,
         }
@@ -100,17 +104,17 @@ impl Lines {
 
     /// Tells one event.
     pub fn tell(&mut self, event: &Event, printer: &mut dyn Printer) {
-        // What was printed before the join began stopped nothing.
+        // What was printed before the operation began stopped nothing.
         let printed = self.captured.take_stdout();
         if !printed.is_empty() {
             self.line(Kind::Warning, &printed, printer);
         }
         if let Some(stage) = event.begins() {
-            stage.name().clone_into(&mut self.stage);
+            self.stage = stage.name();
         }
         let message = match event {
             Event::Contacting { address, .. } => &format!("Contacting cluster at {address}"),
-            Event::Stage { stage } => stage.doing(),
+            Event::Stage { doing: message, .. } => message,
             Event::Warning {
                 message,
                 from_microk8s: true,
@@ -120,8 +124,11 @@ impl Lines {
                 self.line(Kind::Warning, &message, printer);
                 return printer.err(&format!("warning: {message}"));
             }
-            Event::Line { text: message } | Event::Waiting { message } => message,
-            Event::NotYet => "The datastore does not list this node yet",
+            Event::Line { text: message } | Event::Waiting { message, .. } => message,
+            Event::NotYet if self.stage == JoinStage::Datastore.name() => {
+                "The datastore does not list this node yet"
+            }
+            Event::NotYet => "Still waiting",
             Event::NotAnswering => "The datastore could not be asked yet",
             Event::WaitingDone => "The waiting is over",
             Event::Stderr { text } => return printer.err(text),
@@ -133,22 +140,38 @@ impl Lines {
 
     fn last(&mut self, end: &End, printer: &mut dyn Printer) {
         let (outcome, message, role) = match end {
-            End::Joined { role, .. } => {
-                (Outcome::Joined, "Successfully joined the cluster.", *role)
-            }
+            End::Joined { role, .. } => (
+                Outcome::Joined,
+                "Successfully joined the cluster.",
+                Some(*role),
+            ),
             End::AlreadyMember { role } => (
                 Outcome::AlreadyMember,
                 "This node is already a member of the cluster.",
-                *role,
+                Some(*role),
             ),
+            End::Left { role, .. } => (
+                Outcome::Left,
+                "This node has left the cluster.",
+                Some(*role),
+            ),
+            End::Planned { role, steps, .. } => {
+                for step in steps {
+                    self.line(Kind::Step, step, printer);
+                }
+                (Outcome::Planned, "Nothing was changed.", Some(*role))
+            }
+            End::Removed => (Outcome::Removed, "The node was removed.", None),
             End::Failed(failure) => return self.failed(failure, printer),
-            // These end no join.
-            End::Checked { .. } | End::Left { .. } | End::Planned { .. } | End::Removed => return,
+            // A dry run of a join has a form of its own.
+            End::Checked { .. } => return,
         };
-        "done".clone_into(&mut self.stage);
+        self.stage = "done";
         self.ended = Some(ExitStatus::Success);
+        let hint = end.hint();
         let end = Line {
-            role: Some(role),
+            role,
+            hint: hint.as_deref(),
             ..self.end(outcome, message, ExitStatus::Success)
         };
         write(&end, printer);
@@ -156,14 +179,17 @@ impl Lines {
 
     fn failed(&mut self, failure: &Failure, printer: &mut dyn Printer) {
         output::explain(printer, failure);
-        self.stage.clone_from(&failure.stage);
+        self.stage = failure.stage.name();
         self.ended = Some(failure.status());
-        let message = failure.message().unwrap_or("the join failed");
         let end = Line {
             hint: failure.hint.as_deref(),
             retry: failure.retry,
             retry_after: failure.retry_after,
-            ..self.end(Outcome::Failed, message, failure.status())
+            ..self.end(
+                Outcome::Failed,
+                failure.message().unwrap_or_default(),
+                failure.status(),
+            )
         };
         write(&end, printer);
     }
@@ -183,7 +209,7 @@ impl Lines {
     fn line_of<'a>(&'a self, kind: Kind, message: &'a str) -> Line<'a> {
         Line {
             kind,
-            stage: &self.stage,
+            stage: self.stage,
             message: message.trim(),
             // Since the command began, to the millisecond.
             seconds: (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
@@ -199,6 +225,6 @@ impl Lines {
 
 fn write(line: &Line<'_>, printer: &mut dyn Printer) {
     let text = serde_json::to_string(line).unwrap_or_default();
-    // A join goes on although nothing reads its output.
+    // An operation goes on although nothing reads its output.
     let _ = printer.out(&format!("{text}\n"));
 }
