@@ -31,7 +31,7 @@ pub fn join(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
 pub fn leave(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let format = match Format::take(&mut arguments) {
         Ok(format) => format,
-        Err(text) => return cli::leave::usage_error(printer, &text),
+        Err(text) => return cli::usage_error(printer, "leave", "[OPTIONS]", &text),
     };
     let mut renderer = Renderer::new(format, printer);
     let done = try_leave(arguments, format, &mut renderer);
@@ -41,7 +41,7 @@ pub fn leave(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSta
 pub fn remove_node(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let format = match Format::take(&mut arguments) {
         Ok(format) => format,
-        Err(text) => return cli::remove_node::usage_error(printer, &text),
+        Err(text) => return cli::usage_error(printer, "remove-node", "[OPTIONS] NODE", &text),
     };
     let mut renderer = Renderer::new(format, printer);
     let done = try_remove_node(arguments, &mut renderer);
