@@ -17,9 +17,10 @@ use tokio::time::timeout;
 
 use crate::agent::cluster_api::{Whole, in_time, only};
 use crate::agent::concurrency_limits::{COME_AGAIN, RequestClass};
+use crate::agent::connection_limiter::RequestPermit;
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::Limit;
-use crate::agent::{Shared, after_response, connection_limiter, image_stream, request_log, status};
+use crate::agent::{Shared, after_response, image_stream, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::admission::Caller;
 use crate::cluster::callback::Refused;
@@ -155,7 +156,7 @@ async fn upgrade(
 async fn import_image(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
-    Extension(permit): Extension<Arc<connection_limiter::Request>>,
+    Extension(permit): Extension<Arc<RequestPermit>>,
     headers: HeaderMap,
     mut body: Body,
 ) -> Response {
@@ -170,7 +171,7 @@ async fn import_image(
 async fn take_image(
     shared: Arc<Shared>,
     caller: Caller,
-    permit: &connection_limiter::Request,
+    permit: &RequestPermit,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Response {
@@ -193,7 +194,7 @@ async fn take_image(
         Err(answer) => return answer,
     }
     // The caller is authorized: from here on its connection is not closed to make room for others.
-    if !permit.is_whole() {
+    if !permit.complete() {
         return busy(&shared);
     }
     let limit = shared.timeout;

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::time::timeout;
 
+use crate::agent::connection_limiter::RequestPermit;
 use crate::agent::metrics::Limit;
 use crate::agent::{
     Shared, callback_api, date, join_steps, metrics_page, moved, request_log, status,
@@ -91,14 +92,21 @@ async fn health(Extension(caller): Extension<Caller>, _body: Whole) -> Response 
     answer
 }
 
-/// The body of a request, all of it and in time.
+/// The body of a request, all of it and in time. With it the request is complete, so every handler
+/// takes it ([`RequestPermit::complete`]), but for the one that reads its body piece by piece.
 pub(super) struct Whole(pub(super) Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Whole {
     type Rejection = Response;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
-        Self::within(BODY_TIME, request.into_body()).await
+        let permit: Option<Arc<RequestPermit>> = request.extensions().get().cloned();
+        let whole = Self::within(BODY_TIME, request.into_body()).await?;
+        match permit.is_none_or(|permit| permit.complete()) {
+            true => Ok(whole),
+            // It reaches no client: the connection is being closed for another one.
+            false => Err(StatusCode::SERVICE_UNAVAILABLE.into_response()),
+        }
     }
 }
 

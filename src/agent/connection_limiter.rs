@@ -1,403 +1,347 @@
-//! Limits the open connections of the agent, in total and per machine, and chooses the one that
-//! is closed for a new one.
+//! Limits the open connections of the agent, in total and per peer, and chooses the one that is
+//! closed for a new one.
 //!
-//! A machine that opens many connections takes neither those of others nor the file descriptors
-//! that the agent needs for its work. When no permit is left, the agent closes an idle connection,
-//! one without a complete request: of the machine that has the most, the one that is idle for
-//! longest. So idle and trickling connections keep no other machine out, and a new connection is
-//! the last to be closed.
+//! A connection without a complete request is idle. When there is no room for a new connection, the
+//! one that has been idle for longest is closed, of the peer with the most connections. So idle and
+//! trickling connections keep no other peer out, and a new connection is the last to be closed.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::metrics::{Limit, Metrics};
 
-/// Which part of all connections one machine may have. Many nodes may sit behind one address, so
-/// it is not a handful.
-const SHARE: usize = 4;
-/// On which part of all connections something may be asked at a time.
-const ASKING: usize = 3;
-/// Machines that have no more than this part of all connections count as having equally many.
-const MODEST: usize = 64;
+/// Which part of all connections one peer may have. Many nodes may be behind one address, so it is
+/// not a handful.
+const PEER_SHARE: usize = 4;
+/// On which part of all connections requests may be incomplete: each may hold a body in memory.
+const INCOMPLETE_SHARE: usize = 3;
+/// Peers that have no more than this part of all connections count as having equally many.
+const SMALL_SHARE: usize = 64;
 /// File descriptors that are kept for the agent's own work: its store, the node's files, the
 /// local API, the pipes of the programs that it runs, and connections that are about to close.
-const RESERVED: u64 = 128 + MOST_LEAVING as u64;
-/// How many connections may have lost their permit and not be closed yet before no more are
-/// accepted.
-const MOST_LEAVING: usize = 128;
+const RESERVED: u64 = 128 + MAX_CLOSING as u64;
+/// How many evicted connections may still be open before no more are accepted.
+const MAX_CLOSING: usize = 128;
+/// How long a client may take to send the headers of its first request.
+const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// How long a connection stays open between two requests. A client that asks again opens another
+/// one, at the cost of a handshake.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Both limits once the agent was told to stop.
+const LAST_IDLE_LIMIT: Duration = Duration::from_secs(1);
+/// How often connections are checked against these limits.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The permits for connections.
+/// Gives permits to connections.
 #[derive(Clone)]
 pub struct ConnectionLimiter {
-    most: usize,
     table: Arc<Table>,
 }
 
 struct Table {
-    taken: Mutex<Taken>,
-    /// A connection that had lost its permit is closed.
+    max: usize,
+    open: Mutex<Open>,
+    /// An evicted connection is closed.
     closed: Notify,
-    /// A permit has become free, or its connection idle.
-    free: Notify,
     metrics: Arc<Metrics>,
 }
 
-/// The place of a quiet connection in the order of going: whether it showed a token of use, when
-/// it became quiet, and its number.
-type Rank = (bool, u64, u64);
-
 #[derive(Default)]
-struct Taken {
-    /// Counts what happens: the order of everything.
-    moment: u64,
-    limiter: HashMap<u64, Held>,
-    peers: HashMap<IpAddr, Peer>,
-    /// The machines that have quiet connections; the last one gives one up first.
-    quiet: BTreeSet<(usize, Reverse<Rank>, IpAddr)>,
-    /// How many connections have lost their permit and are not closed yet.
-    leaving: usize,
-    /// [`MODEST`] in connections.
-    modest: usize,
+struct Open {
+    last_number: u64,
+    connections: HashMap<u64, Connection>,
+    by_peer: HashMap<IpAddr, usize>,
+    /// How many connections are evicted and not closed yet.
+    closing: usize,
 }
 
-struct Held {
+struct Connection {
     peer: IpAddr,
-    rank: Rank,
-    at_work: usize,
-    evicted: Arc<Notify>,
-}
-
-#[derive(Default)]
-struct Peer {
-    limiter: usize,
-    quiet: BTreeSet<Rank>,
+    idle_since: Instant,
+    has_asked: bool,
+    /// Requests whose headers have arrived.
+    under_way: usize,
+    /// Those of them that are complete.
+    complete: usize,
+    evicted: CancellationToken,
 }
 
 /// A connection's permit; released when it is dropped.
 pub struct ConnectionPermit {
     number: u64,
     table: Arc<Table>,
-    evicted: Arc<Notify>,
-}
-
-/// Permits for connections, and for those of them on which something is asked: as many as `most`, or
-/// as the process may have files open; the soft limit on files is raised as far as that needs. A
-/// connection takes some ten kilobytes of memory, and some thirty when something is asked on it.
-pub fn for_this_process(
-    most: usize,
-    metrics: &Arc<Metrics>,
-) -> (ConnectionLimiter, ConnectionLimiter) {
-    let wanted = u64::try_from(most)
-        .unwrap_or(u64::MAX)
-        .saturating_add(RESERVED);
-    let files = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) if soft < wanted && soft < hard => {
-            let more = wanted.min(hard);
-            setrlimit(Resource::RLIMIT_NOFILE, more, hard).map_or(soft, |()| more)
-        }
-        Ok((soft, _)) => soft,
-        Err(_) => u64::MAX,
-    };
-    // With very few files half of them is a better guess than none.
-    let free = files.saturating_sub(RESERVED).max(files / 2);
-    let all = usize::try_from(free).unwrap_or(most).clamp(2, most.max(2));
-    let asking = (all / ASKING).max(1);
-    (
-        ConnectionLimiter::new(all, metrics.clone()),
-        ConnectionLimiter::new(asking, metrics.clone()),
-    )
+    evicted: CancellationToken,
 }
 
 impl ConnectionLimiter {
-    fn new(most: usize, metrics: Arc<Metrics>) -> Self {
-        let taken = Taken {
-            modest: (most / MODEST).max(1),
-            ..Taken::default()
+    /// As many permits as `max`, or as the process may have files open; the soft limit on files is
+    /// raised as far as that needs. A connection takes some twenty kilobytes of memory.
+    pub fn for_this_process(max: usize, metrics: &Arc<Metrics>) -> Self {
+        let wanted = u64::try_from(max)
+            .unwrap_or(u64::MAX)
+            .saturating_add(RESERVED);
+        let files = match getrlimit(Resource::RLIMIT_NOFILE) {
+            Ok((soft, hard)) if soft < wanted && soft < hard => {
+                let more = wanted.min(hard);
+                setrlimit(Resource::RLIMIT_NOFILE, more, hard).map_or(soft, |()| more)
+            }
+            Ok((soft, _)) => soft,
+            Err(_) => u64::MAX,
+        };
+        // With very few files half of them is a better guess than none.
+        let free = files.saturating_sub(RESERVED).max(files / 2);
+        let max = usize::try_from(free).unwrap_or(max).clamp(2, max.max(2));
+        Self::new(max, metrics.clone())
+    }
+
+    fn new(max: usize, metrics: Arc<Metrics>) -> Self {
+        let table = Table {
+            max,
+            open: Mutex::default(),
+            closed: Notify::new(),
+            metrics,
         };
         Self {
-            most,
-            table: Arc::new(Table {
-                taken: Mutex::new(taken),
-                closed: Notify::new(),
-                free: Notify::new(),
-                metrics,
-            }),
+            table: Arc::new(table),
         }
     }
 
-    /// A permit for a connection from this address, and whether another one lost it for that. There
-    /// is none only when every connection that could make room is being worked for.
-    pub fn take(&self, address: IpAddr) -> Option<(Arc<ConnectionPermit>, bool)> {
-        let taken = self.try_take(address);
-        if taken.is_none() {
+    /// A permit for a connection from this address, and whether another one was evicted for it.
+    /// There is none only when every connection that could make room has a complete request.
+    pub fn acquire(&self, address: IpAddr) -> Option<(Arc<ConnectionPermit>, bool)> {
+        let acquired = self.table.lock().acquire(peer(address), self.table.max);
+        let Some((number, evicted, has_evicted)) = acquired else {
             self.table.metrics.limit_hit(Limit::Connections);
-        }
-        taken
-    }
-
-    /// A permit as from [`Self::take`], as soon as there is one.
-    pub async fn free(&self, address: IpAddr) -> Arc<ConnectionPermit> {
-        loop {
-            let mut free = pin!(self.table.free.notified());
-            // What becomes free from here on is heard of.
-            free.as_mut().enable();
-            if let Some((permit, _)) = self.try_take(address) {
-                return permit;
-            }
-            free.await;
-        }
-    }
-
-    fn try_take(&self, address: IpAddr) -> Option<(Arc<ConnectionPermit>, bool)> {
-        let address = peer(address);
-        let mut taken = self.table.lock();
-        let of_one = taken.peers.get(&address).map_or(0, |one| one.limiter);
-        let victim = if of_one >= (self.most / SHARE).max(1) {
-            taken
-                .peers
-                .get(&address)
-                .map(|one| one.quiet.first().copied())
-        } else if taken.limiter.len() >= self.most {
-            Some(taken.quiet.last().map(|(_, Reverse(rank), _)| *rank))
-        } else {
-            None
+            return None;
         };
-        if let Some(victim) = victim {
-            let (.., number) = victim?;
-            taken.evict(number);
+        if has_evicted {
             self.table.metrics.limit_hit(Limit::Evicted);
         }
-        let (number, evicted) = taken.permit(address);
-        drop(taken);
         let permit = ConnectionPermit {
             number,
             table: self.table.clone(),
             evicted,
         };
-        Some((Arc::new(permit), victim.is_some()))
+        Some((Arc::new(permit), has_evicted))
     }
 
-    /// Ends when not too many connections have lost their permit without being closed yet: they hold
-    /// files.
+    /// Ends when not too many evicted connections are still open: they hold files.
     pub async fn settled(&self) {
         loop {
             let closed = self.table.closed.notified();
-            if self.table.lock().leaving < MOST_LEAVING {
+            if self.table.lock().closing < MAX_CLOSING {
                 return;
             }
             closed.await;
         }
     }
+
+    /// Evicts connections on which nothing is asked for too long, and keeps on doing so.
+    pub async fn close_idle(&self, stop: &CancellationToken) {
+        let mut ticks = interval(CHECK_INTERVAL);
+        loop {
+            let now = ticks.tick().await;
+            let evicted = self.table.lock().evict_idle(now, stop.is_cancelled());
+            for _ in 0..evicted {
+                self.table.metrics.limit_hit(Limit::Idle);
+            }
+        }
+    }
 }
 
 impl ConnectionPermit {
-    /// Ends when the permit goes to another connection; this one has to be closed.
+    /// Ends when the connection has to be closed.
     pub async fn evicted(&self) {
-        self.evicted.notified().await;
+        self.evicted.cancelled().await;
     }
 
-    /// A request is complete and is being handled: the permit is kept until that is done. Says
-    /// whether it was not lost before.
-    pub fn begin(&self) -> bool {
-        self.table
-            .lock()
-            .change(self.number, |held, _| held.at_work += 1)
-    }
-
-    /// A request is done. A connection on which a token was accepted is closed only after all
-    /// others from now on.
-    pub fn end(&self, is_trusted: bool) {
-        self.table.lock().change(self.number, |held, now| {
-            held.at_work = held.at_work.saturating_sub(1);
-            held.rank.0 |= is_trusted;
-            held.rank.1 = now;
-        });
-        self.table.free.notify_waiters();
-    }
-
-    /// Something was asked with a token that is of use: it is one of the last to go.
-    pub fn trust(&self) {
-        self.table
-            .lock()
-            .change(self.number, |held, _| held.rank.0 = true);
-    }
-
-    /// Whether something was asked with a token that is of use.
-    pub fn is_trusted(&self) -> bool {
-        let taken = self.table.lock();
-        taken
-            .limiter
-            .get(&self.number)
-            .is_some_and(|held| held.rank.0)
-    }
-
-    /// The handshake is done, or a good part of a request has come: the connection does not
-    /// trickle.
+    /// The connection has made progress: it has been idle from now on.
     pub fn touch(&self) {
-        self.table
-            .lock()
-            .change(self.number, |held, now| held.rank.1 = now);
+        self.table.lock().change(self.number, |_| ());
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut taken = self.table.lock();
-        if taken.remove(self.number).is_none() {
-            taken.leaving -= 1;
+        let mut open = self.table.lock();
+        if open.remove(self.number).is_none() {
+            open.closing -= 1;
             self.table.closed.notify_one();
         }
-        drop(taken);
-        self.table.free.notify_waiters();
     }
 }
 
 impl Table {
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Taken {
-    fn permit(&mut self, address: IpAddr) -> (u64, Arc<Notify>) {
-        self.moment += 1;
-        let (number, evicted) = (self.moment, Arc::new(Notify::new()));
-        let held = Held {
-            peer: address,
-            rank: (false, number, number),
-            at_work: 0,
+impl Open {
+    fn acquire(&mut self, peer: IpAddr, max: usize) -> Option<(u64, CancellationToken, bool)> {
+        let of_peer = self.by_peer.get(&peer).copied().unwrap_or_default();
+        let victim = if of_peer >= (max / PEER_SHARE).max(1) {
+            Some(self.longest_idle(|open| open.peer == peer)?)
+        } else if self.connections.len() >= max {
+            Some(self.longest_idle_of_busiest(max, |_| true)?)
+        } else {
+            None
+        };
+        if let Some(victim) = victim {
+            self.evict(victim);
+        }
+        self.last_number += 1;
+        let evicted = CancellationToken::new();
+        let connection = Connection {
+            peer,
+            idle_since: Instant::now(),
+            has_asked: false,
+            under_way: 0,
+            complete: 0,
             evicted: evicted.clone(),
         };
-        self.of_peer(address, |one| {
-            one.limiter += 1;
-            one.quiet.insert(held.rank);
+        self.connections.insert(self.last_number, connection);
+        *self.by_peer.entry(peer).or_default() += 1;
+        Some((self.last_number, evicted, victim.is_some()))
+    }
+
+    /// Of these connections the one without a complete request that has been idle for longest.
+    fn longest_idle(&self, which: impl Fn(&Connection) -> bool) -> Option<u64> {
+        let idle = self
+            .connections
+            .iter()
+            .filter(|(_, open)| open.complete == 0 && which(open));
+        let longest = idle.min_by_key(|(number, open)| (open.idle_since, **number));
+        longest.map(|(number, _)| *number)
+    }
+
+    /// The same of the peer with the most connections, unless there is none or all peers have few.
+    fn longest_idle_of_busiest(
+        &self,
+        max: usize,
+        which: impl Fn(&Connection) -> bool,
+    ) -> Option<u64> {
+        let busiest = self.by_peer.iter().max_by_key(|(_, count)| **count);
+        busiest
+            .filter(|(_, count)| **count > (max / SMALL_SHARE).max(1))
+            .and_then(|(peer, _)| self.longest_idle(|open| open.peer == *peer && which(open)))
+            .or_else(|| self.longest_idle(which))
+    }
+
+    /// A request begins to arrive. Where too many do, the connection of another one is evicted, and
+    /// counted.
+    fn begin_request(&mut self, number: u64, max: usize) -> usize {
+        let is_arriving = |open: &Connection| open.under_way > open.complete;
+        let arriving = self.connections.values().filter(|open| is_arriving(open));
+        let victim = match arriving.count() >= (max / INCOMPLETE_SHARE).max(1) {
+            true => self.longest_idle_of_busiest(max, is_arriving),
+            false => None,
+        };
+        victim.iter().for_each(|victim| self.evict(*victim));
+        self.change(number, |open| {
+            open.has_asked = true;
+            open.under_way += 1;
         });
-        self.limiter.insert(number, held);
-        (number, evicted)
+        victim.iter().count()
     }
 
     fn evict(&mut self, number: u64) {
-        if let Some(held) = self.remove(number) {
-            self.leaving += 1;
-            held.evicted.notify_one();
+        if let Some(connection) = self.remove(number) {
+            self.closing += 1;
+            connection.evicted.cancel();
         }
     }
 
-    fn remove(&mut self, number: u64) -> Option<Held> {
-        let held = self.limiter.remove(&number)?;
-        self.of_peer(held.peer, |one| {
-            one.limiter -= 1;
-            one.quiet.remove(&held.rank);
-        });
-        Some(held)
+    /// Evicts the connections on which nothing is asked for too long, and counts them.
+    fn evict_idle(&mut self, now: Instant, is_stopping: bool) -> usize {
+        let is_idle = |connection: &Connection| {
+            let limit = match connection.has_asked {
+                _ if is_stopping => LAST_IDLE_LIMIT,
+                true => IDLE_LIMIT,
+                false => FIRST_REQUEST_LIMIT,
+            };
+            connection.under_way == 0 && now.duration_since(connection.idle_since) >= limit
+        };
+        let idle = self.connections.iter().filter(|(_, open)| is_idle(open));
+        let numbers: Vec<u64> = idle.map(|(number, _)| *number).collect();
+        numbers.iter().for_each(|number| self.evict(*number));
+        numbers.len()
     }
 
-    /// Changes a permit, and its place in the order of going; `false` when it is lost.
-    fn change(&mut self, number: u64, change: impl FnOnce(&mut Held, u64)) -> bool {
-        self.moment += 1;
-        let now = self.moment;
-        let Some(mut held) = self.limiter.remove(&number) else {
+    fn remove(&mut self, number: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&number)?;
+        if let Some(count) = self.by_peer.get_mut(&connection.peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_peer.remove(&connection.peer);
+            }
+        }
+        Some(connection)
+    }
+
+    /// Changes a connection, which has been idle from now on; `false` when it is evicted.
+    fn change(&mut self, number: u64, change: impl FnOnce(&mut Connection)) -> bool {
+        let Some(connection) = self.connections.get_mut(&number) else {
             return false;
         };
-        let before = held.rank;
-        change(&mut held, now);
-        self.of_peer(held.peer, |one| {
-            one.quiet.remove(&before);
-            if held.at_work == 0 {
-                one.quiet.insert(held.rank);
-            }
-        });
-        self.limiter.insert(number, held);
+        change(connection);
+        connection.idle_since = Instant::now();
         true
     }
+}
 
-    /// Changes what is known of a machine, and its place among those that give up a connection.
-    fn of_peer(&mut self, address: IpAddr, change: impl FnOnce(&mut Peer)) {
-        let mut one = self.peers.remove(&address).unwrap_or_default();
-        if let Some(place) = one.place(self.modest) {
-            self.quiet.remove(&(place.0, place.1, address));
+/// A request from its headers to its answer. While it is under way, its connection is not closed as
+/// idle; once it is complete, not for another connection either.
+pub struct RequestPermit {
+    connection: Arc<ConnectionPermit>,
+    is_complete: AtomicBool,
+}
+
+impl RequestPermit {
+    /// For a request whose headers have arrived.
+    pub fn new(connection: Arc<ConnectionPermit>) -> Self {
+        let table = &connection.table;
+        let evicted = table.lock().begin_request(connection.number, table.max);
+        for _ in 0..evicted {
+            table.metrics.limit_hit(Limit::Evicted);
         }
-        change(&mut one);
-        if let Some(place) = one.place(self.modest) {
-            self.quiet.insert((place.0, place.1, address));
-        }
-        if one.limiter > 0 {
-            self.peers.insert(address, one);
-        }
-    }
-}
-
-impl Peer {
-    fn place(&self, modest: usize) -> Option<(usize, Reverse<Rank>)> {
-        let first = self.quiet.first()?;
-        Some((self.limiter.max(modest), Reverse(*first)))
-    }
-}
-
-/// One request on a connection, from its head to its answer.
-pub struct Request {
-    permit: Arc<ConnectionPermit>,
-    phase: Mutex<Phase>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// It has not come as a whole.
-    Arriving,
-    /// It is worked on.
-    AtWork,
-    /// It is answered.
-    Over,
-}
-
-impl Request {
-    /// A request whose head has come.
-    pub fn new(permit: Arc<ConnectionPermit>) -> Self {
         Self {
-            permit,
-            phase: Mutex::new(Phase::Arriving),
+            connection,
+            is_complete: AtomicBool::new(false),
         }
     }
 
-    /// The connection's permit.
-    pub fn permit(&self) -> &ConnectionPermit {
-        &self.permit
+    /// The request is complete. `false` when its connection is evicted: then it is not handled.
+    pub fn complete(&self) -> bool {
+        let was_complete = self.is_complete.swap(true, Ordering::SeqCst);
+        self.change(|open| open.complete += usize::from(!was_complete))
     }
 
-    /// All of it has come. `false` when the connection has lost its permit meanwhile.
-    pub fn is_whole(&self) -> bool {
-        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        match *phase {
-            Phase::Arriving => {
-                *phase = Phase::AtWork;
-                self.permit.begin()
-            }
-            Phase::AtWork | Phase::Over => true,
-        }
-    }
-
-    /// It is answered; `is_trusted` as in [`ConnectionPermit`].
-    pub fn is_over(&self, is_trusted: bool) {
-        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *phase, Phase::Over) == Phase::AtWork {
-            self.permit.end(is_trusted);
-        }
+    fn change(&self, change: impl FnOnce(&mut Connection)) -> bool {
+        let ConnectionPermit { table, number, .. } = &*self.connection;
+        table.lock().change(*number, change)
     }
 }
 
-impl Drop for Request {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
-        self.is_over(false);
+        let was_complete = self.is_complete.load(Ordering::SeqCst);
+        self.change(|open| {
+            open.under_way -= 1;
+            open.complete -= usize::from(was_complete);
+        });
     }
 }
 
-/// What counts as one machine: with IPv6 a machine has a whole /64 to call from.
+/// What counts as one peer: with IPv6 a machine has a whole /64 to call from.
 pub fn peer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -410,108 +354,127 @@ pub fn peer(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::pin::pin;
-    use std::task::{Context, Waker};
-
     use super::*;
 
-    fn limiter(most: usize) -> ConnectionLimiter {
-        ConnectionLimiter::new(most, Metrics::new())
+    fn limiter(max: usize) -> ConnectionLimiter {
+        ConnectionLimiter::new(max, Metrics::new())
     }
 
-    fn take(limiter: &ConnectionLimiter, address: &str) -> Option<Arc<ConnectionPermit>> {
-        Some(limiter.take(address.parse().unwrap())?.0)
+    fn acquire(limiter: &ConnectionLimiter, address: &str) -> Option<Arc<ConnectionPermit>> {
+        Some(limiter.acquire(address.parse().unwrap())?.0)
     }
 
     fn is_evicted(permit: &ConnectionPermit) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        pin!(permit.evicted()).poll(&mut context).is_ready()
+        permit.evicted.is_cancelled()
     }
 
     #[test]
-    fn one_machine_gets_its_share_and_pays_for_more_itself() {
+    fn one_peer_gets_its_share_and_pays_for_more_itself() {
         let limiter = limiter(8);
-        let other = take(&limiter, "10.0.0.2").unwrap();
-        let first = take(&limiter, "10.0.0.1").unwrap();
-        let second = take(&limiter, "10.0.0.1").unwrap();
-        let third = take(&limiter, "::ffff:10.0.0.1").unwrap();
+        let other = acquire(&limiter, "10.0.0.2").unwrap();
+        let first = acquire(&limiter, "10.0.0.1").unwrap();
+        let second = acquire(&limiter, "10.0.0.1").unwrap();
+        let third = acquire(&limiter, "::ffff:10.0.0.1").unwrap();
         assert!(is_evicted(&first), "the same address");
         assert!(!is_evicted(&second) && !is_evicted(&third) && !is_evicted(&other));
-        let six = ["fd00::1", "fd00::2", "fd00::3"].map(|address| take(&limiter, address).unwrap());
+        let six =
+            ["fd00::1", "fd00::2", "fd00::3"].map(|address| acquire(&limiter, address).unwrap());
         assert!(is_evicted(&six[0]) && !is_evicted(&six[2]), "the same /64");
-        assert_eq!(limiter.table.lock().peers.len(), 3);
+        assert_eq!(limiter.table.lock().by_peer.len(), 3);
         drop((other, first, second, third, six));
-        let taken = limiter.table.lock();
-        assert!(taken.peers.is_empty() && taken.quiet.is_empty() && taken.limiter.is_empty());
-        assert_eq!(taken.leaving, 0);
+        let open = limiter.table.lock();
+        assert!(open.by_peer.is_empty() && open.connections.is_empty());
+        assert_eq!(open.closing, 0);
     }
 
     #[test]
-    fn the_machine_with_the_most_gives_way_and_with_it_the_one_that_is_quiet_for_longest() {
+    fn the_longest_idle_connection_of_the_busiest_peer_is_closed_for_a_new_one() {
         let limiter = limiter(128);
         let of = |net: u8, count: u8| -> Vec<_> {
             (0..count)
-                .map(|_| take(&limiter, &format!("10.0.0.{net}")).unwrap())
+                .map(|_| acquire(&limiter, &format!("10.0.0.{net}")).unwrap())
                 .collect()
         };
-        let modest = of(1, 1);
-        let greedy = of(2, 32);
+        let first = of(1, 1);
+        let busiest = of(2, 32);
         let others: Vec<_> = (3..98).flat_map(|net| of(net, 1)).collect();
-        assert_eq!(limiter.table.lock().limiter.len(), 128);
+        assert_eq!(limiter.table.lock().connections.len(), 128);
         let _new = of(200, 1);
-        assert!(is_evicted(&greedy[0]) && !is_evicted(&greedy[1]));
-        assert!(!is_evicted(&modest[0]) && !others.iter().any(|permit| is_evicted(permit)));
+        assert!(is_evicted(&busiest[0]) && !is_evicted(&busiest[1]));
+        assert!(!is_evicted(&first[0]) && !others.iter().any(|permit| is_evicted(permit)));
     }
 
     #[test]
-    fn of_machines_with_few_each_the_longest_quiet_goes_and_one_that_was_let_in_last() {
+    fn of_peers_with_few_each_the_longest_idle_connection_is_closed() {
         let limiter = limiter(4);
         let all: Vec<_> = (0..4)
-            .map(|net| take(&limiter, &format!("10.0.0.{net}")).unwrap())
+            .map(|net| acquire(&limiter, &format!("10.0.0.{net}")).unwrap())
             .collect();
-        let request = Request::new(all[0].clone());
-        assert!(request.is_whole());
-        request.is_over(true);
-        let request = Request::new(all[1].clone());
-        assert!(request.is_whole());
-        request.is_over(false);
-        let mut newcomers = Vec::new();
-        for (number, goes) in [2, 3, 1].into_iter().enumerate() {
-            let new = take(&limiter, &format!("10.0.1.{number}")).unwrap();
-            assert!(new.begin(), "so that it is not the next to go");
+        drop(RequestPermit::new(all[1].clone()));
+        all[0].touch();
+        let mut new = Vec::new();
+        for (number, goes) in [2, 3, 1, 0].into_iter().enumerate() {
+            new.push(acquire(&limiter, &format!("10.0.1.{number}")).unwrap());
             assert!(is_evicted(&all[goes]), "{goes}");
-            newcomers.push(new);
+            assert_eq!(all.iter().filter(|permit| is_evicted(permit)).count(), number + 1);
         }
-        assert!(!is_evicted(&all[0]));
     }
 
     #[test]
-    fn a_connection_that_is_worked_for_keeps_its_seat_and_one_that_lost_it_gets_no_work_done() {
+    fn a_connection_with_a_complete_request_is_not_closed_and_an_evicted_one_begins_none() {
         let limiter = limiter(2);
-        let busy = take(&limiter, "10.0.0.1").unwrap();
-        let request = Request::new(busy.clone());
-        assert!(request.is_whole());
-        let quiet = take(&limiter, "10.0.0.2").unwrap();
-        let late = Request::new(quiet.clone());
-        let _new = take(&limiter, "10.0.0.3").unwrap();
-        assert!(is_evicted(&quiet) && !is_evicted(&busy));
-        assert!(!late.is_whole(), "its permit is gone");
-        let another = Request::new(_new.clone());
-        assert!(another.is_whole());
-        assert!(take(&limiter, "10.0.0.4").is_none(), "both are at work");
+        let busy = acquire(&limiter, "10.0.0.1").unwrap();
+        let request = RequestPermit::new(busy.clone());
+        assert!(request.complete());
+        let trickling = acquire(&limiter, "10.0.0.2").unwrap();
+        let late = RequestPermit::new(trickling.clone());
+        let new = acquire(&limiter, "10.0.0.3").unwrap();
+        assert!(is_evicted(&trickling) && !is_evicted(&busy));
+        assert!(!late.complete(), "its permit is gone");
+        let another = RequestPermit::new(new.clone());
+        assert!(another.complete() && another.complete());
+        assert!(acquire(&limiter, "10.0.0.4").is_none(), "both are busy");
         drop(request);
-        assert!(take(&limiter, "10.0.0.4").is_some());
-        assert!(is_evicted(&busy));
+        assert!(acquire(&limiter, "10.0.0.4").is_some());
+        assert!(is_evicted(&busy) && !is_evicted(&new));
     }
 
     #[test]
-    fn a_body_that_flows_keeps_the_seat_before_one_that_trickles() {
-        let limiter = limiter(2);
-        let upload = take(&limiter, "10.0.0.1").unwrap();
-        let trickle = take(&limiter, "10.0.0.2").unwrap();
-        upload.touch();
-        let _new = take(&limiter, "10.0.0.3").unwrap();
-        assert!(is_evicted(&trickle) && !is_evicted(&upload));
+    fn of_too_many_requests_that_arrive_the_longest_idle_one_is_ended() {
+        let limiter = limiter(12);
+        let all: Vec<_> = (0..5)
+            .map(|net| acquire(&limiter, &format!("10.0.0.{net}")).unwrap())
+            .collect();
+        let complete = RequestPermit::new(all[0].clone());
+        assert!(complete.complete());
+        let arriving = [1, 2, 3].map(|number: usize| RequestPermit::new(all[number].clone()));
+        let _fourth = RequestPermit::new(all[4].clone());
+        assert!(!is_evicted(&all[1]));
+        let _fifth = RequestPermit::new(all[4].clone());
+        assert!(is_evicted(&all[1]) && !is_evicted(&all[2]));
+        assert!(!is_evicted(&all[0]) && complete.complete());
+        drop(arriving);
+        assert_eq!(limiter.table.lock().by_peer.len(), 4);
+    }
+
+    #[test]
+    fn a_connection_is_idle_when_no_request_is_under_way() {
+        let limiter = limiter(8);
+        let silent = acquire(&limiter, "10.0.0.1").unwrap();
+        let asked = acquire(&limiter, "10.0.0.1").unwrap();
+        drop(RequestPermit::new(asked.clone()));
+        let trickling = acquire(&limiter, "10.0.0.2").unwrap();
+        let request = RequestPermit::new(trickling.clone());
+        let evicted_after = |seconds, is_stopping| {
+            let now = Instant::now() + Duration::from_secs(seconds);
+            limiter.table.lock().evict_idle(now, is_stopping);
+            [&silent, &asked, &trickling].map(|permit| is_evicted(permit))
+        };
+        assert_eq!(evicted_after(29, false), [false, false, false]);
+        assert_eq!(evicted_after(31, false), [true, false, false]);
+        assert_eq!(evicted_after(61, false), [true, true, false]);
+        drop(request);
+        assert_eq!(evicted_after(1, false), [true, true, false]);
+        assert_eq!(evicted_after(1, true), [true, true, true]);
     }
 }

@@ -1,52 +1,35 @@
-//! The listener for other nodes: TLS, limits on what a stranger may hold open, and the end of
-//! it all.
+//! The listener for other nodes: TLS, HTTP, and the end of it all.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::agent::MinTls;
-use crate::agent::begun::Begun;
 use crate::agent::certificate::ServedCertificate;
-use crate::agent::connection_limiter::{ConnectionLimiter, ConnectionPermit};
-use crate::agent::connections;
+use crate::agent::connection_limiter::{ConnectionLimiter, ConnectionPermit, RequestPermit};
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::service_manager::Ping;
+use crate::agent::{MinTls, tcp};
 use crate::cluster::admission::Caller;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a client may take to send the head of its first request.
-const HEADER_LIMIT: Duration = Duration::from_secs(30);
-/// How long a connection on which something is asked waits when all that ask are at work.
-const ACTIVE_LIMIT: Duration = Duration::from_secs(30);
-/// How long a connection on which nothing is asked stays open. A client that asks again opens
-/// another one, at the cost of a handshake.
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// How long a client may take to hear that its connection is closed.
-const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
-/// How long nothing is asked before a connection is quiet between two requests.
-const PAUSE: Duration = Duration::from_millis(10);
-/// [`IDLE_LIMIT`] once the agent was told to stop. Requests whose headers have arrived are allowed
-/// to finish.
-const LAST_IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// How long an HTTP/2 connection is silent before its other end is asked whether it is there, and
 /// how long that may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -89,64 +72,68 @@ pub struct Server {
     pub router: Router,
     /// For how many connections there is room.
     pub limiter: ConnectionLimiter,
-    /// For how many of them there is on which something is asked.
-    pub active_limiter: ConnectionLimiter,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
-    /// Told when the agent is to stop.
-    pub stopped: watch::Receiver<bool>,
-}
-
-/// What comes next.
-enum Event {
-    /// A connection, or why there is none.
-    Accepted(io::Result<(TcpStream, SocketAddr)>),
-    /// The watchdog asks whether connections are still accepted.
-    Pinged(Ping),
+    /// Cancelled when the agent is to stop.
+    pub stop: CancellationToken,
 }
 
 /// Serves connections until told to stop; then lets the open ones end.
-pub async fn serve(listener: TcpListener, server: Server, mut pings: mpsc::Receiver<Ping>) {
-    let mut stopped = server.stopped.clone();
+pub async fn serve(listener: TcpListener, server: Server, pings: mpsc::Receiver<Ping>) {
     let server = Arc::new(server);
-    let graceful = GracefulShutdown::new();
+    tokio::select! {
+        () = server.limiter.close_idle(&server.stop) => {}
+        () = accept_until_stopped(listener, &server, pings) => {}
+    }
+}
+
+async fn accept_until_stopped(
+    listener: TcpListener,
+    server: &Arc<Server>,
+    mut pings: mpsc::Receiver<Ping>,
+) {
+    let connections = TaskTracker::new();
     let mut complaints = Complaints::default();
     loop {
-        let event = tokio::select! {
-            accepted = next(&listener, &server.limiter) => Event::Accepted(accepted),
-            Some(ping) = pings.recv() => Event::Pinged(ping),
-            _ = stopped.wait_for(|stop| *stop) => break,
-        };
-        match event {
-            // Who asked may have waited long enough.
-            Event::Pinged(ping) => drop(ping.send(())),
-            Event::Accepted(Ok((stream, peer))) => {
-                let Some((permit, made_room)) = server.limiter.take(peer.ip()) else {
-                    drop(stream);
-                    if complaints.is_news() {
-                        tracing::warn!(%peer, "too many connections, all of them at work: this one is closed");
-                    }
-                    continue;
-                };
-                if made_room && complaints.is_news() {
-                    tracing::warn!(%peer, "too many connections: quiet ones are closed to make room for this one and others");
-                }
-                let (server, watcher) = (server.clone(), graceful.watcher());
-                tokio::spawn(async move {
-                    let _open = Open::new(&server.metrics);
-                    if let Err(why) = connection(stream, permit, &server, watcher).await
-                        && tracing::enabled!(tracing::Level::DEBUG)
-                        && log_limit::is_written(Kind::Connection)
-                    {
-                        tracing::debug!(%peer, %why, "connection");
-                    }
-                });
+        let accepted = tokio::select! {
+            accepted = next(&listener, &server.limiter) => accepted,
+            Some(ping) = pings.recv() => {
+                // Who asked may have waited long enough.
+                let _ = ping.send(());
+                continue;
             }
-            Event::Accepted(Err(error)) => connections::not_accepted(&error).await,
+            () = server.stop.cancelled() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tcp::not_accepted(&error).await;
+                continue;
+            }
+        };
+        let Some((permit, has_evicted)) = server.limiter.acquire(peer.ip()) else {
+            if complaints.is_news() {
+                tracing::warn!(%peer, "too many connections, all of them at work: this one is closed");
+            }
+            continue;
+        };
+        if has_evicted && complaints.is_news() {
+            tracing::warn!(%peer, "too many connections: idle ones are closed to make room for this one and others");
         }
+        let server = server.clone();
+        connections.spawn(async move {
+            let _open = Open::new(&server.metrics);
+            if let Err(why) = connection(stream, permit, &server).await
+                && tracing::enabled!(tracing::Level::DEBUG)
+                && log_limit::is_written(Kind::Connection)
+            {
+                tracing::debug!(%peer, %why, "connection");
+            }
+        });
     }
     drop((listener, pings));
-    graceful.shutdown().await;
+    connections.close();
+    connections.wait().await;
 }
 
 /// A connection that is open until this is dropped.
@@ -188,272 +175,112 @@ async fn next(
     listener.accept().await
 }
 
-/// In a box, because it is handed on a few times.
-type BoxedStream = Box<TlsStream<TcpStream>>;
-
 /// Why a connection without a request is closed.
-const MAKES_ROOM: &str = "closed to make room for another one";
+const EVICTED: &str = "closed because it is idle";
+
+/// In a box, because it is handed on a few times, and each step would keep room for it.
+type BoxedStream = Box<TlsStream<TcpStream>>;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Each step is boxed, so that a connection uses no memory for a step before it gets there: a
-/// silent connection has to be cheap.
+/// Each step is boxed, so that a connection uses no memory for a step before it gets there: an idle
+/// connection has to be cheap.
 async fn connection(
     stream: TcpStream,
     permit: Arc<ConnectionPermit>,
     server: &Server,
-    watcher: Watcher,
 ) -> Result<(), Failure> {
     let caller = Caller::new(stream.peer_addr()?.ip(), stream.local_addr()?.ip());
     stream.set_nodelay(true)?;
-    let Some(stream) = quietly(&permit, server, Box::pin(handshake(stream, server))).await? else {
-        return Ok(());
+    let asked = async {
+        let mut stream = handshake(stream, server).await?;
+        permit.touch();
+        // What serves HTTP takes as much memory as TLS does, and as soon as it is made.
+        let is_over = stream.fill_buf().await?.is_empty();
+        Ok::<_, Failure>((!is_over).then_some(stream))
     };
-    permit.touch();
-    // What was agreed on is known, so that no first bytes have to be looked at to find it out.
-    let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-    let mut stream = Begun::new(stream);
-    let mut limit = HEADER_LIMIT;
-    if speaks_http2 {
-        if !Box::pin(asks(stream.something(), limit, &permit, server)).await? {
-            return hang_up(stream, &permit).await;
-        }
-        let active = Box::pin(ActivePermit::free(&permit, caller, server)).await?;
-        let served = Box::pin(http2(
-            stream,
-            caller,
-            active.permit.clone(),
-            server,
-            watcher,
-        ));
-        return active.until_lost(served).await;
-    }
-    loop {
-        if !Box::pin(asks(stream.head(), limit, &permit, server)).await? {
-            return hang_up(stream, &permit).await;
-        }
-        let active = Box::pin(ActivePermit::free(&permit, caller, server)).await?;
-        let served = Box::pin(http1(stream, caller, active.permit.clone(), server));
-        let Some(quiet) = active.until_lost(served).await? else {
-            return Ok(());
-        };
-        (stream, limit) = (quiet, IDLE_LIMIT);
-    }
-}
-
-/// A step of a connection that has no whole request to be answered; `None` when the agent stops
-/// before it is done.
-async fn quietly<T>(
-    permit: &ConnectionPermit,
-    server: &Server,
-    step: impl Future<Output = Result<T, Failure>>,
-) -> Result<Option<T>, Failure> {
-    let mut stopped = server.stopped.clone();
-    tokio::select! {
+    let stream = tokio::select! {
         // What is there is taken, whatever else is.
         biased;
-        done = step => done.map(Some),
-        () = permit.evicted() => Err(MAKES_ROOM.into()),
-        _ = stopped.wait_for(|stop| *stop) => Ok(None),
+        stream = asked => stream?,
+        () = permit.evicted() => return Err(EVICTED.into()),
+        () = server.stop.cancelled() => None,
+    };
+    match stream {
+        Some(stream) => Box::pin(http(stream, caller, permit, server)).await,
+        None => Ok(()),
     }
 }
 
 /// Sets up TLS.
 async fn handshake(stream: TcpStream, server: &Server) -> Result<BoxedStream, Failure> {
-    let end = Instant::now() + HANDSHAKE_LIMIT;
-    let shaken = match timeout_at(end, stream.readable()).await {
-        Ok(readable) => {
-            readable?;
-            timeout_at(end, Box::pin(accept(stream, server))).await
+    let shaken = async {
+        stream.readable().await?;
+        Box::pin(accept(stream, server)).await
+    };
+    match timeout(HANDSHAKE_LIMIT, shaken).await {
+        Ok(stream) => Ok(stream?),
+        Err(_) => {
+            server.metrics.limit_hit(Limit::Handshake);
+            Err("the handshake took too long".into())
         }
-        Err(late) => Err(late),
-    };
-    let Ok(stream) = shaken else {
-        server.metrics.limit_hit(Limit::Handshake);
-        return Err("the handshake took too long".into());
-    };
-    Ok(Box::new(stream?))
+    }
 }
 
-async fn accept(stream: TcpStream, server: &Server) -> io::Result<TlsStream<TcpStream>> {
+async fn accept(stream: TcpStream, server: &Server) -> io::Result<BoxedStream> {
     let mut first = [0];
     stream.peek(&mut first).await?;
     if first[0] != TLS_HANDSHAKE {
         return Err(refuse_plain(stream).await);
     }
-    server.acceptor.accept(stream).await
+    server.acceptor.accept(stream).await.map(Box::new)
 }
 
-/// Waits until the client has asked for something; `false` when it goes away, or the agent stops.
-async fn asks(
-    asked: impl Future<Output = io::Result<bool>>,
-    limit: Duration,
-    permit: &ConnectionPermit,
-    server: &Server,
-) -> Result<bool, Failure> {
-    let in_time = async {
-        let Ok(asked) = timeout(limit, asked).await else {
-            server.metrics.limit_hit(Limit::Idle);
-            return Err("nothing is asked".into());
-        };
-        Ok(asked?)
-    };
-    Ok(quietly(permit, server, in_time).await?.unwrap_or(false))
-}
-
-/// The permit of a connection with a request. Such a connection takes more memory than an idle one,
-/// and fewer are allowed. While it holds this permit, it does not lose the other one.
-struct ActivePermit<'a> {
-    quiet: &'a ConnectionPermit,
-    permit: Arc<ConnectionPermit>,
-}
-
-impl<'a> ActivePermit<'a> {
-    async fn free(
-        quiet: &'a ConnectionPermit,
-        caller: Caller,
-        server: &Server,
-    ) -> Result<Self, Failure> {
-        quiet.touch();
-        let active = tokio::select! {
-            active = timeout(ACTIVE_LIMIT, server.active_limiter.free(caller.remote)) => active,
-            () = quiet.evicted() => return Err(MAKES_ROOM.into()),
-        };
-        let Ok(permit) = active else {
-            server.metrics.limit_hit(Limit::Connections);
-            return Err("all that ask are at work".into());
-        };
-        if !quiet.begin() {
-            return Err(MAKES_ROOM.into());
-        }
-        if quiet.is_trusted() {
-            permit.trust();
-        }
-        Ok(Self { quiet, permit })
-    }
-
-    /// Serves the connection as long as it holds this permit.
-    async fn until_lost<T>(
-        self,
-        served: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        tokio::select! {
-            ended = served => ended,
-            () = self.permit.evicted() => Err("closed to make room for another one that asks".into()),
-        }
-    }
-}
-
-impl Drop for ActivePermit<'_> {
-    fn drop(&mut self) {
-        self.quiet.end(self.permit.is_trusted());
-    }
-}
-
-/// Serves HTTP/2 until the connection ends.
-async fn http2(
-    stream: Begun<BoxedStream>,
+/// Serves HTTP until the connection ends, is evicted, or has answered what was asked when the agent
+/// stops.
+async fn http(
+    stream: BoxedStream,
     caller: Caller,
     permit: Arc<ConnectionPermit>,
     server: &Server,
-    watcher: Watcher,
 ) -> Result<(), Failure> {
-    let (under_way, requests) = watch::channel(0);
-    let service = connections::seated(server.router.clone(), caller, permit, under_way);
-    let served = http2::Builder::new(TokioExecutor::new())
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().max_buf_size(BUFFER);
+    builder
+        .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    until_idle(watcher.watch(served), &requests, server).await
-}
-
-/// Serves HTTP/1.1 until the connection ends, which is `None`, or is quiet between two requests.
-/// Quiet it needs none of the memory that serving takes.
-async fn http1(
-    stream: Begun<BoxedStream>,
-    caller: Caller,
-    permit: Arc<ConnectionPermit>,
-    server: &Server,
-) -> Result<Option<Begun<BoxedStream>>, Failure> {
-    let (under_way, requests) = watch::channel(0);
-    let service = connections::seated(server.router.clone(), caller, permit, under_way);
-    let mut unsent = stream.unsent();
-    let mut served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_LIMIT)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut first = requests.clone();
-    let quiet = async {
-        // An error here and below is the end of the connection, of which it tells itself.
-        let _ = first.changed().await;
-        loop {
-            connections::idle(first.clone(), PAUSE).await;
-            // An answer counts as made before it is out.
-            if !*unsent.borrow() {
-                return;
+        .max_send_buf_size(BUFFER);
+    // What was agreed on is known, so that no first bytes have to be looked at to find it out.
+    let builder = match stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+        true => builder.http2_only(),
+        false => builder.http1_only(),
+    };
+    let of_connection = permit.clone();
+    let service = tcp::service(server.router.clone(), move |extensions| {
+        extensions.insert(caller);
+        extensions.insert(Arc::new(RequestPermit::new(of_connection.clone())));
+    });
+    let mut served = Box::pin(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = &mut served => return ended,
+        () = permit.evicted() => {}
+        () = server.stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = &mut served => return ended,
+                () = permit.evicted() => {}
             }
-            let _ = unsent.wait_for(|unsent| !unsent).await;
-        }
-    };
-    let until_quiet = async {
-        tokio::select! {
-            ended = &mut served => ended.map(|()| false),
-            () = quiet => Ok(true),
-        }
-    };
-    if !until_idle(until_quiet, &requests, server).await? {
-        return Ok(None);
-    }
-    Pin::new(&mut served).graceful_shutdown();
-    // Between two requests that is the end there and then, and nothing is left to be sent.
-    match poll_fn(|context| Poll::Ready(served.poll_without_shutdown(context))).await {
-        Poll::Ready(ended) => {
-            ended?;
-            let parts = served.into_parts();
-            Ok(Some(parts.io.into_inner().behind(&parts.read_buf)))
-        }
-        Poll::Pending => {
-            until_idle(served, &requests, server).await?;
-            Ok(None)
         }
     }
-}
-
-/// Serves a connection until it ends, or until nothing was asked on it for a while: a client that
-/// only answers pings or does not take its answer has no right to stay.
-async fn until_idle<T>(
-    served: impl Future<Output = hyper::Result<T>>,
-    requests: &watch::Receiver<usize>,
-    server: &Server,
-) -> Result<T, Failure> {
-    let mut stopped = server.stopped.clone();
-    let last_idle = async {
-        // An error means that the sender is gone, which is the same.
-        let _ = stopped.wait_for(|stop| *stop).await;
-        connections::idle(requests.clone(), LAST_IDLE_LIMIT).await;
-    };
-    tokio::select! {
-        ended = served => Ok(ended?),
-        () = connections::idle(requests.clone(), IDLE_LIMIT) => {
-            server.metrics.limit_hit(Limit::Idle);
-            Err("nothing is asked any more".into())
-        }
-        () = last_idle => Err("the agent stops, and nothing is asked".into()),
-    }
-}
-
-/// Closes a connection on which nothing is asked. One that takes nothing is not waited for.
-async fn hang_up(mut stream: Begun<BoxedStream>, permit: &ConnectionPermit) -> Result<(), Failure> {
-    tokio::select! {
-        closed = timeout(HANG_UP_LIMIT, stream.shutdown()) => Ok(closed??),
-        () = permit.evicted() => Err(MAKES_ROOM.into()),
-    }
+    // It is told that its connection is closed, as far as that can be done at once.
+    served.as_mut().graceful_shutdown();
+    poll_fn(|context| Poll::Ready(served.as_mut().poll(context))).await.is_pending();
+    Err(EVICTED.into())
 }
 
 /// What MicroK8s's agent says to a client that speaks no TLS (recording `join-plain-http`).

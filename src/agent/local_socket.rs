@@ -4,15 +4,16 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
+use std::pin::pin;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::agent::{AgentError, connections};
+use crate::agent::{AgentError, tcp};
 use crate::base::atomic_file;
 
 /// Who is at the other end of the socket, as the kernel says.
@@ -57,38 +58,44 @@ fn share(socket: &Path, group: Option<u32>) -> io::Result<()> {
 }
 
 /// Serves connections until told to stop; then lets the open ones end.
-pub async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Receiver<bool>) {
-    let graceful = GracefulShutdown::new();
+pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
+    let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopped.wait_for(|stop| *stop) => break,
+            () = stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, watcher) = (router.clone(), graceful.watcher());
-                tokio::spawn(connection(stream, router, watcher));
+                connections.spawn(connection(stream, router.clone(), stop.clone()));
             }
-            Err(error) => connections::not_accepted(&error).await,
+            Err(error) => tcp::not_accepted(&error).await,
         }
     }
     drop(listener);
-    graceful.shutdown().await;
+    connections.close();
+    connections.wait().await;
 }
 
-async fn connection(
-    stream: UnixStream,
-    router: Router,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
+async fn connection(stream: UnixStream, router: Router, stop: CancellationToken) {
     let Ok(peer) = stream.peer_cred() else { return };
     let caller = LocalCaller {
         uid: peer.uid(),
         pid: peer.pid(),
     };
-    let service = connections::service(router, caller);
+    let service = tcp::service(router, move |extensions| {
+        extensions.insert(caller);
+    });
     let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(served).await {
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "local connection");
     }
 }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Mutex;
 
-use crate::agent::cluster_api::{only, wrong_method};
+use crate::agent::cluster_api::{Whole, only, wrong_method};
 use crate::agent::metrics::MEDIA_TYPE;
 use crate::agent::{Shared, request_log};
 use crate::model::token_record::State as TokenState;
@@ -30,7 +30,7 @@ pub fn router() -> Router<Arc<Shared>> {
     Router::new().route(routes::METRICS, only(get(page).head(wrong_method)))
 }
 
-async fn page(State(shared): State<Arc<Shared>>) -> Response {
+async fn page(State(shared): State<Arc<Shared>>, _body: Whole) -> Response {
     count_tokens(&shared).await;
     let headers = [(CONTENT_TYPE, MEDIA_TYPE)];
     (StatusCode::OK, headers, shared.metrics.text()).into_response()

@@ -2,13 +2,11 @@
 //! a Unix socket for the command line.
 
 mod after_response;
-mod begun;
 mod callback_api;
 mod certificate;
 mod cluster_api;
 mod concurrency_limits;
 mod connection_limiter;
-mod connections;
 mod date;
 mod https;
 mod image_stream;
@@ -35,7 +33,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +55,7 @@ use crate::store::tokens::Tokens;
 
 use certificate::{CertificateError, ServedCertificate};
 use concurrency_limits::ConcurrencyLimits;
+use connection_limiter::ConnectionLimiter;
 use metrics::Metrics;
 use service_manager::ServiceManager;
 use token_rate_limit::TokenRateLimit;
@@ -172,9 +171,7 @@ impl Shared {
 }
 
 /// How many connections of other nodes are kept open, unless another number is given. A join takes
-/// a few short ones, so this is far above what a cluster needs. Those that ask for something are a
-/// third, and take up to 30 KiB each beside the bodies of their requests, the others a third of
-/// that.
+/// a few short ones, so this is far above what a cluster needs.
 pub const MAX_CONNECTIONS: usize = 4096;
 
 /// How often it is looked what time has done to the tokens.
@@ -321,23 +318,20 @@ async fn serve(
         periodic.spawn(again_and_again(shared.clone(), work));
     }
     periodic.spawn(shared.served.clone().keep_up());
-    let (stop, stopped) = watch::channel(false);
-    let (limiter, active_limiter) =
-        connection_limiter::for_this_process(settings.max_connections, &shared.metrics);
+    let stop = CancellationToken::new();
     let server = https::Server {
         acceptor,
         router: cluster_api::router(shared.clone()),
-        limiter,
-        active_limiter,
+        limiter: ConnectionLimiter::for_this_process(settings.max_connections, &shared.metrics),
         metrics: shared.metrics.clone(),
-        stopped: stopped.clone(),
+        stop: stop.clone(),
     };
     let (ping, pings) = mpsc::channel(1);
     let remote = tokio::spawn(https::serve(listener, server, pings));
     let local = tokio::spawn(local_socket::serve(
         socket,
         local_api::router(shared.clone()),
-        stopped,
+        stop.clone(),
     ));
     let settling = shared.clone();
     tokio::task::spawn_blocking(move || {
@@ -376,7 +370,7 @@ async fn serve(
     periodic.abort_all();
     // The socket goes first: without it, programs know that no agent runs.
     let _ = atomic_file::remove(&settings.socket);
-    let _ = stop.send(true);
+    stop.cancel();
     let drained = tokio::time::timeout(DRAIN, async { tokio::join!(remote, local) });
     tokio::select! {
         in_time = drained => {

@@ -1,11 +1,23 @@
-//! The socket for other nodes.
+//! The socket for other nodes, and what both listeners do with a connection.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
+use axum::Router;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::http::Extensions;
+use hyper::service::Service;
+use hyper::Request;
+use hyper_util::service::TowerToHyperService;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
+use tower::ServiceExt;
+
+use crate::agent::log_limit::{self, Kind};
 
 /// Connections that wait to be accepted; the kernel may allow fewer.
 const BACKLOG: u32 = 1024;
@@ -62,6 +74,31 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 /// had, and bound to nothing.
 fn has_ipv6() -> bool {
     std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty())
+}
+
+/// The router as a service for one connection; `extend` says of each request who is at its other end.
+pub fn service(
+    router: Router,
+    extend: impl Fn(&mut Extensions) + Clone + Send + 'static,
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone {
+    let extend = move |mut request: Request<Incoming>| {
+        extend(request.extensions_mut());
+        request
+    };
+    TowerToHyperService::new(router.map_request(extend))
+}
+
+/// A connection could not be accepted: out of file descriptors, most likely. Those of ended
+/// connections come back.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the listener would say the same again at once; nothing tells when it will not"
+)]
+pub async fn not_accepted(error: &io::Error) {
+    if log_limit::is_written(Kind::Connection) {
+        tracing::warn!(%error, "cannot accept a connection");
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
 #[cfg(test)]
