@@ -2,38 +2,43 @@
 //! `image/import` and `dqlite/remove` (recordings `http-configure-*`, `http-upgrade`,
 //! `http-image-import`, `http-dqlite-remove*`).
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
 use axum::http::header::EXPECT;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
 use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::agent::cluster_api::{Whole, in_time, only};
 use crate::agent::concurrency_limits::{COME_AGAIN, RequestClass};
 use crate::agent::connection_limiter::RequestPermit;
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::Limit;
-use crate::agent::{Shared, after_response, image_stream, request_log, status};
+use crate::agent::{Shared, after_response, status};
 use crate::base::sanitize;
 use crate::cluster::admission::Caller;
 use crate::cluster::callback::Refused;
 use crate::cluster::image_import::ImportError;
 use crate::cluster::node::Node;
-use crate::cluster::{capi, configure, image_import, upgrade};
+use crate::cluster::{capi, configure, upgrade};
 use crate::model::token::Token;
-use crate::wire::cluster_v1::{ConfigureRequest, Done, UpgradeRequest};
+use crate::wire::cluster_v1::{self, ConfigureRequest, UpgradeRequest};
 use crate::wire::cluster_v2::{Imported, RemoveRequest};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
 use crate::wire::routes;
 
+/// What the log calls an image.
+const IMAGE_IMPORT: &str = "image-import";
 /// How long an image that stands still is waited for, unless a request may take less.
 const IMAGE_IDLE: Duration = Duration::from_secs(60);
 /// How much of an image that is not taken is read all the same, and for how long: some clients see
@@ -58,17 +63,39 @@ async fn not_allowed(_body: Whole) -> StatusCode {
     StatusCode::METHOD_NOT_ALLOWED
 }
 
-/// Does what was asked for, when there is a place for it.
-async fn answered(
+/// What came of a callback.
+struct Done {
+    /// What was asked for, for the log.
+    what: String,
+    /// Why it failed, for the log.
+    error: Option<String>,
+    answer: Response,
+}
+
+/// Does what was asked for, when there is a place for it, and logs what came of it.
+async fn answered<R: Send + 'static>(
     shared: &Arc<Shared>,
-    work: impl FnOnce(&Shared) -> Response + Send + 'static,
+    name: &'static str,
+    caller: Caller,
+    request: Result<R, DecodeError>,
+    work: impl FnOnce(&Shared, R) -> Result<Done, Refused> + Send + 'static,
 ) -> Response {
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return not_understood(name, caller, &error),
+    };
     let Some(place) = shared.concurrency_limits.take(RequestClass::Callback).await else {
         return busy(shared);
     };
     let own = shared.clone();
     let done = in_time(shared, move || {
-        let answer = work(&own);
+        let answer = match work(&own, request) {
+            Ok(done) => {
+                note(name, caller, &done.what, done.error);
+                done.answer
+            }
+            Err(refused) => refuse(&own, name, caller, &refused),
+        };
         drop(place);
         answer
     });
@@ -92,29 +119,29 @@ async fn configure(
     Whole(body): Whole,
 ) -> Response {
     const NAME: &str = "configure";
-    let request = match ConfigureRequest::read(&body) {
-        Ok(request) => request,
-        Err(error) => return not_understood(NAME, caller, &error),
-    };
-    answered(&shared, move |shared| {
-        if let Err(refused) = shared.callbacks.check(&request.callback, caller) {
-            return refuse(shared, NAME, caller, &refused);
-        }
-        let what = told(&request);
-        let done = configure::configure(shared.callbacks.node(), &request, shared.timeout);
-        note(NAME, caller, &what, done.as_ref().err());
-        match done {
-            Ok(done) => {
-                let answer = status::json(StatusCode::OK, &Done::default());
-                match done.restarts_agent {
-                    true => then_restart(answer, shared.callbacks.node().clone()),
-                    false => answer,
-                }
-            }
+    let request = ConfigureRequest::read(&body);
+    answered(&shared, NAME, caller, request, move |shared, request| {
+        shared.callbacks.check(&request.callback, caller)?;
+        let node = shared.callbacks.node();
+        let done = configure::configure(node, &request, shared.timeout);
+        let error = done.as_ref().err().map(ToString::to_string);
+        let answer = match done {
+            Ok(done) if done.restarts_agent => then_restart(ok(), node.clone()),
+            Ok(_) => ok(),
             Err(error) => status::not_configured(&error),
-        }
+        };
+        let what = told(&request);
+        Ok(Done {
+            what,
+            error,
+            answer,
+        })
     })
     .await
+}
+
+fn ok() -> Response {
+    status::json(StatusCode::OK, &cluster_v1::Done::default())
 }
 
 /// The end of the agent is the end of its answers.
@@ -133,21 +160,18 @@ async fn upgrade(
     Whole(body): Whole,
 ) -> Response {
     const NAME: &str = "upgrade";
-    let request = match UpgradeRequest::read(&body) {
-        Ok(request) => request,
-        Err(error) => return not_understood(NAME, caller, &error),
-    };
-    answered(&shared, move |shared| {
-        if let Err(refused) = shared.callbacks.check(&request.callback, caller) {
-            return refuse(shared, NAME, caller, &refused);
-        }
-        let what = format!("{} {}", request.upgrade, request.phase);
+    let request = UpgradeRequest::read(&body);
+    answered(&shared, NAME, caller, request, move |shared, request| {
+        shared.callbacks.check(&request.callback, caller)?;
         let done = upgrade::run(shared.callbacks.node(), &request, shared.timeout);
-        note(NAME, caller, &what, done.as_ref().err());
-        match done {
-            Ok(()) => status::json(StatusCode::OK, &Done::default()),
-            Err(error) => status::not_upgraded(&error),
-        }
+        let error = done.as_ref().err().map(ToString::to_string);
+        let answer = done.map_or_else(|error| status::not_upgraded(&error), |()| ok());
+        let what = format!("{} {}", request.upgrade, request.phase);
+        Ok(Done {
+            what,
+            error,
+            answer,
+        })
     })
     .await
 }
@@ -160,57 +184,107 @@ async fn import_image(
     headers: HeaderMap,
     mut body: Body,
 ) -> Response {
-    let answer = take_image(shared, caller, &permit, &headers, &mut body).await;
+    let answer = match allow_image(&shared, caller, &permit, &headers).await {
+        Err(refusal) => refusal,
+        Ok(place) => {
+            let own = shared.clone();
+            // It is completed or ended in order also when its connection is gone.
+            let import = async move {
+                let (done, count) = take_image(&own, &mut body).await;
+                let error = done.as_ref().err().map(ImportError::in_full);
+                note(IMAGE_IMPORT, caller, &format!("{count} bytes"), error);
+                drop(place);
+                (done, body)
+            };
+            match shared.imports.spawn(import.in_current_span()).await {
+                Ok((Ok(()), _)) => return status::json(StatusCode::OK, &Imported::default()),
+                Ok((Err(error), rest)) => {
+                    body = rest;
+                    status::not_imported(&error)
+                }
+                Err(panic) => return status::unexpected(&panic),
+            }
+        }
+    };
     // A client that waits to be asked for the body has not sent any.
-    if answer.status() != StatusCode::OK && !headers.contains_key(EXPECT) {
+    if !headers.contains_key(EXPECT) {
         let _ = timeout(LEFT_OVER_TIME, discard(&mut body)).await;
     }
     answer
 }
 
-async fn take_image(
-    shared: Arc<Shared>,
+/// The place of an image that may be sent, or the answer to one that may not.
+async fn allow_image(
+    shared: &Arc<Shared>,
     caller: Caller,
     permit: &RequestPermit,
     headers: &HeaderMap,
-    body: &mut Body,
-) -> Response {
-    const NAME: &str = "image-import";
-    let Some(place) = shared.concurrency_limits.take(RequestClass::Callback).await else {
-        return busy(&shared);
-    };
+) -> Result<OwnedSemaphorePermit, Response> {
+    let place = shared.concurrency_limits.take(RequestClass::Callback).await;
+    let place = place.ok_or_else(|| busy(shared))?;
     let token = header(headers, routes::CALLBACK_TOKEN);
     let own = shared.clone();
-    let check = move || {
-        let refused = own.callbacks.check(&token, caller).err()?;
-        Some(refuse(&own, NAME, caller, &refused))
-    };
-    match in_time(&shared, check).await {
-        Ok(None) => {}
-        Ok(Some(mut refused)) => {
-            *refused.status_mut() = StatusCode::UNAUTHORIZED;
-            return refused;
-        }
-        Err(answer) => return answer,
+    let checked = in_time(shared, move || own.callbacks.check(&token, caller)).await?;
+    if let Err(refused) = checked {
+        let mut answer = refuse(shared, IMAGE_IMPORT, caller, &refused);
+        *answer.status_mut() = StatusCode::UNAUTHORIZED;
+        return Err(answer);
     }
     // The caller is authorized: from here on its connection is not closed to make room for others.
-    if !permit.complete() {
-        return busy(&shared);
+    match permit.complete() {
+        true => Ok(place),
+        false => Err(busy(shared)),
     }
-    let limit = shared.timeout;
-    let (mut image, pump) = image_stream::channel(body, limit.min(IMAGE_IDLE));
-    let import = request_log::on_a_thread(move || {
-        let done = image_import::import(shared.callbacks.node(), &mut image, limit);
-        let what = format!("{} bytes", image.count());
-        let error = done.as_ref().err().map(ImportError::in_full);
-        note(NAME, caller, &what, error.as_ref());
-        drop(place);
-        done
-    });
-    match pump.until(import).await {
-        Ok(Ok(())) => status::json(StatusCode::OK, &Imported::default()),
-        Ok(Err(error)) => status::not_imported(&error),
-        Err(panic) => status::unexpected(&panic),
+}
+
+/// Passes an image on to the container runtime, and counts its bytes. What has not come to its end is
+/// not imported.
+async fn take_image(shared: &Shared, body: &mut Body) -> (Result<(), ImportError>, usize) {
+    let mut count = 0;
+    let take = async {
+        let platform = &shared.callbacks.node().platform;
+        let mut runtime = platform.start_image_import(shared.timeout)?;
+        let stall_timeout = shared.timeout.min(IMAGE_IDLE);
+        while let Some(piece) = next_piece(body, stall_timeout).await? {
+            count += piece.len();
+            if !runtime.write(&piece).await? {
+                break;
+            }
+        }
+        Ok(runtime.finish().await?)
+    };
+    let done = tokio::select! {
+        done = take => done,
+        () = shared.end_imports.cancelled() => {
+            Err(ImportError::CutOff(io::Error::other("the agent ended")))
+        }
+    };
+    (done, count)
+}
+
+/// The next piece of a body; `None` at its end.
+async fn next_piece(
+    body: &mut Body,
+    stall_timeout: Duration,
+) -> Result<Option<Bytes>, ImportError> {
+    let piece = async {
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    };
+    match timeout(stall_timeout, piece).await {
+        Ok(piece) => piece.map_err(|error: io::Error| {
+            let error = format!("the image did not come to its end: {error}");
+            ImportError::CutOff(io::Error::other(error))
+        }),
+        Err(_) => {
+            let error = format!("nothing came for {} seconds", stall_timeout.as_secs());
+            let error = io::Error::new(io::ErrorKind::TimedOut, error);
+            Err(ImportError::CutOff(error))
+        }
     }
 }
 
@@ -231,15 +305,13 @@ async fn remove_from_datastore(
     Whole(body): Whole,
 ) -> Response {
     const NAME: &str = "dqlite-remove";
-    let request = match RemoveRequest::read(&body) {
-        Ok(request) => request,
-        Err(error) => {
-            let _logged = not_understood(NAME, caller, &error);
-            return status::removal_not_understood(&error);
-        }
-    };
+    let request = RemoveRequest::read(&body);
+    if let Err(error) = &request {
+        let _logged = not_understood(NAME, caller, error);
+        return status::removal_not_understood(error);
+    }
     let token = header(&headers, routes::CAPI_TOKEN);
-    answered(&shared, move |shared| {
+    answered(&shared, NAME, caller, request, move |shared, request| {
         let node = shared.callbacks.node();
         let done = capi::remove(node, &shared.capi_token, &token, &request);
         // The text of the error shows the token that was presented.
@@ -247,11 +319,16 @@ async fn remove_from_datastore(
             capi::RemoveError::InvalidToken(_) => "invalid CAPI auth token".to_owned(),
             other => other.to_string(),
         });
-        note(NAME, caller, &request.remove_endpoint, error.as_ref());
-        match done {
+        let answer = match done {
             Ok(()) => status::json(StatusCode::OK, &()),
             Err(error) => status::not_removed(&error),
-        }
+        };
+        let what = request.remove_endpoint;
+        Ok(Done {
+            what,
+            error,
+            answer,
+        })
     })
     .await
 }
@@ -271,7 +348,7 @@ fn refuse(shared: &Shared, request: &str, caller: Caller, refused: &Refused) -> 
     status::unknown_callback(refused)
 }
 
-fn not_understood(request: &str, caller: Caller, error: &DecodeError) -> Response {
+pub(super) fn not_understood(request: &str, caller: Caller, error: &DecodeError) -> Response {
     let address = caller.remote;
     if log_limit::is_written(Kind::NotUnderstood) {
         tracing::info!(request, %address, %error, outcome = "not understood");
@@ -280,12 +357,12 @@ fn not_understood(request: &str, caller: Caller, error: &DecodeError) -> Respons
 }
 
 /// What the log says of a request that was allowed.
-fn note(request: &str, caller: Caller, what: &str, error: Option<&impl ToString>) {
+fn note(request: &str, caller: Caller, what: &str, error: Option<String>) {
     let (address, what) = (caller.remote, sanitize::for_log(what, 200));
     match error {
         None => tracing::info!(request, %address, what, outcome = "done"),
         Some(error) => {
-            let why = sanitize::for_log(&error.to_string(), 500);
+            let why = sanitize::for_log(&error, 500);
             tracing::warn!(request, %address, what, outcome = "failed", "{why}");
         }
     }

@@ -36,12 +36,6 @@ pub struct ConcurrencyLimits {
     wait: Duration,
 }
 
-/// A permit for one request; released when it is dropped.
-#[derive(Debug)]
-pub struct ConcurrencyPermit {
-    _permit: OwnedSemaphorePermit,
-}
-
 /// What kind of request a permit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestClass {
@@ -73,18 +67,15 @@ impl ConcurrencyLimits {
     }
 
     /// A permit, when one gets free in time, in the order of the requests.
-    pub async fn take(&self, class: RequestClass) -> Option<ConcurrencyPermit> {
+    pub async fn take(&self, class: RequestClass) -> Option<OwnedSemaphorePermit> {
         let semaphore = match class {
             RequestClass::Join => self.joins.clone(),
             RequestClass::DryRun => self.dry_runs.clone(),
             RequestClass::Other => self.others.clone(),
             RequestClass::Callback => self.callbacks.clone(),
         };
-        let permit = timeout(self.wait, semaphore.acquire_owned())
-            .await
-            .ok()?
-            .ok()?;
-        Some(ConcurrencyPermit { _permit: permit })
+        let permit = timeout(self.wait, semaphore.acquire_owned()).await;
+        permit.ok()?.ok()
     }
 }
 

@@ -125,6 +125,7 @@ impl ConnectionLimiter {
         if has_evicted {
             self.table.metrics.limit_hit(Limit::Evicted);
         }
+        self.table.metrics.connection_opened();
         let permit = ConnectionPermit {
             number,
             table: self.table.clone(),
@@ -171,6 +172,7 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
+        self.table.metrics.connection_closed();
         let mut open = self.table.lock();
         if open.remove(self.number).is_none() {
             open.closing -= 1;
@@ -416,7 +418,10 @@ mod tests {
         for (number, goes) in [2, 3, 1, 0].into_iter().enumerate() {
             new.push(acquire(&limiter, &format!("10.0.1.{number}")).unwrap());
             assert!(is_evicted(&all[goes]), "{goes}");
-            assert_eq!(all.iter().filter(|permit| is_evicted(permit)).count(), number + 1);
+            assert_eq!(
+                all.iter().filter(|permit| is_evicted(permit)).count(),
+                number + 1
+            );
         }
     }
 

@@ -122,7 +122,6 @@ async fn accept_until_stopped(
         }
         let server = server.clone();
         connections.spawn(async move {
-            let _open = Open::new(&server.metrics);
             if let Err(why) = connection(stream, permit, &server).await
                 && tracing::enabled!(tracing::Level::DEBUG)
                 && log_limit::is_written(Kind::Connection)
@@ -134,22 +133,6 @@ async fn accept_until_stopped(
     drop((listener, pings));
     connections.close();
     connections.wait().await;
-}
-
-/// A connection that is open until this is dropped.
-struct Open(Arc<Metrics>);
-
-impl Open {
-    fn new(metrics: &Arc<Metrics>) -> Self {
-        metrics.connection_opened();
-        Self(metrics.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connection_closed();
-    }
 }
 
 /// When the log last said that there are too many connections.
@@ -279,7 +262,7 @@ async fn http(
     }
     // It is told that its connection is closed, as far as that can be done at once.
     served.as_mut().graceful_shutdown();
-    poll_fn(|context| Poll::Ready(served.as_mut().poll(context))).await.is_pending();
+    let _ = poll_fn(|context| Poll::Ready(served.as_mut().poll(context))).await;
     Err(EVICTED.into())
 }
 

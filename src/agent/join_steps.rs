@@ -9,6 +9,7 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, post};
 use serde::Serialize;
 
+use crate::agent::callback_api::not_understood;
 use crate::agent::cluster_api::{Whole, in_time, only};
 use crate::agent::concurrency_limits::{COME_AGAIN, RequestClass};
 use crate::agent::log_limit::{self, Kind};
@@ -169,13 +170,7 @@ async fn perform<R: Send + Sync + 'static, A: Serialize + Send + 'static>(
 ) -> Response {
     let request = match (step.read)(&body) {
         Ok(request) => request,
-        Err(error) => {
-            let address = caller.remote;
-            if log_limit::is_written(Kind::NotUnderstood) {
-                tracing::info!(request = step.name, %address, %error, outcome = "not understood");
-            }
-            return status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()));
-        }
+        Err(error) => return not_understood(step.name, caller, &error),
     };
     let Some(place) = shared.concurrency_limits.take(step.class).await else {
         return busy(step, &shared, &request, caller);

@@ -9,7 +9,6 @@ mod concurrency_limits;
 mod connection_limiter;
 mod date;
 mod https;
-mod image_stream;
 mod join_steps;
 mod local_api;
 mod local_events;
@@ -37,6 +36,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::agent::local_events::Clients;
 use crate::base::clock::SystemClock;
@@ -49,7 +49,7 @@ use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::cluster::pod_network;
 use crate::cluster::token_admin;
-use crate::platform::{Action, Service, feed};
+use crate::platform::{Action, Service};
 use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
 
@@ -156,6 +156,9 @@ struct Shared {
     concurrency_limits: ConcurrencyLimits,
     /// For whom the agent is doing something by its local API.
     clients: Clients,
+    /// Images on their way to the container runtime, and how these end with the agent.
+    imports: TaskTracker,
+    end_imports: CancellationToken,
     /// What the log said last of a token store that cannot be used.
     logged_problem: Mutex<Option<String>>,
     /// The agent was told to stop: joins that are under way are taken back.
@@ -224,8 +227,6 @@ pub fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, AgentError
         Ok(Ending::AtOnce) => runtime.shutdown_background(),
         Ok(Ending::Drained | Ending::Moved(_)) | Err(_) => runtime.shutdown_timeout(LAST_DRAIN),
     }
-    // Half an image must not be taken for a whole one when this process is gone.
-    feed::kill_all();
     result.map(|ending| match ending {
         Ending::Moved(to) => Some(to),
         Ending::Drained | Ending::AtOnce => None,
@@ -297,6 +298,8 @@ async fn serve(
         token_rate_limit: Arc::default(),
         concurrency_limits: ConcurrencyLimits::default(),
         clients: Clients::default(),
+        imports: TaskTracker::new(),
+        end_imports: CancellationToken::new(),
         logged_problem: Mutex::default(),
         stopping: CancellationToken::new(),
     });
@@ -372,16 +375,21 @@ async fn serve(
     let _ = atomic_file::remove(&settings.socket);
     stop.cancel();
     let drained = tokio::time::timeout(DRAIN, async { tokio::join!(remote, local) });
-    tokio::select! {
+    let ending = tokio::select! {
         in_time = drained => {
             if in_time.is_err() {
                 tracing::warn!("requests are still under way, and are not waited for any longer");
             }
-            Ok(ending)
+            ending
         }
-        _ = terminate.recv() => Ok(Ending::AtOnce),
-        _ = interrupt.recv() => Ok(Ending::AtOnce),
-    }
+        _ = terminate.recv() => Ending::AtOnce,
+        _ = interrupt.recv() => Ending::AtOnce,
+    };
+    // Half an image must not be taken for a whole one when this process is gone.
+    shared.end_imports.cancel();
+    shared.imports.close();
+    shared.imports.wait().await;
+    Ok(ending)
 }
 
 /// Does something again and again until the agent stops, on a thread of its own. Each such work waits for

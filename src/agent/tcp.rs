@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::http::Extensions;
 use hyper::service::Service;
-use hyper::Request;
 use hyper_util::service::TowerToHyperService;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -80,7 +80,8 @@ fn has_ipv6() -> bool {
 pub fn service(
     router: Router,
     extend: impl Fn(&mut Extensions) + Clone + Send + 'static,
-) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone {
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone
+{
     let extend = move |mut request: Request<Incoming>| {
         extend(request.extensions_mut());
         request

@@ -1,20 +1,17 @@
 //! An image for this node's container runtime, as it comes.
 
-use std::io::Read;
-use std::time::Duration;
-
-use crate::cluster::node::Node;
 use crate::platform::FeedError;
+use std::io;
 
 /// Why an image is not there (recording `http-image-import`).
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The container runtime did not take it.
     #[error("Failed to import the image: microk8s.ctr command failed: {0}")]
-    NotTaken(#[source] FeedError),
+    NotTaken(#[from] FeedError),
     /// It did not come to its end.
     #[error("Failed to import the image: {0}")]
-    CutOff(#[source] std::io::Error),
+    CutOff(#[source] io::Error),
 }
 
 impl ImportError {
@@ -27,18 +24,4 @@ impl ImportError {
             other => other.to_string(),
         }
     }
-}
-
-/// Passes an image on to the container runtime, which may stand still for `stall_timeout`. What has not
-/// come to its end is not imported.
-pub fn import(
-    node: &Node,
-    image: &mut dyn Read,
-    stall_timeout: Duration,
-) -> Result<(), ImportError> {
-    let taken = node.platform.import_image(image, stall_timeout);
-    taken.map_err(|error| match error {
-        FeedError::Input(error) => ImportError::CutOff(error),
-        other => ImportError::NotTaken(other),
-    })
 }

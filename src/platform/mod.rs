@@ -5,7 +5,7 @@
 pub mod command;
 pub mod datastore_demo;
 pub mod datastore_shell;
-pub mod feed;
+mod feed;
 pub mod network;
 pub mod process;
 #[cfg(test)]
@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::model::endpoint;
 
 pub use command::CommandError;
-pub use feed::FeedError;
+pub use feed::{Feed, FeedError};
 
 /// What Kubernetes may take for an answer.
 const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
@@ -108,13 +108,9 @@ pub trait Platform: Send + Sync {
     /// Runs a script of MicroK8s's own, for as long as that may take.
     fn run_script(&self, script: &Path, limit: Duration) -> Result<(), CommandError>;
 
-    /// Gives an image to the container runtime: an archive, as it comes. The runtime may stand
-    /// still for `stall_timeout`.
-    fn import_image(
-        &self,
-        image: &mut dyn io::Read,
-        stall_timeout: Duration,
-    ) -> Result<(), FeedError>;
+    /// Has the container runtime take an image: an archive, as it comes. The runtime may stand still
+    /// for `stall_timeout`.
+    fn start_image_import(&self, stall_timeout: Duration) -> Result<Feed, FeedError>;
 }
 
 /// An address of an interface, with the length of its network's prefix.

@@ -1,13 +1,12 @@
 //! A machine with MicroK8s's snap: services through snapd, Kubernetes and the datastore through
 //! the snap's own programs.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::env_vars;
 use crate::platform::command::{self, CommandError};
-use crate::platform::feed::{self, FeedError};
+use crate::platform::feed::{Feed, FeedError};
 use crate::platform::{
     Action, Group, KUBECTL_LIMIT, Platform, Service, ServiceState, datastore_shell, network, unit,
 };
@@ -211,14 +210,14 @@ impl Platform for SnapPlatform {
     }
 
     /// The call is MicroK8s's (read in its sources; recording `http-image-import` has its failure).
-    fn import_image(&self, image: &mut dyn Read, stall_timeout: Duration) -> Result<(), FeedError> {
+    fn start_image_import(&self, stall_timeout: Duration) -> Result<Feed, FeedError> {
         let mut command = command::prepare(self.snap.join("bin/ctr"));
         command
             .args(["--namespace", "k8s.io", "--address"])
             .arg(self.common.join("run/containerd.sock"))
             .args(["image", "import", "--platform", platform(), "-"])
             .envs(self.variables());
-        feed::feed(command, image, stall_timeout)
+        Feed::start(command, stall_timeout)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::platform::command::CommandError;
 use crate::platform::datastore_demo::DatastoreDemo;
-use crate::platform::{Action, FeedError, Group, Platform, Service, ServiceState, network};
+use crate::platform::{Action, Feed, FeedError, Group, Platform, Service, ServiceState, network};
 
 /// A machine without MicroK8s.
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ impl Platform for StandalonePlatform {
         ))
     }
 
-    fn import_image(&self, _: &mut dyn io::Read, _: Duration) -> Result<(), FeedError> {
+    fn start_image_import(&self, _: Duration) -> Result<Feed, FeedError> {
         Err(FeedError::NotAvailable(
             "a standalone node has no container runtime",
         ))
