@@ -28,27 +28,20 @@ pub enum Kind {
     Connection,
 }
 
-const KINDS: [(Kind, &str); 6] = [
-    (Kind::Unsuccessful, "lines about requests without success"),
-    (
-        Kind::Refused,
-        "lines about refused requests of joining nodes",
-    ),
-    (
-        Kind::NotUnderstood,
-        "lines about requests that are not understood",
-    ),
-    (Kind::Callback, "lines about refused callbacks"),
-    (
-        Kind::UnknownTokens,
-        "lines about addresses with unknown tokens",
-    ),
-    (Kind::Connection, "lines about connections that failed"),
+/// What the lines of each kind are called, in their order.
+const LINES: [&str; 6] = [
+    "lines about requests without success",
+    "lines about refused requests of joining nodes",
+    "lines about requests that are not understood",
+    "lines about refused callbacks",
+    "lines about addresses with unknown tokens",
+    "lines about connections that failed",
 ];
 
+const _: () = assert!(Kind::Connection as usize + 1 == LINES.len());
+
 /// What was written and left out of each kind.
-#[derive(Debug)]
-struct Limits([Mutex<Count>; KINDS.len()]);
+static COUNTS: [Mutex<Count>; LINES.len()] = [const { Mutex::new(Count::NONE) }; LINES.len()];
 
 #[derive(Debug, Clone, Copy)]
 struct Count {
@@ -89,47 +82,30 @@ impl Count {
     }
 }
 
-static LIMITS: Limits = Limits([const { Mutex::new(Count::NONE) }; KINDS.len()]);
-
-impl Limits {
-    fn count(&self, place: usize) -> Option<MutexGuard<'_, Count>> {
-        let count = self.0.get(place)?;
-        Some(count.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 /// Whether a line of this kind is written, or only counted.
 pub fn is_written(kind: Kind) -> bool {
-    let place = KINDS.iter().position(|(other, _)| *other == kind);
-    let Some((place, mut count)) = place.and_then(|place| Some((place, LIMITS.count(place)?)))
-    else {
-        return true;
-    };
-    let now = Instant::now();
-    let settled = count.reconcile(now);
-    let is_written = count.take(now);
-    drop(count);
-    say(place, settled);
-    is_written
+    let (count, lines) = (&COUNTS[kind as usize], LINES[kind as usize]);
+    say_left_out(count, lines);
+    lock(count).take(Instant::now())
 }
 
 /// Says what was left out of lines whose time is over; called now and then.
 pub fn reconcile() {
-    for place in 0..KINDS.len() {
-        let settled = LIMITS
-            .count(place)
-            .and_then(|mut count| count.reconcile(Instant::now()));
-        say(place, settled);
+    for (count, lines) in COUNTS.iter().zip(LINES) {
+        say_left_out(count, lines);
     }
 }
 
-fn say(place: usize, settled: Option<(u64, Duration)>) {
-    if let (Some((_, what)), Some((left_out, time))) = (KINDS.get(place), settled) {
-        tracing::warn!(
-            "{left_out} more {what} in the last {} seconds",
-            time.as_secs()
-        );
+fn say_left_out(count: &Mutex<Count>, lines: &str) {
+    let left_out = lock(count).reconcile(Instant::now());
+    if let Some((left_out, time)) = left_out {
+        let seconds = time.as_secs();
+        tracing::warn!("{left_out} more {lines} in the last {seconds} seconds");
     }
+}
+
+fn lock(count: &Mutex<Count>) -> MutexGuard<'_, Count> {
+    count.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
