@@ -263,9 +263,9 @@ impl Plan {
     }
 }
 
-impl super::Plan for Plan {
+impl Plan {
     /// Files and services change in the order of recording `join-controlplane-ok`.
-    fn apply(
+    pub fn apply(
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,

@@ -111,10 +111,9 @@ impl Plan {
     pub fn cluster_cidr(&self) -> Option<&str> {
         self.answer.cluster_cidr.as_deref()
     }
-}
 
-impl super::Plan for Plan {
-    fn apply(
+    /// Changes the node.
+    pub fn apply(
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,

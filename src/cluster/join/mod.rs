@@ -183,7 +183,11 @@ fn carry_out(
             // The certificates are the cluster's from now on, and follow no address.
             change.lock(Lock::NoCertReissue)?;
             change.forget_token_lines();
-            plan.apply(&mut change, order, progress)
+            match plan {
+                Plan::Etcd(plan) => plan.apply(&mut change, order, progress),
+                Plan::Worker(plan) => plan.apply(&mut change, order, progress),
+                Plan::ControlPlane(plan) => plan.apply(&mut change, order, progress),
+            }
         })
         .and_then(|()| still_wanted(progress))
         .and_then(|()| {
@@ -196,14 +200,10 @@ fn carry_out(
 }
 
 /// All that a join needs, before anything is changed.
-trait Plan {
-    /// Changes the node.
-    fn apply(
-        &self,
-        change: &mut Change<'_>,
-        order: &JoinOrder,
-        progress: &mut dyn Progress,
-    ) -> Result<(), JoinError>;
+enum Plan {
+    Etcd(etcd::Plan),
+    Worker(worker::Plan),
+    ControlPlane(control_plane::Plan),
 }
 
 /// Asks the contacted node to let this one in, and gets everything ready.
@@ -213,13 +213,13 @@ fn prepare(
     role: Role,
     contact: &mut Contact,
     progress: &mut dyn Progress,
-) -> Result<Box<dyn Plan>, JoinError> {
+) -> Result<Plan, JoinError> {
     begin(JoinStage::Admission, progress);
     if !node.layout.has(Lock::HaCluster) {
         let plan = etcd::Plan::prepare(node, order, contact, progress)?;
         check_answer(node, role, contact, plan.own_address(), progress)?;
         warn_of_other_network(node, plan.cluster_cidr(), progress)?;
-        return Ok(Box::new(plan));
+        return Ok(Plan::Etcd(plan));
     }
     let asked = requested_role(order.role, order.role_was_named);
     let answer = contact.join(node, asked)?;
@@ -238,9 +238,9 @@ fn prepare(
         let limits = answer.api_server_limits.clone().or_else(silent);
         warn_of_looser_api_server(node, contact.address(), limits, progress)?;
     }
-    let plan: Box<dyn Plan> = match role {
-        Role::Worker => Box::new(worker::Plan::prepare(node, order, answer, contact)?),
-        Role::ControlPlane => Box::new(control_plane::Plan::prepare(
+    let plan = match role {
+        Role::Worker => Plan::Worker(worker::Plan::prepare(node, order, answer, contact)?),
+        Role::ControlPlane => Plan::ControlPlane(control_plane::Plan::prepare(
             node,
             answer,
             contact.address(),

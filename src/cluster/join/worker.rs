@@ -110,9 +110,9 @@ impl Plan {
     }
 }
 
-impl super::Plan for Plan {
+impl Plan {
     /// Files and services change in the order of recording `join-worker-ok`.
-    fn apply(
+    pub fn apply(
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,
