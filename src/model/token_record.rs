@@ -16,14 +16,21 @@
 //! node's, so that one token never gives two nodes what only one of them should have.
 
 mod granted_terms;
+mod queries;
 mod refusal;
+mod state;
 #[cfg(test)]
 mod tests;
+mod token_use;
 
 use serde::{Deserialize, Serialize};
 
 pub use granted_terms::GrantedTerms;
 pub use refusal::{Reason, Refusal};
+pub use state::{
+    Added, Grant, JoinRequest, LastUse, Release, Revoked, State, TokenEvent, Void, VoidReason,
+};
+use token_use::{Phase, TokenUse};
 
 use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::join_id::JoinId;
@@ -87,39 +94,6 @@ pub struct TokenRecord {
     void: Option<Void>,
 }
 
-/// Since when a token admits no node, although nothing was done with it, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Void {
-    /// When that was noticed, in unix seconds.
-    pub at: i64,
-    /// Why.
-    pub why: VoidReason,
-    /// It stays void, whatever becomes of the reason.
-    is_final: bool,
-}
-
-/// Why a token is void.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum VoidReason {
-    /// It was issued in another cluster than the one that the node is in.
-    OtherCluster,
-    /// It is known from an older copy of the database, and may have been used since.
-    OlderCopy,
-}
-
-impl VoidReason {
-    /// A few words for people and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OtherCluster => "it was issued in another cluster",
-            Self::OlderCopy => {
-                "the token database is an older copy, and it may have been used since"
-            }
-        }
-    }
-}
-
 /// Uses that are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Counted {
@@ -132,176 +106,6 @@ struct Counted {
     /// How many were asked for, when the token was added last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     asked: Option<u32>,
-}
-
-/// When a token was revoked, and by which user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revoked {
-    /// Unix seconds.
-    pub at: i64,
-    /// The user.
-    pub uid: u32,
-}
-
-/// The node that was admitted last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastUse {
-    /// Who.
-    pub node: JoiningNode,
-    /// As what.
-    pub role: Role,
-    /// When, in unix seconds.
-    pub at: i64,
-}
-
-/// One counted use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct TokenUse {
-    node: JoiningNode,
-    role: Role,
-    at: i64,
-    phase: Phase,
-    /// The node got all that it needs once.
-    #[serde(default)]
-    was_served: bool,
-    /// The join that was admitted last, where the node names its joins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    join_id: Option<JoinId>,
-}
-
-/// How far a join came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Phase {
-    /// The node has the answer, which opens nothing.
-    Admitted,
-    /// The node has a certificate or the cluster's key.
-    HandedOut,
-    /// The node reported that its join failed after that: only this node may try again.
-    Failed,
-    /// The node has all that it needs, and may have failed to make use of it: for others the token
-    /// is used.
-    Served,
-    /// The datastore lists the control plane node. Its join may still fail, and be taken back.
-    Listed,
-}
-
-impl Phase {
-    /// Whether the use is used, as far as others are concerned.
-    const fn is_used(self) -> bool {
-        matches!(self, Self::Served | Self::Listed)
-    }
-}
-
-/// A node that presents a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JoinRequest {
-    /// Who.
-    pub node: JoiningNode,
-    /// As what it wants to join.
-    pub role: Role,
-    /// How it names this join, if it does.
-    pub join_id: Option<JoinId>,
-}
-
-/// How a token admits a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grant {
-    /// As one of any number.
-    Open,
-    /// By one of its counted uses.
-    Counted,
-}
-
-/// Where a token is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// It admits nodes.
-    Issued,
-    /// All its uses are taken, and not all for good.
-    Reserved,
-    /// All its uses are used.
-    Used,
-    /// Its time has run out.
-    Expired,
-    /// It was taken back.
-    Revoked,
-    /// It is not valid here any more.
-    Void,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [Self; 6] = [
-        Self::Issued,
-        Self::Reserved,
-        Self::Used,
-        Self::Expired,
-        Self::Revoked,
-        Self::Void,
-    ];
-
-    /// One word for people and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Issued => "issued",
-            Self::Reserved => "reserved",
-            Self::Used => "used",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-            Self::Void => "void",
-        }
-    }
-
-    /// Whether it cannot let anybody in any more, whatever happens to the joins under way.
-    pub const fn is_over(self) -> bool {
-        matches!(
-            self,
-            Self::Used | Self::Expired | Self::Revoked | Self::Void
-        )
-    }
-}
-
-/// What became of the use of a node whose join failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
-    /// It is free for every node.
-    Free,
-    /// It is that node's alone, which may try again at once.
-    KeptForNode,
-    /// That node has none.
-    None,
-    /// It is as it was: the report is about an earlier join of that node.
-    Outdated,
-}
-
-/// What time, or the datastore, did to a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenEvent {
-    /// A use is free again: nothing was heard of the join.
-    LeaseRanOut(JoiningNode),
-    /// The datastore lists the node: its join is complete.
-    Listed(JoiningNode),
-    /// The node did not say how its join went, and can no longer use the token again.
-    WindowClosed(JoiningNode),
-    /// The token's time ran out.
-    Expired,
-    /// The token is void.
-    Void(VoidReason),
-}
-
-/// How adding a token again changed it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Added {
-    /// It was over, and lives again.
-    pub was_over: bool,
-    /// The terms are those with which it was issued; an end moves on with them.
-    pub has_same_terms: bool,
-    /// What it was issued for before.
-    pub before: GrantedTerms,
-    /// What it is issued for now.
-    pub after: GrantedTerms,
 }
 
 impl TokenRecord {
@@ -694,167 +498,9 @@ impl TokenRecord {
         }
     }
 
-    /// Where the token is in its life.
-    pub fn state(&self, now: i64) -> State {
-        let state = self.state_in_its_cluster(now);
-        if self.void.is_some() && !state.is_over() {
-            return State::Void;
-        }
-        state
-    }
-
-    fn state_in_its_cluster(&self, now: i64) -> State {
-        if self.revoked.is_some() {
-            return State::Revoked;
-        }
-        if self.is_open(now) {
-            return State::Issued;
-        }
-        let Some(counted) = &self.counted else {
-            return State::Expired;
-        };
-        let is_complete = self.tries.iter().all(|other| other.phase.is_used());
-        let is_taken = self.taken() >= counted.uses;
-        if is_taken && is_complete {
-            State::Used
-        } else if is_over(counted.until, now) {
-            State::Expired
-        } else if is_taken {
-            State::Reserved
-        } else {
-            State::Issued
-        }
-    }
-
-    /// The next moment at which time alone changes something: what [`TokenRecord::reconcile`] has to see, or
-    /// that a token was over for `kept` seconds and is forgotten.
-    pub fn next_change(&self, now: i64, window: i64, kept: i64) -> Option<i64> {
-        let ends = self
-            .tries
-            .iter()
-            .filter(|other| other.ends())
-            .map(|other| other.end(window));
-        let ends_by_itself = !matches!(self.state(now), State::Used | State::Revoked | State::Void);
-        let expiry = self
-            .expires()
-            .filter(|_| !self.end_noticed && ends_by_itself);
-        let forgotten = self.over_since(now).map(|since| since.saturating_add(kept));
-        ends.chain(expiry).chain(forgotten).min()
-    }
-
-    /// Since when the token is over, in unix seconds; `None` while it is not.
-    pub fn over_since(&self, now: i64) -> Option<i64> {
-        match self.state(now) {
-            State::Issued | State::Reserved => None,
-            State::Used => Some(self.last.as_ref().map_or(self.issued_at, |last| last.at)),
-            State::Expired => self.expires(),
-            State::Revoked => self.revoked.map(|revoked| revoked.at),
-            State::Void => self.void.map(|void| void.at),
-        }
-    }
-
-    /// How many more nodes it admits; `None` while that is any number.
-    pub fn uses_left(&self, now: i64) -> Option<u32> {
-        if self.revoked.is_none() && self.void.is_none() && self.is_open(now) {
-            return None;
-        }
-        Some(if self.state(now).is_over() {
-            0
-        } else {
-            self.left(now)
-        })
-    }
-
-    /// Its end, in unix seconds; `None` when it has none.
-    pub fn expires(&self) -> Option<i64> {
-        match &self.counted {
-            None => self.open_until,
-            Some(counted) => counted
-                .until
-                .map(|end| end.max(self.open_until.unwrap_or(end))),
-        }
-    }
-
-    /// Whether its line in MicroK8s's file is still to be taken out.
-    pub fn has_line(&self) -> bool {
-        self.has_line
-    }
-
     /// Remembers whether its line in MicroK8s's file is still to be taken out.
     pub fn set_has_line(&mut self, has_line: bool) {
         self.has_line = has_line;
-    }
-
-    /// When it was issued, in unix seconds.
-    pub fn issued_at(&self) -> i64 {
-        self.issued_at
-    }
-
-    /// When it was issued, or last used, in unix seconds.
-    pub fn last_activity(&self) -> i64 {
-        let last = self.last.as_ref().map(|last| last.at);
-        last.max(Some(self.issued_at)).unwrap_or(self.issued_at)
-    }
-
-    /// Who issued it.
-    pub fn issuer(&self) -> Issuer {
-        self.issuer
-    }
-
-    /// As what nodes may join with it.
-    pub fn role(&self) -> RoleLimit {
-        self.role
-    }
-
-    /// The only node that it is for.
-    pub fn node(&self) -> Option<&NodeName> {
-        self.node.as_ref()
-    }
-
-    /// What the operator wrote down with it.
-    pub fn description(&self) -> Option<&Description> {
-        self.description.as_ref()
-    }
-
-    /// When it was revoked, and by which user.
-    pub fn revoked(&self) -> Option<Revoked> {
-        self.revoked
-    }
-
-    /// Since when it is void, and why; nothing where it is over for another reason, too.
-    pub fn void(&self, now: i64) -> Option<Void> {
-        self.void.filter(|_| self.state(now) == State::Void)
-    }
-
-    /// The node that it admitted last.
-    pub fn last_use(&self) -> Option<&LastUse> {
-        self.last.as_ref()
-    }
-
-    /// How often it admitted a node.
-    pub fn admissions(&self) -> u64 {
-        self.admissions
-    }
-
-    /// Whether the node holds one of its counted uses, and the last word on it is not said.
-    pub fn has_try(&self, node: &JoiningNode) -> bool {
-        self.tries.iter().any(|other| other.node == *node)
-    }
-
-    /// Whether any node does.
-    pub fn has_tries(&self) -> bool {
-        !self.tries.is_empty()
-    }
-
-    /// The control plane nodes that the datastore may know.
-    pub fn awaited(&self) -> impl Iterator<Item = &JoiningNode> {
-        self.tries
-            .iter()
-            .filter(|other| {
-                other.role == Role::ControlPlane
-                    && matches!(other.phase, Phase::HandedOut | Phase::Listed)
-            })
-            .map(|other| &other.node)
     }
 
     fn find(&mut self, node: &JoiningNode) -> Option<&mut TokenUse> {
@@ -865,72 +511,6 @@ impl TokenRecord {
         if let Some(counted) = &mut self.counted {
             counted.spent = counted.spent.saturating_add(uses);
         }
-    }
-
-    fn taken(&self) -> u32 {
-        let spent = self.counted.as_ref().map_or(0, |counted| counted.spent);
-        spent.saturating_add(self.tries.len().try_into().unwrap_or(u32::MAX))
-    }
-
-    /// Whether any number of nodes may use it now.
-    fn is_open(&self, now: i64) -> bool {
-        self.open_until.is_some_and(|end| now < end)
-    }
-
-    /// The counted uses, unless their time has run out.
-    fn live_count(&self, now: i64) -> Option<&Counted> {
-        self.counted
-            .as_ref()
-            .filter(|counted| !is_over(counted.until, now))
-    }
-
-    /// How many counted uses are free.
-    fn left(&self, now: i64) -> u32 {
-        self.live_count(now)
-            .map_or(0, |counted| counted.uses.saturating_sub(self.taken()))
-    }
-
-    fn why_over(&self, now: i64) -> Refusal {
-        if self.state(now) == State::Used {
-            return self.used(now);
-        }
-        Refusal {
-            seconds_ago: self.expires().map(|end| now - end),
-            ..Reason::Expired.into()
-        }
-    }
-
-    fn used(&self, now: i64) -> Refusal {
-        Refusal {
-            node: self.last.as_ref().map(|last| last.node.to_string()),
-            seconds_ago: self.last.as_ref().map(|last| now - last.at),
-            ..Reason::Used.into()
-        }
-    }
-}
-
-impl TokenUse {
-    /// Whether the node may use the token again in this role. A worker that has all that it needs is
-    /// not to become a control plane node by what it joined with, unless it says that it has failed.
-    fn may_be_repeated(&self, role: Role, now: i64, window: i64) -> bool {
-        let in_window = now < self.at.saturating_add(window);
-        match self.phase {
-            Phase::Failed => !self.was_served || now < self.end(window),
-            Phase::Admitted | Phase::HandedOut => in_window,
-            Phase::Served => in_window && self.role == role,
-            Phase::Listed => false,
-        }
-    }
-
-    /// Whether time ends it. A node whose join failed before it had all may come back at any time.
-    fn ends(&self) -> bool {
-        self.phase != Phase::Failed || self.was_served
-    }
-
-    /// Until when more may be heard of it: its certificates may still be signed, and it may say
-    /// that its join failed.
-    fn end(&self, window: i64) -> i64 {
-        self.at.saturating_add(LEASE.max(window))
     }
 }
 

@@ -7,26 +7,25 @@
 
 mod certificates;
 mod expiry;
+mod reports;
+mod reservation;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::clock::Clock;
 use crate::model::cluster_id::CurrentCluster;
-use crate::model::join_id::JoinId;
 use crate::model::node::JoiningNode;
-use crate::model::role::Role;
 use crate::model::token::{Token, TokenDigest};
 use crate::model::token_record::{
-    Added, Grant, GrantedTerms, Issuer, JoinRequest, LEASE, Reason, Refusal, Release, TokenEvent,
+    Added, Grant, GrantedTerms, Issuer, JoinRequest, LEASE, Reason, Refusal, TokenEvent,
     TokenRecord, VoidReason,
 };
 use crate::model::token_terms::{Lifetime, Terms};
-use crate::store::admissions::{self, Admissions, AdmittedNode, CertificatePurpose};
+use crate::store::admissions::{self, Admissions};
 use crate::store::audit::{self, Actor};
 use crate::store::database::{Database, StoreError};
 use crate::store::layout::Layout;
@@ -37,6 +36,7 @@ use crate::store::token_store::{self, LocalStore, TokenStore};
 pub use certificates::CertificateRequest;
 use expiry::KEPT;
 pub use expiry::ListedToken;
+pub use reservation::Reservation;
 
 /// The tokens of this node.
 pub struct Tokens {
@@ -95,20 +95,6 @@ impl Moment {
         record.keep_to(&self.cluster, self.now);
         added
     }
-}
-
-/// A token that one joining node holds while it is being admitted; dropping it gives it back.
-#[must_use]
-pub struct Reservation<'a> {
-    tokens: &'a Tokens,
-    token: Token,
-    claim: JoinRequest,
-    source: Source,
-    /// What the datastore says of the control plane nodes that joined with it.
-    members: Members,
-    /// The record of the token when it was judged.
-    seen: Option<TokenRecord>,
-    is_committed: bool,
 }
 
 /// Which control plane nodes the datastore lists, of those that were asked for.
@@ -379,91 +365,6 @@ impl Tokens {
         })
     }
 
-    /// A node that was admitted says how its join ended, and which one, where it tells. `None` when
-    /// the token is not known, or did not admit that node.
-    pub fn report(
-        &self,
-        token: &Token,
-        node: &JoiningNode,
-        join_id: Option<&JoinId>,
-        has_joined: bool,
-    ) -> Result<Option<Release>, StoreError> {
-        let join = token.digest();
-        let Some(admitted) = self.admissions.find(&join, node)? else {
-            return Ok(None);
-        };
-        if JoinId::differ(admitted.join_id.as_ref(), join_id) {
-            return Ok(Some(Release::Outdated));
-        }
-        if !has_joined {
-            let why = "the node says that its join failed";
-            return self.release(&join, node, join_id, why).map(Some);
-        }
-        let (by, of) = (node.clone(), join_id.cloned());
-        let completed = self.change_try(&join, node, move |record| {
-            (!record.is_of_other_join(&by, of.as_ref())).then(|| record.complete(&by))
-        })?;
-        if completed == Some(None) {
-            return Ok(Some(Release::Outdated));
-        }
-        self.admissions.set_complete(&join, node)?;
-        if completed == Some(Some(true)) {
-            self.audit_join("complete", &join, node, "the node says that it has joined");
-        }
-        Ok(Some(Release::None))
-    }
-
-    /// A node does not make use of what a token gave to it, by this join where it is named.
-    fn release(
-        &self,
-        join: &TokenDigest,
-        node: &JoiningNode,
-        join_id: Option<&JoinId>,
-        why: &str,
-    ) -> Result<Release, StoreError> {
-        let (by, of) = (node.clone(), join_id.cloned());
-        let release = self.change_try(join, node, move |record| {
-            match record.is_of_other_join(&by, of.as_ref()) {
-                true => Release::Outdated,
-                false => record.fail(&by),
-            }
-        })?;
-        let release = release.unwrap_or(Release::None);
-        if release == Release::Outdated {
-            return Ok(release);
-        }
-        let is_free = release == Release::Free;
-        if !self.admissions.fail(join, node, join_id, is_free)? {
-            return Ok(Release::Outdated);
-        }
-        match release {
-            Release::Free => self.audit_join("released", join, node, why),
-            Release::KeptForNode => {
-                let outcome = format!("{why}; only this node may try again");
-                self.audit_join("kept", join, node, &outcome);
-            }
-            Release::None | Release::Outdated => {}
-        }
-        Ok(release)
-    }
-
-    /// Forgets the nodes of exactly this name or address; says whether there were any. They cannot
-    /// come back with what they joined with.
-    pub fn forget(&self, name_or_address: &str) -> Result<bool, StoreError> {
-        let address: Option<IpAddr> = name_or_address.parse().ok();
-        let gone = self.admissions.nodes_that(|other| {
-            other.node.name == name_or_address || Some(other.node.address) == address
-        })?;
-        for other in &gone {
-            let node = other.node.clone();
-            self.change_try(&other.join, &other.node, move |record| {
-                record.complete(&node)
-            })?;
-        }
-        self.admissions.forget(&gone)?;
-        Ok(!gone.is_empty())
-    }
-
     /// Writes down what happened to a token by itself.
     fn note(&self, digest: &TokenDigest, events: &[TokenEvent]) -> Result<(), StoreError> {
         for event in events {
@@ -473,31 +374,6 @@ impl Tokens {
             }
         }
         Ok(())
-    }
-
-    /// Changes the record of a token when the node holds one of its counted uses.
-    fn change_try<T: Send + 'static>(
-        &self,
-        join: &TokenDigest,
-        node: &JoiningNode,
-        mut change: impl FnMut(&mut TokenRecord) -> T + Send + 'static,
-    ) -> Result<Option<T>, StoreError> {
-        // Most who ask for nothing that is counted are told so without a write.
-        if !self
-            .store
-            .read(join)?
-            .is_some_and(|record| record.has_try(node))
-        {
-            return Ok(None);
-        }
-        let node = node.clone();
-        token_store::edit(self.store.as_ref(), join, move |record| {
-            record.map_or((None, None), |mut record| {
-                // The use may have been given back since it was looked at.
-                let value = record.has_try(&node).then(|| change(&mut record));
-                (Some(record), value)
-            })
-        })
     }
 
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
@@ -533,147 +409,6 @@ impl Tokens {
             Some(node),
             outcome,
         );
-    }
-}
-
-impl Reservation<'_> {
-    /// Lets the node in: from now on the use is its own, durably, and it may have these
-    /// certificates signed. `hands_out` tells whether the answer holds credentials.
-    pub fn commit(
-        mut self,
-        certificates: &[CertificatePurpose],
-        hands_out: bool,
-    ) -> Result<Result<(), Refusal>, StoreError> {
-        let tokens = self.tokens;
-        let digest = self.token.digest();
-        let moment = tokens.moment();
-        let now = moment.now;
-        let in_file = || look_up(&tokens.cluster_file, &self.token, now);
-        let has_line = match self.source {
-            // Who has a token of the store in the file too has one token, not two.
-            Source::Line | Source::Store(Grant::Counted) => in_file()? == Listed::Open,
-            Source::Store(Grant::Open) => false,
-            Source::OpenLine => {
-                // It may have been taken out since it was looked up.
-                let persistent = look_up(&tokens.persistent_file, &self.token, now)?;
-                if !persistent.is_usable() && !matches!(in_file()?, Listed::Until(_)) {
-                    return Ok(Err(Reason::Revoked.into()));
-                }
-                false
-            }
-        };
-        let mut grant = Grant::Open;
-        if self.source != Source::OpenLine {
-            let (events, admitted) = self.admit(has_line, hands_out, moment.clone())?;
-            tokens.note(&digest, &events)?;
-            match admitted {
-                Ok(found) => grant = found,
-                Err(refusal) => return Ok(Err(refusal)),
-            }
-        }
-        self.is_committed = true;
-        let node = AdmittedNode {
-            node: self.claim.node.clone(),
-            role: self.claim.role,
-            complete: certificates.is_empty(),
-            join: digest,
-            cluster: moment.cluster.id.clone(),
-            since: now,
-            join_id: self.claim.join_id.clone(),
-        };
-        let end = now.saturating_add(LEASE);
-        let is_counted = grant == Grant::Counted;
-        let written = tokens
-            .admissions
-            .admit(&digest, node, certificates, end, is_counted);
-        if let Err(error) = written {
-            if !certificates.is_empty() {
-                // The lease gives the use back when this fails as well.
-                let why = "it cannot be written down";
-                let _ = tokens.release(&digest, &self.claim.node, None, why);
-                return Err(error);
-            }
-            // The node is in; only its name is missing in the list of nodes.
-            tracing::error!(%error, "an admitted node could not be recorded");
-        }
-        if has_line && let Err(error) = tokens.take_line_out(&self.token) {
-            // It is remembered that the line is a used one.
-            tracing::error!(%error, "the line of a used token cannot be taken out");
-        }
-        if self.claim.role == Role::ControlPlane {
-            lock(&tokens.awaited).insert(digest);
-        }
-        tokens.audit_join(
-            "admitted",
-            &digest,
-            &self.claim.node,
-            &self.claim.role.to_string(),
-        );
-        Ok(Ok(()))
-    }
-
-    /// Writes down that the use is the node's.
-    fn admit(
-        &self,
-        has_line: bool,
-        hands_out: bool,
-        moment: Moment,
-    ) -> Result<(Vec<TokenEvent>, Result<Grant, Refusal>), StoreError> {
-        let (claim, source) = (self.claim.clone(), self.source);
-        let (members, seen) = (self.members.clone(), self.seen.clone());
-        token_store::edit(
-            self.tokens.store.as_ref(),
-            &self.token.digest(),
-            move |record| {
-                let mut events = Vec::new();
-                // A line issues the token once: not when it was used or revoked meanwhile.
-                let is_issued = source == Source::Line && has_line && record == seen;
-                let settled = record.map(|mut record| {
-                    events = moment.reconcile(&mut record, |node| members.get(node).copied());
-                    record
-                });
-                let record = if is_issued {
-                    Some(issue_by_line(settled, &moment))
-                } else {
-                    settled
-                };
-                let Some(mut record) = record else {
-                    return (None, (events, Err(Reason::Unknown.into())));
-                };
-                // It may have been revoked, or another node admitted, since it was reserved.
-                match record.judge(&claim, &[], moment.now, moment.window) {
-                    Ok(grant) => {
-                        record.admit(&claim, grant, hands_out, moment.now);
-                        record.set_has_line(has_line);
-                        (Some(record), (events, Ok(grant)))
-                    }
-                    Err(refusal) => (Some(record), (events, Err(refusal))),
-                }
-            },
-        )
-    }
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        let digest = self.token.digest();
-        if self.source.is_counted() {
-            let mut held = lock(&self.tokens.held);
-            if let Some(all) = held.get_mut(&digest) {
-                for (_, requests) in all.iter_mut().filter(|(node, _)| *node == self.claim.node) {
-                    *requests -= 1;
-                }
-                all.retain(|(_, requests)| *requests > 0);
-                if all.is_empty() {
-                    held.remove(&digest);
-                }
-            }
-        }
-        if !self.is_committed {
-            let outcome = "the join was not granted";
-            self.tokens
-                .audit_join("released", &digest, &self.claim.node, outcome);
-        }
     }
 }
 

@@ -15,6 +15,7 @@
 //! lead on from there ([`CommitPoint`]); once it has happened, these are taken instead.
 
 mod deferred_rollback;
+mod ending;
 mod error;
 mod journal;
 mod moved;
@@ -24,7 +25,6 @@ mod steps;
 mod undo;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,7 @@ use crate::store::layout::Layout;
 pub use deferred_rollback::{
     drop_deferred, extend_deferred, is_deferred, roll_back_deferred, rolls_back_after,
 };
+pub use ending::{Committed, Ending};
 pub use error::JournalError;
 use error::file_error;
 pub use roll_forward::{CommitPoint, RollForward};
@@ -65,46 +66,6 @@ pub struct Transaction {
     aside: usize,
     /// How many bytes are set aside for undoing.
     reserve: usize,
-}
-
-/// Changes that are final.
-#[derive(Debug)]
-#[must_use]
-pub struct Committed {
-    /// The disk did not confirm it: after a power loss they may be taken back.
-    pub unconfirmed: Option<io::Error>,
-}
-
-impl Committed {
-    /// What there is to say of it, of a node that has done this.
-    pub fn warning(&self, done: &str) -> Option<String> {
-        let error = self.unconfirmed.as_ref()?;
-        Some(format!(
-            "this node has {done}, but the disk does not confirm that this is stored ({error}); look after the disk: after a power loss the node may be as it was before"
-        ))
-    }
-}
-
-/// How a change that was not made final has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The node is as it was before.
-    TakenBack,
-    /// It could not be undone any more, and is complete.
-    Completed,
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TakenBack => {
-                "an earlier join or leave was interrupted; the node is as it was before it"
-            }
-            Self::Completed => {
-                "an earlier leave was interrupted after the datastore had forgotten this node; it is complete now"
-            }
-        })
-    }
 }
 
 impl Transaction {

@@ -6,8 +6,11 @@ use super::expiry::EXPIRY_BATCH;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::model::cluster_id::ClusterId;
-use crate::model::token_record::{RETRY_WINDOW, State};
+use crate::model::join_id::JoinId;
+use crate::model::role::Role;
+use crate::model::token_record::{RETRY_WINDOW, Release, State};
 use crate::model::token_terms::RoleLimit;
+use crate::store::admissions::CertificatePurpose;
 
 struct Fixture {
     layout: Layout,

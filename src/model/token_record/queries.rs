@@ -1,0 +1,210 @@
+//! What a record says of its token. Nothing here changes it.
+
+use super::token_use::Phase;
+use super::{
+    Counted, Issuer, LastUse, Reason, Refusal, Revoked, State, TokenRecord, Void, is_over,
+};
+use crate::model::node::{JoiningNode, NodeName};
+use crate::model::role::Role;
+use crate::model::token_terms::{Description, RoleLimit};
+
+impl TokenRecord {
+    /// Where the token is in its life.
+    pub fn state(&self, now: i64) -> State {
+        let state = self.state_in_its_cluster(now);
+        if self.void.is_some() && !state.is_over() {
+            return State::Void;
+        }
+        state
+    }
+
+    fn state_in_its_cluster(&self, now: i64) -> State {
+        if self.revoked.is_some() {
+            return State::Revoked;
+        }
+        if self.is_open(now) {
+            return State::Issued;
+        }
+        let Some(counted) = &self.counted else {
+            return State::Expired;
+        };
+        let is_complete = self.tries.iter().all(|other| other.phase.is_used());
+        let is_taken = self.taken() >= counted.uses;
+        if is_taken && is_complete {
+            State::Used
+        } else if is_over(counted.until, now) {
+            State::Expired
+        } else if is_taken {
+            State::Reserved
+        } else {
+            State::Issued
+        }
+    }
+
+    /// The next moment at which time alone changes something: what [`TokenRecord::reconcile`] has to see, or
+    /// that a token was over for `kept` seconds and is forgotten.
+    pub fn next_change(&self, now: i64, window: i64, kept: i64) -> Option<i64> {
+        let ends = self
+            .tries
+            .iter()
+            .filter(|other| other.ends())
+            .map(|other| other.end(window));
+        let ends_by_itself = !matches!(self.state(now), State::Used | State::Revoked | State::Void);
+        let expiry = self
+            .expires()
+            .filter(|_| !self.end_noticed && ends_by_itself);
+        let forgotten = self.over_since(now).map(|since| since.saturating_add(kept));
+        ends.chain(expiry).chain(forgotten).min()
+    }
+
+    /// Since when the token is over, in unix seconds; `None` while it is not.
+    pub fn over_since(&self, now: i64) -> Option<i64> {
+        match self.state(now) {
+            State::Issued | State::Reserved => None,
+            State::Used => Some(self.last.as_ref().map_or(self.issued_at, |last| last.at)),
+            State::Expired => self.expires(),
+            State::Revoked => self.revoked.map(|revoked| revoked.at),
+            State::Void => self.void.map(|void| void.at),
+        }
+    }
+
+    /// How many more nodes it admits; `None` while that is any number.
+    pub fn uses_left(&self, now: i64) -> Option<u32> {
+        if self.revoked.is_none() && self.void.is_none() && self.is_open(now) {
+            return None;
+        }
+        Some(if self.state(now).is_over() {
+            0
+        } else {
+            self.left(now)
+        })
+    }
+
+    /// Its end, in unix seconds; `None` when it has none.
+    pub fn expires(&self) -> Option<i64> {
+        match &self.counted {
+            None => self.open_until,
+            Some(counted) => counted
+                .until
+                .map(|end| end.max(self.open_until.unwrap_or(end))),
+        }
+    }
+
+    /// Whether its line in MicroK8s's file is still to be taken out.
+    pub fn has_line(&self) -> bool {
+        self.has_line
+    }
+
+    /// When it was issued, in unix seconds.
+    pub fn issued_at(&self) -> i64 {
+        self.issued_at
+    }
+
+    /// When it was issued, or last used, in unix seconds.
+    pub fn last_activity(&self) -> i64 {
+        let last = self.last.as_ref().map(|last| last.at);
+        last.max(Some(self.issued_at)).unwrap_or(self.issued_at)
+    }
+
+    /// Who issued it.
+    pub fn issuer(&self) -> Issuer {
+        self.issuer
+    }
+
+    /// As what nodes may join with it.
+    pub fn role(&self) -> RoleLimit {
+        self.role
+    }
+
+    /// The only node that it is for.
+    pub fn node(&self) -> Option<&NodeName> {
+        self.node.as_ref()
+    }
+
+    /// What the operator wrote down with it.
+    pub fn description(&self) -> Option<&Description> {
+        self.description.as_ref()
+    }
+
+    /// When it was revoked, and by which user.
+    pub fn revoked(&self) -> Option<Revoked> {
+        self.revoked
+    }
+
+    /// Since when it is void, and why; nothing where it is over for another reason, too.
+    pub fn void(&self, now: i64) -> Option<Void> {
+        self.void.filter(|_| self.state(now) == State::Void)
+    }
+
+    /// The node that it admitted last.
+    pub fn last_use(&self) -> Option<&LastUse> {
+        self.last.as_ref()
+    }
+
+    /// How often it admitted a node.
+    pub fn admissions(&self) -> u64 {
+        self.admissions
+    }
+
+    /// Whether the node holds one of its counted uses, and the last word on it is not said.
+    pub fn has_try(&self, node: &JoiningNode) -> bool {
+        self.tries.iter().any(|other| other.node == *node)
+    }
+
+    /// Whether any node does.
+    pub fn has_tries(&self) -> bool {
+        !self.tries.is_empty()
+    }
+
+    /// The control plane nodes that the datastore may know.
+    pub fn awaited(&self) -> impl Iterator<Item = &JoiningNode> {
+        self.tries
+            .iter()
+            .filter(|other| {
+                other.role == Role::ControlPlane
+                    && matches!(other.phase, Phase::HandedOut | Phase::Listed)
+            })
+            .map(|other| &other.node)
+    }
+
+    pub(super) fn taken(&self) -> u32 {
+        let spent = self.counted.as_ref().map_or(0, |counted| counted.spent);
+        spent.saturating_add(self.tries.len().try_into().unwrap_or(u32::MAX))
+    }
+
+    /// Whether any number of nodes may use it now.
+    pub(super) fn is_open(&self, now: i64) -> bool {
+        self.open_until.is_some_and(|end| now < end)
+    }
+
+    /// The counted uses, unless their time has run out.
+    pub(super) fn live_count(&self, now: i64) -> Option<&Counted> {
+        self.counted
+            .as_ref()
+            .filter(|counted| !is_over(counted.until, now))
+    }
+
+    /// How many counted uses are free.
+    pub(super) fn left(&self, now: i64) -> u32 {
+        self.live_count(now)
+            .map_or(0, |counted| counted.uses.saturating_sub(self.taken()))
+    }
+
+    pub(super) fn why_over(&self, now: i64) -> Refusal {
+        if self.state(now) == State::Used {
+            return self.used(now);
+        }
+        Refusal {
+            seconds_ago: self.expires().map(|end| now - end),
+            ..Reason::Expired.into()
+        }
+    }
+
+    pub(super) fn used(&self, now: i64) -> Refusal {
+        Refusal {
+            node: self.last.as_ref().map(|last| last.node.to_string()),
+            seconds_ago: self.last.as_ref().map(|last| now - last.at),
+            ..Reason::Used.into()
+        }
+    }
+}

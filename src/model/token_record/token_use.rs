@@ -1,0 +1,72 @@
+//! One counted use of a token, and how far the join of its node came.
+
+use serde::{Deserialize, Serialize};
+
+use super::LEASE;
+use crate::model::join_id::JoinId;
+use crate::model::node::JoiningNode;
+use crate::model::role::Role;
+
+/// One counted use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TokenUse {
+    pub node: JoiningNode,
+    pub role: Role,
+    pub at: i64,
+    pub phase: Phase,
+    /// The node got all that it needs once.
+    #[serde(default)]
+    pub was_served: bool,
+    /// The join that was admitted last, where the node names its joins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_id: Option<JoinId>,
+}
+
+/// How far a join came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Phase {
+    /// The node has the answer, which opens nothing.
+    Admitted,
+    /// The node has a certificate or the cluster's key.
+    HandedOut,
+    /// The node reported that its join failed after that: only this node may try again.
+    Failed,
+    /// The node has all that it needs, and may have failed to make use of it: for others the token
+    /// is used.
+    Served,
+    /// The datastore lists the control plane node. Its join may still fail, and be taken back.
+    Listed,
+}
+
+impl Phase {
+    /// Whether the use is used, as far as others are concerned.
+    pub const fn is_used(self) -> bool {
+        matches!(self, Self::Served | Self::Listed)
+    }
+}
+
+impl TokenUse {
+    /// Whether the node may use the token again in this role. A worker that has all that it needs is
+    /// not to become a control plane node by what it joined with, unless it says that it has failed.
+    pub fn may_be_repeated(&self, role: Role, now: i64, window: i64) -> bool {
+        let in_window = now < self.at.saturating_add(window);
+        match self.phase {
+            Phase::Failed => !self.was_served || now < self.end(window),
+            Phase::Admitted | Phase::HandedOut => in_window,
+            Phase::Served => in_window && self.role == role,
+            Phase::Listed => false,
+        }
+    }
+
+    /// Whether time ends it. A node whose join failed before it had all may come back at any time.
+    pub fn ends(&self) -> bool {
+        self.phase != Phase::Failed || self.was_served
+    }
+
+    /// Until when more may be heard of it: its certificates may still be signed, and it may say
+    /// that its join failed.
+    pub fn end(&self, window: i64) -> i64 {
+        self.at.saturating_add(LEASE.max(window))
+    }
+}
