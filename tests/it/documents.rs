@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use microk8s::base::env_vars;
 use microk8s::base::exit_status::ExitStatus;
 use microk8s::model::join_stage::{JoinStage, Retry};
 
@@ -77,6 +78,26 @@ fn every_link_of_a_document_to_a_file_leads_to_one() {
         }
     }
     assert!(wrong.is_empty(), "no such files: {wrong:#?}");
+}
+
+#[test]
+fn both_readmes_list_every_command_and_every_variable_that_operators_set() {
+    let commands: Vec<String> = microk8s::cli::command()
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set() && command.get_name() != "help")
+        .map(|command| format!("microk8s {}", command.get_name()))
+        .collect();
+    let variables = [
+        env_vars::MICROK8S_LOG,
+        env_vars::MICROK8S_NODE_DIR,
+        env_vars::MICROK8S_SOCKET,
+    ];
+    for name in ["../README.md", "../README.zh-CN.md"] {
+        let text = document(name);
+        let mut wanted = commands.iter().map(String::as_str).chain(variables);
+        let missing = wanted.find(|word| !text.contains(&format!("`{word}")));
+        assert_eq!(missing, None, "{name}");
+    }
 }
 
 #[test]
