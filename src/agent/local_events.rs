@@ -61,13 +61,38 @@ impl LogWords {
     fn log(&self, event: &Event) {
         let Self { name, failed } = self;
         let Event::End(End::Failed(failure)) = event else {
-            tracing::info!(?event, "{name}");
+            if let Some((step, about)) = step_of(event) {
+                tracing::info!(step, about, "{name}");
+            }
             return;
         };
         let (stage, exit) = (failure.stage.name(), failure.exit);
         let why = sanitize::for_log(failure.message().unwrap_or_default(), 500);
         tracing::warn!(stage, exit, "{failed}: {why}");
     }
+}
+
+/// What the log says of an event, and what it is about.
+fn step_of(event: &Event) -> Option<(&'static str, String)> {
+    let text = |text: &str| sanitize::for_log(text, 500);
+    Some(match event {
+        Event::Contacting { address, .. } => ("contact", address.to_string()),
+        Event::Stage { stage, .. } => ("stage", stage.name().to_owned()),
+        Event::Line { text: line } => ("message", text(line)),
+        Event::Warning { message, .. } => ("warning", text(message)),
+        Event::Stderr { text: output } => ("output", text(output)),
+        Event::Waiting { message, .. } => ("wait", text(message)),
+        Event::End(End::Joined { role, .. }) => ("joined", role.to_string()),
+        Event::End(End::AlreadyMember { role }) => ("already-member", role.to_string()),
+        Event::End(End::Left { role, .. }) => ("left", role.to_string()),
+        Event::End(End::Removed) => ("removed", String::new()),
+        Event::End(End::Planned { role, .. }) => ("planned", role.to_string()),
+        Event::NotYet
+        | Event::NotAnswering
+        | Event::WaitingDone
+        | Event::Finding(_)
+        | Event::End(End::Checked { .. } | End::Failed(_)) => return None,
+    })
 }
 
 impl Drop for Client {

@@ -1,6 +1,9 @@
 //! `microk8s add-node`, from what was typed to the exit status.
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
+use std::time::Duration;
 
 use crate::app::{self, Agent};
 use crate::base::clock::SystemClock;
@@ -10,6 +13,11 @@ use crate::cli::add_node::{self, AddNodeArgs};
 use crate::cli::output::{self, Printer};
 use crate::cli::{self, argparse, texts};
 use crate::cluster::add_node::{NotHere, issue_into_file, refuse_unfit, refuse_worker};
+use crate::cluster::node::Node;
+use crate::wire::local_v1::IssuedToken;
+
+/// How long a port of this machine may take to answer.
+const CONNECTS: Duration = Duration::from_millis(500);
 
 pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     match try_run(arguments, printer) {
@@ -39,8 +47,32 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
             .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string()),
         Agent::NotRunning => issue_into_file(&node, &SystemClock, request.token, &request.terms)
+            .map(|issued| warn_where_nothing_listens(&node, issued))
             .map_err(|error| error.to_string()),
     }))
+}
+
+/// MicroK8s's own agent may listen where this program's does not; a token is of no use without any.
+/// Only a person is told: scripts take standard error for part of the answer.
+fn warn_where_nothing_listens(node: &Node, mut issued: IssuedToken) -> IssuedToken {
+    if !io::stderr().is_terminal() {
+        return issued;
+    }
+    let mut address = node.agent_bind();
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if TcpStream::connect_timeout(&address, CONNECTS).is_err_and(refused) {
+        let port = address.port();
+        issued.notices.push(format!(
+            "no agent listens on port {port} of this node, so no node can join until one runs"
+        ));
+    }
+    issued
 }
 
 fn refuse(printer: &mut dyn Printer, why: NotHere) -> ExitStatus {

@@ -1,21 +1,26 @@
 //! The agent's log: standard error, in the form that its reader wants.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::base::env_vars;
+use crate::base::{env_vars, sanitize};
 use crate::cli::agent::LogFormat;
 use crate::cli::output::Printer;
 use crate::store::audit;
 
 /// Starts the log. A second start, as on a node that was just made, keeps the first log.
 pub fn start(format: Option<LogFormat>) {
-    let filter =
-        EnvFilter::try_from_env(env_vars::MICROK8S_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var(env_vars::MICROK8S_LOG).unwrap_or_default();
+    let understood = (!wanted.is_empty()).then(|| read_filter(&wanted));
+    let filter = understood
+        .clone()
+        .flatten()
+        .unwrap_or_else(|| EnvFilter::new("info"));
     // What happens to tokens is on record, however quiet the log is.
     let filter = match format!("{}=info", audit::TARGET).parse() {
         Ok(directive) => filter.add_directive(directive),
@@ -40,7 +45,7 @@ pub fn start(format: Option<LogFormat>) {
             .with_writer(Journal)
             .try_init(),
         (false, false) => log
-            .with_ansi(io::stderr().is_terminal())
+            .with_ansi(false)
             .with_target(false)
             .with_writer(io::stderr)
             .try_init(),
@@ -51,6 +56,25 @@ pub fn start(format: Option<LogFormat>) {
             .with_writer(io::stderr)
             .try_init(),
     };
+    if understood.is_some_and(|filter| filter.is_none()) {
+        let wanted = sanitize::for_log(&wanted, 80);
+        tracing::warn!(
+            "{}=`{wanted}` is not understood, so the log is at `info`: give `error`, `warn`, `info`, `debug` or `trace`",
+            env_vars::MICROK8S_LOG
+        );
+    }
+}
+
+/// The filter of levels, and of levels of modules. A word that is neither would be taken for the
+/// name of a module, and nothing else would be logged.
+fn read_filter(text: &str) -> Option<EnvFilter> {
+    let is_known = |directive: &str| {
+        directive.contains(['=', '[']) || directive.trim().parse::<LevelFilter>().is_ok()
+    };
+    text.split(',')
+        .all(is_known)
+        .then(|| EnvFilter::try_new(text).ok())
+        .flatten()
 }
 
 /// Whether standard error is a stream of systemd's journal, as `JOURNAL_STREAM` says by the device

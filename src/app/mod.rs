@@ -239,6 +239,12 @@ fn works_in_older(agent: &local::LocalAgent, node: &Node) -> bool {
     })
 }
 
+/// No agent runs, and for which node.
+fn no_agent(node: &Node) -> String {
+    let data = node.layout.data().display();
+    format!("no agent runs for the node in `{data}`")
+}
+
 /// The agent did not get to the end of what it was asked for.
 fn agent_failed(error: &LocalError, printer: &mut dyn Printer) -> ExitStatus {
     let hint = "look into the log of this node's agent";

@@ -27,7 +27,7 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let found = runtime::block_on(async {
         match app::find_agent(&node, printer).await? {
             Agent::Ready(agent) => Ok(agent.nodes().await.map_err(|error| error.to_string())),
-            Agent::NotRunning => Ok(Err("no agent runs on this node".to_owned())),
+            Agent::NotRunning => Ok(Err(app::no_agent(&node))),
         }
     });
     match found {

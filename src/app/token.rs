@@ -36,7 +36,7 @@ fn try_run(command: &TokenCommand, printer: &mut dyn Printer) -> Result<ExitStat
             Agent::Ready(agent) => Ok(act(&agent, command, &selection, printer).await),
             Agent::NotRunning => {
                 let hint = "start it with `microk8s agent`; tokens that MicroK8s's own agent knows are lines in `credentials/cluster-tokens.txt`";
-                output::error(printer, "no agent runs on this node", Some(hint));
+                output::error(printer, &app::no_agent(&node), Some(hint));
                 Err(ExitStatus::Failure)
             }
         }

@@ -6,7 +6,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::base::secret::Secret;
 use crate::cli::join_args::Parsed;
 use crate::cli::output::{self, Printer};
-use crate::cli::{self, texts, token_file};
+use crate::cli::{self, connection_error, texts, token_file};
 use crate::model::join_url::{InvalidJoinUrl, JoinUrl, without_wrapping};
 use crate::model::node_label::NodeLabel;
 use crate::model::role::Role;
@@ -87,7 +87,10 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStat
         }
         Err(error) if !args.dry_run => {
             let text = format!("{}\n", texts::invalid_connection(error));
-            return Err(output::print(printer, &text, ExitStatus::Failure));
+            let status = output::print(printer, &text, ExitStatus::Failure);
+            let (text, hint) = connection_error::explain(error, typed.unwrap_or_default());
+            output::error(printer, &text, Some(&hint));
+            return Err(status);
         }
         Err(error) => (None, Some(error)),
         Ok(url) => (Some(url), None),

@@ -111,9 +111,12 @@ pub fn show(printer: &mut dyn Printer, list: &TokenList, format: Format) -> Exit
 
 /// Says which tokens were taken back.
 pub fn revoked(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
+    for notice in &list.notices {
+        printer.err(&format!("warning: {notice}"));
+    }
     let text = match format {
         Format::Text if list.tokens.is_empty() => {
-            "Nothing to revoke: no such token lets anybody in.\n".to_owned()
+            "Nothing to revoke: no node can join with such a token.\n".to_owned()
         }
         Format::Text => list
             .tokens

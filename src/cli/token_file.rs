@@ -2,13 +2,14 @@
 //! where every user of the machine could read it in the process list.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
+use crate::cli::hidden_input;
 use crate::cli::output::Printer;
 use crate::model::join_url;
 use crate::model::token::{MIN_LEN, Token, is_token_text};
@@ -122,6 +123,14 @@ impl TokenFileError {
 /// Reads a file, or standard input where its name is `-`. Warns of a file that every user can read.
 pub fn read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, TokenFileError> {
     let place = place_of(path);
+    if path == Path::new("-") && io::stdin().is_terminal() {
+        printer.err("Type or paste the token; it is not shown:");
+        let line = hidden_input::read_line(MAX_LEN + 1).map_err(|source| TokenFileError::Read {
+            place: place.clone(),
+            source,
+        })?;
+        return read_from(line.as_slice(), &place);
+    }
     if path == Path::new("-") {
         return read_from(io::stdin().lock(), &place);
     }

@@ -92,11 +92,21 @@ pub fn revoke(
     let now = tokens.now();
     let mut selected = select(tokens, selection)?;
     let revoked = tokens.revoke(&selected, uid)?;
+    let mut notices = tokens.notices();
+    if *selection != TokenSelection::All {
+        let others = selected
+            .iter()
+            .filter(|token| !revoked.contains(&token.digest));
+        notices.extend(others.map(|token| {
+            let token = entry(token, now);
+            format!("token {} is {} already", token.id, token.state.as_str())
+        }));
+    }
     selected.retain(|token| revoked.contains(&token.digest));
     Ok(TokenList {
         now,
         tokens: selected.iter().map(|token| entry(token, now)).collect(),
-        notices: tokens.notices(),
+        notices,
     })
 }
 

@@ -80,6 +80,8 @@ fn every_command_shows_its_help_without_a_node_and_without_rights() {
                 text.lines().all(|line| line.chars().count() <= 80),
                 "{words:?}:\n{text}"
             );
+            // A default may be wrapped.
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
             for wanted in wanted_words(&command) {
                 assert!(
                     text.contains(&wanted),
@@ -171,5 +173,29 @@ fn a_command_of_the_snap_says_that_the_snap_is_not_installed() {
             "{error}"
         );
         assert!(error.contains("hint: install it with "), "{error}");
+    }
+}
+
+#[test]
+fn every_option_that_takes_seconds_takes_a_duration_with_a_unit() {
+    for (name, option, more) in [
+        ("add-node", "--token-ttl", ""),
+        (
+            "join",
+            "--timeout",
+            "10.1.2.3:25000/0123456789abcdef0123456789abcdef",
+        ),
+        ("agent", "--timeout", ""),
+        ("agent", "--retry-window", ""),
+        ("token", "--unused-for", "prune"),
+    ] {
+        for duration in ["90", "90s", "15m", "1h", "1h30m"] {
+            let words = [more, option, duration];
+            let words = words.into_iter().filter(|word| !word.is_empty());
+            let read = microk8s::cli::subcommand(name)
+                .no_binary_name(true)
+                .try_get_matches_from(words);
+            assert!(read.is_ok(), "{name} {option} {duration}: {read:?}");
+        }
     }
 }

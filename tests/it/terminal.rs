@@ -142,6 +142,57 @@ fn no_spinner_is_shown_where_none_is_wanted() {
 }
 
 #[test]
+fn an_agent_on_a_terminal_logs_without_a_complaint_and_says_what_it_does_not_understand() {
+    let Some(lab) = lab() else { return };
+    let n1 = lab.host("n1");
+    let line = "MICROK8S_LOG=nonsense timeout -s INT 2 microk8s agent";
+    let screen = Terminal::run(n1, line).ends();
+    let lines: Vec<&str> = screen.lines().collect();
+    assert!(
+        lines[0].contains(" WARN MICROK8S_LOG=`nonsense` is not understood"),
+        "{screen}"
+    );
+    assert!(screen.contains("INFO listening on "), "{screen}");
+    assert!(
+        !screen.contains("ansi") && !screen.contains('\u{1b}'),
+        "{screen}"
+    );
+}
+
+#[test]
+fn add_node_says_on_a_terminal_that_no_agent_listens() {
+    let Some(lab) = lab() else { return };
+    let n1 = lab.host("n1");
+    let warning = "warning: no agent listens on port 25000 of this node";
+    let screen = Terminal::run(n1, "microk8s add-node --format token").ends();
+    assert!(screen.contains(warning), "{screen}");
+    let _agent = n1.agent();
+    let screen = Terminal::run(n1, "microk8s add-node --format token").ends();
+    assert!(!screen.contains(warning), "{screen}");
+}
+
+#[test]
+fn a_token_that_is_typed_on_a_terminal_is_not_shown() {
+    let Some(lab) = lab() else { return };
+    let n1 = lab.host("n1");
+    let _agent = n1.agent();
+    let token = n1.shell("microk8s add-node --format token").ok();
+    let terminal = Terminal::run(n1, "microk8s token show -");
+    terminal.shows("it is not shown:");
+    terminal.types(&token);
+    let screen = terminal.ends();
+    assert!(screen.contains("state:       issued"), "{screen}");
+    assert!(!screen.contains(token.trim()), "{screen}");
+    // After Ctrl-C the terminal shows again what is typed.
+    let terminal = Terminal::run(n1, "trap : INT; microk8s token show -; echo \"code $?\"");
+    terminal.shows("it is not shown:");
+    terminal.types("\u{3}");
+    terminal.shows("code 130");
+    terminal.types("visible again");
+    terminal.shows("visible again");
+}
+
+#[test]
 fn nothing_is_coloured_where_no_colour_is_wanted() {
     let Some(lab) = lab() else { return };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));

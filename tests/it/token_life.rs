@@ -887,6 +887,37 @@ fn an_older_copy_of_the_token_database_makes_no_used_token_valid_again() {
 }
 
 #[test]
+fn revoking_a_token_that_is_revoked_says_so() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    let agent = n1.agent();
+    let id = n1
+        .shell("microk8s add-node --format json --details | jq -r .id")
+        .ok();
+    let id = id.trim();
+    let revoke = format!("microk8s token revoke {id}");
+    assert_eq!(n1.shell(&revoke).ok(), format!("Revoked token {id}.\n"));
+    let again = n1.shell(&revoke);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert_eq!(
+        (again.stdout.as_str(), again.stderr.as_str()),
+        (
+            "Nothing to revoke: no node can join with such a token.\n",
+            format!("warning: token {id} is revoked already\n").as_str()
+        )
+    );
+    agent.kill();
+    for command in ["nodes", "token list"] {
+        let output = n1.shell(&format!("microk8s {command}"));
+        let text = format!(
+            "error: no agent runs for the node in `{}`\n",
+            n1.snap_data().display()
+        );
+        assert!(output.stderr.starts_with(&text), "{output:?}");
+    }
+}
+
+#[test]
 fn a_connection_string_is_understood_with_what_pasting_puts_around_it() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return;
