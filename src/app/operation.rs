@@ -4,13 +4,15 @@
 //! `Err` holds the exit status of a command that is over before its operation began.
 
 use std::ffi::OsString;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, Agent, interrupt, passthrough};
 use crate::base::exit_status::ExitStatus;
-use crate::base::runtime;
+use crate::base::{runtime, time_text, wait};
 use crate::cli::join_args::{self, Format, Parsed};
+use crate::cli::leave::IF_PRESENT;
 use crate::cli::output::{self, Printer};
 use crate::cli::renderer::Renderer;
 use crate::cli::{self, join_check, texts};
@@ -19,7 +21,10 @@ use crate::cluster::node::Node;
 use crate::cluster::operation::{self, Progress, RunsIn};
 use crate::model::join_stage::JoinStage;
 use crate::store::layout::Lock;
-use crate::wire::operation::{Event, Operation};
+use crate::wire::operation::{End, Event, Operation};
+
+/// The time between two attempts of a join, unless the contacted node asks for more.
+const PAUSE: Duration = Duration::from_secs(5);
 
 pub fn join(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let (parsed, manner) = join_args::parse(&arguments);
@@ -69,11 +74,51 @@ fn try_join(
         let text = texts::low_memory_guard(&typed.connection);
         return Err(output::print(renderer, &text, ExitStatus::Failure));
     }
-    run(&node, &Operation::Join(order), renderer)
+    let operation = Operation::Join(order);
+    match typed.wait {
+        None => run(&node, &operation, renderer, &CancellationToken::new()),
+        Some(limit) => run_again(&node, &operation, renderer, Duration::from_secs(limit)),
+    }
+}
+
+/// Joins, and tries again for so long while time alone may cure what is in the way. The last attempt
+/// begins before the end.
+fn run_again(
+    node: &Node,
+    operation: &Operation,
+    renderer: &mut Renderer<'_>,
+    limit: Duration,
+) -> Result<(), ExitStatus> {
+    let end = wait::end_of(limit);
+    let interrupted = CancellationToken::new();
+    renderer.hold_back();
+    loop {
+        run(node, operation, renderer, &interrupted)?;
+        let Some(failure) = renderer.take_held() else {
+            return Ok(());
+        };
+        let asked = Duration::from_secs(failure.retry_after.unwrap_or_default());
+        let pause = PAUSE.max(asked);
+        if Instant::now() + pause > end {
+            renderer.tell_last(failure);
+            return Ok(());
+        }
+        renderer.tell(&Event::warning(format!(
+            "{}; trying again for {}",
+            failure.message().unwrap_or_default().trim_end_matches('.'),
+            time_text::seconds(limit.as_secs())
+        )));
+        // A signal ends the program here, unless an attempt had something to take back.
+        let pausing = async { tokio::time::timeout(pause, interrupted.cancelled()).await };
+        if matches!(runtime::block_on(pausing), Ok(Ok(()))) {
+            output::error(renderer, "the join was interrupted", None);
+            return Err(ExitStatus::Interrupted);
+        }
+    }
 }
 
 fn try_leave(
-    arguments: Vec<OsString>,
+    mut arguments: Vec<OsString>,
     format: Format,
     renderer: &mut Renderer<'_>,
 ) -> Result<(), ExitStatus> {
@@ -93,7 +138,13 @@ fn try_leave(
     }
     if !node.layout.is_in_cluster() {
         let text = texts::NOT_IN_CLUSTER;
-        return Err(output::print(renderer, text, ExitStatus::Failure));
+        if !arguments.iter().any(|argument| argument == IF_PRESENT) {
+            return Err(output::print(renderer, text, ExitStatus::Failure));
+        }
+        cli::leave::read(arguments, renderer)?;
+        let text = text.trim_end().to_owned();
+        renderer.tell(&Event::End(End::Absent { text }));
+        return Ok(());
     }
     if !node.layout.has(Lock::HaCluster) {
         if format == Format::Json {
@@ -102,10 +153,11 @@ fn try_leave(
             output::error(renderer, text, Some("leave out `--format json`"));
             return Err(ExitStatus::Usage);
         }
+        arguments.retain(|argument| argument != IF_PRESENT);
         return Err(passthrough::run("leave", &arguments, renderer));
     }
     let operation = cli::leave::read(arguments, renderer)?;
-    run(&node, &operation, renderer)
+    run(&node, &operation, renderer, &CancellationToken::new())
 }
 
 fn try_remove_node(
@@ -120,11 +172,17 @@ fn try_remove_node(
     }
     let is_ha = node.layout.has(Lock::HaCluster);
     let order = cli::remove_node::read(arguments, is_ha, renderer)?;
-    run(&node, &Operation::RemoveNode(order), renderer)
+    let operation = Operation::RemoveNode(order);
+    run(&node, &operation, renderer, &CancellationToken::new())
 }
 
 /// Runs an operation in the node's agent, or in this process where there is none.
-fn run(node: &Node, operation: &Operation, renderer: &mut Renderer<'_>) -> Result<(), ExitStatus> {
+fn run(
+    node: &Node,
+    operation: &Operation,
+    renderer: &mut Renderer<'_>,
+    interrupted: &CancellationToken,
+) -> Result<(), ExitStatus> {
     let ran_in_agent = runtime::block_on(async {
         let Agent::Ready(agent) = app::find_agent(node, renderer).await? else {
             return Ok(false);
@@ -149,7 +207,7 @@ fn run(node: &Node, operation: &Operation, renderer: &mut Renderer<'_>) -> Resul
     };
     let mut progress = InProcess {
         renderer,
-        interrupted: CancellationToken::new(),
+        interrupted: interrupted.clone(),
     };
     operation::run(
         node,

@@ -20,6 +20,8 @@ pub struct Typed {
     pub order: JoinOrder,
     /// What was typed to say whom to contact: the connection string, or what stood in its place.
     pub connection: String,
+    /// For how many seconds the join is tried again.
+    pub wait: Option<u64>,
     /// Why the connection string of a dry run was not understood.
     pub invalid: Option<InvalidJoinUrl>,
 }
@@ -109,6 +111,7 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStat
     Ok(Typed {
         order,
         connection,
+        wait: args.wait,
         invalid,
     })
 }

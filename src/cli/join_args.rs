@@ -41,6 +41,18 @@ pub struct JoinArgs {
     #[arg(long, value_name = "DURATION", default_value = "180", value_parser = seconds)]
     pub timeout: u64,
 
+    /// Try again for so long, 15m unless given, while time alone may cure what is in the way: the node is not reachable, does not know the token yet, or has too much to do
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "15m",
+        conflicts_with = "dry_run",
+        value_parser = seconds
+    )]
+    pub wait: Option<u64>,
+
     /// Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
@@ -170,7 +182,8 @@ fn unknown_options_last(arguments: Vec<OsString>) -> Vec<OsString> {
         let known = join?
             .get_arguments()
             .find(|option| option.get_long() == Some(name))?;
-        Some(known.get_action().takes_values() && !long.contains('='))
+        let takes_next = known.get_action().takes_values() && !known.is_require_equals_set();
+        Some(takes_next && !long.contains('='))
     };
     let mut options = Vec::new();
     let mut others = vec![OsString::from("--")];

@@ -48,6 +48,7 @@ enum Outcome {
     Left,
     Planned,
     Removed,
+    Absent,
     Failed,
 }
 
@@ -162,6 +163,7 @@ impl Lines {
                 (Outcome::Planned, "Nothing was changed.", Some(*role))
             }
             End::Removed => (Outcome::Removed, "The node was removed.", None),
+            End::Absent { text } => (Outcome::Absent, text.as_str(), None),
             End::Failed(failure) => return self.failed(failure, printer),
             // A dry run of a join has a form of its own.
             End::Checked { .. } => return,

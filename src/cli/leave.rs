@@ -10,6 +10,9 @@ use crate::cli::join_args::Format;
 use crate::cli::output::Printer;
 use crate::wire::operation::Operation;
 
+/// Makes a node that is in no cluster no failure.
+pub const IF_PRESENT: &str = "--if-present";
+
 /// The arguments of `leave`.
 #[derive(Debug, Args)]
 pub struct LeaveArgs {
@@ -20,6 +23,10 @@ pub struct LeaveArgs {
     /// How the progress of the leave is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+
+    /// End with 0 where this node is in no cluster
+    #[arg(long)]
+    pub if_present: bool,
 }
 
 /// Reads the arguments, without `--format`, as MicroK8s's command does (recording `leave-extra-argument`),
@@ -41,7 +48,7 @@ fn usage_error(printer: &mut dyn Printer, typed: &[String]) -> ExitStatus {
     let wrong: Vec<&str> = typed
         .iter()
         .map(String::as_str)
-        .filter(|argument| *argument != "--dry-run")
+        .filter(|argument| !["--dry-run", IF_PRESENT].contains(argument))
         .collect();
     let text = match wrong.iter().find(|argument| argument.starts_with('-')) {
         Some(option) => format!("No such option: {option}"),

@@ -31,6 +31,10 @@ pub struct RemoveNodeArgs {
     /// How the progress of the removal is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+
+    /// End with 0 where the node is not in the cluster
+    #[arg(long)]
+    pub if_present: bool,
 }
 
 /// Reads the arguments, without `--format`, in MicroK8s's order: how many there are, what the second
@@ -41,10 +45,13 @@ pub fn read(
     is_ha: bool,
     printer: &mut dyn Printer,
 ) -> Result<RemoveOrder, ExitStatus> {
-    let words: Vec<String> = arguments
+    let mut words: Vec<String> = arguments
         .into_iter()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
+    let typed = words.len();
+    words.retain(|word| word != "--if-present");
+    let if_present = words.len() < typed;
     let mut say = |text| Err(output::print(printer, text, ExitStatus::Failure));
     match &words[..] {
         [] => return say(NO_NODE),
@@ -64,6 +71,7 @@ pub fn read(
             return Ok(RemoveOrder {
                 node: node.clone(),
                 force,
+                if_present,
             });
         }
         [] => format!("Invalid value for 'NODE': `{node}` is neither a node's name nor an address"),

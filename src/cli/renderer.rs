@@ -10,7 +10,7 @@ use crate::cli::join_check::Findings;
 use crate::cli::json_events::Lines;
 use crate::cli::output::{self, OutputLost, Printer};
 use crate::cli::spinner::Spinner;
-use crate::wire::operation::{End, Event};
+use crate::wire::operation::{End, Event, Failure};
 
 /// What a worker's operator should know (recording `join-worker-ok`).
 const WORKER_USAGE: &str = "
@@ -29,6 +29,35 @@ pub struct Renderer<'a> {
     printer: &'a mut dyn Printer,
     form: Form,
     spinner: Spinner,
+    /// Of a join that is tried again.
+    attempts: Option<Attempts>,
+}
+
+/// What a join that is tried again has told.
+#[derive(Default)]
+struct Attempts {
+    /// What is not told twice.
+    told: Vec<Event>,
+    /// Why the last attempt failed.
+    failure: Option<Failure>,
+}
+
+impl Attempts {
+    /// Whether the event is not told, or not yet.
+    fn holds_back(&mut self, event: &Event) -> bool {
+        match event {
+            Event::End(End::Failed(failure)) if failure.may_pass() => {
+                self.failure = Some(failure.clone());
+                true
+            }
+            Event::Contacting { .. } | Event::Warning { .. } => {
+                let was_told = self.told.contains(event);
+                self.told.push(event.clone());
+                was_told
+            }
+            _ => false,
+        }
+    }
 }
 
 enum Form {
@@ -51,6 +80,7 @@ impl<'a> Renderer<'a> {
             printer,
             form,
             spinner: Spinner::new(false),
+            attempts: None,
         }
     }
 
@@ -66,16 +96,39 @@ impl<'a> Renderer<'a> {
             printer,
             form,
             spinner: Spinner::new(has_spinner),
+            attempts: None,
         }
+    }
+
+    /// From now on a failure that may pass is not told, and nothing is said twice.
+    pub fn hold_back(&mut self) {
+        self.attempts = Some(Attempts::default());
+    }
+
+    /// Why the attempt failed that ended last, where that was not told.
+    pub fn take_held(&mut self) -> Option<Failure> {
+        self.attempts.as_mut()?.failure.take()
+    }
+
+    /// Tells why the last attempt failed.
+    pub fn tell_last(&mut self, failure: Failure) {
+        self.attempts = None;
+        self.tell(&Event::End(End::Failed(failure)));
     }
 
     /// Tells one event. An operation goes on although nothing reads its output.
     pub fn tell(&mut self, event: &Event) {
+        if let Some(attempts) = &mut self.attempts
+            && attempts.holds_back(event)
+        {
+            return;
+        }
         let has_dots = self.has_reader();
         let Self {
             printer,
             form,
             spinner,
+            ..
         } = self;
         spinner.around(event, has_dots, || match form {
             Form::Text(status) => print_text(event, *printer, status),
@@ -125,6 +178,7 @@ impl Printer for Renderer<'_> {
             printer,
             form,
             spinner,
+            ..
         } = self;
         spinner.aside(|| {
             match form {
@@ -189,6 +243,7 @@ fn last_text(end: &End) -> String {
                 "This node is a {role} node of the cluster. To leave it, this would be done:\n{steps}Nothing was changed.\n"
             )
         }
+        End::Absent { text } => format!("{text}\n"),
         End::Left { .. } | End::Removed | End::Checked { .. } | End::Failed(_) => String::new(),
     }
 }

@@ -64,6 +64,8 @@ pub struct RemoveOrder {
     pub node: String,
     /// Remove it although the datastore lists it, or although Kubernetes does not know it.
     pub force: bool,
+    /// A node that is not there is no failure.
+    pub if_present: bool,
 }
 
 impl JoinOrder {
@@ -183,6 +185,11 @@ pub enum End {
         /// As what.
         role: Role,
     },
+    /// The node is not in the cluster, which is no failure; nothing was changed.
+    Absent {
+        /// Which node.
+        text: String,
+    },
     /// All checks of a dry run of a join are done.
     Checked {
         /// As what the node is a member of that cluster already.
@@ -241,6 +248,8 @@ pub struct Failure {
     pub hint: Option<String>,
     /// After how many seconds the contacted node wants to be asked again, where it said so.
     pub retry_after: Option<u64>,
+    /// The contacted node does not know the token, perhaps not yet.
+    pub is_token_unknown: bool,
     /// The exit code.
     pub exit: u8,
 }
@@ -255,6 +264,7 @@ impl Failure {
             error: Some(sanitize::for_terminal(&error.to_string())),
             hint: None,
             retry_after: None,
+            is_token_unknown: false,
             exit: exit.code(),
         }
     }
@@ -285,6 +295,12 @@ impl Failure {
             exit: exit.code(),
             ..self
         }
+    }
+
+    /// Whether time alone may cure it, so that `join --wait` tries again.
+    pub fn may_pass(&self) -> bool {
+        let is_interrupted = self.stage == JoinStage::Interrupted;
+        self.is_token_unknown || (self.retry == Some(Retry::TryAgain) && !is_interrupted)
     }
 
     /// What went wrong, in one text.

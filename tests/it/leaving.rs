@@ -39,6 +39,28 @@ fn both_ways(option: &str, leaving: &str, test: impl Fn(&Lab)) {
     }
 }
 
+#[test]
+fn a_node_in_no_cluster_leaves_without_a_failure_where_it_may_be_in_none() {
+    let Some(lab) = cluster("--worker") else {
+        return;
+    };
+    let n2 = lab.host("n2");
+    const LEAVE: &str = "microk8s leave --if-present";
+    n2.shell(LEAVE).ok();
+    assert_eq!(n2.shell("microk8s nodes --self").code, Some(17));
+    let before = n2.snapshot();
+    let again = n2.shell(LEAVE).ok();
+    let plain = n2.shell("microk8s leave");
+    assert_eq!((plain.code, plain.stdout), (Some(1), again));
+    let json = n2.shell(&format!("{LEAVE} --format json"));
+    let lines = schema::lines(&json, "leave-events");
+    assert_eq!((json.code, lines.len()), (Some(0), 1), "{json:?}");
+    assert_eq!(lines[0]["outcome"], "absent");
+    let wrong = n2.shell(&format!("{LEAVE} now"));
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+    assert!(before == n2.snapshot());
+}
+
 /// The files of a node, our own state included, that hold one of these texts.
 fn holders(root: &Path, texts: &[(&str, String)]) -> Vec<String> {
     let snapshot = Snapshot::take(root, &[]);

@@ -68,4 +68,5 @@ mod token_life;
 mod tokens;
 mod undoing;
 mod unit;
+mod waiting;
 mod walkthrough;

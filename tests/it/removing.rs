@@ -27,6 +27,44 @@ pub fn datastore(host: &Host, addresses: &[&str]) {
     );
 }
 
+#[test]
+fn an_absent_node_is_no_failure_where_it_may_be_absent_and_one_in_the_datastore_still_is() {
+    both_ways(&["n1"], |lab| {
+        let n1 = lab.host("n1");
+        datastore(n1, &["10.99.0.11", "10.99.0.12"]);
+        let before = n1.snapshot();
+        let plain = n1.shell("microk8s remove-node n9");
+        assert_eq!(plain.code, Some(1), "{plain:?}");
+        for line in [
+            "microk8s remove-node n9 --if-present",
+            "microk8s remove-node --if-present n9",
+        ] {
+            let output = n1.shell(line);
+            assert_eq!(
+                (output.code, output.stdout.as_str(), output.stderr.as_str()),
+                (
+                    Some(0),
+                    "Node n9 is not in the cluster. Nothing was changed.\n",
+                    ""
+                )
+            );
+        }
+        let json = n1.shell("microk8s remove-node n9 --if-present --format json");
+        let lines = schema::lines(&json, "remove-node-events");
+        assert_eq!(lines.last().unwrap()["outcome"], "absent", "{json:?}");
+        let listed = n1.shell("microk8s remove-node 10.99.0.12 --if-present");
+        assert_eq!(listed.code, Some(1), "{listed:?}");
+        assert!(
+            listed.stdout.contains("is registered with dqlite"),
+            "{listed:?}"
+        );
+        assert!(before == n1.snapshot());
+        n1.shell("microk8s remove-node 10.99.0.12 --if-present --force")
+            .ok();
+        assert!(was_called(n1, ".remove 10.99.0.12:19001"));
+    });
+}
+
 pub fn was_called(host: &Host, end: &str) -> bool {
     host.stand_ins
         .calls()

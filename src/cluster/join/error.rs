@@ -319,6 +319,34 @@ mod tests {
     }
 
     #[test]
+    fn time_alone_may_cure_a_token_that_is_not_known_yet_and_a_node_that_is_busy() {
+        let refused = |status, text: Option<&str>, reason: Option<Reason>| JoinError::Refused {
+            status,
+            text: text.map(str::to_owned),
+            refusal: reason.map(Refusal::from),
+            retry_after: None,
+            role: Role::Worker,
+        };
+        const INVALID: Option<&str> = Some("Invalid token");
+        for (error, may_pass) in [
+            (refused(500, INVALID, None), true),
+            (refused(500, INVALID, Some(Reason::Unknown)), true),
+            (refused(500, INVALID, Some(Reason::Expired)), false),
+            (refused(500, INVALID, Some(Reason::Used)), false),
+            (refused(503, None, None), true),
+            (refused(429, None, None), true),
+            (refused(404, None, None), false),
+            (JoinError::Remote(RemoteError::Closed), true),
+            (JoinError::Remote(RemoteError::NotTls), false),
+            (JoinError::Remote(RemoteError::GivenUp), false),
+            (JoinError::Interrupted, false),
+        ] {
+            let failure = error.outcome(JoinStage::Contact);
+            assert_eq!(failure.may_pass(), may_pass, "{error:?}");
+        }
+    }
+
+    #[test]
     fn text_of_the_other_side_cannot_steer_a_terminal() {
         let error = JoinError::Refused {
             status: 500,

@@ -122,6 +122,10 @@ impl JoinError {
                 let text = behind_a_blank(text.as_deref());
                 Failure {
                     retry_after: *retry_after,
+                    // The agent of MicroK8s gives no reason.
+                    is_token_unknown: refusal.as_ref().map_or(cause == Cause::Token, |refusal| {
+                        refusal.reason == Reason::Unknown
+                    }),
                     ..at(Admission, retry, &hint)
                 }
                 .microk8s(&format!("Connection failed.{text} ({status})."))

@@ -45,7 +45,7 @@ pub(super) fn remove_node(
     progress: &mut dyn Progress,
 ) -> End {
     match attempt(node, tokens, order, progress) {
-        Ok(()) => End::Removed,
+        Ok(end) => end,
         Err(error) => {
             if let RemoveError::NotForgotten { source, .. } = &error {
                 tell_what_it_said(source, progress);
@@ -70,7 +70,7 @@ fn attempt(
     tokens: Option<&Tokens>,
     order: &RemoveOrder,
     progress: &mut dyn Progress,
-) -> Result<(), RemoveError> {
+) -> Result<End, RemoveError> {
     let _turn = node_lock::lock_and_recover_soon::<RemoveError>(node, join::recover_in_turn)?;
     if node.layout.has(Lock::Clustered) {
         return Err(RemoveError::OnWorker);
@@ -103,7 +103,7 @@ struct Removal<'a> {
 
 impl Removal<'_> {
     /// Calls are made in the order of recording `remove-node-in-dqlite-force`.
-    fn remove_everywhere(&self, progress: &mut dyn Progress) -> Result<(), RemoveError> {
+    fn remove_everywhere(&self, progress: &mut dyn Progress) -> Result<End, RemoveError> {
         let mut target = Target::look_up(self.node, self.tokens, &self.order.node)?;
         let typed = || self.order.node.clone();
         match &target.in_kubernetes {
@@ -112,6 +112,7 @@ impl Removal<'_> {
                     return Err(RemoveError::NoAddress(typed()));
                 }
             }
+            InKubernetes::No(_) if self.order.if_present && !self.order.force => {}
             InKubernetes::No(error) => {
                 tell_what_it_said(error, progress);
                 if !self.order.force {
@@ -154,14 +155,24 @@ impl Removal<'_> {
         self.check_finalizers(&target)?;
         if !is_in_kubernetes && !is_in_datastore && !known_here {
             if !self.order.force {
-                return Err(RemoveError::Unknown(typed()));
+                return self.absent(typed());
             }
             progress.tell(Event::warning(format!(
                 "node {} is not known here: neither to Kubernetes, nor to the datastore, nor to this node; nothing was removed",
                 self.order.node
             )));
         }
-        Ok(())
+        Ok(End::Removed)
+    }
+
+    /// The node is not there.
+    fn absent(&self, name: String) -> Result<End, RemoveError> {
+        match self.order.if_present {
+            true => Ok(End::Absent {
+                text: format!("Node {name} is not in the cluster. Nothing was changed."),
+            }),
+            false => Err(RemoveError::Unknown(name)),
+        }
     }
 
     /// Has the datastore forget the node, where it is certain which member that is; says whether it was
@@ -230,13 +241,15 @@ impl Removal<'_> {
     }
 
     /// On a cluster on etcd only Kubernetes knows the nodes (recording `remove-node-not-ha`).
-    fn without_datastore(&self, progress: &mut dyn Progress) -> Result<(), RemoveError> {
+    fn without_datastore(&self, progress: &mut dyn Progress) -> Result<End, RemoveError> {
         let name = &known::normalized(&self.order.node);
         match self.node.platform.kubectl(&["get", "no", name]) {
             Ok(_) => {}
             Err(error) if known::is_not_found(&error) => {
-                tell_what_it_said(&error, progress);
-                return Err(RemoveError::Unknown(name.clone()));
+                if !self.order.if_present {
+                    tell_what_it_said(&error, progress);
+                }
+                return self.absent(name.clone());
             }
             Err(source) => {
                 return Err(RemoveError::NotAsked {
@@ -247,8 +260,8 @@ impl Removal<'_> {
         }
         progress.tell(deletion());
         self.delete_now(name)?;
-        self.forget_here(&Target::only_named(name), progress)
-            .map(drop)
+        self.forget_here(&Target::only_named(name), progress)?;
+        Ok(End::Removed)
     }
 
     fn forget(&self, found: &InDatastore) -> Result<(), RemoveError> {
