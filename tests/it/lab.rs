@@ -390,7 +390,7 @@ pub struct Output {
 
 impl Output {
     /// Runs a program that reads this from its standard input, and that has a [`TIME_LIMIT`].
-    fn of_command(command: &mut Command, input: &[u8]) -> Self {
+    pub fn of_command(command: &mut Command, input: &[u8]) -> Self {
         let began = now();
         let mut child = command
             .stdin(if input.is_empty() {

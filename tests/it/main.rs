@@ -22,6 +22,7 @@ mod deadline;
 mod dev_cluster;
 mod documents;
 mod etcd_flow;
+mod examples;
 mod failed_joins;
 mod field_usage;
 mod first_join;
