@@ -60,22 +60,27 @@ pub fn wait_until_answered(
 
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
+    let mut why = String::new();
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let limit = ANSWER_LIMIT.min(left.max(FIRST_PAUSE));
         let server = server.clone();
         let asked = wait::unless(progress.cancelled(), move || server.ask(limit));
-        let why = match asked.ok_or(JoinError::Interrupted)? {
-            Ok(NOT_AUTHENTICATED) => "it does not know the kubelet's certificate".to_owned(),
+        match asked.ok_or(JoinError::Interrupted)? {
+            Ok(NOT_AUTHENTICATED) => {
+                "it does not know the kubelet's certificate".clone_into(&mut why);
+            }
             Ok(_) => return Ok(()),
+            // The last attempt may have hardly any time, and tells less than the one before.
+            Err(ApiServerError::TimedOut(_)) if limit < LONGEST_PAUSE && !why.is_empty() => {}
             Err(error) => {
                 if matches!(error, ApiServerError::NothingListens(_)) && is_not_there(node, began)?
                 {
                     return Ok(());
                 }
-                error.to_string()
+                why = error.to_string();
             }
-        };
+        }
         let now = Instant::now();
         if now >= end {
             return Err(JoinError::NoApiServer { seconds, why });
