@@ -86,6 +86,7 @@ fn step_of(event: &Event) -> Option<(&'static str, String)> {
         Event::End(End::AlreadyMember { role }) => ("already-member", role.to_string()),
         Event::End(End::Left { role, .. }) => ("left", role.to_string()),
         Event::End(End::Removed) => ("removed", String::new()),
+        Event::End(End::Absent { text: why }) => ("absent", text(why)),
         Event::End(End::Planned { role, .. }) => ("planned", role.to_string()),
         Event::NotYet
         | Event::NotAnswering
