@@ -46,7 +46,7 @@ const HELP_WIDTH: usize = 80;
     version,
     about = "Cluster membership for MicroK8s nodes",
     long_about = "Adds nodes to a MicroK8s cluster, and runs the agent that admits them. Every other subcommand is passed to the snap's own microk8s.",
-    after_help = "To add a node: `microk8s add-node` on a node of the cluster prints the command to\nrun on the other node. `microk8s help COMMAND` shows the options of a command,\nwith examples.",
+    after_help = "To add a node: `microk8s add-node` on a node of the cluster prints the command to run on the other node. `microk8s help COMMAND` shows the options of a command, with examples.",
     disable_help_subcommand = true
 )]
 pub struct Cli {

@@ -68,6 +68,10 @@ pub fn catch_up(node: &Node) {
     if !mark(node).exists() || node.is_worker() {
         return;
     }
+    // A change that is under way tells Kubernetes itself, or is taken back.
+    if node_lock::check(node).is_err() {
+        return;
+    }
     let manifest = node.layout.cni_manifest();
     let told = std::fs::read(&manifest).ok();
     if let Err(error) = node.platform.apply_manifest(&manifest) {
@@ -80,7 +84,6 @@ pub fn catch_up(node: &Node) {
         }
         return;
     }
-    // A change that is under way may be taken back, and has its own word with Kubernetes.
     let Ok(_turn) = node_lock::take_now(node) else {
         return;
     };
