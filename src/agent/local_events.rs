@@ -67,7 +67,7 @@ impl LogWords {
             return;
         };
         let (stage, exit) = (failure.stage.name(), failure.exit);
-        let why = sanitize::for_log(failure.message().unwrap_or_default(), 500);
+        let why = sanitize::for_log(&failure.error, 500);
         tracing::warn!(stage, exit, "{failed}: {why}");
     }
 }

@@ -72,7 +72,9 @@ fn try_join(
     let order = typed.order;
     if !is_dry_run && join::is_guarded(&node, order.role, order.disable_low_memory_guard) {
         let text = texts::low_memory_guard(&typed.connection);
-        return Err(output::print(renderer, &text, ExitStatus::Failure));
+        let why = "this node has too little memory for a control plane node";
+        let hint = "join as a worker, or with `--disable-low-memory-guard`";
+        return Err(output::refuse(renderer, &text, why, Some(hint)));
     }
     let operation = Operation::Join(order);
     match typed.wait {
@@ -105,7 +107,7 @@ fn run_again(
         }
         renderer.tell(&Event::warning(format!(
             "{}; trying again for {}",
-            failure.message().unwrap_or_default().trim_end_matches('.'),
+            failure.message().trim_end_matches('.'),
             time_text::seconds(limit.as_secs())
         )));
         // A signal ends the program here, unless an attempt had something to take back.
@@ -139,7 +141,8 @@ fn try_leave(
     if !node.layout.is_in_cluster() {
         let text = texts::NOT_IN_CLUSTER;
         if !arguments.iter().any(|argument| argument == IF_PRESENT) {
-            return Err(output::print(renderer, text, ExitStatus::Failure));
+            let why = "this node is in no cluster";
+            return Err(output::refuse(renderer, text, why, None));
         }
         cli::leave::read(arguments, renderer)?;
         let text = text.trim_end().to_owned();
@@ -167,8 +170,10 @@ fn try_remove_node(
     let node = app::find_node_or_say(renderer)?;
     app::check_permission(&node, renderer)?;
     if node.layout.has(Lock::Clustered) {
+        let why = "a worker removes no node of the cluster";
+        let hint = "run the command on a control plane node";
         let text = texts::REMOVE_NODE_ON_WORKER;
-        return Err(output::print(renderer, text, ExitStatus::Failure));
+        return Err(output::refuse(renderer, text, why, Some(hint)));
     }
     let is_ha = node.layout.has(Lock::HaCluster);
     let order = cli::remove_node::read(arguments, is_ha, renderer)?;

@@ -89,10 +89,8 @@ pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStat
         }
         Err(error) if !args.dry_run => {
             let text = format!("{}\n", texts::invalid_connection(error));
-            let status = output::print(printer, &text, ExitStatus::Failure);
-            let (text, hint) = connection_error::explain(error, typed.unwrap_or_default());
-            output::error(printer, &text, Some(&hint));
-            return Err(status);
+            let (why, hint) = connection_error::explain(error, typed.unwrap_or_default());
+            return Err(output::refuse(printer, &text, &why, Some(&hint)));
         }
         Err(error) => (None, Some(error)),
         Ok(url) => (Some(url), None),

@@ -77,8 +77,7 @@ pub struct Findings {
 pub fn invalid_connection(error: InvalidJoinUrl) -> Event {
     let message = texts::invalid_connection(error);
     let finding = Finding::error("connection-string", message, ExitStatus::Failure.code());
-    let remedy = "take the string that `microk8s add-node` prints on a node of the cluster";
-    Event::Finding(finding.with_remedy(Machine::JoiningNode, remedy))
+    Event::Finding(finding.with_remedy(Machine::JoiningNode, texts::CONNECTION_HINT))
 }
 
 impl Findings {

@@ -187,11 +187,7 @@ impl Lines {
             hint: failure.hint.as_deref(),
             retry: failure.retry,
             retry_after: failure.retry_after,
-            ..self.end(
-                Outcome::Failed,
-                failure.message().unwrap_or_default(),
-                failure.status(),
-            )
+            ..self.end(Outcome::Failed, failure.message(), failure.status())
         };
         write(&end, printer);
     }

@@ -131,9 +131,7 @@ pub fn failure(printer: &mut dyn Printer, failure: &Failure) -> ExitStatus {
 
 /// Says on standard error why something failed, in which stage, and what to do.
 pub fn explain(printer: &mut dyn Printer, failure: &Failure) {
-    if let Some(error) = &failure.error {
-        printer.err(&format!("error: {error}"));
-    }
+    printer.err(&format!("error: {}", failure.error));
     if let Some(retry) = failure.retry {
         let (stage, advice) = (failure.stage.name(), retry.advice());
         printer.err(&format!("failed stage: {stage}; {advice}"));
@@ -141,6 +139,13 @@ pub fn explain(printer: &mut dyn Printer, failure: &Failure) {
     if let Some(hint) = &failure.hint {
         printer.err(&format!("hint: {hint}"));
     }
+}
+
+/// Prints MicroK8s's text for something that is refused, and on standard error why, and what to do.
+pub fn refuse(printer: &mut dyn Printer, text: &str, why: &str, hint: Option<&str>) -> ExitStatus {
+    let status = print(printer, text, ExitStatus::Failure);
+    error(printer, why, hint);
+    status
 }
 
 /// Prints, and says how that ended.

@@ -52,10 +52,15 @@ pub fn read(
     let typed = words.len();
     words.retain(|word| word != "--if-present");
     let if_present = words.len() < typed;
-    let mut say = |text| Err(output::print(printer, text, ExitStatus::Failure));
+    let mut refuse = |text, why| {
+        let hint = Some("type `microk8s remove-node NODE` or `microk8s remove-node NODE --force`");
+        Err(output::refuse(printer, text, why, hint))
+    };
     match &words[..] {
-        [] => return say(NO_NODE),
-        [_, second] if is_ha && second != "--force" => return say(WRONG_SECOND),
+        [] => return refuse(NO_NODE, "no node is named"),
+        [_, second] if is_ha && second != "--force" => {
+            return refuse(WRONG_SECOND, "only `--force` can come after the node");
+        }
         _ => {}
     }
     let force = words.iter().any(|word| word == "--force");

@@ -37,6 +37,10 @@ pub fn old_ca(strict: bool) -> String {
     )
 }
 
+/// What to do when a connection string is not understood.
+pub const CONNECTION_HINT: &str =
+    "take the string that `microk8s add-node` prints on a node of the cluster";
+
 /// What was typed is no connection string (recordings `join-malformed-*`).
 pub fn invalid_connection(error: InvalidJoinUrl) -> String {
     format!("Invalid connection: {error}")

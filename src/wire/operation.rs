@@ -241,8 +241,8 @@ pub struct Failure {
     pub retry: Option<Retry>,
     /// MicroK8s's own line for this failure, for standard output.
     pub microk8s_text: Option<String>,
-    /// What went wrong, where MicroK8s has no line for it.
-    pub error: Option<String>,
+    /// What went wrong, in a line of this program's own.
+    pub error: String,
     /// What to do. It holds no join command and no phrase that scripts look for in what commands
     /// print.
     pub hint: Option<String>,
@@ -261,7 +261,7 @@ impl Failure {
             stage,
             retry: None,
             microk8s_text: None,
-            error: Some(sanitize::for_terminal(&error.to_string())),
+            error: sanitize::for_terminal(&error.to_string()),
             hint: None,
             retry_after: None,
             is_token_unknown: false,
@@ -269,12 +269,11 @@ impl Failure {
         }
     }
 
-    /// The same, with MicroK8s's own line in place of the error.
+    /// The same, with MicroK8s's own line beside the error.
     #[must_use]
     pub fn microk8s(self, text: &str) -> Self {
         Self {
             microk8s_text: Some(sanitize::for_terminal(text)),
-            error: None,
             ..self
         }
     }
@@ -304,8 +303,8 @@ impl Failure {
     }
 
     /// What went wrong, in one text.
-    pub fn message(&self) -> Option<&str> {
-        self.microk8s_text.as_deref().or(self.error.as_deref())
+    pub fn message(&self) -> &str {
+        self.microk8s_text.as_deref().unwrap_or(&self.error)
     }
 
     /// The exit status of the command.

@@ -124,7 +124,7 @@ add_node_lines! {
     a_terminal_gets_no_escape_sequence:
         r#"script -qec "$MICROK8S add-node" out >/dev/null && grep -q "microk8s join $IP:25000/" out && ! grep -q "$(printf '\033')" out"#;
     a_terminal_gets_the_same_bytes_as_a_pipe:
-        r#"$MICROK8S add-node -l 60 -t 11f5fafb4fabe1e0309e7914d4603a11 > pipe && script -qec "$MICROK8S add-node -l 60 -t 11f5fafb4fabe1e0309e7914d4603a11" /dev/null | tr -d '\r' | cmp - pipe"#;
+        r#"$MICROK8S add-node -l 60 -t 11f5fafb4fabe1e0309e7914d4603a11 > pipe && script -qec "$MICROK8S add-node -l 60 -t 11f5fafb4fabe1e0309e7914d4603a11 2>/dev/null" /dev/null | tr -d '\r' | cmp - pipe"#;
     nothing_is_ever_asked:
         r#"timeout 2 $MICROK8S add-node <&- >/dev/null && timeout 2 script -qec "$MICROK8S add-node" /dev/null </dev/null >/dev/null"#;
     options_go_in_any_order_and_form:

@@ -330,7 +330,7 @@ fn json_does_not_repeat_the_connection_string_that_was_typed() {
     let token = "0123456789abcdef".repeat(2);
     n1.write("var/lock/low-memory-guard.lock", "", 0o600);
     for (more, says) in [
-        ("", "microk8s join CONNECTION --worker"),
+        ("", "too little memory"),
         ("again", "unexpected extra argument"),
         (&token, "extra argument (CONNECTION)"),
     ] {

@@ -146,6 +146,17 @@ fn wrong_input_is_told_what_was_wrong_and_changes_nothing() {
             if output.code.is_none_or(|code| code == 0 || code > 125) || !says_why {
                 wrong.push(format!("`{command}`: {output:?}"));
             }
+            let is_error = |line: &str| line.to_ascii_lowercase().starts_with("error: ");
+            let is_operation = ["join", "leave", "remove-node"]
+                .iter()
+                .any(|name| command.split(' ').next() == Some(name));
+            if is_operation
+                && !output.stdout.starts_with('{')
+                && !output.stderr.lines().any(is_error)
+                && !command.contains("--dry-run")
+            {
+                wrong.push(format!("`{command}`: no line `error:`: {output:?}"));
+            }
             let mut words = command.split(' ');
             if let Some(word) =
                 words.find(|word| output.stderr.contains(&format!("did you mean `{word}`")))

@@ -441,10 +441,7 @@ fn a_removal_is_told_in_json_by_the_schema() {
         assert_eq!(end["message"], "Node n9 does not exist in Kubernetes.");
         let (end, code, _) = told("--format json");
         assert_eq!((&end["outcome"], code), (&"failed".into(), vec![1]));
-        assert_eq!(
-            end["message"],
-            "Please provide the node you want to remove."
-        );
+        assert_eq!(end["message"], "no node is named");
     });
 }
 

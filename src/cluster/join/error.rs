@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::base::time_text;
+use crate::base::{sanitize, time_text};
 use crate::client::pinned_tls::OtherCertificate;
 use crate::client::remote::RemoteError;
 use crate::cluster::identity::IdentityError;
@@ -103,7 +103,7 @@ pub enum JoinError {
     #[error(transparent)]
     Remote(RemoteError),
     /// The contacted node shows another certificate than the connection string says.
-    #[error("Could not verify the identity of {address}")]
+    #[error("could not verify the identity of {address}")]
     NotVerified {
         /// Its address.
         address: IpAddr,
@@ -111,7 +111,10 @@ pub enum JoinError {
         source: OtherCertificate,
     },
     /// The contacted node said no.
-    #[error("refused with status {status}")]
+    #[error(
+        "the contacted node refused the join: {} (status {status})",
+        sanitize::for_log(text.as_deref().unwrap_or("it gave no reason"), 300)
+    )]
     Refused {
         /// The HTTP status.
         status: u16,
@@ -151,7 +154,7 @@ pub enum JoinError {
         why: String,
     },
     /// The contacted node takes a worker for a control plane node.
-    #[error("Make sure the cluster you connect to supports joining worker nodes.")]
+    #[error("the contacted node admits no workers")]
     NoWorkers,
     /// A certificate was not signed.
     #[error("the {certificate} certificate was not signed")]
@@ -175,7 +178,10 @@ pub enum JoinError {
         source: RemoteError,
     },
     /// An unknown authentication mode.
-    #[error("Unknown API auth mode '{0}' received from control plane node.")]
+    #[error(
+        "the API authentication mode of the cluster, `{}`, is not known here",
+        sanitize::for_log(.0, 40)
+    )]
     UnknownAuthMode(String),
     /// The datastore did not list the node.
     #[error("the datastore did not list this node within {seconds} seconds")]
@@ -285,7 +291,7 @@ mod tests {
         ] {
             let failure = error.outcome(JoinStage::Contact);
             assert_eq!(failure.microk8s_text.as_deref(), Some(text));
-            assert_eq!((failure.exit, failure.error), (exit, None));
+            assert_eq!((failure.exit, failure.error), (exit, error.to_string()));
         }
     }
 

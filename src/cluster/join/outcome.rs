@@ -4,7 +4,7 @@
 use std::fmt::Display;
 
 use crate::base::exit_status::ExitStatus;
-use crate::base::{sanitize, time_text};
+use crate::base::time_text;
 use crate::client::remote::RemoteError;
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::refusal::{self, Cause};
@@ -120,7 +120,15 @@ impl JoinError {
                 let cause = Cause::of(*status, text.as_deref());
                 let (retry, hint) = of_refusal(cause, refusal.as_ref(), *retry_after, *role);
                 let text = behind_a_blank(text.as_deref());
+                let error = match cause {
+                    // Scripts take MicroK8s's words for success; they stand on standard output alone.
+                    Cause::AlreadyListed => {
+                        "the contacted node refused the join: its datastore lists this address already".to_owned()
+                    }
+                    _ => self.to_string(),
+                };
                 Failure {
+                    error,
                     retry_after: *retry_after,
                     // The agent of MicroK8s gives no reason.
                     is_token_unknown: refusal.as_ref().map_or(cause == Cause::Token, |refusal| {
@@ -139,14 +147,11 @@ impl JoinError {
                 "the contacted node took this one for a control plane node: update MicroK8s there, or leave `--worker` out",
             )
             .exits(ExitStatus::Failure)
-            .microk8s(&format!("Joining process failed. {self}")),
-            Self::UnknownAuthMode(mode) => at(
+            .microk8s("Joining process failed. Make sure the cluster you connect to supports joining worker nodes."),
+            Self::UnknownAuthMode(_) => at(
                 Answer,
                 NoRetry,
-                &format!(
-                    "the contacted node's mode is `{}`; use the same version of MicroK8s on both nodes",
-                    sanitize::for_log(mode, 40)
-                ),
+                "use the same version of MicroK8s on both nodes",
             )
             .exits(ExitStatus::UnknownAuthMode)
             // The braces are MicroK8s's; the error itself has the mode, for the log.
@@ -159,7 +164,15 @@ impl JoinError {
             } => {
                 let cause = Cause::of(status.unwrap_or(500), text.as_deref());
                 let text = behind_a_blank(text.as_deref());
+                let error = match cause {
+                    // Scripts take MicroK8s's words for success; they stand on standard output alone.
+                    Cause::AlreadyListed => {
+                        "the contacted node refused the join: its datastore lists this address already".to_owned()
+                    }
+                    _ => self.to_string(),
+                };
                 Failure {
+                    error,
                     retry_after: *retry_after,
                     ..at(Certificates, cause.retry(), &hint_of_unsigned(cause, *retry_after))
                 }

@@ -22,13 +22,13 @@ pub enum LeaveError {
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),
     /// There is nothing to leave.
-    #[error("This MicroK8s deployment is not acting as a node in a cluster.")]
+    #[error("this node is in no cluster")]
     NotInCluster,
     /// The others would be left without the data.
     #[error("this node is the only voter of the datastore, and others depend on it")]
     OnlyVoter,
     /// A worker without the mark of one.
-    #[error("Not in clustering mode.")]
+    #[error("this worker has no `{}`", .0.display())]
     NotMarked(PathBuf),
     /// The machine does not know its name or addresses.
     #[error("cannot tell this machine's name and addresses: {0}")]
@@ -94,7 +94,8 @@ impl LeaveError {
                 hint: error.hint().map(str::to_owned),
                 ..at(JoinStage::Preflight).exits(ExitStatus::NotReady)
             },
-            Self::NotInCluster => at(JoinStage::Preflight).microk8s(&self.to_string()),
+            Self::NotInCluster => at(JoinStage::Preflight)
+                .microk8s("This MicroK8s deployment is not acting as a node in a cluster."),
             Self::OnlyVoter => at(JoinStage::Preflight).exits(ExitStatus::OnlyVoter).microk8s(
                 "This node currently holds the only copy of the Kubernetes database so it cannot leave the cluster.\n\
                  To remove this node you can either first remove all other nodes with 'microk8s remove-node' or\n\
@@ -102,8 +103,8 @@ impl LeaveError {
             ),
             Self::NotMarked(_) => at(JoinStage::Preflight)
                 .exits(ExitStatus::NOT_REMOVED)
-                .microk8s(&self.to_string())
-                .hint("a worker has `var/lock/no-k8s-dqlite` in its node directory, and this one has not; make that file, and run the command again. Nothing was changed"),
+                .microk8s("Not in clustering mode.")
+                .hint("make that file, which marks a worker, and run the command again; nothing was changed"),
             Self::NotAsked(_) => at(JoinStage::Preflight).hint(
                 "a leave needs a datastore that answers: look into the log of this node's datastore, and whether most of the voters run",
             ),

@@ -18,18 +18,16 @@ pub enum RemoveError {
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),
     /// A worker removes no node.
-    #[error(
-        "This MicroK8s deployment is acting as a node in a cluster. Please use microk8s leave."
-    )]
+    #[error("a worker removes no node of the cluster")]
     OnWorker,
     /// Kubernetes does not know the node.
-    #[error("Node {0} does not exist in Kubernetes.")]
+    #[error("Kubernetes does not know node {0}")]
     NotInKubernetes(String),
     /// The node is unknown, on a cluster without high availability or without Kubernetes.
-    #[error("Node {0} does not exist.")]
+    #[error("there is no node {0}")]
     Unknown(String),
     /// The node has no address.
-    #[error("Node {0} is not part of the cluster.")]
+    #[error("node {0} has no address in Kubernetes")]
     NoAddress(String),
     /// The command runs on the node that is to be removed.
     #[error("this is {0}: run `microk8s leave` here")]
@@ -120,10 +118,16 @@ impl RemoveError {
                 hint: error.hint().map(str::to_owned),
                 ..at(JoinStage::Preflight).exits(ExitStatus::NotReady)
             },
-            Self::OnWorker | Self::Unknown(_) | Self::NoAddress(_) => {
-                at(JoinStage::Preflight).microk8s(&self.to_string())
+            Self::OnWorker => at(JoinStage::Preflight).microk8s(
+                "This MicroK8s deployment is acting as a node in a cluster. Please use microk8s leave.",
+            ),
+            Self::Unknown(node) => {
+                at(JoinStage::Preflight).microk8s(&format!("Node {node} does not exist."))
             }
-            Self::NotInKubernetes(_) => at(JoinStage::Preflight).microk8s(&self.to_string()).hint(
+            Self::NoAddress(node) => {
+                at(JoinStage::Preflight).microk8s(&format!("Node {node} is not part of the cluster."))
+            }
+            Self::NotInKubernetes(node) => at(JoinStage::Preflight).microk8s(&format!("Node {node} does not exist in Kubernetes.")).hint(
                 "`microk8s kubectl get nodes` and `microk8s nodes` list the nodes; with --force a node that only the datastore or this node still knows is removed as well",
             ),
             Self::ClaimedAddress { .. } => at(JoinStage::Preflight).hint(

@@ -477,6 +477,13 @@ pub const GROUPS: &[(&str, &[Difference])] = &[
 ];
 
 const JOINING: &[Difference] = &[
+    Difference {
+        microk8s: "`join`, `leave` and `remove-node` say on stdout alone why they failed",
+        here: "stdout is the same, and stderr has a line `error:` and mostly one `hint:`",
+        why: "people and programs look there, and some scripts keep stderr alone",
+        cases: &[],
+        tests: &["messages::wrong_input_is_told_what_was_wrong_and_changes_nothing"],
+    },
     // Scenarios that go another way altogether.
     Difference {
         microk8s: "`join --controlplane` always fails and uses up the token",

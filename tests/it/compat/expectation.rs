@@ -308,11 +308,15 @@ fn compare_output(
 fn complaint(expected: &Stderr, stderr: &str, exit: i32) -> Option<String> {
     // What went wrong stands where MicroK8s puts it; where it went wrong and what to do about it
     // come after.
+    let is_beside = |line: &&str| {
+        let is_error = *expected != Stderr::ErrorLine && line.starts_with("error: ");
+        is_error || line.starts_with("hint: ") || line.starts_with("failed stage: ")
+    };
     let told: String = match exit {
         0 => stderr.to_owned(),
         _ => stderr
             .split_inclusive('\n')
-            .filter(|line| !line.starts_with("hint: ") && !line.starts_with("failed stage: "))
+            .filter(|line| !is_beside(line))
             .collect(),
     };
     let one_line = told.lines().count() == 1 && told.ends_with('\n');

@@ -91,8 +91,7 @@ fn told(check: &str, checked: Checked, stage: JoinStage) -> Finding {
 /// What a join would say of this error, met at this stage, and do about it.
 fn failed(check: &str, error: &JoinError, stage: JoinStage) -> Finding {
     let failure = error.outcome(stage);
-    let message = failure.message().unwrap_or_default();
-    let finding = Finding::error(check, message, failure.exit);
+    let finding = Finding::error(check, failure.message(), failure.exit);
     match failure.hint {
         Some(hint) => finding.with_remedy(None, hint),
         None => finding,
