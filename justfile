@@ -29,7 +29,7 @@ bench *args:
 check:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
-    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 
 # Write completions/, man/ and the generated parts of docs/ again
 generate:

@@ -9,7 +9,7 @@ use tracing::Span;
 
 /// The work is done, on a thread of its own, when the connection has all of the answer to send, or is
 /// gone. What it logs is of the same request.
-pub fn then(answer: Response, work: impl FnOnce() + Send + 'static) -> Response {
+pub(crate) fn then(answer: Response, work: impl FnOnce() + Send + 'static) -> Response {
     let span = Span::current();
     let last = WhenDropped(Some(Box::new(move || span.in_scope(work))));
     answer.map(|body| {

@@ -47,7 +47,7 @@ const LEFT_OVER: usize = 1 << 20;
 const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
 
 /// The routes, for the router of the cluster API.
-pub fn routes() -> Router<Arc<Shared>> {
+pub(crate) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route(routes::V1_CONFIGURE, only(post(configure)))
         .route(routes::V1_UPGRADE, only(post(upgrade)))

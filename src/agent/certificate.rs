@@ -29,7 +29,7 @@ const TRIES: usize = 5;
 
 /// The pair of files, and what was read from them.
 #[derive(Debug, Clone)]
-pub struct ServedCertificate(Arc<Inner>);
+pub(crate) struct ServedCertificate(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -81,7 +81,7 @@ impl Stamp {
 
 /// Why a pair cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
+pub(crate) enum CertificateError {
     /// A file cannot be read.
     #[error("cannot read `{}`: {source}", path.display())]
     Read {
@@ -118,7 +118,7 @@ pub enum CertificateError {
 
 impl ServedCertificate {
     /// Reads a certificate and its key.
-    pub fn load(certificate: PathBuf, key: PathBuf) -> Result<Self, CertificateError> {
+    pub(crate) fn load(certificate: PathBuf, key: PathBuf) -> Result<Self, CertificateError> {
         let mut current = read(&certificate, &key);
         for _ in 1..TRIES {
             if !matches!(current, Err(CertificateError::Changing(_))) {
@@ -135,14 +135,14 @@ impl ServedCertificate {
     }
 
     /// The fingerprint of what is served now.
-    pub fn fingerprint(&self) -> Fingerprint {
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
         self.refresh();
         self.read_current(|current| current.fingerprint)
     }
 
     /// Reads the files again when they changed. A pair that does not belong together, because
     /// only one of them is written yet, or only a part of one, is not taken.
-    pub fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         let inner = &self.0;
         // A file that is away is about to be replaced.
         let Ok(seen) = Stamp::of(&inner.certificate, &inner.key) else {
@@ -177,7 +177,7 @@ impl ServedCertificate {
     }
 
     /// Reads the files again when they change, for as long as this is polled.
-    pub async fn keep_up(self) {
+    pub(crate) async fn keep_up(self) {
         let mut dry_runs = tokio::time::interval(LOOK_PAUSE);
         dry_runs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -32,7 +32,7 @@ const BODY_LIMIT: usize = 64 << 10;
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The routes for other nodes, and what is done around every request to one of them.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let metrics_page = if shared.serves_metrics {
         metrics_page::router()
     } else {

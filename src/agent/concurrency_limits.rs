@@ -24,11 +24,11 @@ const DRY_RUNS: usize = 4;
 /// How long a request waits for its turn.
 const WAIT: Duration = Duration::from_secs(30);
 /// The `Retry-After` of a request that waited too long, in seconds.
-pub const COME_AGAIN: u64 = 10;
+pub(crate) const COME_AGAIN: u64 = 10;
 
 /// The limits.
 #[derive(Debug, Clone)]
-pub struct ConcurrencyLimits {
+pub(crate) struct ConcurrencyLimits {
     joins: Arc<Semaphore>,
     others: Arc<Semaphore>,
     callbacks: Arc<Semaphore>,
@@ -38,7 +38,7 @@ pub struct ConcurrencyLimits {
 
 /// What kind of request a permit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestClass {
+pub(crate) enum RequestClass {
     /// To be admitted.
     Join,
     /// To know whether a join would be admitted.
@@ -67,7 +67,7 @@ impl ConcurrencyLimits {
     }
 
     /// A permit, when one gets free in time, in the order of the requests.
-    pub async fn take(&self, class: RequestClass) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn take(&self, class: RequestClass) -> Option<OwnedSemaphorePermit> {
         let semaphore = match class {
             RequestClass::Join => self.joins.clone(),
             RequestClass::DryRun => self.dry_runs.clone(),

@@ -42,7 +42,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Gives permits to connections.
 #[derive(Clone)]
-pub struct ConnectionLimiter {
+pub(crate) struct ConnectionLimiter {
     table: Arc<Table>,
 }
 
@@ -75,7 +75,7 @@ struct Connection {
 }
 
 /// A connection's permit; released when it is dropped.
-pub struct ConnectionPermit {
+pub(crate) struct ConnectionPermit {
     number: u64,
     table: Arc<Table>,
     evicted: CancellationToken,
@@ -84,7 +84,7 @@ pub struct ConnectionPermit {
 impl ConnectionLimiter {
     /// As many permits as `max`, or as the process may have files open; the soft limit on files is
     /// raised as far as that needs. A connection takes some twenty kilobytes of memory.
-    pub fn for_this_process(max: usize, metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn for_this_process(max: usize, metrics: &Arc<Metrics>) -> Self {
         let wanted = u64::try_from(max)
             .unwrap_or(u64::MAX)
             .saturating_add(RESERVED);
@@ -116,7 +116,7 @@ impl ConnectionLimiter {
 
     /// A permit for a connection from this address, and whether another one was evicted for it.
     /// There is none only when every connection that could make room has a complete request.
-    pub fn acquire(&self, address: IpAddr) -> Option<(Arc<ConnectionPermit>, bool)> {
+    pub(crate) fn acquire(&self, address: IpAddr) -> Option<(Arc<ConnectionPermit>, bool)> {
         let acquired = self.table.lock().acquire(peer(address), self.table.max);
         let Some((number, evicted, has_evicted)) = acquired else {
             self.table.metrics.limit_hit(Limit::Connections);
@@ -135,7 +135,7 @@ impl ConnectionLimiter {
     }
 
     /// Ends when not too many evicted connections are still open: they hold files.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         loop {
             let closed = self.table.closed.notified();
             if self.table.lock().closing < MAX_CLOSING {
@@ -146,7 +146,7 @@ impl ConnectionLimiter {
     }
 
     /// Evicts connections on which nothing is asked for too long, and keeps on doing so.
-    pub async fn close_idle(&self, stop: &CancellationToken) {
+    pub(crate) async fn close_idle(&self, stop: &CancellationToken) {
         let mut ticks = interval(CHECK_INTERVAL);
         loop {
             let now = ticks.tick().await;
@@ -160,12 +160,12 @@ impl ConnectionLimiter {
 
 impl ConnectionPermit {
     /// Ends when the connection has to be closed.
-    pub async fn evicted(&self) {
+    pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
     /// The connection has made progress: it has been idle from now on.
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.table.lock().change(self.number, |_| ());
     }
 }
@@ -302,14 +302,14 @@ impl Open {
 
 /// A request from its headers to its answer. While it is under way, its connection is not closed as
 /// idle; once it is complete, not for another connection either.
-pub struct RequestPermit {
+pub(crate) struct RequestPermit {
     connection: Arc<ConnectionPermit>,
     is_complete: AtomicBool,
 }
 
 impl RequestPermit {
     /// For a request whose headers have arrived.
-    pub fn new(connection: Arc<ConnectionPermit>) -> Self {
+    pub(crate) fn new(connection: Arc<ConnectionPermit>) -> Self {
         let table = &connection.table;
         let evicted = table.lock().begin_request(connection.number, table.max);
         for _ in 0..evicted {
@@ -322,7 +322,7 @@ impl RequestPermit {
     }
 
     /// The request is complete. `false` when its connection is evicted: then it is not handled.
-    pub fn complete(&self) -> bool {
+    pub(crate) fn complete(&self) -> bool {
         let was_complete = self.is_complete.swap(true, Ordering::SeqCst);
         self.change(|open| open.complete += usize::from(!was_complete))
     }
@@ -344,7 +344,7 @@ impl Drop for RequestPermit {
 }
 
 /// What counts as one peer: with IPv6 a machine has a whole /64 to call from.
-pub fn peer(address: IpAddr) -> IpAddr {
+pub(crate) fn peer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) >> 64 << 64;

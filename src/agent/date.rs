@@ -11,7 +11,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::base::time_text;
 
 /// Gives an answer the time of now.
-pub async fn set(mut answer: Response) -> Response {
+pub(crate) async fn set(mut answer: Response) -> Response {
     let now = time_text::http_date(SystemClock.unix_seconds());
     if let Some(now) = now.and_then(|now| HeaderValue::try_from(now).ok()) {
         answer.headers_mut().insert(DATE, now);

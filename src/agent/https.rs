@@ -50,7 +50,10 @@ const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// TLS with the certificate that is served.
-pub fn acceptor(served: &ServedCertificate, min_tls: MinTls) -> Result<TlsAcceptor, rustls::Error> {
+pub(crate) fn acceptor(
+    served: &ServedCertificate,
+    min_tls: MinTls,
+) -> Result<TlsAcceptor, rustls::Error> {
     let versions: &[&rustls::SupportedProtocolVersion] = match min_tls {
         MinTls::Tls12 => &[&rustls::version::TLS12, &rustls::version::TLS13],
         MinTls::Tls13 => &[&rustls::version::TLS13],
@@ -65,21 +68,21 @@ pub fn acceptor(served: &ServedCertificate, min_tls: MinTls) -> Result<TlsAccept
 }
 
 /// What serving needs beside the listener.
-pub struct Server {
+pub(crate) struct Server {
     /// TLS.
-    pub acceptor: TlsAcceptor,
+    pub(crate) acceptor: TlsAcceptor,
     /// What answers.
-    pub router: Router,
+    pub(crate) router: Router,
     /// For how many connections there is room.
-    pub limiter: ConnectionLimiter,
+    pub(crate) limiter: ConnectionLimiter,
     /// Where it is counted.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Cancelled when the agent is to stop.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Serves connections until told to stop; then lets the open ones end.
-pub async fn serve(listener: TcpListener, server: Server, pings: mpsc::Receiver<Ping>) {
+pub(crate) async fn serve(listener: TcpListener, server: Server, pings: mpsc::Receiver<Ping>) {
     let server = Arc::new(server);
     tokio::select! {
         () = server.limiter.close_idle(&server.stop) => {}

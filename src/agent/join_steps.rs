@@ -41,7 +41,7 @@ pub(super) struct Step<R, A> {
 
 impl<R: Send + Sync + 'static, A: Serialize + Send + 'static> Step<R, A> {
     /// What serves it.
-    pub fn route(&'static self) -> MethodRouter<Arc<Shared>> {
+    pub(crate) fn route(&'static self) -> MethodRouter<Arc<Shared>> {
         only(post(move |shared, caller, body| {
             perform(self, shared, caller, body)
         }))

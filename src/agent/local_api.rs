@@ -26,7 +26,7 @@ use crate::wire::operation::Operation;
 use crate::wire::routes;
 
 /// The routes for the command line.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route(routes::LOCAL_HELLO, get(hello))
         .route(routes::LOCAL_TOKENS, post(add_token))

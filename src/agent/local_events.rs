@@ -105,7 +105,7 @@ impl Drop for Client {
 
 impl Client {
     /// A client of this operation, and the answer that it reads.
-    pub fn new(shared: Arc<Shared>, operation: &Operation) -> (Self, Response) {
+    pub(crate) fn new(shared: Arc<Shared>, operation: &Operation) -> (Self, Response) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let left = shared.stopping.child_token();
         let body = Body::new(EventBody {
@@ -125,7 +125,7 @@ impl Client {
 
     /// Waits until all is taken back that was begun for clients that have left: the command of this
     /// one may be the next try of an operator who killed the first.
-    pub fn wait_for_departed(&self) {
+    pub(crate) fn wait_for_departed(&self) {
         wait::until(TAKE_BACK_LIMIT, PAUSE, || {
             let clients = self.shared.clients.lock();
             let is_departed =

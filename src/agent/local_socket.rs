@@ -18,16 +18,16 @@ use crate::base::atomic_file;
 
 /// Who is at the other end of the socket, as the kernel says.
 #[derive(Debug, Clone, Copy)]
-pub struct LocalCaller {
+pub(crate) struct LocalCaller {
     /// The user.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// The process, where known.
-    pub pid: Option<i32>,
+    pub(crate) pid: Option<i32>,
 }
 
 /// Makes the socket in a private folder and moves it to its place with its final mode, so that
 /// it is never open to other users. A stale socket, on which no program listens, is replaced.
-pub fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, AgentError> {
+pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, AgentError> {
     let own = |source| AgentError::Own {
         path: path.to_owned(),
         source,
@@ -58,7 +58,7 @@ fn share(socket: &Path, group: Option<u32>) -> io::Result<()> {
 }
 
 /// Serves connections until told to stop; then lets the open ones end.
-pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {

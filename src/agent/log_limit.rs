@@ -13,7 +13,7 @@ const WRITTEN: u32 = 100;
 
 /// What such a line is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A request that was answered with an error, or not at all.
     Unsuccessful,
     /// A request of a joining node that was refused.
@@ -83,14 +83,14 @@ impl Count {
 }
 
 /// Whether a line of this kind is written, or only counted.
-pub fn is_written(kind: Kind) -> bool {
+pub(crate) fn is_written(kind: Kind) -> bool {
     let (count, lines) = (&COUNTS[kind as usize], LINES[kind as usize]);
     say_left_out(count, lines);
     lock(count).take(Instant::now())
 }
 
 /// Says what was left out of lines whose time is over; called now and then.
-pub fn reconcile() {
+pub(crate) fn reconcile() {
     for (count, lines) in COUNTS.iter().zip(LINES) {
         say_left_out(count, lines);
     }

@@ -21,7 +21,7 @@ use crate::model::role::Role;
 use crate::wire::cluster_v2::Outcome;
 
 /// The media type of what [`Metrics::text`] gives.
-pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds in seconds: from a look at a token to a datastore that is moved first.
 const SECONDS: [f64; 14] = [
@@ -34,7 +34,7 @@ type Count = Counter<u64, AtomicU64>;
 type Level = Gauge<i64, AtomicI64>;
 
 /// What the agent counts.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     joins: Family<Words<3>, Count>,
     join_outcomes: Family<Words<1>, Count>,
@@ -50,7 +50,7 @@ pub struct Metrics {
 
 /// A limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub(crate) enum Limit {
     /// A connection was closed to make room for another one.
     Evicted,
     /// A connection was closed at once, since every other one was at work.
@@ -107,7 +107,7 @@ impl Limit {
 
 impl Metrics {
     /// Nothing has been counted yet.
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let mut registry = Registry::with_prefix("microk8s_agent");
         let joins = Family::default();
         registry.register("joins", "Join requests answered", joins.clone());
@@ -192,7 +192,7 @@ impl Metrics {
     }
 
     /// A join request was answered; `refused` says why not with yes.
-    pub fn join(&self, role: Role, refused: Option<&'static str>) {
+    pub(crate) fn join(&self, role: Role, refused: Option<&'static str>) {
         let [outcome, reason] = outcome("admitted", refused);
         self.joins
             .get_or_create(&[("role", role.as_str()), outcome, reason])
@@ -200,34 +200,34 @@ impl Metrics {
     }
 
     /// A joining node said how its join ended.
-    pub fn join_outcome(&self, outcome: Outcome) {
+    pub(crate) fn join_outcome(&self, outcome: Outcome) {
         self.join_outcomes
             .get_or_create(&[("outcome", outcome.as_str())])
             .inc();
     }
 
     /// A certificate was signed; `refused` says why not.
-    pub fn certificate(&self, refused: Option<&'static str>) {
+    pub(crate) fn certificate(&self, refused: Option<&'static str>) {
         self.certificates
             .get_or_create(&outcome("signed", refused))
             .inc();
     }
 
     /// How many tokens there are in each state.
-    pub fn set_tokens(&self, by_state: impl IntoIterator<Item = (&'static str, i64)>) {
+    pub(crate) fn set_tokens(&self, by_state: impl IntoIterator<Item = (&'static str, i64)>) {
         for (state, count) in by_state {
             self.tokens.get_or_create(&[("state", state)]).set(count);
         }
     }
 
     /// A request began.
-    pub fn request_began(&self) {
+    pub(crate) fn request_began(&self) {
         self.under_way.inc();
     }
 
     /// A request ended: with this status, or because the client went away. The endpoint is the
     /// route's path; `None` is one that does not exist.
-    pub fn request_ended(
+    pub(crate) fn request_ended(
         &self,
         endpoint: Option<&str>,
         status: Option<StatusCode>,
@@ -251,25 +251,25 @@ impl Metrics {
     }
 
     /// A connection was accepted, and is open until [`Metrics::connection_closed`].
-    pub fn connection_opened(&self) {
+    pub(crate) fn connection_opened(&self) {
         self.accepted.inc();
         self.connections.inc();
     }
 
     /// A connection is gone.
-    pub fn connection_closed(&self) {
+    pub(crate) fn connection_closed(&self) {
         self.connections.dec();
     }
 
     /// A limit was reached.
-    pub fn limit_hit(&self, limit: Limit) {
+    pub(crate) fn limit_hit(&self, limit: Limit) {
         self.limits
             .get_or_create(&[("limit", limit.as_str())])
             .inc();
     }
 
     /// All of it in the text format of OpenMetrics, which Prometheus reads.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         match text::encode(&mut text, &self.registry) {
             Ok(()) => text,

@@ -23,10 +23,10 @@ use crate::wire::routes;
 const COUNT_PAUSE: Duration = Duration::from_secs(10);
 
 /// When the tokens were counted last.
-pub type Census = Mutex<Option<Instant>>;
+pub(crate) type Census = Mutex<Option<Instant>>;
 
 /// The route; without it the path is as unknown as any other.
-pub fn router() -> Router<Arc<Shared>> {
+pub(crate) fn router() -> Router<Arc<Shared>> {
     Router::new().route(routes::METRICS, only(get(page).head(wrong_method)))
 }
 

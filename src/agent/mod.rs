@@ -62,34 +62,34 @@ use token_rate_limit::TokenRateLimit;
 
 /// How the agent is to run.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where to listen for other nodes.
-    pub bind: SocketAddr,
+    pub(crate) bind: SocketAddr,
     /// The certificate to serve, PEM.
-    pub certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     /// Its key, PEM.
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
     /// The local API's socket.
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// How long a request may take.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// The oldest version of TLS that is spoken.
-    pub min_tls: MinTls,
+    pub(crate) min_tls: MinTls,
     /// For how long a node may use again the token that it used.
-    pub retry_window: Duration,
+    pub(crate) retry_window: Duration,
     /// How many connections of other nodes are kept open.
-    pub max_connections: usize,
+    pub(crate) max_connections: usize,
     /// Whether `/metrics` is there.
-    pub serves_metrics: bool,
+    pub(crate) serves_metrics: bool,
     /// From where callbacks are taken.
-    pub callback_from: CallbackFrom,
+    pub(crate) callback_from: CallbackFrom,
     /// Where Cluster API puts its token.
-    pub capi_token: PathBuf,
+    pub(crate) capi_token: PathBuf,
 }
 
 /// The oldest version of TLS that is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MinTls {
+pub(crate) enum MinTls {
     /// TLS 1.2.
     Tls12,
     /// TLS 1.3.
@@ -98,7 +98,7 @@ pub enum MinTls {
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
-pub enum AgentError {
+pub(crate) enum AgentError {
     /// Another agent has the node.
     #[error("another agent runs on this node directory (`{}` is locked)", .0.display())]
     AlreadyRunning(PathBuf),
@@ -175,7 +175,7 @@ impl Shared {
 
 /// How many connections of other nodes are kept open, unless another number is given. A join takes
 /// a few short ones, so this is far above what a cluster needs.
-pub const MAX_CONNECTIONS: usize = 4096;
+pub(crate) const MAX_CONNECTIONS: usize = 4096;
 
 /// How often it is looked what time has done to the tokens.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -188,7 +188,7 @@ const LAST_DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop, or until the node has another directory, which is then the
 /// value: the agent has to start again there.
-pub fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, AgentError> {
+pub(crate) fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, AgentError> {
     // snapd may have led on since the agent's directory was named.
     if let Some(to) = moved::elsewhere(&node.layout) {
         return Ok(Some(to));

@@ -26,7 +26,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 const COME_AGAIN: u64 = 5;
 
 /// Refuses what would change a node that is being refreshed; to other nodes.
-pub async fn remote(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+pub(crate) async fn remote(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
     // How a join ended is noted beside the tokens, which go along.
     if request.uri().path() == routes::V2_JOIN_OUTCOME {
         return next.run(request).await;
@@ -44,7 +48,11 @@ pub async fn remote(State(shared): State<Arc<Shared>>, request: Request, next: N
 }
 
 /// The same, to the node's own command line.
-pub async fn local(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+pub(crate) async fn local(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Some(why) = in_the_way(&shared, &request) else {
         return next.run(request).await;
     };
@@ -61,12 +69,12 @@ fn in_the_way(shared: &Shared, request: &Request) -> Option<NotCurrent> {
 }
 
 /// The directory that the node is in, when that is another one.
-pub fn elsewhere(layout: &Layout) -> Option<PathBuf> {
+pub(crate) fn elsewhere(layout: &Layout) -> Option<PathBuf> {
     led_to(layout.check_current().as_ref().err()?)
 }
 
 /// Waits until the node is in another directory, which is the value.
-pub async fn wait_until_elsewhere(layout: &Layout) -> PathBuf {
+pub(crate) async fn wait_until_elsewhere(layout: &Layout) -> PathBuf {
     let mut was_missing = false;
     let mut pause = tokio::time::interval(PAUSE);
     loop {

@@ -30,7 +30,7 @@ const SHOWN_METHOD: usize = 16;
 /// Identifies the log lines of one request. The answer has it as well ([`routes::REQUEST_ID`]),
 /// so that a client can refer to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestId(u64);
+pub(crate) struct RequestId(u64);
 
 impl RequestId {
     fn new() -> Self {
@@ -45,7 +45,11 @@ impl fmt::Display for RequestId {
 }
 
 /// Watches a request from another node.
-pub async fn remote(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+pub(crate) async fn remote(
+    State(metrics): State<Arc<Metrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let address = request
         .extensions()
         .get()
@@ -55,7 +59,7 @@ pub async fn remote(State(metrics): State<Arc<Metrics>>, request: Request, next:
 }
 
 /// Watches a request of the node's own command line.
-pub async fn local(request: Request, next: Next) -> Response {
+pub(crate) async fn local(request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<LocalCaller>();
     let asker = caller.map_or(Asker::Unknown, |caller| Asker::Uid(caller.uid));
     watch(asker, None, request, next).await
@@ -82,7 +86,9 @@ async fn watch(
 
 /// Does what may wait for files or services on a thread of its own; what it logs is still of the
 /// request that it is done for.
-pub fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+pub(crate) fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
     let span = Span::current();
     tokio::task::spawn_blocking(move || span.in_scope(work))
 }

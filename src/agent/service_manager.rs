@@ -29,18 +29,18 @@ const MORE_TIME: Duration = Duration::from_secs(20);
 
 /// The service manager, where one started this program and wants to hear of it.
 #[derive(Debug, Default)]
-pub struct ServiceManager {
+pub(crate) struct ServiceManager {
     socket: Option<Arc<(UnixDatagram, SocketAddr)>>,
     /// After how long without a sign of life it takes the program for dead.
     stall_timeout: Option<Duration>,
 }
 
 /// By which the loop that accepts connections shows that it goes around.
-pub type Ping = oneshot::Sender<()>;
+pub(crate) type Ping = oneshot::Sender<()>;
 
 impl ServiceManager {
     /// As the environment says.
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let socket = match find() {
             Ok(socket) => socket,
             Err(error) => {
@@ -56,7 +56,7 @@ impl ServiceManager {
 
     /// What comes before requests are answered may take its time: a service that has to start again
     /// has minutes. It gets more of it until the answer is dropped.
-    pub fn starting(&self, status: &str) -> Option<Starting> {
+    pub(crate) fn starting(&self, status: &str) -> Option<Starting> {
         let socket = self.socket.clone()?;
         let first = format!("{}\nSTATUS={status}", more_time());
         let (over, is_over) = std::sync::mpsc::channel::<()>();
@@ -77,17 +77,17 @@ impl ServiceManager {
     }
 
     /// Requests are answered from now on.
-    pub fn ready(&self, status: &str) {
+    pub(crate) fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));
     }
 
     /// No new requests are taken any more.
-    pub fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=stopping: requests under way are let to their end");
     }
 
     /// The agent starts again as the same process.
-    pub fn moving(&self, to: &Path) {
+    pub(crate) fn moving(&self, to: &Path) {
         self.tell(&format!("STATUS=starting again in {}", to.display()));
     }
 
@@ -99,7 +99,7 @@ impl ServiceManager {
 
     /// Gives a sign of life twice in the time in which one is expected, as long as connections are
     /// accepted and the token store answers. Ends at once where none is expected.
-    pub async fn give_signs_of_life(
+    pub(crate) async fn give_signs_of_life(
         self: Arc<Self>,
         shared: Arc<Shared>,
         pings: mpsc::Sender<Ping>,
@@ -125,7 +125,7 @@ impl ServiceManager {
 
 /// The start of the agent goes on, and the service manager knows, until this is dropped.
 #[derive(Debug)]
-pub struct Starting {
+pub(crate) struct Starting {
     over: Option<std::sync::mpsc::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }

@@ -23,10 +23,10 @@ use crate::wire::routes;
 /// Why a request was refused, in a word; a mark on its answer that does not travel. The limit on
 /// unknown tokens goes by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused(pub &'static str);
+pub(crate) struct Refused(pub &'static str);
 
 /// The answer to a request that failed.
-pub fn refusal(error: &AdmitError) -> Response {
+pub(crate) fn refusal(error: &AdmitError) -> Response {
     let (status, reason) = status_map::of(error);
     // A worker knows no token, so every token that is presented there counts as unknown.
     let mark = match error {
@@ -63,7 +63,7 @@ fn body(error: &AdmitError) -> ErrorBody {
 }
 
 /// An answer that asks the client to come again after so many seconds.
-pub fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> Response {
+pub(crate) fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> Response {
     let mut answer = json(status, body);
     answer
         .headers_mut()
@@ -73,7 +73,7 @@ pub fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> Response
 
 /// The answer to a callback that is refused. It counts as an unknown token even where the token
 /// is right, so that the caller does not learn the difference.
-pub fn unknown_callback(refused: &callback::Refused) -> Response {
+pub(crate) fn unknown_callback(refused: &callback::Refused) -> Response {
     let body = ErrorBody::new(refused.to_string());
     let mut answer = json(StatusCode::INTERNAL_SERVER_ERROR, &body);
     let mark = Refused(Reason::Unknown.as_str());
@@ -82,7 +82,7 @@ pub fn unknown_callback(refused: &callback::Refused) -> Response {
 }
 
 /// The answer to a callback that failed; a mistake of the caller's differs from trouble here.
-pub fn not_configured(error: &ConfigureError) -> Response {
+pub(crate) fn not_configured(error: &ConfigureError) -> Response {
     let status = match error {
         ConfigureError::UnknownService(_)
         | ConfigureError::NoArguments(_)
@@ -100,13 +100,13 @@ pub fn not_configured(error: &ConfigureError) -> Response {
 }
 
 /// The answer to an upgrade that failed: always the same status (recording `http-upgrade`).
-pub fn not_upgraded(error: &UpgradeError) -> Response {
+pub(crate) fn not_upgraded(error: &UpgradeError) -> Response {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     json(status, &ErrorBody::new(error.to_string()))
 }
 
 /// The answer to an image that was not imported (recording `http-image-import`).
-pub fn not_imported(error: &ImportError) -> Response {
+pub(crate) fn not_imported(error: &ImportError) -> Response {
     let status = match error {
         ImportError::CutOff(cause) if cause.kind() == ErrorKind::TimedOut => {
             StatusCode::REQUEST_TIMEOUT
@@ -119,7 +119,7 @@ pub fn not_imported(error: &ImportError) -> Response {
 
 /// The answer when the datastore was not asked to forget a member, or did not (recordings
 /// `http-dqlite-remove*`).
-pub fn not_removed(error: &RemoveError) -> Response {
+pub(crate) fn not_removed(error: &RemoveError) -> Response {
     let status = match error {
         RemoveError::InvalidToken(_) => StatusCode::UNAUTHORIZED,
         RemoveError::NoEndpoint(_) => StatusCode::BAD_REQUEST,
@@ -138,7 +138,7 @@ pub fn not_removed(error: &RemoveError) -> Response {
 
 /// A request to forget a member that is no JSON; MicroK8s puts something before its text
 /// (recording `http-empty-body`).
-pub fn removal_not_understood(error: &DecodeError) -> Response {
+pub(crate) fn removal_not_understood(error: &DecodeError) -> Response {
     let text = error.to_string();
     let mut letters = text.chars();
     let first = letters.next().map(|first| first.to_ascii_lowercase());
@@ -148,14 +148,14 @@ pub fn removal_not_understood(error: &DecodeError) -> Response {
 }
 
 /// The answer when the work for a request panicked.
-pub fn unexpected(panic: &JoinError) -> Response {
+pub(crate) fn unexpected(panic: &JoinError) -> Response {
     tracing::error!(%panic, "a request failed unexpectedly");
     let error = ErrorBody::new("Internal error");
     json(StatusCode::INTERNAL_SERVER_ERROR, &error)
 }
 
 /// A JSON answer, without a newline at its end, as MicroK8s's.
-pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(bytes) => (status, [(CONTENT_TYPE, "application/json")], bytes).into_response(),
         Err(error) => {

@@ -7,7 +7,7 @@ use crate::pki::csr_policy::Violation;
 
 /// MicroK8s's status for a refusal (recording `http-join-check-order`), and a word for it, which
 /// metrics count by.
-pub fn of(error: &AdmitError) -> (StatusCode, &'static str) {
+pub(crate) fn of(error: &AdmitError) -> (StatusCode, &'static str) {
     const FAULT: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
     const BUSY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     // What is refused for now is granted later.

@@ -25,7 +25,7 @@ const BACKLOG: u32 = 1024;
 /// Listens. "All addresses" means those of both kinds, however it is written: MicroK8s's agent with
 /// its default of `0.0.0.0:25000` can be reached over IPv6 too, as Go has it, and `add-node` prints
 /// such addresses.
-pub fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
     if !bind.ip().is_unspecified() {
         return listen_at(bind);
     }
@@ -77,7 +77,7 @@ fn has_ipv6() -> bool {
 }
 
 /// The router as a service for one connection; `extend` says of each request who is at its other end.
-pub fn service(
+pub(crate) fn service(
     router: Router,
     extend: impl Fn(&mut Extensions) + Clone + Send + 'static,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone
@@ -95,7 +95,7 @@ pub fn service(
     clippy::disallowed_methods,
     reason = "the listener would say the same again at once; nothing tells when it will not"
 )]
-pub async fn not_accepted(error: &io::Error) {
+pub(crate) async fn not_accepted(error: &io::Error) {
     if log_limit::is_written(Kind::Connection) {
         tracing::warn!(%error, "cannot accept a connection");
     }

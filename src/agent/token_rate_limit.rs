@@ -34,7 +34,7 @@ const REMEMBERED: usize = 4096;
 
 /// What is known of addresses that presented unknown tokens.
 #[derive(Debug, Default)]
-pub struct TokenRateLimit {
+pub(crate) struct TokenRateLimit {
     by_machine: Mutex<HashMap<IpAddr, Record>>,
 }
 
@@ -62,7 +62,7 @@ enum Judged {
 
 impl TokenRateLimit {
     /// Whether an address has to wait before it may present another unknown token.
-    pub fn is_over(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_over(&self, address: IpAddr) -> bool {
         let now = Instant::now();
         let records = self.lock();
         let record = records.get(&peer(address));
@@ -123,16 +123,16 @@ fn make_room(records: &mut HashMap<IpAddr, Record>, now: Instant) {
 
 /// What [`layer`] works with.
 #[derive(Clone)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Who presented what.
-    pub token_rate_limit: Arc<TokenRateLimit>,
+    pub(crate) token_rate_limit: Arc<TokenRateLimit>,
     /// Where it is counted.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Looks at the answers: one that refuses an unknown token becomes status 429, with `Retry-After`,
 /// for an address that presented too many of them.
-pub async fn layer(State(watch): State<Watch>, request: Request, next: Next) -> Response {
+pub(crate) async fn layer(State(watch): State<Watch>, request: Request, next: Next) -> Response {
     let address = request
         .extensions()
         .get()

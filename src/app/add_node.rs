@@ -19,7 +19,7 @@ use crate::wire::local_v1::IssuedToken;
 /// How long a port of this machine may take to answer.
 const CONNECTS: Duration = Duration::from_millis(500);
 
-pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     match try_run(arguments, printer) {
         Ok(status) | Err(status) => status,
     }

@@ -30,7 +30,7 @@ const TIMEOUT: u64 = 240;
 
 /// Runs the agent by the name that was typed: `cluster-agent` is what MicroK8s's own wrapper starts,
 /// with the arguments of its own agent.
-pub fn run(name: &str, arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(name: &str, arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let unknown = match name {
         "cluster-agent" => Unknown::LeftOut,
         _ => Unknown::Wrong,

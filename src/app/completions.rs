@@ -16,7 +16,7 @@ use crate::wire::local_v1::TokenSelection;
 const AGENT_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Prints the script of a shell.
-pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     match cli::read::<CompletionsArgs>("completions", arguments) {
         Ok(args) => output::print(printer, args.shell.script(), ExitStatus::Success),
         Err(error) => app::refuse_arguments(&error, printer),
@@ -25,7 +25,7 @@ pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
 
 /// Prints what can stand in the place of the last word. Nothing is said of what goes wrong: the
 /// answer is for a shell, in the middle of a line that is being typed.
-pub fn complete(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn complete(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let words: Vec<String> = arguments
         .into_iter()
         .map(|word| word.to_string_lossy().into_owned())

@@ -36,7 +36,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// After how long without a line those are named that are not ready.
 const SIGN_INTERVAL: Duration = Duration::from_secs(3);
 
-pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: DevClusterArgs = match cli::read("dev-cluster", arguments) {
         Ok(args) => args,
         Err(error) => return app::refuse_arguments(&error, printer),

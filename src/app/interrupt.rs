@@ -9,7 +9,7 @@ use crate::base::runtime;
 
 /// From now on such a signal does not end the process, but cancels this. The signals stay caught: a second
 /// one must not cut the undoing short.
-pub fn catch(interrupted: &CancellationToken) {
+pub(crate) fn catch(interrupted: &CancellationToken) {
     let caught = runtime::block_on(async {
         for kind in [
             SignalKind::terminate(),

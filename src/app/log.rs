@@ -14,7 +14,7 @@ use crate::cli::output::Printer;
 use crate::store::audit;
 
 /// Starts the log. A second start, as on a node that was just made, keeps the first log.
-pub fn start(format: Option<LogFormat>) {
+pub(crate) fn start(format: Option<LogFormat>) {
     let wanted = std::env::var(env_vars::MICROK8S_LOG).unwrap_or_default();
     let understood = (!wanted.is_empty()).then(|| read_filter(&wanted));
     let filter = understood
@@ -135,7 +135,7 @@ fn prioritised(text: &[u8], level: Level) -> Vec<u8> {
 }
 
 /// Where the agent says why it does not run: in the journal, that is an error as well.
-pub struct LastWords<'a>(pub &'a mut dyn Printer);
+pub(crate) struct LastWords<'a>(pub &'a mut dyn Printer);
 
 impl Printer for LastWords<'_> {
     fn out(&mut self, text: &str) -> Result<(), crate::cli::output::OutputLost> {

@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs the command that these arguments name; `microk8s.join` names it in the program's name.
-pub fn run(
+pub(crate) fn run(
     program: &OsString,
     mut arguments: Vec<OsString>,
     printer: &mut dyn Printer,

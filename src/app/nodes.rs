@@ -11,7 +11,7 @@ use crate::cli::output::{self, Format, Printer};
 use crate::cluster::node::Node;
 use crate::cluster::status;
 
-pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: NodesArgs = match cli::read("nodes", arguments) {
         Ok(args) => args,
         Err(error) => return app::refuse_arguments(&error, printer),

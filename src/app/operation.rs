@@ -26,14 +26,14 @@ use crate::wire::operation::{End, Event, Operation};
 /// The time between two attempts of a join, unless the contacted node asks for more.
 const PAUSE: Duration = Duration::from_secs(5);
 
-pub fn join(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn join(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let (parsed, manner) = join_args::parse(&arguments);
     let mut renderer = Renderer::of_join(&arguments, manner, printer);
     let done = try_join(parsed, manner.is_dry_run, &mut renderer);
     renderer.finish(done)
 }
 
-pub fn leave(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn leave(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let format = match Format::take(&mut arguments) {
         Ok(format) => format,
         Err(text) => return cli::usage_error(printer, "leave", "[OPTIONS]", &text),
@@ -43,7 +43,7 @@ pub fn leave(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSta
     renderer.finish(done)
 }
 
-pub fn remove_node(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn remove_node(mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let format = match Format::take(&mut arguments) {
         Ok(format) => format,
         Err(text) => return cli::usage_error(printer, "remove-node", "[OPTIONS] NODE", &text),

@@ -18,7 +18,7 @@ const SNAP_COMMAND: &str = "/snap/bin/microk8s";
 const MOST_TIMES: u32 = 8;
 
 /// Becomes the snap's command, when there is one.
-pub fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer) -> ExitStatus {
     if let Some(program) = snaps_own() {
         let times = times_handed_over();
         if times >= MOST_TIMES {
@@ -79,7 +79,7 @@ fn times_handed_over() -> u32 {
 }
 
 /// Prints the help of the program, with the commands of the snap where there is one.
-pub fn list_commands(printer: &mut dyn Printer, status: ExitStatus) -> ExitStatus {
+pub(crate) fn list_commands(printer: &mut dyn Printer, status: ExitStatus) -> ExitStatus {
     let mut text = cli::command().render_help().to_string();
     if snaps_own().is_some() {
         text += &texts::snap_commands();

@@ -14,7 +14,7 @@ use crate::client::local::{LocalAgent, LocalError};
 use crate::model::token::TokenDigest;
 use crate::wire::local_v1::{PruneRequest, TokenSelection};
 
-pub fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: TokenArgs = match cli::read("token", arguments) {
         Ok(args) => args,
         Err(error) => return app::refuse_arguments(&error, printer),

@@ -15,7 +15,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 /// Who may do what with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// As the file has it; a new file gets this mode.
     Keep {
         /// The mode of a file that does not exist yet.
@@ -34,7 +34,7 @@ pub enum Access {
 
 impl Access {
     /// Mode 0600, owned by the user of this process.
-    pub const PRIVATE: Self = Self::Set {
+    pub(crate) const PRIVATE: Self = Self::Set {
         mode: 0o600,
         uid: None,
         gid: None,
@@ -43,14 +43,14 @@ impl Access {
 
 /// Replaces the content of `path`, or creates it, durably. A link stays one: what it leads to is
 /// replaced.
-pub fn write(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+pub(crate) fn write(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
     let path = put(path, content, access, true)?;
     flush(folder_of(&path))
 }
 
 /// [`write()`] without waiting for the disk, for a change that is undone after a power loss unless
 /// [`flush`] has confirmed it. Returns where the content is now.
-pub fn write_unflushed(path: &Path, content: &[u8], access: Access) -> io::Result<PathBuf> {
+pub(crate) fn write_unflushed(path: &Path, content: &[u8], access: Access) -> io::Result<PathBuf> {
     put(path, content, access, false)
 }
 
@@ -77,14 +77,14 @@ fn put(path: &Path, content: &[u8], access: Access, is_flushed: bool) -> io::Res
 }
 
 /// Adds to the end of a file, durably. After a power loss a part of it may be there.
-pub fn append(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn append(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::options().append(true).open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }
 
 /// A new private file for another program to write to.
-pub fn new_log(path: &Path) -> io::Result<File> {
+pub(crate) fn new_log(path: &Path) -> io::Result<File> {
     File::options()
         .append(true)
         .create_new(true)
@@ -93,27 +93,27 @@ pub fn new_log(path: &Path) -> io::Result<File> {
 }
 
 /// Cuts a file off after so many bytes, durably.
-pub fn truncate(path: &Path, length: u64) -> io::Result<()> {
+pub(crate) fn truncate(path: &Path, length: u64) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
     file.set_len(length)?;
     file.sync_all()
 }
 
 /// Waits until the disk has the content of a file, or the names in a folder.
-pub fn flush(path: &Path) -> io::Result<()> {
+pub(crate) fn flush(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 /// Writes over what a file holds, for where its folder takes no other file. It may end up with half of
 /// the content, unlike with [`write()`].
-pub fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).truncate(true).open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }
 
 /// Removes what a [`write()`] to `path` left behind when its process was killed.
-pub fn remove_unfinished(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_unfinished(path: &Path) -> io::Result<()> {
     let (folder, prefix) = (folder_of(path), prefix_of(path));
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -142,13 +142,18 @@ fn prefix_of(path: &Path) -> OsString {
 }
 
 /// Sets mode, owner and group of what is there, without touching its content.
-pub fn set_access(path: &Path, mode: u32, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+pub(crate) fn set_access(
+    path: &Path,
+    mode: u32,
+    uid: Option<u32>,
+    gid: Option<u32>,
+) -> io::Result<()> {
     std::os::unix::fs::chown(path, uid, gid)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// Removes the file durably; one that is not there is no error.
-pub fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match remove_unflushed(path)? {
         true => flush(folder_of(path)),
         false => Ok(()),
@@ -156,7 +161,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Removes the file without waiting for the disk; says whether it was there.
-pub fn remove_unflushed(path: &Path) -> io::Result<bool> {
+pub(crate) fn remove_unflushed(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -165,7 +170,7 @@ pub fn remove_unflushed(path: &Path) -> io::Result<bool> {
 }
 
 /// Renames a file or folder durably; both names must be on one file system.
-pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     rename_unflushed(from, to)?;
     let (old, new) = (folder_of(from), folder_of(to));
     flush(old)?;
@@ -173,12 +178,12 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// [`rename`] without waiting for the disk.
-pub fn rename_unflushed(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn rename_unflushed(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
 /// Makes `path` lead to `target`, in place of what was there.
-pub fn link(target: &Path, path: &Path) -> io::Result<()> {
+pub(crate) fn link(target: &Path, path: &Path) -> io::Result<()> {
     let folder = folder_of(path);
     let new = tempfile::Builder::new()
         .prefix(".new-")
@@ -188,7 +193,7 @@ pub fn link(target: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// A new private folder in `above`, removed with its contents when it is dropped.
-pub fn temporary_folder(above: &Path, prefix: &str) -> io::Result<TempDir> {
+pub(crate) fn temporary_folder(above: &Path, prefix: &str) -> io::Result<TempDir> {
     tempfile::Builder::new()
         .prefix(prefix)
         .rand_bytes(6)
@@ -197,7 +202,7 @@ pub fn temporary_folder(above: &Path, prefix: &str) -> io::Result<TempDir> {
 
 /// Makes the folder `path` with this mode, and the folders above it, durably; one that is there is
 /// left.
-pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -212,18 +217,18 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// Makes a folder where there is none, without waiting for the disk.
-pub fn make_folder_unflushed(path: &Path, mode: u32) -> io::Result<()> {
+pub(crate) fn make_folder_unflushed(path: &Path, mode: u32) -> io::Result<()> {
     fs::create_dir(path)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// Removes a folder that holds nothing; says whether it did.
-pub fn remove_empty_folder(path: &Path) -> bool {
+pub(crate) fn remove_empty_folder(path: &Path) -> bool {
     fs::remove_dir(path).is_ok()
 }
 
 /// Removes a folder and all in it, durably; one that is not there is no error.
-pub fn remove_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
     match remove_folder_unflushed(path)? {
         true => flush(folder_of(path)),
         false => Ok(()),
@@ -231,7 +236,7 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a folder and all in it without waiting for the disk; says whether it was there.
-pub fn remove_folder_unflushed(path: &Path) -> io::Result<bool> {
+pub(crate) fn remove_folder_unflushed(path: &Path) -> io::Result<bool> {
     match fs::remove_dir_all(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -240,7 +245,7 @@ pub fn remove_folder_unflushed(path: &Path) -> io::Result<bool> {
 }
 
 /// The folder that holds this name.
-pub fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

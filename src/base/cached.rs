@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// An answer, and who waits for it.
 #[derive(Debug)]
-pub struct Cached<T> {
+pub(crate) struct Cached<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
     keep: Duration,
@@ -23,7 +23,7 @@ struct State<T> {
 impl<T: Clone> Cached<T> {
     /// An answer that stays valid for `keep`, and for which at most `max_waiting` callers wait
     /// while another one asks.
-    pub fn new(keep: Duration, max_waiting: usize) -> Self {
+    pub(crate) fn new(keep: Duration, max_waiting: usize) -> Self {
         let state = State {
             answer: None,
             is_asked: false,
@@ -39,7 +39,7 @@ impl<T: Clone> Cached<T> {
 
     /// Returns the cached answer, waits for a call that is already running, or calls `ask`.
     /// `None` when too many wait.
-    pub fn get(&self, ask: impl FnOnce() -> T) -> Option<T> {
+    pub(crate) fn get(&self, ask: impl FnOnce() -> T) -> Option<T> {
         let mut state = self.lock();
         loop {
             if let Some((since, answer)) = &state.answer

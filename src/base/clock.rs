@@ -1,17 +1,18 @@
 //! The time of day, behind a trait so that tests can set it.
 
+#[cfg(test)]
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tells the time.
-pub trait Clock: Send + Sync {
+pub(crate) trait Clock: Send + Sync {
     /// Seconds since 1970-01-01 00:00:00 UTC.
     fn unix_seconds(&self) -> i64;
 }
 
 /// The machine's own clock.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct SystemClock;
+pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
     fn unix_seconds(&self) -> i64 {
@@ -23,21 +24,24 @@ impl Clock for SystemClock {
 }
 
 /// A clock that stands still until it is told to move; for tests.
+#[cfg(test)]
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicI64);
+pub(crate) struct ManualClock(AtomicI64);
 
+#[cfg(test)]
 impl ManualClock {
     /// A clock that shows `unix_seconds`.
-    pub fn at(unix_seconds: i64) -> Self {
+    pub(crate) fn at(unix_seconds: i64) -> Self {
         Self(AtomicI64::new(unix_seconds))
     }
 
     /// Moves the clock by `seconds`, backwards when negative.
-    pub fn advance(&self, seconds: i64) {
+    pub(crate) fn advance(&self, seconds: i64) {
         self.0.fetch_add(seconds, Ordering::SeqCst);
     }
 }
 
+#[cfg(test)]
 impl Clock for ManualClock {
     fn unix_seconds(&self) -> i64 {
         self.0.load(Ordering::SeqCst)

@@ -8,13 +8,13 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 /// Makes sure that files can be made and replaced in this folder.
-pub fn check_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn check_folder(path: &Path) -> io::Result<()> {
     Ok(access(path, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
 /// Makes sure that a file can be replaced: a read-only disk and an immutable file forbid it
 /// whatever their folder allows. A file that is not there can be made.
-pub fn check_file(path: &Path) -> io::Result<()> {
+pub(crate) fn check_file(path: &Path) -> io::Result<()> {
     match access(path, AccessFlags::W_OK) {
         Err(error @ (Errno::EPERM | Errno::EROFS)) => Err(error.into()),
         // The mode of a file does not matter to its replacement.
@@ -23,7 +23,7 @@ pub fn check_file(path: &Path) -> io::Result<()> {
 }
 
 /// Makes sure that the disk with this path has room for so many bytes, and for another file.
-pub fn check_room(path: &Path, bytes: u64) -> io::Result<()> {
+pub(crate) fn check_room(path: &Path, bytes: u64) -> io::Result<()> {
     let disk = statvfs(path)?;
     // What is kept for root counts for root.
     let free = if nix::unistd::geteuid().is_root() {
@@ -56,7 +56,7 @@ fn cure(error: &io::Error) -> Option<&'static str> {
 }
 
 /// `cure` as the end of a message.
-pub fn cure_of(error: &io::Error) -> String {
+pub(crate) fn cure_of(error: &io::Error) -> String {
     cure(error).map_or_else(String::new, |cure| format!("; {cure}"))
 }
 

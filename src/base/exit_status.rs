@@ -72,7 +72,7 @@ impl ExitStatus {
 
     /// The datastore did not remove a member. MicroK8s's `leave` and `remove-node` have the code
     /// of a wrong command line for it (recording `leave-dqlite-remove-fails`).
-    pub const NOT_REMOVED: Self = Self::Usage;
+    pub(crate) const NOT_REMOVED: Self = Self::Usage;
 
     /// The code that the shell sees.
     pub const fn code(self) -> u8 {
@@ -80,7 +80,7 @@ impl ExitStatus {
     }
 
     /// The status with this code, as it arrives from the agent.
-    pub fn from_code(code: u8) -> Option<Self> {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.code() == code)
     }
 }

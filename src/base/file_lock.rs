@@ -7,13 +7,13 @@ use std::path::Path;
 
 /// Holds the lock; dropping it, or the end of the process, releases it.
 #[derive(Debug)]
-pub struct FileLock(
+pub(crate) struct FileLock(
     #[expect(dead_code, reason = "held, not read: closing it releases the lock")] File,
 );
 
 /// Why a lock could not be taken.
 #[derive(Debug, thiserror::Error)]
-pub enum FileLockError {
+pub(crate) enum FileLockError {
     /// Another process holds it.
     #[error("another process holds the lock")]
     Held,
@@ -24,7 +24,7 @@ pub enum FileLockError {
 
 impl FileLock {
     /// Takes the lock on `path`, which is created (mode 0600) when missing, without waiting.
-    pub fn try_take(path: &Path) -> Result<Self, FileLockError> {
+    pub(crate) fn try_take(path: &Path) -> Result<Self, FileLockError> {
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -38,7 +38,7 @@ impl FileLock {
     ///
     /// A folder that was removed, and perhaps made anew, since it was opened counts as held:
     /// the next attempt opens the new one.
-    pub fn try_take_folder(path: &Path) -> Result<Self, FileLockError> {
+    pub(crate) fn try_take_folder(path: &Path) -> Result<Self, FileLockError> {
         let folder = File::open(path)?;
         let opened = folder.metadata()?.ino();
         let taken = Self::lock(folder)?;

@@ -5,7 +5,7 @@ use std::io;
 /// What the system calls an error, as in `no such file or directory`: in lower case, without the
 /// number that Rust puts behind it. MicroK8s's agent passes these words on (recordings
 /// `http-image-import`, `http-dqlite-remove-no-token-file`).
-pub fn of(error: &io::Error) -> String {
+pub(crate) fn of(error: &io::Error) -> String {
     let text = error.to_string();
     let text = match error.raw_os_error() {
         Some(_) => text

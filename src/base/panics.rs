@@ -13,7 +13,7 @@ thread_local! {
 /// Does something that may panic; the error is what the panic said.
 ///
 /// What `work` has changed in part must not be used afterwards.
-pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let report = panic::take_hook();

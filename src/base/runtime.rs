@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 
 /// Waits on this thread until the work is done. Tasks that it starts go on afterwards. Not for threads on
 /// which a runtime runs: that panics.
-pub fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = match RUNTIME.get() {
         Some(runtime) => runtime,

@@ -3,7 +3,7 @@
 /// Replaces control characters, and characters that turn the direction of text, by `?`.
 ///
 /// Line feeds and tabs stay: MicroK8s's own error texts hold line feeds.
-pub fn for_terminal(text: &str) -> String {
+pub(crate) fn for_terminal(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\t' => c,
@@ -14,7 +14,7 @@ pub fn for_terminal(text: &str) -> String {
 }
 
 /// [`for_terminal`], on one line and cut after `limit` characters; for logs.
-pub fn for_log(text: &str, limit: usize) -> String {
+pub(crate) fn for_log(text: &str, limit: usize) -> String {
     let mut line: String = for_terminal(text)
         .chars()
         .take(limit)

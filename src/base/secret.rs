@@ -25,7 +25,7 @@ impl Secret {
     }
 
     /// Whether there is no text at all.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -7,7 +7,7 @@ use jiff::{Span, SpanRelativeTo};
 
 /// A span of time in its largest unit: `1 minute`, `3 days`. One in the future or of no length is
 /// `0 seconds`.
-pub fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     let seconds = seconds.max(0);
     let (number, unit) = match seconds {
         0..60 => (seconds, "second"),
@@ -20,14 +20,14 @@ pub fn span(seconds: i64) -> String {
 }
 
 /// A number of seconds, to the second.
-pub fn seconds(number: u64) -> String {
+pub(crate) fn seconds(number: u64) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} second{plural}")
 }
 
 /// Reads a duration as people type it, in seconds: a number of seconds, or numbers with units as in
 /// `90s`, `15m`, `1h30m` or `7d`. A part of a second counts as one. `None` for any other text.
-pub fn read_seconds(text: &str) -> Option<u64> {
+pub(crate) fn read_seconds(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().ok();
     }
@@ -38,13 +38,13 @@ pub fn read_seconds(text: &str) -> Option<u64> {
 }
 
 /// A moment in RFC 3339, in UTC. One beyond the calendar is given in seconds.
-pub fn moment(unix_seconds: i64) -> String {
+pub(crate) fn moment(unix_seconds: i64) -> String {
     jiff::Timestamp::from_second(unix_seconds)
         .map_or_else(|_| format!("@{unix_seconds}"), |time| time.to_string())
 }
 
 /// A moment as the header `Date` has it; `None` for one beyond the calendar.
-pub fn http_date(unix_seconds: i64) -> Option<String> {
+pub(crate) fn http_date(unix_seconds: i64) -> Option<String> {
     let time = jiff::Timestamp::from_second(unix_seconds).ok()?;
     DateTimePrinter::new()
         .timestamp_to_rfc9110_string(&time)

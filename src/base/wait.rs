@@ -29,7 +29,7 @@ pub fn until<T>(
 }
 
 /// When a limit that begins now is over; one beyond all clocks is a day.
-pub fn end_of(limit: Duration) -> Instant {
+pub(crate) fn end_of(limit: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(limit)
         .unwrap_or_else(|| now + Duration::from_secs(86_400))
@@ -46,7 +46,7 @@ pub fn between_looks(pause: Duration) {
 
 /// Does the work on a thread of its own, and waits for it unless that is cancelled: then there is
 /// nothing, and the work goes on by itself to its own end.
-pub fn unless<T: Send + 'static>(
+pub(crate) fn unless<T: Send + 'static>(
     cancelled: &CancellationToken,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
@@ -61,7 +61,7 @@ pub fn unless<T: Send + 'static>(
 }
 
 /// Pauses, unless that is cancelled; says whether it was.
-pub fn pause_unless(pause: Duration, cancelled: &CancellationToken) -> bool {
+pub(crate) fn pause_unless(pause: Duration, cancelled: &CancellationToken) -> bool {
     let paused = runtime::block_on(async { timeout(pause, cancelled.cancelled()).await });
     paused.is_ok_and(|cancelled| cancelled.is_ok())
 }

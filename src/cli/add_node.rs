@@ -24,54 +24,54 @@ usage: microk8s add-node [-h] [--token-ttl TOKEN_TTL] [--token TOKEN]
 /// The arguments of `add-node`.
 #[derive(Debug, Args)]
 #[command(infer_long_args = true, args_override_self = true)]
-pub struct AddNodeArgs {
+pub(crate) struct AddNodeArgs {
     /// How long the token is valid for any number of nodes, as in 90s, 15m, 1h or 2d; a bare number
     /// is seconds; -1 makes a token for one node [default: -1]
     #[arg(short = 'l', long, value_name = "TOKEN_TTL", allow_hyphen_values = true, value_parser = lifetime)]
-    pub token_ttl: Option<Lifetime>,
+    pub(crate) token_ttl: Option<Lifetime>,
 
     /// The token to add, of 32 characters or more; without it a new one is made
     #[arg(short = 't', long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
 
     /// How to print the token
     // As short as MicroK8s lets it be written.
     #[arg(long, alias = "f", value_enum, default_value_t = Format::Pretty)]
-    pub format: Format,
+    pub(crate) format: Format,
 
     /// How many nodes may join with the token [default: 1, or any number with --token-ttl]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = uses)]
-    pub uses: Option<Uses>,
+    pub(crate) uses: Option<Uses>,
 
     /// The role in which nodes may join with the token [default: any]
     #[arg(long, value_enum)]
-    pub role: Option<RoleChoice>,
+    pub(crate) role: Option<RoleChoice>,
 
     /// The host name of the only node that may use the token [default: any node]
     #[arg(long, value_name = "NAME", value_parser = node_name)]
-    pub node: Option<NodeName>,
+    pub(crate) node: Option<NodeName>,
 
     /// A line to remember the token by, which `microk8s token list` shows
     #[arg(long, value_name = "TEXT", value_parser = description)]
-    pub description: Option<Description>,
+    pub(crate) description: Option<Description>,
 
     /// Print all 64 digits of the fingerprint instead of the first 12
     #[arg(long)]
-    pub full_fingerprint: bool,
+    pub(crate) full_fingerprint: bool,
 
     /// Read the token to add from FILE (`-`: standard input), so that it is not in the process list
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
 
     /// With --format json or yaml, print also the id, role, expires, uses and node of the token
     // MicroK8s's two fields alone are printed without it: programs refuse any other.
     #[arg(long)]
-    pub details: bool,
+    pub(crate) details: bool,
 }
 
 /// As what nodes may join, as it is typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RoleChoice {
+pub(crate) enum RoleChoice {
     /// As anything
     Any,
     /// As a worker only
@@ -120,7 +120,7 @@ fn description(text: &str) -> Result<Description, String> {
 }
 
 /// Prints why the arguments are not understood.
-pub fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
+pub(crate) fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
     printer.err(USAGE);
     printer.err(&format!("microk8s add-node: error: {text}"));
     cli::hint_at_option(printer, "add-node", text);
@@ -128,7 +128,7 @@ pub fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
 }
 
 /// Issues a token through `issue`, and prints it.
-pub fn run(
+pub(crate) fn run(
     args: AddNodeArgs,
     printer: &mut dyn Printer,
     issue: impl FnOnce(AddTokenRequest) -> Result<IssuedToken, String>,

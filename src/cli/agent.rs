@@ -12,81 +12,81 @@ const YEAR: u64 = 31_536_000;
 
 /// The arguments of `agent`.
 #[derive(Debug, Clone, Default, Args)]
-pub struct AgentArgs {
+pub(crate) struct AgentArgs {
     /// The address and port to listen on for other nodes [default: as `args/cluster-agent` of the
     /// node says, else port 25000 of every address]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = bind)]
-    pub bind: Option<SocketAddr>,
+    pub(crate) bind: Option<SocketAddr>,
 
     /// The key of the certificate to serve [default: certs/server.key of the node]
     #[arg(long, value_name = "FILE")]
-    pub keyfile: Option<PathBuf>,
+    pub(crate) keyfile: Option<PathBuf>,
 
     /// The certificate to serve [default: certs/server.crt of the node]
     #[arg(long, value_name = "FILE")]
-    pub certfile: Option<PathBuf>,
+    pub(crate) certfile: Option<PathBuf>,
 
     /// How long a request may take, as in 90s or 4m; a bare number is seconds [default: 240]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub timeout: Option<u64>,
+    pub(crate) timeout: Option<u64>,
 
     /// Serve metrics for Prometheus at /metrics [default: false]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub enable_metrics: Option<bool>,
+    pub(crate) enable_metrics: Option<bool>,
 
     /// The oldest version of TLS to accept [default: tls12]
     #[arg(long, value_enum, value_name = "VERSION")]
-    pub min_tls_version: Option<MinTlsVersion>,
+    pub(crate) min_tls_version: Option<MinTlsVersion>,
 
     /// How long a node that used a token may use it again, because its join may have failed
     /// without a report, as in 15m; a bare number is seconds, 0 is never, a year at most
     /// [default: 900]
     #[arg(long, value_name = "DURATION", value_parser = retry_window)]
-    pub retry_window: Option<u64>,
+    pub(crate) retry_window: Option<u64>,
 
     /// The form of the log on standard error [default: text]
     #[arg(long, value_enum, value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub(crate) log_format: Option<LogFormat>,
 
     /// How many connections of other nodes are kept open, a quarter of them for one address
     /// [default: 4096, or fewer where the limit on open files is lower]
     #[arg(long, value_name = "COUNT", value_parser = max_connections)]
-    pub max_connections: Option<usize>,
+    pub(crate) max_connections: Option<usize>,
 
     /// From which addresses requests with the cluster's callback token are accepted
     /// [default: cluster]
     #[arg(long, value_enum, value_name = "WHO")]
-    pub callback_from: Option<CallbackFrom>,
+    pub(crate) callback_from: Option<CallbackFrom>,
 
     /// The folder of Cluster API, with its token in `etc/token` [default: /capi]
     #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
-    pub capi_dir: Option<PathBuf>,
+    pub(crate) capi_dir: Option<PathBuf>,
 
     /// The directory of a standalone node, which is made if it does not exist
     /// [default: $MICROK8S_NODE_DIR, else ~/.local/share/microk8s/current]
     #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
-    pub node_dir: Option<PathBuf>,
+    pub(crate) node_dir: Option<PathBuf>,
 
     /// The socket of the local API [default: $MICROK8S_SOCKET, else that of the node]
     #[arg(long, value_name = "FILE")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
 
     /// The name of a standalone node [default: the host name]
     #[arg(long, value_name = "NAME")]
-    pub node_name: Option<String>,
+    pub(crate) node_name: Option<String>,
 
     /// Run a demonstration datastore beside a standalone node; needs Debian's package go-dqlite
     #[arg(long)]
-    pub datastore_demo: bool,
+    pub(crate) datastore_demo: bool,
 
     /// Ends when this process, which started the agent, ends
     #[arg(long, value_name = "PID", hide = true)]
-    pub parent: Option<i32>,
+    pub(crate) parent: Option<i32>,
 }
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Lines for people
     Text,
     /// One JSON object a line
@@ -95,7 +95,7 @@ pub enum LogFormat {
 
 /// The versions of TLS that MicroK8s's agent knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MinTlsVersion {
+pub(crate) enum MinTlsVersion {
     /// Refused: TLS 1.0 is broken
     #[value(hide = true)]
     Tls10,
@@ -110,7 +110,7 @@ pub enum MinTlsVersion {
 
 /// From where callbacks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CallbackFrom {
+pub(crate) enum CallbackFrom {
     /// The node itself and control plane nodes
     Cluster,
     /// All, as in MicroK8s
@@ -119,7 +119,7 @@ pub enum CallbackFrom {
 
 impl AgentArgs {
     /// Whether nothing says how to serve, so that the node's own arguments file is asked.
-    pub fn says_nothing_of_serving(&self) -> bool {
+    pub(crate) fn says_nothing_of_serving(&self) -> bool {
         self.bind.is_none()
             && self.keyfile.is_none()
             && self.certfile.is_none()

@@ -4,7 +4,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// What `add-node` says of arguments that it does not understand (recordings
 /// `add-node-bad-option`, `-bad-format`, `-ttl-text`), for the line behind `error: `.
-pub fn describe(error: &clap::Error) -> String {
+pub(crate) fn describe(error: &clap::Error) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(texts)) => texts.join(", "),
@@ -60,7 +60,7 @@ fn named(argument: &str) -> String {
 
 /// Why a text is not an integer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotInt {
+pub(crate) enum NotInt {
     /// It is something else.
     #[error("it is not a number")]
     Text,
@@ -70,7 +70,7 @@ pub enum NotInt {
 }
 
 /// An integer as Python reads it: blanks around it, a sign, underscores between digits.
-pub fn python_int(text: &str) -> Result<i64, NotInt> {
+pub(crate) fn python_int(text: &str) -> Result<i64, NotInt> {
     let trimmed = text.trim();
     let digits = trimmed.strip_prefix(['-', '+']).unwrap_or(trimmed);
     let well_formed = digits

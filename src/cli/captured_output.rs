@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use crate::model::token::MIN_LEN;
 
 /// What was printed, and not yet told.
-pub struct CapturedOutput {
+pub(crate) struct CapturedOutput {
     /// What was typed and may hold a token: what MicroK8s's texts repeat of it is left out, because
     /// what programs read is often kept.
     typed: Vec<String>,
@@ -18,7 +18,7 @@ pub struct CapturedOutput {
 
 impl CapturedOutput {
     /// Nothing was printed yet by the command with these arguments.
-    pub fn new(arguments: &[OsString]) -> Self {
+    pub(crate) fn new(arguments: &[OsString]) -> Self {
         Self {
             typed: arguments
                 .iter()
@@ -32,12 +32,12 @@ impl CapturedOutput {
     }
 
     /// Text for standard output.
-    pub fn out(&mut self, text: &str) {
+    pub(crate) fn out(&mut self, text: &str) {
         self.stdout.push_str(text);
     }
 
     /// A line for standard error. One that is a warning is given back.
-    pub fn err<'a>(&mut self, line: &'a str) -> Option<&'a str> {
+    pub(crate) fn err<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         if let Some(hint) = line.strip_prefix("hint: ") {
             self.hint = Some(hint.to_owned());
         } else if let Some(warning) = line.strip_prefix("warning: ") {
@@ -53,12 +53,12 @@ impl CapturedOutput {
     }
 
     /// What was said on standard output.
-    pub fn take_stdout(&mut self) -> String {
+    pub(crate) fn take_stdout(&mut self) -> String {
         std::mem::take(&mut self.stdout)
     }
 
     /// The last error, or all that was said where there was none, and what to do about it.
-    pub fn take(&mut self) -> (String, Option<String>) {
+    pub(crate) fn take(&mut self) -> (String, Option<String>) {
         let stdout = self.take_stdout();
         let message = self
             .typed

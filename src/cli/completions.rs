@@ -9,15 +9,15 @@ use crate::wire::local_v1::{NodeList, TokenList};
 
 /// The arguments of `completions`.
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// The shell that the completions are for
     #[arg(value_enum, value_name = "SHELL")]
-    pub shell: Shell,
+    pub(crate) shell: Shell,
 }
 
 /// The shells that have completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Shell {
+pub(crate) enum Shell {
     /// Bash
     Bash,
     /// Zsh
@@ -32,7 +32,7 @@ pub enum Shell {
 
 impl Shell {
     /// The script that the shell reads.
-    pub fn script(self) -> &'static str {
+    pub(crate) fn script(self) -> &'static str {
         match self {
             Self::Bash => include_str!("../../completions/microk8s.bash"),
             Self::Zsh => include_str!("../../completions/_microk8s"),
@@ -45,7 +45,7 @@ impl Shell {
 
 /// What can stand at a place of a command line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Candidates {
+pub(crate) enum Candidates {
     /// These values, each with a description.
     Listed(Vec<(String, String)>),
     /// The agent knows them.
@@ -58,7 +58,7 @@ pub enum Candidates {
 
 /// What the agent is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// The ids of all tokens.
     Tokens,
     /// The ids of the tokens that can be revoked.
@@ -68,7 +68,7 @@ pub enum Source {
 }
 
 /// What can stand in the place of the last of these words, which stand behind the program's name.
-pub fn candidates(words: &[String]) -> Candidates {
+pub(crate) fn candidates(words: &[String]) -> Candidates {
     // Bash takes `--option=value` for three words.
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     let is_assignment =
@@ -192,7 +192,7 @@ fn about(help: Option<&clap::builder::StyledStr>) -> String {
 }
 
 /// Tokens by their ids, each with what it is for.
-pub fn of_tokens(list: &TokenList, source: Source) -> Vec<(String, String)> {
+pub(crate) fn of_tokens(list: &TokenList, source: Source) -> Vec<(String, String)> {
     let is_meant =
         |state| source == Source::Tokens || matches!(state, State::Issued | State::Reserved);
     let tokens = list.tokens.iter().filter(|token| is_meant(token.state));
@@ -215,7 +215,7 @@ pub fn of_tokens(list: &TokenList, source: Source) -> Vec<(String, String)> {
 }
 
 /// Nodes by their names, each with its address and role; those without a name by their addresses.
-pub fn of_nodes(list: &NodeList) -> Vec<(String, String)> {
+pub(crate) fn of_nodes(list: &NodeList) -> Vec<(String, String)> {
     list.nodes
         .iter()
         .map(|node| {
@@ -231,7 +231,7 @@ pub fn of_nodes(list: &NodeList) -> Vec<(String, String)> {
 }
 
 /// What a script of a shell reads: a value and its description a line.
-pub fn lines(candidates: &[(String, String)], typed: &[String]) -> String {
+pub(crate) fn lines(candidates: &[(String, String)], typed: &[String]) -> String {
     let (current, before) = typed
         .split_last()
         .map_or(("", typed), |(last, rest)| (last, rest));

@@ -12,7 +12,7 @@ const TYPE: &str =
 
 /// Says what is wrong with a text that is no connection string, and what to do. The token is not
 /// repeated.
-pub fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
+pub(crate) fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
     let (node, rest) = typed.split_once('/').unwrap_or((typed, ""));
     let token = rest.split('/').next().unwrap_or_default();
     let (host, port) = node.rsplit_once(':').unwrap_or((node, ""));

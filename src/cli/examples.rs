@@ -1,7 +1,7 @@
 //! Examples of each command, for its help and its manual page.
 
 /// A command line, and what it does.
-pub type Example = (&'static str, &'static str);
+pub(crate) type Example = (&'static str, &'static str);
 
 /// The examples of each command.
 const EXAMPLES: [(&str, &[Example]); 14] = [
@@ -205,7 +205,7 @@ pub fn of(command: &str) -> &'static [Example] {
 
 /// Adds the examples to the help of a command and of its subcommands; `above` is the name of the
 /// command to which this one belongs.
-pub fn add_to(command: clap::Command, above: &str) -> clap::Command {
+pub(crate) fn add_to(command: clap::Command, above: &str) -> clap::Command {
     let name = format!("{above} {}", command.get_name());
     let examples = of(name.trim_start());
     let after = command.get_after_help().map(|after| format!("\n\n{after}"));

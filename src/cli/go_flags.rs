@@ -15,7 +15,7 @@ const OF_MICROK8S: [&str; 2] = [
 
 /// What becomes of flags that this program does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unknown {
+pub(crate) enum Unknown {
     /// They are left out, and told.
     LeftOut,
     /// They stay, and the command line is wrong; those of MicroK8s's agent are left out.
@@ -24,11 +24,11 @@ pub enum Unknown {
 
 /// Arguments as clap reads them.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Each flag once, as `--flag=value`.
-    pub words: Vec<OsString>,
+    pub(crate) words: Vec<OsString>,
     /// A line for each that was left out, without its value.
-    pub left_out: Vec<String>,
+    pub(crate) left_out: Vec<String>,
 }
 
 /// A flag of the program, by what it takes.
@@ -41,7 +41,7 @@ enum Takes {
 }
 
 /// Turns the arguments of a command into those that clap understands.
-pub fn read(
+pub(crate) fn read(
     command: &Command,
     arguments: impl IntoIterator<Item = OsString>,
     unknown: Unknown,

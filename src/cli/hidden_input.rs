@@ -21,7 +21,7 @@ impl Drop for Restored {
 
 /// Reads a line that the terminal of standard input does not show. A signal that ends the process
 /// comes when the terminal shows again what is typed.
-pub fn read_line(limit: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read_line(limit: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let ends: SigSet = [
         Signal::SIGINT,
         Signal::SIGTERM,

@@ -13,7 +13,7 @@ use crate::wire::local_v1::IssuedToken;
 
 /// How a token is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Explained, for people
     Pretty,
     /// A join command for each address
@@ -61,7 +61,7 @@ impl Details {
 }
 
 /// The text of a token; JSON and YAML have more than MicroK8s's two fields where `has_details`.
-pub fn render(issued: &IssuedToken, format: Format, has_details: bool) -> String {
+pub(crate) fn render(issued: &IssuedToken, format: Format, has_details: bool) -> String {
     let url = |address| {
         PrintedUrl {
             address,

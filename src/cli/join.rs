@@ -15,20 +15,20 @@ use crate::wire::operation::JoinOrder;
 
 /// What was typed, as far as it can be judged without looking at the node.
 #[derive(Debug)]
-pub struct Typed {
+pub(crate) struct Typed {
     /// What to do.
-    pub order: JoinOrder,
+    pub(crate) order: JoinOrder,
     /// What was typed to say whom to contact: the connection string, or what stood in its place.
-    pub connection: String,
+    pub(crate) connection: String,
     /// For how many seconds the join is tried again.
-    pub wait: Option<u64>,
+    pub(crate) wait: Option<u64>,
     /// Why the connection string of a dry run was not understood.
-    pub invalid: Option<InvalidJoinUrl>,
+    pub(crate) invalid: Option<InvalidJoinUrl>,
 }
 
 /// Says what the arguments mean, or prints what is wrong and returns the exit status. A second
 /// connection string is an error (recording `join-two-arguments`).
-pub fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStatus> {
+pub(crate) fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStatus> {
     let args = match parsed {
         Ok(args) => args,
         Err(error) => {

@@ -16,30 +16,30 @@ use crate::model::node_label::NodeLabel;
     args_override_self = true,
     override_usage = "microk8s join [OPTIONS] CONNECTION"
 )]
-pub struct JoinArgs {
+pub(crate) struct JoinArgs {
     /// The connection string that `microk8s add-node` printed: address:port/token[/fingerprint]
     #[arg(value_name = "CONNECTION")]
-    pub connection: Vec<String>,
+    pub(crate) connection: Vec<String>,
 
     /// Join as a worker only node
     #[arg(long, overrides_with = "controlplane")]
-    pub worker: bool,
+    pub(crate) worker: bool,
 
     /// Join running the control plane on HA clusters (the default)
     #[arg(long, overrides_with = "worker")]
-    pub controlplane: bool,
+    pub(crate) controlplane: bool,
 
     /// Skip the certificate verification of the node we are joining to
     #[arg(long)]
-    pub skip_verify: bool,
+    pub(crate) skip_verify: bool,
 
     /// Join as a control plane node even if this node has little memory
     #[arg(long)]
-    pub disable_low_memory_guard: bool,
+    pub(crate) disable_low_memory_guard: bool,
 
     /// How long the join may take, as in 90s or 3m, a day at most; a bare number is seconds
     #[arg(long, value_name = "DURATION", default_value = "180", value_parser = seconds)]
-    pub timeout: u64,
+    pub(crate) timeout: u64,
 
     /// Try again for so long, 15m unless given, while time alone may cure what is in the way: the node is not reachable, does not know the token yet, or has too much to do
     #[arg(
@@ -51,36 +51,36 @@ pub struct JoinArgs {
         conflicts_with = "dry_run",
         value_parser = seconds
     )]
-    pub wait: Option<u64>,
+    pub(crate) wait: Option<u64>,
 
     /// Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
 
     /// Label the node; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
-    pub node_label: Vec<NodeLabel>,
+    pub(crate) node_label: Vec<NodeLabel>,
 
     /// The address of this machine under which the node registers itself with Kubernetes
     #[arg(long, value_name = "ADDRESS")]
-    pub node_ip: Option<IpAddr>,
+    pub(crate) node_ip: Option<IpAddr>,
 
     /// How the progress of the join is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
-    pub format: Format,
+    pub(crate) format: Format,
 
     /// Check whether the join would work, say how to fix what is in the way, and change nothing
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 
     /// Show no spinner on a terminal
     #[arg(long)]
-    pub no_progress: bool,
+    pub(crate) no_progress: bool,
 }
 
 /// How a join, a leave or a removal is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Lines for people, as MicroK8s prints them
     Text,
     /// A JSON object a line for each event
@@ -89,7 +89,7 @@ pub enum Format {
 
 impl Format {
     /// Takes the option out of arguments that are read word by word, or says what is wrong with it.
-    pub fn take(arguments: &mut Vec<OsString>) -> Result<Self, String> {
+    pub(crate) fn take(arguments: &mut Vec<OsString>) -> Result<Self, String> {
         let (mut format, mut rest, mut needs_value) = (Self::Text, Vec::new(), false);
         for argument in std::mem::take(arguments) {
             let text = argument.to_string_lossy();
@@ -130,17 +130,17 @@ fn seconds(text: &str) -> Result<u64, String> {
 }
 
 /// The arguments by their names, or why they are not understood.
-pub type Parsed = Result<JoinArgs, clap::Error>;
+pub(crate) type Parsed = Result<JoinArgs, clap::Error>;
 
 /// What has to be known of the arguments before anything is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Manner {
+pub(crate) struct Manner {
     /// It is a dry run.
-    pub is_dry_run: bool,
+    pub(crate) is_dry_run: bool,
     /// How it is told.
-    pub format: Format,
+    pub(crate) format: Format,
     /// No spinner is shown.
-    pub no_progress: bool,
+    pub(crate) no_progress: bool,
 }
 
 impl Manner {
@@ -165,7 +165,7 @@ impl Manner {
 
 /// Takes the arguments apart as MicroK8s's command does: an option that it does not know counts as
 /// an argument (recording `join-unknown-option`).
-pub fn parse(arguments: &[OsString]) -> (Parsed, Manner) {
+pub(crate) fn parse(arguments: &[OsString]) -> (Parsed, Manner) {
     let parsed = cli::read("join", unknown_options_last(arguments.to_vec()));
     let manner = Manner::of(arguments, &parsed);
     (parsed, manner)

@@ -59,7 +59,7 @@ enum Outcome {
 
 /// Tells the findings as they come. In JSON, what is printed beside them goes to standard error only,
 /// and is told in the last line.
-pub struct Findings {
+pub(crate) struct Findings {
     format: Format,
     captured: CapturedOutput,
     contacted: Option<IpAddr>,
@@ -74,7 +74,7 @@ pub struct Findings {
 }
 
 /// What was typed is no connection string.
-pub fn invalid_connection(error: InvalidJoinUrl) -> Event {
+pub(crate) fn invalid_connection(error: InvalidJoinUrl) -> Event {
     let message = texts::invalid_connection(error);
     let finding = Finding::error("connection-string", message, ExitStatus::Failure.code());
     Event::Finding(finding.with_remedy(Machine::JoiningNode, texts::CONNECTION_HINT))
@@ -82,7 +82,7 @@ pub fn invalid_connection(error: InvalidJoinUrl) -> Event {
 
 impl Findings {
     /// Nothing was found yet.
-    pub fn new(arguments: &[OsString], format: Format) -> Self {
+    pub(crate) fn new(arguments: &[OsString], format: Format) -> Self {
         Self {
             format,
             captured: CapturedOutput::new(arguments),
@@ -97,12 +97,12 @@ impl Findings {
     }
 
     /// Where text for standard output goes, when not there.
-    pub fn captured(&mut self) -> Option<&mut CapturedOutput> {
+    pub(crate) fn captured(&mut self) -> Option<&mut CapturedOutput> {
         (self.format == Format::Json).then_some(&mut self.captured)
     }
 
     /// Tells a warning among the lines for standard error.
-    pub fn err(&mut self, line: &str, printer: &mut dyn Printer) {
+    pub(crate) fn err(&mut self, line: &str, printer: &mut dyn Printer) {
         if self.format == Format::Json
             && let Some(warning) = self.captured.err(line)
         {
@@ -111,7 +111,7 @@ impl Findings {
     }
 
     /// Tells one event.
-    pub fn tell(&mut self, event: &Event, printer: &mut dyn Printer) {
+    pub(crate) fn tell(&mut self, event: &Event, printer: &mut dyn Printer) {
         match event {
             Event::Contacting { address, .. } => self.contacted = Some(*address),
             Event::Finding(finding) => self.finding(finding.clone(), printer),
@@ -203,7 +203,7 @@ impl Findings {
     }
 
     /// The command is over; see [`crate::cli::renderer::Renderer::finish`].
-    pub fn finish(
+    pub(crate) fn finish(
         mut self,
         status: Result<(), ExitStatus>,
         printer: &mut dyn Printer,

@@ -54,7 +54,7 @@ enum Outcome {
 
 /// Tells an operation as lines of JSON on standard output, where nothing else is printed. Standard error
 /// is as without it.
-pub struct Lines {
+pub(crate) struct Lines {
     began: Instant,
     stage: &'static str,
     captured: CapturedOutput,
@@ -63,7 +63,7 @@ pub struct Lines {
 
 impl Lines {
     /// The clock begins to run.
-    pub fn new(arguments: &[OsString]) -> Self {
+    pub(crate) fn new(arguments: &[OsString]) -> Self {
         Self {
             began: Instant::now(),
             stage: JoinStage::Preflight.name(),
@@ -73,19 +73,19 @@ impl Lines {
     }
 
     /// Where text for standard output goes.
-    pub fn captured(&mut self) -> &mut CapturedOutput {
+    pub(crate) fn captured(&mut self) -> &mut CapturedOutput {
         &mut self.captured
     }
 
     /// Tells a warning among the lines for standard error.
-    pub fn err(&mut self, line: &str, printer: &mut dyn Printer) {
+    pub(crate) fn err(&mut self, line: &str, printer: &mut dyn Printer) {
         if let Some(warning) = self.captured.err(line) {
             self.line(Kind::Warning, warning, printer);
         }
     }
 
     /// The command is over; see [`crate::cli::renderer::Renderer::finish`].
-    pub fn finish(
+    pub(crate) fn finish(
         mut self,
         status: Result<(), ExitStatus>,
         printer: &mut dyn Printer,
@@ -104,7 +104,7 @@ impl Lines {
     }
 
     /// Tells one event.
-    pub fn tell(&mut self, event: &Event, printer: &mut dyn Printer) {
+    pub(crate) fn tell(&mut self, event: &Event, printer: &mut dyn Printer) {
         // What was printed before the operation began stopped nothing.
         let printed = self.captured.take_stdout();
         if !printed.is_empty() {

@@ -11,27 +11,30 @@ use crate::cli::output::Printer;
 use crate::wire::operation::Operation;
 
 /// Makes a node that is in no cluster no failure.
-pub const IF_PRESENT: &str = "--if-present";
+pub(crate) const IF_PRESENT: &str = "--if-present";
 
 /// The arguments of `leave`.
 #[derive(Debug, Args)]
-pub struct LeaveArgs {
+pub(crate) struct LeaveArgs {
     /// List what would be done, one step a line, and change nothing
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 
     /// How the progress of the leave is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
-    pub format: Format,
+    pub(crate) format: Format,
 
     /// End with 0 where this node is in no cluster
     #[arg(long)]
-    pub if_present: bool,
+    pub(crate) if_present: bool,
 }
 
 /// Reads the arguments, without `--format`, as MicroK8s's command does (recording `leave-extra-argument`),
 /// or prints what is wrong and returns the exit status.
-pub fn read(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<Operation, ExitStatus> {
+pub(crate) fn read(
+    arguments: Vec<OsString>,
+    printer: &mut dyn Printer,
+) -> Result<Operation, ExitStatus> {
     let typed: Vec<String> = arguments
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())

@@ -1,29 +1,29 @@
 //! Layer 5: the commands: their options, and what they print.
 
-pub mod add_node;
-pub mod agent;
-pub mod argparse;
-pub mod captured_output;
-pub mod completions;
-pub mod connection_error;
-pub mod dev_cluster;
+pub(crate) mod add_node;
+pub(crate) mod agent;
+pub(crate) mod argparse;
+pub(crate) mod captured_output;
+pub(crate) mod completions;
+pub(crate) mod connection_error;
+pub(crate) mod dev_cluster;
 pub mod examples;
-pub mod go_flags;
-pub mod hidden_input;
-pub mod issued_token;
-pub mod join;
-pub mod join_args;
-pub mod join_check;
-pub mod json_events;
-pub mod leave;
-pub mod nodes;
-pub mod output;
-pub mod remove_node;
-pub mod renderer;
-pub mod spinner;
-pub mod texts;
-pub mod token;
-pub mod token_file;
+pub(crate) mod go_flags;
+pub(crate) mod hidden_input;
+pub(crate) mod issued_token;
+pub(crate) mod join;
+pub(crate) mod join_args;
+pub(crate) mod join_check;
+pub(crate) mod json_events;
+pub(crate) mod leave;
+pub(crate) mod nodes;
+pub(crate) mod output;
+pub(crate) mod remove_node;
+pub(crate) mod renderer;
+pub(crate) mod spinner;
+pub(crate) mod texts;
+pub(crate) mod token;
+pub(crate) mod token_file;
 
 use std::ffi::OsString;
 
@@ -49,15 +49,15 @@ const HELP_WIDTH: usize = 80;
     after_help = "To add a node: `microk8s add-node` on a node of the cluster prints the command to run on the other node. `microk8s help COMMAND` shows the options of a command, with examples.",
     disable_help_subcommand = true
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What the program can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Produce a connection string for a node to join the cluster
     AddNode(add_node::AddNodeArgs),
     /// Join the node to a cluster
@@ -105,7 +105,7 @@ pub fn requested_help(name: &str, arguments: &[OsString]) -> Option<String> {
 }
 
 /// Reads the arguments of one command: `arguments` are those behind its name.
-pub fn read<A: clap::Args + clap::FromArgMatches>(
+pub(crate) fn read<A: clap::Args + clap::FromArgMatches>(
     name: &'static str,
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<A, clap::Error> {
@@ -126,7 +126,7 @@ fn own_command(name: &str) -> Option<clap::Command> {
 }
 
 /// The command that is most like one that is not known: one of this program, or of `others`.
-pub fn similar_command(name: &str, others: &[&'static str]) -> Option<String> {
+pub(crate) fn similar_command(name: &str, others: &[&'static str]) -> Option<String> {
     let others = others.iter().copied().map(clap::Command::new);
     let error = Cli::command()
         .subcommands(others)
@@ -148,7 +148,7 @@ fn similar_option(name: &'static str, option: &str) -> Option<String> {
 
 /// Prints why the arguments of a command are not understood, in MicroK8s's form, and the option that
 /// was perhaps meant.
-pub fn usage_error(
+pub(crate) fn usage_error(
     printer: &mut dyn Printer,
     name: &'static str,
     usage: &str,
@@ -163,7 +163,7 @@ pub fn usage_error(
 }
 
 /// Prints which option of a command was perhaps meant, where an error names one that it lacks.
-pub fn hint_at_option(printer: &mut dyn Printer, name: &'static str, error: &str) {
+pub(crate) fn hint_at_option(printer: &mut dyn Printer, name: &'static str, error: &str) {
     let mut options = error
         .split([' ', '(', ')'])
         .filter(|word| word.starts_with("--"));

@@ -13,18 +13,18 @@ use crate::wire::local_v1::NodeList;
 #[command(
     after_help = "With --self the exit code is 0 in a cluster and 17 outside one. Neither the agent nor another node is asked."
 )]
-pub struct NodesArgs {
+pub(crate) struct NodesArgs {
     /// Say whether this node is in a cluster, in which one, and as what
     #[arg(long = "self")]
-    pub own: bool,
+    pub(crate) own: bool,
 
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    pub(crate) format: Format,
 }
 
 /// Prints the list that the agent gave.
-pub fn run(
+pub(crate) fn run(
     printer: &mut dyn Printer,
     list: Result<NodeList, String>,
     format: Format,
@@ -47,7 +47,11 @@ pub fn run(
 }
 
 /// Says whether this node is in a cluster.
-pub fn membership(printer: &mut dyn Printer, own: &Membership, format: Format) -> ExitStatus {
+pub(crate) fn membership(
+    printer: &mut dyn Printer,
+    own: &Membership,
+    format: Format,
+) -> ExitStatus {
     let text = match format {
         Format::Text => format!(
             "role:    {}\ncluster: {}\n",

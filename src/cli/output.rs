@@ -12,7 +12,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::wire::operation::Failure;
 
 /// Where a command prints.
-pub trait Printer {
+pub(crate) trait Printer {
     /// Text for standard output, as it is.
     fn out(&mut self, text: &str) -> Result<(), OutputLost>;
 
@@ -27,11 +27,11 @@ pub trait Printer {
 
 /// Standard output takes no more.
 #[derive(Debug)]
-pub struct OutputLost(io::Error);
+pub(crate) struct OutputLost(io::Error);
 
 impl OutputLost {
     /// A reader that went away got what it wanted; anything else lost the answer.
-    pub fn status(&self) -> ExitStatus {
+    pub(crate) fn status(&self) -> ExitStatus {
         if self.0.kind() == io::ErrorKind::BrokenPipe {
             ExitStatus::Success
         } else {
@@ -42,7 +42,7 @@ impl OutputLost {
 
 /// The process's own streams.
 #[derive(Debug, Default)]
-pub struct Streams;
+pub(crate) struct Streams;
 
 impl Printer for Streams {
     fn out(&mut self, text: &str) -> Result<(), OutputLost> {
@@ -63,14 +63,14 @@ impl Printer for Streams {
 }
 
 /// Whether standard error is a terminal on which a line can be drawn again.
-pub fn can_redraw() -> bool {
+pub(crate) fn can_redraw() -> bool {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     io::stderr().is_terminal() && !is_dumb
 }
 
 /// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people
     Text,
     /// JSON
@@ -80,7 +80,7 @@ pub enum Format {
 }
 
 /// An answer for programs.
-pub fn structured(value: &impl Serialize, format: Format) -> String {
+pub(crate) fn structured(value: &impl Serialize, format: Format) -> String {
     match format {
         Format::Text | Format::Json => {
             let text = serde_json::to_string_pretty(value).unwrap_or_default();
@@ -91,7 +91,7 @@ pub fn structured(value: &impl Serialize, format: Format) -> String {
 }
 
 /// Prints an error and what to do about it.
-pub fn error(printer: &mut dyn Printer, text: &str, hint: Option<&str>) {
+pub(crate) fn error(printer: &mut dyn Printer, text: &str, hint: Option<&str>) {
     printer.err(&format!("error: {text}"));
     if let Some(hint) = hint {
         printer.err(&format!("hint: {hint}"));
@@ -99,7 +99,7 @@ pub fn error(printer: &mut dyn Printer, text: &str, hint: Option<&str>) {
 }
 
 /// Rows in columns of equal width, without blanks at the ends of lines.
-pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -120,7 +120,7 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
 
 /// Prints why something failed: MicroK8s's own line on standard output, where it has one. Says what
 /// the exit status is.
-pub fn failure(printer: &mut dyn Printer, failure: &Failure) -> ExitStatus {
+pub(crate) fn failure(printer: &mut dyn Printer, failure: &Failure) -> ExitStatus {
     if let Some(text) = &failure.microk8s_text {
         // The exit status tells it as well.
         let _ = printer.out(&format!("{text}\n"));
@@ -130,7 +130,7 @@ pub fn failure(printer: &mut dyn Printer, failure: &Failure) -> ExitStatus {
 }
 
 /// Says on standard error why something failed, in which stage, and what to do.
-pub fn explain(printer: &mut dyn Printer, failure: &Failure) {
+pub(crate) fn explain(printer: &mut dyn Printer, failure: &Failure) {
     printer.err(&format!("error: {}", failure.error));
     if let Some(retry) = failure.retry {
         let (stage, advice) = (failure.stage.name(), retry.advice());
@@ -142,14 +142,19 @@ pub fn explain(printer: &mut dyn Printer, failure: &Failure) {
 }
 
 /// Prints MicroK8s's text for something that is refused, and on standard error why, and what to do.
-pub fn refuse(printer: &mut dyn Printer, text: &str, why: &str, hint: Option<&str>) -> ExitStatus {
+pub(crate) fn refuse(
+    printer: &mut dyn Printer,
+    text: &str,
+    why: &str,
+    hint: Option<&str>,
+) -> ExitStatus {
     let status = print(printer, text, ExitStatus::Failure);
     error(printer, why, hint);
     status
 }
 
 /// Prints, and says how that ended.
-pub fn print(printer: &mut dyn Printer, text: &str, status: ExitStatus) -> ExitStatus {
+pub(crate) fn print(printer: &mut dyn Printer, text: &str, status: ExitStatus) -> ExitStatus {
     match printer.out(text) {
         Ok(()) => status,
         Err(lost) => lost.status(),

@@ -18,29 +18,29 @@ const WRONG_SECOND: &str = "Please provide the node and the optional --force fla
 /// The arguments of `remove-node`, as completions and manual pages show them. They are read by
 /// [`read`], because MicroK8s counts them before it reads them.
 #[derive(Debug, Args)]
-pub struct RemoveNodeArgs {
+pub(crate) struct RemoveNodeArgs {
     /// The name or an address of the node
     #[arg(value_name = "NODE")]
-    pub node: String,
+    pub(crate) node: String,
 
     /// Remove a node that is gone, even if only Kubernetes, the datastore or this node still lists
     /// it
     #[arg(long)]
-    pub force: bool,
+    pub(crate) force: bool,
 
     /// How the progress of the removal is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
-    pub format: Format,
+    pub(crate) format: Format,
 
     /// End with 0 where the node is not in the cluster
     #[arg(long)]
-    pub if_present: bool,
+    pub(crate) if_present: bool,
 }
 
 /// Reads the arguments, without `--format`, in MicroK8s's order: how many there are, what the second
 /// one is, and only then what they say (recordings `remove-node-*`). On a cluster without high availability the
 /// flag may stand anywhere. An `Err` is the exit status, after what is wrong was printed.
-pub fn read(
+pub(crate) fn read(
     arguments: Vec<OsString>,
     is_ha: bool,
     printer: &mut dyn Printer,

@@ -25,7 +25,7 @@ and replace the API server endpoints with the one provided by the loadbalancer i
 ";
 
 /// Tells an operation, and prints what comes before it.
-pub struct Renderer<'a> {
+pub(crate) struct Renderer<'a> {
     printer: &'a mut dyn Printer,
     form: Form,
     spinner: Spinner,
@@ -71,7 +71,7 @@ enum Form {
 
 impl<'a> Renderer<'a> {
     /// Tells a leave or a removal.
-    pub fn new(format: Format, printer: &'a mut dyn Printer) -> Self {
+    pub(crate) fn new(format: Format, printer: &'a mut dyn Printer) -> Self {
         let form = match format {
             Format::Text => Form::Text(None),
             Format::Json => Form::Lines(Lines::new(&[])),
@@ -85,7 +85,11 @@ impl<'a> Renderer<'a> {
     }
 
     /// Tells a join with these arguments in this manner.
-    pub fn of_join(arguments: &[OsString], manner: Manner, printer: &'a mut dyn Printer) -> Self {
+    pub(crate) fn of_join(
+        arguments: &[OsString],
+        manner: Manner,
+        printer: &'a mut dyn Printer,
+    ) -> Self {
         let form = match manner.format {
             format if manner.is_dry_run => Form::Findings(Findings::new(arguments, format)),
             Format::Json => Form::Lines(Lines::new(arguments)),
@@ -101,23 +105,23 @@ impl<'a> Renderer<'a> {
     }
 
     /// From now on a failure that may pass is not told, and nothing is said twice.
-    pub fn hold_back(&mut self) {
+    pub(crate) fn hold_back(&mut self) {
         self.attempts = Some(Attempts::default());
     }
 
     /// Why the attempt failed that ended last, where that was not told.
-    pub fn take_held(&mut self) -> Option<Failure> {
+    pub(crate) fn take_held(&mut self) -> Option<Failure> {
         self.attempts.as_mut()?.failure.take()
     }
 
     /// Tells why the last attempt failed.
-    pub fn tell_last(&mut self, failure: Failure) {
+    pub(crate) fn tell_last(&mut self, failure: Failure) {
         self.attempts = None;
         self.tell(&Event::End(End::Failed(failure)));
     }
 
     /// Tells one event. An operation goes on although nothing reads its output.
-    pub fn tell(&mut self, event: &Event) {
+    pub(crate) fn tell(&mut self, event: &Event) {
         if let Some(attempts) = &mut self.attempts
             && attempts.holds_back(event)
         {
@@ -147,7 +151,7 @@ impl<'a> Renderer<'a> {
 
     /// The command is over, with this status where the operation did not come to its end. Says what the
     /// exit status is. In JSON there is a last line in any case.
-    pub fn finish(self, status: Result<(), ExitStatus>) -> ExitStatus {
+    pub(crate) fn finish(self, status: Result<(), ExitStatus>) -> ExitStatus {
         match (self.form, status) {
             (Form::Text(_), Err(status)) => status,
             (Form::Text(ended), Ok(())) => ended.unwrap_or(ExitStatus::Failure),

@@ -13,7 +13,7 @@ const TICK: Duration = Duration::from_millis(100);
 const FRAMES: &str = "|/-\\ ";
 
 /// A spinner below what is printed.
-pub struct Spinner {
+pub(crate) struct Spinner {
     is_wanted: bool,
     bar: Option<ProgressBar>,
     began: Instant,
@@ -21,7 +21,7 @@ pub struct Spinner {
 
 impl Spinner {
     /// Nothing is shown before the first event, and nothing at all unless it is wanted.
-    pub fn new(is_wanted: bool) -> Self {
+    pub(crate) fn new(is_wanted: bool) -> Self {
         Self {
             is_wanted,
             bar: None,
@@ -31,7 +31,7 @@ impl Spinner {
 
     /// Runs what prints an event, and shows where the join is from then on. MicroK8s's dots, where
     /// they are printed, are on the line on which the spinner would be, and say as much.
-    pub fn around(&mut self, event: &Event, has_dots: bool, print: impl FnOnce()) {
+    pub(crate) fn around(&mut self, event: &Event, has_dots: bool, print: impl FnOnce()) {
         let now = match event {
             Event::Waiting { .. } if has_dots => {
                 self.hide();
@@ -59,7 +59,7 @@ impl Spinner {
     }
 
     /// Runs what prints, with the spinner out of its way.
-    pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+    pub(crate) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),

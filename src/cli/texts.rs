@@ -3,7 +3,7 @@
 use crate::model::join_url::InvalidJoinUrl;
 
 /// Only members of the group may use the node (recording `add-node-no-kubeconfig`).
-pub fn no_permission(user: &str, group: &str) -> String {
+pub(crate) fn no_permission(user: &str, group: &str) -> String {
     format!(
         "Insufficient permissions to access MicroK8s.\n\
          You can either try again with sudo or add the user {user} to the '{group}' group:\n\
@@ -13,24 +13,25 @@ pub fn no_permission(user: &str, group: &str) -> String {
 }
 
 /// Recording `add-node-clustered-lock`.
-pub const ADD_NODE_ON_WORKER: &str = "This MicroK8s deployment is acting as a node in a cluster. Please use the microk8s add-node on the master.\n";
+pub(crate) const ADD_NODE_ON_WORKER: &str = "This MicroK8s deployment is acting as a node in a cluster. Please use the microk8s add-node on the master.\n";
 
 /// Recording `add-node-stopped-lock`.
-pub const NOT_RUNNING: &str = "microk8s is not running, try microk8s start";
+pub(crate) const NOT_RUNNING: &str = "microk8s is not running, try microk8s start";
 
 /// Recording `leave-not-in-cluster`.
-pub const NOT_IN_CLUSTER: &str = "This MicroK8s deployment is not acting as a node in a cluster.\n";
+pub(crate) const NOT_IN_CLUSTER: &str =
+    "This MicroK8s deployment is not acting as a node in a cluster.\n";
 
 /// Recording `remove-node-on-worker`.
-pub const REMOVE_NODE_ON_WORKER: &str =
+pub(crate) const REMOVE_NODE_ON_WORKER: &str =
     "This MicroK8s deployment is acting as a node in a cluster. Please use microk8s leave.\n";
 
 /// Recording `join-hostpath-warning`.
-pub const HOSTPATH_WARNING: &str =
+pub(crate) const HOSTPATH_WARNING: &str =
     "WARNING: Hostpath storage is enabled and is not suitable for multi node clusters.\n\n";
 
 /// Recording `add-node-ca-127`.
-pub fn old_ca(strict: bool) -> String {
+pub(crate) fn old_ca(strict: bool) -> String {
     let classic = if strict { "" } else { " --classic" };
     format!(
         "Clustering requires a fresh MicroK8s installation. Reinstall with:\nsudo snap remove microk8s\nsudo snap install microk8s{classic}\n"
@@ -38,16 +39,16 @@ pub fn old_ca(strict: bool) -> String {
 }
 
 /// What to do when a connection string is not understood.
-pub const CONNECTION_HINT: &str =
+pub(crate) const CONNECTION_HINT: &str =
     "take the string that `microk8s add-node` prints on a node of the cluster";
 
 /// What was typed is no connection string (recordings `join-malformed-*`).
-pub fn invalid_connection(error: InvalidJoinUrl) -> String {
+pub(crate) fn invalid_connection(error: InvalidJoinUrl) -> String {
     format!("Invalid connection: {error}")
 }
 
 /// A control plane node needs more memory (recording `join-guard`).
-pub fn low_memory_guard(connection: &str) -> String {
+pub(crate) fn low_memory_guard(connection: &str) -> String {
     format!(
         "\nThis node does not have enough RAM to host the Kubernetes control plane services\n\
          and join the database quorum. You may consider joining this node as a worker instead:\n\
@@ -58,7 +59,7 @@ pub fn low_memory_guard(connection: &str) -> String {
 }
 
 /// The commands of MicroK8s's snap that this program passes to it.
-pub const SNAP_COMMANDS: [&str; 22] = [
+pub(crate) const SNAP_COMMANDS: [&str; 22] = [
     "addons",
     "cilium",
     "config",
@@ -84,7 +85,7 @@ pub const SNAP_COMMANDS: [&str; 22] = [
 ];
 
 /// What stands below the program's help where the snap is installed.
-pub fn snap_commands() -> String {
+pub(crate) fn snap_commands() -> String {
     let mut text = "\nCommands of MicroK8s:\n".to_owned();
     for row in SNAP_COMMANDS.chunks(8) {
         text += &format!("  {}\n", row.join(", "));
@@ -93,6 +94,6 @@ pub fn snap_commands() -> String {
 }
 
 /// No command, add-on or plugin has this name.
-pub fn unknown_subcommand(name: &str) -> String {
+pub(crate) fn unknown_subcommand(name: &str) -> String {
     format!("'{name}' is not a valid MicroK8s subcommand.\n")
 }

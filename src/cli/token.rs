@@ -12,15 +12,15 @@ use crate::wire::local_v1::{Pruned, TokenEntry, TokenList};
 
 /// The arguments of `token`.
 #[derive(Debug, Args)]
-pub struct TokenArgs {
+pub(crate) struct TokenArgs {
     /// What to do.
     #[command(subcommand)]
-    pub command: TokenCommand,
+    pub(crate) command: TokenCommand,
 }
 
 /// What can be done about tokens.
 #[derive(Debug, Subcommand)]
-pub enum TokenCommand {
+pub(crate) enum TokenCommand {
     /// List the tokens of this node
     List {
         /// How to print the list
@@ -76,7 +76,7 @@ fn duration(text: &str) -> Result<u64, String> {
 
 impl TokenCommand {
     /// How to print the answer.
-    pub fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         match self {
             Self::List { format }
             | Self::Show { format, .. }
@@ -87,7 +87,7 @@ impl TokenCommand {
 }
 
 /// Prints the list of tokens.
-pub fn list(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
+pub(crate) fn list(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
     for notice in &list.notices {
         printer.err(&format!("warning: {notice}"));
     }
@@ -100,7 +100,7 @@ pub fn list(printer: &mut dyn Printer, list: &TokenList, format: Format) -> Exit
 }
 
 /// Prints one token.
-pub fn show(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
+pub(crate) fn show(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
     let text = match (format, list.tokens.first()) {
         (Format::Text, Some(token)) => details(token, list.now),
         (other, Some(token)) => structured(&Shown::new(token), other),
@@ -110,7 +110,7 @@ pub fn show(printer: &mut dyn Printer, list: &TokenList, format: Format) -> Exit
 }
 
 /// Says which tokens were taken back.
-pub fn revoked(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
+pub(crate) fn revoked(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
     for notice in &list.notices {
         printer.err(&format!("warning: {notice}"));
     }
@@ -132,7 +132,7 @@ pub fn revoked(printer: &mut dyn Printer, list: &TokenList, format: Format) -> E
 }
 
 /// Says how many tokens were removed.
-pub fn pruned(printer: &mut dyn Printer, pruned: &Pruned, format: Format) -> ExitStatus {
+pub(crate) fn pruned(printer: &mut dyn Printer, pruned: &Pruned, format: Format) -> ExitStatus {
     let text = match format {
         Format::Text => match pruned.pruned {
             1 => "Removed 1 token.\n".to_owned(),
@@ -144,7 +144,7 @@ pub fn pruned(printer: &mut dyn Printer, pruned: &Pruned, format: Format) -> Exi
 }
 
 /// Says why the agent did not do it.
-pub fn fail(printer: &mut dyn Printer, error: &str) -> ExitStatus {
+pub(crate) fn fail(printer: &mut dyn Printer, error: &str) -> ExitStatus {
     output::error(printer, error, None);
     ExitStatus::Failure
 }

@@ -21,15 +21,15 @@ const READ_BY_ALL: u32 = 0o004;
 
 /// What stands in one of the texts that `add-node` prints.
 #[derive(Debug)]
-pub struct TokenText {
+pub(crate) struct TokenText {
     /// The address and port of the node to contact, unchecked, where the text has them.
-    pub node: Option<String>,
+    pub(crate) node: Option<String>,
     /// The token, unchecked.
-    pub token: Secret,
+    pub(crate) token: Secret,
     /// The fingerprint, unchecked, where the text has it.
-    pub fingerprint: Option<String>,
+    pub(crate) fingerprint: Option<String>,
     /// It is a command that joins a worker.
-    pub is_for_worker: bool,
+    pub(crate) is_for_worker: bool,
 }
 
 impl TokenText {
@@ -92,7 +92,7 @@ fn has_token(parts: &[&str; 3]) -> bool {
 
 /// Why a file is of no use. Nothing of its content is in the text.
 #[derive(Debug, thiserror::Error)]
-pub enum TokenFileError {
+pub(crate) enum TokenFileError {
     /// It cannot be opened or read.
     #[error("cannot read {place}: {source}")]
     Read {
@@ -113,7 +113,7 @@ pub enum TokenFileError {
 
 impl TokenFileError {
     /// What to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<&'static str> {
         matches!(self, Self::Content { .. }).then_some(
             "give what `microk8s add-node` printed: the token, TOKEN/FINGERPRINT, a connection string, or all of it",
         )
@@ -121,7 +121,7 @@ impl TokenFileError {
 }
 
 /// Reads a file, or standard input where its name is `-`. Warns of a file that every user can read.
-pub fn read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, TokenFileError> {
+pub(crate) fn read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, TokenFileError> {
     let place = place_of(path);
     if path == Path::new("-") && io::stdin().is_terminal() {
         printer.err("Type or paste the token; it is not shown:");
@@ -155,7 +155,7 @@ pub fn read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, TokenFi
 }
 
 /// Reads a token from any text of `add-node`; as [`read`].
-pub fn read_token(path: &Path, printer: &mut dyn Printer) -> Result<Token, TokenFileError> {
+pub(crate) fn read_token(path: &Path, printer: &mut dyn Printer) -> Result<Token, TokenFileError> {
     let text = read(path, printer)?;
     Some(Token::presented(text.token.expose()))
         .filter(Token::is_well_formed)
@@ -195,7 +195,7 @@ fn content(place: &str, fault: &str) -> TokenFileError {
 }
 
 /// A path as it would be typed into a shell.
-pub fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {

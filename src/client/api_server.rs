@@ -25,7 +25,7 @@ use crate::model::endpoint;
 const PATH: &str = "/readyz";
 
 /// An API server, and whose client certificate is shown to it.
-pub struct ApiServer {
+pub(crate) struct ApiServer {
     config: Arc<ClientConfig>,
     host: String,
     port: u16,
@@ -35,7 +35,7 @@ pub struct ApiServer {
 
 /// Why an API server did not answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiServerError {
+pub(crate) enum ApiServerError {
     /// Nothing listens there.
     #[error("nothing listens at {0}")]
     NothingListens(String),
@@ -77,7 +77,7 @@ pub enum ApiServerError {
 impl ApiServer {
     /// The API server at this host and port, under this authority (PEM), with this client
     /// certificate and key (PEM).
-    pub fn new(
+    pub(crate) fn new(
         host: &str,
         port: u16,
         authority: &str,
@@ -113,18 +113,18 @@ impl ApiServer {
 
     /// Expects a certificate for this name instead of the host's.
     #[must_use]
-    pub fn known_as(self, name: &str) -> Self {
+    pub(crate) fn known_as(self, name: &str) -> Self {
         let name = name.to_owned();
         Self { name, ..self }
     }
 
     /// The status with which it answers, within this time.
-    pub fn ask(&self, limit: Duration) -> Result<u16, ApiServerError> {
+    pub(crate) fn ask(&self, limit: Duration) -> Result<u16, ApiServerError> {
         self.ask_for(PATH, limit)
     }
 
     /// The status with which it answers when it is asked for this path, within this time.
-    pub fn ask_for(&self, path: &str, limit: Duration) -> Result<u16, ApiServerError> {
+    pub(crate) fn ask_for(&self, path: &str, limit: Duration) -> Result<u16, ApiServerError> {
         runtime::block_on(async { timeout(limit, self.exchange(path)).await })
             .map_err(|error| ApiServerError::SetUp(error.to_string()))?
             .unwrap_or_else(|_| Err(ApiServerError::TimedOut(self.address())))

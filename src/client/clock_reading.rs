@@ -11,14 +11,14 @@ const GRAIN: i64 = 2;
 
 /// A look at another clock: what it showed, and what ours showed before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClockReading {
+pub(crate) struct ClockReading {
     theirs: i64,
     sent: i64,
     received: i64,
 }
 
 /// The reading that an answer holds, to a request that was sent at this time.
-pub fn of<B>(response: &Response<B>, sent: SystemTime) -> Option<ClockReading> {
+pub(crate) fn of<B>(response: &Response<B>, sent: SystemTime) -> Option<ClockReading> {
     let date = response.headers().get(DATE)?.to_str().ok()?;
     let theirs = DateTimeParser::new().parse_timestamp(date).ok()?;
     Some(ClockReading {
@@ -30,13 +30,13 @@ pub fn of<B>(response: &Response<B>, sent: SystemTime) -> Option<ClockReading> {
 
 impl ClockReading {
     /// What the other clock showed, and what ours showed then, in unix seconds.
-    pub fn both(&self) -> (i64, i64) {
+    pub(crate) fn both(&self) -> (i64, i64) {
         (self.theirs, self.received)
     }
 
     /// By how many seconds the other clock is ahead of ours, at least; negative when it is behind,
     /// and 0 when both may show the same.
-    pub fn seconds_ahead(&self) -> i64 {
+    pub(crate) fn seconds_ahead(&self) -> i64 {
         let least = self.theirs - (self.received + 1);
         let most = self.theirs + GRAIN - self.sent;
         if least > 0 { least } else { most.min(0) }

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Sends requests on this stream, which is closed when the sender is dropped.
-pub async fn over<S>(stream: S) -> hyper::Result<SendRequest<Full<Bytes>>>
+pub(crate) async fn over<S>(stream: S) -> hyper::Result<SendRequest<Full<Bytes>>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

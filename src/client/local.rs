@@ -106,7 +106,7 @@ pub async fn probe(socket: &Path) -> Result<Probe, LocalError> {
 
 impl LocalAgent {
     /// The node directory that it works in, where it says so.
-    pub fn directory(&self) -> Option<&NodeDirectory> {
+    pub(crate) fn directory(&self) -> Option<&NodeDirectory> {
         self.directory.as_ref()
     }
 
@@ -116,27 +116,33 @@ impl LocalAgent {
     }
 
     /// Looks tokens up.
-    pub async fn find_tokens(&self, which: &TokenSelection) -> Result<TokenList, LocalError> {
+    pub(crate) async fn find_tokens(
+        &self,
+        which: &TokenSelection,
+    ) -> Result<TokenList, LocalError> {
         self.post(routes::LOCAL_TOKENS_FIND, which).await
     }
 
     /// Revokes tokens; the answer lists those that were still usable.
-    pub async fn revoke_tokens(&self, which: &TokenSelection) -> Result<TokenList, LocalError> {
+    pub(crate) async fn revoke_tokens(
+        &self,
+        which: &TokenSelection,
+    ) -> Result<TokenList, LocalError> {
         self.post(routes::LOCAL_TOKENS_REVOKE, which).await
     }
 
     /// Removes the tokens that are over, and unused ones where that is asked for.
-    pub async fn prune_tokens(&self, request: PruneRequest) -> Result<Pruned, LocalError> {
+    pub(crate) async fn prune_tokens(&self, request: PruneRequest) -> Result<Pruned, LocalError> {
         self.post(routes::LOCAL_TOKENS_PRUNE, &request).await
     }
 
     /// The nodes of the cluster.
-    pub async fn nodes(&self) -> Result<NodeList, LocalError> {
+    pub(crate) async fn nodes(&self) -> Result<NodeList, LocalError> {
         self.get(routes::LOCAL_NODES).await
     }
 
     /// Has an operation done; `on_event` is told what happens. The last event says how it ended.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         operation: &Operation,
         mut on_event: impl FnMut(Event),

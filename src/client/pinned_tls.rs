@@ -25,7 +25,7 @@ pub struct OtherCertificate {
 
 impl OtherCertificate {
     /// Whether a handshake failed because of it.
-    pub fn of(error: &Error) -> Option<&Self> {
+    pub(crate) fn of(error: &Error) -> Option<&Self> {
         match error {
             Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
             _ => None,

@@ -84,7 +84,7 @@ pub struct Wait {
 
 impl Wait {
     /// Until `end`, or until the answer is not wanted any more.
-    pub fn until(end: Instant, cancelled: &CancellationToken) -> Self {
+    pub(crate) fn until(end: Instant, cancelled: &CancellationToken) -> Self {
         let cancelled = cancelled.clone();
         Self { end, cancelled }
     }
@@ -95,17 +95,17 @@ impl Wait {
     }
 
     /// The same, and no longer than this from now.
-    pub fn at_most(&self, limit: Duration) -> Self {
+    pub(crate) fn at_most(&self, limit: Duration) -> Self {
         Self::until(self.end.min(wait::end_of(limit)), &self.cancelled)
     }
 
     /// Whether there is no time left.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.end
     }
 
     /// Pauses as long as it is waited; says whether it still is.
-    pub fn pause(&self, pause: Duration) -> bool {
+    pub(crate) fn pause(&self, pause: Duration) -> bool {
         let left = self.end.saturating_duration_since(Instant::now());
         !wait::pause_unless(pause.min(left), &self.cancelled) && !self.is_over()
     }
@@ -213,7 +213,7 @@ fn missing(expected: &Option<usize>) -> String {
 }
 
 /// Whether anything listens there; the connection is closed at once.
-pub fn reach(endpoint: SocketAddr, from: Option<IpAddr>, limit: Duration) -> io::Result<()> {
+pub(crate) fn reach(endpoint: SocketAddr, from: Option<IpAddr>, limit: Duration) -> io::Result<()> {
     let opened = runtime::block_on(async { timeout(limit, open_tcp(endpoint, from)).await })?;
     opened
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -245,7 +245,7 @@ impl Peer {
     }
 
     /// Sends a JSON body and takes the answer.
-    pub fn post(
+    pub(crate) fn post(
         &mut self,
         wait: &Wait,
         path: &str,
@@ -256,7 +256,7 @@ impl Peer {
     }
 
     /// Asks for what is at a path.
-    pub fn get(&mut self, wait: &Wait, path: &str) -> Result<Reply, RemoteError> {
+    pub(crate) fn get(&mut self, wait: &Wait, path: &str) -> Result<Reply, RemoteError> {
         let result = self.request(wait, path, Bytes::new());
         // What comes next may be acted on, and is not to be sent twice.
         self.may_repeat = false;

@@ -15,35 +15,38 @@ use crate::client::remote::RemoteError;
 use crate::wire::routes;
 
 /// The largest answer that is taken, in bytes; real ones have a few kilobytes.
-pub const ANSWER_SIZE: usize = 1 << 20;
+pub(crate) const ANSWER_SIZE: usize = 1 << 20;
 /// The longest time, in seconds, after which a peer may ask to be asked again; one that names a longer
 /// one is not believed.
 const LONGEST_RETRY_AFTER: u64 = 24 * 60 * 60;
 
 /// An answer.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// The HTTP status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// The body.
-    pub body: Secret,
+    pub(crate) body: Secret,
     /// The agent wants to hear how the join ends.
-    pub takes_outcome: bool,
+    pub(crate) takes_outcome: bool,
     /// The node which has the token, or which it is for.
-    pub reason_node: Option<String>,
+    pub(crate) reason_node: Option<String>,
     /// How many seconds ago the token came to be of no use.
-    pub reason_seconds: Option<i64>,
+    pub(crate) reason_seconds: Option<i64>,
     /// After how many seconds the peer wants to be asked again: of status 429 or 503.
-    pub retry_after: Option<u64>,
+    pub(crate) retry_after: Option<u64>,
     /// The peer's clock, where it tells the time.
-    pub clock: Option<ClockReading>,
+    pub(crate) clock: Option<ClockReading>,
     /// The address from which the peer sees this node call, where it tells.
-    pub caller: Option<IpAddr>,
+    pub(crate) caller: Option<IpAddr>,
 }
 
 impl Reply {
     /// The answer to a request that was sent at this time.
-    pub async fn read(response: Response<Incoming>, sent: SystemTime) -> Result<Self, RemoteError> {
+    pub(crate) async fn read(
+        response: Response<Incoming>,
+        sent: SystemTime,
+    ) -> Result<Self, RemoteError> {
         let status = response.status().as_u16();
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
         let number = |name: &str| header(name)?.parse().ok();

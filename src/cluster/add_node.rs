@@ -19,7 +19,7 @@ use crate::wire::local_v1::IssuedToken;
 
 /// Why `add-node` may not run on a node; the texts are MicroK8s's (recordings `add-node-*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotHere {
+pub(crate) enum NotHere {
     /// The node is a worker.
     Worker,
     /// The node's CA dates from before clusters.
@@ -32,7 +32,7 @@ pub enum NotHere {
 }
 
 /// Whether the node is a worker, and so issues no tokens.
-pub fn refuse_worker(node: &Node) -> Result<(), NotHere> {
+pub(crate) fn refuse_worker(node: &Node) -> Result<(), NotHere> {
     if node.layout.has(Lock::Clustered) {
         Err(NotHere::Worker)
     } else {
@@ -41,7 +41,7 @@ pub fn refuse_worker(node: &Node) -> Result<(), NotHere> {
 }
 
 /// Whether the node can issue tokens at all.
-pub fn refuse_unfit(node: &Node) -> Result<(), NotHere> {
+pub(crate) fn refuse_unfit(node: &Node) -> Result<(), NotHere> {
     let is_old = node
         .layout
         .read(&node.layout.cert("ca.crt"))
@@ -60,7 +60,7 @@ pub fn refuse_unfit(node: &Node) -> Result<(), NotHere> {
 
 /// Why no token was issued.
 #[derive(Debug, thiserror::Error)]
-pub enum AddNodeError {
+pub(crate) enum AddNodeError {
     /// The node is a worker: a token would admit no node.
     #[error(
         "this node is a worker, which issues no tokens: run `microk8s add-node` on a control plane node"
@@ -108,15 +108,15 @@ pub enum AddNodeError {
 
 /// How the agent of this node can be reached.
 #[derive(Debug, Clone, Copy)]
-pub struct Serving {
+pub(crate) struct Serving {
     /// What it is bound to.
-    pub bind: SocketAddr,
+    pub(crate) bind: SocketAddr,
     /// The certificate that it shows.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
 }
 
 /// Issues a token into the agent's own store.
-pub fn issue(
+pub(crate) fn issue(
     node: &Node,
     tokens: &Tokens,
     serving: Serving,
@@ -137,7 +137,7 @@ pub fn issue(
 
 /// Issues a token for Canonical's agent, where no agent of ours runs: a line in its file, as
 /// MicroK8s's own `add-node` writes it (recording `add-node-token-given-ttl`).
-pub fn issue_into_file(
+pub(crate) fn issue_into_file(
     node: &Node,
     clock: &dyn Clock,
     preset: Option<Token>,

@@ -35,11 +35,10 @@ use crate::wire::cluster_v2;
 
 use checks::Asked;
 
-pub use error::AdmitError;
-pub use signing::Signed;
+pub(crate) use error::AdmitError;
 
 /// The node as others see it who want to join its cluster.
-pub struct Admission {
+pub(crate) struct Admission {
     node: Node,
     tokens: Tokens,
     /// What the first join changes on this node, and who relies on it.
@@ -53,16 +52,16 @@ pub struct Admission {
 
 /// The two ends of the connection that a request came over.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// Who calls.
-    pub remote: IpAddr,
+    pub(crate) remote: IpAddr,
     /// At which of our addresses.
-    pub local: IpAddr,
+    pub(crate) local: IpAddr,
 }
 
 impl Caller {
     /// The ends of a connection, IPv4 as IPv4 also on a dual-stack socket.
-    pub fn new(remote: IpAddr, local: IpAddr) -> Self {
+    pub(crate) fn new(remote: IpAddr, local: IpAddr) -> Self {
         Self {
             remote: endpoint::plain(remote),
             local: endpoint::plain(local),
@@ -81,7 +80,7 @@ struct Admitted<T> {
 
 impl Admission {
     /// The gate of a node.
-    pub fn new(node: Node, tokens: Tokens) -> Self {
+    pub(crate) fn new(node: Node, tokens: Tokens) -> Self {
         Self {
             node,
             tokens,
@@ -93,17 +92,17 @@ impl Admission {
     }
 
     /// The node behind it.
-    pub fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         &self.node
     }
 
     /// The tokens that open it.
-    pub fn tokens(&self) -> &Tokens {
+    pub(crate) fn tokens(&self) -> &Tokens {
         &self.tokens
     }
 
     /// A node joins a cluster on dqlite, or on an etcd outside.
-    pub fn join(
+    pub(crate) fn join(
         &self,
         request: &cluster_v2::JoinRequest,
         caller: Caller,
@@ -198,7 +197,7 @@ impl Admission {
     }
 
     /// An admitted node says how its join ended.
-    pub fn report(
+    pub(crate) fn report(
         &self,
         request: &cluster_v2::JoinOutcome,
         caller: Caller,
@@ -222,12 +221,12 @@ impl Admission {
     }
 
     /// Settles what the first join changed on this node.
-    pub fn reconcile(&self) {
+    pub(crate) fn reconcile(&self) {
         self.first_join_tracker.reconcile(&self.node, &self.tokens);
     }
 
     /// Does what time has done to the tokens.
-    pub fn expire_tokens(&self) -> Result<(), StoreError> {
+    pub(crate) fn expire_tokens(&self) -> Result<(), StoreError> {
         self.tokens.expire_tokens(|node| self.is_member(node))
     }
 

@@ -26,7 +26,7 @@ use crate::store::layout::{Lock, ReadError};
 
 /// From where a callback is taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum CallbackFrom {
+pub(crate) enum CallbackFrom {
     /// From the node itself, and from control plane nodes.
     #[default]
     Cluster,
@@ -35,7 +35,7 @@ pub enum CallbackFrom {
 }
 
 /// Who may have this node do something.
-pub struct Callbacks {
+pub(crate) struct Callbacks {
     node: Node,
     from: CallbackFrom,
     /// What the datastore, or Kubernetes, has said last.
@@ -53,11 +53,11 @@ const MAY_WAIT: usize = 8;
 /// the log.
 #[derive(Debug, thiserror::Error)]
 #[error("Invalid token")]
-pub struct Refused(#[source] pub Reason);
+pub(crate) struct Refused(#[source] pub Reason);
 
 /// The reason of a [`Refused`].
 #[derive(Debug, thiserror::Error)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// It is no callback token of this node's.
     #[error("the callback token is unknown")]
     Unknown,
@@ -79,7 +79,7 @@ pub enum Reason {
 
 impl Callbacks {
     /// Callbacks of this node.
-    pub fn new(node: Node, from: CallbackFrom) -> Self {
+    pub(crate) fn new(node: Node, from: CallbackFrom) -> Self {
         Self {
             node,
             from,
@@ -88,13 +88,13 @@ impl Callbacks {
     }
 
     /// The node that is called.
-    pub fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         &self.node
     }
 
     /// Whether the caller may have this node do something. The token is checked first, so that a
     /// caller without one does not make this node ask the datastore.
-    pub fn check(&self, token: &Token, caller: Caller) -> Result<(), Refused> {
+    pub(crate) fn check(&self, token: &Token, caller: Caller) -> Result<(), Refused> {
         let owner = callback_tokens::owner(&self.node.layout, token)
             .map_err(|error| Refused(error.into()))?
             .ok_or(Refused(Reason::Unknown))?;
@@ -156,7 +156,7 @@ impl Callbacks {
 }
 
 /// A new callback token for a worker, and what it is to know of the cluster's.
-pub fn for_worker(cluster: &Secret) -> (Secret, TokenDigest) {
+pub(crate) fn for_worker(cluster: &Secret) -> (Secret, TokenDigest) {
     let digest = Token::presented(cluster.expose()).digest();
     (first_join::random_text(64), digest)
 }
@@ -183,7 +183,7 @@ fn by_kubernetes(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
 
 /// The control plane nodes that a worker knows: those that its proxy leads to, a list that MicroK8s
 /// keeps up to date, and in the older kind of cluster the one that has etcd.
-pub fn control_plane_of_worker(node: &Node) -> BTreeSet<IpAddr> {
+pub(crate) fn control_plane_of_worker(node: &Node) -> BTreeSet<IpAddr> {
     let layout = &node.layout;
     let mut endpoints: Vec<String> = Vec::new();
     if let Ok(text) = layout.read(&layout.args("traefik/provider.yaml")) {

@@ -20,7 +20,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// Why the datastore was not asked, or did not do it; the texts are those of MicroK8s's agent
 /// (recordings `http-dqlite-remove*`).
 #[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
+pub(crate) enum RemoveError {
     /// The token that Cluster API laid down cannot be read.
     #[error(
         "Failed to remove from dqlite: failed to validate CAPI auth token: failed to read token file: failed to read {}: open {}: {}",
@@ -48,7 +48,7 @@ pub enum RemoveError {
 }
 
 /// Has the datastore forget a member. `token_file` is where Cluster API puts its token.
-pub fn remove(
+pub(crate) fn remove(
     node: &Node,
     token_file: &Path,
     presented: &Token,

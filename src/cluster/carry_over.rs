@@ -21,7 +21,7 @@ const NOTE: &str = "run/cluster-agent.directory";
 
 /// The tokens of the directory that was used last could not be taken over.
 #[derive(Debug, thiserror::Error)]
-pub enum CarryOverError {
+pub(crate) enum CarryOverError {
     /// Its agent still runs.
     #[error("an agent still runs in `{}`", .0.display())]
     InUse(PathBuf),
@@ -43,7 +43,7 @@ pub enum CarryOverError {
 /// its path when there was something to take over.
 ///
 /// A join that was interrupted there is taken back there, and the node that it contacted is told.
-pub fn carry_over(node: &Node) -> Result<Option<PathBuf>, CarryOverError> {
+pub(crate) fn carry_over(node: &Node) -> Result<Option<PathBuf>, CarryOverError> {
     let Some(revision) = node.layout.revision() else {
         return Ok(None);
     };

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 ///
 /// Only the autodetection's own value changes, on its line or the one below; MicroK8s's client
 /// rewrites every line that has `first-found` in it.
-pub fn reach(manifest: &str, other: IpAddr) -> Option<String> {
+pub(crate) fn reach(manifest: &str, other: IpAddr) -> Option<String> {
     const FIRST_FOUND: &str = "first-found";
     let variable = if other.is_ipv6() {
         "IP6_AUTODETECTION_METHOD"

@@ -25,7 +25,7 @@ const NEW_FILE: u32 = 0o640;
 
 /// Why the node is not configured otherwise; texts that MicroK8s's agent has are its own.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigureError {
+pub(crate) enum ConfigureError {
     /// A name that is none of MicroK8s's services.
     #[error("Unknown service {0:?}")]
     UnknownService(String),
@@ -111,14 +111,14 @@ impl Switch {
 /// What is left to do for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub struct Configured {
+pub(crate) struct Configured {
     /// This agent is to restart, which ends the request as well: it comes when all else is done,
     /// and the answer is sent.
-    pub restarts_agent: bool,
+    pub(crate) restarts_agent: bool,
 }
 
 /// Configures the node. An add-on may take `limit`.
-pub fn configure(
+pub(crate) fn configure(
     node: &Node,
     request: &ConfigureRequest,
     limit: Duration,

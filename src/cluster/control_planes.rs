@@ -28,7 +28,7 @@ const NAME: &str = "kubernetes.default.svc";
 
 /// The addresses of the nodes that serve the cluster's API, without that of a node that joins. None where
 /// there is no Kubernetes.
-pub fn serving(node: &Node, joining: IpAddr) -> Result<Vec<IpAddr>, ListError> {
+pub(crate) fn serving(node: &Node, joining: IpAddr) -> Result<Vec<IpAddr>, ListError> {
     let Some(endpoints) = kubernetes::api_servers(node.platform.as_ref())? else {
         return Ok(Vec::new());
     };

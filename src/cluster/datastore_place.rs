@@ -16,7 +16,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why it did not move.
 #[derive(Debug, thiserror::Error)]
-pub enum MoveError {
+pub(crate) enum MoveError {
     /// The file that tells it where to go.
     #[error("cannot write `{}`: {source}", path.display())]
     Write {
@@ -41,7 +41,7 @@ pub enum MoveError {
 
 /// Moves the datastore in this folder to `address`, `address:port`, by restarting it. One that is
 /// there, or that has other members, stays.
-pub fn change(host: &dyn Platform, backend: &Path, address: &str) -> Result<(), MoveError> {
+pub(crate) fn change(host: &dyn Platform, backend: &Path, address: &str) -> Result<(), MoveError> {
     let order = backend.join("update.yaml");
     let is_there = || {
         let members = members(backend)?;

@@ -4,7 +4,7 @@
 //! first address that it finds, and its certificates follow its addresses (recording
 //! `join-controlplane-ok`, `changes.n1.json`).
 
-pub mod history;
+pub(crate) mod history;
 
 use std::io;
 use std::net::IpAddr;
@@ -33,7 +33,7 @@ use history::{FirstJoins, TooOften};
 
 /// Why the node could not be made ready for others.
 #[derive(Debug, thiserror::Error)]
-pub enum FirstJoinError {
+pub(crate) enum FirstJoinError {
     /// A file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -71,7 +71,7 @@ pub enum FirstJoinError {
 
 impl FirstJoinError {
     /// What another machine is told: no path and no command line of this node.
-    pub fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         match self {
             Self::Read(error) => {
                 format!(
@@ -102,7 +102,7 @@ impl FirstJoinError {
     }
 
     /// After how many seconds the same can be asked for again, where that is known.
-    pub fn retry_after(&self) -> Option<u64> {
+    pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooOften(too_often) => Some(too_often.seconds),
             _ => None,
@@ -110,7 +110,7 @@ impl FirstJoinError {
     }
 
     /// Whether it concerns no other node than the one that asked.
-    pub fn is_of_one_node(&self) -> bool {
+    pub(crate) fn is_of_one_node(&self) -> bool {
         matches!(self, Self::NotOurs(_))
     }
 }
@@ -120,7 +120,7 @@ impl FirstJoinError {
 const APPLY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The members of the datastore, by its own file.
-pub fn datastore_members(node: &Node) -> Result<Vec<Member>, FirstJoinError> {
+pub(crate) fn datastore_members(node: &Node) -> Result<Vec<Member>, FirstJoinError> {
     let text = node
         .layout
         .read(&node.layout.backend().join("cluster.yaml"))?;
@@ -128,24 +128,24 @@ pub fn datastore_members(node: &Node) -> Result<Vec<Member>, FirstJoinError> {
 }
 
 /// What a joining node needs of this one.
-pub struct Needs {
+pub(crate) struct Needs {
     /// The address at which it has to reach the datastore, and its own.
-    pub datastore: Option<(IpAddr, IpAddr)>,
+    pub(crate) datastore: Option<(IpAddr, IpAddr)>,
 }
 
 /// The token that a joining node presents, and the time in unix seconds.
-pub struct Presented {
+pub(crate) struct Presented {
     /// The token.
-    pub token: TokenDigest,
+    pub(crate) token: TokenDigest,
     /// When it is presented.
-    pub now: i64,
+    pub(crate) now: i64,
     /// Until when the node, admitted then, may rely on what was changed for it.
-    pub until: i64,
+    pub(crate) until: i64,
 }
 
 impl Presented {
     /// A token that is presented now.
-    pub fn now(tokens: &Tokens, token: &Token) -> Self {
+    pub(crate) fn now(tokens: &Tokens, token: &Token) -> Self {
         Self {
             token: token.digest(),
             now: tokens.now(),
@@ -168,12 +168,12 @@ struct Duties {
 }
 
 /// Whether this node has all that others need of it.
-pub fn is_ready(node: &Node, needs: &Needs) -> Result<bool, FirstJoinError> {
+pub(crate) fn is_ready(node: &Node, needs: &Needs) -> Result<bool, FirstJoinError> {
     Ok(Duties::of(node, needs)?.is_none())
 }
 
 /// Says why this node would not be made ready now, as far as that is known before.
-pub fn foretell(node: &Node, needs: &Needs, now: i64) -> Result<(), FirstJoinError> {
+pub(crate) fn foretell(node: &Node, needs: &Needs, now: i64) -> Result<(), FirstJoinError> {
     match Duties::of(node, needs)? {
         Some(Duties {
             datastore: Some(_), ..
@@ -188,7 +188,7 @@ pub fn foretell(node: &Node, needs: &Needs, now: i64) -> Result<(), FirstJoinErr
 /// Changes what others need of this node, in MicroK8s's order; says whether that was anything. All
 /// of it is undone when any of it fails. Otherwise it can be undone until the lease of the node that asks
 /// ends.
-pub fn make_ready(
+pub(crate) fn make_ready(
     node: &Node,
     needs: &Needs,
     presented: &Presented,
@@ -348,14 +348,14 @@ fn holds(network: &InterfaceAddress, address: IpAddr) -> bool {
 }
 
 /// The token that this node's agent is called with; the first one, where the file holds several.
-pub fn own_callback_token(node: &Node) -> Result<Secret, ReadError> {
+pub(crate) fn own_callback_token(node: &Node) -> Result<Secret, ReadError> {
     let path = node.layout.credential(CALLBACK_TOKEN);
     let text = Secret::new(node.layout.read(&path)?);
     Ok(Secret::new(callback_tokens::first(text.expose())))
 }
 
 /// Letters and digits, from a generator that the operating system seeds.
-pub fn random_text(length: usize) -> Secret {
+pub(crate) fn random_text(length: usize) -> Secret {
     const CHARACTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut random = rand::rng();
     Secret::new(

@@ -24,7 +24,7 @@ use crate::store::tokens::Tokens;
 /// The lock is for the few fields here, and is never held while a file or a program is waited for. One at
 /// a time makes the node ready, or undoes that; the others wait for the end of this step.
 #[derive(Default)]
-pub struct FirstJoinTracker {
+pub(crate) struct FirstJoinTracker {
     state: Mutex<State>,
     step_ended: Condvar,
 }
@@ -54,7 +54,7 @@ struct State {
 }
 
 /// A join that is being answered. The node stays ready at least until it is dropped.
-pub struct Asking<'a>(&'a FirstJoinTracker);
+pub(crate) struct Asking<'a>(&'a FirstJoinTracker);
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
@@ -90,7 +90,7 @@ impl FirstJoinTracker {
 
     /// Makes the node ready. Those who need the same meanwhile wait for the one that sees to it, and
     /// share its failure.
-    pub fn prepare(
+    pub(crate) fn prepare(
         &self,
         node: &Node,
         needs: &Needs,
@@ -184,7 +184,7 @@ impl FirstJoinTracker {
     }
 
     /// The node has its answer, and may rely on it until then.
-    pub fn let_in(&self, node: &Node, joining: JoiningNode, until: i64) {
+    pub(crate) fn let_in(&self, node: &Node, joining: JoiningNode, until: i64) {
         if !transaction::is_deferred(&node.layout) {
             return;
         }
@@ -204,13 +204,13 @@ impl FirstJoinTracker {
     }
 
     /// The node says how its join ended.
-    pub fn has_ended(&self, joining: &JoiningNode) {
+    pub(crate) fn has_ended(&self, joining: &JoiningNode) {
         self.lock().waiting.remove(joining);
     }
 
     /// Once no join is under way any more: makes what the first one changed final when another
     /// node depends on it, and undoes it otherwise.
-    pub fn reconcile(&self, node: &Node, tokens: &Tokens) {
+    pub(crate) fn reconcile(&self, node: &Node, tokens: &Tokens) {
         if !transaction::is_deferred(&node.layout) {
             return;
         }

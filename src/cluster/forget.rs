@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// # Errors
 ///
 /// What the datastore said last.
-pub fn ask(
+pub(crate) fn ask(
     host: &dyn Platform,
     backend: &Path,
     address: &str,
@@ -44,7 +44,7 @@ pub fn ask(
 }
 
 /// Whether the datastore lists a member at this address; nothing when it does not answer.
-pub fn lists(host: &dyn Platform, backend: &Path, address: &str) -> Option<bool> {
+pub(crate) fn lists(host: &dyn Platform, backend: &Path, address: &str) -> Option<bool> {
     let answer = host.datastore_members(backend).ok()?;
     let members = dqlite::read_shell_answer(&answer).ok()?;
     Some(members.iter().any(|member| member.address == address))

@@ -14,7 +14,7 @@ use crate::store::layout::ReadError;
 
 /// Why an identity cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
+pub(crate) enum IdentityError {
     /// A file of the node.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -27,19 +27,19 @@ pub enum IdentityError {
 }
 
 /// A key of the node.
-pub struct NodeKey {
+pub(crate) struct NodeKey {
     /// The key.
-    pub key: PrivateKey,
+    pub(crate) key: PrivateKey,
     /// The key as PEM.
-    pub pem: Secret,
+    pub(crate) pem: Secret,
     /// It was made just now, and is nowhere else yet.
-    pub is_new: bool,
+    pub(crate) is_new: bool,
 }
 
 impl NodeKey {
     /// The node's key of this name, or a new one. A key that is there stays, whatever its kind; one
     /// that is of no use is an error.
-    pub fn read_or_make(node: &Node, name: &str) -> Result<Self, IdentityError> {
+    pub(crate) fn read_or_make(node: &Node, name: &str) -> Result<Self, IdentityError> {
         if let Some(found) = Self::read(node, name)? {
             return Ok(found);
         }
@@ -47,7 +47,7 @@ impl NodeKey {
     }
 
     /// The node's key of this name, where it has one.
-    pub fn read(node: &Node, name: &str) -> Result<Option<Self>, IdentityError> {
+    pub(crate) fn read(node: &Node, name: &str) -> Result<Option<Self>, IdentityError> {
         let path = node.layout.cert(&format!("{name}.key"));
         let pem = match node.layout.read(&path) {
             Ok(pem) => Secret::new(pem),
@@ -66,7 +66,7 @@ impl NodeKey {
     }
 
     /// A key that was made just now.
-    pub fn new(key: PrivateKey) -> Result<Self, IdentityError> {
+    pub(crate) fn new(key: PrivateKey) -> Result<Self, IdentityError> {
         let pem = key.to_pem()?;
         Ok(Self {
             key,
@@ -76,7 +76,13 @@ impl NodeKey {
     }
 
     /// A kubeconfig for the user of a certificate of this key.
-    pub fn kubeconfig(&self, ca: &str, server: &str, user: &str, certificate: &str) -> Secret {
+    pub(crate) fn kubeconfig(
+        &self,
+        ca: &str,
+        server: &str,
+        user: &str,
+        certificate: &str,
+    ) -> Secret {
         let identity = Identity::Certificate {
             certificate,
             key: &self.pem,
@@ -86,7 +92,7 @@ impl NodeKey {
 }
 
 /// The URL of an API server.
-pub fn api_server_url(host: &str, port: &str) -> String {
+pub(crate) fn api_server_url(host: &str, port: &str) -> String {
     match host.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) => format!("https://[{address}]:{port}"),
         _ => format!("https://{host}:{port}"),
@@ -94,20 +100,20 @@ pub fn api_server_url(host: &str, port: &str) -> String {
 }
 
 /// A certificate and kubeconfig of the node under an authority.
-pub struct Renewed {
+pub(crate) struct Renewed {
     /// The name of its files below `certs`, without the ending.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its key.
-    pub key: NodeKey,
+    pub(crate) key: NodeKey,
     /// The certificate, PEM.
-    pub certificate: String,
+    pub(crate) certificate: String,
     /// The kubeconfig that holds it: name and text.
-    pub kubeconfig: Option<(&'static str, Secret)>,
+    pub(crate) kubeconfig: Option<(&'static str, Secret)>,
 }
 
 /// The node's client certificates under this authority, for the keys that `key` gives by their names.
 /// `port` is that of its API server; without one the node's own arguments say it.
-pub fn renew(
+pub(crate) fn renew(
     node: &Node,
     ca: &Ca,
     ca_pem: &str,

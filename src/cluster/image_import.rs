@@ -5,7 +5,7 @@ use std::io;
 
 /// Why an image is not there (recording `http-image-import`).
 #[derive(Debug, thiserror::Error)]
-pub enum ImportError {
+pub(crate) enum ImportError {
     /// The container runtime did not take it.
     #[error("Failed to import the image: microk8s.ctr command failed: {0}")]
     NotTaken(#[from] FeedError),
@@ -16,7 +16,7 @@ pub enum ImportError {
 
 impl ImportError {
     /// All that is known, for the log of this node; what the runtime said is not for the caller.
-    pub fn in_full(&self) -> String {
+    pub(crate) fn in_full(&self) -> String {
         match self {
             Self::NotTaken(FeedError::Failed { said, .. }) if !said.is_empty() => {
                 format!("{self}: {said}")

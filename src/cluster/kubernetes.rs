@@ -21,18 +21,18 @@ const SOON: Duration = Duration::from_secs(7);
 
 /// A node, as Kubernetes lists it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Its name; empty where it has none.
-    pub name: String,
+    pub(crate) name: String,
     /// Its internal addresses, as it says itself; a node that has never started may have none.
-    pub addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// Whether it calls itself a control plane node.
-    pub claims_control_plane: bool,
+    pub(crate) claims_control_plane: bool,
 }
 
 /// Why the API servers are not known.
 #[derive(Debug, thiserror::Error)]
-pub enum ListError {
+pub(crate) enum ListError {
     /// Kubernetes could not be asked.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -43,7 +43,7 @@ pub enum ListError {
 
 /// The nodes that have a name; none where there is no Kubernetes. An API server that does not
 /// answer soon is an error, because a request waits for this.
-pub fn nodes(host: &dyn Platform) -> Result<Vec<Listed>, CommandError> {
+pub(crate) fn nodes(host: &dyn Platform) -> Result<Vec<Listed>, CommandError> {
     let arguments = ["get", "no", "-o", "json", "--request-timeout=5s"];
     let list = host.kubectl_within(SOON, &arguments)?;
     let mut nodes = list.and_then(|list| read(&list)).unwrap_or_default();
@@ -53,7 +53,7 @@ pub fn nodes(host: &dyn Platform) -> Result<Vec<Listed>, CommandError> {
 
 /// Where the cluster's API servers say that they serve, or `None` where there is no Kubernetes to ask. Each of
 /// them writes its own address there, and takes out those that are silent for a while.
-pub fn api_servers(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
+pub(crate) fn api_servers(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
     let arguments = [
         "get",
         "endpoints",
@@ -69,7 +69,7 @@ pub fn api_servers(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>>, List
 }
 
 /// The names of the nodes with this internal address. Each node says of itself which it has.
-pub fn names_of(host: &dyn Platform, address: IpAddr) -> Vec<String> {
+pub(crate) fn names_of(host: &dyn Platform, address: IpAddr) -> Vec<String> {
     let list = host.kubectl(&["get", "no", "-o", "json"]).ok().flatten();
     let nodes = list.and_then(|list| read(&list)).unwrap_or_default();
     let has_it = nodes
@@ -80,17 +80,17 @@ pub fn names_of(host: &dyn Platform, address: IpAddr) -> Vec<String> {
 
 /// What Kubernetes says of one node.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub(crate) struct Known {
     /// Its internal addresses, as it says itself.
-    pub addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// What must be done before Kubernetes lets it go.
-    pub finalizers: Vec<String>,
+    pub(crate) finalizers: Vec<String>,
     /// Whether it calls itself a control plane node.
-    pub claims_control_plane: bool,
+    pub(crate) claims_control_plane: bool,
 }
 
 /// The node of this name, or `None` where there is no Kubernetes to ask.
-pub fn find(host: &dyn Platform, name: &str) -> Result<Option<Known>, CommandError> {
+pub(crate) fn find(host: &dyn Platform, name: &str) -> Result<Option<Known>, CommandError> {
     let found = host.kubectl(&["get", "no", name, "-o", "json"])?;
     Ok(found.map(|found| {
         let node: Value = serde_json::from_str(&found).unwrap_or_default();

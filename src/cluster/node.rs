@@ -16,16 +16,16 @@ use crate::store::token_files::Sharing;
 
 /// The node that a command is about.
 #[derive(Clone)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its directory.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// Its machine.
-    pub platform: Arc<dyn Platform>,
+    pub(crate) platform: Arc<dyn Platform>,
 }
 
 /// How certificates, arguments and credentials of the node may be shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Privacy {
+pub(crate) enum Privacy {
     /// With the group: MicroK8s's tools read and write these without being root.
     Group,
     /// Readable by the group: MicroK8s asks for it to tell who may use the node.
@@ -36,12 +36,12 @@ pub enum Privacy {
 
 impl Node {
     /// The node of a snap, or a standalone one.
-    pub fn new(layout: Layout, platform: Arc<dyn Platform>) -> Self {
+    pub(crate) fn new(layout: Layout, platform: Arc<dyn Platform>) -> Self {
         Self { layout, platform }
     }
 
     /// The node of MicroK8s's snap, or of a directory laid out like it.
-    pub fn of_snap(layout: Layout) -> Self {
+    pub(crate) fn of_snap(layout: Layout) -> Self {
         let platform = SnapPlatform::new(layout.snap(), layout.data(), layout.common());
         Self::new(layout, Arc::new(platform))
     }
@@ -50,7 +50,7 @@ impl Node {
     ///
     /// As in MicroK8s, the lock `cis-hardening` takes files away from the group (recording
     /// `join-cis-hardening`).
-    pub fn access(&self, privacy: Privacy) -> Access {
+    pub(crate) fn access(&self, privacy: Privacy) -> Access {
         let gid = self.platform.group().gid;
         let (mode, gid) = match privacy {
             _ if self.layout.has(Lock::CisHardening) => (0o600, None),
@@ -67,7 +67,7 @@ impl Node {
     }
 
     /// How a token file is shared.
-    pub fn token_file_sharing(&self) -> Sharing {
+    pub(crate) fn token_file_sharing(&self) -> Sharing {
         match self.access(Privacy::Group) {
             Access::Set { mode, gid, .. } => Sharing { mode, gid },
             Access::Keep { or } => Sharing {
@@ -78,7 +78,7 @@ impl Node {
     }
 
     /// The arguments of a service.
-    pub fn arguments(&self, service: &str) -> Result<ArgsFile, ReadError> {
+    pub(crate) fn arguments(&self, service: &str) -> Result<ArgsFile, ReadError> {
         Ok(ArgsFile::parse(
             self.layout.read_bytes(&self.layout.args(service))?,
         ))
@@ -86,7 +86,7 @@ impl Node {
 
     /// The node's name, as its kubelet has it: what its arguments say, else the machine's name; trimmed
     /// and in lower case.
-    pub fn name(&self) -> io::Result<String> {
+    pub(crate) fn name(&self) -> io::Result<String> {
         let name = match self.overriding_name() {
             Some(name) => name,
             None => self.platform.host_name()?,
@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// The name that the kubelet's arguments give the node in place of the machine's.
-    pub fn overriding_name(&self) -> Option<String> {
+    pub(crate) fn overriding_name(&self) -> Option<String> {
         let arguments = self.arguments("kubelet").ok()?;
         let name = arguments.get("--hostname-override")?.trim();
         (!name.is_empty()).then(|| name.to_owned())
@@ -103,7 +103,7 @@ impl Node {
 
     /// Where this node's agent listens, by its arguments: MicroK8s's default where they do not
     /// say.
-    pub fn agent_bind(&self) -> SocketAddr {
+    pub(crate) fn agent_bind(&self) -> SocketAddr {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], endpoint::AGENT_PORT));
         let Ok(arguments) = self.arguments("cluster-agent") else {
             return unspecified;
@@ -123,7 +123,7 @@ impl Node {
     }
 
     /// A service's arguments as it gets them.
-    pub fn command_line(&self, arguments: &ArgsFile) -> Vec<String> {
+    pub(crate) fn command_line(&self, arguments: &ArgsFile) -> Vec<String> {
         let variables: HashMap<&str, String> = self
             .variables()
             .into_iter()
@@ -135,7 +135,7 @@ impl Node {
     /// The addresses under which other nodes may reach this one, the one to prefer first.
     ///
     /// An agent that is bound to one address can be reached there only.
-    pub fn addresses(&self, bind: IpAddr) -> io::Result<Vec<IpAddr>> {
+    pub(crate) fn addresses(&self, bind: IpAddr) -> io::Result<Vec<IpAddr>> {
         if !bind.is_unspecified() {
             return Ok(vec![bind]);
         }
@@ -149,7 +149,7 @@ impl Node {
     }
 
     /// Expands `$SNAP_DATA` and its like, as MicroK8s's services find them in their arguments.
-    pub fn expand(&self, text: &str) -> PathBuf {
+    pub(crate) fn expand(&self, text: &str) -> PathBuf {
         let mut expanded = text.to_owned();
         for (name, value) in self.variables() {
             let value = value.to_string_lossy();
@@ -161,7 +161,7 @@ impl Node {
     }
 
     /// The variables that arguments may hold; longer names first, because `$SNAP` begins others.
-    pub fn variables(&self) -> [(&'static str, PathBuf); 3] {
+    pub(crate) fn variables(&self) -> [(&'static str, PathBuf); 3] {
         [
             ("SNAP_COMMON", self.layout.common().to_owned()),
             ("SNAP_DATA", self.layout.data().to_owned()),
@@ -170,7 +170,7 @@ impl Node {
     }
 
     /// Whether this node keeps the datastore of Kubernetes in MicroK8s's dqlite.
-    pub fn uses_dqlite(&self) -> bool {
+    pub(crate) fn uses_dqlite(&self) -> bool {
         self.arguments("kube-apiserver").is_ok_and(|arguments| {
             arguments
                 .get("--etcd-servers")
@@ -179,23 +179,23 @@ impl Node {
     }
 
     /// Whether that datastore runs here.
-    pub fn runs_datastore(&self) -> bool {
+    pub(crate) fn runs_datastore(&self) -> bool {
         self.uses_dqlite() && self.platform.has_datastore() && !self.layout.has(Lock::NoK8sDqlite)
     }
 
     /// Whether the node is a worker: it admits no other nodes, and issues no tokens.
-    pub fn is_worker(&self) -> bool {
+    pub(crate) fn is_worker(&self) -> bool {
         self.layout.has(Lock::Clustered)
     }
 
     /// Whether the node stands alone, without MicroK8s.
-    pub fn is_standalone(&self) -> bool {
+    pub(crate) fn is_standalone(&self) -> bool {
         self.layout.kind() == Kind::Standalone
     }
 }
 
 /// `address:port`, `[v6]:port` or `:port`.
-pub fn parse_bind(text: &str) -> Option<SocketAddr> {
+pub(crate) fn parse_bind(text: &str) -> Option<SocketAddr> {
     if let Some(port) = text.strip_prefix(':') {
         return Some(SocketAddr::from(([0, 0, 0, 0], port.parse().ok()?)));
     }

@@ -23,14 +23,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The right to change the node, until it is dropped.
 #[derive(Debug)]
-pub struct NodeLock {
+pub(crate) struct NodeLock {
     folder: PathBuf,
     _lock: FileLock,
 }
 
 /// Why the node cannot be changed now.
 #[derive(Debug, thiserror::Error)]
-pub enum NodeLockError {
+pub(crate) enum NodeLockError {
     /// A join or leave of this node is under way.
     #[error("another join or leave of this node is under way")]
     Busy,
@@ -50,7 +50,7 @@ pub enum NodeLockError {
 
 impl NodeLockError {
     /// What to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Busy => Some("wait for it to finish and check its output"),
             Self::Moved(_) => {
@@ -75,7 +75,7 @@ impl Drop for NodeLock {
 }
 
 /// Whether the node lock could be taken now. Finding out changes nothing.
-pub fn check(node: &Node) -> Result<(), NodeLockError> {
+pub(crate) fn check(node: &Node) -> Result<(), NodeLockError> {
     node.layout.check_current()?;
     let folder = node.layout.own_state();
     match FileLock::try_take_folder(&folder) {
@@ -99,13 +99,13 @@ pub fn check(node: &Node) -> Result<(), NodeLockError> {
 
 /// Waits for the node lock: a change that holds it may be one whose caller was killed, and that is
 /// being taken back right now.
-pub fn take(node: &Node) -> Result<NodeLock, NodeLockError> {
+pub(crate) fn take(node: &Node) -> Result<NodeLock, NodeLockError> {
     take_within(node, BUSY_LIMIT)
 }
 
 /// Waits for the node lock, and then recovers from a change that was killed, with [`recover`] or a
 /// function that calls it.
-pub fn lock_and_recover<E>(
+pub(crate) fn lock_and_recover<E>(
     node: &Node,
     recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
 ) -> Result<NodeLock, E>
@@ -116,7 +116,7 @@ where
 }
 
 /// [`lock_and_recover`] for a command: that another change is under way is said at once.
-pub fn lock_and_recover_soon<E>(
+pub(crate) fn lock_and_recover_soon<E>(
     node: &Node,
     recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
 ) -> Result<NodeLock, E>
@@ -138,12 +138,12 @@ fn tidied<E: From<JournalError>>(
 }
 
 /// Takes back, or completes, what an interrupted change of this node left behind.
-pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
+pub(crate) fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
     transaction::recover(&node.layout, node.platform.as_ref())
 }
 
 /// Takes the node lock if it is free.
-pub fn take_now(node: &Node) -> Result<NodeLock, NodeLockError> {
+pub(crate) fn take_now(node: &Node) -> Result<NodeLock, NodeLockError> {
     take_within(node, Duration::ZERO)
 }
 

@@ -10,7 +10,7 @@ use crate::wire::operation::{Event, Operation};
 
 /// Where an operation runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunsIn {
+pub(crate) enum RunsIn {
     /// In the node's agent, which takes the callbacks of the cluster after a join.
     Agent,
     /// In the process of a command. Callbacks are for whatever agent the node has: MicroK8s's may
@@ -19,7 +19,7 @@ pub enum RunsIn {
 }
 
 /// Takes the events of an operation, and says when it is to stop.
-pub trait Progress {
+pub(crate) trait Progress {
     /// Something happened.
     fn tell(&mut self, event: Event);
 
@@ -37,7 +37,7 @@ pub trait Progress {
 }
 
 /// Runs an operation; its last event says how it ended. `tokens` are those of the node's agent.
-pub fn run(
+pub(crate) fn run(
     node: &Node,
     tokens: Option<&Tokens>,
     operation: &Operation,

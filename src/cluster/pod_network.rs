@@ -14,7 +14,7 @@ use crate::cluster::node_lock;
 use crate::platform::CommandError;
 
 /// The mark, below our own state.
-pub fn mark(node: &Node) -> PathBuf {
+pub(crate) fn mark(node: &Node) -> PathBuf {
     node.layout.own_state().join("pod-network.changed")
 }
 
@@ -30,7 +30,7 @@ const READY_LIMIT: Duration = Duration::from_secs(7);
 /// # Errors
 ///
 /// What kubectl said last. The mark stays, and the agent tries on.
-pub fn apply(node: &Node, limit: Duration) -> Result<(), CommandError> {
+pub(crate) fn apply(node: &Node, limit: Duration) -> Result<(), CommandError> {
     let manifest = node.layout.cni_manifest();
     let mut was_ready = false;
     let mut last = Ok(());
@@ -63,7 +63,7 @@ static LAST_LOGGED: Mutex<String> = Mutex::new(String::new());
 
 /// Tells Kubernetes what it has not been told yet, once. The node can be changed meanwhile: the mark
 /// goes only where the manifest is still the one that Kubernetes took.
-pub fn catch_up(node: &Node) {
+pub(crate) fn catch_up(node: &Node) {
     // A worker has no manifest of its own; what it had when it was alone waits for its leave.
     if !mark(node).exists() || node.is_worker() {
         return;

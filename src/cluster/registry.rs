@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What Kubernetes knows.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Registry {
+pub(crate) struct Registry {
     nodes: Vec<Registered>,
     services: Vec<Service>,
     /// Where the API servers are. They alone write this.
@@ -29,13 +29,13 @@ pub struct Registry {
 
 /// A node. It writes its addresses itself.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Registered {
+pub(crate) struct Registered {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its addresses, of every kind.
-    pub addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// Its kubelet has said lately that it runs, or has never been heard of.
-    pub is_ready: bool,
+    pub(crate) is_ready: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ struct Service {
 impl Registry {
     /// Asks Kubernetes; `None` where there is none, or where `kubectl` is a stand-in that prints
     /// nothing.
-    pub fn ask(host: &dyn Platform) -> Result<Option<Self>, ListError> {
+    pub(crate) fn ask(host: &dyn Platform) -> Result<Option<Self>, ListError> {
         let question = [
             "get",
             "nodes,services,endpoints",
@@ -102,17 +102,17 @@ impl Registry {
     }
 
     /// The node of this name.
-    pub fn node(&self, name: &str) -> Option<&Registered> {
+    pub(crate) fn node(&self, name: &str) -> Option<&Registered> {
         self.nodes.iter().find(|node| node.name == name)
     }
 
     /// Whether an API server is at one of these addresses.
-    pub fn has_api_server(&self, addresses: &[IpAddr]) -> bool {
+    pub(crate) fn has_api_server(&self, addresses: &[IpAddr]) -> bool {
         addresses.iter().any(|at| self.api_servers.contains(at))
     }
 
     /// Whether a name is that of a service as pods write it: `SERVICE.NAMESPACE`, and what follows.
-    pub fn is_service(&self, name: &str) -> bool {
+    pub(crate) fn is_service(&self, name: &str) -> bool {
         let mut labels = name.split('.');
         let (Some(service), Some(namespace)) = (labels.next(), labels.next()) else {
             return false;
@@ -126,7 +126,7 @@ impl Registry {
     /// The addresses of others than the node that is called so and joins from this address: of API
     /// servers, services, load balancers and nodes. A node at the same address is the same machine
     /// under an earlier name.
-    pub fn addresses_of_others(&self, name: &str, address: IpAddr) -> Vec<IpAddr> {
+    pub(crate) fn addresses_of_others(&self, name: &str, address: IpAddr) -> Vec<IpAddr> {
         let others = self
             .nodes
             .iter()

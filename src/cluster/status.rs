@@ -18,7 +18,7 @@ use crate::wire::local_v1::{NodeEntry, NodeList};
 
 /// The nodes: this one, the members of its datastore, the workers that it admitted, and those that
 /// others admitted, which Kubernetes knows.
-pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, StoreError> {
+pub(crate) fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, StoreError> {
     let own_role = if node.layout.has(Lock::Clustered) {
         Role::Worker
     } else {
@@ -101,7 +101,7 @@ pub fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, Sto
 }
 
 /// Whether the node is in a cluster, by its own files; `None` while that is changing.
-pub fn membership(layout: &Layout) -> Option<Membership> {
+pub(crate) fn membership(layout: &Layout) -> Option<Membership> {
     if transaction::is_open(layout) {
         return None;
     }

@@ -33,7 +33,7 @@ const SHOWN: usize = 200;
 
 /// By what an API server with these arguments differs from that of a fresh node. Of files it is said
 /// that they are there, and not where.
-pub fn of(arguments: &ArgsFile) -> BTreeMap<String, String> {
+pub(crate) fn of(arguments: &ArgsFile) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for (key, at_first) in [(ENABLED, ENABLED_AT_FIRST), (DISABLED, "")] {
         let list = arguments.get_all(key).join(",");
@@ -57,7 +57,7 @@ pub fn of(arguments: &ArgsFile) -> BTreeMap<String, String> {
 
 /// What an API server with these arguments of its own admits, and the other one of the cluster does
 /// not; nothing where it is as strict.
-pub fn looser(own: &ArgsFile, theirs: &BTreeMap<String, String>) -> Option<String> {
+pub(crate) fn looser(own: &ArgsFile, theirs: &BTreeMap<String, String>) -> Option<String> {
     let their = |key: &str| theirs.get(key).map(String::as_str);
     let own_list = |key| own.get_all(key).join(",");
     let mut reasons = Vec::new();

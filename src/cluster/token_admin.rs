@@ -19,14 +19,14 @@ use crate::wire::local_v1::{
 };
 
 /// The tokens of a node, which belong to the cluster that it is in.
-pub fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
+pub(crate) fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
     let layout = node.layout.clone();
     let cluster = move || current_cluster(&layout);
     Tokens::new(&node.layout, clock, window, Arc::new(cluster))
 }
 
 /// The certificate authority (PEM) of the cluster that the node is in.
-pub fn authority(layout: &Layout) -> Option<String> {
+pub(crate) fn authority(layout: &Layout) -> Option<String> {
     let file = match layout.has(Lock::Clustered) {
         true => "ca.remote.crt",
         false => "ca.crt",
@@ -47,7 +47,7 @@ const MIN_DIGITS: usize = 4;
 
 /// Why tokens could not be looked after.
 #[derive(Debug, thiserror::Error)]
-pub enum TokenCareError {
+pub(crate) enum TokenCareError {
     /// No token has this id.
     #[error("there is no token `{0}`")]
     NoSuchId(String),
@@ -68,7 +68,10 @@ pub enum TokenCareError {
 }
 
 /// The tokens that are meant, the last issued first.
-pub fn find(tokens: &Tokens, selection: &TokenSelection) -> Result<TokenList, TokenCareError> {
+pub(crate) fn find(
+    tokens: &Tokens,
+    selection: &TokenSelection,
+) -> Result<TokenList, TokenCareError> {
     let now = tokens.now();
     let mut entries: Vec<TokenEntry> = select(tokens, selection)?
         .iter()
@@ -84,7 +87,7 @@ pub fn find(tokens: &Tokens, selection: &TokenSelection) -> Result<TokenList, To
 
 /// Revokes the selected tokens and returns those that were still usable. When one of them is
 /// unknown, none is revoked.
-pub fn revoke(
+pub(crate) fn revoke(
     tokens: &Tokens,
     selection: &TokenSelection,
     uid: u32,
@@ -111,7 +114,11 @@ pub fn revoke(
 }
 
 /// Removes every token that is over, and unused ones where that is asked for.
-pub fn prune(tokens: &Tokens, request: PruneRequest, uid: u32) -> Result<Pruned, TokenCareError> {
+pub(crate) fn prune(
+    tokens: &Tokens,
+    request: PruneRequest,
+    uid: u32,
+) -> Result<Pruned, TokenCareError> {
     Ok(Pruned {
         pruned: tokens.prune(request.unused_seconds, uid)?,
     })

@@ -10,7 +10,7 @@ use crate::wire::cluster_v1::UpgradeRequest;
 /// `http-upgrade`).
 #[derive(Debug, thiserror::Error)]
 #[error("Failed to run upgrade {upgrade:?} phase {phase:?}: {why}")]
-pub struct UpgradeError {
+pub(crate) struct UpgradeError {
     upgrade: String,
     phase: String,
     why: Box<Why>,
@@ -40,7 +40,11 @@ enum Why {
 }
 
 /// Goes through one phase. Its script may take `limit`, and is ended then.
-pub fn run(node: &Node, request: &UpgradeRequest, limit: Duration) -> Result<(), UpgradeError> {
+pub(crate) fn run(
+    node: &Node,
+    request: &UpgradeRequest,
+    limit: Duration,
+) -> Result<(), UpgradeError> {
     attempt(node, request, limit).map_err(|why| UpgradeError {
         upgrade: request.upgrade.clone(),
         phase: request.phase.clone(),

@@ -8,28 +8,28 @@ use crate::model::fingerprint::Fingerprint;
 /// same key is that of the same cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ClusterId(String);
+pub(crate) struct ClusterId(String);
 
 impl ClusterId {
     /// The cluster whose authority has this public key, in DER.
-    pub fn of_key(public_key: &[u8]) -> Self {
+    pub(crate) fn of_key(public_key: &[u8]) -> Self {
         Self(Fingerprint::of(public_key).to_string())
     }
 }
 
 /// The cluster that a node is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CurrentCluster {
+pub(crate) struct CurrentCluster {
     /// Which one; nothing where the node cannot tell.
-    pub id: Option<ClusterId>,
+    pub(crate) id: Option<ClusterId>,
     /// The node is joining or leaving one, which may still be taken back.
-    pub is_changing: bool,
+    pub(crate) is_changing: bool,
 }
 
 impl CurrentCluster {
     /// Whether something of this cluster is of another one than the current. Nothing is, where one
     /// of both is not known.
-    pub fn is_other_than(&self, cluster: Option<&ClusterId>) -> bool {
+    pub(crate) fn is_other_than(&self, cluster: Option<&ClusterId>) -> bool {
         self.id
             .as_ref()
             .zip(cluster)

@@ -6,31 +6,31 @@ use std::net::{IpAddr, SocketAddr};
 pub const AGENT_PORT: u16 = 25000;
 
 /// The port of MicroK8s's datastore.
-pub const DATASTORE_PORT: u16 = 19001;
+pub(crate) const DATASTORE_PORT: u16 = 19001;
 
 /// `host:port`, IPv6 in brackets.
-pub fn join(address: IpAddr, port: u16) -> String {
+pub(crate) fn join(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
 }
 
 /// An address without the mapping of IPv4 into IPv6 that a dual-stack socket reports.
-pub fn plain(address: IpAddr) -> IpAddr {
+pub(crate) fn plain(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
 /// Whether an address means another machine on each link: `169.254.0.0/16`, `fe80::/10`.
-pub fn is_link_local(address: IpAddr) -> bool {
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if v4.is_link_local()) || is_link_local_v6(address)
 }
 
 /// Whether an IPv6 address means another machine on each link. (IPv4 has such addresses too; those
 /// are unique on the one network where they are used.)
-pub fn is_link_local_v6(address: IpAddr) -> bool {
+pub(crate) fn is_link_local_v6(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// The address in a text, however it is spelled, with or without brackets.
-pub fn read_address(text: &str) -> Option<IpAddr> {
+pub(crate) fn read_address(text: &str) -> Option<IpAddr> {
     let inner = text
         .strip_prefix('[')
         .and_then(|inner| inner.strip_suffix(']'));
@@ -38,7 +38,7 @@ pub fn read_address(text: &str) -> Option<IpAddr> {
 }
 
 /// Splits `host:port` at its last colon; brackets around the host are dropped.
-pub fn split(endpoint: &str) -> Option<(&str, &str)> {
+pub(crate) fn split(endpoint: &str) -> Option<(&str, &str)> {
     let (host, port) = endpoint.rsplit_once(':')?;
     let host = host
         .strip_prefix('[')
@@ -48,7 +48,7 @@ pub fn split(endpoint: &str) -> Option<(&str, &str)> {
 }
 
 /// The IP address in `host:port`, when the host is one.
-pub fn address_of(endpoint: &str) -> Option<IpAddr> {
+pub(crate) fn address_of(endpoint: &str) -> Option<IpAddr> {
     split(endpoint)?.0.parse().ok()
 }
 

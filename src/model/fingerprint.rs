@@ -40,9 +40,9 @@ pub struct FingerprintTooShort;
 impl FingerprintPrefix {
     /// The shortest fingerprint that MicroK8s accepts, and as much as it prints of one (recording
     /// `add-node-pretty`).
-    pub const MIN_LEN: usize = 12;
+    pub(crate) const MIN_LEN: usize = 12;
     /// The length of a whole fingerprint.
-    pub const MAX_LEN: usize = 64;
+    pub(crate) const MAX_LEN: usize = 64;
 
     /// Takes what was typed.
     pub fn parse(text: &str) -> Result<Self, FingerprintTooShort> {
@@ -53,7 +53,7 @@ impl FingerprintPrefix {
     }
 
     /// Whether `fingerprint` begins with this.
-    pub fn matches(&self, fingerprint: &Fingerprint) -> bool {
+    pub(crate) fn matches(&self, fingerprint: &Fingerprint) -> bool {
         fingerprint.to_string().starts_with(&self.0)
     }
 }

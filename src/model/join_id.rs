@@ -18,7 +18,7 @@ impl JoinId {
     }
 
     /// Whether both are known, and are not the same.
-    pub fn differ(one: Option<&Self>, other: Option<&Self>) -> bool {
+    pub(crate) fn differ(one: Option<&Self>, other: Option<&Self>) -> bool {
         matches!((one, other), (Some(one), Some(other)) if one != other)
     }
 }

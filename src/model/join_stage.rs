@@ -82,7 +82,7 @@ impl JoinStage {
     }
 
     /// What is done in it, for people.
-    pub const fn doing(self) -> &'static str {
+    pub(crate) const fn doing(self) -> &'static str {
         match self {
             Self::Preflight => "looking at this node",
             Self::Contact => "contacting the cluster",
@@ -119,7 +119,7 @@ impl JoinStage {
 
 impl Retry {
     /// What it means, for people.
-    pub const fn advice(self) -> &'static str {
+    pub(crate) const fn advice(self) -> &'static str {
         match self {
             Self::TryAgain => "trying the same command again can help",
             Self::CureFirst => "cure the cause, then try the same command again",

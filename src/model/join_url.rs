@@ -14,13 +14,13 @@ use crate::model::token::{MIN_LEN, Token, is_token_text};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinUrl {
     /// The node to contact.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The port of its agent.
-    pub port: u16,
+    pub(crate) port: u16,
     /// What admits this node.
-    pub token: Token,
+    pub(crate) token: Token,
     /// Verifies the node; without one the node is not verified.
-    pub fingerprint: Option<FingerprintPrefix>,
+    pub(crate) fingerprint: Option<FingerprintPrefix>,
 }
 
 /// Why a connection string was not understood; the texts are MicroK8s's (recordings `join-malformed-*`).
@@ -79,7 +79,7 @@ impl JoinUrl {
     ///
     /// What stands behind the port is taken for a second token where it looks like one rather
     /// than like a fingerprint: it has a token's length, and is no whole fingerprint.
-    pub fn parse_with_token(text: &str, token: &Secret) -> Result<Self, InvalidJoinUrl> {
+    pub(crate) fn parse_with_token(text: &str, token: &Secret) -> Result<Self, InvalidJoinUrl> {
         let parts: Vec<&str> = text.split('/').collect();
         match parts[..] {
             [host_and_port] => Self::of_parts(host_and_port, token.expose(), None),
@@ -95,7 +95,7 @@ impl JoinUrl {
     }
 
     /// Reads the parts of a connection string, with the checks of [`Self::parse`].
-    pub fn of_parts(
+    pub(crate) fn of_parts(
         host_and_port: &str,
         token: &str,
         fingerprint: Option<&str>,
@@ -129,14 +129,14 @@ impl JoinUrl {
     }
 
     /// Where to connect to.
-    pub fn endpoint(&self) -> std::net::SocketAddr {
+    pub(crate) fn endpoint(&self) -> std::net::SocketAddr {
         (self.address, self.port).into()
     }
 }
 
 /// A text without what copying it may have put around it: blanks, line ends, quotes, a byte order
 /// mark. One that is nothing else stays.
-pub fn without_wrapping(text: &str) -> &str {
+pub(crate) fn without_wrapping(text: &str) -> &str {
     let is_wrapping = |c: char| {
         c.is_whitespace()
             || c.is_control()
@@ -190,15 +190,15 @@ fn parse_port(text: &str) -> Result<u16, InvalidJoinUrl> {
 
 /// What `microk8s join` is told about one way to reach a node, as `add-node` prints it.
 #[derive(Clone)]
-pub struct PrintedUrl<'a> {
+pub(crate) struct PrintedUrl<'a> {
     /// The node's address.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The port of its agent.
-    pub port: u16,
+    pub(crate) port: u16,
     /// The token.
-    pub token: &'a Token,
+    pub(crate) token: &'a Token,
     /// The digits of the fingerprint.
-    pub fingerprint: &'a str,
+    pub(crate) fingerprint: &'a str,
 }
 
 impl fmt::Display for PrintedUrl<'_> {

@@ -6,20 +6,20 @@ use serde::Serialize;
 
 /// Whether a node is in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Membership {
+pub(crate) struct Membership {
     /// Whether it is in one with other nodes, as far as it knows.
-    pub member: bool,
+    pub(crate) member: bool,
     /// As what.
-    pub role: OwnRole,
+    pub(crate) role: OwnRole,
     /// The SHA-256 of the cluster's certificate authority, 64 hexadecimal digits; of a node in no
     /// cluster, that of the cluster which others would join through it.
-    pub cluster: Option<String>,
+    pub(crate) cluster: Option<String>,
 }
 
 /// What a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum OwnRole {
+pub(crate) enum OwnRole {
     /// A control plane node.
     ControlPlane,
     /// A worker.

@@ -1,14 +1,14 @@
 //! Layer 1: values that are valid once they exist.
 
-pub mod cluster_id;
+pub(crate) mod cluster_id;
 pub mod endpoint;
 pub mod fingerprint;
 pub mod join_id;
 pub mod join_stage;
 pub mod join_url;
-pub mod membership;
+pub(crate) mod membership;
 pub mod node;
-pub mod node_label;
+pub(crate) mod node_label;
 pub mod role;
 pub mod token;
 pub mod token_record;

@@ -48,7 +48,7 @@ impl NodeName {
     }
 
     /// Takes the host name of a node that is to be made.
-    pub fn of_new_node(name: &str) -> Result<Self, InvalidNodeName> {
+    pub(crate) fn of_new_node(name: &str) -> Result<Self, InvalidNodeName> {
         let name = Self::parse(name)?;
         if name.0.len() > LONGEST {
             return Err(InvalidNodeName::Length(name.0));
@@ -57,7 +57,7 @@ impl NodeName {
     }
 
     /// The name.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -85,11 +85,11 @@ impl From<NodeName> for String {
 /// Who joins: a host name, and the address that the request came from. Both together tell one
 /// node from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct JoiningNode {
+pub(crate) struct JoiningNode {
     /// Its host name, in lower case.
-    pub name: String,
+    pub(crate) name: String,
     /// The address that its request came from.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
 }
 
 impl fmt::Display for JoiningNode {

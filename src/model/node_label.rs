@@ -77,13 +77,13 @@ pub enum InvalidNodeLabel {
 
 impl NodeLabel {
     /// The key, with its prefix.
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         &self.key
     }
 
     /// Adds labels to the value of the kubelet's `--node-labels`. A label that is there under the
     /// same key goes.
-    pub fn add_to(present: &str, labels: &[Self]) -> String {
+    pub(crate) fn add_to(present: &str, labels: &[Self]) -> String {
         let is_replaced = |pair: &str| {
             let key = pair.split('=').next().unwrap_or_default().trim();
             labels.iter().any(|label| label.key == key)

@@ -16,7 +16,7 @@ pub enum Role {
 
 impl Role {
     /// The role in a word.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::ControlPlane => "control-plane",
             Self::Worker => "worker",

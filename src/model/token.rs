@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::base::secret::Secret;
 
 /// The fewest characters of a token (recordings `add-node-token-short`, `join-malformed-short-token`).
-pub const MIN_LEN: usize = 32;
+pub(crate) const MIN_LEN: usize = 32;
 /// The most characters of a token that is preset.
-pub const MAX_LEN: usize = 256;
+pub(crate) const MAX_LEN: usize = 256;
 
 /// A token. `Debug` shows its id, never the token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Token(Secret);
 
 /// Why a preset token cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidToken {
+pub(crate) enum InvalidToken {
     /// Below 32 characters; the text is MicroK8s's (recording `add-node-token-short`).
     #[error("Invalid token size.  It must be {MIN_LEN} characters long.")]
     TooShort,
@@ -49,7 +49,7 @@ impl Token {
     }
 
     /// A token that the operator chose.
-    pub fn preset(text: &str) -> Result<Self, InvalidToken> {
+    pub(crate) fn preset(text: &str) -> Result<Self, InvalidToken> {
         let len = text.chars().count();
         if len < MIN_LEN {
             return Err(InvalidToken::TooShort);
@@ -80,7 +80,7 @@ impl Token {
 
     /// Whether it is made of what tokens are made of: visible ASCII, without a `/`. Any other is no
     /// token anywhere.
-    pub fn is_well_formed(&self) -> bool {
+    pub(crate) fn is_well_formed(&self) -> bool {
         is_token_text(self.expose())
     }
 
@@ -111,20 +111,20 @@ pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
     /// How many of its digits are the token's id.
-    pub const ID_DIGITS: usize = 12;
+    pub(crate) const ID_DIGITS: usize = 12;
 
     /// All bytes, as the store keeps them.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
+    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
     /// Takes the bytes that the store kept; `None` when these are no 32.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
     /// The first of all digests that begin with these hexadecimal digits; `None` for other text.
-    pub fn first_with(digits: &str) -> Option<Self> {
+    pub(crate) fn first_with(digits: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         if digits.len() > 2 * bytes.len() {
             return None;
@@ -137,22 +137,22 @@ impl TokenDigest {
     }
 
     /// All 64 hexadecimal digits.
-    pub fn digits(&self) -> String {
+    pub(crate) fn digits(&self) -> String {
         hex(&self.0)
     }
 
     /// Reads what [`Self::digits`] wrote; `None` for anything else.
-    pub fn from_digits(text: &str) -> Option<Self> {
+    pub(crate) fn from_digits(text: &str) -> Option<Self> {
         Self::first_with(text).filter(|_| text.len() == 64)
     }
 
     /// Whether both are the same, found out in a time that does not depend on where they differ.
-    pub fn matches(&self, other: &Self) -> bool {
+    pub(crate) fn matches(&self, other: &Self) -> bool {
         verify_slices_are_equal(&self.0, &other.0).is_ok()
     }
 
     /// Whether it begins with these hexadecimal digits.
-    pub fn begins_with(&self, digits: &str) -> bool {
+    pub(crate) fn begins_with(&self, digits: &str) -> bool {
         hex(&self.0).starts_with(&digits.to_ascii_lowercase())
     }
 }
@@ -184,7 +184,7 @@ impl fmt::Debug for TokenDigest {
 }
 
 /// Whether a text is visible ASCII, without a `/`, and not empty.
-pub fn is_token_text(text: &str) -> bool {
+pub(crate) fn is_token_text(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
 }
 

@@ -26,8 +26,8 @@ mod token_use;
 use serde::{Deserialize, Serialize};
 
 pub use granted_terms::GrantedTerms;
-pub use refusal::{Reason, Refusal};
-pub use state::{
+pub(crate) use refusal::{Reason, Refusal};
+pub(crate) use state::{
     Added, Grant, JoinRequest, LastUse, Release, Revoked, State, TokenEvent, Void, VoidReason,
 };
 use token_use::{Phase, TokenUse};
@@ -40,15 +40,15 @@ use crate::model::token_terms::{Description, RoleLimit, Terms};
 
 /// For how long, in seconds, an admitted worker may have its certificates signed. After that a use
 /// that was not reported is free again.
-pub const LEASE: i64 = 15 * 60;
+pub(crate) const LEASE: i64 = 15 * 60;
 
 /// For how long, in seconds, a node that used a token may use it again, unless told otherwise.
-pub const RETRY_WINDOW: i64 = 15 * 60;
+pub(crate) const RETRY_WINDOW: i64 = 15 * 60;
 
 /// Who issued a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Issuer {
+pub(crate) enum Issuer {
     /// A user of this machine, by `add-node`.
     Uid(u32),
     /// A line in MicroK8s's token file; its author is unknown.
@@ -57,7 +57,7 @@ pub enum Issuer {
 
 /// All that is known of a token, but the token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenRecord {
+pub(crate) struct TokenRecord {
     issued_at: i64,
     issuer: Issuer,
     /// Until then any number of nodes may use it, and none of these uses is counted.
@@ -110,7 +110,7 @@ struct Counted {
 
 impl TokenRecord {
     /// A new token.
-    pub fn issue(terms: &Terms, now: i64, issuer: Issuer) -> Self {
+    pub(crate) fn issue(terms: &Terms, now: i64, issuer: Issuer) -> Self {
         let grant = GrantedTerms::asked_by(terms, now);
         let (open_until, counted) = match grant.uses {
             None => (grant.until, None),
@@ -148,7 +148,7 @@ impl TokenRecord {
     ///
     /// A term that is not given keeps its value, unless the token would then be good for more than
     /// either of both requests; a token that was over lives again.
-    pub fn add(&mut self, terms: &Terms, now: i64, issuer: Issuer) -> Added {
+    pub(crate) fn add(&mut self, terms: &Terms, now: i64, issuer: Issuer) -> Added {
         let was_over = self.state(now).is_over();
         let before = self.grant(now);
         let fresh = GrantedTerms::asked_by(terms, now);
@@ -204,7 +204,7 @@ impl TokenRecord {
     }
 
     /// What the token was issued for. An end that has passed is still its end.
-    pub fn grant(&self, now: i64) -> GrantedTerms {
+    pub(crate) fn grant(&self, now: i64) -> GrantedTerms {
         let (uses, until) = match &self.counted {
             Some(counted) if !self.is_open(now) => {
                 (Some(counted.asked.unwrap_or(counted.uses)), counted.until)
@@ -224,7 +224,7 @@ impl TokenRecord {
     ///
     /// A node that used the token and did not complete its join may use it again for `window`
     /// seconds, and at any time when it said that its join failed.
-    pub fn judge(
+    pub(crate) fn judge(
         &self,
         claim: &JoinRequest,
         held: &[JoiningNode],
@@ -293,7 +293,7 @@ impl TokenRecord {
     ///
     /// `hands_out` tells whether the answer itself holds what opens something in the cluster; that
     /// for a control plane node always does.
-    pub fn admit(&mut self, claim: &JoinRequest, grant: Grant, hands_out: bool, now: i64) {
+    pub(crate) fn admit(&mut self, claim: &JoinRequest, grant: Grant, hands_out: bool, now: i64) {
         self.admissions += 1;
         self.last = Some(LastUse {
             node: claim.node.clone(),
@@ -331,7 +331,7 @@ impl TokenRecord {
     }
 
     /// A certificate leaves for the node.
-    pub fn hand_out(&mut self, node: &JoiningNode) {
+    pub(crate) fn hand_out(&mut self, node: &JoiningNode) {
         if let Some(own) = self.find(node)
             && own.phase == Phase::Admitted
         {
@@ -341,7 +341,7 @@ impl TokenRecord {
 
     /// The node has everything that it needs: the use is used. The node itself may still try again,
     /// because what it has to do with it may fail, and its client may not say so.
-    pub fn serve(&mut self, node: &JoiningNode) -> bool {
+    pub(crate) fn serve(&mut self, node: &JoiningNode) -> bool {
         self.find(node)
             .map(|own| {
                 own.phase = Phase::Served;
@@ -351,7 +351,7 @@ impl TokenRecord {
     }
 
     /// Whether the node holds a use, and by another join than this one.
-    pub fn is_of_other_join(&self, node: &JoiningNode, join_id: Option<&JoinId>) -> bool {
+    pub(crate) fn is_of_other_join(&self, node: &JoiningNode, join_id: Option<&JoinId>) -> bool {
         self.tries
             .iter()
             .any(|own| own.node == *node && JoinId::differ(own.join_id.as_ref(), join_id))
@@ -359,7 +359,7 @@ impl TokenRecord {
 
     /// The node's join is complete, and its use used for good. Says whether the token had a use of
     /// it.
-    pub fn complete(&mut self, node: &JoiningNode) -> bool {
+    pub(crate) fn complete(&mut self, node: &JoiningNode) -> bool {
         let before = self.tries.len();
         self.tries.retain(|other| other.node != *node);
         let had_one = self.tries.len() < before;
@@ -368,7 +368,7 @@ impl TokenRecord {
     }
 
     /// The node says that its join failed.
-    pub fn fail(&mut self, node: &JoiningNode) -> Release {
+    pub(crate) fn fail(&mut self, node: &JoiningNode) -> Release {
         let Some(own) = self.find(node) else {
             return Release::None;
         };
@@ -381,7 +381,7 @@ impl TokenRecord {
     }
 
     /// Revokes the token, and returns whether it was still usable.
-    pub fn revoke(&mut self, now: i64, uid: u32) -> bool {
+    pub(crate) fn revoke(&mut self, now: i64, uid: u32) -> bool {
         let was_over = self.state(now).is_over();
         self.tries.clear();
         if self.revoked.is_none() {
@@ -392,7 +392,7 @@ impl TokenRecord {
 
     /// Does what time and the datastore did meanwhile. `is_member` tells whether the datastore
     /// lists a control plane node; nothing when that is not known here.
-    pub fn reconcile(
+    pub(crate) fn reconcile(
         &mut self,
         now: i64,
         window: i64,
@@ -434,7 +434,7 @@ impl TokenRecord {
 
     /// A token belongs to the cluster in which it was issued: it is void while the node is in
     /// another one, and stays so once the node's change to that one cannot be taken back.
-    pub fn keep_to(&mut self, current: &CurrentCluster, now: i64) -> Option<TokenEvent> {
+    pub(crate) fn keep_to(&mut self, current: &CurrentCluster, now: i64) -> Option<TokenEvent> {
         if self.cluster.is_none() {
             self.cluster.clone_from(&current.id);
         }
@@ -457,7 +457,7 @@ impl TokenRecord {
 
     /// The token is void for good, and its pending uses end. Says whether it could have admitted a
     /// node.
-    pub fn make_void(&mut self, why: VoidReason, now: i64) -> bool {
+    pub(crate) fn make_void(&mut self, why: VoidReason, now: i64) -> bool {
         self.tries.clear();
         let could_admit = !self.state(now).is_over();
         if could_admit {
@@ -499,7 +499,7 @@ impl TokenRecord {
     }
 
     /// Remembers whether its line in MicroK8s's file is still to be taken out.
-    pub fn set_has_line(&mut self, has_line: bool) {
+    pub(crate) fn set_has_line(&mut self, has_line: bool) {
         self.has_line = has_line;
     }
 

@@ -8,7 +8,7 @@ use crate::model::node::NodeName;
 use crate::model::role::Role;
 
 /// The most characters of a description.
-pub const MAX_DESCRIPTION: usize = 200;
+pub(crate) const MAX_DESCRIPTION: usize = 200;
 
 /// What the operator wants a token to be good for.
 ///
@@ -17,19 +17,19 @@ pub const MAX_DESCRIPTION: usize = 200;
 pub struct Terms {
     /// How long it can be used; without it by one use, whenever that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lifetime: Option<Lifetime>,
+    pub(crate) lifetime: Option<Lifetime>,
     /// By how many nodes; without it by one, or by any number while a token with a time lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uses: Option<Uses>,
+    pub(crate) uses: Option<Uses>,
     /// As what nodes may join with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub role: Option<RoleLimit>,
+    pub(crate) role: Option<RoleLimit>,
     /// The only node that may use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<NodeName>,
+    pub(crate) node: Option<NodeName>,
     /// What the operator wants to remember.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub description: Option<Description>,
+    pub(crate) description: Option<Description>,
 }
 
 impl Terms {
@@ -57,7 +57,7 @@ pub enum Lifetime {
 
 /// A time to live that would make a token unusable, or is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidLifetime {
+pub(crate) enum InvalidLifetime {
     /// Zero, or below zero and not -1.
     #[error(
         "a token that lives {0} seconds could never be used; give a positive number, or -1 for one use"
@@ -70,7 +70,7 @@ pub enum InvalidLifetime {
 
 impl Lifetime {
     /// Takes MicroK8s's `--token-ttl`: seconds, or -1 for one use.
-    pub fn from_ttl(ttl: i64) -> Result<Self, InvalidLifetime> {
+    pub(crate) fn from_ttl(ttl: i64) -> Result<Self, InvalidLifetime> {
         match ttl {
             -1 => Ok(Self::OneUse),
             ..=0 => Err(InvalidLifetime::Dead(ttl)),
@@ -84,19 +84,19 @@ impl Lifetime {
 /// By how many nodes a token can be used: one at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
-pub struct Uses(u32);
+pub(crate) struct Uses(u32);
 
 /// A number of uses that no token has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a token is for one use at least, and for {max} at most", max = u32::MAX)]
-pub struct InvalidUses;
+pub(crate) struct InvalidUses;
 
 impl Uses {
     /// One.
-    pub const ONE: Self = Self(1);
+    pub(crate) const ONE: Self = Self(1);
 
     /// The number.
-    pub const fn get(self) -> u32 {
+    pub(crate) const fn get(self) -> u32 {
         self.0
     }
 }
@@ -121,7 +121,7 @@ impl From<Uses> for u32 {
 /// As what a node may join with a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RoleLimit {
+pub(crate) enum RoleLimit {
     /// As anything.
     #[default]
     Any,
@@ -133,7 +133,7 @@ pub enum RoleLimit {
 
 impl RoleLimit {
     /// Whether a node may join in this role.
-    pub fn allows(self, role: Role) -> bool {
+    pub(crate) fn allows(self, role: Role) -> bool {
         match self {
             Self::Any => true,
             Self::Worker => role == Role::Worker,
@@ -155,16 +155,16 @@ impl fmt::Display for RoleLimit {
 /// A line of text that an operator gave to a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Description(String);
+pub(crate) struct Description(String);
 
 /// A text that is no description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a description is one line of {MAX_DESCRIPTION} characters at most")]
-pub struct InvalidDescription;
+pub(crate) struct InvalidDescription;
 
 impl Description {
     /// Takes a line without control characters; nothing but blanks is no description.
-    pub fn parse(text: &str) -> Result<Self, InvalidDescription> {
+    pub(crate) fn parse(text: &str) -> Result<Self, InvalidDescription> {
         let text = text.trim();
         let fits = (1..=MAX_DESCRIPTION).contains(&text.chars().count());
         if fits && !text.chars().any(char::is_control) {
@@ -175,7 +175,7 @@ impl Description {
     }
 
     /// The text.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -23,12 +23,12 @@ pub use crate::pki::profile::Profile;
 use crate::pki::profile::{Issuer, Signed, ToBeSigned, key_id};
 
 /// How long certificates of clients and authorities are valid: ten years, as MicroK8s's.
-pub const LONG: Duration = Duration::from_secs(3650 * 86_400);
+pub(crate) const LONG: Duration = Duration::from_secs(3650 * 86_400);
 /// How long certificates of servers are valid: one year, as MicroK8s's.
 pub const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// New certificates are valid from a little before now, for nodes whose clocks are behind.
-pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// A certificate authority with its key.
 #[derive(Debug)]
@@ -51,13 +51,13 @@ impl Ca {
     }
 
     /// Reads one from the PEM of its certificate and of its key, which must belong together.
-    pub fn from_pem(certificate: &str, key: &str) -> Result<Self, PkiError> {
+    pub(crate) fn from_pem(certificate: &str, key: &str) -> Result<Self, PkiError> {
         let (certificate, key) = pair(certificate, key)?;
         Ok(Self { certificate, key })
     }
 
     /// Signs a certificate for a key of this node; PEM.
-    pub fn issue(
+    pub(crate) fn issue(
         &self,
         subject: &Subject,
         key: &PrivateKey,
@@ -79,14 +79,14 @@ impl Ca {
     }
 
     /// Signs anew what another authority signed: same subject, key and names; PEM.
-    pub fn reissue_server(&self, certificate: &str) -> Result<String, PkiError> {
+    pub(crate) fn reissue_server(&self, certificate: &str) -> Result<String, PkiError> {
         let old = parse(certificate)?;
         let key = old.tbs_certificate().subject_public_key_info().clone();
         self.reissue(&old, key)
     }
 
     /// Signs anew what another authority signed, for another key: same subject and names; PEM.
-    pub fn reissue_server_for(
+    pub(crate) fn reissue_server_for(
         &self,
         key: &PrivateKey,
         certificate: &str,
@@ -253,7 +253,11 @@ pub fn is_signed_by(certificate: &[u8], authority: &str) -> bool {
 /// Makes sure that a certificate (PEM) that was asked for is for this subject and for no other names
 /// than these, and that it is no authority. Names that were asked for may be missing: the authority
 /// decides what it signs.
-pub fn check_issued(pem: &str, subject: &Subject, names: &[AltName]) -> Result<(), PkiError> {
+pub(crate) fn check_issued(
+    pem: &str,
+    subject: &Subject,
+    names: &[AltName],
+) -> Result<(), PkiError> {
     let bad = |why: String| PkiError::malformed("certificate", why);
     if CertificateDer::pem_slice_iter(pem.as_bytes()).count() != 1 {
         return Err(bad("it is not one certificate".to_owned()));
@@ -282,7 +286,7 @@ pub fn check_issued(pem: &str, subject: &Subject, names: &[AltName]) -> Result<(
 }
 
 /// Whether a certificate (PEM) is valid now. The signer's clock may be a little ahead.
-pub fn is_valid_now(pem: &str) -> Result<bool, PkiError> {
+pub(crate) fn is_valid_now(pem: &str) -> Result<bool, PkiError> {
     let certificate = parse(pem)?;
     let validity = certificate.tbs_certificate().validity();
     let begins = validity.not_before.to_system_time();
@@ -292,12 +296,12 @@ pub fn is_valid_now(pem: &str) -> Result<bool, PkiError> {
 }
 
 /// The host names and addresses that a certificate (PEM) is for.
-pub fn alternative_names(pem: &str) -> Result<Vec<AltName>, PkiError> {
+pub(crate) fn alternative_names(pem: &str) -> Result<Vec<AltName>, PkiError> {
     names_of(parse(pem)?.tbs_certificate())
 }
 
 /// The cluster whose authority has this certificate (PEM).
-pub fn cluster_of(pem: &str) -> Result<ClusterId, PkiError> {
+pub(crate) fn cluster_of(pem: &str) -> Result<ClusterId, PkiError> {
     let key = parse(pem)?
         .tbs_certificate()
         .subject_public_key_info()
@@ -306,7 +310,7 @@ pub fn cluster_of(pem: &str) -> Result<ClusterId, PkiError> {
 }
 
 /// The subject of a certificate (PEM), for people.
-pub fn subject_of(pem: &str) -> Result<String, PkiError> {
+pub(crate) fn subject_of(pem: &str) -> Result<String, PkiError> {
     Ok(parse(pem)?.tbs_certificate().subject().to_string())
 }
 

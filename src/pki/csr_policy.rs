@@ -69,12 +69,12 @@ pub struct Approved {
 
 impl Approved {
     /// The node or user that the certificate is for.
-    pub fn subject(&self) -> &Subject {
+    pub(crate) fn subject(&self) -> &Subject {
         &self.subject
     }
 
     /// The names that it carries.
-    pub fn names(&self) -> &[AltName] {
+    pub(crate) fn names(&self) -> &[AltName] {
         &self.names
     }
 
@@ -170,7 +170,7 @@ fn wrong_subject(found: Option<Subject>, allowed: &str) -> Violation {
 }
 
 /// The node whose kubelet a request says that it is for.
-pub fn claimed_node(request: &ParsedRequest) -> Option<NodeName> {
+pub(crate) fn claimed_node(request: &ParsedRequest) -> Option<NodeName> {
     node_in(Subject::from_name(&request.info.subject).as_ref())
 }
 

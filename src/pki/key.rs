@@ -109,7 +109,7 @@ impl PrivateKey {
     }
 
     /// The key as TLS uses it.
-    pub fn signing_key(&self) -> Arc<dyn SigningKey> {
+    pub(crate) fn signing_key(&self) -> Arc<dyn SigningKey> {
         self.key.clone()
     }
 

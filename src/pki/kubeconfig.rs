@@ -7,7 +7,7 @@ use crate::base::secret::Secret;
 
 /// How a user authenticates.
 #[derive(Debug)]
-pub enum Identity<'a> {
+pub(crate) enum Identity<'a> {
     /// A client certificate and its key, PEM.
     Certificate {
         /// The certificate.
@@ -20,7 +20,7 @@ pub enum Identity<'a> {
 }
 
 /// The text of a kubeconfig.
-pub fn text(ca: &str, server: &str, user: &str, identity: &Identity<'_>) -> Secret {
+pub(crate) fn text(ca: &str, server: &str, user: &str, identity: &Identity<'_>) -> Secret {
     let encode = |text: &str| STANDARD.encode(text);
     let identity = match identity {
         Identity::Certificate { certificate, key } => format!(

@@ -4,7 +4,7 @@ pub mod ca;
 pub mod csr;
 pub mod csr_policy;
 pub mod key;
-pub mod kubeconfig;
+pub(crate) mod kubeconfig;
 pub mod name;
 mod profile;
 mod public_key;

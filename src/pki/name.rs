@@ -24,7 +24,7 @@ impl Subject {
     }
 
     /// `CN=…, O=…`: a Kubernetes user and its group.
-    pub fn user_in_group(user: &str, group: &str) -> Self {
+    pub(crate) fn user_in_group(user: &str, group: &str) -> Self {
         Self(vec![(CN, user.to_owned()), (O, group.to_owned())])
     }
 
@@ -86,12 +86,12 @@ impl Subject {
 
     /// Whether both have the same attributes, in whatever order. OpenSSL writes them as they are
     /// typed, and every program in Go writes `O` before `CN`.
-    pub fn has_same_attributes(&self, other: &Self) -> bool {
+    pub(crate) fn has_same_attributes(&self, other: &Self) -> bool {
         self.0.len() == other.0.len() && self.0.iter().all(|one| other.0.contains(one))
     }
 
     /// The common name, when there is one.
-    pub fn cn(&self) -> Option<&str> {
+    pub(crate) fn cn(&self) -> Option<&str> {
         self.0
             .iter()
             .find(|(oid, _)| *oid == CN)

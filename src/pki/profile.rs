@@ -28,33 +28,33 @@ use crate::pki::name::AltName;
 #[derive(Sequence)]
 pub(super) struct ToBeSigned {
     #[asn1(context_specific = "0", default = "Default::default")]
-    pub version: Version,
-    pub serial_number: SerialNumber,
-    pub signature: AlgorithmIdentifierOwned,
-    pub issuer: Name,
-    pub validity: Validity,
-    pub subject: Name,
-    pub subject_public_key_info: SubjectPublicKeyInfoOwned,
+    pub(crate) version: Version,
+    pub(crate) serial_number: SerialNumber,
+    pub(crate) signature: AlgorithmIdentifierOwned,
+    pub(crate) issuer: Name,
+    pub(crate) validity: Validity,
+    pub(crate) subject: Name,
+    pub(crate) subject_public_key_info: SubjectPublicKeyInfoOwned,
     #[asn1(context_specific = "3", tag_mode = "EXPLICIT", optional = "true")]
-    pub extensions: Option<Extensions>,
+    pub(crate) extensions: Option<Extensions>,
 }
 
 /// A certificate.
 #[derive(Sequence)]
 pub(super) struct Signed {
-    pub to_be_signed: ToBeSigned,
-    pub algorithm: AlgorithmIdentifierOwned,
-    pub signature: BitString,
+    pub(crate) to_be_signed: ToBeSigned,
+    pub(crate) algorithm: AlgorithmIdentifierOwned,
+    pub(crate) signature: BitString,
 }
 
 /// Who signs: what the extensions of the certificate say of it.
 pub(super) struct Issuer<'a> {
-    pub name: &'a Name,
+    pub(crate) name: &'a Name,
     /// Who signed the issuer's certificate. With the serial number, which that one gave, it tells the
     /// certificate from any other of the same authority.
-    pub signed_by: &'a Name,
-    pub serial_number: &'a SerialNumber,
-    pub key_id: Option<OctetString>,
+    pub(crate) signed_by: &'a Name,
+    pub(crate) serial_number: &'a SerialNumber,
+    pub(crate) key_id: Option<OctetString>,
 }
 
 /// The kinds of certificates of a MicroK8s node (recording `fresh-node.json`).

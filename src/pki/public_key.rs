@@ -17,7 +17,7 @@ const LEAST_EXPONENT: u64 = 65_537;
 
 /// Why a key gets no certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WeakKey {
+pub(crate) enum WeakKey {
     /// An RSA key that is too short, or so long that every use of it would be slow.
     #[error("an RSA key of {0} bits, and only {LEAST_BITS} to {MOST_BITS} bits are taken")]
     RsaLength(usize),
@@ -45,7 +45,7 @@ struct RsaPublicKey<'a> {
 }
 
 /// Makes sure that a key may be certified: RSA of 2048 to 8192 bits, on P-256, P-384 or P-521, or Ed25519.
-pub fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
+pub(crate) fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
     let parameters = key.algorithm.parameters.as_ref();
     let bits = key
         .subject_public_key

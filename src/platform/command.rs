@@ -52,7 +52,7 @@ pub enum CommandError {
 
 impl CommandError {
     /// What another machine is told: how it ended, without the command line and what it printed.
-    pub fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         match self {
             Self::NotStarted { source, .. } => {
                 format!("the program cannot be run: {}", io_error_text::of(source))
@@ -67,7 +67,7 @@ impl CommandError {
 
     /// The words of MicroK8s's agent for a program that did not do what it was asked to
     /// (recordings `http-configure-restart-fails`, `http-dqlite-remove-fails`).
-    pub fn in_microk8s_words(&self) -> String {
+    pub(crate) fn in_microk8s_words(&self) -> String {
         match self {
             Self::NotStarted { command, source } => {
                 let program = command.split(' ').next().unwrap_or_default();
@@ -103,12 +103,16 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 pub(super) const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// Runs a program and gives what it prints on standard output.
-pub fn run(program: &str, arguments: &[&str], limit: Duration) -> Result<String, CommandError> {
+pub(crate) fn run(
+    program: &str,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<String, CommandError> {
     run_with(program, arguments, &[], limit)
 }
 
 /// [`run`], in an environment with these variables added.
-pub fn run_with(
+pub(crate) fn run_with(
     program: &str,
     arguments: &[&str],
     variables: &[(&str, &Path)],
@@ -236,7 +240,7 @@ fn collect(pieces: &Receiver<Vec<u8>>, end: Instant) -> String {
 }
 
 /// Whether a program of this name is on the path.
-pub fn is_on_path(program: &str) -> bool {
+pub(crate) fn is_on_path(program: &str) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|folder| {

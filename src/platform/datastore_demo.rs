@@ -30,7 +30,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How long it may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// The package's name, for people who lack it.
-pub const PACKAGE: &str = "go-dqlite";
+pub(crate) const PACKAGE: &str = "go-dqlite";
 
 /// The datastore of a standalone node.
 #[derive(Debug)]
@@ -147,17 +147,17 @@ impl DatastoreDemo {
     }
 
     /// Its members, as its shell prints them in JSON.
-    pub fn members(backend: &Path) -> Result<String, CommandError> {
+    pub(crate) fn members(backend: &Path) -> Result<String, CommandError> {
         shell(&servers_of(backend), datastore_shell::LIST)
     }
 
     /// Removes the member at this address.
-    pub fn remove(backend: &Path, address: &str) -> Result<(), CommandError> {
+    pub(crate) fn remove(backend: &Path, address: &str) -> Result<(), CommandError> {
         shell(&servers_of(backend), &datastore_shell::remove(address)).map(drop)
     }
 
     /// Has these members forget the one at `own`.
-    pub fn forget(servers: &[String], own: &str) -> Result<(), CommandError> {
+    pub(crate) fn forget(servers: &[String], own: &str) -> Result<(), CommandError> {
         let servers = servers.join(",");
         datastore_shell::forget(own, |command| shell(&servers, command))
     }

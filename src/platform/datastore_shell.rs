@@ -5,17 +5,17 @@ use std::time::Duration;
 use crate::platform::command::CommandError;
 
 /// Lists the members.
-pub const LIST: &str = ".cluster";
+pub(crate) const LIST: &str = ".cluster";
 /// What the shell may take: MicroK8s gives it as long.
-pub const LIMIT: Duration = Duration::from_secs(4);
+pub(crate) const LIMIT: Duration = Duration::from_secs(4);
 
 /// Removes the member at this address.
-pub fn remove(address: &str) -> String {
+pub(crate) fn remove(address: &str) -> String {
     format!(".remove {address}")
 }
 
 /// Has the datastore forget a member; one that it does not list is no error.
-pub fn forget(
+pub(crate) fn forget(
     own: &str,
     shell: impl Fn(&str) -> Result<String, CommandError>,
 ) -> Result<(), CommandError> {

@@ -22,7 +22,7 @@ const LAST_WORDS: usize = 2 << 10;
 /// Why a program did not take what it was fed. The texts are those of MicroK8s's agent, as far as
 /// it has any.
 #[derive(Debug, thiserror::Error)]
-pub enum FeedError {
+pub(crate) enum FeedError {
     /// It could not be started.
     #[error("fork/exec {program}: {}", io_error_text::of(.source))]
     NotStarted {
@@ -62,7 +62,7 @@ pub(super) fn in_short(status: &ExitStatus) -> String {
 
 /// A program that is being fed. It is killed, with what it started, when this is dropped.
 #[derive(Debug)]
-pub struct Feed {
+pub(crate) struct Feed {
     child: Child,
     stdin: Option<ChildStdin>,
     said: Option<LastWords>,
@@ -95,7 +95,7 @@ impl Feed {
     }
 
     /// Passes on a part of the input; `false` when the program no longer reads. How it ends tells why.
-    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<bool, FeedError> {
+    pub(crate) async fn write(&mut self, mut bytes: &[u8]) -> Result<bool, FeedError> {
         let Some(stdin) = self.stdin.as_mut() else {
             return Ok(false);
         };
@@ -111,7 +111,7 @@ impl Feed {
     }
 
     /// Ends the input, and waits for the program to take it.
-    pub async fn finish(mut self) -> Result<(), FeedError> {
+    pub(crate) async fn finish(mut self) -> Result<(), FeedError> {
         drop(self.stdin.take());
         let status = timeout(self.stall_timeout, self.child.wait())
             .await

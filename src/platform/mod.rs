@@ -2,16 +2,16 @@
 //!
 //! Only this module starts processes.
 
-pub mod command;
+pub(crate) mod command;
 pub mod datastore_demo;
-pub mod datastore_shell;
+pub(crate) mod datastore_shell;
 mod feed;
-pub mod network;
-pub mod process;
+pub(crate) mod network;
+pub(crate) mod process;
 #[cfg(test)]
-pub mod scripted;
-pub mod snap;
-pub mod standalone;
+pub(crate) mod scripted;
+pub(crate) mod snap;
+pub(crate) mod standalone;
 mod unit;
 
 use std::io;
@@ -21,14 +21,14 @@ use std::time::Duration;
 
 use crate::model::endpoint;
 
-pub use command::CommandError;
-pub use feed::{Feed, FeedError};
+pub(crate) use command::CommandError;
+pub(crate) use feed::{Feed, FeedError};
 
 /// What Kubernetes may take for an answer.
 const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
 
 /// A machine that can be a node.
-pub trait Platform: Send + Sync {
+pub(crate) trait Platform: Send + Sync {
     /// The machine's name, in lower case.
     fn host_name(&self) -> io::Result<String> {
         network::host_name()
@@ -115,22 +115,22 @@ pub trait Platform: Send + Sync {
 
 /// An address of an interface, with the length of its network's prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InterfaceAddress {
+pub(crate) struct InterfaceAddress {
     /// The interface's name.
-    pub interface: String,
+    pub(crate) interface: String,
     /// The address.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// How many bits name the network.
-    pub prefix: u8,
+    pub(crate) prefix: u8,
 }
 
 /// A group of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// Its name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its number; `None` when the machine has no such group.
-    pub gid: Option<u32>,
+    pub(crate) gid: Option<u32>,
 }
 
 /// What is done to a service.
@@ -147,7 +147,7 @@ pub enum Action {
 
 impl Action {
     /// The word for it that `snapctl`, `snap` and `systemctl` share.
-    pub const fn verb(self) -> &'static str {
+    pub(crate) const fn verb(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Stop => "stop",
@@ -158,7 +158,7 @@ impl Action {
 
 /// Whether a service runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServiceState {
+pub(crate) enum ServiceState {
     /// It runs.
     Active,
     /// It does not.
@@ -172,7 +172,7 @@ pub enum ServiceState {
 /// The services of a MicroK8s node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Service {
+pub(crate) enum Service {
     /// API server, controllers, scheduler, kubelet and kube-proxy in one.
     Kubelite,
     /// The datastore.
@@ -203,7 +203,7 @@ pub enum Service {
 
 impl Service {
     /// The service's name in the snap.
-    pub const fn daemon(self) -> &'static str {
+    pub(crate) const fn daemon(self) -> &'static str {
         match self {
             Self::Kubelite => "daemon-kubelite",
             Self::K8sDqlite => "daemon-k8s-dqlite",
@@ -225,7 +225,7 @@ impl Service {
 /// The addresses under which other nodes may reach this machine, in the order in which the
 /// kernel lists them: no loopback, no link-local ones, none of the pod network's interfaces
 /// (recording `add-node-cni-ip`).
-pub fn reachable_addresses(interfaces: &[InterfaceAddress]) -> Vec<IpAddr> {
+pub(crate) fn reachable_addresses(interfaces: &[InterfaceAddress]) -> Vec<IpAddr> {
     const POD_NETWORK: [&str; 4] = ["vxlan.calico", "flannel.1", "cni0", "ovn0"];
     let mut addresses = Vec::new();
     for entry in interfaces {
@@ -242,7 +242,10 @@ pub fn reachable_addresses(interfaces: &[InterfaceAddress]) -> Vec<IpAddr> {
 }
 
 /// The address that other nodes should use: the first one of the default route's interface.
-pub fn default_address(host: &dyn Platform, interfaces: &[InterfaceAddress]) -> Option<IpAddr> {
+pub(crate) fn default_address(
+    host: &dyn Platform,
+    interfaces: &[InterfaceAddress],
+) -> Option<IpAddr> {
     let reachable = reachable_addresses(interfaces);
     let default = host.default_interface();
     interfaces

@@ -10,12 +10,12 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use crate::platform::{Group, InterfaceAddress};
 
 /// The machine's name, in lower case, as MicroK8s's tools send it.
-pub fn host_name() -> io::Result<String> {
+pub(crate) fn host_name() -> io::Result<String> {
     Ok(nix::unistd::gethostname()?.to_string_lossy().to_lowercase())
 }
 
 /// The addresses of the interfaces that are up.
-pub fn interfaces() -> io::Result<Vec<InterfaceAddress>> {
+pub(crate) fn interfaces() -> io::Result<Vec<InterfaceAddress>> {
     Ok(getifaddrs()?
         .filter(|entry| entry.flags.contains(InterfaceFlags::IFF_UP))
         .filter_map(|entry| {
@@ -48,7 +48,7 @@ fn prefix_length(mask: IpAddr) -> u8 {
 }
 
 /// The interface of the default route: IPv4's, else IPv6's.
-pub fn default_interface() -> Option<String> {
+pub(crate) fn default_interface() -> Option<String> {
     let v4 = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     let v6 = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
     default_in_v4(&v4).or_else(|| default_in_v6(&v6))
@@ -74,7 +74,7 @@ fn default_in_v6(table: &str) -> Option<String> {
 }
 
 /// What a name resolves to on this machine.
-pub fn resolve(name: &str) -> Vec<IpAddr> {
+pub(crate) fn resolve(name: &str) -> Vec<IpAddr> {
     (name, 0)
         .to_socket_addrs()
         .map(|found| found.map(|address| address.ip()).collect())
@@ -82,7 +82,7 @@ pub fn resolve(name: &str) -> Vec<IpAddr> {
 }
 
 /// A group by its name.
-pub fn group(name: &'static str) -> Group {
+pub(crate) fn group(name: &'static str) -> Group {
     let gid = nix::unistd::Group::from_name(name)
         .ok()
         .flatten()

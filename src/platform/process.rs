@@ -17,14 +17,14 @@ use crate::platform::command;
 
 /// A program that runs beside this one. It is asked to end, then ended, when this is dropped.
 #[derive(Debug)]
-pub struct ChildProcess {
+pub(crate) struct ChildProcess {
     child: Child,
     grace: Duration,
 }
 
 impl ChildProcess {
     /// Starts a program that gets this long to end once it is asked to.
-    pub fn start(
+    pub(crate) fn start(
         program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
         grace: Duration,
@@ -43,7 +43,7 @@ impl ChildProcess {
 
     /// Starts a program like [`Self::start`]; each line that it prints on standard error goes to
     /// `on_line`.
-    pub fn start_logged(
+    pub(crate) fn start_logged(
         program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
         grace: Duration,
@@ -62,12 +62,12 @@ impl ChildProcess {
     }
 
     /// How the program ended, when it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
     /// Asks the program to end, and ends it when it does not.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if self.ended().is_some() {
             return;
         }
@@ -88,7 +88,7 @@ impl Drop for ChildProcess {
 }
 
 /// Has this process end by SIGTERM when its parent ends, also when that one is killed.
-pub fn end_with_parent(parent: i32) -> io::Result<()> {
+pub(crate) fn end_with_parent(parent: i32) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGTERM)?;
     // The signal does not come for a parent that had ended before.
     if getppid() == Pid::from_raw(parent) {
@@ -100,18 +100,18 @@ pub fn end_with_parent(parent: i32) -> io::Result<()> {
 
 /// What a program that ran to its end printed, and how it ended.
 #[derive(Debug)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// Standard output.
-    pub output: String,
+    pub(crate) output: String,
     /// Standard error.
-    pub errors: String,
+    pub(crate) errors: String,
     /// Its exit code; `None` when a signal ended it.
-    pub code: Option<i32>,
+    pub(crate) code: Option<i32>,
 }
 
 /// Runs a program until it ends, with these variables added to its environment; `None` when `over`
 /// became true first and the program was killed.
-pub fn run_to_end(
+pub(crate) fn run_to_end(
     program: impl AsRef<OsStr>,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     variables: &[(&str, &Path)],
@@ -129,7 +129,7 @@ pub fn run_to_end(
 
 /// Becomes another program, in an environment with these variables added; returns only when
 /// that fails.
-pub fn become_program(
+pub(crate) fn become_program(
     program: &Path,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     variables: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],

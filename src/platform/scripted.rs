@@ -14,19 +14,19 @@ use crate::platform::{
 
 /// A machine in memory.
 #[derive(Debug, Default)]
-pub struct ScriptedPlatform {
+pub(crate) struct ScriptedPlatform {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its addresses.
-    pub interfaces: Vec<InterfaceAddress>,
+    pub(crate) interfaces: Vec<InterfaceAddress>,
     /// What names resolve to.
-    pub names: HashMap<String, Vec<IpAddr>>,
+    pub(crate) names: HashMap<String, Vec<IpAddr>>,
     /// Services that cannot be controlled.
-    pub broken: Vec<Service>,
+    pub(crate) broken: Vec<Service>,
     /// What the datastore's shell answers; nothing makes it fail.
-    pub members: Option<String>,
+    pub(crate) members: Option<String>,
     /// What was asked for.
-    pub calls: Mutex<Vec<String>>,
+    pub(crate) calls: Mutex<Vec<String>>,
 }
 
 impl ScriptedPlatform {
@@ -35,7 +35,7 @@ impl ScriptedPlatform {
     }
 
     /// What was asked for so far.
-    pub fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
     }
 }

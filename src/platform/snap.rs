@@ -17,7 +17,7 @@ const SERVICE_LIMIT: Duration = Duration::from_secs(180);
 const STATE_LIMIT: Duration = Duration::from_secs(10);
 /// A machine with MicroK8s's snap, or one laid out like it.
 #[derive(Debug)]
-pub struct SnapPlatform {
+pub(crate) struct SnapPlatform {
     snap: PathBuf,
     data: PathBuf,
     common: PathBuf,
@@ -26,7 +26,7 @@ pub struct SnapPlatform {
 impl SnapPlatform {
     /// The machine whose snap has its programs and its data in these folders: `$SNAP`,
     /// `$SNAP_DATA` and `$SNAP_COMMON`.
-    pub fn new(
+    pub(crate) fn new(
         snap: impl Into<PathBuf>,
         data: impl Into<PathBuf>,
         common: impl Into<PathBuf>,

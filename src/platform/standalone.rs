@@ -11,7 +11,7 @@ use crate::platform::{Action, Feed, FeedError, Group, Platform, Service, Service
 
 /// A machine without MicroK8s.
 #[derive(Debug, Default)]
-pub struct StandalonePlatform {
+pub(crate) struct StandalonePlatform {
     name: Option<String>,
     datastore: Option<DatastoreDemo>,
 }
@@ -19,7 +19,7 @@ pub struct StandalonePlatform {
 impl StandalonePlatform {
     /// A machine that goes by its own name, or by this one: several standalone nodes may share
     /// a machine.
-    pub fn new(name: Option<String>, datastore: Option<DatastoreDemo>) -> Self {
+    pub(crate) fn new(name: Option<String>, datastore: Option<DatastoreDemo>) -> Self {
         Self { name, datastore }
     }
 }

@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The unit whose main process this is, as systemd itself says; none where systemd did not start
 /// this process, or started it as a part of something else. The control group would not do: snapd
 /// may have moved the process to another one.
-pub fn own() -> Option<String> {
+pub(crate) fn own() -> Option<String> {
     let arguments = ["show", "--property=Id,MainPID", "--", "*.service"];
     let units = command::run("systemctl", &arguments, LIMIT).ok()?;
     unit_of(&units, process::id()).map(str::to_owned)
@@ -19,7 +19,7 @@ pub fn own() -> Option<String> {
 
 /// Has systemd restart this unit. The answer comes before it has done so: the unit is the one that
 /// asks.
-pub fn restart(unit: &str) -> Result<(), command::CommandError> {
+pub(crate) fn restart(unit: &str) -> Result<(), command::CommandError> {
     let arguments = ["restart", "--no-block", "--", unit];
     command::run("systemctl", &arguments, LIMIT).map(drop)
 }

@@ -26,7 +26,7 @@ const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
 /// What a certificate may be asked for with a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum CertificatePurpose {
+pub(crate) enum CertificatePurpose {
     /// The kubelet's client certificate.
     Kubelet,
     /// kube-proxy's client certificate.
@@ -37,10 +37,10 @@ pub enum CertificatePurpose {
 
 impl CertificatePurpose {
     /// All of them; the one without a suffix comes last.
-    pub const ALL: [Self; 3] = [Self::Kubelet, Self::Proxy, Self::Etcd];
+    pub(crate) const ALL: [Self; 3] = [Self::Kubelet, Self::Proxy, Self::Etcd];
 
     /// What stands behind the join token in the token for this certificate.
-    pub const fn suffix(self) -> &'static str {
+    pub(crate) const fn suffix(self) -> &'static str {
         match self {
             Self::Kubelet => "-kubelet",
             Self::Proxy => "-proxy",
@@ -51,45 +51,45 @@ impl CertificatePurpose {
 
 /// A node's right to have certificates signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CertificateGrant {
+pub(crate) struct CertificateGrant {
     /// Whose.
-    pub node: JoiningNode,
+    pub(crate) node: JoiningNode,
     /// What for.
-    pub purposes: Vec<CertificatePurpose>,
+    pub(crate) purposes: Vec<CertificatePurpose>,
     /// Its end in unix seconds.
-    pub until: i64,
+    pub(crate) until: i64,
     /// It came with a counted use of the token, and is good for nothing without that.
-    pub is_counted: bool,
+    pub(crate) is_counted: bool,
     /// The cluster that the node was admitted to; not known of a right that an earlier version gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<ClusterId>,
+    pub(crate) cluster: Option<ClusterId>,
 }
 
 /// A node that this one admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdmittedNode {
+pub(crate) struct AdmittedNode {
     /// Its name and address.
-    pub node: JoiningNode,
+    pub(crate) node: JoiningNode,
     /// What it joined as.
-    pub role: Role,
+    pub(crate) role: Role,
     /// Its certificates are signed.
-    pub complete: bool,
+    pub(crate) complete: bool,
     /// The token that admitted it.
-    pub join: TokenDigest,
+    pub(crate) join: TokenDigest,
     /// The cluster that it was admitted to; not known before the first expiry run where an earlier version
     /// admitted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<ClusterId>,
+    pub(crate) cluster: Option<ClusterId>,
     /// When it was admitted, in unix seconds; 0 when its join failed, as it says itself.
     #[serde(default)]
-    pub since: i64,
+    pub(crate) since: i64,
     /// The join that it was admitted for, if the node names its joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub join_id: Option<JoinId>,
+    pub(crate) join_id: Option<JoinId>,
 }
 
 /// The nodes and their rights.
-pub struct Admissions {
+pub(crate) struct Admissions {
     database: Arc<Database>,
     cluster: AskCluster,
     /// The nodes, as the database has them; not there before they were read.
@@ -117,7 +117,7 @@ impl Known {
 
 impl Admissions {
     /// Those in this database.
-    pub fn new(database: Arc<Database>, cluster: AskCluster) -> Self {
+    pub(crate) fn new(database: Arc<Database>, cluster: AskCluster) -> Self {
         Self {
             database,
             cluster,
@@ -127,7 +127,7 @@ impl Admissions {
 
     /// A node is admitted with a token, and may have these certificates signed until then.
     /// What it could have signed with that token before it can no longer.
-    pub fn admit(
+    pub(crate) fn admit(
         &self,
         join: &TokenDigest,
         admitted: AdmittedNode,
@@ -160,7 +160,7 @@ impl Admissions {
     }
 
     /// The rights of nodes at this address that a join token gave, and that have not ended.
-    pub fn rights(
+    pub(crate) fn rights(
         &self,
         join: &TokenDigest,
         address: IpAddr,
@@ -187,7 +187,7 @@ impl Admissions {
     }
 
     /// Whether a join token gave any right that has not ended, to whomever.
-    pub fn has_right(&self, join: &TokenDigest, now: i64) -> Result<bool, StoreError> {
+    pub(crate) fn has_right(&self, join: &TokenDigest, now: i64) -> Result<bool, StoreError> {
         let current = (self.cluster)();
         self.database.read(|transaction| {
             let Some(table) = there(transaction.open_table(RIGHTS))? else {
@@ -207,7 +207,7 @@ impl Admissions {
     }
 
     /// Uses one right up. Says how many are left to the node; `None` when this one was not there.
-    pub fn use_up(
+    pub(crate) fn use_up(
         &self,
         join: &TokenDigest,
         node: &JoiningNode,
@@ -239,7 +239,7 @@ impl Admissions {
     }
 
     /// Ends the rights that join tokens gave: those of one node, or of all.
-    pub fn end_rights(
+    pub(crate) fn end_rights(
         &self,
         joins: &[TokenDigest],
         node: Option<&JoiningNode>,
@@ -259,7 +259,7 @@ impl Admissions {
     }
 
     /// Forgets the rights that have ended. Nothing is written when there are none.
-    pub fn forget_ended(&self, now: i64) -> Result<(), StoreError> {
+    pub(crate) fn forget_ended(&self, now: i64) -> Result<(), StoreError> {
         let has_ended = self.database.read(|transaction| {
             let Some(table) = there(transaction.open_table(RIGHTS))? else {
                 return Ok(false);
@@ -284,7 +284,7 @@ impl Admissions {
     }
 
     /// Forgets the nodes of other clusters than this one, and what they could have signed.
-    pub fn keep_to(&self, current: &CurrentCluster) -> Result<(), StoreError> {
+    pub(crate) fn keep_to(&self, current: &CurrentCluster) -> Result<(), StoreError> {
         let Some(id) = current.id.clone() else {
             return Ok(());
         };
@@ -310,7 +310,11 @@ impl Admissions {
     }
 
     /// Remembers that the join of a node, by this token, is complete.
-    pub fn set_complete(&self, join: &TokenDigest, node: &JoiningNode) -> Result<(), StoreError> {
+    pub(crate) fn set_complete(
+        &self,
+        join: &TokenDigest,
+        node: &JoiningNode,
+    ) -> Result<(), StoreError> {
         let (join, key) = (*join, node_key(node));
         let changed = self.database.write(move |transaction| {
             let known = node_in(transaction, &key)?;
@@ -330,7 +334,7 @@ impl Admissions {
     /// The join of a node, by this token, has failed: it has no certificate signed any more, and is
     /// forgotten where nothing came of it. Says whether that is so: a later join that the node names
     /// otherwise has not failed.
-    pub fn fail(
+    pub(crate) fn fail(
         &self,
         join: &TokenDigest,
         node: &JoiningNode,
@@ -372,7 +376,7 @@ impl Admissions {
     }
 
     /// Forgets these nodes, and what they could still have signed.
-    pub fn forget(&self, gone: &[AdmittedNode]) -> Result<(), StoreError> {
+    pub(crate) fn forget(&self, gone: &[AdmittedNode]) -> Result<(), StoreError> {
         for other in gone {
             self.end_rights(&[other.join], Some(&other.node))?;
         }
@@ -391,7 +395,7 @@ impl Admissions {
     }
 
     /// The node, if this token admitted it last.
-    pub fn find(
+    pub(crate) fn find(
         &self,
         join: &TokenDigest,
         node: &JoiningNode,
@@ -407,14 +411,14 @@ impl Admissions {
     }
 
     /// The nodes that this one admitted.
-    pub fn nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
+    pub(crate) fn nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
         let mut nodes = self.nodes_that(|_| true)?;
         nodes.sort_by_key(node_order);
         Ok(nodes)
     }
 
     /// The nodes among them for which this holds.
-    pub fn nodes_that(
+    pub(crate) fn nodes_that(
         &self,
         holds: impl Fn(&AdmittedNode) -> bool,
     ) -> Result<Vec<AdmittedNode>, StoreError> {
@@ -476,7 +480,7 @@ impl Admissions {
 }
 
 /// Ends all rights.
-pub fn end_all_rights(transaction: &WriteTransaction) -> Result<(), Fault> {
+pub(crate) fn end_all_rights(transaction: &WriteTransaction) -> Result<(), Fault> {
     transaction.open_table(RIGHTS)?.retain(|_, _| false)?;
     Ok(())
 }

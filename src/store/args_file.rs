@@ -32,7 +32,7 @@ impl ArgsFile {
     /// text is none.
     ///
     /// An argument without a value has the empty one.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.values(key).next_back()
     }
 
@@ -80,7 +80,7 @@ impl ArgsFile {
     /// Changes arguments as MicroK8s's agent does: the new ones come last, one that is to be
     /// updated and to go is updated, and empty lines are dropped (recordings
     /// `http-configure-update`, `http-configure-remove`).
-    pub fn reconfigure(&mut self, update: &[(String, String)], remove: &[String]) {
+    pub(crate) fn reconfigure(&mut self, update: &[(String, String)], remove: &[String]) {
         self.lines.retain(|line| !line.trim_ascii().is_empty());
         for key in remove {
             if !update.iter().any(|(updated, _)| updated == key) {

@@ -12,11 +12,11 @@ use crate::model::node::JoiningNode;
 use crate::model::token::TokenDigest;
 
 /// The target that marks these lines in the log.
-pub const TARGET: &str = "audit";
+pub(crate) const TARGET: &str = "audit";
 
 /// Who brought a step about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Actor {
+pub(crate) enum Actor {
     /// A user of this machine.
     Uid(u32),
     /// Another machine.
@@ -36,13 +36,13 @@ impl fmt::Display for Actor {
 }
 
 /// Writes a line: what happened to all tokens at once.
-pub fn database(event: &'static str, outcome: &str) {
+pub(crate) fn database(event: &'static str, outcome: &str) {
     let actor = Actor::Agent;
     tracing::info!(target: TARGET, event, token = "-", %actor, node = "-", outcome, "audit");
 }
 
 /// Writes a line: what happened to the token, and what it came to.
-pub fn write(
+pub(crate) fn write(
     event: &'static str,
     token: &TokenDigest,
     actor: Actor,

@@ -11,7 +11,7 @@ use crate::store::token_files::{CALLBACK_DIGEST, CALLBACK_TOKEN};
 
 /// Whose a callback token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
+pub(crate) enum Owner {
     /// The cluster's: control plane nodes have it.
     Cluster,
     /// This worker's own.
@@ -23,7 +23,7 @@ pub enum Owner {
 /// # Errors
 ///
 /// A file that is there and cannot be read. One that is not there holds no token.
-pub fn owner(layout: &Layout, presented: &Token) -> Result<Option<Owner>, ReadError> {
+pub(crate) fn owner(layout: &Layout, presented: &Token) -> Result<Option<Owner>, ReadError> {
     if presented.expose().is_empty() {
         return Ok(None);
     }
@@ -45,7 +45,7 @@ pub fn owner(layout: &Layout, presented: &Token) -> Result<Option<Owner>, ReadEr
 
 /// Of the tokens that such a file holds, one a line, the one to give to a node that joins: each opens
 /// this node, and a digest is that of one.
-pub fn first(text: &str) -> &str {
+pub(crate) fn first(text: &str) -> &str {
     lines(text).next().unwrap_or_default()
 }
 

@@ -34,7 +34,7 @@ use crate::base::{atomic_file, panics, time_text, wait};
 use crate::store::audit;
 
 use counter::Counter;
-pub use error::{Fault, StoreError};
+pub(crate) use error::{Fault, StoreError};
 
 /// The version of what the tables hold.
 const SCHEMA: u64 = 2;
@@ -56,7 +56,7 @@ type Work = Box<dyn FnMut(&WriteTransaction) -> Result<(), Fault> + Send>;
 type Told<T> = mpsc::Sender<Result<T, StoreError>>;
 
 /// Makes what an older copy holds void, and says how many tokens that were.
-pub type VoidAll = Box<dyn Fn(&WriteTransaction) -> Result<usize, Fault> + Send>;
+pub(crate) type VoidAll = Box<dyn Fn(&WriteTransaction) -> Result<usize, Fault> + Send>;
 
 /// What the writer is asked for.
 enum Job {
@@ -100,7 +100,7 @@ struct Shared {
 }
 
 /// The database.
-pub struct Database {
+pub(crate) struct Database {
     shared: Arc<Shared>,
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
@@ -109,7 +109,12 @@ pub struct Database {
 impl Database {
     /// The database in this file, with the file of its counter. It is opened, and made when it is
     /// not there, when it is needed first.
-    pub fn new(path: PathBuf, counter: PathBuf, clock: Arc<dyn Clock>, void_all: VoidAll) -> Self {
+    pub(crate) fn new(
+        path: PathBuf,
+        counter: PathBuf,
+        clock: Arc<dyn Clock>,
+        void_all: VoidAll,
+    ) -> Self {
         let shared = Arc::new(Shared {
             path,
             open: Mutex::default(),
@@ -138,12 +143,12 @@ impl Database {
     }
 
     /// How many damaged files were set aside: what was read before one was is no longer so.
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.shared.set_aside.load(Ordering::SeqCst)
     }
 
     /// The damaged files beside this one, with the time at which each was set aside.
-    pub fn damaged_files(&self) -> Vec<(PathBuf, String)> {
+    pub(crate) fn damaged_files(&self) -> Vec<(PathBuf, String)> {
         let path = &self.shared.path;
         let beginning = path
             .file_name()
@@ -165,7 +170,7 @@ impl Database {
     }
 
     /// Reads; `work` may be called a second time.
-    pub fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         mut work: impl FnMut(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
@@ -197,7 +202,7 @@ impl Database {
 
     /// Writes; what was written is on disk when this returns. On an error nothing was. `work` may be
     /// called again when a transaction fails.
-    pub fn write<T: Send + 'static>(
+    pub(crate) fn write<T: Send + 'static>(
         &self,
         mut work: impl FnMut(&WriteTransaction) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -532,11 +537,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A value as a row of a table.
-pub fn to_row<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn to_row<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
 /// A row as a value; what cannot be read is an error, not a missing row.
-pub fn from_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, Fault> {
+pub(crate) fn from_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(row).map_err(|error| Fault::Record(error.to_string()))
 }

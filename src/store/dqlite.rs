@@ -9,21 +9,21 @@ use crate::model::endpoint;
 /// One entry of `cluster.yaml`, or all of `info.yaml`; also an entry of what the dqlite shell
 /// prints for `.cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
+pub(crate) struct Member {
     /// `address:port`.
     #[serde(rename = "Address")]
-    pub address: String,
+    pub(crate) address: String,
     /// dqlite's number for the node.
     #[serde(rename = "ID", default)]
-    pub id: u64,
+    pub(crate) id: u64,
     /// What the node does in the datastore.
     #[serde(rename = "Role", default)]
-    pub role: DatastoreRole,
+    pub(crate) role: DatastoreRole,
 }
 
 /// What a node does in the datastore.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DatastoreRole {
+pub(crate) enum DatastoreRole {
     /// Has a vote.
     #[default]
     Voter,
@@ -71,18 +71,18 @@ impl<'de> Deserialize<'de> for DatastoreRole {
 
 impl Member {
     /// The IP address of the member.
-    pub fn ip(&self) -> Option<IpAddr> {
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
         endpoint::address_of(&self.address)
     }
 
     /// Whether this is the node at `address`: the whole address counts, not its beginning.
-    pub fn is_at(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_at(&self, address: IpAddr) -> bool {
         self.ip()
             .is_some_and(|ip| endpoint::plain(ip) == endpoint::plain(address))
     }
 
     /// The port of the datastore.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         endpoint::split(&self.address)
             .and_then(|(_, port)| port.parse().ok())
             .unwrap_or(endpoint::DATASTORE_PORT)
@@ -92,7 +92,7 @@ impl Member {
 /// A file of the datastore that is no such file.
 #[derive(Debug, thiserror::Error)]
 #[error("`{file}` is not what the datastore writes: {why}")]
-pub struct Malformed {
+pub(crate) struct Malformed {
     file: &'static str,
     why: String,
 }
@@ -105,7 +105,7 @@ fn read<T: serde::de::DeserializeOwned>(file: &'static str, text: &str) -> Resul
 }
 
 /// Reads `cluster.yaml`.
-pub fn read_cluster(text: &str) -> Result<Vec<Member>, Malformed> {
+pub(crate) fn read_cluster(text: &str) -> Result<Vec<Member>, Malformed> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
@@ -113,12 +113,12 @@ pub fn read_cluster(text: &str) -> Result<Vec<Member>, Malformed> {
 }
 
 /// Reads `info.yaml`.
-pub fn read_info(text: &str) -> Result<Member, Malformed> {
+pub(crate) fn read_info(text: &str) -> Result<Member, Malformed> {
     read("info.yaml", text)
 }
 
 /// Reads what the dqlite shell answers to `.cluster` with `-f json`.
-pub fn read_shell_answer(text: &str) -> Result<Vec<Member>, Malformed> {
+pub(crate) fn read_shell_answer(text: &str) -> Result<Vec<Member>, Malformed> {
     serde_json::from_str(text.trim()).map_err(|error| Malformed {
         file: ".cluster",
         why: error.to_string(),
@@ -126,7 +126,7 @@ pub fn read_shell_answer(text: &str) -> Result<Vec<Member>, Malformed> {
 }
 
 /// `cluster.yaml`, as the datastore itself writes it.
-pub fn cluster_yaml(members: &[Member]) -> String {
+pub(crate) fn cluster_yaml(members: &[Member]) -> String {
     let role = |member: &Member| serde_json::to_string(&member.role).unwrap_or_default();
     members
         .iter()
@@ -142,7 +142,7 @@ pub fn cluster_yaml(members: &[Member]) -> String {
 }
 
 /// `info.yaml`, as the datastore itself writes it.
-pub fn info_yaml(member: &Member) -> String {
+pub(crate) fn info_yaml(member: &Member) -> String {
     cluster_yaml(std::slice::from_ref(member))
         .lines()
         .map(|line| format!("{}\n", line.trim_start_matches("- ").trim_start()))
@@ -151,7 +151,7 @@ pub fn info_yaml(member: &Member) -> String {
 
 /// `init.yaml`: the datastore joins this cluster when it starts (recording
 /// `join-controlplane-ok`).
-pub fn init_yaml(own: &str, voters: &[String]) -> String {
+pub(crate) fn init_yaml(own: &str, voters: &[String]) -> String {
     let mut text = format!("Address: {}\nCluster:\n", quoted(own));
     for voter in voters {
         text.push_str(&format!("- {}\n", quoted(voter)));
@@ -160,28 +160,12 @@ pub fn init_yaml(own: &str, voters: &[String]) -> String {
 }
 
 /// `init.yaml` of a node that begins a cluster of its own (recording `leave-alone`).
-pub fn init_alone_yaml(own: &str) -> String {
+pub(crate) fn init_alone_yaml(own: &str) -> String {
     format!("Address: {}\n", quoted(own))
 }
 
-/// What `init.yaml` says.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-pub struct Init {
-    /// The node's own `address:port`.
-    #[serde(rename = "Address")]
-    pub address: String,
-    /// The voters to join.
-    #[serde(rename = "Cluster", default)]
-    pub cluster: Vec<String>,
-}
-
-/// Reads `init.yaml`.
-pub fn read_init(text: &str) -> Result<Init, Malformed> {
-    read("init.yaml", text)
-}
-
 /// `update.yaml`: the datastore moves to another address when it starts.
-pub fn update_yaml(own: &str) -> String {
+pub(crate) fn update_yaml(own: &str) -> String {
     format!("Address: {}\n", quoted(own))
 }
 
@@ -197,6 +181,21 @@ fn quoted(endpoint: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What `init.yaml` says.
+    #[derive(Debug, PartialEq, Eq, Deserialize)]
+    struct Init {
+        /// The node's own `address:port`.
+        #[serde(rename = "Address")]
+        address: String,
+        /// The voters to join.
+        #[serde(rename = "Cluster", default)]
+        cluster: Vec<String>,
+    }
+
+    fn read_init(text: &str) -> Result<Init, Malformed> {
+        read("init.yaml", text)
+    }
 
     const CLUSTER: &str = "- Address: 10.99.0.11:19001\n  ID: 3297041220608546238\n  Role: 0\n- Address: '[fd00::2]:19001'\n  ID: 1\n  Role: 1\n";
 

@@ -5,10 +5,10 @@
 use crate::base::secret::Secret;
 
 /// The name of the file, below `credentials`.
-pub const FILE: &str = "known_tokens.csv";
+pub(crate) const FILE: &str = "known_tokens.csv";
 
 /// The token of a user, by its exact name.
-pub fn token_of(text: &str, user: &str) -> Option<Secret> {
+pub(crate) fn token_of(text: &str, user: &str) -> Option<Secret> {
     text.lines().find_map(|line| {
         let mut fields = line.split(',');
         let token = fields.next()?.trim();
@@ -17,7 +17,7 @@ pub fn token_of(text: &str, user: &str) -> Option<Secret> {
 }
 
 /// The file's text with this administrator's token in place of any other.
-pub fn with_admin_token(text: &str, token: &Secret) -> String {
+pub(crate) fn with_admin_token(text: &str, token: &Secret) -> String {
     let mut lines: String = text
         .lines()
         .filter(|line| line.split(',').nth(1).map(str::trim) != Some("admin"))
@@ -31,7 +31,7 @@ pub fn with_admin_token(text: &str, token: &Secret) -> String {
 }
 
 /// The file's text with a line for the kubelet of a node.
-pub fn with_kubelet(text: &str, token: &Secret, node: &str) -> String {
+pub(crate) fn with_kubelet(text: &str, token: &Secret, node: &str) -> String {
     let separator = if text.is_empty() || text.ends_with('\n') {
         ""
     } else {
@@ -44,7 +44,7 @@ pub fn with_kubelet(text: &str, token: &Secret, node: &str) -> String {
 }
 
 /// The file's text without the line of the kubelet of this node, by its exact name.
-pub fn without_kubelet(text: &str, node: &str) -> String {
+pub(crate) fn without_kubelet(text: &str, node: &str) -> String {
     let user = format!("system:node:{node}");
     text.split_inclusive('\n')
         .filter(|line| line.split(',').nth(1).map(str::trim) != Some(user.as_str()))

@@ -18,7 +18,7 @@ pub struct Layout {
 
 /// Whose node it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// MicroK8s's snap, or a directory laid out like it.
     Snap,
     /// Our own: no MicroK8s on this machine.
@@ -27,7 +27,7 @@ pub enum Kind {
 
 /// No node directory can be found.
 #[derive(Debug, thiserror::Error)]
-pub enum NoNode {
+pub(crate) enum NoNode {
     /// There is no place for one.
     #[error("no MicroK8s node on this machine, and no home directory to make one in")]
     NoHome,
@@ -45,7 +45,7 @@ const SNAP_COMMON_DIR: &str = "/var/snap/microk8s/common";
 
 /// Lock files below `var/lock` (recordings `fresh-node.json`, `*-stopped*`, `*-not-ha`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lock {
+pub(crate) enum Lock {
     /// The node runs the control plane on dqlite.
     HaCluster,
     /// All of Kubernetes runs in one service, kubelite.
@@ -70,7 +70,7 @@ pub enum Lock {
 
 impl Lock {
     /// The file's name.
-    pub const fn file_name(self) -> &'static str {
+    pub(crate) const fn file_name(self) -> &'static str {
         match self {
             Self::HaCluster => "ha-cluster",
             Self::Lite => "lite.lock",
@@ -103,7 +103,7 @@ impl Layout {
     }
 
     /// The same node in the directory of another revision, current or not.
-    pub fn at(&self, data: &Path) -> Self {
+    pub(crate) fn at(&self, data: &Path) -> Self {
         Self {
             data: data.to_owned(),
             revision: None,
@@ -124,7 +124,7 @@ impl Layout {
 
     /// The node of this machine: `node_dir` where given, else the snap's by its variables or in
     /// its usual place, else a standalone one below the user's data directory.
-    pub fn find(node_dir: Option<&Path>) -> Result<Self, NoNode> {
+    pub(crate) fn find(node_dir: Option<&Path>) -> Result<Self, NoNode> {
         if let Some(root) = node_dir {
             return Ok(Self::standalone(root));
         }
@@ -157,47 +157,47 @@ impl Layout {
     }
 
     /// The revision of the snap that the directory belongs to, where it is one's.
-    pub fn revision(&self) -> Option<&Revision> {
+    pub(crate) fn revision(&self) -> Option<&Revision> {
         self.revision.as_ref()
     }
 
     /// Looks whether the directory still is the node's.
-    pub fn check_current(&self) -> Result<(), NotCurrent> {
+    pub(crate) fn check_current(&self) -> Result<(), NotCurrent> {
         self.revision.as_ref().map_or(Ok(()), Revision::check)
     }
 
     /// Whose node it is.
-    pub const fn kind(&self) -> Kind {
+    pub(crate) const fn kind(&self) -> Kind {
         self.kind
     }
 
     /// `$SNAP`: the snap's programs.
-    pub fn snap(&self) -> &Path {
+    pub(crate) fn snap(&self) -> &Path {
         &self.snap
     }
 
     /// `$SNAP_DATA`.
-    pub fn data(&self) -> &Path {
+    pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
     /// `$SNAP_COMMON`.
-    pub fn common(&self) -> &Path {
+    pub(crate) fn common(&self) -> &Path {
         &self.common
     }
 
     /// Whether there is a node directory at all.
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.args("cluster-agent").is_file() || self.cert("ca.crt").is_file()
     }
 
     /// The arguments of a service.
-    pub fn args(&self, service: &str) -> PathBuf {
+    pub(crate) fn args(&self, service: &str) -> PathBuf {
         self.data.join("args").join(service)
     }
 
     /// A file below `certs`.
-    pub fn cert(&self, name: &str) -> PathBuf {
+    pub(crate) fn cert(&self, name: &str) -> PathBuf {
         self.data.join("certs").join(name)
     }
 
@@ -207,68 +207,68 @@ impl Layout {
     }
 
     /// The phases of one of MicroK8s's supervised upgrades, as scripts.
-    pub fn upgrade_scripts(&self, upgrade: &str) -> PathBuf {
+    pub(crate) fn upgrade_scripts(&self, upgrade: &str) -> PathBuf {
         self.snap.join("upgrade-scripts").join(upgrade)
     }
 
     /// The folder of the datastore.
-    pub fn backend(&self) -> PathBuf {
+    pub(crate) fn backend(&self) -> PathBuf {
         self.data.join("var/kubernetes/backend")
     }
 
     /// Where the datastore's folder goes when the node joins another cluster.
-    pub fn backend_backup(&self) -> PathBuf {
+    pub(crate) fn backend_backup(&self) -> PathBuf {
         self.data.join("var/kubernetes/backend.backup")
     }
 
     /// Where the folder of a new datastore is made ready, until it takes the place of the other.
-    pub fn backend_next(&self) -> PathBuf {
+    pub(crate) fn backend_next(&self) -> PathBuf {
         self.data.join("var/kubernetes/backend.next")
     }
 
     /// The manifest of the pod network.
-    pub fn cni_manifest(&self) -> PathBuf {
+    pub(crate) fn cni_manifest(&self) -> PathBuf {
         self.args("cni-network/cni.yaml")
     }
 
     /// The folder whose existence means that hostpath storage is enabled.
-    pub fn hostpath_storage(&self) -> PathBuf {
+    pub(crate) fn hostpath_storage(&self) -> PathBuf {
         self.common.join("default-storage")
     }
 
     /// A lock file.
-    pub fn lock(&self, lock: Lock) -> PathBuf {
+    pub(crate) fn lock(&self, lock: Lock) -> PathBuf {
         self.data.join("var/lock").join(lock.file_name())
     }
 
     /// Whether a lock file is there.
-    pub fn has(&self, lock: Lock) -> bool {
+    pub(crate) fn has(&self, lock: Lock) -> bool {
         self.lock(lock).exists()
     }
 
     /// Our own state; mode 0700.
-    pub fn own_state(&self) -> PathBuf {
+    pub(crate) fn own_state(&self) -> PathBuf {
         self.data.join("var/cluster-agent")
     }
 
     /// One agent a node directory.
-    pub fn agent_lock(&self) -> PathBuf {
+    pub(crate) fn agent_lock(&self) -> PathBuf {
         self.own_state().join("agent.lock")
     }
 
     /// The tokens of the node's agent, and the nodes that it admitted.
-    pub fn token_database(&self) -> PathBuf {
+    pub(crate) fn token_database(&self) -> PathBuf {
         self.own_state().join("tokens.redb")
     }
 
     /// How many changes the token database has had. It lies where no copy of the node directory, and
     /// no return to an older revision of the snap, takes it back.
-    pub fn token_counter(&self) -> PathBuf {
+    pub(crate) fn token_counter(&self) -> PathBuf {
         self.common.join("cluster-agent/tokens.counter")
     }
 
     /// The agent's socket.
-    pub fn socket(&self, given: Option<&Path>) -> PathBuf {
+    pub(crate) fn socket(&self, given: Option<&Path>) -> PathBuf {
         if let Some(path) = given {
             return path.to_owned();
         }
@@ -287,13 +287,13 @@ impl Layout {
 
     /// Whether the node is a member of a cluster, by what MicroK8s's `leave` looks at
     /// (recording `leave-controlplane`).
-    pub fn is_in_cluster(&self) -> bool {
+    pub(crate) fn is_in_cluster(&self) -> bool {
         self.has(Lock::NoCertReissue)
             && (self.has(Lock::Clustered) || self.args("k8s-dqlite").exists())
     }
 
     /// Reads a file, with its path in the error.
-    pub fn read_bytes(&self, path: &Path) -> Result<Vec<u8>, ReadError> {
+    pub(crate) fn read_bytes(&self, path: &Path) -> Result<Vec<u8>, ReadError> {
         std::fs::read(path).map_err(|source| ReadError {
             path: path.to_owned(),
             source,
@@ -301,7 +301,7 @@ impl Layout {
     }
 
     /// Reads a file as text, with its path in the error.
-    pub fn read(&self, path: &Path) -> Result<String, ReadError> {
+    pub(crate) fn read(&self, path: &Path) -> Result<String, ReadError> {
         std::fs::read_to_string(path).map_err(|source| ReadError {
             path: path.to_owned(),
             source,
@@ -312,17 +312,17 @@ impl Layout {
 /// A file of the node cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read `{}`: {source}", path.display())]
-pub struct ReadError {
+pub(crate) struct ReadError {
     /// Which file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Why.
     #[source]
-    pub source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 impl ReadError {
     /// Whether the file is just not there.
-    pub fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }

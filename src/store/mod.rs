@@ -1,16 +1,16 @@
 //! Layer 3: what is stored on disk.
 
-pub mod admissions;
+pub(crate) mod admissions;
 pub mod args_file;
-pub mod audit;
-pub mod callback_tokens;
-pub mod database;
-pub mod dqlite;
-pub mod known_users;
+pub(crate) mod audit;
+pub(crate) mod callback_tokens;
+pub(crate) mod database;
+pub(crate) mod dqlite;
+pub(crate) mod known_users;
 pub mod layout;
-pub mod revision;
-pub mod shell_words;
-pub mod token_file;
+pub(crate) mod revision;
+pub(crate) mod shell_words;
+pub(crate) mod token_file;
 pub mod token_files;
-pub mod token_store;
-pub mod tokens;
+pub(crate) mod token_store;
+pub(crate) mod tokens;

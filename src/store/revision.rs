@@ -15,18 +15,18 @@ const CURRENT: &str = "current";
 
 /// A node directory and what leads to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revision {
+pub(crate) struct Revision {
     directory: PathBuf,
     link: PathBuf,
     identity: Identity,
 }
 
 /// Device and inode of a directory.
-pub type Identity = (u64, u64);
+pub(crate) type Identity = (u64, u64);
 
 /// Where a node directory is, seen from what led to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotCurrent {
+pub(crate) enum NotCurrent {
     /// Nothing is there.
     #[error("MicroK8s is being refreshed: `{}` leads nowhere at the moment", .0.display())]
     Missing(PathBuf),
@@ -49,7 +49,7 @@ impl Revision {
     ///
     /// snapd's own link is watched where it leads there, or from one revision to another: then what
     /// named the directory is older than the link. Else the path itself is watched.
-    pub fn of(data: &Path) -> Option<Self> {
+    pub(crate) fn of(data: &Path) -> Option<Self> {
         let directory = fs::canonicalize(data).ok()?;
         let identity = identity(&directory).ok()?;
         let current = directory.parent()?.join(CURRENT);
@@ -69,22 +69,22 @@ impl Revision {
     }
 
     /// The directory, without links in its path.
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// Device and inode of the directory.
-    pub fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         self.identity
     }
 
     /// Whether snapd's link is what leads there.
-    pub fn is_snaps_current(&self) -> bool {
+    pub(crate) fn is_snaps_current(&self) -> bool {
         self.link.ends_with(CURRENT)
     }
 
     /// Looks whether the link still leads to the directory.
-    pub fn check(&self) -> Result<(), NotCurrent> {
+    pub(crate) fn check(&self) -> Result<(), NotCurrent> {
         match identity(&self.link) {
             Ok(found) if found == self.identity => Ok(()),
             Ok(_) => match fs::canonicalize(&self.link) {

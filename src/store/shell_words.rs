@@ -7,7 +7,7 @@ use std::str::Chars;
 /// The words of a text: blanks and line ends part them, quotes and backslashes keep them together,
 /// `#` begins a comment, and `$NAME` and `${NAME}` are replaced by these variables. A variable that is
 /// not given is empty. Other syntax of a shell, such as `$(…)`, means nothing.
-pub fn split(text: &str, variables: &HashMap<&str, String>) -> Vec<String> {
+pub(crate) fn split(text: &str, variables: &HashMap<&str, String>) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;

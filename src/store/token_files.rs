@@ -12,22 +12,23 @@ use std::path::Path;
 /// Tokens for one use, or until a time (below `credentials`).
 pub const CLUSTER_TOKENS: &str = "cluster-tokens.txt";
 /// Tokens for any number of uses.
-pub const PERSISTENT_TOKENS: &str = "persistent-cluster-tokens.txt";
+pub(crate) const PERSISTENT_TOKENS: &str = "persistent-cluster-tokens.txt";
 /// Tokens with which a node that is joining has its certificates signed.
-pub const CERTIFICATE_TOKENS: &str = "certs-request-tokens.txt";
+pub(crate) const CERTIFICATE_TOKENS: &str = "certs-request-tokens.txt";
 /// The files whose lines admit a node, or sign its certificates, in the cluster that this node is in.
-pub const OF_THE_CLUSTER: [&str; 3] = [CLUSTER_TOKENS, PERSISTENT_TOKENS, CERTIFICATE_TOKENS];
+pub(crate) const OF_THE_CLUSTER: [&str; 3] =
+    [CLUSTER_TOKENS, PERSISTENT_TOKENS, CERTIFICATE_TOKENS];
 /// The tokens with which this node may call the nodes of an etcd cluster.
-pub const CALLBACK_TOKENS: &str = "callback-tokens.txt";
+pub(crate) const CALLBACK_TOKENS: &str = "callback-tokens.txt";
 /// The token that this node's agent is called with; beside [`CALLBACK_DIGEST`], by this node alone.
-pub const CALLBACK_TOKEN: &str = "callback-token.txt";
+pub(crate) const CALLBACK_TOKEN: &str = "callback-token.txt";
 /// The SHA-256 of the token that a worker's agent is called with by its cluster. MicroK8s has no
 /// such file.
-pub const CALLBACK_DIGEST: &str = "callback-token.sha256";
+pub(crate) const CALLBACK_DIGEST: &str = "callback-token.sha256";
 
 /// What a token file says of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listed {
+pub(crate) enum Listed {
     /// Not in the file.
     Not,
     /// In the file, without an end.
@@ -40,24 +41,24 @@ pub enum Listed {
 
 impl Listed {
     /// Whether it admits a node.
-    pub const fn is_usable(self) -> bool {
+    pub(crate) const fn is_usable(self) -> bool {
         matches!(self, Self::Open | Self::Until(_))
     }
 }
 
 /// Who may read a token file.
 #[derive(Debug, Clone, Copy)]
-pub struct Sharing {
+pub(crate) struct Sharing {
     /// The mode that the file gets.
-    pub mode: u32,
+    pub(crate) mode: u32,
     /// The group that it gets, where there is one.
-    pub gid: Option<u32>,
+    pub(crate) gid: Option<u32>,
 }
 
 /// Appends a line, as MicroK8s's tools do, in one write.
 ///
 /// Where the last line lacks its end, that is put before, so that no two tokens run together.
-pub fn append(path: &Path, line: &str, sharing: Sharing) -> io::Result<()> {
+pub(crate) fn append(path: &Path, line: &str, sharing: Sharing) -> io::Result<()> {
     if line.contains(['\n', '\r']) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,

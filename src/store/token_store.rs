@@ -14,7 +14,7 @@ use crate::model::token_record::{TokenRecord, VoidReason};
 use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
 
 /// Keeps the lives of tokens.
-pub trait TokenStore: Send + Sync {
+pub(crate) trait TokenStore: Send + Sync {
     /// The record of a token; `None` when there is none.
     fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError>;
 
@@ -30,10 +30,11 @@ pub trait TokenStore: Send + Sync {
 }
 
 /// Makes the next life of a token out of the present one.
-pub type Edit = Box<dyn FnMut(&TokenDigest, Option<TokenRecord>) -> Option<TokenRecord> + Send>;
+pub(crate) type Edit =
+    Box<dyn FnMut(&TokenDigest, Option<TokenRecord>) -> Option<TokenRecord> + Send>;
 
 /// Changes the lives of tokens, and brings out what came of each.
-pub fn edit_all<T: Send + 'static>(
+pub(crate) fn edit_all<T: Send + 'static>(
     store: &dyn TokenStore,
     keys: &[TokenDigest],
     mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
@@ -56,7 +57,7 @@ pub fn edit_all<T: Send + 'static>(
 }
 
 /// Changes the life of one token, and brings out what came of it.
-pub fn edit<T: Send + 'static>(
+pub(crate) fn edit<T: Send + 'static>(
     store: &dyn TokenStore,
     key: &TokenDigest,
     change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
@@ -81,14 +82,14 @@ struct Row {
 type NextChange = dyn Fn(&TokenRecord) -> Option<i64> + Send + Sync;
 
 /// Tokens in the database of this node.
-pub struct LocalStore {
+pub(crate) struct LocalStore {
     database: Arc<Database>,
     due: Arc<NextChange>,
 }
 
 impl LocalStore {
     /// The tokens in `database`; `due` tells when time changes one next.
-    pub fn new(
+    pub(crate) fn new(
         database: Arc<Database>,
         due: impl Fn(&TokenRecord) -> Option<i64> + Send + Sync + 'static,
     ) -> Self {
@@ -186,7 +187,7 @@ impl TokenStore for LocalStore {
 
 /// Makes all tokens void that still admit a node; says how many those were. A record that cannot be
 /// read goes: an unknown token admits no node.
-pub fn void_all(
+pub(crate) fn void_all(
     transaction: &WriteTransaction,
     why: VoidReason,
     now: i64,

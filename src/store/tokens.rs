@@ -33,13 +33,12 @@ use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
 use crate::store::token_store::{self, LocalStore, TokenStore};
 
-pub use certificates::CertificateRequest;
 use expiry::KEPT;
-pub use expiry::ListedToken;
-pub use reservation::Reservation;
+pub(crate) use expiry::ListedToken;
+pub(crate) use reservation::Reservation;
 
 /// The tokens of this node.
-pub struct Tokens {
+pub(crate) struct Tokens {
     store: Box<dyn TokenStore>,
     admissions: Admissions,
     database: Arc<Database>,
@@ -60,7 +59,7 @@ pub struct Tokens {
 }
 
 /// Tells in which cluster the node is.
-pub type AskCluster = Arc<dyn Fn() -> CurrentCluster + Send + Sync>;
+pub(crate) type AskCluster = Arc<dyn Fn() -> CurrentCluster + Send + Sync>;
 
 /// By what tokens are judged at some time.
 #[derive(Clone)]
@@ -136,7 +135,12 @@ impl Source {
 impl Tokens {
     /// The node's tokens. The database is opened lazily, so that an unusable one only affects what
     /// needs it.
-    pub fn new(layout: &Layout, clock: Arc<dyn Clock>, window: i64, cluster: AskCluster) -> Self {
+    pub(crate) fn new(
+        layout: &Layout,
+        clock: Arc<dyn Clock>,
+        window: i64,
+        cluster: AskCluster,
+    ) -> Self {
         let time = clock.clone();
         let due = move |record: &TokenRecord| record.next_change(time.unix_seconds(), window, KEPT);
         let (time, next) = (clock.clone(), due.clone());
@@ -169,7 +173,7 @@ impl Tokens {
     }
 
     /// What those who look after tokens have to know of the database.
-    pub fn notices(&self) -> Vec<String> {
+    pub(crate) fn notices(&self) -> Vec<String> {
         let damaged = self.database.damaged_files();
         damaged
             .iter()
@@ -183,12 +187,12 @@ impl Tokens {
     }
 
     /// The nodes that were admitted.
-    pub fn admissions(&self) -> &Admissions {
+    pub(crate) fn admissions(&self) -> &Admissions {
         &self.admissions
     }
 
     /// The clock that tokens live by.
-    pub fn now(&self) -> i64 {
+    pub(crate) fn now(&self) -> i64 {
         self.clock.unix_seconds()
     }
 
@@ -201,13 +205,13 @@ impl Tokens {
     }
 
     /// When a node that is admitted now, and does not report, counts as failed.
-    pub fn lease_end(&self) -> i64 {
+    pub(crate) fn lease_end(&self) -> i64 {
         self.now().saturating_add(LEASE.max(self.window))
     }
 
     /// Issues a token and says what it is good for. Of one that is issued once more this tells how
     /// that changed it, and what an earlier record of it left behind ends.
-    pub fn add(
+    pub(crate) fn add(
         &self,
         token: &Token,
         terms: &Terms,
@@ -240,7 +244,7 @@ impl Tokens {
     }
 
     /// Whether a token would let this node in now; changes nothing.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         token: &Token,
         claim: &JoinRequest,
@@ -252,7 +256,7 @@ impl Tokens {
 
     /// Holds a token for a node. Of any number of nodes that present a one-time token at the same
     /// moment, one gets it. `is_member` tells whether the datastore lists a control plane node.
-    pub fn reserve(
+    pub(crate) fn reserve(
         &self,
         token: &Token,
         claim: &JoinRequest,

@@ -33,7 +33,7 @@ pub struct JoinRequest {
 
 impl JoinRequest {
     /// Reads a request as MicroK8s's agent does.
-    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let fields = Fields::read(body, "v1.JoinRequest", "JoinRequest")?;
         Ok(Self {
             token: Token::presented(fields.text("token")?),
@@ -82,7 +82,7 @@ pub struct SignCertRequest {
 
 impl SignCertRequest {
     /// Reads a request as MicroK8s's agent does.
-    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let fields = Fields::read(body, "v1.SignCertRequest", "SignCertRequest")?;
         Ok(Self {
             token: Token::presented(fields.text("token")?),
@@ -94,47 +94,47 @@ impl SignCertRequest {
 /// A signed certificate.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SignCertResponse {
+pub(crate) struct SignCertResponse {
     /// The certificate, PEM.
-    pub certificate: Option<String>,
+    pub(crate) certificate: Option<String>,
 }
 
 /// `POST /cluster/api/v1.0/configure`: other arguments for services, and add-ons on or off.
 #[derive(Debug, Clone)]
-pub struct ConfigureRequest {
+pub(crate) struct ConfigureRequest {
     /// The callback token.
-    pub callback: Token,
+    pub(crate) callback: Token,
     /// What becomes of which service, in this order.
-    pub services: Vec<ServiceChange>,
+    pub(crate) services: Vec<ServiceChange>,
     /// What becomes of which add-on, after the services.
-    pub addons: Vec<AddonChange>,
+    pub(crate) addons: Vec<AddonChange>,
 }
 
 /// What becomes of a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServiceChange {
+pub(crate) struct ServiceChange {
     /// The service, as the caller names it.
-    pub name: String,
+    pub(crate) name: String,
     /// Arguments, with their dashes, and their new values.
-    pub update: Vec<(String, String)>,
+    pub(crate) update: Vec<(String, String)>,
     /// Arguments that go. One that is updated as well stays.
-    pub remove: Vec<String>,
+    pub(crate) remove: Vec<String>,
     /// Whether the service is started anew.
-    pub restart: bool,
+    pub(crate) restart: bool,
 }
 
 /// What becomes of an add-on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AddonChange {
+pub(crate) struct AddonChange {
     /// The add-on, as the caller names it.
-    pub name: String,
+    pub(crate) name: String,
     /// On, off, or as it is.
-    pub to: Option<Switch>,
+    pub(crate) to: Option<Switch>,
 }
 
 /// Whether an add-on runs from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Switch {
+pub(crate) enum Switch {
     /// It does.
     On,
     /// It does not.
@@ -145,7 +145,7 @@ impl ConfigureRequest {
     /// Reads a request as MicroK8s's agent does: `restart` is meant when it is exactly `true` or
     /// `"yes"`, and `enable` wins over `disable` (recordings `http-configure-restart`,
     /// `http-configure-addon`).
-    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let fields = Fields::read(body, "v1.ConfigureRequest", "ConfigureRequest")?;
         let services = fields.objects("service", "ConfigureServiceRequest")?;
         let addons = fields.objects("addon", "ConfigureAddonRequest")?;
@@ -178,18 +178,18 @@ impl ConfigureRequest {
 
 /// `POST /cluster/api/v1.0/upgrade`: a phase of one of MicroK8s's supervised upgrades.
 #[derive(Debug, Clone)]
-pub struct UpgradeRequest {
+pub(crate) struct UpgradeRequest {
     /// The callback token.
-    pub callback: Token,
+    pub(crate) callback: Token,
     /// The upgrade, by the name of its folder.
-    pub upgrade: String,
+    pub(crate) upgrade: String,
     /// How far the upgrade is to go: `prepare`, `commit` or `rollback`.
-    pub phase: String,
+    pub(crate) phase: String,
 }
 
 impl UpgradeRequest {
     /// Reads a request as MicroK8s's agent does.
-    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let fields = Fields::read(body, "v1.UpgradeRequest", "UpgradeRequest")?;
         Ok(Self {
             callback: Token::presented(fields.text("callback")?),
@@ -201,7 +201,7 @@ impl UpgradeRequest {
 
 /// The answer to a [`ConfigureRequest`] or an [`UpgradeRequest`] that was carried out.
 #[derive(Debug, Clone, Serialize)]
-pub struct Done {
+pub(crate) struct Done {
     result: &'static str,
 }
 

@@ -52,7 +52,7 @@ pub enum RequestedRole {
 
 impl RequestedRole {
     /// The role that is meant.
-    pub const fn role(self) -> Role {
+    pub(crate) const fn role(self) -> Role {
         match self {
             Self::Worker => Role::Worker,
             Self::ControlPlane | Self::Unsaid => Role::ControlPlane,
@@ -73,7 +73,7 @@ impl Serialize for RequestedRole {
 impl JoinRequest {
     /// Reads a request as MicroK8s's agent does: `worker` means worker when it is exactly
     /// `true` or `"as-worker"`, and control plane whatever else it is.
-    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let fields = Fields::read(body, "v2.JoinRequest", "JoinRequest")?;
         let is_worker = fields
             .get("worker")
@@ -117,7 +117,7 @@ pub struct JoinOutcome {
 
 impl JoinOutcome {
     /// Reads a report.
-    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let fields = Fields::read(body, "v2.JoinOutcome", "JoinOutcome")?;
         let outcome = match fields.text("outcome")? {
             "joined" => Outcome::Joined,
@@ -150,7 +150,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The outcome in a word.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Joined => "joined",
             Self::Failed => "failed",
@@ -160,80 +160,80 @@ impl Outcome {
 
 /// The answer to a [`JoinOutcome`] that was taken.
 #[derive(Debug, Clone, Serialize)]
-pub struct OutcomeTaken {}
+pub(crate) struct OutcomeTaken {}
 
 /// What a node that joins is given.
 ///
 /// Every field may be missing in what arrives; the joining side says which ones it needs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct JoinResponse {
+pub(crate) struct JoinResponse {
     /// The cluster's CA certificate, PEM.
     pub ca: Option<String>,
     /// What the contacted node's agent shows when it calls the joining node's; with
     /// [`Self::callback_token_sha256`], the joining worker's own token for its own agent.
-    pub callback_token: Option<Secret>,
+    pub(crate) callback_token: Option<Secret>,
     /// The port of the API server.
     pub apiport: Option<String>,
     /// The authorization mode of the API server.
-    pub api_authz_mode: Option<String>,
+    pub(crate) api_authz_mode: Option<String>,
     /// The arguments in which the contacted node's API server differs from that of a fresh node in
     /// what it admits; only where it does, and for a control plane node alone.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_server_limits: Option<BTreeMap<String, String>>,
+    pub(crate) api_server_limits: Option<BTreeMap<String, String>>,
     /// The arguments of the contacted node's kubelet, verbatim.
     pub kubelet_args: Option<String>,
     /// The joining node's address, as the contacted node sees it.
     pub hostname_override: Option<String>,
     /// Addresses of the datastore's voters; control plane only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub voters: Option<Vec<String>>,
+    pub(crate) voters: Option<Vec<String>>,
     /// The key that signs service account tokens; empty for a worker.
-    pub service_account_key: Option<Secret>,
+    pub(crate) service_account_key: Option<Secret>,
     /// The administrator's token, where the cluster uses token authentication.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_token: Option<Secret>,
+    pub(crate) admin_token: Option<Secret>,
     /// The key of the cluster's CA; `null` for a worker.
-    pub ca_key: Option<Secret>,
+    pub(crate) ca_key: Option<Secret>,
     /// The datastore's certificate; control plane only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cluster_cert: Option<String>,
+    pub(crate) cluster_cert: Option<String>,
     /// The datastore's key; control plane only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cluster_key: Option<Secret>,
+    pub(crate) cluster_key: Option<Secret>,
     /// Addresses of the control plane nodes; `null` for a control plane node.
-    pub control_plane_nodes: Option<Vec<String>>,
+    pub(crate) control_plane_nodes: Option<Vec<String>>,
     /// The cluster's pod network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_cidr: Option<String>,
     /// The endpoints of an external etcd.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub etcd_servers: Option<String>,
+    pub(crate) etcd_servers: Option<String>,
     /// The CA of an external etcd, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub etcd_ca: Option<String>,
+    pub(crate) etcd_ca: Option<String>,
     /// The client certificate for an external etcd, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub etcd_cert: Option<String>,
+    pub(crate) etcd_cert: Option<String>,
     /// The client key for an external etcd, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub etcd_key: Option<Secret>,
+    pub(crate) etcd_key: Option<Secret>,
     /// The SHA-256 of the cluster's callback token, for a worker that said that it can handle it:
     /// enough to tell a control plane's call, and of no use to make one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub callback_token_sha256: Option<TokenDigest>,
+    pub(crate) callback_token_sha256: Option<TokenDigest>,
 }
 
 /// `POST /cluster/api/v2.0/dqlite/remove`: the datastore is to forget a member.
 #[derive(Debug, Clone)]
-pub struct RemoveRequest {
+pub(crate) struct RemoveRequest {
     /// The member, `address:port`.
-    pub remove_endpoint: String,
+    pub(crate) remove_endpoint: String,
 }
 
 impl RemoveRequest {
     /// Reads a request as MicroK8s's agent does.
-    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let fields = Fields::read(
             body,
             "v2.RemoveFromDqliteRequest",
@@ -247,7 +247,7 @@ impl RemoveRequest {
 
 /// The answer to an image that was imported.
 #[derive(Debug, Clone, Serialize)]
-pub struct Imported {
+pub(crate) struct Imported {
     status: &'static str,
 }
 

@@ -12,17 +12,17 @@ use crate::model::token_record::Reason;
 /// [`routes::REASON_NODE`]: crate::wire::routes::REASON_NODE
 /// [`routes::REASON_SECONDS`]: crate::wire::routes::REASON_SECONDS
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
+pub(crate) struct ErrorBody {
     /// MicroK8s's text, with its first letter in upper case.
-    pub error: String,
+    pub(crate) error: String,
     /// Why a token is of no use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
+    pub(crate) reason: Option<Reason>,
 }
 
 impl ErrorBody {
     /// A body with this text.
-    pub fn new(error: impl Into<String>) -> Self {
+    pub(crate) fn new(error: impl Into<String>) -> Self {
         Self {
             error: error.into(),
             reason: None,

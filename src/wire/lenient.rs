@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// Why a body was not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
+pub(crate) enum DecodeError {
     /// Empty, or cut off.
     #[error("Unexpected end of JSON input")]
     CutOff,
@@ -37,14 +37,14 @@ pub enum DecodeError {
 
 /// The fields of one object.
 #[derive(Debug)]
-pub struct Fields {
+pub(crate) struct Fields {
     object: &'static str,
     fields: Map<String, Value>,
 }
 
 impl Fields {
     /// Reads an object; `package` and `object` are MicroK8s's names for it, for error texts.
-    pub fn read(
+    pub(crate) fn read(
         body: &[u8],
         package: &'static str,
         object: &'static str,
@@ -68,7 +68,11 @@ impl Fields {
     }
 
     /// A list of objects, empty when missing; `object` is MicroK8s's name for one of them.
-    pub fn objects(&self, name: &str, object: &'static str) -> Result<Vec<Self>, DecodeError> {
+    pub(crate) fn objects(
+        &self,
+        name: &str,
+        object: &'static str,
+    ) -> Result<Vec<Self>, DecodeError> {
         let read = |item: &Value| match item {
             Value::Object(fields) => Ok(Self {
                 object,
@@ -84,7 +88,7 @@ impl Fields {
     }
 
     /// A list of texts, empty when missing.
-    pub fn texts(&self, name: &str) -> Result<Vec<String>, DecodeError> {
+    pub(crate) fn texts(&self, name: &str) -> Result<Vec<String>, DecodeError> {
         self.list(name)?
             .iter()
             .map(|item| self.as_text(name, item))
@@ -92,7 +96,7 @@ impl Fields {
     }
 
     /// Names and texts from a list of objects, in their order; empty when missing.
-    pub fn text_pairs(&self, name: &str) -> Result<Vec<(String, String)>, DecodeError> {
+    pub(crate) fn text_pairs(&self, name: &str) -> Result<Vec<(String, String)>, DecodeError> {
         let mut pairs = Vec::new();
         for item in self.list(name)? {
             match item {
@@ -125,7 +129,7 @@ impl Fields {
     }
 
     /// The last field of this name, in any case; `None` when missing or `null`.
-    pub fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.fields
             .iter()
             .filter(|(key, _)| key.eq_ignore_ascii_case(name))
@@ -135,7 +139,7 @@ impl Fields {
     }
 
     /// A text, empty when missing.
-    pub fn text(&self, name: &str) -> Result<&str, DecodeError> {
+    pub(crate) fn text(&self, name: &str) -> Result<&str, DecodeError> {
         match self.get(name) {
             None => Ok(""),
             Some(Value::String(text)) => Ok(text),
@@ -144,7 +148,7 @@ impl Fields {
     }
 
     /// A truth value, false when missing.
-    pub fn flag(&self, name: &str) -> Result<bool, DecodeError> {
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, DecodeError> {
         match self.get(name) {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(*flag),

@@ -10,27 +10,27 @@ use crate::model::token_record::{Added, GrantedTerms, State};
 use crate::model::token_terms::{RoleLimit, Terms};
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
-pub const PROTOCOL: u32 = 6;
+pub(crate) const PROTOCOL: u32 = 6;
 
 /// `GET /local/hello`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Hello {
+pub(crate) struct Hello {
     /// [`PROTOCOL`] of the agent.
-    pub protocol: u32,
+    pub(crate) protocol: u32,
     /// The agent's version, for people.
-    pub version: String,
+    pub(crate) version: String,
     /// The node directory that it works in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub directory: Option<NodeDirectory>,
+    pub(crate) directory: Option<NodeDirectory>,
 }
 
 /// A node directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NodeDirectory {
+pub(crate) struct NodeDirectory {
     /// Its path, as the agent sees it.
-    pub path: String,
+    pub(crate) path: String,
     /// Its device and inode.
-    pub identity: (u64, u64),
+    pub(crate) identity: (u64, u64),
 }
 
 /// `POST /local/v1/tokens`.
@@ -82,96 +82,96 @@ pub enum TokenSelection {
 /// The tokens that were found (`POST /local/v1/tokens/find`) or taken back
 /// (`POST /local/v1/tokens/revoke`); the request is a [`TokenSelection`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct TokenList {
+pub(crate) struct TokenList {
     /// The agent's time, in unix seconds.
-    pub now: i64,
+    pub(crate) now: i64,
     /// The tokens.
-    pub tokens: Vec<TokenEntry>,
+    pub(crate) tokens: Vec<TokenEntry>,
     /// What the operator should know of the token database.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub notices: Vec<String>,
+    pub(crate) notices: Vec<String>,
 }
 
 /// What can be told of a token. The token itself is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenEntry {
+pub(crate) struct TokenEntry {
     /// The first digits of its SHA-256.
-    pub id: String,
+    pub(crate) id: String,
     /// Where it is in its life.
-    pub state: State,
+    pub(crate) state: State,
     /// As what nodes may join with it.
-    pub role: RoleLimit,
+    pub(crate) role: RoleLimit,
     /// How many more nodes it admits; `null` while that is any number.
-    pub uses_left: Option<u32>,
+    pub(crate) uses_left: Option<u32>,
     /// Its end in unix seconds; `null` when it has none.
-    pub expires: Option<i64>,
+    pub(crate) expires: Option<i64>,
     /// The only node that it is for.
-    pub node: Option<String>,
+    pub(crate) node: Option<String>,
     /// When it was issued, in unix seconds; `null` for one that only stands in MicroK8s's file.
-    pub issued_at: Option<i64>,
+    pub(crate) issued_at: Option<i64>,
     /// The user who issued it; `null` for one from MicroK8s's file.
-    pub issued_by: Option<u32>,
+    pub(crate) issued_by: Option<u32>,
     /// MicroK8s's file in which it stands.
-    pub file: Option<String>,
+    pub(crate) file: Option<String>,
     /// How many nodes it admitted.
-    pub admissions: u64,
+    pub(crate) admissions: u64,
     /// The node that was admitted last.
-    pub last_use: Option<TokenUse>,
+    pub(crate) last_use: Option<TokenUse>,
     /// When it was taken back, in unix seconds.
-    pub revoked_at: Option<i64>,
+    pub(crate) revoked_at: Option<i64>,
     /// The user who took it back.
-    pub revoked_by: Option<u32>,
+    pub(crate) revoked_by: Option<u32>,
     /// When it was noticed that it is void, in unix seconds.
     #[serde(default)]
-    pub void_since: Option<i64>,
+    pub(crate) void_since: Option<i64>,
     /// Why it is void.
     #[serde(default)]
-    pub void_because: Option<String>,
+    pub(crate) void_because: Option<String>,
     /// What the operator wrote down with it.
-    pub description: Option<String>,
+    pub(crate) description: Option<String>,
 }
 
 /// A use of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenUse {
+pub(crate) struct TokenUse {
     /// The host name of the node.
-    pub node: String,
+    pub(crate) node: String,
     /// Its address.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// What it joined as.
-    pub role: Role,
+    pub(crate) role: Role,
     /// When, in unix seconds.
-    pub at: i64,
+    pub(crate) at: i64,
 }
 
 /// `POST /local/v1/tokens/prune`.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct PruneRequest {
+pub(crate) struct PruneRequest {
     /// Tokens that are still usable go, too, where no node has joined with them for so many seconds.
-    pub unused_seconds: Option<u64>,
+    pub(crate) unused_seconds: Option<u64>,
 }
 
 /// The answer to a [`PruneRequest`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Pruned {
+pub(crate) struct Pruned {
     /// How many tokens were removed.
-    pub pruned: usize,
+    pub(crate) pruned: usize,
 }
 
 /// `GET /local/v1/nodes`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct NodeList {
+pub(crate) struct NodeList {
     /// The nodes of the cluster, as this node knows them.
-    pub nodes: Vec<NodeEntry>,
+    pub(crate) nodes: Vec<NodeEntry>,
 }
 
 /// One node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeEntry {
+pub(crate) struct NodeEntry {
     /// Its host name, where known.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Its address.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// Its role.
-    pub role: Role,
+    pub(crate) role: Role,
 }

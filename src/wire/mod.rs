@@ -2,9 +2,9 @@
 
 pub mod cluster_v1;
 pub mod cluster_v2;
-pub mod error_body;
-pub mod lenient;
+pub(crate) mod error_body;
+pub(crate) mod lenient;
 pub mod local_v1;
 pub mod operation;
-pub mod preflight_v1;
+pub(crate) mod preflight_v1;
 pub mod routes;

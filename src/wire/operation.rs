@@ -20,7 +20,7 @@ use crate::wire::preflight_v1::Finding;
 /// `POST /local/v1/operation`, answered by a line of JSON for each [`Event`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "kebab-case")]
-pub enum Operation {
+pub(crate) enum Operation {
     /// The node joins a cluster.
     Join(JoinOrder),
     /// The node leaves its cluster.
@@ -59,18 +59,18 @@ pub struct JoinOrder {
 
 /// A removal of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RemoveOrder {
+pub(crate) struct RemoveOrder {
     /// The node's name or address, as it was typed.
-    pub node: String,
+    pub(crate) node: String,
     /// Remove it although the datastore lists it, or although Kubernetes does not know it.
-    pub force: bool,
+    pub(crate) force: bool,
     /// A node that is not there is no failure.
-    pub if_present: bool,
+    pub(crate) if_present: bool,
 }
 
 impl JoinOrder {
     /// Whether nothing is changed.
-    pub const fn is_dry_run(&self) -> bool {
+    pub(crate) const fn is_dry_run(&self) -> bool {
         self.dry_run || self.url.is_none()
     }
 }
@@ -78,7 +78,7 @@ impl JoinOrder {
 /// What happens during an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
+pub(crate) enum Event {
     /// A node of the cluster is contacted.
     Contacting {
         /// Its address.
@@ -132,7 +132,7 @@ pub enum Event {
 
 impl Event {
     /// A stage begins, in which this is done.
-    pub fn stage(stage: JoinStage, doing: &str) -> Self {
+    pub(crate) fn stage(stage: JoinStage, doing: &str) -> Self {
         Self::Stage {
             stage,
             doing: doing.to_owned(),
@@ -140,12 +140,12 @@ impl Event {
     }
 
     /// A line that MicroK8s prints.
-    pub fn line(text: impl Into<String>) -> Self {
+    pub(crate) fn line(text: impl Into<String>) -> Self {
         Self::Line { text: text.into() }
     }
 
     /// A warning of this program's own.
-    pub fn warning(message: impl Into<String>) -> Self {
+    pub(crate) fn warning(message: impl Into<String>) -> Self {
         Self::Warning {
             message: message.into(),
             from_microk8s: false,
@@ -153,7 +153,7 @@ impl Event {
     }
 
     /// The stage that begins with it.
-    pub const fn begins(&self) -> Option<JoinStage> {
+    pub(crate) const fn begins(&self) -> Option<JoinStage> {
         match self {
             Self::Contacting { .. } => Some(JoinStage::Contact),
             Self::Stage { stage, .. } | Self::Waiting { stage, .. } => Some(*stage),
@@ -172,7 +172,7 @@ impl Event {
 /// How an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "end", rename_all = "kebab-case")]
-pub enum End {
+pub(crate) enum End {
     /// The node is a member.
     Joined {
         /// As what.
@@ -219,7 +219,7 @@ pub enum End {
 
 impl End {
     /// What is left to do on another node after a leave.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Left { listed_as, .. } | Self::Planned { listed_as, .. } => {
                 let name = listed_as.as_deref()?;
@@ -234,29 +234,29 @@ impl End {
 
 /// Why an operation failed, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// Which part of it failed.
-    pub stage: JoinStage,
+    pub(crate) stage: JoinStage,
     /// Whether it is of use to try again, where that is known.
-    pub retry: Option<Retry>,
+    pub(crate) retry: Option<Retry>,
     /// MicroK8s's own line for this failure, for standard output.
-    pub microk8s_text: Option<String>,
+    pub(crate) microk8s_text: Option<String>,
     /// What went wrong, in a line of this program's own.
-    pub error: String,
+    pub(crate) error: String,
     /// What to do. It holds no join command and no phrase that scripts look for in what commands
     /// print.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// After how many seconds the contacted node wants to be asked again, where it said so.
-    pub retry_after: Option<u64>,
+    pub(crate) retry_after: Option<u64>,
     /// The contacted node does not know the token, perhaps not yet.
-    pub is_token_unknown: bool,
+    pub(crate) is_token_unknown: bool,
     /// The exit code.
-    pub exit: u8,
+    pub(crate) exit: u8,
 }
 
 impl Failure {
     /// A failure of this stage, for which MicroK8s has no line. The text may come from another machine.
-    pub fn new(stage: JoinStage, exit: ExitStatus, error: &dyn Display) -> Self {
+    pub(crate) fn new(stage: JoinStage, exit: ExitStatus, error: &dyn Display) -> Self {
         Self {
             stage,
             retry: None,
@@ -271,7 +271,7 @@ impl Failure {
 
     /// The same, with MicroK8s's own line beside the error.
     #[must_use]
-    pub fn microk8s(self, text: &str) -> Self {
+    pub(crate) fn microk8s(self, text: &str) -> Self {
         Self {
             microk8s_text: Some(sanitize::for_terminal(text)),
             ..self
@@ -280,7 +280,7 @@ impl Failure {
 
     /// The same, with what to do.
     #[must_use]
-    pub fn hint(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self {
             hint: Some(hint.into()),
             ..self
@@ -289,7 +289,7 @@ impl Failure {
 
     /// The same, with another exit code than the stage has.
     #[must_use]
-    pub fn exits(self, exit: ExitStatus) -> Self {
+    pub(crate) fn exits(self, exit: ExitStatus) -> Self {
         Self {
             exit: exit.code(),
             ..self
@@ -297,18 +297,18 @@ impl Failure {
     }
 
     /// Whether time alone may cure it, so that `join --wait` tries again.
-    pub fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         let is_interrupted = self.stage == JoinStage::Interrupted;
         self.is_token_unknown || (self.retry == Some(Retry::TryAgain) && !is_interrupted)
     }
 
     /// What went wrong, in one text.
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         self.microk8s_text.as_deref().unwrap_or(&self.error)
     }
 
     /// The exit status of the command.
-    pub fn status(&self) -> ExitStatus {
+    pub(crate) fn status(&self) -> ExitStatus {
         ExitStatus::from_code(self.exit).unwrap_or(ExitStatus::Failure)
     }
 }

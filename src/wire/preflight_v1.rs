@@ -7,25 +7,25 @@ use serde::{Deserialize, Serialize};
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The check: a stable name in kebab case.
-    pub check: String,
+    pub(crate) check: String,
     /// What it means for the join.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// What was found, for people.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do about it.
-    pub remedy: Option<String>,
+    pub(crate) remedy: Option<String>,
     /// On which machine that is to be done, where it is one of the two.
-    pub on: Option<Machine>,
+    pub(crate) on: Option<Machine>,
     /// The code with which a join would exit for this; errors only.
-    pub exit: Option<u8>,
+    pub(crate) exit: Option<u8>,
 }
 
 /// What a finding means for the join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// As it should be.
     Ok,
     /// It could not be checked.
@@ -38,7 +38,7 @@ pub enum Severity {
 
 impl Severity {
     /// The word for it, as in JSON.
-    pub const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Unchecked => "unchecked",
@@ -51,7 +51,7 @@ impl Severity {
 /// One of the two machines of a join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Machine {
+pub(crate) enum Machine {
     /// The one that is to join.
     JoiningNode,
     /// The one that the connection string names.
@@ -71,22 +71,22 @@ impl Finding {
     }
 
     /// All is well.
-    pub fn ok(check: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn ok(check: &str, message: impl Into<String>) -> Self {
         Self::new(check, Severity::Ok, message)
     }
 
     /// A check that could not be made, and why.
-    pub fn unchecked(check: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn unchecked(check: &str, message: impl Into<String>) -> Self {
         Self::new(check, Severity::Unchecked, message)
     }
 
     /// Something to know.
-    pub fn warning(check: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn warning(check: &str, message: impl Into<String>) -> Self {
         Self::new(check, Severity::Warning, message)
     }
 
     /// Something for which a join would exit with this code.
-    pub fn error(check: &str, message: impl Into<String>, exit: u8) -> Self {
+    pub(crate) fn error(check: &str, message: impl Into<String>, exit: u8) -> Self {
         Self {
             exit: Some(exit),
             ..Self::new(check, Severity::Error, message)
@@ -95,7 +95,11 @@ impl Finding {
 
     /// The same, with what to do about it.
     #[must_use]
-    pub fn with_remedy(self, on: impl Into<Option<Machine>>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn with_remedy(
+        self,
+        on: impl Into<Option<Machine>>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self {
             remedy: Some(remedy.into()),
             on: on.into(),
@@ -111,27 +115,27 @@ impl Finding {
 /// no token. The version, and what a finding says of a name, are more than that answer tells.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct JoinCheck {
+pub(crate) struct JoinCheck {
     /// MicroK8s's version on the contacted node.
-    pub version: Option<String>,
+    pub(crate) version: Option<String>,
     /// The port of its API server; none where it has none.
-    pub apiport: Option<String>,
+    pub(crate) apiport: Option<String>,
     /// The arguments in which its API server differs from that of a fresh node in what it admits.
-    pub api_server_limits: BTreeMap<String, String>,
+    pub(crate) api_server_limits: BTreeMap<String, String>,
     /// The cluster's pod network.
-    pub cluster_cidr: Option<String>,
+    pub(crate) cluster_cidr: Option<String>,
     /// The datastore's voters, for a node that is to become one.
-    pub voters: Vec<String>,
+    pub(crate) voters: Vec<String>,
     /// Whether the cluster counts the asking node among its members.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
     /// What the contacted node found, in the order in which a join would fail.
-    pub findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// What a contacted node knows of another one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It is a member of the cluster.
     Member,
     /// It is none.

@@ -18,15 +18,15 @@ use crate::wire::{cluster_v1, cluster_v2};
 
 /// A request to join, of either version.
 pub(super) struct Asked<'a> {
-    pub token: &'a Token,
-    pub claim: JoinRequest,
+    pub(crate) token: &'a Token,
+    pub(crate) claim: JoinRequest,
     /// The name as it was sent.
-    pub hostname: &'a str,
-    pub caller: Caller,
+    pub(crate) hostname: &'a str,
+    pub(crate) caller: Caller,
     /// What a join has to pass.
-    pub checks: &'static [Check],
+    pub(crate) checks: &'static [Check],
     /// What this node has to be made ready for.
-    pub needs: Needs,
+    pub(crate) needs: Needs,
     port: &'a str,
     callback: &'a str,
     handles_x509: bool,
@@ -36,7 +36,7 @@ pub(super) struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// To join a cluster on dqlite, or on an etcd outside.
-    pub fn v2(request: &'a cluster_v2::JoinRequest, caller: Caller) -> Self {
+    pub(crate) fn v2(request: &'a cluster_v2::JoinRequest, caller: Caller) -> Self {
         Self {
             token: &request.token,
             claim: JoinRequest {
@@ -59,7 +59,7 @@ impl<'a> Asked<'a> {
     }
 
     /// To join a cluster on MicroK8s's own etcd, where every node that joins is a worker.
-    pub fn v1(request: &'a cluster_v1::JoinRequest, caller: Caller) -> Self {
+    pub(crate) fn v1(request: &'a cluster_v1::JoinRequest, caller: Caller) -> Self {
         Self {
             token: &request.token,
             claim: JoinRequest {
@@ -80,15 +80,15 @@ impl<'a> Asked<'a> {
     }
 
     /// What Kubernetes says; it is asked at the first call.
-    pub fn known(&self, admission: &Admission) -> &Known {
+    pub(crate) fn known(&self, admission: &Admission) -> &Known {
         self.known.get_or_init(|| admission.ask_kubernetes())
     }
 }
 
 /// A check, by its name. What it says of a join that passes is for people.
 pub(super) struct Check {
-    pub name: &'static str,
-    pub preflight: fn(&Admission, &Asked<'_>) -> Result<String, AdmitError>,
+    pub(crate) name: &'static str,
+    pub(crate) preflight: fn(&Admission, &Asked<'_>) -> Result<String, AdmitError>,
 }
 
 const SAME_ADDRESS: Check = Check {

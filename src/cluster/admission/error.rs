@@ -17,7 +17,7 @@ use crate::store::layout::ReadError;
 
 /// Why a node was not admitted; the texts are MicroK8s's (recordings `http-join-*`).
 #[derive(Debug, thiserror::Error)]
-pub enum AdmitError {
+pub(crate) enum AdmitError {
     /// The token.
     #[error("Invalid token")]
     InvalidToken(Refusal),
@@ -145,7 +145,7 @@ pub enum AdmitError {
 /// What a file of this node holds that a joining node needs. The first four texts are those of
 /// MicroK8s's agent, the others are like them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NodeFile {
+pub(crate) enum NodeFile {
     /// The certificate of the cluster's authority.
     ClusterCa,
     /// Its key.
@@ -220,7 +220,7 @@ fn listed(addresses: &[IpAddr]) -> String {
 impl AdmitError {
     /// What a stranger is told: what failed. No path and no command line of this node is in it; its
     /// log has them.
-    pub fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         match self {
             Self::Read { what, source } => format!("{what}: {}", io_error_text::of(&source.source)),
             Self::FirstJoin(error) => {
@@ -262,7 +262,7 @@ impl AdmitError {
     }
 
     /// After how many seconds the same request may be granted, where that is known.
-    pub fn retry_after(&self) -> Option<u64> {
+    pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::FirstJoin(error) => error.retry_after(),
             Self::TooManyRestarts(too_often) => Some(too_often.seconds),

@@ -16,7 +16,7 @@ use crate::wire::cluster_v1;
 
 impl Admission {
     /// A node joins a cluster on MicroK8s's own etcd.
-    pub fn join_v1(
+    pub(crate) fn join_v1(
         &self,
         request: &cluster_v1::JoinRequest,
         caller: Caller,

@@ -19,9 +19,9 @@ pub(super) type Asked = Cached<Result<Vec<Member>, String>>;
 
 /// The members of the datastore.
 pub(super) struct Members {
-    pub list: Vec<Member>,
+    pub(crate) list: Vec<Member>,
     /// It is not just its file that lists the node that asks.
-    pub is_confirmed: bool,
+    pub(crate) is_confirmed: bool,
 }
 
 /// Nothing is known yet.

@@ -31,7 +31,7 @@ pub(super) enum Known {
 }
 
 impl Known {
-    pub fn registry(&self) -> Option<&Registry> {
+    pub(crate) fn registry(&self) -> Option<&Registry> {
         match self {
             Self::Registry(registry) => Some(registry),
             Self::Nothing | Self::Silent(_) => None,

@@ -21,7 +21,7 @@ use crate::wire::{cluster_v1, cluster_v2};
 
 impl Admission {
     /// Checks a join of a cluster on dqlite, or on an etcd outside.
-    pub fn preflight(
+    pub(crate) fn preflight(
         &self,
         request: &cluster_v2::JoinRequest,
         caller: Caller,
@@ -32,7 +32,7 @@ impl Admission {
     }
 
     /// Checks a join of a cluster on MicroK8s's own etcd.
-    pub fn preflight_v1(
+    pub(crate) fn preflight_v1(
         &self,
         request: &cluster_v1::JoinRequest,
         caller: Caller,

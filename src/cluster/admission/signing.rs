@@ -22,16 +22,16 @@ use crate::wire::cluster_v1;
 
 /// A signed certificate.
 #[derive(Debug)]
-pub struct Signed {
+pub(crate) struct Signed {
     /// The node that it is for.
-    pub subject: String,
+    pub(crate) subject: String,
     /// The certificate, PEM.
-    pub certificate: String,
+    pub(crate) certificate: String,
 }
 
 impl Admission {
     /// Signs a certificate for a node that is joining.
-    pub fn sign_certificate(
+    pub(crate) fn sign_certificate(
         &self,
         request: &cluster_v1::SignCertRequest,
         caller: Caller,

@@ -30,11 +30,11 @@ const DAY: u64 = 24 * HOUR;
 /// For how long a token whose join was undone is remembered.
 const MONTH: u64 = 30 * DAY;
 /// How many tokens are remembered of the joins that one undo was for, and how many undos.
-pub const REMEMBERED: usize = 32;
+pub(crate) const REMEMBERED: usize = 32;
 
 /// What was done for joining nodes.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct History {
+pub(crate) struct History {
     /// When a service was restarted for them, in unix seconds.
     #[serde(default)]
     restarts: Vec<i64>,
@@ -54,7 +54,7 @@ struct Undone {
 
 /// What becomes of a first join on which no node relies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Undo {
+pub(crate) enum Undo {
     /// It is undone now.
     Now,
     /// It waits.
@@ -65,7 +65,7 @@ pub enum Undo {
 
 impl History {
     /// The history in a file; an empty one where there is none, or none that can be read.
-    pub fn load(path: &Path) -> Self {
+    pub(crate) fn load(path: &Path) -> Self {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
@@ -157,27 +157,27 @@ fn is_within(at: i64, now: i64, seconds: u64) -> bool {
 
 /// A change that joining nodes have asked for too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooOften {
+pub(crate) struct TooOften {
     /// After how many seconds it can be asked for again.
-    pub seconds: u64,
+    pub(crate) seconds: u64,
 }
 
 /// Restarts of the datastore for joining nodes, and what they were for, on the disk. Calls must come one
 /// after the other.
 #[derive(Debug)]
-pub struct FirstJoins {
+pub(crate) struct FirstJoins {
     path: PathBuf,
 }
 
 impl FirstJoins {
     /// Those of a node.
-    pub fn new(layout: &Layout) -> Self {
+    pub(crate) fn new(layout: &Layout) -> Self {
         let path = layout.own_state().join("first-join.history");
         Self { path }
     }
 
     /// Whether there is room for a first join.
-    pub fn check(&self, now: i64) -> Result<(), TooOften> {
+    pub(crate) fn check(&self, now: i64) -> Result<(), TooOften> {
         match History::load(&self.path).wait(now, OF_A_JOIN, OF_DATASTORE) {
             0 => Ok(()),
             seconds => Err(TooOften { seconds }),
@@ -186,7 +186,7 @@ impl FirstJoins {
 
     /// The node is about to be made ready for others, as this token asks. It is on the disk before the
     /// datastore restarts.
-    pub fn begin(
+    pub(crate) fn begin(
         &self,
         now: i64,
         token: &TokenDigest,
@@ -205,14 +205,14 @@ impl FirstJoins {
     }
 
     /// The datastore is restarted once more, since it did not come up.
-    pub fn note_restart(&self, now: i64) -> io::Result<()> {
+    pub(crate) fn note_restart(&self, now: i64) -> io::Result<()> {
         let mut history = History::load(&self.path);
         history.note_restart(now);
         history.save(&self.path)
     }
 
     /// Another node asks to join with this token, now that this one is ready.
-    pub fn note_asked(&self, token: &TokenDigest) -> io::Result<()> {
+    pub(crate) fn note_asked(&self, token: &TokenDigest) -> io::Result<()> {
         let mut history = History::load(&self.path);
         match history.note_asked(token) {
             true => history.save(&self.path),
@@ -221,12 +221,12 @@ impl FirstJoins {
     }
 
     /// Whether a first join on which no node relies is undone.
-    pub fn undo(&self, now: i64) -> Undo {
+    pub(crate) fn undo(&self, now: i64) -> Undo {
         History::load(&self.path).undo(now)
     }
 
     /// It is about to be undone.
-    pub fn note_undo(&self, now: i64) -> io::Result<()> {
+    pub(crate) fn note_undo(&self, now: i64) -> io::Result<()> {
         let mut history = History::load(&self.path);
         history.note_undo(now);
         history.save(&self.path)
@@ -235,7 +235,10 @@ impl FirstJoins {
 
 /// The API server is about to be restarted, so that it reads the tokens of users again. It is on the
 /// disk before. Calls must come one after the other.
-pub fn begin_api_server_restart(layout: &Layout, now: i64) -> io::Result<Result<(), TooOften>> {
+pub(crate) fn begin_api_server_restart(
+    layout: &Layout,
+    now: i64,
+) -> io::Result<Result<(), TooOften>> {
     let path = layout.own_state().join("api-server.history");
     let mut history = History::load(&path);
     match history.wait(now, 1, OF_API_SERVER) {

@@ -116,7 +116,7 @@ pub fn create(layout: &Layout, fresh: &FreshNode) -> Result<(), FreshNodeError> 
 }
 
 /// Removes what a process that was killed while it made this node's directory has left beside it.
-pub fn remove_unfinished(layout: &Layout) {
+pub(crate) fn remove_unfinished(layout: &Layout) {
     if let Some(above) = layout.data().parent() {
         unfinished::remove(above);
     }
@@ -259,17 +259,17 @@ impl Writer<'_> {
 }
 
 /// The authority of a node with this key, and its certificate as PEM.
-pub fn authority(key: PrivateKey) -> Result<(Ca, String), PkiError> {
+pub(crate) fn authority(key: PrivateKey) -> Result<(Ca, String), PkiError> {
     Ca::create(&Subject::common_name("10.152.183.1"), key)
 }
 
 /// The authority of a node's front proxy, and its certificate as PEM.
-pub fn front_proxy_authority(key: PrivateKey) -> Result<(Ca, String), PkiError> {
+pub(crate) fn front_proxy_authority(key: PrivateKey) -> Result<(Ca, String), PkiError> {
     Ca::create(&Subject::common_name("front-proxy-ca"), key)
 }
 
 /// The certificate and key of a datastore that is new, both PEM.
-pub fn datastore_identity(hostname: &str) -> Result<(String, Secret), PkiError> {
+pub(crate) fn datastore_identity(hostname: &str) -> Result<(String, Secret), PkiError> {
     let key = PrivateKey::generate(Bits::Rsa4096)?;
     let names = vec![
         AltName::Dns(hostname.to_owned()),
@@ -285,19 +285,19 @@ pub fn datastore_identity(hostname: &str) -> Result<(String, Secret), PkiError> 
 }
 
 /// A client of the API server that a node has a certificate for.
-pub struct ClientCertificate {
+pub(crate) struct ClientCertificate {
     /// The name of its files below `certs`, without the ending.
-    pub file: &'static str,
+    pub(crate) file: &'static str,
     /// The user that it is for.
-    pub subject: Subject,
+    pub(crate) subject: Subject,
     /// The names that it carries.
-    pub names: Vec<AltName>,
+    pub(crate) names: Vec<AltName>,
     /// The kubeconfig that holds it, and the user in there.
-    pub kubeconfig: Option<(&'static str, String)>,
+    pub(crate) kubeconfig: Option<(&'static str, String)>,
 }
 
 /// The client certificates of a control plane node, in the order in which MicroK8s makes them.
-pub fn client_certificates(hostname: &str, addresses: &[IpAddr]) -> Vec<ClientCertificate> {
+pub(crate) fn client_certificates(hostname: &str, addresses: &[IpAddr]) -> Vec<ClientCertificate> {
     let plain = |file, subject, config: Option<(&'static str, &str)>| ClientCertificate {
         file,
         subject,
@@ -340,7 +340,7 @@ pub fn client_certificates(hostname: &str, addresses: &[IpAddr]) -> Vec<ClientCe
 }
 
 /// A node's own names: its host name and its addresses.
-pub fn node_names(hostname: &str, addresses: &[IpAddr]) -> Vec<AltName> {
+pub(crate) fn node_names(hostname: &str, addresses: &[IpAddr]) -> Vec<AltName> {
     std::iter::once(AltName::Dns(hostname.to_owned()))
         .chain(addresses.iter().copied().map(AltName::Ip))
         .collect()
@@ -390,7 +390,7 @@ fn random_serial() -> Result<String, FreshNodeError> {
 }
 
 /// New keys, made on all processors at once: they are most of the work of a fresh node.
-pub fn generate_keys(
+pub(crate) fn generate_keys(
     names: &[&'static str],
 ) -> Result<HashMap<&'static str, PrivateKey>, PkiError> {
     let made = Mutex::new(HashMap::new());

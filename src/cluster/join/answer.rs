@@ -23,19 +23,19 @@ const TEXT_LENGTH: usize = 128 * 1024;
 
 /// An answer, and whose it is.
 #[derive(Debug)]
-pub struct Answer<T> {
+pub(crate) struct Answer<T> {
     from: String,
     fields: T,
 }
 
 impl<T> Answer<T> {
     /// The answer of the node at `from`.
-    pub fn new(from: String, fields: T) -> Self {
+    pub(crate) fn new(from: String, fields: T) -> Self {
         Self { from, fields }
     }
 
     /// A field that the join needs.
-    pub fn need<V>(&self, field: &'static str, value: Option<V>) -> Result<V, JoinError> {
+    pub(crate) fn need<V>(&self, field: &'static str, value: Option<V>) -> Result<V, JoinError> {
         value.ok_or_else(|| JoinError::MissingField {
             from: self.from.clone(),
             field,
@@ -43,7 +43,7 @@ impl<T> Answer<T> {
     }
 
     /// Says that a field is of no use.
-    pub fn bad(&self, field: &'static str, why: impl ToString) -> JoinError {
+    pub(crate) fn bad(&self, field: &'static str, why: impl ToString) -> JoinError {
         JoinError::BadField {
             from: self.from.clone(),
             field,
@@ -88,7 +88,7 @@ impl<T> Answer<T> {
     }
 
     /// The entries of a list, each once.
-    pub fn list<'a>(
+    pub(crate) fn list<'a>(
         &self,
         field: &'static str,
         list: impl IntoIterator<Item = &'a String>,
@@ -155,7 +155,7 @@ fn evaluated(text: &str) -> Option<&'static str> {
 
 impl Answer<cluster_v1::SignCertResponse> {
     /// Makes sure that a signed certificate is the one that was asked for.
-    pub fn check_signed(
+    pub(crate) fn check_signed(
         &self,
         signed: &str,
         wanted: &Wanted<'_>,
@@ -179,7 +179,7 @@ impl Answer<cluster_v1::SignCertResponse> {
 impl Answer<cluster_v1::JoinResponse> {
     /// Makes sure that every field is in its bounds, and that nothing but words arrives where words
     /// are expected.
-    pub fn check(&self) -> Result<(), JoinError> {
+    pub(crate) fn check(&self) -> Result<(), JoinError> {
         self.port(self.apiport.as_deref())?;
         self.texts(&[("ca", self.ca.as_deref())])?;
         self.arguments(self.kubelet_args.as_deref())?;
@@ -196,7 +196,7 @@ impl Answer<cluster_v1::JoinResponse> {
 impl Answer<cluster_v2::JoinResponse> {
     /// Makes sure that every field is in its bounds, and that nothing but words arrives where words
     /// are expected.
-    pub fn check(&self) -> Result<(), JoinError> {
+    pub(crate) fn check(&self) -> Result<(), JoinError> {
         self.port(self.apiport.as_deref())?;
         for (field, value) in [
             ("service_account_key", &self.service_account_key),
@@ -222,7 +222,7 @@ impl Answer<cluster_v2::JoinResponse> {
     }
 
     /// The token with which the cluster's agents are called: one line that is not empty.
-    pub fn need_callback_token(&self) -> Result<(), JoinError> {
+    pub(crate) fn need_callback_token(&self) -> Result<(), JoinError> {
         let token = self.need("callback_token", self.callback_token.as_ref())?;
         let text = token.expose();
         if token.is_empty() || text.len() > WORD_LENGTH || text.contains(char::is_whitespace) {

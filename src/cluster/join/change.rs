@@ -25,13 +25,13 @@ use crate::wire::operation::{Event, JoinOrder};
 const LOCK_MODE: u32 = 0o700;
 
 /// The argument with which a kubelet labels its node.
-pub const NODE_LABELS: &str = "--node-labels";
+pub(crate) const NODE_LABELS: &str = "--node-labels";
 
 /// The changes that a join makes to its node.
-pub struct Change<'a> {
+pub(crate) struct Change<'a> {
     end: Instant,
     /// What is still to be done.
-    pub steps: Steps<'a>,
+    pub(crate) steps: Steps<'a>,
     /// How many of these come before the services.
     before_services: Option<usize>,
     transaction: Option<Transaction>,
@@ -39,7 +39,7 @@ pub struct Change<'a> {
 
 impl<'a> Change<'a> {
     /// No change yet; all of them, and what they bring about, must be done at `end`.
-    pub fn new(node: &'a Node, end: Instant) -> Self {
+    pub(crate) fn new(node: &'a Node, end: Instant) -> Self {
         Self {
             end,
             steps: Steps::new(node),
@@ -49,22 +49,22 @@ impl<'a> Change<'a> {
     }
 
     /// The node that changes.
-    pub fn node(&self) -> &'a Node {
+    pub(crate) fn node(&self) -> &'a Node {
         self.steps.node()
     }
 
     /// When the join must be done.
-    pub fn end(&self) -> Instant {
+    pub(crate) fn end(&self) -> Instant {
         self.end
     }
 
     /// The steps that follow are those of the services.
-    pub fn begin_services(&mut self) {
+    pub(crate) fn begin_services(&mut self) {
         self.before_services = Some(self.steps.count());
     }
 
     /// Does what is still to be done.
-    pub fn apply(&mut self, progress: &mut dyn Progress) -> Result<(), JoinError> {
+    pub(crate) fn apply(&mut self, progress: &mut dyn Progress) -> Result<(), JoinError> {
         let steps = self.steps.take();
         let before_services = self.before_services.take();
         let platform = self.node().platform.clone();
@@ -78,7 +78,7 @@ impl<'a> Change<'a> {
     }
 
     /// Everything that was changed is undone: `error` made the join fail.
-    pub fn take_back(mut self, error: JoinError) -> JoinError {
+    pub(crate) fn take_back(mut self, error: JoinError) -> JoinError {
         match self.undo() {
             Ok(()) => error,
             Err(undo) => JoinError::NotTakenBack {
@@ -98,7 +98,7 @@ impl<'a> Change<'a> {
     }
 
     /// The last thing: the changes become final.
-    pub fn finish(
+    pub(crate) fn finish(
         &mut self,
         order: &JoinOrder,
         progress: &mut dyn Progress,
@@ -111,7 +111,11 @@ impl<'a> Change<'a> {
     }
 
     /// The changes become final, and the node has done this.
-    pub fn commit(&mut self, done: &str, progress: &mut dyn Progress) -> Result<(), JoinError> {
+    pub(crate) fn commit(
+        &mut self,
+        done: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<(), JoinError> {
         self.apply(progress)?;
         let committed = self.transaction()?.commit()?;
         self.transaction = None;
@@ -122,11 +126,11 @@ impl<'a> Change<'a> {
     }
 
     /// Keeps what the contacted node must be told when the join is undone.
-    pub fn keep_report(&mut self, report: &Report) -> Result<(), JoinError> {
+    pub(crate) fn keep_report(&mut self, report: &Report) -> Result<(), JoinError> {
         Ok(self.transaction()?.keep_report(&report.text())?)
     }
 
-    pub fn transaction(&mut self) -> Result<&mut Transaction, JoinError> {
+    pub(crate) fn transaction(&mut self) -> Result<&mut Transaction, JoinError> {
         let transaction = match self.transaction.take() {
             Some(transaction) => transaction,
             None => Transaction::begin(&self.node().layout)?,
@@ -136,7 +140,7 @@ impl<'a> Change<'a> {
 
     /// Makes a lock file; one that is there keeps its content, and gets the mode of the others
     /// (recording `v1-join`).
-    pub fn lock(&mut self, lock: Lock) -> Result<(), JoinError> {
+    pub(crate) fn lock(&mut self, lock: Lock) -> Result<(), JoinError> {
         let path = self.node().layout.lock(lock);
         let content = match std::fs::metadata(&path) {
             Ok(found) if found.permissions().mode() & 0o7777 == LOCK_MODE => return Ok(()),
@@ -154,12 +158,12 @@ impl<'a> Change<'a> {
     }
 
     /// Removes a lock file.
-    pub fn unlock(&mut self, lock: Lock) {
+    pub(crate) fn unlock(&mut self, lock: Lock) {
         self.steps.remove(&self.node().layout.lock(lock));
     }
 
     /// Writes a key that was made for the join; one that the node had stays as it is.
-    pub fn key(&mut self, name: &str, key: &NodeKey) {
+    pub(crate) fn key(&mut self, name: &str, key: &NodeKey) {
         if key.is_new {
             self.steps.key(name, &key.pem);
         }
@@ -167,7 +171,11 @@ impl<'a> Change<'a> {
 
     /// The token with which this node's agent is called; with a digest of the cluster's, the token is
     /// this node's own.
-    pub fn callback_token(&mut self, token: Option<&Secret>, clusters: Option<&TokenDigest>) {
+    pub(crate) fn callback_token(
+        &mut self,
+        token: Option<&Secret>,
+        clusters: Option<&TokenDigest>,
+    ) {
         let layout = &self.node().layout;
         if let Some(token) = token {
             let path = layout.credential(CALLBACK_TOKEN);
@@ -186,7 +194,7 @@ impl<'a> Change<'a> {
 
     /// What MicroK8s's files of tokens hold was issued in the cluster that the node leaves by joining:
     /// it must admit no node to the other one.
-    pub fn forget_token_lines(&mut self) {
+    pub(crate) fn forget_token_lines(&mut self) {
         for name in token_files::OF_THE_CLUSTER {
             let path = self.node().layout.credential(name);
             if std::fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() > 0) {
@@ -196,7 +204,7 @@ impl<'a> Change<'a> {
     }
 
     /// kube-proxy and the datastore's users get the cluster's pod network.
-    pub fn pod_network(&mut self, theirs: Option<&str>) -> Result<(), JoinError> {
+    pub(crate) fn pod_network(&mut self, theirs: Option<&str>) -> Result<(), JoinError> {
         let Some(theirs) = theirs else { return Ok(()) };
         if self.node().arguments("kube-proxy")?.get("--cluster-cidr") == Some(theirs) {
             return Ok(());
@@ -209,7 +217,11 @@ impl<'a> Change<'a> {
     }
 
     /// The API server gets the cluster's authorization mode and port, and is started anew.
-    pub fn api_server(&mut self, mode: Option<&str>, port: Option<&str>) -> Result<(), JoinError> {
+    pub(crate) fn api_server(
+        &mut self,
+        mode: Option<&str>,
+        port: Option<&str>,
+    ) -> Result<(), JoinError> {
         self.steps.arguments("kube-apiserver", |arguments| {
             for (key, value) in [("--authorization-mode", mode), ("--secure-port", port)] {
                 if let Some(value) = value.filter(|value| !value.is_empty()) {
@@ -223,7 +235,7 @@ impl<'a> Change<'a> {
 
     /// The kubelet gets the arguments of the contacted node's, but for what is that node's own, and
     /// what the operator ordered for this node.
-    pub fn kubelet(
+    pub(crate) fn kubelet(
         &mut self,
         theirs: &str,
         own: &str,
@@ -253,7 +265,7 @@ impl<'a> Change<'a> {
     }
 
     /// kube-proxy finds the API server by itself, and its own name unless the kubelet has another.
-    pub fn kube_proxy(&mut self) -> Result<(), ReadError> {
+    pub(crate) fn kube_proxy(&mut self) -> Result<(), ReadError> {
         let own = self.node().overriding_name();
         self.steps.arguments("kube-proxy", |arguments| {
             arguments.remove("--master");
@@ -265,7 +277,7 @@ impl<'a> Change<'a> {
     }
 
     /// The node does not run a control plane of its own any more.
-    pub fn become_worker(&mut self) -> Result<(), JoinError> {
+    pub(crate) fn become_worker(&mut self) -> Result<(), JoinError> {
         self.lock(Lock::Clustered)?;
         self.lock(Lock::NoK8sDqlite)?;
         for service in [

@@ -33,7 +33,7 @@ const NOT_LISTED_DOT: Duration = Duration::from_secs(5);
 const NOT_ANSWERING_DOT: Duration = Duration::from_secs(2);
 
 /// All that the join needs, before anything is changed.
-pub struct Plan {
+pub(crate) struct Plan {
     answer: Answer<JoinResponse>,
     contacted: IpAddr,
     own: IpAddr,
@@ -61,7 +61,7 @@ struct Dqlite {
 
 impl Plan {
     /// Reads the answer, and signs what the node needs with the cluster's key.
-    pub fn prepare(
+    pub(crate) fn prepare(
         node: &Node,
         answer: Answer<JoinResponse>,
         contacted: IpAddr,
@@ -265,7 +265,7 @@ impl Plan {
 
 impl Plan {
     /// Files and services change in the order of recording `join-controlplane-ok`.
-    pub fn apply(
+    pub(crate) fn apply(
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,

@@ -26,15 +26,15 @@ const KUBECONFIGS: [&str; 2] = ["kubelet.config", "proxy.config"];
 
 /// Settings that lead to no API server any more.
 #[derive(Debug)]
-pub struct Stale {
+pub(crate) struct Stale {
     /// Where they lead.
-    pub old: Vec<SocketAddr>,
+    pub(crate) old: Vec<SocketAddr>,
     /// The API server that they are set to.
-    pub new: SocketAddr,
+    pub(crate) new: SocketAddr,
 }
 
 /// The port of the cluster's API servers, as this node knows it.
-pub fn api_port(node: &Node) -> u16 {
+pub(crate) fn api_port(node: &Node) -> u16 {
     node.arguments("kube-apiserver")
         .ok()
         .and_then(|arguments| arguments.get("--secure-port")?.parse().ok())
@@ -42,12 +42,12 @@ pub fn api_port(node: &Node) -> u16 {
 }
 
 /// Whether this API server is none that the node knows.
-pub fn is_other(node: &Node, address: IpAddr, port: u16) -> bool {
+pub(crate) fn is_other(node: &Node, address: IpAddr, port: u16) -> bool {
     !known(node).contains(&SocketAddr::new(address, port))
 }
 
 /// Whether all API servers that the node knows are gone, and this one is none of them.
-pub fn stale(node: &Node, address: IpAddr, port: u16) -> Option<Stale> {
+pub(crate) fn stale(node: &Node, address: IpAddr, port: u16) -> Option<Stale> {
     let new = SocketAddr::new(address, port);
     let old = known(node);
     let is_stale = !old.is_empty()
@@ -108,7 +108,7 @@ fn server_of(kubeconfig: &str) -> Option<SocketAddr> {
 }
 
 /// Sets the node to the API server that was found; all is as it was when that fails.
-pub fn repair(
+pub(crate) fn repair(
     node: &Node,
     stale: &Stale,
     order: &JoinOrder,

@@ -18,7 +18,7 @@ use crate::store::layout::ReadError;
 
 /// Why a join failed.
 #[derive(Debug, thiserror::Error)]
-pub enum JoinError {
+pub(crate) enum JoinError {
     /// Another change is under way, or the node's directory is not ours.
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),

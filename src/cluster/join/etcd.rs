@@ -23,7 +23,7 @@ use crate::wire::cluster_v1::JoinResponse;
 use crate::wire::operation::JoinOrder;
 
 /// All that the join needs, before anything is changed.
-pub struct Plan {
+pub(crate) struct Plan {
     answer: Answer<JoinResponse>,
     callback: Secret,
     ca: String,
@@ -43,7 +43,7 @@ enum Authentication {
 
 impl Plan {
     /// Asks to join, and has the certificates signed.
-    pub fn prepare(
+    pub(crate) fn prepare(
         node: &Node,
         order: &JoinOrder,
         contact: &mut Contact,
@@ -103,17 +103,17 @@ impl Plan {
     }
 
     /// The address at which the contacted node sees this one.
-    pub fn own_address(&self) -> Option<&str> {
+    pub(crate) fn own_address(&self) -> Option<&str> {
         self.answer.hostname_override.as_deref()
     }
 
     /// The cluster's pod network.
-    pub fn cluster_cidr(&self) -> Option<&str> {
+    pub(crate) fn cluster_cidr(&self) -> Option<&str> {
         self.answer.cluster_cidr.as_deref()
     }
 
     /// Changes the node.
-    pub fn apply(
+    pub(crate) fn apply(
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,

@@ -28,7 +28,7 @@ const REGISTRATION_PAUSE: Duration = Duration::from_secs(1);
 
 /// A node's place in a cluster, by its own marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Membership {
+pub(crate) struct Membership {
     role: Role,
 }
 
@@ -44,7 +44,7 @@ enum Known {
 impl Membership {
     /// The node's place; `None` when it is alone. A member has MicroK8s's marks of one, and the
     /// datastore of a control plane node lists another node as well.
-    pub fn of(node: &Node) -> Option<Self> {
+    pub(crate) fn of(node: &Node) -> Option<Self> {
         if !node.layout.is_in_cluster() {
             return None;
         }
@@ -58,13 +58,13 @@ impl Membership {
     }
 
     /// What the node is in its cluster.
-    pub fn role(self) -> Role {
+    pub(crate) fn role(self) -> Role {
         self.role
     }
 
     /// Whether the node that shows this certificate, DER, is in the same cluster: the cluster's
     /// authority signed it, whose certificate a member has.
-    pub fn is_with(self, node: &Node, certificate: &[u8]) -> bool {
+    pub(crate) fn is_with(self, node: &Node, certificate: &[u8]) -> bool {
         let authority = match self.role {
             Role::Worker => "ca.remote.crt",
             Role::ControlPlane => "ca.crt",
@@ -77,7 +77,7 @@ impl Membership {
     /// Makes sure that the contacted node is in the node's cluster, and that the cluster counts this
     /// node among its members; says what of a member's settings leads nowhere any more. The token
     /// is not used.
-    pub fn confirm(
+    pub(crate) fn confirm(
         self,
         node: &Node,
         contact: &mut Contact,

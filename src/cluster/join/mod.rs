@@ -13,7 +13,7 @@ mod etcd;
 mod membership;
 mod outcome;
 mod peer;
-pub mod preflight;
+pub(crate) mod preflight;
 mod proxy;
 mod refusal;
 mod report;
@@ -40,10 +40,10 @@ use crate::wire::cluster_v2::{Outcome, RequestedRole};
 use crate::wire::operation::{End, Event, JoinOrder};
 
 use change::Change;
-pub use error::JoinError;
+pub(crate) use error::JoinError;
 use membership::Membership;
 use peer::Contact;
-pub use report::{recover as recover_in_turn, settle_when_free};
+pub(crate) use report::{recover as recover_in_turn, settle_when_free};
 
 /// Joins a cluster; says how that ended.
 pub(super) fn join(
@@ -335,7 +335,7 @@ fn warn_of_other_network(
 
 /// Sees to what an interrupted join or leave left behind on this node, unless one is under way right
 /// now. What another node is to be told is left to [`settle_when_free`].
-pub fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
+pub(crate) fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
     if !transaction::is_open(&node.layout) {
         return Ok(None);
     }
@@ -345,7 +345,7 @@ pub fn recover(node: &Node) -> Result<Option<Ending>, JoinError> {
 
 /// Whether the low memory guard keeps this node from running a control plane (recording
 /// `join-guard`).
-pub fn is_guarded(node: &Node, role: Role, disable_low_memory_guard: bool) -> bool {
+pub(crate) fn is_guarded(node: &Node, role: Role, disable_low_memory_guard: bool) -> bool {
     role == Role::ControlPlane && !disable_low_memory_guard && node.layout.has(Lock::LowMemoryGuard)
 }
 

@@ -32,7 +32,7 @@ impl JoinError {
         clippy::too_many_lines,
         reason = "one arm for each cause, to be read as a table"
     )]
-    pub fn outcome(&self, running: JoinStage) -> Failure {
+    pub(crate) fn outcome(&self, running: JoinStage) -> Failure {
         use JoinStage::{
             Admission, Answer, ApiServer, Certificates, Datastore, Identity, Interrupted,
             Preflight, Undo,

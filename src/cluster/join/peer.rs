@@ -45,19 +45,19 @@ const GREETING_LIMIT: Duration = Duration::from_secs(5);
 const ERROR_LENGTH: usize = 1000;
 
 /// A certificate that is asked for.
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// What it is called in messages.
-    pub certificate: &'static str,
+    pub(crate) certificate: &'static str,
     /// Its subject.
-    pub subject: &'a Subject,
+    pub(crate) subject: &'a Subject,
     /// Its names.
-    pub names: &'a [AltName],
+    pub(crate) names: &'a [AltName],
     /// Its key.
-    pub key: &'a NodeKey,
+    pub(crate) key: &'a NodeKey,
 }
 
 /// The contacted node, verified.
-pub struct Contact {
+pub(crate) struct Contact {
     peer: Peer,
     endpoint: SocketAddr,
     token: Token,
@@ -78,7 +78,7 @@ pub struct Contact {
 impl Contact {
     /// Connects, and makes sure that it is the node of the connection string before anything is
     /// sent. `wait` bounds all that it is asked.
-    pub fn connect(
+    pub(crate) fn connect(
         node: &Node,
         url: &JoinUrl,
         order: &JoinOrder,
@@ -93,7 +93,7 @@ impl Contact {
     }
 
     /// Connects, for a look at what a join would meet.
-    pub fn open(node: &Node, url: &JoinUrl, skip_verify: bool) -> Result<Self, JoinError> {
+    pub(crate) fn open(node: &Node, url: &JoinUrl, skip_verify: bool) -> Result<Self, JoinError> {
         let peer = connect(node, url, skip_verify, &Wait::within(LOOK_CONNECT_LIMIT))?;
         Ok(Self::through(peer, url, Wait::within(Duration::MAX)))
     }
@@ -113,7 +113,7 @@ impl Contact {
     }
 
     /// Asks for what the node tells without a token. One that gives no answer tells nothing.
-    pub fn greet(&mut self) -> Result<(), JoinError> {
+    pub(crate) fn greet(&mut self) -> Result<(), JoinError> {
         let wait = self.wait.at_most(GREETING_LIMIT);
         match self.peer.get(&wait, routes::HEALTH) {
             Ok(reply) => {
@@ -134,33 +134,33 @@ impl Contact {
     }
 
     /// What [`Self::greet`] brought.
-    pub fn greeting(&self) -> (Option<ClockReading>, Option<IpAddr>) {
+    pub(crate) fn greeting(&self) -> (Option<ClockReading>, Option<IpAddr>) {
         self.greeting
     }
 
     /// What the last answer told of the node's clock.
-    pub fn clock(&self) -> Option<ClockReading> {
+    pub(crate) fn clock(&self) -> Option<ClockReading> {
         self.clock
     }
 
     /// The token that it is asked with.
-    pub fn token(&self) -> &Token {
+    pub(crate) fn token(&self) -> &Token {
         &self.token
     }
 
     /// The node's address.
-    pub fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.endpoint.ip()
     }
 
     /// Whether the agent that answered is one of ours.
-    pub fn awaits_outcome(&self) -> bool {
+    pub(crate) fn awaits_outcome(&self) -> bool {
         self.awaits_outcome
     }
 
     /// Says how the join ended, where the other node wants to know: it gives the token back, or
     /// knows that it is used. A node that cannot be told finds out in time.
-    pub fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome, wait: &Wait) {
+    pub(crate) fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome, wait: &Wait) {
         if self.awaits_outcome {
             let (token, join_id) = (self.token.clone(), self.join_id.clone());
             report::send(node, &mut self.peer, token, join_id, outcome, wait);
@@ -168,7 +168,7 @@ impl Contact {
     }
 
     /// What is needed to say that the join failed, should this process not get to it.
-    pub fn report_to_keep(&self) -> Report {
+    pub(crate) fn report_to_keep(&self) -> Report {
         Report {
             endpoint: self.endpoint,
             certificate: Fingerprint::of(self.peer.certificate()).into(),
@@ -178,12 +178,12 @@ impl Contact {
     }
 
     /// The certificate that the node shows, DER.
-    pub fn certificate(&self) -> &[u8] {
+    pub(crate) fn certificate(&self) -> &[u8] {
         self.peer.certificate()
     }
 
     /// Asks to join a cluster on dqlite.
-    pub fn join(
+    pub(crate) fn join(
         &mut self,
         node: &Node,
         role: RequestedRole,
@@ -210,7 +210,7 @@ impl Contact {
     }
 
     /// Asks to join a cluster on etcd.
-    pub fn join_v1(
+    pub(crate) fn join_v1(
         &mut self,
         node: &Node,
         callback: &Secret,
@@ -236,7 +236,7 @@ impl Contact {
 
     /// Asks what a join would be refused for; nothing is taken for it. `None` when the other agent
     /// does not tell.
-    pub fn preflight(
+    pub(crate) fn preflight(
         &mut self,
         node: &Node,
         role: RequestedRole,
@@ -259,7 +259,7 @@ impl Contact {
 
     /// Has a certificate signed, and makes sure that it is what was asked for: for that key,
     /// subject and names, no authority, valid, and signed by the cluster's authority; PEM.
-    pub fn sign(
+    pub(crate) fn sign(
         &mut self,
         wanted: &Wanted<'_>,
         token: Token,

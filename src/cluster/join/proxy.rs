@@ -37,7 +37,7 @@ const MAY_FAIL: Duration = Duration::from_secs(20);
 const NOT_AUTHENTICATED: u16 = 401;
 
 /// Asks until the API server answers, for as long as was ordered.
-pub fn wait_until_answered(
+pub(crate) fn wait_until_answered(
     node: &Node,
     server: &str,
     order: &JoinOrder,
@@ -94,7 +94,7 @@ pub fn wait_until_answered(
 
 /// Why an API server cannot be asked.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     /// A file of the node.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -104,7 +104,7 @@ pub enum Unusable {
 }
 
 /// The API server at this address, as this worker's kubelet would ask it.
-pub fn api_server(node: &Node, host: &str, port: u16) -> Result<ApiServer, Unusable> {
+pub(crate) fn api_server(node: &Node, host: &str, port: u16) -> Result<ApiServer, Unusable> {
     let read = |name| node.layout.read(&node.layout.cert(name));
     let key = Secret::new(read("kubelet.key")?);
     let (authority, certificate) = (read("ca.remote.crt")?, read("kubelet.crt")?);
@@ -112,7 +112,7 @@ pub fn api_server(node: &Node, host: &str, port: u16) -> Result<ApiServer, Unusa
 }
 
 /// Where this worker's services reach its proxy.
-pub fn own_server(node: &Node) -> Result<(String, u16), JoinError> {
+pub(crate) fn own_server(node: &Node) -> Result<(String, u16), JoinError> {
     let path = node.layout.args("traefik/traefik-template.yaml");
     let server = worker::proxied_server(&node.layout.read(&path)?);
     host_and_port(&server).map_err(|why| JoinError::Unreadable { path, why })

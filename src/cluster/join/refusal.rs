@@ -10,7 +10,7 @@ use crate::model::token_record::{Reason, Refusal};
 
 /// Why a contacted node refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The token.
     Token,
     /// The joining node's name does not resolve to its address.
@@ -60,7 +60,7 @@ const PHRASES: [(&str, Cause); 13] = [
 
 impl Cause {
     /// The cause, from the status and the text of an answer.
-    pub fn of(status: u16, text: Option<&str>) -> Self {
+    pub(crate) fn of(status: u16, text: Option<&str>) -> Self {
         let known = PHRASES
             .iter()
             .find(|(phrase, _)| text.is_some_and(|text| text.contains(phrase)));
@@ -76,7 +76,7 @@ impl Cause {
     }
 
     /// Whether the same command may succeed when it is run again.
-    pub const fn retry(self) -> Retry {
+    pub(crate) const fn retry(self) -> Retry {
         match self {
             Self::Busy => Retry::TryAgain,
             Self::NameNotResolved
@@ -94,7 +94,7 @@ impl Cause {
 
     /// What helps. Hints hold no join command and no phrase that scripts look for in what
     /// commands print.
-    pub const fn hint(self) -> &'static str {
+    pub(crate) const fn hint(self) -> &'static str {
         match self {
             Self::Token => {
                 "the token is unknown there, was used or has expired: issue a new one on the contacted node with `microk8s add-node`"
@@ -137,7 +137,7 @@ impl Cause {
 }
 
 /// Why the token is of no use, as far as the contacted node tells, and the command that helps.
-pub fn hint_of_token(refusal: &Refusal, role: Role) -> String {
+pub(crate) fn hint_of_token(refusal: &Refusal, role: Role) -> String {
     const ISSUE: &str = "issue a new one on the contacted node with `microk8s add-node`";
     let ago = refusal.seconds_ago.map_or_else(String::new, |seconds| {
         format!(" {} ago", time_text::span(seconds))

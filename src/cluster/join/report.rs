@@ -22,27 +22,27 @@ use crate::wire::cluster_v2::{JoinOutcome, Outcome};
 use crate::wire::routes;
 
 /// How long telling may take, connecting included.
-pub const LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const LIMIT: Duration = Duration::from_secs(3);
 /// The same where the command that joined is gone, and the next one may wait already.
-pub const SHORT_LIMIT: Duration = Duration::from_millis(500);
+pub(crate) const SHORT_LIMIT: Duration = Duration::from_millis(500);
 
 /// The node to which a failed join is reported, and the token of that join.
 #[derive(Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The contacted node.
-    pub endpoint: SocketAddr,
+    pub(crate) endpoint: SocketAddr,
     /// The fingerprint of the certificate that it showed.
-    pub certificate: FingerprintPrefix,
+    pub(crate) certificate: FingerprintPrefix,
     /// The token of the join.
-    pub token: Token,
+    pub(crate) token: Token,
     /// How the join is named; nothing in a journal of an earlier version.
     #[serde(default)]
-    pub join_id: Option<JoinId>,
+    pub(crate) join_id: Option<JoinId>,
 }
 
 impl Report {
     /// As it is kept.
-    pub fn text(&self) -> Secret {
+    pub(crate) fn text(&self) -> Secret {
         Secret::new(serde_json::to_string(self).unwrap_or_default())
     }
 
@@ -63,7 +63,7 @@ impl Report {
 
 /// Says how a join ended. A node that cannot be told finds out in time; one that knows nothing of
 /// outcomes answers that it does not.
-pub fn send(
+pub(crate) fn send(
     node: &Node,
     peer: &mut Peer,
     token: Token,
@@ -87,7 +87,7 @@ pub fn send(
 
 /// Recovers from an interrupted join or leave on this node, and reports a failed join to the node
 /// that it contacted. The caller holds the node lock.
-pub fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
+pub(crate) fn recover(node: &Node) -> Result<Option<Ending>, JournalError> {
     let ending = node_lock::recover(node)?;
     reconcile(node);
     Ok(ending)
@@ -108,7 +108,7 @@ fn reconcile(node: &Node) {
 }
 
 /// Tells the node that an interrupted join contacted, where that is still to be done.
-pub fn settle_when_free(node: &Node) -> Result<(), NodeLockError> {
+pub(crate) fn settle_when_free(node: &Node) -> Result<(), NodeLockError> {
     if transaction::unreported(&node.layout).is_none() {
         return Ok(());
     }

@@ -37,7 +37,7 @@ pub(super) fn set_kubelet_of_worker(arguments: &mut ArgsFile) {
 }
 
 /// All that the join needs, before anything is changed.
-pub struct Plan {
+pub(crate) struct Plan {
     answer: Answer<JoinResponse>,
     identities: Identities,
     provider: String,
@@ -47,7 +47,7 @@ pub struct Plan {
 
 impl Plan {
     /// Reads the answer, and has the node's certificates signed.
-    pub fn prepare(
+    pub(crate) fn prepare(
         node: &Node,
         order: &JoinOrder,
         answer: Answer<JoinResponse>,
@@ -112,7 +112,7 @@ impl Plan {
 
 impl Plan {
     /// Files and services change in the order of recording `join-worker-ok`.
-    pub fn apply(
+    pub(crate) fn apply(
         &self,
         change: &mut Change<'_>,
         order: &JoinOrder,
@@ -187,7 +187,7 @@ pub(super) struct Identities {
 
 impl Identities {
     /// Has both signed; kube-proxy's first, as MicroK8s does (recording `join-sign-fails`).
-    pub fn obtain(
+    pub(crate) fn obtain(
         node: &Node,
         contact: &mut Contact,
         ca: &str,
@@ -237,7 +237,7 @@ impl Identities {
     }
 
     /// Writes keys, certificates and kubeconfigs.
-    pub fn apply(&self, change: &mut Change<'_>, ca: &str, server: &str) {
+    pub(crate) fn apply(&self, change: &mut Change<'_>, ca: &str, server: &str) {
         let users = [
             ("proxy", &self.proxy, "system:kube-proxy".to_owned()),
             (

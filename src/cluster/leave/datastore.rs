@@ -10,11 +10,11 @@ use crate::store::tokens::Tokens;
 /// The datastore's part.
 pub(super) struct Forget {
     /// This node, as the datastore lists it.
-    pub own: String,
+    pub(crate) own: String,
     /// The first of the other members.
-    pub contacted: String,
+    pub(crate) contacted: String,
     /// There is one other voter, who cannot decide alone.
-    pub needs_own_vote: bool,
+    pub(crate) needs_own_vote: bool,
 }
 
 /// Who has the datastore besides this node.

@@ -17,7 +17,7 @@ use crate::wire::operation::Failure;
 
 /// Why a leave failed.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaveError {
+pub(crate) enum LeaveError {
     /// Another change is under way, or the node's directory is not ours.
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),
@@ -87,7 +87,7 @@ impl From<IdentityError> for LeaveError {
 
 impl LeaveError {
     /// How a leave ends that fails with this. The lines of MicroK8s are those of recordings `leave-*`.
-    pub fn outcome(&self) -> Failure {
+    pub(crate) fn outcome(&self) -> Failure {
         let at = |stage| Failure::new(stage, ExitStatus::Failure, self);
         match self {
             Self::NodeLock(error) => Failure {

@@ -29,7 +29,7 @@ use crate::store::tokens::Tokens;
 use crate::wire::operation::{End, Event};
 
 use datastore::Forget;
-pub use error::LeaveError;
+pub(crate) use error::LeaveError;
 pub(crate) use error::{not_forgotten, said};
 use plan::Plan;
 

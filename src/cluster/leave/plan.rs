@@ -33,22 +33,22 @@ const OWN_DATASTORE: &str = "\"unix://${SNAP_DATA}/var/kubernetes/backend/kine.s
 
 /// What a leave does, in order.
 pub(super) struct Plan {
-    pub role: Role,
+    pub(crate) role: Role,
     /// What can be undone.
-    pub before: Vec<Step>,
+    pub(crate) before: Vec<Step>,
     /// What cannot; nothing where no other member is left with the datastore.
-    pub forget: Option<Forget>,
+    pub(crate) forget: Option<Forget>,
     /// What comes last.
-    pub after: Vec<RollForward>,
+    pub(crate) after: Vec<RollForward>,
     /// The cluster's data goes, because no other node has it.
-    pub ends_cluster: bool,
+    pub(crate) ends_cluster: bool,
     /// Kubernetes lists the node on other nodes when it has left.
-    pub stays_listed: bool,
+    pub(crate) stays_listed: bool,
 }
 
 impl Plan {
     /// Looks at the node, and makes the keys and certificates that it will have.
-    pub fn prepare(node: &Node) -> Result<Self, LeaveError> {
+    pub(crate) fn prepare(node: &Node) -> Result<Self, LeaveError> {
         if !node.layout.is_in_cluster() {
             return Err(LeaveError::NotInCluster);
         }
@@ -143,7 +143,7 @@ impl Plan {
     }
 
     /// The steps in words, one line each.
-    pub fn in_words(&self, data: &Path) -> Vec<String> {
+    pub(crate) fn in_words(&self, data: &Path) -> Vec<String> {
         let short = |path: &Path| {
             let path = path.strip_prefix(data).unwrap_or(path);
             path.display().to_string()

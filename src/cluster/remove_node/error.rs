@@ -13,7 +13,7 @@ use crate::wire::operation::Failure;
 
 /// Why a node was not removed.
 #[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
+pub(crate) enum RemoveError {
     /// Another change is under way, or the node's directory is not ours.
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),
@@ -109,7 +109,7 @@ pub enum RemoveError {
 impl RemoveError {
     /// How a removal ends that fails with this. The lines of MicroK8s are those of recordings
     /// `remove-node-*`; two of them end in a blank.
-    pub fn outcome(&self) -> Failure {
+    pub(crate) fn outcome(&self) -> Failure {
         const VOTERS: &str = "see that most voters of the datastore run and reach each other on its port, 19001, then run the command again";
         const NOT_ALLOWED: &str = "the API server runs, and does not let this node's administrator do that: see `credentials/client.config` and the cluster's RBAC rules; what was removed before stays removed, and the same command removes the rest";
         let at = |stage| Failure::new(stage, ExitStatus::Failure, self);

@@ -30,26 +30,26 @@ pub(super) enum InKubernetes {
 /// The node that is to be removed.
 pub(super) struct Target {
     /// Its name; what was typed where no name is known.
-    pub name: String,
+    pub(crate) name: String,
     /// The address that was typed in place of a name.
     typed: Option<IpAddr>,
     /// From where this node admitted it.
     admitted: Vec<IpAddr>,
     /// Every admission of it was that of a worker.
-    pub is_worker: bool,
+    pub(crate) is_worker: bool,
     /// Nodes of Kubernetes that all claim the address that was typed: which one is meant is not known.
-    pub claimed_by: Vec<String>,
+    pub(crate) claimed_by: Vec<String>,
     /// What Kubernetes says of it.
-    pub known: Known,
-    pub in_kubernetes: InKubernetes,
+    pub(crate) known: Known,
+    pub(crate) in_kubernetes: InKubernetes,
 }
 
 /// A member of the datastore.
 pub(super) struct InDatastore {
     /// As the datastore lists it.
-    pub address: String,
+    pub(crate) address: String,
     /// The first of the members that stay.
-    pub other: String,
+    pub(crate) other: String,
 }
 
 /// What the datastore knows of the node.
@@ -67,7 +67,7 @@ pub(super) enum Found {
 
 impl Target {
     /// A node of which only the name is known.
-    pub fn only_named(name: &str) -> Self {
+    pub(crate) fn only_named(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             typed: None,
@@ -80,7 +80,11 @@ impl Target {
     }
 
     /// Looks the node up by what was typed: a name, or an address.
-    pub fn look_up(node: &Node, tokens: Option<&Tokens>, typed: &str) -> Result<Self, RemoveError> {
+    pub(crate) fn look_up(
+        node: &Node,
+        tokens: Option<&Tokens>,
+        typed: &str,
+    ) -> Result<Self, RemoveError> {
         let host = node.platform.as_ref();
         let mut target = Self::only_named(&normalized(typed));
         target.typed = endpoint::read_address(typed);
@@ -119,7 +123,7 @@ impl Target {
     }
 
     /// The member of the datastore at the address is all that is meant.
-    pub fn is_only_an_address(&mut self, typed: &str) {
+    pub(crate) fn is_only_an_address(&mut self, typed: &str) {
         let address = self.typed;
         *self = Self {
             typed: address,
@@ -129,7 +133,7 @@ impl Target {
     }
 
     /// Every address that anything says of it.
-    pub fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let mut all: Vec<IpAddr> = self.typed.into_iter().collect();
         for address in self.admitted.iter().chain(&self.known.addresses) {
             if !all.contains(address) {
@@ -140,7 +144,7 @@ impl Target {
     }
 
     /// Kubernetes does not know it, or cannot say.
-    pub fn is_ghost(&self) -> bool {
+    pub(crate) fn is_ghost(&self) -> bool {
         matches!(
             self.in_kubernetes,
             InKubernetes::No(_) | InKubernetes::NotAsked(_)
@@ -148,7 +152,7 @@ impl Target {
     }
 
     /// Why Kubernetes does not say anything of the node.
-    pub fn not_asked(&mut self) -> RemoveError {
+    pub(crate) fn not_asked(&mut self) -> RemoveError {
         let source = match std::mem::replace(&mut self.in_kubernetes, InKubernetes::NoKubernetes) {
             InKubernetes::NotAsked(error) | InKubernetes::No(error) => error,
             InKubernetes::Yes | InKubernetes::NoKubernetes => {
@@ -163,7 +167,7 @@ impl Target {
 
     /// The node as a member of the datastore; the last one cannot be removed. Where nothing is going to
     /// be done to a member, which is so without `force`, a member that may be the node counts as the node.
-    pub fn find_in_datastore(
+    pub(crate) fn find_in_datastore(
         &self,
         node: &Node,
         tokens: Option<&Tokens>,
@@ -201,7 +205,7 @@ impl Target {
 
     /// Whether Kubernetes' node of the address that was typed was admitted from another one: the member
     /// of the datastore at that address is another node then.
-    pub fn is_other_than(&self, member: &InDatastore) -> bool {
+    pub(crate) fn is_other_than(&self, member: &InDatastore) -> bool {
         let address = endpoint::address_of(&member.address).map(endpoint::plain);
         self.typed.is_some()
             && self.typed == address

@@ -31,7 +31,7 @@ use crate::store::token_files::CALLBACK_TOKENS;
 use crate::store::tokens::Tokens;
 use crate::wire::operation::{End, Event, RemoveOrder};
 
-pub use error::RemoveError;
+pub(crate) use error::RemoveError;
 use known::{Found, InDatastore, InKubernetes, Target};
 
 /// How long the datastore is asked to forget the node.

@@ -22,7 +22,11 @@ fn folder(layout: &Layout) -> PathBuf {
 
 impl Transaction {
     /// The changes are complete, and can be undone at least until then, in unix seconds.
-    pub fn defer_rollback(&mut self, layout: &Layout, until: i64) -> Result<(), JournalError> {
+    pub(crate) fn defer_rollback(
+        &mut self,
+        layout: &Layout,
+        until: i64,
+    ) -> Result<(), JournalError> {
         self.flush(|_| true)?;
         write(&self.folder, until)?;
         let kept = folder(layout);
@@ -37,23 +41,23 @@ fn write(folder: &Path, until: i64) -> Result<(), JournalError> {
 }
 
 /// Whether there are such changes.
-pub fn is_deferred(layout: &Layout) -> bool {
+pub(crate) fn is_deferred(layout: &Layout) -> bool {
     folder(layout).exists()
 }
 
 /// Until when another node may come to depend on them, in unix seconds.
-pub fn rolls_back_after(layout: &Layout) -> Option<i64> {
+pub(crate) fn rolls_back_after(layout: &Layout) -> Option<i64> {
     let text = std::fs::read_to_string(folder(layout).join(FILE)).ok()?;
     text.trim().parse().ok()
 }
 
 /// They are kept for longer.
-pub fn extend_deferred(layout: &Layout, until: i64) -> Result<(), JournalError> {
+pub(crate) fn extend_deferred(layout: &Layout, until: i64) -> Result<(), JournalError> {
     write(&folder(layout), until)
 }
 
 /// The changes stay for good.
-pub fn drop_deferred(layout: &Layout) -> Result<(), JournalError> {
+pub(crate) fn drop_deferred(layout: &Layout) -> Result<(), JournalError> {
     let kept = folder(layout);
     if !kept.exists() {
         return Ok(());
@@ -66,7 +70,10 @@ pub fn drop_deferred(layout: &Layout) -> Result<(), JournalError> {
 }
 
 /// Undoes them. When this is interrupted, the journal is replayed later.
-pub fn roll_back_deferred(layout: &Layout, platform: &dyn Platform) -> Result<(), JournalError> {
+pub(crate) fn roll_back_deferred(
+    layout: &Layout,
+    platform: &dyn Platform,
+) -> Result<(), JournalError> {
     let (kept, journal) = (folder(layout), folder_of(layout));
     // It is replayed now; a power loss before that only puts it off.
     let _ = move_journal(&kept, &journal)?;

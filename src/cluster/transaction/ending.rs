@@ -6,14 +6,14 @@ use std::io;
 /// Changes that are final.
 #[derive(Debug)]
 #[must_use]
-pub struct Committed {
+pub(crate) struct Committed {
     /// The disk did not confirm it: after a power loss they may be taken back.
-    pub unconfirmed: Option<io::Error>,
+    pub(crate) unconfirmed: Option<io::Error>,
 }
 
 impl Committed {
     /// What there is to say of it, of a node that has done this.
-    pub fn warning(&self, done: &str) -> Option<String> {
+    pub(crate) fn warning(&self, done: &str) -> Option<String> {
         let error = self.unconfirmed.as_ref()?;
         Some(format!(
             "this node has {done}, but the disk does not confirm that this is stored ({error}); look after the disk: after a power loss the node may be as it was before"
@@ -23,7 +23,7 @@ impl Committed {
 
 /// How a change that was not made final has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// The node is as it was before.
     TakenBack,
     /// It could not be undone any more, and is complete.

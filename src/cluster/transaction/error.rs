@@ -7,7 +7,7 @@ use crate::platform::CommandError;
 
 /// A change could not be made, or not be taken back.
 #[derive(Debug, thiserror::Error)]
-pub enum JournalError {
+pub(crate) enum JournalError {
     /// A file or folder.
     #[error("cannot {doing} `{}`: {source}", path.display())]
     File {
@@ -40,7 +40,7 @@ pub enum JournalError {
 
 impl JournalError {
     /// What to do when it kept a change from being taken back.
-    pub fn hint_of_undoing(&self) -> &'static str {
+    pub(crate) fn hint_of_undoing(&self) -> &'static str {
         match self {
             Self::NotRestarted(_) => "look into the service's log, and start it again",
             Self::NotUndone(_) => {

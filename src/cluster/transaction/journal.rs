@@ -32,11 +32,11 @@ enum Line {
 pub(super) struct Entry {
     file: PathBuf,
     number: usize,
-    pub undo: Undo,
+    pub(crate) undo: Undo,
 }
 
 impl Entry {
-    pub fn new(file: &Path, number: usize, undo: Undo) -> Self {
+    pub(crate) fn new(file: &Path, number: usize, undo: Undo) -> Self {
         Self {
             file: file.to_owned(),
             number,
@@ -45,7 +45,7 @@ impl Entry {
     }
 
     /// The change is undone.
-    pub fn mark(&self) -> Result<(), JournalError> {
+    pub(crate) fn mark(&self) -> Result<(), JournalError> {
         let line = format!("\n{{\"undone\":{}}}\n", self.number);
         atomic_file::append(&self.file, line.as_bytes()).map_err(file_error("write", &self.file))
     }

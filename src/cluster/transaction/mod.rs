@@ -33,14 +33,14 @@ use crate::base::secret::Secret;
 use crate::platform::{Platform, Service};
 use crate::store::layout::Layout;
 
-pub use deferred_rollback::{
+pub(crate) use deferred_rollback::{
     drop_deferred, extend_deferred, is_deferred, roll_back_deferred, rolls_back_after,
 };
-pub use ending::{Committed, Ending};
-pub use error::JournalError;
+pub(crate) use ending::{Committed, Ending};
+pub(crate) use error::JournalError;
 use error::file_error;
-pub use roll_forward::{CommitPoint, RollForward};
-pub use steps::{Step, Steps};
+pub(crate) use roll_forward::{CommitPoint, RollForward};
+pub(crate) use steps::{Step, Steps};
 use undo::Undo;
 
 /// Room on the disk for undoing.
@@ -50,7 +50,7 @@ const LEAST_RESERVE: usize = 64 << 10;
 
 /// Changes that are under way.
 #[derive(Debug)]
-pub struct Transaction {
+pub(crate) struct Transaction {
     folder: PathBuf,
     /// Whether the journal has its file.
     is_recorded: bool,
@@ -71,7 +71,7 @@ pub struct Transaction {
 impl Transaction {
     /// Begins to record changes. What an interrupted change left behind must be undone before, with
     /// [`recover`].
-    pub fn begin(layout: &Layout) -> Result<Self, JournalError> {
+    pub(crate) fn begin(layout: &Layout) -> Result<Self, JournalError> {
         let own = layout.own_state();
         atomic_file::make_folder(&own, 0o700).map_err(file_error("make", &own))?;
         // From now on the node is changed for another reason, which relies on what it is.
@@ -96,7 +96,7 @@ impl Transaction {
 
     /// Takes these steps. What undoes them is recorded before the first one, as far as that is known
     /// then. `before` is called with the number of each step, and can stop them.
-    pub fn apply<E: From<JournalError>>(
+    pub(crate) fn apply<E: From<JournalError>>(
         &mut self,
         platform: &dyn Platform,
         steps: &[Step],
@@ -132,7 +132,7 @@ impl Transaction {
     }
 
     /// [`Transaction::apply`] that nothing stops.
-    pub fn apply_all(
+    pub(crate) fn apply_all(
         &mut self,
         platform: &dyn Platform,
         steps: &[Step],
@@ -142,7 +142,7 @@ impl Transaction {
 
     /// The datastore is about to learn of this node at `own`, from these members. From then on the
     /// node can be undone only with the credentials in `backend`.
-    pub fn enter_datastore(
+    pub(crate) fn enter_datastore(
         &mut self,
         backend: &Path,
         servers: &[String],
@@ -157,13 +157,17 @@ impl Transaction {
     }
 
     /// Keeps, until the changes are final, what must be told to another node when they are undone.
-    pub fn keep_report(&mut self, report: &Secret) -> Result<(), JournalError> {
+    pub(crate) fn keep_report(&mut self, report: &Secret) -> Result<(), JournalError> {
         let report = report.clone();
         self.append(&[Undo::Tell { report }])
     }
 
     /// The datastore, which listens at `address`, is about to be moved.
-    pub fn move_datastore(&mut self, backend: &Path, address: &str) -> Result<(), JournalError> {
+    pub(crate) fn move_datastore(
+        &mut self,
+        backend: &Path,
+        address: &str,
+    ) -> Result<(), JournalError> {
         self.append(&[Undo::MoveDatastore {
             backend: backend.to_owned(),
             address: address.to_owned(),
@@ -171,24 +175,24 @@ impl Transaction {
     }
 
     /// Makes the changes final. When this fails they can still be undone.
-    pub fn commit(&mut self) -> Result<Committed, JournalError> {
+    pub(crate) fn commit(&mut self) -> Result<Committed, JournalError> {
         self.flush(|_| true)?;
         finish(&self.folder)
     }
 
     /// Undoes all changes, unless the commit point has been passed: then they are completed.
-    pub fn roll_back(self, platform: &dyn Platform) -> Result<Ending, JournalError> {
+    pub(crate) fn roll_back(self, platform: &dyn Platform) -> Result<Ending, JournalError> {
         end(&self.folder, platform, Some(&self.touched))
     }
 
     /// The datastore is about to be asked to forget this node, or has done so.
-    pub fn enter_commit_point(&mut self, point: &CommitPoint) -> Result<(), JournalError> {
+    pub(crate) fn enter_commit_point(&mut self, point: &CommitPoint) -> Result<(), JournalError> {
         self.flush(|_| true)?;
         point.write(&self.folder)
     }
 
     /// Takes the steps behind the commit point.
-    pub fn roll_forward(
+    pub(crate) fn roll_forward(
         &mut self,
         point: &CommitPoint,
         platform: &dyn Platform,
@@ -380,14 +384,14 @@ fn unreported_in(folder: &Path) -> PathBuf {
 }
 
 /// What another node is still to be told of changes that were taken back.
-pub fn unreported(layout: &Layout) -> Option<Secret> {
+pub(crate) fn unreported(layout: &Layout) -> Option<Secret> {
     std::fs::read_to_string(unreported_in(&folder_of(layout)))
         .ok()
         .map(Secret::new)
 }
 
 /// It was told, or never will be.
-pub fn forget_report(layout: &Layout) {
+pub(crate) fn forget_report(layout: &Layout) {
     let path = unreported_in(&folder_of(layout));
     if let Err(error) = atomic_file::remove(&path) {
         tracing::warn!(%error, "cannot remove `{}`", path.display());
@@ -395,13 +399,16 @@ pub fn forget_report(layout: &Layout) {
 }
 
 /// Whether changes are under way, or were interrupted.
-pub fn is_open(layout: &Layout) -> bool {
+pub(crate) fn is_open(layout: &Layout) -> bool {
     let folder = folder_of(layout);
     folder.exists() || done(&folder).exists()
 }
 
 /// Takes back, or completes, what an interrupted change left behind; `None` when there is nothing.
-pub fn recover(layout: &Layout, platform: &dyn Platform) -> Result<Option<Ending>, JournalError> {
+pub(crate) fn recover(
+    layout: &Layout,
+    platform: &dyn Platform,
+) -> Result<Option<Ending>, JournalError> {
     let folder = folder_of(layout);
     // A change that became final just before the power went needs no more than tidying up, and what
     // cannot be tidied up now keeps nothing from being taken back.

@@ -26,21 +26,21 @@ const ANSWER_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is left to do once the datastore has forgotten this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommitPoint {
+pub(crate) struct CommitPoint {
     /// The datastore is known to have forgotten it.
-    pub forgotten: bool,
+    pub(crate) forgotten: bool,
     /// The folder of the datastore.
-    pub backend: PathBuf,
+    pub(crate) backend: PathBuf,
     /// The node's address there, `address:port`.
-    pub own: String,
+    pub(crate) own: String,
     /// What is left. Each step may be taken twice.
-    pub steps: Vec<RollForward>,
+    pub(crate) steps: Vec<RollForward>,
 }
 
 /// A step that leads on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
-pub enum RollForward {
+pub(crate) enum RollForward {
     /// The folder `from` takes the place of `to`. One such step at most.
     Replace {
         /// The new one.

@@ -14,7 +14,7 @@ use crate::store::args_file::ArgsFile;
 use crate::store::layout::ReadError;
 
 /// A step that can be undone.
-pub enum Step {
+pub(crate) enum Step {
     /// Replaces or creates a file.
     Write {
         /// Which one.
@@ -43,7 +43,7 @@ pub enum Step {
 
 impl Step {
     /// Writes a file.
-    pub fn write(path: &Path, content: &[u8], access: Access) -> Self {
+    pub(crate) fn write(path: &Path, content: &[u8], access: Access) -> Self {
         Self::Write {
             path: path.to_owned(),
             content: Zeroizing::new(content.to_vec()),
@@ -75,14 +75,14 @@ impl From<&RollForward> for Step {
 }
 
 /// The steps so far, in the terms of a node.
-pub struct Steps<'a> {
+pub(crate) struct Steps<'a> {
     node: &'a Node,
     list: Vec<Step>,
 }
 
 impl<'a> Steps<'a> {
     /// No step yet.
-    pub fn new(node: &'a Node) -> Self {
+    pub(crate) fn new(node: &'a Node) -> Self {
         Self {
             node,
             list: Vec::new(),
@@ -90,32 +90,32 @@ impl<'a> Steps<'a> {
     }
 
     /// The node that changes.
-    pub fn node(&self) -> &'a Node {
+    pub(crate) fn node(&self) -> &'a Node {
         self.node
     }
 
     /// The steps so far; the next ones come behind them.
-    pub fn take(&mut self) -> Vec<Step> {
+    pub(crate) fn take(&mut self) -> Vec<Step> {
         mem::take(&mut self.list)
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.list.len()
     }
 
     /// One more.
-    pub fn push(&mut self, step: Step) {
+    pub(crate) fn push(&mut self, step: Step) {
         self.list.push(step);
     }
 
     /// Controls a service.
-    pub fn service(&mut self, action: Action, service: Service) {
+    pub(crate) fn service(&mut self, action: Action, service: Service) {
         self.push(Step::Service(action, service));
     }
 
     /// Writes a file that is shared in this way.
-    pub fn write(&mut self, path: &Path, content: &str, privacy: Privacy) {
+    pub(crate) fn write(&mut self, path: &Path, content: &str, privacy: Privacy) {
         self.push(Step::write(
             path,
             content.as_bytes(),
@@ -124,24 +124,24 @@ impl<'a> Steps<'a> {
     }
 
     /// Writes a file that keeps its mode and owners; a new one gets this mode.
-    pub fn rewrite(&mut self, path: &Path, content: &str, or: u32) {
+    pub(crate) fn rewrite(&mut self, path: &Path, content: &str, or: u32) {
         self.push(Step::write(path, content.as_bytes(), Access::Keep { or }));
     }
 
     /// Removes a file, where it is there.
-    pub fn remove(&mut self, path: &Path) {
+    pub(crate) fn remove(&mut self, path: &Path) {
         if path.exists() {
             self.push(Step::Remove(path.to_owned()));
         }
     }
 
     /// Makes a folder.
-    pub fn make_folder(&mut self, path: &Path) {
+    pub(crate) fn make_folder(&mut self, path: &Path) {
         self.push(Step::MakeFolder(path.to_owned()));
     }
 
     /// Changes the arguments of a service.
-    pub fn arguments(
+    pub(crate) fn arguments(
         &mut self,
         service: &str,
         edit: impl FnOnce(&mut ArgsFile),
@@ -165,7 +165,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Replaces the arguments of a service.
-    pub fn set_arguments(&mut self, service: &str, arguments: &ArgsFile) {
+    pub(crate) fn set_arguments(&mut self, service: &str, arguments: &ArgsFile) {
         self.push(Step::write(
             &self.node.layout.args(service),
             &arguments.bytes(),
@@ -174,14 +174,14 @@ impl<'a> Steps<'a> {
     }
 
     /// Writes a private key of the node.
-    pub fn key(&mut self, name: &str, pem: &Secret) {
+    pub(crate) fn key(&mut self, name: &str, pem: &Secret) {
         let path = self.node.layout.cert(&format!("{name}.key"));
         self.write(&path, pem.expose(), Privacy::Root);
     }
 
     /// Writes a kubeconfig. The administrator's tells MicroK8s's tools who may use the node;
     /// the others are for services only.
-    pub fn kubeconfig(&mut self, name: &str, text: &Secret) {
+    pub(crate) fn kubeconfig(&mut self, name: &str, text: &Secret) {
         let privacy = if name == "client.config" {
             Privacy::GroupReads
         } else {

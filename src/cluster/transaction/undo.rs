@@ -72,7 +72,7 @@ impl Undo {
     }
 
     /// Whether these two have to be undone in their order: one place lies in the other.
-    pub fn concerns_same_place(&self, other: &Self) -> bool {
+    pub(crate) fn concerns_same_place(&self, other: &Self) -> bool {
         self.paths().iter().any(|one| {
             let mut others = other.paths().into_iter();
             others.any(|other| one.starts_with(other) || other.starts_with(one))
@@ -80,7 +80,7 @@ impl Undo {
     }
 
     /// Whether a key or another credential is at its place now.
-    pub fn is_of_secret(&self) -> bool {
+    pub(crate) fn is_of_secret(&self) -> bool {
         let (Self::RemoveFile { path } | Self::RestoreFile { path, .. }) = self else {
             return false;
         };
@@ -91,7 +91,7 @@ impl Undo {
     }
 
     /// What makes the file what it is now, and how many bytes on the disk that takes.
-    pub fn of_file(path: &Path) -> Result<(Self, usize), JournalError> {
+    pub(crate) fn of_file(path: &Path) -> Result<(Self, usize), JournalError> {
         let found = match fs::metadata(path) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

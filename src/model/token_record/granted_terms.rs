@@ -9,13 +9,13 @@ use crate::model::token_terms::{Lifetime, RoleLimit, Terms, Uses};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantedTerms {
     /// For how many nodes; `None` for any number.
-    pub uses: Option<u32>,
+    pub(crate) uses: Option<u32>,
     /// Its end in unix seconds; `None` when it has none.
-    pub until: Option<i64>,
+    pub(crate) until: Option<i64>,
     /// As what nodes may join.
-    pub role: RoleLimit,
+    pub(crate) role: RoleLimit,
     /// The only node that may use it.
-    pub node: Option<NodeName>,
+    pub(crate) node: Option<NodeName>,
 }
 
 impl GrantedTerms {
@@ -40,7 +40,7 @@ impl GrantedTerms {
     /// What the token is good for when these terms are given for it; a new token would be
     /// `fresh`. What they do not name stays, so far as that makes the token good for no more than
     /// one of both requests.
-    pub fn followed_by(&self, terms: &Terms, fresh: &Self, now: i64) -> Self {
+    pub(crate) fn followed_by(&self, terms: &Terms, fresh: &Self, now: i64) -> Self {
         // An end that has passed is no term to keep.
         let is_past = self.until.is_some_and(|end| end <= now);
         let is_counted_by_its_time = self.uses == Some(1) && self.until.is_none();
@@ -69,7 +69,7 @@ impl GrantedTerms {
     }
 
     /// Whether the other one is good for all that this one is good for.
-    pub fn is_within(&self, other: &Self) -> bool {
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
         let no_more = |own: Option<i64>, others: Option<i64>| {
             others.is_none_or(|others| own.is_some_and(|own| own <= others))
         };

@@ -10,7 +10,7 @@ use crate::model::token_terms::{Description, RoleLimit};
 
 impl TokenRecord {
     /// Where the token is in its life.
-    pub fn state(&self, now: i64) -> State {
+    pub(crate) fn state(&self, now: i64) -> State {
         let state = self.state_in_its_cluster(now);
         if self.void.is_some() && !state.is_over() {
             return State::Void;
@@ -43,7 +43,7 @@ impl TokenRecord {
 
     /// The next moment at which time alone changes something: what [`TokenRecord::reconcile`] has to see, or
     /// that a token was over for `kept` seconds and is forgotten.
-    pub fn next_change(&self, now: i64, window: i64, kept: i64) -> Option<i64> {
+    pub(crate) fn next_change(&self, now: i64, window: i64, kept: i64) -> Option<i64> {
         let ends = self
             .tries
             .iter()
@@ -58,7 +58,7 @@ impl TokenRecord {
     }
 
     /// Since when the token is over, in unix seconds; `None` while it is not.
-    pub fn over_since(&self, now: i64) -> Option<i64> {
+    pub(crate) fn over_since(&self, now: i64) -> Option<i64> {
         match self.state(now) {
             State::Issued | State::Reserved => None,
             State::Used => Some(self.last.as_ref().map_or(self.issued_at, |last| last.at)),
@@ -69,7 +69,7 @@ impl TokenRecord {
     }
 
     /// How many more nodes it admits; `None` while that is any number.
-    pub fn uses_left(&self, now: i64) -> Option<u32> {
+    pub(crate) fn uses_left(&self, now: i64) -> Option<u32> {
         if self.revoked.is_none() && self.void.is_none() && self.is_open(now) {
             return None;
         }
@@ -81,7 +81,7 @@ impl TokenRecord {
     }
 
     /// Its end, in unix seconds; `None` when it has none.
-    pub fn expires(&self) -> Option<i64> {
+    pub(crate) fn expires(&self) -> Option<i64> {
         match &self.counted {
             None => self.open_until,
             Some(counted) => counted
@@ -91,73 +91,73 @@ impl TokenRecord {
     }
 
     /// Whether its line in MicroK8s's file is still to be taken out.
-    pub fn has_line(&self) -> bool {
+    pub(crate) fn has_line(&self) -> bool {
         self.has_line
     }
 
     /// When it was issued, in unix seconds.
-    pub fn issued_at(&self) -> i64 {
+    pub(crate) fn issued_at(&self) -> i64 {
         self.issued_at
     }
 
     /// When it was issued, or last used, in unix seconds.
-    pub fn last_activity(&self) -> i64 {
+    pub(crate) fn last_activity(&self) -> i64 {
         let last = self.last.as_ref().map(|last| last.at);
         last.max(Some(self.issued_at)).unwrap_or(self.issued_at)
     }
 
     /// Who issued it.
-    pub fn issuer(&self) -> Issuer {
+    pub(crate) fn issuer(&self) -> Issuer {
         self.issuer
     }
 
     /// As what nodes may join with it.
-    pub fn role(&self) -> RoleLimit {
+    pub(crate) fn role(&self) -> RoleLimit {
         self.role
     }
 
     /// The only node that it is for.
-    pub fn node(&self) -> Option<&NodeName> {
+    pub(crate) fn node(&self) -> Option<&NodeName> {
         self.node.as_ref()
     }
 
     /// What the operator wrote down with it.
-    pub fn description(&self) -> Option<&Description> {
+    pub(crate) fn description(&self) -> Option<&Description> {
         self.description.as_ref()
     }
 
     /// When it was revoked, and by which user.
-    pub fn revoked(&self) -> Option<Revoked> {
+    pub(crate) fn revoked(&self) -> Option<Revoked> {
         self.revoked
     }
 
     /// Since when it is void, and why; nothing where it is over for another reason, too.
-    pub fn void(&self, now: i64) -> Option<Void> {
+    pub(crate) fn void(&self, now: i64) -> Option<Void> {
         self.void.filter(|_| self.state(now) == State::Void)
     }
 
     /// The node that it admitted last.
-    pub fn last_use(&self) -> Option<&LastUse> {
+    pub(crate) fn last_use(&self) -> Option<&LastUse> {
         self.last.as_ref()
     }
 
     /// How often it admitted a node.
-    pub fn admissions(&self) -> u64 {
+    pub(crate) fn admissions(&self) -> u64 {
         self.admissions
     }
 
     /// Whether the node holds one of its counted uses, and the last word on it is not said.
-    pub fn has_try(&self, node: &JoiningNode) -> bool {
+    pub(crate) fn has_try(&self, node: &JoiningNode) -> bool {
         self.tries.iter().any(|other| other.node == *node)
     }
 
     /// Whether any node does.
-    pub fn has_tries(&self) -> bool {
+    pub(crate) fn has_tries(&self) -> bool {
         !self.tries.is_empty()
     }
 
     /// The control plane nodes that the datastore may know.
-    pub fn awaited(&self) -> impl Iterator<Item = &JoiningNode> {
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = &JoiningNode> {
         self.tries
             .iter()
             .filter(|other| {

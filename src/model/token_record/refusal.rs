@@ -4,19 +4,19 @@ use serde::{Deserialize, Serialize};
 
 /// Why a token does not admit a node, and what its holder may learn about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// Why.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// The node that has it, or that it is for.
-    pub node: Option<String>,
+    pub(crate) node: Option<String>,
     /// How many seconds ago that came about.
-    pub seconds_ago: Option<i64>,
+    pub(crate) seconds_ago: Option<i64>,
 }
 
 /// Why a token does not admit a node, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Reason {
+pub(crate) enum Reason {
     /// Nothing is known of it here.
     Unknown,
     /// Its time has run out.
@@ -40,7 +40,7 @@ pub enum Reason {
 
 impl Reason {
     /// One word for logs.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Expired => "expired",

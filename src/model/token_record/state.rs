@@ -9,11 +9,11 @@ use crate::model::role::Role;
 
 /// Since when a token admits no node, although nothing was done with it, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Void {
+pub(crate) struct Void {
     /// When that was noticed, in unix seconds.
-    pub at: i64,
+    pub(crate) at: i64,
     /// Why.
-    pub why: VoidReason,
+    pub(crate) why: VoidReason,
     /// It stays void, whatever becomes of the reason.
     pub(super) is_final: bool,
 }
@@ -21,7 +21,7 @@ pub struct Void {
 /// Why a token is void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum VoidReason {
+pub(crate) enum VoidReason {
     /// It was issued in another cluster than the one that the node is in.
     OtherCluster,
     /// It is known from an older copy of the database, and may have been used since.
@@ -30,7 +30,7 @@ pub enum VoidReason {
 
 impl VoidReason {
     /// A few words for people and logs.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::OtherCluster => "it was issued in another cluster",
             Self::OlderCopy => {
@@ -42,27 +42,27 @@ impl VoidReason {
 
 /// When a token was revoked, and by which user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revoked {
+pub(crate) struct Revoked {
     /// Unix seconds.
-    pub at: i64,
+    pub(crate) at: i64,
     /// The user.
-    pub uid: u32,
+    pub(crate) uid: u32,
 }
 
 /// The node that was admitted last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastUse {
+pub(crate) struct LastUse {
     /// Who.
-    pub node: JoiningNode,
+    pub(crate) node: JoiningNode,
     /// As what.
-    pub role: Role,
+    pub(crate) role: Role,
     /// When, in unix seconds.
-    pub at: i64,
+    pub(crate) at: i64,
 }
 
 /// How a token admits a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grant {
+pub(crate) enum Grant {
     /// As one of any number.
     Open,
     /// By one of its counted uses.
@@ -71,11 +71,11 @@ pub enum Grant {
 
 /// A node that presents a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JoinRequest {
+pub(crate) struct JoinRequest {
     /// Who.
-    pub node: JoiningNode,
+    pub(crate) node: JoiningNode,
     /// As what it wants to join.
-    pub role: Role,
+    pub(crate) role: Role,
     /// How it names this join, if it does.
     pub join_id: Option<JoinId>,
 }
@@ -83,7 +83,7 @@ pub struct JoinRequest {
 /// Where a token is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub(crate) enum State {
     /// It admits nodes.
     Issued,
     /// All its uses are taken, and not all for good.
@@ -100,7 +100,7 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Issued,
         Self::Reserved,
         Self::Used,
@@ -110,7 +110,7 @@ impl State {
     ];
 
     /// One word for people and logs.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Issued => "issued",
             Self::Reserved => "reserved",
@@ -122,7 +122,7 @@ impl State {
     }
 
     /// Whether it cannot let anybody in any more, whatever happens to the joins under way.
-    pub const fn is_over(self) -> bool {
+    pub(crate) const fn is_over(self) -> bool {
         matches!(
             self,
             Self::Used | Self::Expired | Self::Revoked | Self::Void
@@ -132,7 +132,7 @@ impl State {
 
 /// What became of the use of a node whose join failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
+pub(crate) enum Release {
     /// It is free for every node.
     Free,
     /// It is that node's alone, which may try again at once.
@@ -145,7 +145,7 @@ pub enum Release {
 
 /// What time, or the datastore, did to a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenEvent {
+pub(crate) enum TokenEvent {
     /// A use is free again: nothing was heard of the join.
     LeaseRanOut(JoiningNode),
     /// The datastore lists the node: its join is complete.
@@ -162,11 +162,11 @@ pub enum TokenEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Added {
     /// It was over, and lives again.
-    pub was_over: bool,
+    pub(crate) was_over: bool,
     /// The terms are those with which it was issued; an end moves on with them.
-    pub has_same_terms: bool,
+    pub(crate) has_same_terms: bool,
     /// What it was issued for before.
-    pub before: GrantedTerms,
+    pub(crate) before: GrantedTerms,
     /// What it is issued for now.
-    pub after: GrantedTerms,
+    pub(crate) after: GrantedTerms,
 }

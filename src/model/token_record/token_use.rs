@@ -10,16 +10,16 @@ use crate::model::role::Role;
 /// One counted use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TokenUse {
-    pub node: JoiningNode,
-    pub role: Role,
-    pub at: i64,
-    pub phase: Phase,
+    pub(crate) node: JoiningNode,
+    pub(crate) role: Role,
+    pub(crate) at: i64,
+    pub(crate) phase: Phase,
     /// The node got all that it needs once.
     #[serde(default)]
-    pub was_served: bool,
+    pub(crate) was_served: bool,
     /// The join that was admitted last, where the node names its joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub join_id: Option<JoinId>,
+    pub(crate) join_id: Option<JoinId>,
 }
 
 /// How far a join came.
@@ -41,7 +41,7 @@ pub(super) enum Phase {
 
 impl Phase {
     /// Whether the use is used, as far as others are concerned.
-    pub const fn is_used(self) -> bool {
+    pub(crate) const fn is_used(self) -> bool {
         matches!(self, Self::Served | Self::Listed)
     }
 }
@@ -49,7 +49,7 @@ impl Phase {
 impl TokenUse {
     /// Whether the node may use the token again in this role. A worker that has all that it needs is
     /// not to become a control plane node by what it joined with, unless it says that it has failed.
-    pub fn may_be_repeated(&self, role: Role, now: i64, window: i64) -> bool {
+    pub(crate) fn may_be_repeated(&self, role: Role, now: i64, window: i64) -> bool {
         let in_window = now < self.at.saturating_add(window);
         match self.phase {
             Phase::Failed => !self.was_served || now < self.end(window),
@@ -60,13 +60,13 @@ impl TokenUse {
     }
 
     /// Whether time ends it. A node whose join failed before it had all may come back at any time.
-    pub fn ends(&self) -> bool {
+    pub(crate) fn ends(&self) -> bool {
         self.phase != Phase::Failed || self.was_served
     }
 
     /// Until when more may be heard of it: its certificates may still be signed, and it may say
     /// that its join failed.
-    pub fn end(&self, window: i64) -> i64 {
+    pub(crate) fn end(&self, window: i64) -> i64 {
         self.at.saturating_add(LEASE.max(window))
     }
 }

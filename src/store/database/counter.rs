@@ -16,26 +16,26 @@ use crate::model::fingerprint::Fingerprint;
 const DIGITS: usize = 16;
 
 /// The file with the number.
-pub struct Counter {
+pub(crate) struct Counter {
     path: PathBuf,
     file: Option<File>,
 }
 
 impl Counter {
     /// The one in this file.
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, file: None }
     }
 
     /// The number; `None` where there is none, or none that is whole.
-    pub fn read(&self) -> Option<u64> {
+    pub(crate) fn read(&self) -> Option<u64> {
         let text = std::fs::read_to_string(&self.path).ok()?;
         let number = u64::from_str_radix(text.get(..DIGITS)?, 16).ok()?;
         (text == line(number)).then_some(number)
     }
 
     /// Writes the number down. Where that cannot be done, the next one is tried again.
-    pub fn write(&mut self, number: u64) {
+    pub(crate) fn write(&mut self, number: u64) {
         if let Err(error) = self.try_write(number) {
             self.file = None;
             tracing::debug!(%error, "cannot write `{}`", self.path.display());

@@ -14,7 +14,7 @@ const LATER_FORMATS: std::ops::RangeInclusive<u8> = 4..=9;
 
 /// The database, or a file of MicroK8s's, cannot be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The database.
     #[error("cannot use the token database `{}`: {source}{}", path.display(), cure_of(source))]
     Database {
@@ -82,7 +82,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// A file that cannot be used.
-    pub fn file(path: impl Into<PathBuf>, source: io::Error) -> Self {
+    pub(crate) fn file(path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self::File {
             path: path.into(),
             source: Arc::new(source),
@@ -100,7 +100,7 @@ fn cure_of(error: &redb::Error) -> String {
 
 /// Why something in a transaction failed.
 #[derive(Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The database.
     Database(redb::Error),
     /// A record is not as this program writes it.
@@ -111,7 +111,7 @@ pub enum Fault {
 
 impl Fault {
     /// The error of this database.
-    pub fn into_error(self, path: &Path) -> StoreError {
+    pub(crate) fn into_error(self, path: &Path) -> StoreError {
         let path = path.to_owned();
         match self {
             Self::Record(why) => StoreError::Record { path, why },
@@ -148,7 +148,7 @@ faults!(
 );
 
 /// What an error at the opening of a database means.
-pub fn of_opening(path: &Path, error: DatabaseError) -> StoreError {
+pub(crate) fn of_opening(path: &Path, error: DatabaseError) -> StoreError {
     let path = path.to_owned();
     let damaged = |why: String| StoreError::Damaged {
         path: path.clone(),

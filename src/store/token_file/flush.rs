@@ -4,16 +4,16 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Which file it is: its device and inode.
-pub type FileId = (u64, u64);
+pub(crate) type FileId = (u64, u64);
 
 /// A write that is to reach the disk: how many were made before it, in whatever file.
 #[derive(Debug, Clone, Copy)]
-pub struct Written(u64);
+pub(crate) struct Written(u64);
 
 /// Writers that wait at the same moment share a flush: a write that comes while one runs, which
 /// may have missed it, waits for the next one, and that serves all writes that came meanwhile.
 #[derive(Default)]
-pub struct Flush {
+pub(crate) struct Flush {
     progress: Mutex<Progress>,
     ended: Condvar,
 }
@@ -32,7 +32,7 @@ struct Progress {
 
 impl Flush {
     /// Notes a write that has been made.
-    pub fn note(&self, file: FileId) -> Written {
+    pub(crate) fn note(&self, file: FileId) -> Written {
         let mut progress = self.progress();
         progress.written += 1;
         if progress.file != file {
@@ -45,7 +45,7 @@ impl Flush {
     /// Returns when the write is on the disk; `flush` flushes the file that it went to.
     ///
     /// One that fails fails for the writer that ran it; the others run their own.
-    pub fn wait(
+    pub(crate) fn wait(
         &self,
         Written(number): Written,
         flush: impl FnOnce() -> io::Result<()>,

@@ -19,8 +19,8 @@ const SAME_TICK: Duration = Duration::from_millis(50);
 
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    pub file: FileId,
+pub(crate) struct Stamp {
+    pub(crate) file: FileId,
     size: u64,
     modified: (i64, i64),
     /// No program can set this one: it moves with each change, that of the other time included.
@@ -28,7 +28,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    pub fn new(metadata: &Metadata) -> Self {
+    pub(crate) fn new(metadata: &Metadata) -> Self {
         Self {
             file: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
@@ -62,7 +62,7 @@ struct Entry {
 ///
 /// What it says may be out of date: it is to be held against the file, line by line.
 #[derive(Default)]
-pub struct Index {
+pub(crate) struct Index {
     keys: RandomState,
     /// The keys of the tokens, with where their lines begin.
     lines: BTreeSet<(u64, u64)>,
@@ -73,20 +73,20 @@ pub struct Index {
     /// That last line, if it holds a token.
     unfinished: Option<Entry>,
     /// The state of the file that has been read; none before it is.
-    pub seen: Option<Stamp>,
+    pub(crate) seen: Option<Stamp>,
     /// The part that was read may have changed without a trace: a line that is missing here may be
     /// in the file.
-    pub is_dirty: bool,
+    pub(crate) is_dirty: bool,
     /// When the last reading of the whole file began.
     loaded: Option<Instant>,
     /// How often the whole file was read.
     #[cfg(test)]
-    pub loads: usize,
+    pub(crate) loads: usize,
 }
 
 impl Index {
     /// Takes in what others did to the file since it was last looked at.
-    pub fn follow(&mut self, file: &File) -> io::Result<()> {
+    pub(crate) fn follow(&mut self, file: &File) -> io::Result<()> {
         let stamp = Stamp::of(file)?;
         let Some(seen) = self.seen.filter(|seen| seen.file == stamp.file) else {
             return self.load(file, |_, _| {});
@@ -124,7 +124,7 @@ impl Index {
     }
 
     /// Reads the whole file, and shows its lines with where they begin.
-    pub fn load(&mut self, file: &File, each: impl FnMut(u64, &Line<'_>)) -> io::Result<()> {
+    pub(crate) fn load(&mut self, file: &File, each: impl FnMut(u64, &Line<'_>)) -> io::Result<()> {
         self.clear();
         #[cfg(test)]
         {
@@ -142,7 +142,7 @@ impl Index {
     }
 
     /// Forgets all lines: there is no file, or it is to be read anew.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.seen = None;
         self.lines.clear();
         self.ends.clear();
@@ -151,12 +151,12 @@ impl Index {
     }
 
     /// Whether a line may be missing here for a look-up that began at `called`.
-    pub fn may_miss_lines(&self, called: Instant) -> bool {
+    pub(crate) fn may_miss_lines(&self, called: Instant) -> bool {
         self.is_dirty && self.loaded.is_none_or(|loaded| loaded < called)
     }
 
     /// Where the lines of a token begin.
-    pub fn starts_of(&self, token: &Token) -> Vec<u64> {
+    pub(crate) fn starts_of(&self, token: &Token) -> Vec<u64> {
         let key = self.key(token.expose());
         self.lines
             .range((key, 0)..=(key, u64::MAX))
@@ -165,7 +165,7 @@ impl Index {
     }
 
     /// Where the lines begin whose time has run out.
-    pub fn starts_of_expired(&self, now: i64) -> Vec<u64> {
+    pub(crate) fn starts_of_expired(&self, now: i64) -> Vec<u64> {
         self.ends
             .range(..=(now, u64::MAX))
             .map(|(_, start)| *start)
@@ -174,7 +174,12 @@ impl Index {
 
     /// What the file says of a token in the lines that are known here; none if those are no
     /// longer what they were.
-    pub fn listed(&self, file: &File, token: &Token, now: i64) -> io::Result<Option<Listed>> {
+    pub(crate) fn listed(
+        &self,
+        file: &File,
+        token: &Token,
+        now: i64,
+    ) -> io::Result<Option<Listed>> {
         let mut listed = Listed::Not;
         for start in self.starts_of(token) {
             let Some(raw) = line::read_line(file, start)? else {
@@ -192,7 +197,7 @@ impl Index {
     /// Overwrites with blanks what is wanted of the lines that begin there; says how many it was.
     ///
     /// When one of them is no longer what it was, the whole file is read the next time.
-    pub fn blank(
+    pub(crate) fn blank(
         &mut self,
         file: &File,
         starts: &[u64],

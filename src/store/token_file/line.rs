@@ -12,7 +12,7 @@ use crate::store::token_files::Listed;
 
 /// What a line says of its token's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Nothing: the token has one use.
     None,
     /// In unix seconds.
@@ -24,7 +24,7 @@ pub enum End {
 impl End {
     /// What a file says of a token that has a line with this end, besides those that made it say
     /// `so_far`.
-    pub fn added_to(self, so_far: Listed, now: i64) -> Listed {
+    pub(crate) fn added_to(self, so_far: Listed, now: i64) -> Listed {
         match (self, so_far) {
             (Self::None, Listed::Not | Listed::Expired) => Listed::Open,
             (Self::At(end), Listed::Until(other)) => Listed::Until(end.max(other)),
@@ -36,18 +36,18 @@ impl End {
 }
 
 /// A line that holds a token.
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// The token, in clear.
-    pub text: &'a str,
+    pub(crate) text: &'a str,
     /// Its end.
-    pub end: End,
+    pub(crate) end: End,
     /// What it takes of the raw line, without the blanks around it.
-    pub span: Range<usize>,
+    pub(crate) span: Range<usize>,
 }
 
 impl<'a> Line<'a> {
     /// Reads a line that was cut from its file without its end; none where it holds no token.
-    pub fn parse(raw: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(raw: &'a [u8]) -> Option<Self> {
         let trimmed = raw.trim_ascii_start();
         let start = raw.len() - trimmed.len();
         let line = trimmed.trim_ascii_end();
@@ -74,13 +74,13 @@ impl<'a> Line<'a> {
     }
 
     /// Whether the line is this token's: the whole of it counts, not its beginning.
-    pub fn is_of(&self, token: &Token) -> bool {
+    pub(crate) fn is_of(&self, token: &Token) -> bool {
         // The file holds its tokens in plain text: a plain comparison tells its readers nothing new.
         self.text == token.expose()
     }
 
     /// The digest of the line's token.
-    pub fn digest(&self) -> TokenDigest {
+    pub(crate) fn digest(&self) -> TokenDigest {
         Token::presented(self.text).digest()
     }
 }
@@ -88,7 +88,7 @@ impl<'a> Line<'a> {
 /// Goes through the lines of `content`, which begins at `base` in its file, with where each begins.
 ///
 /// Returns where the last line begins if it is not ended yet, and else where the content ends.
-pub fn scan(content: &[u8], base: u64, mut each: impl FnMut(u64, &Line<'_>)) -> u64 {
+pub(crate) fn scan(content: &[u8], base: u64, mut each: impl FnMut(u64, &Line<'_>)) -> u64 {
     let mut start = base;
     for raw in content.split_inclusive(|byte| *byte == b'\n') {
         let body = raw.strip_suffix(b"\n");
@@ -103,7 +103,7 @@ pub fn scan(content: &[u8], base: u64, mut each: impl FnMut(u64, &Line<'_>)) -> 
 }
 
 /// Reads so many bytes from there on, fewer where the file ends; they are wiped when dropped.
-pub fn read(file: &File, from: u64, len: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read(file: &File, from: u64, len: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
     // Allocated at full length: a buffer that grows leaves copies behind that are not wiped.
     let mut bytes = Zeroizing::new(vec![0; len]);
@@ -121,7 +121,7 @@ pub fn read(file: &File, from: u64, len: u64) -> io::Result<Zeroizing<Vec<u8>>> 
 }
 
 /// Reads the line that begins there, without its end; none where no line begins there any more.
-pub fn read_line(file: &File, start: u64) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+pub(crate) fn read_line(file: &File, start: u64) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     // The end of the line before it is read too: what stood here may be a part of a line by now.
     let before = usize::from(start > 0);
     let mut len = 512;

@@ -35,7 +35,7 @@ use crate::store::token_files::Listed;
 const MAX_PASSES: usize = 8;
 
 /// A token file that is followed. One that is not there lists nothing.
-pub struct TokenFile {
+pub(crate) struct TokenFile {
     path: PathBuf,
     index: Mutex<Index>,
     flush: Flush,
@@ -75,7 +75,7 @@ enum Pass {
 
 impl TokenFile {
     /// Follows the file there, which is not looked at yet.
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
             index: Mutex::default(),
@@ -84,7 +84,7 @@ impl TokenFile {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -93,7 +93,7 @@ impl TokenFile {
     /// When the file was rewritten in place and the token's line is where it was, further lines of
     /// the token before the old end of the file may be missed until the file is next read. Whether
     /// the token can be used does not depend on them.
-    pub fn look_up(&self, token: &Token, now: i64) -> io::Result<Listed> {
+    pub(crate) fn look_up(&self, token: &Token, now: i64) -> io::Result<Listed> {
         if token.expose().is_empty() {
             return Ok(Listed::Not);
         }
@@ -119,13 +119,13 @@ impl TokenFile {
 
     /// Takes out every line of the token that has no time, as far as [`Self::look_up`] knows them;
     /// durable when it returns. Says whether there was one.
-    pub fn consume(&self, token: &Token) -> io::Result<bool> {
+    pub(crate) fn consume(&self, token: &Token) -> io::Result<bool> {
         Ok(self.blank(Lines::OneUse(token))? > 0)
     }
 
     /// Takes out every line of the tokens with these digests, for which the whole file is read;
     /// durable when it returns. Says how many there were.
-    pub fn take_out(&self, digests: &HashSet<TokenDigest>) -> io::Result<usize> {
+    pub(crate) fn take_out(&self, digests: &HashSet<TokenDigest>) -> io::Result<usize> {
         if digests.is_empty() {
             return Ok(0);
         }
@@ -136,7 +136,7 @@ impl TokenFile {
     /// how many it was. A line whose time cannot be read stays.
     ///
     /// The file is not even opened unless it changed or a known time has run out.
-    pub fn blank_expired(&self, now: i64) -> io::Result<usize> {
+    pub(crate) fn blank_expired(&self, now: i64) -> io::Result<usize> {
         {
             let index = self.index();
             if let Some(seen) = index.seen
@@ -151,7 +151,7 @@ impl TokenFile {
 
     /// Every token that is listed, once and in the order of the file, with what [`Self::look_up`]
     /// says of it at `now`. The whole file is read.
-    pub fn entries(&self, now: i64) -> io::Result<Vec<(TokenDigest, Listed)>> {
+    pub(crate) fn entries(&self, now: i64) -> io::Result<Vec<(TokenDigest, Listed)>> {
         let mut entries: Vec<(TokenDigest, Listed)> = Vec::new();
         let mut places = HashMap::new();
         // This takes no lock: it needs no index and changes nothing.

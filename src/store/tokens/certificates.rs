@@ -11,11 +11,11 @@ use crate::store::tokens::{Tokens, look_up, with_file};
 
 /// A certificate that a node may have signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateRequest {
+pub(crate) struct CertificateRequest {
     /// What for.
-    pub purpose: CertificatePurpose,
+    pub(crate) purpose: CertificatePurpose,
     /// Who; not known for a token that Canonical's agent issued.
-    pub node: Option<JoiningNode>,
+    pub(crate) node: Option<JoiningNode>,
     /// The join token; not known for a token that Canonical's agent issued.
     join: Option<TokenDigest>,
     /// It came with a counted use of the join token.
@@ -24,7 +24,7 @@ pub struct CertificateRequest {
 
 impl Tokens {
     /// Whether a token gives any right to a certificate at all.
-    pub fn gives_certificates(&self, token: &Token) -> Result<bool, StoreError> {
+    pub(crate) fn gives_certificates(&self, token: &Token) -> Result<bool, StoreError> {
         let now = self.now();
         for (_, join) in join_tokens(token) {
             if self.admissions.has_right(&join.digest(), now)? {
@@ -40,7 +40,7 @@ impl Tokens {
     /// Several nodes may be joining with one token from one address: the one with the name in
     /// the request comes first. The request of a kube-proxy names no node; then a node without a
     /// kubelet's certificate comes first.
-    pub fn certificate_request(
+    pub(crate) fn certificate_request(
         &self,
         token: &Token,
         address: IpAddr,
@@ -99,7 +99,7 @@ impl Tokens {
     /// A kube-proxy's certificate names no node, so that requests of several nodes behind one
     /// address may all have found the right of one of them. The later ones use up another right of
     /// that address, if there is one: no more certificates leave than nodes were admitted.
-    pub fn certificate_signed(
+    pub(crate) fn certificate_signed(
         &self,
         token: &Token,
         request: &CertificateRequest,

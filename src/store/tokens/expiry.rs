@@ -22,21 +22,21 @@ pub(super) const EXPIRY_BATCH: usize = 1000;
 
 /// A token as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedToken {
+pub(crate) struct ListedToken {
     /// Its SHA-256.
-    pub digest: TokenDigest,
+    pub(crate) digest: TokenDigest,
     /// What the store knows of it.
-    pub record: Option<TokenRecord>,
+    pub(crate) record: Option<TokenRecord>,
     /// What stands in one of MicroK8s's files.
-    pub in_file: Listed,
+    pub(crate) in_file: Listed,
     /// Which file that is.
-    pub file: Option<&'static str>,
+    pub(crate) file: Option<&'static str>,
 }
 
 impl ListedToken {
     /// Where the token is in its life. A line in MicroK8s's file admits nodes whatever became of the
     /// token before.
-    pub fn state(&self, now: i64) -> State {
+    pub(crate) fn state(&self, now: i64) -> State {
         let is_listed = self.in_file.is_usable();
         match &self.record {
             None if is_listed => State::Issued,
@@ -51,7 +51,7 @@ impl ListedToken {
 
 impl Tokens {
     /// All tokens whose SHA-256 begins like this, those in MicroK8s's files as well.
-    pub fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
+    pub(crate) fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
         let moment = self.moment();
         let now = moment.now;
         let mut found: Vec<ListedToken> = self
@@ -97,13 +97,17 @@ impl Tokens {
     }
 
     /// Looks into the store, to see whether it can be looked into at all.
-    pub fn look(&self) {
+    pub(crate) fn look(&self) {
         // What it answers is of no interest, nor whether that is an error.
         let _ = self.store.due(self.now(), 1);
     }
 
     /// Revokes tokens and returns those that were still usable.
-    pub fn revoke(&self, tokens: &[ListedToken], uid: u32) -> Result<Vec<TokenDigest>, StoreError> {
+    pub(crate) fn revoke(
+        &self,
+        tokens: &[ListedToken],
+        uid: u32,
+    ) -> Result<Vec<TokenDigest>, StoreError> {
         let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
         let moment = self.moment();
         let was_alive = token_store::edit_all(self.store.as_ref(), &digests, move |record| {
@@ -135,7 +139,7 @@ impl Tokens {
     /// Forgets every token that is over, and takes expired lines out of MicroK8s's file. Usable
     /// tokens go, too, where no node has joined with them for `unused` seconds, but none that stands
     /// in one of MicroK8s's files. Says how many there were.
-    pub fn prune(&self, unused: Option<u64>, uid: u32) -> Result<usize, StoreError> {
+    pub(crate) fn prune(&self, unused: Option<u64>, uid: u32) -> Result<usize, StoreError> {
         let unused = unused.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
         let is_done = move |record: &TokenRecord, now: i64| {
             let end = |seconds| record.last_activity().saturating_add(seconds);
@@ -161,7 +165,7 @@ impl Tokens {
 
     /// Does what time and the datastore have done to tokens meanwhile; to be called every now and
     /// then.
-    pub fn expire_tokens(
+    pub(crate) fn expire_tokens(
         &self,
         is_member: impl Fn(&JoiningNode) -> bool,
     ) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use crate::store::token_store;
 impl Tokens {
     /// A node that was admitted says how its join ended, and which one, where it tells. `None` when
     /// the token is not known, or did not admit that node.
-    pub fn report(
+    pub(crate) fn report(
         &self,
         token: &Token,
         node: &JoiningNode,
@@ -81,7 +81,7 @@ impl Tokens {
 
     /// Forgets the nodes of exactly this name or address; says whether there were any. They cannot
     /// come back with what they joined with.
-    pub fn forget(&self, name_or_address: &str) -> Result<bool, StoreError> {
+    pub(crate) fn forget(&self, name_or_address: &str) -> Result<bool, StoreError> {
         let address: Option<IpAddr> = name_or_address.parse().ok();
         let gone = self.admissions.nodes_that(|other| {
             other.node.name == name_or_address || Some(other.node.address) == address

@@ -13,7 +13,7 @@ use crate::store::token_store;
 
 /// A token that one joining node holds while it is being admitted; dropping it gives it back.
 #[must_use]
-pub struct Reservation<'a> {
+pub(crate) struct Reservation<'a> {
     pub(super) tokens: &'a Tokens,
     pub(super) token: Token,
     pub(super) claim: JoinRequest,
@@ -28,7 +28,7 @@ pub struct Reservation<'a> {
 impl Reservation<'_> {
     /// Lets the node in: from now on the use is its own, durably, and it may have these
     /// certificates signed. `hands_out` tells whether the answer holds credentials.
-    pub fn commit(
+    pub(crate) fn commit(
         mut self,
         certificates: &[CertificatePurpose],
         hands_out: bool,

@@ -63,7 +63,7 @@ const REACHABLE_ADDRESS: &str = "reachable-address";
 const END: &str = "";
 
 /// Says as what the node is a member of the contacted cluster already.
-pub fn check(
+pub(crate) fn check(
     node: &Node,
     url: Option<&JoinUrl>,
     order: &JoinOrder,

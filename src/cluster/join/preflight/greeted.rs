@@ -16,7 +16,7 @@ pub(super) const OWN_ADDRESS: &str = "own-address";
 const CERTIFIED: &str = "certificate-addresses";
 
 /// The checks, in the order in which a join would fail: what each is called, and what it found.
-pub fn check(
+pub(crate) fn check(
     node: &Node,
     wanted: &Wanted,
     contacted: IpAddr,
@@ -64,7 +64,7 @@ fn certified_addresses(node: &Node, first: [Option<IpAddr>; 2]) -> Option<Checke
 
 /// Whether the address from which the contacted node sees this one is this one's. Other nodes call it
 /// there, and a datastore listens there.
-pub fn own_address(node: &Node, role: Role, seen: Option<IpAddr>) -> Checked {
+pub(crate) fn own_address(node: &Node, role: Role, seen: Option<IpAddr>) -> Checked {
     let Some(seen) = seen else {
         let message = "the contacted node does not tell from which address it sees this one";
         return Ok(Finding::unchecked(OWN_ADDRESS, message));

@@ -24,17 +24,17 @@ use crate::wire::preflight_v1::Machine::JoiningNode;
 use super::{failed, told};
 
 /// What the node is to be.
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// As what it joins.
-    pub role: Role,
+    pub(crate) role: Role,
     /// The address that the operator named for it.
-    pub node_ip: Option<IpAddr>,
+    pub(crate) node_ip: Option<IpAddr>,
 }
 
 /// A check of this node alone: nothing where there is nothing to check.
 pub(super) struct Check {
-    pub name: &'static str,
-    pub look: fn(&Node, &Wanted) -> Result<Option<Finding>, JoinError>,
+    pub(crate) name: &'static str,
+    pub(crate) look: fn(&Node, &Wanted) -> Result<Option<Finding>, JoinError>,
 }
 
 const DISK: &str = "disk";
@@ -58,7 +58,12 @@ pub(super) const CHECKS: &[Check] = &[
 /// How much room the changes of a join take at least, with what undoes them, in bytes.
 const ROOM: u64 = 64 << 10;
 
-pub fn check(node: &Node, url: Option<&JoinUrl>, order: &JoinOrder, tell: &mut dyn FnMut(Finding)) {
+pub(crate) fn check(
+    node: &Node,
+    url: Option<&JoinUrl>,
+    order: &JoinOrder,
+    tell: &mut dyn FnMut(Finding),
+) {
     if let Some(url) = url {
         let fingerprint = match url.fingerprint {
             Some(_) => "with a fingerprint",

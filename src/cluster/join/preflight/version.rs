@@ -11,7 +11,7 @@ use crate::wire::preflight_v1::Machine::JoiningNode;
 const CHECK: &str = "version";
 
 /// How a node of this version fits to a contacted node of that one.
-pub fn judge(own: Option<&str>, theirs: Option<&str>, role: Role) -> Finding {
+pub(crate) fn judge(own: Option<&str>, theirs: Option<&str>, role: Role) -> Finding {
     let unknown =
         |whose: &str| Finding::unchecked(CHECK, format!("the version of {whose} is not known"));
     let (Some(own), Some(theirs)) = (own, theirs) else {

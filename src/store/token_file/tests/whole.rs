@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Looks a token up; a file that is not there lists nothing.
-pub fn look_up(path: &Path, token: &Token, now: i64) -> io::Result<Listed> {
+pub(crate) fn look_up(path: &Path, token: &Token, now: i64) -> io::Result<Listed> {
     let content = match std::fs::read(path) {
         Ok(content) => content,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listed::Not),
