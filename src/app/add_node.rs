@@ -77,7 +77,11 @@ fn warn_where_nothing_listens(node: &Node, mut issued: IssuedToken) -> IssuedTok
 
 fn refuse(printer: &mut dyn Printer, why: NotHere) -> ExitStatus {
     match why {
-        NotHere::Worker => output::print(printer, texts::ADD_NODE_ON_WORKER, ExitStatus::Failure),
+        NotHere::Worker => {
+            let hint = "run `microk8s add-node` on a control plane node";
+            let text = texts::ADD_NODE_ON_WORKER;
+            output::refuse(printer, text, "a worker issues no tokens", Some(hint))
+        }
         NotHere::OldCa { strict } => {
             output::print(printer, &texts::old_ca(strict), ExitStatus::Failure)
         }

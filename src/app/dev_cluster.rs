@@ -333,7 +333,7 @@ fn wait_until_ready(
                     "the agents of {names} were not ready within {seconds} seconds"
                 )));
             }
-            None => printer.out(&format!("{names} still make their keys ({seconds} s)\n"))?,
+            None => printer.out(&format!("still generating keys: {names} ({seconds} s)\n"))?,
         }
     }
     Ok(())

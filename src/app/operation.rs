@@ -142,7 +142,8 @@ fn try_leave(
         let text = texts::NOT_IN_CLUSTER;
         if !arguments.iter().any(|argument| argument == IF_PRESENT) {
             let why = "this node is in no cluster";
-            return Err(output::refuse(renderer, text, why, None));
+            let hint = "with `--if-present` that is no failure";
+            return Err(output::refuse(renderer, text, why, Some(hint)));
         }
         cli::leave::read(arguments, renderer)?;
         let text = text.trim_end().to_owned();

@@ -101,7 +101,7 @@ impl SelectionError {
             Self::TooLong => Some(
                 "`microk8s token list` shows the ids; `-` in place of an id reads the token itself from standard input",
             ),
-            Self::Input(error) => error.hint(),
+            Self::Input(error) => Some(error.hint()),
         }
     }
 }

@@ -186,14 +186,20 @@ fn given_token(args: &AddNodeArgs, printer: &mut dyn Printer) -> Result<Option<T
         (None, Some(path)) => match token_file::read_token(path, printer) {
             Ok(token) => (Token::preset(token.expose()), "argument --token-file"),
             Err(error) => {
-                output::error(printer, &error.to_string(), error.hint());
+                output::error(printer, &error.to_string(), Some(error.hint()));
                 return Err(ExitStatus::Failure);
             }
         },
     };
     token.map(Some).map_err(|error| match error {
         InvalidToken::TooShort => {
-            output::print(printer, &format!("{error}\n"), ExitStatus::Failure)
+            let hint = "leave the token out, and `microk8s add-node` makes one";
+            output::refuse(
+                printer,
+                &format!("{error}\n"),
+                "the token is too short",
+                Some(hint),
+            )
         }
         error => usage_error(printer, &format!("{place}: {error}")),
     })

@@ -166,7 +166,7 @@ fn url_from_file(
         return Ok((Err(error), false));
     }
     let file = token_file::read(path, printer).map_err(|error| {
-        output::error(printer, &error.to_string(), error.hint());
+        output::error(printer, &error.to_string(), Some(error.hint()));
         ExitStatus::Failure
     })?;
     let fingerprint = file.fingerprint.as_deref();

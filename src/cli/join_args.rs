@@ -126,7 +126,7 @@ const LONGEST: u64 = 86_400;
 fn seconds(text: &str) -> Result<u64, String> {
     time_text::read_seconds(text)
         .filter(|seconds| *seconds <= LONGEST)
-        .ok_or_else(|| "it is no duration of a day at most, as in 5, 90s or 3m".to_owned())
+        .ok_or_else(|| "give a duration of at most one day, as in 5, 90s or 3m".to_owned())
 }
 
 /// The arguments by their names, or why they are not understood.

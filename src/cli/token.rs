@@ -70,8 +70,7 @@ pub(crate) enum TokenCommand {
 }
 
 fn duration(text: &str) -> Result<u64, String> {
-    time_text::read_seconds(text)
-        .ok_or_else(|| "it is no duration, as in 90s, 12h or 7d".to_owned())
+    time_text::read_seconds(text).ok_or_else(|| "give a duration, as in 90s, 12h or 7d".to_owned())
 }
 
 impl TokenCommand {

@@ -113,10 +113,13 @@ pub(crate) enum TokenFileError {
 
 impl TokenFileError {
     /// What to do about it.
-    pub(crate) fn hint(&self) -> Option<&'static str> {
-        matches!(self, Self::Content { .. }).then_some(
-            "give what `microk8s add-node` printed: the token, TOKEN/FINGERPRINT, a connection string, or all of it",
-        )
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Content { .. } => {
+                "give what `microk8s add-node` printed: the token, TOKEN/FINGERPRINT, a connection string, or all of it"
+            }
+            Self::Read { .. } => "give a file that this user can read, or `-` for standard input",
+        }
     }
 }
 

@@ -49,10 +49,10 @@ const MIN_DIGITS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenCareError {
     /// No token has this id.
-    #[error("there is no token `{0}`")]
+    #[error("there is no token `{0}`; `microk8s token list` shows the tokens of this node")]
     NoSuchId(String),
     /// The token that was given is not known.
-    #[error("this token is not known on this node")]
+    #[error("this token is not known on this node; it may have been issued on another one")]
     NoSuchToken,
     /// Several tokens have ids that begin like this.
     #[error("`{0}` is the beginning of several ids: give more of it")]

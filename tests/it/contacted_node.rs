@@ -74,6 +74,7 @@ fn a_worker_admits_no_node_signs_nothing_and_names_a_control_plane() {
         let said = format!("{}{}", output.stdout, output.stderr);
         assert!(said.contains("The contacted node is a worker"), "{said}");
         assert!(said.contains("10.99.0.11"), "{said}");
+        assert!(said.contains("on a control plane node"), "{said}");
         assert!(joining == n2.snapshot(), "{options}");
     }
     let signing = json!({"token": format!("{token}-kubelet"), "request": "none"});

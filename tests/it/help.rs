@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use crate::generated;
 use crate::lab::program::program;
 
 /// A user without rights.
@@ -198,4 +199,18 @@ fn every_option_that_takes_seconds_takes_a_duration_with_a_unit() {
             assert!(read.is_ok(), "{name} {option} {duration}: {read:?}");
         }
     }
+}
+
+#[test]
+fn the_document_shows_the_help_of_every_command() {
+    let stranger = Stranger::new();
+    let mut text = String::new();
+    for (name, _) in commands() {
+        let words: Vec<&str> = name.iter().map(String::as_str).collect();
+        let output = stranger.run(&[&words, &["--help"][..]].concat());
+        let help = String::from_utf8(output.stdout).unwrap();
+        let title = [&["microk8s"], &words[..]].concat().join(" ");
+        text += &format!("## `{title}`\n\n```text\n{}\n```\n\n", help.trim_end());
+    }
+    generated::holds("docs/commands.md", "help", &text);
 }

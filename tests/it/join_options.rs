@@ -219,7 +219,7 @@ fn labels_and_addresses_that_cannot_be_are_refused_before_anything_is_sent() {
             (
                 "--node-ip 10.99.0.11",
                 9,
-                "error: 10.99.0.11 is no address of this machine",
+                "error: 10.99.0.11 is not an address of this machine",
             ),
             (
                 "--node-ip 127.0.0.1",

@@ -32,7 +32,7 @@ pub(crate) enum JoinError {
     #[error(transparent)]
     Name(#[from] InvalidNodeName),
     /// The node's address was ordered, and is another machine's.
-    #[error("{0} is no address of this machine, so it cannot be the node's")]
+    #[error("{0} is not an address of this machine, so it cannot be the node's")]
     NotOwnAddress(IpAddr),
     /// The node's address was given, and other machines cannot reach it.
     #[error("{0} cannot be reached from other machines, so it cannot be the node's address")]

@@ -164,15 +164,7 @@ impl JoinError {
             } => {
                 let cause = Cause::of(status.unwrap_or(500), text.as_deref());
                 let text = behind_a_blank(text.as_deref());
-                let error = match cause {
-                    // Scripts take MicroK8s's words for success; they stand on standard output alone.
-                    Cause::AlreadyListed => {
-                        "the contacted node refused the join: its datastore lists this address already".to_owned()
-                    }
-                    _ => self.to_string(),
-                };
                 Failure {
-                    error,
                     retry_after: *retry_after,
                     ..at(Certificates, cause.retry(), &hint_of_unsigned(cause, *retry_after))
                 }

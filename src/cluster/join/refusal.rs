@@ -25,6 +25,8 @@ pub(crate) enum Cause {
     LinkLocal,
     /// The joining node's agent has another port.
     Port,
+    /// The contacted node is a worker.
+    Worker,
     /// The contacted node has no high availability.
     NotHa,
     /// The contacted node has high availability.
@@ -42,7 +44,7 @@ pub(crate) enum Cause {
 }
 
 /// Phrases of the refusals that are known, and what they mean.
-const PHRASES: [(&str, Cause); 13] = [
+const PHRASES: [(&str, Cause); 14] = [
     ("Invalid token", Cause::Token),
     ("does not resolve to the IP", Cause::NameNotResolved),
     ("is taken by another node", Cause::NameUnusable),
@@ -51,6 +53,7 @@ const PHRASES: [(&str, Cause); 13] = [
     ("has the same IP", Cause::SameAddress),
     ("has the link-local address", Cause::LinkLocal),
     ("The port of the cluster agent", Cause::Port),
+    ("The contacted node is a worker", Cause::Worker),
     ("This is not an HA MicroK8s cluster", Cause::NotHa),
     ("This is an HA MicroK8s cluster", Cause::IsHa),
     ("update MicroK8s to version", Cause::TooOld),
@@ -88,7 +91,9 @@ impl Cause {
             | Self::IsHa
             | Self::TooOld
             | Self::Fault => Retry::CureFirst,
-            Self::Token | Self::SameAddress | Self::Request | Self::NoAgent => Retry::NoRetry,
+            Self::Token | Self::SameAddress | Self::Worker | Self::Request | Self::NoAgent => {
+                Retry::NoRetry
+            }
         }
     }
 
@@ -116,6 +121,9 @@ impl Cause {
             }
             Self::Port => {
                 "have this node's agent listen on the port that the message names (`--bind` in args/cluster-agent), and restart it"
+            }
+            Self::Worker => {
+                "take a connection string that `microk8s add-node` prints on a control plane node"
             }
             Self::NotHa => {
                 "the contacted node's cluster runs without high availability: enable it there with `microk8s enable ha-cluster`, or disable it here"
@@ -210,6 +218,13 @@ mod tests {
                 502,
                 Some("The port of the cluster agent port has to be set to 25000"),
                 Cause::Port,
+            ),
+            (
+                403,
+                Some(
+                    "Not possible to join. The contacted node is a worker: ask a control plane node",
+                ),
+                Cause::Worker,
             ),
             (
                 501,

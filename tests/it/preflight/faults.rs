@@ -96,7 +96,7 @@ const HERE: &[Fault] = &[
         check: "node-ip",
         severity: "error",
         exit: 9,
-        says: "10.99.0.11 is no address of this machine",
+        says: "10.99.0.11 is not an address of this machine",
         remedy: "`ip address` lists the addresses",
         on: None,
         cure: Some(|_| {}),
