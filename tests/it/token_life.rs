@@ -67,10 +67,10 @@ fn assert_hint(output: &Output, words: &[&str]) {
         (Some(6), REFUSED),
         "{output:?}"
     );
-    let stage = "failed stage: admission; trying the same command again will not help\n";
-    let hint = output.stderr.strip_prefix(stage).unwrap_or_default();
-    let hint = hint.strip_prefix("hint: ").unwrap_or_default();
-    assert_eq!(output.stderr.lines().count(), 2, "{output:?}");
+    let before = "error: the contacted node refused the join: Invalid token (status 500)\n\
+                  failed stage: admission; trying the same command again will not help\nhint: ";
+    let hint = output.stderr.strip_prefix(before).unwrap_or_default();
+    assert_eq!(output.stderr.lines().count(), 3, "{output:?}");
     for word in words {
         assert!(hint.contains(word), "`{word}` is missing: {output:?}");
     }
