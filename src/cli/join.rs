@@ -50,16 +50,7 @@ pub(crate) fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, E
         [] if args.token_file.is_some() => None,
         [] => return Err(usage_error(printer, "Missing argument 'CONNECTION'.")),
         [only] => Some(only.as_str()),
-        [_, one] => {
-            return Err(usage_error(
-                printer,
-                &format!("Got unexpected extra argument ({one})"),
-            ));
-        }
-        [_, more @ ..] => {
-            let text = format!("Got unexpected extra arguments ({})", more.join(" "));
-            return Err(usage_error(printer, &text));
-        }
+        [_, more @ ..] => return Err(usage_error(printer, &cli::extra_arguments(more))),
     };
     let parsed = match &args.token_file {
         None => JoinUrl::parse(typed.unwrap_or_default()),

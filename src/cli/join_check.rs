@@ -202,16 +202,13 @@ impl Findings {
         print(&line.replace('\n', " "), printer);
     }
 
-    /// The command is over; see [`crate::cli::renderer::Renderer::finish`].
-    pub(crate) fn finish(
-        mut self,
-        status: Result<(), ExitStatus>,
-        printer: &mut dyn Printer,
-    ) -> ExitStatus {
-        if let Some(status) = self.ended {
-            return status;
-        }
-        let status = status.err().unwrap_or(ExitStatus::Failure);
+    /// The exit status of the operation, once it has ended.
+    pub(crate) const fn ended(&self) -> Option<ExitStatus> {
+        self.ended
+    }
+
+    /// Tells that the command is over before the operation has ended.
+    pub(crate) fn finish(mut self, status: ExitStatus, printer: &mut dyn Printer) {
         self.flush(printer);
         if self.format == Format::Json {
             let (message, hint) = self.captured.take();
@@ -221,7 +218,6 @@ impl Findings {
             };
             json(&end, printer);
         }
-        status
     }
 
     /// All checks are done; the node is a member already, or is none.
@@ -309,8 +305,7 @@ mod tests {
             told.tell(&Event::Finding(finding), &mut printer);
         }
         told.tell(&Event::End(End::Checked { member }), &mut printer);
-        let status = told.finish(Ok(()), &mut printer);
-        (printer.out, status)
+        (printer.out, told.ended.unwrap())
     }
 
     #[test]

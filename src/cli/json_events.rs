@@ -84,23 +84,19 @@ impl Lines {
         }
     }
 
-    /// The command is over; see [`crate::cli::renderer::Renderer::finish`].
-    pub(crate) fn finish(
-        mut self,
-        status: Result<(), ExitStatus>,
-        printer: &mut dyn Printer,
-    ) -> ExitStatus {
-        if let Some(status) = self.ended {
-            return status;
-        }
-        let status = status.err().unwrap_or(ExitStatus::Failure);
+    /// The exit status of the operation, once it has ended.
+    pub(crate) const fn ended(&self) -> Option<ExitStatus> {
+        self.ended
+    }
+
+    /// Tells that the command is over before the operation has ended.
+    pub(crate) fn finish(mut self, status: ExitStatus, printer: &mut dyn Printer) {
         let (message, hint) = self.captured.take();
         let end = Line {
             hint: hint.as_deref(),
             ..self.end(Outcome::Failed, &message, status)
         };
         write(&end, printer);
-        status
     }
 
     /// Tells one event.

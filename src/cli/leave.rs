@@ -10,9 +10,6 @@ use crate::cli::join_args::Format;
 use crate::cli::output::Printer;
 use crate::wire::operation::Operation;
 
-/// Makes a node that is in no cluster no failure.
-pub(crate) const IF_PRESENT: &str = "--if-present";
-
 /// The arguments of `leave`.
 #[derive(Debug, Args)]
 pub(crate) struct LeaveArgs {
@@ -51,15 +48,11 @@ fn usage_error(printer: &mut dyn Printer, typed: &[String]) -> ExitStatus {
     let wrong: Vec<&str> = typed
         .iter()
         .map(String::as_str)
-        .filter(|argument| !["--dry-run", IF_PRESENT].contains(argument))
+        .filter(|argument| !["--dry-run", cli::IF_PRESENT].contains(argument))
         .collect();
     let text = match wrong.iter().find(|argument| argument.starts_with('-')) {
         Some(option) => format!("No such option: {option}"),
-        None => {
-            let plural = if wrong.len() == 1 { "" } else { "s" };
-            let list = wrong.join(" ");
-            format!("Got unexpected extra argument{plural} ({list})")
-        }
+        None => cli::extra_arguments(&wrong),
     };
     cli::usage_error(printer, "leave", "[OPTIONS]", &text)
 }

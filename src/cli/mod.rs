@@ -36,6 +36,9 @@ use crate::cli::output::Printer;
 /// The columns of a help text, on a terminal of any width and elsewhere.
 const HELP_WIDTH: usize = 80;
 
+/// The option with which there is no failure where there is nothing to leave or to remove.
+pub(crate) const IF_PRESENT: &str = "--if-present";
+
 /// The whole command line; help, completions and manual pages are made from it as well.
 ///
 /// Commands are read one by one, because MicroK8s looks at the node before it looks at the
@@ -160,6 +163,13 @@ pub(crate) fn usage_error(
     printer.err(&format!("Error: {text}"));
     hint_at_option(printer, name, text);
     ExitStatus::Usage
+}
+
+/// Says that arguments are more than a command takes, in MicroK8s's words.
+pub(crate) fn extra_arguments(extra: &[impl AsRef<str>]) -> String {
+    let plural = if extra.len() == 1 { "" } else { "s" };
+    let list: Vec<&str> = extra.iter().map(AsRef::as_ref).collect();
+    format!("Got unexpected extra argument{plural} ({})", list.join(" "))
 }
 
 /// Prints which option of a command was perhaps meant, where an error names one that it lacks.

@@ -50,7 +50,7 @@ pub(crate) fn read(
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let typed = words.len();
-    words.retain(|word| word != "--if-present");
+    words.retain(|word| word != cli::IF_PRESENT);
     let if_present = words.len() < typed;
     let mut refuse = |text, why| {
         let hint = Some("type `microk8s remove-node NODE` or `microk8s remove-node NODE --force`");
@@ -80,8 +80,7 @@ pub(crate) fn read(
             });
         }
         [] => format!("Invalid value for 'NODE': `{node}` is neither a node's name nor an address"),
-        [one] => format!("Got unexpected extra argument ({one})"),
-        more => format!("Got unexpected extra arguments ({})", more.join(" ")),
+        more => cli::extra_arguments(more),
     };
     Err(usage_error(printer, &sanitize::for_terminal(&text)))
 }

@@ -152,12 +152,20 @@ impl<'a> Renderer<'a> {
     /// The command is over, with this status where the operation did not come to its end. Says what the
     /// exit status is. In JSON there is a last line in any case.
     pub(crate) fn finish(self, status: Result<(), ExitStatus>) -> ExitStatus {
-        match (self.form, status) {
-            (Form::Text(_), Err(status)) => status,
-            (Form::Text(ended), Ok(())) => ended.unwrap_or(ExitStatus::Failure),
-            (Form::Lines(lines), status) => lines.finish(status, self.printer),
-            (Form::Findings(findings), status) => findings.finish(status, self.printer),
-        }
+        let ended = match &self.form {
+            Form::Text(ended) => status.err().or(*ended),
+            Form::Lines(lines) => lines.ended(),
+            Form::Findings(findings) => findings.ended(),
+        };
+        ended.unwrap_or_else(|| {
+            let status = status.err().unwrap_or(ExitStatus::Failure);
+            match self.form {
+                Form::Text(_) => {}
+                Form::Lines(lines) => lines.finish(status, self.printer),
+                Form::Findings(findings) => findings.finish(status, self.printer),
+            }
+            status
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 use serde_json::Value;
 
 use crate::compat::preconditions::new_token;
+use crate::lab::snapshot::Snapshot;
 use crate::lab::{Host, Lab, Output, skip};
 
 const HOSTS: [(&str, &str); 3] = [
@@ -103,6 +104,15 @@ fn changes(output: &Output) -> usize {
     numbers.map(|number| number.parse::<usize>().unwrap()).sum()
 }
 
+/// The nodes' files, and the tokens that n1 knows.
+fn state(lab: &Lab) -> (Vec<Snapshot>, String) {
+    let tokens = lab.host("n1").shell("microk8s token list --format json");
+    (
+        lab.hosts().iter().map(Host::snapshot).collect(),
+        tokens.ok(),
+    )
+}
+
 #[test]
 fn the_play_forms_a_cluster_and_a_second_run_changes_nothing() {
     if Command::new("ansible-playbook")
@@ -121,16 +131,10 @@ fn the_play_forms_a_cluster_and_a_second_run_changes_nothing() {
     assert_eq!(first.code, Some(0), "{first:?}");
     assert!(changes(&first) > 0, "{first:?}");
     assert_one_cluster(&lab);
-    let states = || -> Vec<_> { lab.hosts().iter().map(Host::snapshot).collect() };
-    let tokens = || {
-        lab.host("n1")
-            .shell("microk8s token list --format json")
-            .ok()
-    };
-    let before = (states(), tokens());
+    let before = state(&lab);
     let again = play(&lab, &inventory, &["cluster.yml"]);
     assert_eq!((again.code, changes(&again)), (Some(0), 0), "{again:?}");
-    assert!(before == (states(), tokens()));
+    assert!(before == state(&lab));
     for changed in [1, 0] {
         let removed = play(&lab, &inventory, &["remove.yml", "--limit", "n3"]);
         assert_eq!(
@@ -182,15 +186,9 @@ fn the_script_of_cloud_init_forms_a_cluster_and_a_second_run_changes_nothing() {
         }
     });
     assert_one_cluster(&lab);
-    let states = || -> Vec<_> { lab.hosts().iter().map(Host::snapshot).collect() };
-    let tokens = || {
-        lab.host("n1")
-            .shell("microk8s token list --format json")
-            .ok()
-    };
-    let before = (states(), tokens());
+    let before = state(&lab);
     for (name, _) in HOSTS {
         assert_eq!(run(name).ok(), "", "{name}");
     }
-    assert!(before == (states(), tokens()));
+    assert!(before == state(&lab));
 }

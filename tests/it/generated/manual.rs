@@ -8,6 +8,21 @@ type Named = (Vec<String>, clap::Command);
 /// When the version was made.
 const DATE: &str = "2026-11-27";
 
+/// The program's own page, and the commands that are about a node.
+const NODE: &[&str] = &[
+    "",
+    "add-node",
+    "join",
+    "leave",
+    "remove-node",
+    "nodes",
+    "token",
+    "agent",
+];
+
+/// Those commands alone.
+const NODE_COMMANDS: &[&str] = NODE.split_at(1).1;
+
 /// What a command reads or writes, by the beginning of its name; paths are of a node of the snap.
 const FILES: [(&str, &[&str], &str); 9] = [
     (
@@ -47,29 +62,12 @@ const FILES: [(&str, &[&str], &str); 9] = [
     ),
     (
         "$SNAP_COMMON/run/cluster-agent.sock",
-        &[
-            "add-node",
-            "join",
-            "leave",
-            "remove-node",
-            "nodes",
-            "token",
-            "agent",
-        ],
+        NODE_COMMANDS,
         "The socket of the agent.",
     ),
     (
         "~/.local/share/microk8s/current",
-        &[
-            "",
-            "add-node",
-            "join",
-            "leave",
-            "remove-node",
-            "nodes",
-            "token",
-            "agent",
-        ],
+        NODE,
         "In place of $SNAP_DATA: the directory of a standalone node, where MicroK8s is not installed.",
     ),
 ];
@@ -78,45 +76,15 @@ const FILES: [(&str, &[&str], &str); 9] = [
 const ENVIRONMENT: [(&str, &[&str], &str); 5] = [
     (
         "SNAP_DATA, SNAP_COMMON, SNAP",
-        &[
-            "add-node",
-            "join",
-            "leave",
-            "remove-node",
-            "nodes",
-            "token",
-            "agent",
-            "",
-        ],
+        NODE,
         "The directories of the snap, as snapd sets them.",
     ),
     (
         "MICROK8S_NODE_DIR",
-        &[
-            "add-node",
-            "join",
-            "leave",
-            "remove-node",
-            "nodes",
-            "token",
-            "agent",
-            "",
-        ],
+        NODE,
         "The directory of a standalone node.",
     ),
-    (
-        "MICROK8S_SOCKET",
-        &[
-            "add-node",
-            "join",
-            "leave",
-            "remove-node",
-            "nodes",
-            "token",
-            "agent",
-        ],
-        "The socket of the agent.",
-    ),
+    ("MICROK8S_SOCKET", NODE_COMMANDS, "The socket of the agent."),
     (
         "MICROK8S_LOG",
         &["agent", "dev-cluster"],
