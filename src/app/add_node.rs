@@ -38,17 +38,22 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
         }
         Err(error) => return Err(add_node::usage_error(printer, &argparse::describe(&error))),
     };
-    let agent = runtime::block_on(app::find_agent(&node, printer)).map_err(|error| {
-        output::error(printer, &error.to_string(), None);
-        ExitStatus::Failure
-    })??;
-    Ok(add_node::run(args, printer, |request| match agent {
-        Agent::Ready(agent) => runtime::block_on(agent.add_token(&request))
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string()),
-        Agent::NotRunning => issue_into_file(&node, &SystemClock, request.token, &request.terms)
-            .map(|issued| warn_where_nothing_listens(&node, issued))
-            .map_err(|error| error.to_string()),
+    Ok(add_node::run(args, printer, |request, printer| {
+        let issued = runtime::block_on(async {
+            match app::find_agent(&node, printer).await? {
+                Agent::Ready(agent) => {
+                    let issued = agent.add_token(&request).await;
+                    Ok(Some(issued.map_err(|error| error.to_string())))
+                }
+                Agent::NotRunning => Ok(None),
+            }
+        });
+        let issued = issued.unwrap_or_else(|error| Ok(Some(Err(error.to_string()))))?;
+        Ok(issued.unwrap_or_else(|| {
+            issue_into_file(&node, &SystemClock, request.token, &request.terms)
+                .map(|issued| warn_where_nothing_listens(&node, issued))
+                .map_err(|error| error.to_string())
+        }))
     }))
 }
 

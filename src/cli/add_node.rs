@@ -127,11 +127,15 @@ pub(crate) fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
     ExitStatus::Usage
 }
 
-/// Issues a token through `issue`, and prints it.
+/// Issues a token through `issue`, and prints it. A token that is typed is read before anything else
+/// begins: a thread would take the signal that ends the typing.
 pub(crate) fn run(
     args: AddNodeArgs,
     printer: &mut dyn Printer,
-    issue: impl FnOnce(AddTokenRequest) -> Result<IssuedToken, String>,
+    issue: impl FnOnce(
+        AddTokenRequest,
+        &mut dyn Printer,
+    ) -> Result<Result<IssuedToken, String>, ExitStatus>,
 ) -> ExitStatus {
     if args.details && !matches!(args.format, Format::Json | Format::Yaml) {
         let text = "argument --details: only with --format json or yaml";
@@ -151,7 +155,11 @@ pub(crate) fn run(
             description: args.description,
         },
     };
-    match issue(request) {
+    let issued = match issue(request, printer) {
+        Ok(issued) => issued,
+        Err(status) => return status,
+    };
+    match issued {
         Ok(mut issued) => {
             for notice in &issued.notices {
                 printer.err(&format!("warning: {notice}"));
@@ -344,7 +352,7 @@ mod tests {
         ] {
             let mut printer = Kept::default();
             let args = parse(&["--token", token]).unwrap();
-            let ended = run(args, &mut printer, |_| panic!("nothing is issued"));
+            let ended = run(args, &mut printer, |_, _| panic!("nothing is issued"));
             assert_eq!((ended, printer.out.as_str()), (status, out));
         }
     }

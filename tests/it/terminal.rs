@@ -184,12 +184,15 @@ fn a_token_that_is_typed_on_a_terminal_is_not_shown() {
     assert!(screen.contains("state:       issued"), "{screen}");
     assert!(!screen.contains(token.trim()), "{screen}");
     // After Ctrl-C the terminal shows again what is typed.
-    let terminal = Terminal::run(n1, "trap : INT; microk8s token show -; echo \"code $?\"");
-    terminal.shows("it is not shown:");
-    terminal.types("\u{3}");
-    terminal.shows("code 130");
-    terminal.types("visible again");
-    terminal.shows("visible again");
+    for command in ["token show -", "add-node --token-file -"] {
+        let line = format!("trap : INT; microk8s {command}; echo \"code $?\"");
+        let terminal = Terminal::run(n1, &line);
+        terminal.shows("it is not shown:");
+        terminal.types("\u{3}");
+        terminal.shows("code 130");
+        terminal.types("visible again");
+        terminal.shows("visible again");
+    }
 }
 
 #[test]
