@@ -164,7 +164,7 @@ impl Admission {
             .commit(&admitted.certificates, admitted.hands_out)?
             .map_err(AdmitError::InvalidToken)?;
         self.first_join_tracker
-            .let_in(&self.node, claim.node.clone(), presented.until);
+            .admitted(&self.node, claim.node.clone(), presented.until);
         drop(asking);
         Ok(admitted.answer)
     }

@@ -184,7 +184,7 @@ impl FirstJoinTracker {
     }
 
     /// The node has its answer, and may rely on it until then.
-    pub(crate) fn let_in(&self, node: &Node, joining: JoiningNode, until: i64) {
+    pub(crate) fn admitted(&self, node: &Node, joining: JoiningNode, until: i64) {
         if !transaction::is_deferred(&node.layout) {
             return;
         }
@@ -327,14 +327,14 @@ mod tests {
         let node = Node::new(layout.clone(), Arc::new(ScriptedPlatform::default()));
         let first_join_tracker = FirstJoinTracker::default();
         for number in 1..100 {
-            first_join_tracker.let_in(&node, joining(number), 0);
+            first_join_tracker.admitted(&node, joining(number), 0);
         }
         assert_eq!(first_join_tracker.lock().waiting.len(), 0);
 
         let mut journal = Transaction::begin(&layout).unwrap();
         journal.defer_rollback(&layout, 0).unwrap();
-        first_join_tracker.let_in(&node, joining(1), 901);
-        first_join_tracker.let_in(&node, joining(2), 959);
+        first_join_tracker.admitted(&node, joining(1), 901);
+        first_join_tracker.admitted(&node, joining(2), 959);
         first_join_tracker.has_ended(&joining(1));
         assert_eq!(
             first_join_tracker.lock().waiting,
