@@ -7,7 +7,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -86,35 +85,26 @@ impl From<io::Error> for Trouble {
 /// order: agents, then their folder.
 struct Signals {
     received: watch::Receiver<Option<&'static str>>,
-    /// What waits for them.
-    _runtime: Runtime,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
         let (note, received) = watch::channel(None);
-        let context = runtime.enter();
-        for (kind, name) in [
-            (SignalKind::interrupt(), "SIGINT"),
-            (SignalKind::terminate(), "SIGTERM"),
-            (SignalKind::hangup(), "SIGHUP"),
-        ] {
-            let (mut arrival, note) = (signal(kind)?, note.clone());
-            runtime.spawn(async move {
-                if arrival.recv().await.is_some() {
-                    note.send_replace(Some(name));
-                }
-            });
-        }
-        drop(context);
-        Ok(Self {
-            received,
-            _runtime: runtime,
-        })
+        runtime::block_on(async {
+            for (kind, name) in [
+                (SignalKind::interrupt(), "SIGINT"),
+                (SignalKind::terminate(), "SIGTERM"),
+                (SignalKind::hangup(), "SIGHUP"),
+            ] {
+                let (mut arrival, note) = (signal(kind)?, note.clone());
+                tokio::spawn(async move {
+                    if arrival.recv().await.is_some() {
+                        note.send_replace(Some(name));
+                    }
+                });
+            }
+            Ok(Self { received })
+        })?
     }
 
     fn is_over(&self) -> bool {
