@@ -21,7 +21,8 @@ use crate::agent::metrics::{Limit, Metrics};
 /// Which part of all connections one peer may have. Many nodes may be behind one address, so it is
 /// not a handful.
 const PEER_SHARE: usize = 4;
-/// On which part of all connections requests may be incomplete: each may hold a body in memory.
+/// On which part of all connections requests may be incomplete, or come next: each may hold headers
+/// or a body in memory.
 const INCOMPLETE_SHARE: usize = 3;
 /// Peers that have no more than this part of all connections count as having equally many.
 const SMALL_SHARE: usize = 64;
@@ -66,6 +67,9 @@ struct Open {
 struct Connection {
     peer: IpAddr,
     idle_since: Instant,
+    /// The first bytes of a request have come: what serves HTTP takes memory from then on.
+    has_begun: bool,
+    /// The headers of a request have come.
     has_asked: bool,
     /// Requests whose headers have arrived.
     under_way: usize,
@@ -151,9 +155,7 @@ impl ConnectionLimiter {
         loop {
             let now = ticks.tick().await;
             let evicted = self.table.lock().evict_idle(now, stop.is_cancelled());
-            for _ in 0..evicted {
-                self.table.metrics.limit_hit(Limit::Idle);
-            }
+            self.table.metrics.limits_hit(Limit::Idle, evicted);
         }
     }
 }
@@ -162,6 +164,13 @@ impl ConnectionPermit {
     /// Ends when the connection has to be closed.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
+    }
+
+    /// The first bytes of a request have come.
+    pub(crate) fn begin(&self) {
+        let Table { max, metrics, .. } = &*self.table;
+        let evicted = self.table.lock().begin(self.number, *max);
+        metrics.limits_hit(Limit::Evicted, evicted);
     }
 
     /// The connection has made progress: it has been idle from now on.
@@ -205,6 +214,7 @@ impl Open {
         let connection = Connection {
             peer,
             idle_since: Instant::now(),
+            has_begun: false,
             has_asked: false,
             under_way: 0,
             complete: 0,
@@ -238,21 +248,32 @@ impl Open {
             .or_else(|| self.longest_idle(which))
     }
 
-    /// A request begins to arrive. Where too many do, the connection of another one is evicted, and
+    /// A request begins to arrive. Where too many may, the connection of another one is evicted, and
     /// counted.
-    fn begin_request(&mut self, number: u64, max: usize) -> usize {
-        let is_arriving = |open: &Connection| open.under_way > open.complete;
+    fn begin(&mut self, number: u64, max: usize) -> usize {
+        let is_arriving = |open: &Connection| {
+            open.has_begun && (open.complete == 0 || open.under_way > open.complete)
+        };
         let arriving = self.connections.values().filter(|open| is_arriving(open));
         let victim = match arriving.count() >= (max / INCOMPLETE_SHARE).max(1) {
             true => self.longest_idle_of_busiest(max, is_arriving),
             false => None,
         };
         victim.iter().for_each(|victim| self.evict(*victim));
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.has_begun = true;
+        }
+        victim.iter().count()
+    }
+
+    /// The headers of a request have arrived; as [`Self::begin`].
+    fn begin_request(&mut self, number: u64, max: usize) -> usize {
+        // First, so that it is not itself the one that has been idle for longest.
         self.change(number, |open| {
             open.has_asked = true;
             open.under_way += 1;
         });
-        victim.iter().count()
+        self.begin(number, max)
     }
 
     fn evict(&mut self, number: u64) {
@@ -312,9 +333,7 @@ impl RequestPermit {
     pub(crate) fn new(connection: Arc<ConnectionPermit>) -> Self {
         let table = &connection.table;
         let evicted = table.lock().begin_request(connection.number, table.max);
-        for _ in 0..evicted {
-            table.metrics.limit_hit(Limit::Evicted);
-        }
+        table.metrics.limits_hit(Limit::Evicted, evicted);
         Self {
             connection,
             is_complete: AtomicBool::new(false),
@@ -460,6 +479,25 @@ mod tests {
         assert!(!is_evicted(&all[0]) && complete.complete());
         drop(arriving);
         assert_eq!(limiter.table.lock().by_peer.len(), 4);
+    }
+
+    #[test]
+    fn of_too_many_headers_that_arrive_the_longest_idle_ones_are_ended() {
+        let limiter = limiter(12);
+        let all: Vec<_> = (0..8)
+            .map(|net| acquire(&limiter, &format!("10.0.0.{net}")).unwrap())
+            .collect();
+        // Between two requests: the next one's headers may arrive unseen.
+        drop(RequestPermit::new(all[1].clone()));
+        all[2..6].iter().for_each(|permit| permit.begin());
+        let evicted: Vec<_> = all.iter().map(|permit| is_evicted(permit)).collect();
+        let (silent, asked) = (evicted[0], evicted[1]);
+        assert!(!silent && !asked, "{evicted:?}");
+        assert_eq!(evicted.iter().filter(|is_evicted| **is_evicted).count(), 1);
+        all[6..].iter().for_each(|permit| permit.begin());
+        let left = all[1..].iter().filter(|permit| !is_evicted(permit));
+        assert_eq!(left.count(), 4);
+        assert!(!is_evicted(&all[0]), "it takes no memory for a request");
     }
 
     #[test]

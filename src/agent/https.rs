@@ -183,7 +183,11 @@ async fn connection(
         permit.touch();
         // What serves HTTP takes as much memory as TLS does, and as soon as it is made.
         let is_over = stream.fill_buf().await?.is_empty();
-        Ok::<_, Failure>((!is_over).then_some(stream))
+        if is_over {
+            return Ok::<_, Failure>(None);
+        }
+        permit.begin();
+        Ok(Some(stream))
     };
     let stream = tokio::select! {
         // What is there is taken, whatever else is.

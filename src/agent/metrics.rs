@@ -263,9 +263,17 @@ impl Metrics {
 
     /// A limit was reached.
     pub(crate) fn limit_hit(&self, limit: Limit) {
-        self.limits
-            .get_or_create(&[("limit", limit.as_str())])
-            .inc();
+        self.limits_hit(limit, 1);
+    }
+
+    /// A limit was reached so often at once.
+    pub(crate) fn limits_hit(&self, limit: Limit, times: usize) {
+        // One that was never reached is not listed.
+        if times > 0 {
+            self.limits
+                .get_or_create(&[("limit", limit.as_str())])
+                .inc_by(times.try_into().unwrap_or(u64::MAX));
+        }
     }
 
     /// All of it in the text format of OpenMetrics, which Prometheus reads.
