@@ -32,7 +32,7 @@ pub(crate) fn of(error: &AdmitError) -> (StatusCode, &'static str) {
         AdmitError::ControlPlane(_) | AdmitError::NotAsked(_) => (FAULT, "control-plane-list"),
         AdmitError::FirstJoin(_) => (fault_or_busy, "first-join"),
         AdmitError::Read { .. } => (FAULT, "read"),
-        AdmitError::Store(_) => (FAULT, "store"),
+        AdmitError::Store(_) => (fault_or_busy, "store"),
         AdmitError::Write { .. } => (FAULT, "write"),
         AdmitError::NoKnownToken(_) => (FAULT, "no-known-token"),
         AdmitError::Service(_) => (FAULT, "service"),

@@ -1,239 +1,329 @@
-//! The store of token records: a trait, and the implementation in this node's database.
+//! The store of token records: the trait that each store implements, and how a record is changed.
 //!
-//! A store knows tokens only by their SHA-256. The trait is small, so that any store with a
-//! compare-and-swap of one record can implement it.
+//! A store knows tokens only by their SHA-256. The trait is what any store with a compare-and-swap
+//! of one record can give. [`Records`] is above it, and the same for every store: it reads, changes
+//! the record by a pure function, swaps, and begins again where another was first.
+
+mod local;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use redb::{ReadableTable, TableDefinition, TableError, WriteTransaction};
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::model::token::TokenDigest;
-use crate::model::token_record::{TokenRecord, VoidReason};
-use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
+use crate::model::token_record::TokenRecord;
+use crate::store::database::StoreError;
 
-/// Keeps the lives of tokens.
+pub(crate) use local::{LocalStore, there, void_all};
+
+/// Keeps the records of tokens. Every method blocks, and is called on threads that may.
 pub(crate) trait TokenStore: Send + Sync {
-    /// The record of a token; `None` when there is none.
-    fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError>;
+    /// The record of a token; `None` when there is none. Never an older one than what a [`swap`] that
+    /// was [done] before has written, by any node.
+    ///
+    /// [`swap`]: TokenStore::swap
+    /// [done]: Swapped::Done
+    fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError>;
 
-    /// Durably replaces the record of each of these tokens by the result of `edit`; `None` removes
-    /// it. `edit` is called again for a token whose record changed meanwhile.
-    fn update(&self, keys: &[TokenDigest], edit: Edit) -> Result<(), StoreError>;
+    /// Does each of these changes whose token is as it is expected to be, durably, and says what
+    /// became of each, in their order. They are independent: a store may do them together or one
+    /// after the other.
+    ///
+    /// After an error any of them may have been done or not. Where the answer to a change may have
+    /// been lost, so that it may even be done later, the error is one that
+    /// [is unsure](StoreError::is_unsure); the caller reads the record again and finds out by
+    /// [`Stored::change`]. A store does not repeat a change on its own.
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError>;
 
-    /// All tokens whose SHA-256 begins like this, in hexadecimal digits.
-    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError>;
+    /// Gives all tokens to `take`, one after the other, whose SHA-256 begins like this (hexadecimal
+    /// digits; all of them for the empty text), until it breaks off. Holds only some of them in
+    /// memory. What changes meanwhile may be given as it was or as it is, and no token twice.
+    fn list(
+        &self,
+        beginning: &str,
+        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
 
-    /// Up to `limit` tokens for which time has something to change by now.
+    /// Up to `limit` tokens for which time has something to change by now. Nothing depends on it in
+    /// time, because a record is brought up to date at each use: a store that others change as well
+    /// may answer from what it listed some minutes ago. A token whose record was written since is
+    /// judged anew, so that a caller who writes what it is given comes to an end.
     fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError>;
-}
 
-/// Makes the next life of a token out of the present one.
-pub(crate) type Edit =
-    Box<dyn FnMut(&TokenDigest, Option<TokenRecord>) -> Option<TokenRecord> + Send>;
-
-/// Changes the lives of tokens, and brings out what came of each.
-pub(crate) fn edit_all<T: Send + 'static>(
-    store: &dyn TokenStore,
-    keys: &[TokenDigest],
-    mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
-) -> Result<HashMap<TokenDigest, T>, StoreError> {
-    if keys.is_empty() {
-        return Ok(HashMap::new());
+    /// How far the whole store has come: a number that grows with time, and is less than one that was
+    /// given before only where an older copy of the store was restored. `None` where the store
+    /// notices that itself.
+    #[expect(dead_code, reason = "for the store that several nodes share")]
+    fn revision(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
     }
-    let outcomes = Arc::new(Mutex::new(HashMap::new()));
-    let keep = outcomes.clone();
-    let edit = move |key: &TokenDigest, record| {
-        let (next, value) = change(record);
-        keep.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(*key, value);
-        next
-    };
-    store.update(keys, Box::new(edit))?;
-    let mut kept = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(std::mem::take(&mut *kept))
 }
 
-/// Changes the life of one token, and brings out what came of it.
-pub(crate) fn edit<T: Send + 'static>(
-    store: &dyn TokenStore,
-    key: &TokenDigest,
-    change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
-) -> Result<T, StoreError> {
-    let mut outcomes = edit_all(store, std::slice::from_ref(key), change)?;
-    outcomes.remove(key).ok_or(StoreError::Interrupted)
+/// A record as a store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// The record.
+    pub(crate) record: TokenRecord,
+    /// Its version, for [`Swap::expected`].
+    pub(crate) version: Version,
+    /// The change that wrote it ([`Swap::change`]), which a store keeps beside the record.
+    pub(crate) change: ChangeId,
 }
 
-const TOKENS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tokens");
-/// When time changes which token.
-const DUE: TableDefinition<'_, (i64, &[u8]), ()> = TableDefinition::new("due");
+/// A version of a record; only its store can read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version(String);
 
-/// A life, and under which moment it stands in [`DUE`].
-#[derive(Serialize, Deserialize)]
-struct Row {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    due: Option<i64>,
-    record: TokenRecord,
+impl Version {
+    /// The version that a store names so.
+    pub(crate) fn new(name: impl ToString) -> Self {
+        Self(name.to_string())
+    }
+
+    /// How the store names it.
+    #[expect(dead_code, reason = "for the store that several nodes share")]
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
-/// Tells when time changes a life next.
-type NextChange = dyn Fn(&TokenRecord) -> Option<i64> + Send + Sync;
+/// One change of a record, by which it is found again when its answer was lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct ChangeId(u64);
 
-/// Tokens in the database of this node.
-pub(crate) struct LocalStore {
-    database: Arc<Database>,
-    due: Arc<NextChange>,
+impl ChangeId {
+    /// A new one, unlike any other.
+    pub(crate) fn new() -> Self {
+        Self(rand::rng().random())
+    }
 }
 
-impl LocalStore {
-    /// The tokens in `database`; `due` tells when time changes one next.
-    pub(crate) fn new(
-        database: Arc<Database>,
-        due: impl Fn(&TokenRecord) -> Option<i64> + Send + Sync + 'static,
-    ) -> Self {
+impl std::fmt::Display for ChangeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A change of the record of one token.
+#[derive(Debug, Clone)]
+pub(crate) struct Swap {
+    /// Which token.
+    pub(crate) key: TokenDigest,
+    /// The version that the record must still have; `None`: there must be no record.
+    pub(crate) expected: Option<Version>,
+    /// The record from then on; `None` removes it.
+    pub(crate) next: Option<TokenRecord>,
+    /// The name of the change, to be kept beside the record.
+    pub(crate) change: ChangeId,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Swapped {
+    /// It is done, and durable.
+    Done,
+    /// It is not: the record is another one than was expected.
+    Conflict,
+}
+
+/// For how long a change is tried again where others come first, or its answer is lost.
+const TRIED: Duration = Duration::from_secs(15);
+/// The longest pause before it is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Makes the next record of a token out of the present one.
+type Change = Box<dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord> + Send>;
+
+/// A change that waits for its turn.
+struct Waiting {
+    change: Change,
+    outcome: Arc<Mutex<Option<Result<(), StoreError>>>>,
+}
+
+/// The changes of one token that wait. The one whose turn it is does all of them at once.
+#[derive(Default)]
+struct Queue {
+    turn: Mutex<()>,
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+/// The records in a store, and the one way to change them.
+///
+/// Changes of one token that come together are done by one swap, so that a process has no conflict
+/// with itself, and a token that many nodes present at once costs few writes.
+pub(crate) struct Records {
+    store: Box<dyn TokenStore>,
+    queues: Mutex<HashMap<TokenDigest, Arc<Queue>>>,
+}
+
+impl Records {
+    /// Those in this store.
+    pub(crate) fn new(store: Box<dyn TokenStore>) -> Self {
         Self {
-            database,
-            due: Arc::new(due),
+            store,
+            queues: Mutex::default(),
         }
     }
-}
 
-impl TokenStore for LocalStore {
-    fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
-        self.database.read(|transaction| {
-            let Some(table) = there(transaction.open_table(TOKENS))? else {
-                return Ok(None);
-            };
-            let row = table.get(key.as_bytes().as_slice())?;
-            row.map(|row| from_row::<Row>(row.value()).map(|row| row.record))
-                .transpose()
-        })
+    /// The store itself.
+    pub(crate) fn store(&self) -> &dyn TokenStore {
+        self.store.as_ref()
     }
 
-    fn update(&self, keys: &[TokenDigest], mut edit: Edit) -> Result<(), StoreError> {
-        let (keys, due) = (keys.to_vec(), self.due.clone());
-        self.database.write(move |transaction| {
-            let mut tokens = transaction.open_table(TOKENS)?;
-            let mut moments = transaction.open_table(DUE)?;
-            for digest in &keys {
-                let key = digest.as_bytes().as_slice();
-                let old = tokens
-                    .get(key)?
-                    .map(|row| from_row::<Row>(row.value()))
-                    .transpose()?;
-                let (old_due, old) = old.map_or((None, None), |row| (row.due, Some(row.record)));
-                let next = edit(digest, old.clone());
-                let next_due = next.as_ref().and_then(|record| due(record));
-                if next == old && next_due == old_due {
-                    continue;
-                }
-                match next {
-                    Some(record) => {
-                        let row = Row {
-                            due: next_due,
-                            record,
-                        };
-                        tokens.insert(key, to_row(&row).as_slice())?
-                    }
-                    None => tokens.remove(key)?,
-                };
-                if let Some(old) = old_due {
-                    moments.remove((old, key))?;
-                }
-                if let Some(next) = next_due {
-                    moments.insert((next, key), ())?;
-                }
-            }
-            Ok(())
-        })
+    /// The record of a token.
+    pub(crate) fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+        Ok(self.store.read(key)?.map(|stored| stored.record))
     }
 
-    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError> {
-        let first = TokenDigest::first_with(beginning);
-        self.database.read(|transaction| {
-            let (Some(table), Some(first)) = (there(transaction.open_table(TOKENS))?, first) else {
-                return Ok(Vec::new());
-            };
-            let mut found = Vec::new();
-            for entry in table.range(first.as_bytes().as_slice()..)? {
-                let (key, row) = entry?;
-                let Some(digest) = TokenDigest::from_bytes(key.value())
-                    .filter(|digest| digest.begins_with(beginning))
-                else {
-                    break;
-                };
-                found.push((digest, from_row::<Row>(row.value())?.record));
-            }
-            Ok(found)
-        })
-    }
-
-    fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
-        self.database.read(|transaction| {
-            let Some(table) = there(transaction.open_table(DUE))? else {
-                return Ok(Vec::new());
-            };
-            let end = now.saturating_add(1);
-            let mut found = Vec::new();
-            for entry in table.range(..(end, [].as_slice()))?.take(limit) {
-                found.extend(TokenDigest::from_bytes(entry?.0.value().1));
-            }
-            Ok(found)
-        })
-    }
-}
-
-/// Makes all tokens void that still admit a node; says how many those were. A record that cannot be
-/// read goes: an unknown token admits no node.
-pub(crate) fn void_all(
-    transaction: &WriteTransaction,
-    why: VoidReason,
-    now: i64,
-    due: impl Fn(&TokenRecord) -> Option<i64>,
-) -> Result<usize, Fault> {
-    let mut tokens = transaction.open_table(TOKENS)?;
-    let mut moments = transaction.open_table(DUE)?;
-    let mut changed = Vec::new();
-    for entry in tokens.iter()? {
-        let (key, row) = entry?;
-        let mut old = from_row::<Row>(row.value()).ok();
-        let is_voided = old
-            .as_mut()
-            .is_none_or(|row| row.record.make_void(why, now));
-        if is_voided {
-            changed.push((key.value().to_vec(), old));
-        }
-    }
-    for (key, row) in &changed {
-        let key = key.as_slice();
-        let Some(Row {
-            due: old_due,
-            record,
-        }) = row
-        else {
-            tokens.remove(key)?;
-            continue;
+    /// Durably changes the record of a token, and brings out what came of it. `change` is called again
+    /// where another change came first; nothing is written where it changes nothing.
+    pub(crate) fn edit<T: Send + 'static>(
+        &self,
+        key: &TokenDigest,
+        mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let value = Arc::new(Mutex::new(None));
+        let (kept, outcome) = (value.clone(), Arc::new(Mutex::new(None)));
+        let waiting = Waiting {
+            change: Box::new(move |record| {
+                let (next, value) = change(record);
+                *lock(&kept) = Some(value);
+                next
+            }),
+            outcome: outcome.clone(),
         };
-        let next = due(record);
-        let record = record.clone();
-        tokens.insert(key, to_row(&Row { due: next, record }).as_slice())?;
-        if let Some(old) = old_due {
-            moments.remove((*old, key))?;
+        let queue = lock(&self.queues).entry(*key).or_default().clone();
+        lock(&queue.waiting).push(waiting);
+        {
+            let _turn = lock(&queue.turn);
+            let mut batch = std::mem::take(&mut *lock(&queue.waiting));
+            if !batch.is_empty() {
+                let changed = self.change(key, &mut batch);
+                for waiting in batch {
+                    *lock(&waiting.outcome) = Some(changed.clone());
+                }
+            }
         }
-        if let Some(next) = next {
-            moments.insert((next, key), ())?;
+        drop(queue);
+        let mut queues = lock(&self.queues);
+        if queues
+            .get(key)
+            .is_some_and(|queue| Arc::strong_count(queue) == 1)
+        {
+            queues.remove(key);
+        }
+        drop(queues);
+        let outcome = lock(&outcome).take();
+        outcome.unwrap_or(Err(StoreError::Interrupted))?;
+        let value = lock(&value).take();
+        value.ok_or(StoreError::Interrupted)
+    }
+
+    fn change(&self, key: &TokenDigest, batch: &mut [Waiting]) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let id = ChangeId::new();
+        let mut lost = None;
+        loop {
+            let stored = match self.store.read(key) {
+                Ok(stored) => stored,
+                Err(error) => return Err(lost.unwrap_or(error)),
+            };
+            if lost.is_some() && stored.as_ref().is_some_and(|stored| stored.change == id) {
+                return Ok(());
+            }
+            let (before, expected) = stored.map_or((None, None), Stored::parts);
+            let mut next = before.clone();
+            for waiting in &mut *batch {
+                next = (waiting.change)(next);
+            }
+            if next == before {
+                return Ok(());
+            }
+            let swap = Swap {
+                key: *key,
+                expected,
+                next,
+                change: id,
+            };
+            match self.store.swap(&[swap]) {
+                Ok(outcomes) if outcomes == [Swapped::Done] => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.is_unsure() => lost = Some(error),
+                Err(error) => return Err(error),
+            }
+            if begun.elapsed() > TRIED {
+                return Err(lost.unwrap_or(StoreError::Contended));
+            }
+            pause();
         }
     }
-    Ok(changed.len())
+
+    /// Changes the records of many tokens, as [`edit`](Records::edit) does, but with few writes, and
+    /// brings out what came of each. Where `always` is set, a record that stays as it is is written
+    /// all the same, so that it is judged anew when it is [due](TokenStore::due).
+    pub(crate) fn edit_all<T>(
+        &self,
+        keys: &[TokenDigest],
+        always: bool,
+        mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T),
+    ) -> Result<HashMap<TokenDigest, T>, StoreError> {
+        let begun = Instant::now();
+        let mut values = HashMap::new();
+        let mut left = keys.to_vec();
+        while !left.is_empty() {
+            let mut swaps = Vec::new();
+            for key in &left {
+                let (before, expected) = self.store.read(key)?.map_or((None, None), Stored::parts);
+                let (next, value) = change(before.clone());
+                values.insert(*key, value);
+                if next != before || (always && next.is_some()) {
+                    swaps.push(Swap {
+                        key: *key,
+                        expected,
+                        next,
+                        change: ChangeId::new(),
+                    });
+                }
+            }
+            if swaps.is_empty() {
+                break;
+            }
+            let outcomes = self.store.swap(&swaps)?;
+            let conflicts = swaps.iter().zip(outcomes);
+            left = conflicts
+                .filter(|(_, outcome)| *outcome == Swapped::Conflict)
+                .map(|(swap, _)| swap.key)
+                .collect();
+            if !left.is_empty() {
+                if begun.elapsed() > TRIED {
+                    return Err(StoreError::Contended);
+                }
+                pause();
+            }
+        }
+        Ok(values)
+    }
 }
 
-/// A table that was never written to counts as empty.
-pub(super) fn there<T>(opened: Result<T, TableError>) -> Result<Option<T>, Fault> {
-    match opened {
-        Ok(table) => Ok(Some(table)),
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
+impl Stored {
+    fn parts(self) -> (Option<TokenRecord>, Option<Version>) {
+        (Some(self.record), Some(self.version))
     }
+}
+
+/// A pause of a random length: of several that were in each other's way one comes first.
+#[expect(clippy::disallowed_methods, reason = "the pause between two attempts")]
+fn pause() {
+    std::thread::sleep(PAUSE.mul_f64(rand::rng().random()));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -31,7 +31,7 @@ use crate::store::database::{Database, StoreError};
 use crate::store::layout::Layout;
 use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
-use crate::store::token_store::{self, LocalStore, TokenStore};
+use crate::store::token_store::{self, LocalStore, Records};
 
 use expiry::KEPT;
 pub(crate) use expiry::ListedToken;
@@ -39,7 +39,7 @@ pub(crate) use reservation::Reservation;
 
 /// The tokens of this node.
 pub(crate) struct Tokens {
-    store: Box<dyn TokenStore>,
+    records: Records,
     admissions: Admissions,
     database: Arc<Database>,
     cluster_file: TokenFile,
@@ -157,7 +157,7 @@ impl Tokens {
         ));
         let file = |name| TokenFile::new(layout.credential(name));
         Self {
-            store: Box::new(LocalStore::new(database.clone(), due)),
+            records: Records::new(Box::new(LocalStore::new(database.clone(), due))),
             admissions: Admissions::new(database.clone(), cluster.clone()),
             database,
             cluster_file: file(token_files::CLUSTER_TOKENS),
@@ -219,17 +219,16 @@ impl Tokens {
     ) -> Result<(GrantedTerms, Option<Added>), StoreError> {
         let (digest, moment) = (token.digest(), self.moment());
         let terms = terms.clone();
-        let (events, granted, added) =
-            token_store::edit(self.store.as_ref(), &digest, move |record| {
-                let Some(mut record) = record else {
-                    let record = moment.issue(&terms, Issuer::Uid(uid));
-                    let granted = record.grant(moment.now);
-                    return (Some(record), (Vec::new(), granted, None));
-                };
-                let events = moment.reconcile(&mut record, |_| None);
-                let added = moment.add(&mut record, &terms, Issuer::Uid(uid));
-                (Some(record), (events, added.after.clone(), Some(added)))
-            })?;
+        let (events, granted, added) = self.records.edit(&digest, move |record| {
+            let Some(mut record) = record else {
+                let record = moment.issue(&terms, Issuer::Uid(uid));
+                let granted = record.grant(moment.now);
+                return (Some(record), (Vec::new(), granted, None));
+            };
+            let events = moment.reconcile(&mut record, |_| None);
+            let added = moment.add(&mut record, &terms, Issuer::Uid(uid));
+            (Some(record), (events, added.after.clone(), Some(added)))
+        })?;
         self.note(&digest, &events)?;
         let event = match &added {
             None => "issued",
@@ -318,7 +317,7 @@ impl Tokens {
                 record: None,
             }));
         }
-        let stored = self.store.read(&digest)?;
+        let stored = self.records.read(&digest)?;
         let mut record = stored.clone();
         let members = record
             .as_ref()
@@ -346,7 +345,7 @@ impl Tokens {
             in_file = Listed::Not;
         }
         // A line that was used up between the two looks has become a record of the token.
-        if in_file == Listed::Not && self.store.read(&digest)? != stored {
+        if in_file == Listed::Not && self.records.read(&digest)? != stored {
             return self.judge(token, claim, holders, is_member);
         }
         let found = |source, record| Found {
@@ -383,7 +382,7 @@ impl Tokens {
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
     fn take_line_out(&self, token: &Token) -> Result<(), StoreError> {
         with_file(&self.cluster_file, |file| file.consume(token))?;
-        token_store::edit(self.store.as_ref(), &token.digest(), |record| {
+        self.records.edit(&token.digest(), |record| {
             let record = record.map(|mut record| {
                 record.set_has_line(false);
                 record

@@ -237,6 +237,7 @@ impl AdmitError {
             Self::Service(error) => {
                 format!("Failed to restart apiserver service: {}", error.told())
             }
+            Self::Store(error) if error.retry_after().is_some() => "Failed to use the token store of the cluster: try again in some seconds".to_owned(),
             Self::Store(_) => "Failed to use the token store of the contacted node".to_owned(),
             Self::Write { .. } => "Failed to write the files of the contacted node".to_owned(),
             Self::InvalidToken(_)
@@ -266,6 +267,7 @@ impl AdmitError {
         match self {
             Self::FirstJoin(error) => error.retry_after(),
             Self::TooManyRestarts(too_often) => Some(too_often.seconds),
+            Self::Store(error) => error.retry_after(),
             _ => None,
         }
     }

@@ -78,9 +78,68 @@ pub(crate) enum StoreError {
     /// Nothing writes to the database any more.
     #[error("the token database is closed")]
     Interrupted,
+    /// The cluster's store does not answer, or asks for later.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for the store that several nodes share")
+    )]
+    #[error("the cluster's token store cannot be used now: {why}")]
+    Unavailable {
+        /// What it, or the way to it, says.
+        why: String,
+        /// After how many seconds it may answer.
+        seconds: u64,
+        /// A change may have been done all the same.
+        is_unsure: bool,
+    },
+    /// The cluster's store knows this node, and does not let it do that (401 and 403).
+    #[expect(dead_code, reason = "for the store that several nodes share")]
+    #[error(
+        "the cluster's token store refuses this node ({why}): its administrator kubeconfig needs the right to {rights}"
+    )]
+    Forbidden {
+        /// The rights that are missing, such as `get secrets in the namespace kube-system`.
+        rights: String,
+        /// What the store says.
+        why: String,
+    },
+    /// Others changed the record each time that a change was tried.
+    #[error("the record of this token is being changed by others all the time")]
+    Contended,
 }
 
+/// After how many seconds a request may be granted that a store could not serve, where the store
+/// does not say.
+const COME_AGAIN: u64 = 10;
+
 impl StoreError {
+    /// Whether a change may have been done although this is its answer.
+    pub(crate) fn is_unsure(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable {
+                is_unsure: true,
+                ..
+            }
+        )
+    }
+
+    /// After how many seconds the same may succeed; `None` where this node has to be put right first.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Unavailable { seconds, .. } => Some(*seconds),
+            Self::Forbidden { .. } | Self::Contended => Some(COME_AGAIN),
+            Self::Database { .. }
+            | Self::InUse { .. }
+            | Self::Damaged { .. }
+            | Self::Record { .. }
+            | Self::Failed { .. }
+            | Self::Newer { .. }
+            | Self::File { .. }
+            | Self::Interrupted => None,
+        }
+    }
+
     /// A file that cannot be used.
     pub(crate) fn file(path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self::File {

@@ -135,7 +135,7 @@ impl Tokens {
         // First the use is marked as one that handed something out, and can then no longer be
         // released; then the right is used up, which only one request can do.
         let moment = self.moment();
-        if let Some(mut record) = self.store.read(join)? {
+        if let Some(mut record) = self.records.read(join)? {
             moment.reconcile(&mut record, |_| None);
             if record.revoked().is_some() || record.void(moment.now).is_some() {
                 return Ok(false);

@@ -1,6 +1,7 @@
 //! Tokens looked after: listed, taken back, forgotten, and kept up with the time.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
@@ -10,7 +11,6 @@ use crate::store::admissions::AdmittedNode;
 use crate::store::audit::{self, Actor};
 use crate::store::database::StoreError;
 use crate::store::token_files::{self, Listed};
-use crate::store::token_store;
 use crate::store::tokens::{Members, Tokens, by_line, lock, members_of, with_file};
 
 /// For how long, in seconds, a token is kept after its end, so that a node that still presents it
@@ -54,20 +54,20 @@ impl Tokens {
     pub(crate) fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
         let moment = self.moment();
         let now = moment.now;
-        let mut found: Vec<ListedToken> = self
-            .store
-            .find(beginning)?
-            .into_iter()
-            .map(|(digest, mut record)| {
+        let mut found = Vec::new();
+        self.records
+            .store()
+            .list(beginning, &mut |digest, stored| {
+                let mut record = stored.record;
                 moment.reconcile(&mut record, |_| None);
-                ListedToken {
+                found.push(ListedToken {
                     digest,
                     record: Some(record),
                     in_file: Listed::Not,
                     file: None,
-                }
-            })
-            .collect();
+                });
+                ControlFlow::Continue(())
+            })?;
         let mut places: HashMap<TokenDigest, usize> = found
             .iter()
             .enumerate()
@@ -99,7 +99,7 @@ impl Tokens {
     /// Looks into the store, to see whether it can be looked into at all.
     pub(crate) fn look(&self) {
         // What it answers is of no interest, nor whether that is an error.
-        let _ = self.store.due(self.now(), 1);
+        let _ = self.records.store().due(self.now(), 1);
     }
 
     /// Revokes tokens and returns those that were still usable.
@@ -110,7 +110,7 @@ impl Tokens {
     ) -> Result<Vec<TokenDigest>, StoreError> {
         let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
         let moment = self.moment();
-        let was_alive = token_store::edit_all(self.store.as_ref(), &digests, move |record| {
+        let was_alive = self.records.edit_all(&digests, false, |record| {
             let mut record = record.unwrap_or_else(|| by_line(&moment));
             moment.reconcile(&mut record, |_| None);
             let was_alive = record.revoke(moment.now, uid);
@@ -174,7 +174,7 @@ impl Tokens {
         let still = self.reconcile(&awaited, &is_member)?;
         lock(&self.awaited).retain(|digest| still.contains(digest) || !awaited.contains(digest));
         loop {
-            let due = self.store.due(self.now(), EXPIRY_BATCH)?;
+            let due = self.records.store().due(self.now(), EXPIRY_BATCH)?;
             self.reconcile(&due, &is_member)?;
             let forgotten = self.forget_if(&due, Actor::Agent, |record, now| {
                 !record.has_line()
@@ -184,7 +184,7 @@ impl Tokens {
             })?;
             // Those that expired have moved on as well: the next batch is another one.
             if due.len() < EXPIRY_BATCH
-                || (forgotten == 0 && self.store.due(self.now(), 1)? == due[..1])
+                || (forgotten == 0 && self.records.store().due(self.now(), 1)? == due[..1])
             {
                 break;
             }
@@ -219,12 +219,11 @@ impl Tokens {
             *last = now;
             return Ok(());
         }
-        let all: Vec<TokenDigest> = self
-            .store
-            .find("")?
-            .into_iter()
-            .map(|(digest, _)| digest)
-            .collect();
+        let mut all = Vec::new();
+        self.records.store().list("", &mut |digest, _| {
+            all.push(digest);
+            ControlFlow::Continue(())
+        })?;
         for batch in all.chunks(EXPIRY_BATCH) {
             self.reconcile(batch, is_member)?;
         }
@@ -244,7 +243,7 @@ impl Tokens {
         let mut still = HashSet::new();
         let mut changing = Vec::new();
         for digest in digests {
-            let Some(mut record) = self.store.read(digest)? else {
+            let Some(mut record) = self.records.read(digest)? else {
                 continue;
             };
             members.extend(members_of(&record, is_member));
@@ -261,7 +260,7 @@ impl Tokens {
                 changing.push(*digest);
             }
         }
-        let settled = token_store::edit_all(self.store.as_ref(), &changing, move |record| {
+        let settled = self.records.edit_all(&changing, true, |record| {
             record.map_or((None, Vec::new()), |mut record| {
                 let events = moment.reconcile(&mut record, |node| members.get(node).copied());
                 (Some(record), events)
@@ -281,7 +280,7 @@ impl Tokens {
         holds: impl Fn(&TokenRecord, i64) -> bool + Send + 'static,
     ) -> Result<usize, StoreError> {
         let moment = self.moment();
-        let forgotten = token_store::edit_all(self.store.as_ref(), digests, move |record| {
+        let forgotten = self.records.edit_all(digests, false, |record| {
             let forget = record.as_ref().is_some_and(|record| {
                 let mut settled = record.clone();
                 moment.reconcile(&mut settled, |_| None);

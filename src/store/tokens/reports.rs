@@ -8,7 +8,6 @@ use crate::model::node::JoiningNode;
 use crate::model::token::{Token, TokenDigest};
 use crate::model::token_record::{Release, TokenRecord};
 use crate::store::database::StoreError;
-use crate::store::token_store;
 
 impl Tokens {
     /// A node that was admitted says how its join ended, and which one, where it tells. `None` when
@@ -105,14 +104,14 @@ impl Tokens {
     ) -> Result<Option<T>, StoreError> {
         // Most who ask for nothing that is counted are told so without a write.
         if !self
-            .store
+            .records
             .read(join)?
             .is_some_and(|record| record.has_try(node))
         {
             return Ok(None);
         }
         let node = node.clone();
-        token_store::edit(self.store.as_ref(), join, move |record| {
+        self.records.edit(join, move |record| {
             record.map_or((None, None), |mut record| {
                 // The use may have been given back since it was looked at.
                 let value = record.has_try(&node).then(|| change(&mut record));

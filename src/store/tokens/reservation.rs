@@ -9,7 +9,6 @@ use crate::model::token_record::{
 use crate::store::admissions::{AdmittedNode, CertificatePurpose};
 use crate::store::database::StoreError;
 use crate::store::token_files::Listed;
-use crate::store::token_store;
 
 /// A token that one joining node holds while it is being admitted; dropping it gives it back.
 #[must_use]
@@ -110,10 +109,9 @@ impl Reservation<'_> {
     ) -> Result<(Vec<TokenEvent>, Result<Grant, Refusal>), StoreError> {
         let (claim, source) = (self.claim.clone(), self.source);
         let (members, seen) = (self.members.clone(), self.seen.clone());
-        token_store::edit(
-            self.tokens.store.as_ref(),
-            &self.token.digest(),
-            move |record| {
+        self.tokens
+            .records
+            .edit(&self.token.digest(), move |record| {
                 let mut events = Vec::new();
                 // A line issues the token once: not when it was used or revoked meanwhile.
                 let is_issued = source == Source::Line && has_line && record == seen;
@@ -138,8 +136,7 @@ impl Reservation<'_> {
                     }
                     Err(refusal) => (Some(record), (events, Err(refusal))),
                 }
-            },
-        )
+            })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tokens in a real database and real files.
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use super::expiry::EXPIRY_BATCH;
 use super::*;
@@ -11,6 +12,7 @@ use crate::model::role::Role;
 use crate::model::token_record::{RETRY_WINDOW, Release, State};
 use crate::model::token_terms::RoleLimit;
 use crate::store::admissions::CertificatePurpose;
+use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore};
 
 struct Fixture {
     layout: Layout,
@@ -642,16 +644,17 @@ fn expiry_gets_through_more_tokens_than_it_takes_at_once() {
         .map(|n| Token::presented(&format!("{n:032}")).digest())
         .collect();
     let now = f.tokens.now();
-    token_store::edit_all(f.tokens.store.as_ref(), &tokens, move |_| {
-        (
-            Some(TokenRecord::issue(&lasting(60), now, Issuer::Uid(0))),
-            (),
-        )
-    })
-    .unwrap();
+    let issue = |_| {
+        let record = TokenRecord::issue(&lasting(60), now, Issuer::Uid(0));
+        (Some(record), ())
+    };
+    f.tokens.records.edit_all(&tokens, false, issue).unwrap();
     f.clock.advance(60);
     f.tokens.expire_tokens(|_| false).unwrap();
-    assert_eq!(f.tokens.store.due(f.tokens.now(), 10).unwrap(), []);
+    assert_eq!(
+        f.tokens.records.store().due(f.tokens.now(), 10).unwrap(),
+        []
+    );
     f.clock.advance(KEPT);
     f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.tokens.find("").unwrap(), []);
@@ -827,26 +830,32 @@ fn a_token_whose_line_is_still_to_go_is_not_pruned() {
     assert_eq!(f.join(&node(3)), Err(Reason::Revoked));
 }
 
+type Overtaking = Box<dyn FnOnce(&dyn TokenStore) + Send>;
+
 /// A store that another writer changes between a read and the next change.
 struct Overtaken {
-    store: Box<dyn TokenStore>,
-    overtaking: Mutex<Option<token_store::Edit>>,
+    store: LocalStore,
+    overtaking: Mutex<Option<Overtaking>>,
 }
 
 impl TokenStore for Overtaken {
-    fn read(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+    fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError> {
         self.store.read(key)
     }
 
-    fn update(&self, keys: &[TokenDigest], edit: token_store::Edit) -> Result<(), StoreError> {
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
         if let Some(first) = lock(&self.overtaking).take() {
-            self.store.update(keys, first)?;
+            first(&self.store);
         }
-        self.store.update(keys, edit)
+        self.store.swap(swaps)
     }
 
-    fn find(&self, beginning: &str) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError> {
-        self.store.find(beginning)
+    fn list(
+        &self,
+        beginning: &str,
+        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.store.list(beginning, take)
     }
 
     fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
@@ -861,24 +870,30 @@ fn nothing_is_signed_for_a_use_that_is_given_back_at_that_very_moment() {
         f.add(&one_use());
         assert_eq!(f.join(&node(2)), Ok(()));
         let now = f.tokens.now();
-        let give_back = move |_: &TokenDigest, record: Option<TokenRecord>| {
-            record.map(|mut record| {
-                if revoked {
-                    record.revoke(now, 0);
-                } else {
-                    assert_eq!(record.fail(&node(2)), Release::Free);
-                }
-                record
-            })
+        let give_back = move |store: &dyn TokenStore| {
+            let key = token().digest();
+            let Stored {
+                mut record,
+                version,
+                ..
+            } = store.read(&key).unwrap().unwrap();
+            if revoked {
+                record.revoke(now, 0);
+            } else {
+                assert_eq!(record.fail(&node(2)), Release::Free);
+            }
+            let swap = Swap {
+                key,
+                expected: Some(version),
+                next: Some(record),
+                change: ChangeId::new(),
+            };
+            assert_eq!(store.swap(&[swap]).unwrap(), [Swapped::Done]);
         };
-        let tokens = f.tokens;
-        f.tokens = Tokens {
-            store: Box::new(Overtaken {
-                store: tokens.store,
-                overtaking: Mutex::new(Some(Box::new(give_back))),
-            }),
-            ..tokens
-        };
+        f.tokens.records = Records::new(Box::new(Overtaken {
+            store: LocalStore::new(f.tokens.database.clone(), |_| None),
+            overtaking: Mutex::new(Some(Box::new(give_back))),
+        }));
         assert!(!f.sign("-proxy", &node(2)), "revoked: {revoked}");
     }
 }
