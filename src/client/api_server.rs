@@ -1,5 +1,6 @@
 //! Asking a cluster's API server whether it answers, as a kubelet would reach it.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +8,16 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::header::HOST;
+use rustls::client::WantsClientCert;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::base::runtime;
 use crate::base::secret::Secret;
@@ -26,7 +29,7 @@ const PATH: &str = "/readyz";
 
 /// An API server, and whose client certificate is shown to it.
 pub(crate) struct ApiServer {
-    config: Arc<ClientConfig>,
+    config: ClientConfig,
     host: String,
     port: u16,
     /// The name in its certificate.
@@ -84,31 +87,34 @@ impl ApiServer {
         certificate: &str,
         key: &Secret,
     ) -> Result<Self, ApiServerError> {
-        let set_up = |error: &dyn std::fmt::Display| ApiServerError::SetUp(error.to_string());
-        let mut roots = RootCertStore::empty();
-        for authority in CertificateDer::pem_slice_iter(authority.as_bytes()) {
-            let authority = authority.map_err(|error| set_up(&error))?;
-            roots.add(authority).map_err(|error| set_up(&error))?;
-        }
         let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
             .collect::<Result<_, _>>()
-            .map_err(|error| set_up(&error))?;
-        let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes())
-            .map_err(|error| set_up(&error))?;
-        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| set_up(&error))?;
+            .map_err(set_up)?;
+        let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(set_up)?;
+        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(set_up)?;
         let identity = SingleCertAndKey::from(CertifiedKey::new(chain, key));
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| set_up(&error))?
-            .with_root_certificates(roots)
-            .with_client_cert_resolver(Arc::new(identity));
-        Ok(Self {
-            config: Arc::new(config),
+        let builder = builder(authority)?;
+        let config = builder.with_client_cert_resolver(Arc::new(identity));
+        Ok(Self::with(host, port, config))
+    }
+
+    /// The same, for a client that shows no certificate.
+    pub(crate) fn without_certificate(
+        host: &str,
+        port: u16,
+        authority: &str,
+    ) -> Result<Self, ApiServerError> {
+        let config = builder(authority)?.with_no_client_auth();
+        Ok(Self::with(host, port, config))
+    }
+
+    fn with(host: &str, port: u16, config: ClientConfig) -> Self {
+        Self {
+            config,
             host: host.to_owned(),
             port,
             name: host.to_owned(),
-        })
+        }
     }
 
     /// Expects a certificate for this name instead of the host's.
@@ -126,11 +132,12 @@ impl ApiServer {
     /// The status with which it answers when it is asked for this path, within this time.
     pub(crate) fn ask_for(&self, path: &str, limit: Duration) -> Result<u16, ApiServerError> {
         runtime::block_on(async { timeout(limit, self.exchange(path)).await })
-            .map_err(|error| ApiServerError::SetUp(error.to_string()))?
+            .map_err(set_up)?
             .unwrap_or_else(|_| Err(ApiServerError::TimedOut(self.address())))
     }
 
-    fn address(&self) -> String {
+    /// Its host and port.
+    pub(crate) fn address(&self) -> String {
         match self.host.parse() {
             Ok(address) => endpoint::join(address, self.port),
             Err(_) => format!("{}:{}", self.host, self.port),
@@ -138,6 +145,26 @@ impl ApiServer {
     }
 
     async fn exchange(&self, path: &str) -> Result<u16, ApiServerError> {
+        let tls = self.connect(&[]).await?;
+        let address = self.address();
+        let http = |source| ApiServerError::Http {
+            address: address.clone(),
+            source,
+        };
+        let mut sender = connection::over(tls).await.map_err(http)?;
+        let request = Request::get(path)
+            .header(HOST, &address)
+            .body(Full::default())
+            .map_err(set_up)?;
+        let response = sender.send_request(request).await.map_err(http)?;
+        Ok(response.status().as_u16())
+    }
+
+    /// A connection on which TLS is set up, for one of these protocols (ALPN).
+    pub(crate) async fn connect(
+        &self,
+        protocols: &[&[u8]],
+    ) -> Result<TlsStream<TcpStream>, ApiServerError> {
         let address = self.address();
         let tcp = TcpStream::connect((self.host.as_str(), self.port))
             .await
@@ -148,25 +175,30 @@ impl ApiServer {
                     source,
                 },
             })?;
-        let name = ServerName::try_from(self.name.clone())
-            .map_err(|error| ApiServerError::SetUp(error.to_string()))?;
-        let tls = TlsConnector::from(self.config.clone())
+        let name = ServerName::try_from(self.name.clone()).map_err(set_up)?;
+        let mut config = self.config.clone();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
             .connect(name, tcp)
             .await
-            .map_err(|source| ApiServerError::Tls {
-                address: address.clone(),
-                source,
-            })?;
-        let http = |source| ApiServerError::Http {
-            address: address.clone(),
-            source,
-        };
-        let mut sender = connection::over(tls).await.map_err(http)?;
-        let request = Request::get(path)
-            .header(HOST, &address)
-            .body(Full::default())
-            .map_err(|error| ApiServerError::SetUp(error.to_string()))?;
-        let response = sender.send_request(request).await.map_err(http)?;
-        Ok(response.status().as_u16())
+            .map_err(|source| ApiServerError::Tls { address, source })
     }
+}
+
+fn set_up(error: impl Display) -> ApiServerError {
+    ApiServerError::SetUp(error.to_string())
+}
+
+fn builder(
+    authority: &str,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, ApiServerError> {
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(authority.map_err(set_up)?).map_err(set_up)?;
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(set_up)?
+        .with_root_certificates(roots))
 }

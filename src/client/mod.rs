@@ -3,7 +3,10 @@
 pub(crate) mod api_server;
 pub(crate) mod clock_reading;
 mod connection;
+mod kubeconfig;
+pub(crate) mod kubernetes;
 pub mod local;
 pub mod pinned_tls;
 pub mod remote;
 pub(crate) mod reply;
+pub(crate) mod secrets;

@@ -87,7 +87,6 @@ impl Version {
     }
 
     /// How the store names it.
-    #[expect(dead_code, reason = "for the store that several nodes share")]
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

@@ -79,10 +79,6 @@ pub(crate) enum StoreError {
     #[error("the token database is closed")]
     Interrupted,
     /// The cluster's store does not answer, or asks for later.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for the store that several nodes share")
-    )]
     #[error("the cluster's token store cannot be used now: {why}")]
     Unavailable {
         /// What it, or the way to it, says.
@@ -93,7 +89,6 @@ pub(crate) enum StoreError {
         is_unsure: bool,
     },
     /// The cluster's store knows this node, and does not let it do that (401 and 403).
-    #[expect(dead_code, reason = "for the store that several nodes share")]
     #[error(
         "the cluster's token store refuses this node ({why}): its administrator kubeconfig needs the right to {rights}"
     )]
@@ -101,6 +96,16 @@ pub(crate) enum StoreError {
         /// The rights that are missing, such as `get secrets in the namespace kube-system`.
         rights: String,
         /// What the store says.
+        why: String,
+    },
+    /// A Secret is not as this program writes it, or cannot be written.
+    #[error(
+        "the Secret `{name}` is no record of a token ({why}): its token admits no node; delete it with `microk8s kubectl delete secret`, and add the token again"
+    )]
+    Secret {
+        /// Its namespace and name.
+        name: String,
+        /// What is wrong with it.
         why: String,
     },
     /// Others changed the record each time that a change was tried.
@@ -136,6 +141,7 @@ impl StoreError {
             | Self::Failed { .. }
             | Self::Newer { .. }
             | Self::File { .. }
+            | Self::Secret { .. }
             | Self::Interrupted => None,
         }
     }

@@ -1,0 +1,275 @@
+//! The token store of a cluster with several control planes: a Secret for each token, in the cluster's
+//! own API.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::client::kubernetes::KubernetesError;
+use crate::client::secrets::{Kind, SecretObject, Secrets};
+use crate::model::token::TokenDigest;
+use crate::model::token_record::TokenRecord;
+use crate::store::database::StoreError;
+use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore, Version};
+
+const NAMESPACE: &str = "kube-system";
+const KIND: Kind = Kind {
+    namespace: NAMESPACE,
+    secret_type: "microk8s.io/join-token",
+    label: ("app.kubernetes.io/managed-by", "microk8s-cluster-agent"),
+};
+/// What stands before a token's SHA-256 in the name of its Secret.
+const PREFIX: &str = "microk8s-join-token-";
+/// Under what a Secret holds the record.
+const KEY: &str = "record";
+/// The form in which records are written.
+const FORMAT: u32 = 1;
+/// How many changes are under way at once.
+const AT_ONCE: usize = 8;
+/// For how long it is known from a list when time changes which token.
+const LIST_AGE: Duration = Duration::from_secs(300);
+/// After how many seconds a request may be granted that the API server could not serve, where it does
+/// not say.
+const COME_AGAIN: u64 = 10;
+
+/// What a Secret holds.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    format: u32,
+    change: ChangeId,
+    record: TokenRecord,
+}
+
+/// When time changes a record next.
+type NextChange = Arc<dyn Fn(&TokenRecord) -> Option<i64> + Send + Sync>;
+
+/// The tokens in the cluster's API.
+pub(crate) struct SecretStore {
+    secrets: Secrets,
+    next_change: NextChange,
+    due: Mutex<Option<Due>>,
+}
+
+/// When time changes which token, as a list told.
+struct Due {
+    listed: Instant,
+    moments: HashMap<TokenDigest, i64>,
+}
+
+impl SecretStore {
+    /// The tokens in the API to which this kubeconfig leads.
+    pub(crate) fn new(kubeconfig: PathBuf, next_change: NextChange) -> Self {
+        Self {
+            secrets: Secrets::new(kubeconfig, KIND),
+            next_change,
+            due: Mutex::default(),
+        }
+    }
+
+    fn swap_one(&self, swap: &Swap) -> Result<Swapped, StoreError> {
+        let name = name_of(&swap.key);
+        let row = |record: &TokenRecord| {
+            let row = Row {
+                format: FORMAT,
+                change: swap.change,
+                record: record.clone(),
+            };
+            let text = serde_json::to_vec(&row).unwrap_or_default();
+            [(KEY, STANDARD.encode(text))]
+        };
+        let (verb, done) = match (&swap.expected, &swap.next) {
+            (None, None) => return Ok(Swapped::Conflict),
+            (None, Some(record)) => {
+                let created = self.secrets.create(&name, &row(record));
+                ("create", created.map(|created| created.is_some()))
+            }
+            (Some(version), Some(record)) => {
+                let replaced = self.secrets.replace(&name, version.as_str(), &row(record));
+                ("update", replaced.map(|replaced| replaced.is_some()))
+            }
+            (Some(version), None) => ("delete", self.secrets.delete(&name, version.as_str())),
+        };
+        if !done.map_err(|error| store_error(error, verb, &name))? {
+            return Ok(Swapped::Conflict);
+        }
+        if let Some(due) = self.lock().as_mut() {
+            due.note(swap.key, swap.next.as_ref(), &self.next_change);
+        }
+        Ok(Swapped::Done)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Due>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn list_due(&self) -> Result<Due, StoreError> {
+        let mut due = Due {
+            listed: Instant::now(),
+            moments: HashMap::new(),
+        };
+        self.list("", &mut |digest, stored| {
+            due.note(digest, Some(&stored.record), &self.next_change);
+            ControlFlow::Continue(())
+        })?;
+        Ok(due)
+    }
+}
+
+impl Due {
+    fn note(&mut self, digest: TokenDigest, record: Option<&TokenRecord>, next: &NextChange) {
+        match record.and_then(|record| next(record)) {
+            Some(moment) => self.moments.insert(digest, moment),
+            None => self.moments.remove(&digest),
+        };
+    }
+}
+
+impl TokenStore for SecretStore {
+    fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError> {
+        let name = name_of(key);
+        let found = self.secrets.get(&name);
+        let found = found.map_err(|error| store_error(error, "get", &name))?;
+        found.map(|secret| read_secret(&secret)).transpose()
+    }
+
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
+        let mut outcomes = Vec::new();
+        for some in swaps.chunks(AT_ONCE) {
+            if let [one] = some {
+                outcomes.push(self.swap_one(one)?);
+                continue;
+            }
+            let swapped = thread::scope(|scope| {
+                let begun: Vec<_> = some
+                    .iter()
+                    .map(|swap| scope.spawn(|| self.swap_one(swap)))
+                    .collect();
+                begun
+                    .into_iter()
+                    .map(|one| one.join().unwrap_or(Err(StoreError::Interrupted)))
+                    .collect::<Result<Vec<_>, _>>()
+            });
+            outcomes.extend(swapped?);
+        }
+        Ok(outcomes)
+    }
+
+    fn list(
+        &self,
+        beginning: &str,
+        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let listed = self.secrets.list(&mut |secret| {
+            let Some(digest) = digest_of(secret.name()) else {
+                return true;
+            };
+            if !digest.begins_with(beginning) {
+                return true;
+            }
+            match read_secret(&secret) {
+                Ok(stored) => take(digest, stored).is_continue(),
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    true
+                }
+            }
+        });
+        listed.map_err(|error| store_error(error, "list", ""))
+    }
+
+    fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
+        let is_old = |due: &Due| due.listed.elapsed() > LIST_AGE;
+        if self.lock().as_ref().is_none_or(is_old) {
+            let listed = self.list_due()?;
+            *self.lock() = Some(listed);
+        }
+        let due = self.lock();
+        let moments = due.iter().flat_map(|due| &due.moments);
+        Ok(moments
+            .filter(|(_, moment)| **moment <= now)
+            .map(|(digest, _)| *digest)
+            .take(limit)
+            .collect())
+    }
+
+    fn revision(&self) -> Result<Option<u64>, StoreError> {
+        let version = self.secrets.version();
+        let version = version.map_err(|error| store_error(error, "list", ""))?;
+        Ok(version.parse().ok())
+    }
+}
+
+fn name_of(key: &TokenDigest) -> String {
+    format!("{PREFIX}{}", key.digits())
+}
+
+fn digest_of(name: &str) -> Option<TokenDigest> {
+    TokenDigest::from_digits(name.strip_prefix(PREFIX)?)
+}
+
+fn read_secret(secret: &SecretObject) -> Result<Stored, StoreError> {
+    let unreadable = |why: &str| StoreError::Secret {
+        name: format!("{NAMESPACE}/{}", secret.name()),
+        why: why.to_owned(),
+    };
+    let text = secret
+        .value(KEY)
+        .and_then(|value| STANDARD.decode(value).ok());
+    let text = text.ok_or_else(|| unreadable("it has no record"))?;
+    let row: Row = serde_json::from_slice(&text).map_err(|error| unreadable(&error.to_string()))?;
+    if row.format != FORMAT {
+        return Err(unreadable("another version of this program wrote it"));
+    }
+    Ok(Stored {
+        record: row.record,
+        version: Version::new(secret.version()),
+        change: row.change,
+    })
+}
+
+fn store_error(error: KubernetesError, verb: &str, name: &str) -> StoreError {
+    let why = error.to_string();
+    let is_write = !matches!(verb, "get" | "list");
+    match error {
+        KubernetesError::Refused {
+            status: 401 | 403, ..
+        } => StoreError::Forbidden {
+            rights: format!("{verb} secrets in the namespace {NAMESPACE}"),
+            why,
+        },
+        KubernetesError::Refused {
+            status,
+            retry_after,
+            ..
+        } if status == 429 || status >= 500 => StoreError::Unavailable {
+            why,
+            seconds: retry_after.unwrap_or(COME_AGAIN),
+            is_unsure: is_write && status >= 500,
+        },
+        KubernetesError::Refused { .. } => StoreError::Secret {
+            name: format!("{NAMESPACE}/{name}"),
+            why,
+        },
+        KubernetesError::NoAnswer { .. } | KubernetesError::Unreadable(_) => {
+            StoreError::Unavailable {
+                why,
+                seconds: COME_AGAIN,
+                is_unsure: is_write,
+            }
+        }
+        KubernetesError::Kubeconfig(_) | KubernetesError::NoConnection(_) => {
+            StoreError::Unavailable {
+                why,
+                seconds: COME_AGAIN,
+                is_unsure: false,
+            }
+        }
+    }
+}
