@@ -70,14 +70,7 @@ async fn add_token(
         };
         let admission = &shared.admission;
         let (node, tokens) = (admission.node(), admission.tokens());
-        let issued = add_node::issue(
-            node,
-            tokens,
-            serving,
-            request.token,
-            &request.terms,
-            caller.uid,
-        )?;
+        let issued = add_node::issue(node, tokens, serving, request, caller.uid)?;
         tracing::info!(token = %issued.token.digest(), uid = caller.uid, pid, "token issued");
         Ok::<_, AddNodeError>(issued)
     })
@@ -173,7 +166,9 @@ fn log_begin(operation: &Operation, caller: LocalCaller) {
     match operation {
         Operation::Join(order) => {
             // Without a connection string only this node is checked.
-            let Some(url) = &order.url else { return };
+            let Some(url) = order.urls.first() else {
+                return;
+            };
             let (to, token, role) = (url.endpoint(), url.token.digest(), order.role);
             match order.dry_run {
                 true => tracing::info!(%to, %token, %role, uid, pid, "looking at a join"),

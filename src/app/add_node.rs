@@ -50,7 +50,7 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
         });
         let issued = issued.unwrap_or_else(|error| Ok(Some(Err(error.to_string()))))?;
         Ok(issued.unwrap_or_else(|| {
-            issue_into_file(&node, &SystemClock, request.token, &request.terms)
+            issue_into_file(&node, &SystemClock, &request)
                 .map(|issued| warn_where_nothing_listens(&node, issued))
                 .map_err(|error| error.to_string())
         }))

@@ -63,6 +63,10 @@ pub(crate) struct AddNodeArgs {
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) token_file: Option<PathBuf>,
 
+    /// Print one connection string for each control plane node of the cluster, each with the fingerprint of the certificate that this node serves
+    #[arg(long)]
+    pub(crate) all: bool,
+
     /// With --format json or yaml, print also the id, role, expires, uses and node of the token
     // MicroK8s's two fields alone are printed without it: programs refuse any other.
     #[arg(long)]
@@ -141,6 +145,10 @@ pub(crate) fn run(
         let text = "argument --details: only with --format json or yaml";
         return usage_error(printer, text);
     }
+    if args.all && matches!(args.format, Format::Token | Format::TokenCheck) {
+        let text = "argument --all: not with --format token or token-check";
+        return usage_error(printer, text);
+    }
     let token = match given_token(&args, printer) {
         Ok(token) => token,
         Err(status) => return status,
@@ -154,6 +162,7 @@ pub(crate) fn run(
             node: args.node,
             description: args.description,
         },
+        all: args.all,
     };
     let issued = match issue(request, printer) {
         Ok(issued) => issued,
@@ -170,7 +179,11 @@ pub(crate) fn run(
                 printer.err(&format!("note: {}", renewal(&id, added)));
             }
             if !args.full_fingerprint {
-                issued.fingerprint.truncate(FingerprintPrefix::MIN_LEN);
+                let others = issued.others.iter_mut().flatten();
+                let fingerprints = others.map(|(_, fingerprint)| fingerprint);
+                for fingerprint in fingerprints.chain([&mut issued.fingerprint]) {
+                    fingerprint.truncate(FingerprintPrefix::MIN_LEN);
+                }
             }
             let text = render(&issued, args.format, args.details);
             output::print(printer, &text, ExitStatus::Success)

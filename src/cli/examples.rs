@@ -34,6 +34,10 @@ const EXAMPLES: [(&str, &[Example]); 14] = [
                 "microk8s add-node --format json | jq -r '.urls[0]'",
                 "The connection string alone, for a script.",
             ),
+            (
+                "microk8s add-node --all",
+                "Connection strings of all control plane nodes, for a join when one of them is down.",
+            ),
         ],
     ),
     (
@@ -50,6 +54,10 @@ const EXAMPLES: [(&str, &[Example]); 14] = [
             (
                 "microk8s join 10.1.2.3:25000/TOKEN/FINGERPRINT --dry-run",
                 "Check whether the join would work; change nothing.",
+            ),
+            (
+                "microk8s join 10.1.2.3:25000/TOKEN/FINGERPRINT 10.1.2.4:25000/TOKEN/FINGERPRINT",
+                "Join through the second node when the first one cannot be reached.",
             ),
             (
                 "microk8s join --token-file /run/join-string",

@@ -62,59 +62,61 @@ impl Details {
 
 /// The text of a token; JSON and YAML have more than MicroK8s's two fields where `has_details`.
 pub(crate) fn render(issued: &IssuedToken, format: Format, has_details: bool) -> String {
-    let url = |address| {
+    let url = |address, fingerprint| {
         PrintedUrl {
             address,
             port: issued.port,
             token: &issued.token,
-            fingerprint: &issued.fingerprint,
+            fingerprint,
         }
         .to_string()
     };
-    let command = |address| format!("microk8s join {}\n", url(address));
-    let default = issued.default_address;
-    let others = || {
-        issued
-            .addresses
-            .iter()
-            .copied()
-            .filter(move |address| *address != default)
-    };
+    let own = issued.addresses.iter();
+    let mut urls: Vec<String> = own.map(|own| url(*own, &issued.fingerprint)).collect();
+    let command = |url: &String| format!("microk8s join {url}\n");
+    let mut first = url(issued.default_address, &issued.fingerprint);
+    let mut which = "If the node you are adding is not reachable through the default interface you can use one of the following:";
+    if let Some(others) = &issued.others {
+        let others = others.iter();
+        urls = std::iter::once(first)
+            .chain(others.map(|(address, fingerprint)| url(*address, fingerprint)))
+            .collect();
+        first = urls.join(" ");
+        which = "Each of the following contacts one control plane node:";
+    }
+    let all = || urls.iter().map(command).collect::<String>();
     let token = issued.token.expose();
     let token_check = format!("{token}/{}", issued.fingerprint);
     match format {
         Format::Pretty => {
             let worker = if issued.takes_workers {
                 format!(
-                    "Use the '--worker' flag to join a node as a worker not running the control plane, eg:\nmicrok8s join {} --worker\n\n",
-                    url(default)
+                    "Use the '--worker' flag to join a node as a worker not running the control plane, eg:\nmicrok8s join {first} --worker\n\n"
                 )
             } else {
                 String::new()
             };
-            let all: String = issued.addresses.iter().copied().map(command).collect();
             format!(
-                "From the node you wish to join to this cluster, run the following:\n{}\n{worker}\
-                 If the node you are adding is not reachable through the default interface you can use one of the following:\n{all}",
-                command(default)
+                "From the node you wish to join to this cluster, run the following:\n{}\n{worker}{which}\n{}",
+                command(&first),
+                all()
             )
         }
-        Format::Short => command(default) + &others().map(command).collect::<String>(),
+        Format::Short => all(),
         Format::Token => format!("{token}\n"),
         Format::TokenCheck => format!("{token_check}\n"),
         Format::Json => {
             let printed = Printed {
                 token: token_check,
-                urls: issued.addresses.iter().copied().map(url).collect(),
+                urls,
                 details: has_details.then(|| Details::of(issued)),
             };
             output::structured(&printed, output::Format::Json)
         }
         Format::Yaml => {
-            let urls: String = issued
-                .addresses
+            let urls: String = urls
                 .iter()
-                .map(|address| format!("- {}\n", yaml_scalar(&url(*address))))
+                .map(|url| format!("- {}\n", yaml_scalar(url)))
                 .collect();
             let details = has_details.then(|| Details::of(issued));
             let details = details.map_or_else(String::new, |details| {
@@ -153,6 +155,7 @@ mod tests {
             port: 25000,
             default_address: addresses[0],
             addresses,
+            others: None,
             takes_workers: true,
             granted: GrantedTerms {
                 uses: Some(1),

@@ -26,8 +26,8 @@ pub(crate) struct Typed {
     pub(crate) invalid: Option<InvalidJoinUrl>,
 }
 
-/// Says what the arguments mean, or prints what is wrong and returns the exit status. A second
-/// connection string is an error (recording `join-two-arguments`).
+/// Says what the arguments mean, or prints what is wrong and returns the exit status. Beside a
+/// connection string only others may stand (recording `join-two-arguments`).
 pub(crate) fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, ExitStatus> {
     let args = match parsed {
         Ok(args) => args,
@@ -45,49 +45,60 @@ pub(crate) fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, E
         let text = format!("Label '{key}' is given twice, with two values.");
         return Err(usage_error(printer, &text));
     }
-    let (connection, mut is_worker) = pasted(&args.connection);
-    let typed = match &connection[..] {
-        [] if args.token_file.is_some() => None,
-        [] => return Err(usage_error(printer, "Missing argument 'CONNECTION'.")),
-        [only] => Some(only.as_str()),
-        [_, more @ ..] => return Err(usage_error(printer, &cli::extra_arguments(more))),
-    };
-    let parsed = match &args.token_file {
-        None => JoinUrl::parse(typed.unwrap_or_default()),
+    let (typed, is_for_worker) = pasted(&args.connection);
+    if typed.is_empty() && args.token_file.is_none() {
+        return Err(usage_error(printer, "Missing argument 'CONNECTION'."));
+    }
+    let mut connection = typed.join(" ");
+    if let Some(path) = &args.token_file {
+        connection += &format!(" --token-file {}", token_file::quoted(path));
+    }
+    let mut names_worker = args.worker || is_for_worker;
+    let words = || typed.iter().map(String::as_str);
+    let read = match &args.token_file {
+        None => read_each(words(), JoinUrl::parse),
         Some(path) => {
-            let (parsed, is_for_worker) = url_from_file(path, typed, printer)?;
-            is_worker |= is_for_worker && !args.controlplane;
-            parsed
+            // What would be refused whatever the file holds is refused before standard input is
+            // waited for.
+            let placeholder = Secret::new("0".repeat(MIN_LEN));
+            let read = read_each(words(), |one| JoinUrl::parse_with_token(one, &placeholder));
+            match read {
+                Ok(_) => {
+                    let (read, is_for_worker) = urls_from_file(path, &typed, printer)?;
+                    names_worker |= is_for_worker && !args.controlplane;
+                    read
+                }
+                refused => refused,
+            }
         }
     };
-    let connection = match &args.token_file {
-        None => typed.unwrap_or_default().to_owned(),
-        Some(path) => {
-            let option = format!("--token-file {}", token_file::quoted(path));
-            typed.map_or(option.clone(), |typed| format!("{typed} {option}"))
+    let (urls, invalid) = match read {
+        Ok(urls) => (urls, None),
+        Err((one, _)) if typed.len() > 1 && !is_like_a_connection(one.expose()) => {
+            return Err(usage_error(printer, &cli::extra_arguments(&typed[1..])));
         }
+        Err((_, InvalidJoinUrl::SecondToken)) => {
+            let text = "The token is given twice: with '--token-file', CONNECTION is <master>:<port>[/<fingerprint>].";
+            return Err(usage_error(printer, text));
+        }
+        Err((one, error)) if !args.dry_run => {
+            let text = format!("{}\n", texts::invalid_connection(error));
+            let (why, hint) = connection_error::explain(error, one.expose());
+            return Err(output::refuse(printer, &text, &why, Some(&hint)));
+        }
+        Err((_, error)) => (Vec::new(), Some(error)),
     };
-    let names_worker = args.worker || is_worker;
+    if urls.iter().any(|url| url.token != urls[0].token) {
+        let text = "The connection strings hold different tokens: give those of one token, as 'microk8s add-node --all' prints them.";
+        return Err(usage_error(printer, text));
+    }
     let role = if names_worker {
         Role::Worker
     } else {
         Role::ControlPlane
     };
-    let (url, invalid) = match parsed {
-        Err(InvalidJoinUrl::SecondToken) => {
-            let text = "The token is given twice: with '--token-file', CONNECTION is <master>:<port>[/<fingerprint>].";
-            return Err(usage_error(printer, text));
-        }
-        Err(error) if !args.dry_run => {
-            let text = format!("{}\n", texts::invalid_connection(error));
-            let (why, hint) = connection_error::explain(error, typed.unwrap_or_default());
-            return Err(output::refuse(printer, &text, &why, Some(&hint)));
-        }
-        Err(error) => (None, Some(error)),
-        Ok(url) => (Some(url), None),
-    };
     let order = JoinOrder {
-        url,
+        urls,
         dry_run: args.dry_run,
         role,
         role_was_named: names_worker || args.controlplane,
@@ -144,41 +155,61 @@ fn labelled_twice(labels: &[NodeLabel]) -> Option<&str> {
         .map(NodeLabel::key)
 }
 
-/// The connection string, put together from a file and from what was typed, and whether the file
-/// holds the command for a worker. Whatever else is wrong than the string itself is printed.
-fn url_from_file(
-    path: &Path,
-    typed: Option<&str>,
-    printer: &mut dyn Printer,
-) -> Result<(Result<JoinUrl, InvalidJoinUrl>, bool), ExitStatus> {
-    // What would be refused whatever the file holds is refused before standard input is waited for.
-    let placeholder = Secret::new("0".repeat(MIN_LEN));
-    if let Some(Err(error)) = typed.map(|typed| JoinUrl::parse_with_token(typed, &placeholder)) {
-        return Ok((Err(error), false));
+/// Connection strings, each once, or the first text that is none and why.
+type Urls = Result<Vec<JoinUrl>, (Secret, InvalidJoinUrl)>;
+
+fn read_each<'a>(
+    texts: impl Iterator<Item = &'a str>,
+    read: impl Fn(&str) -> Result<JoinUrl, InvalidJoinUrl>,
+) -> Urls {
+    let mut urls = Vec::new();
+    for text in texts {
+        let url = read(text).map_err(|error| (Secret::new(text), error))?;
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
     }
+    Ok(urls)
+}
+
+/// The connection strings, put together from a file and from what was typed, and whether the file
+/// holds the command for a worker. Whatever else is wrong than a string itself is printed.
+fn urls_from_file(
+    path: &Path,
+    typed: &[String],
+    printer: &mut dyn Printer,
+) -> Result<(Urls, bool), ExitStatus> {
     let file = token_file::read(path, printer).map_err(|error| {
         output::error(printer, &error.to_string(), Some(error.hint()));
         ExitStatus::Failure
     })?;
-    let fingerprint = file.fingerprint.as_deref();
-    let url = match (typed, &file.node) {
-        (None, Some(node)) => JoinUrl::of_parts(node, file.token.expose(), fingerprint),
-        (None, None) => {
+    let urls = match (typed, &file.urls[..]) {
+        ([], []) => {
             return Err(usage_error(
                 printer,
                 "Missing argument 'CONNECTION': the token file holds a token, and no address.",
             ));
         }
-        (Some(_), Some(_)) => {
+        ([], urls) => read_each(urls.iter().map(Secret::expose), JoinUrl::parse),
+        (_, []) => read_each(typed.iter().map(String::as_str), |one| {
+            match one.contains('/') {
+                true => JoinUrl::parse_with_token(one, &file.token),
+                false => JoinUrl::of_parts(one, file.token.expose(), file.fingerprint.as_deref()),
+            }
+        }),
+        _ => {
             return Err(usage_error(
                 printer,
                 "The token file holds a whole connection string, so 'CONNECTION' is given twice.",
             ));
         }
-        (Some(typed), None) if typed.contains('/') => JoinUrl::parse_with_token(typed, &file.token),
-        (Some(typed), None) => JoinUrl::of_parts(typed, file.token.expose(), fingerprint),
     };
-    Ok((url, file.is_for_worker))
+    Ok((urls, file.is_for_worker))
+}
+
+/// Whether a text was meant as a connection string.
+fn is_like_a_connection(text: &str) -> bool {
+    text.contains(':') && !text.starts_with('-')
 }
 
 fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
@@ -240,6 +271,46 @@ mod tests {
         }
         let worker = format!("microk8s join {CONNECTION} --worker");
         assert_eq!(role(&[&worker]), Role::Worker);
+    }
+
+    #[test]
+    fn several_connection_strings_are_tried_in_their_order_and_each_once() {
+        let other = CONNECTION.replace("10.99.0.11", "10.99.0.12");
+        let addresses = |arguments: &[&str]| -> Vec<String> {
+            let urls = typed(arguments).0.unwrap().order.urls;
+            urls.iter().map(|url| url.address.to_string()).collect()
+        };
+        let both = ["10.99.0.12", "10.99.0.11"];
+        assert_eq!(addresses(&[&other, CONNECTION, "--worker"]), both);
+        assert_eq!(
+            addresses(&["microk8s", "join", &other, CONNECTION, &other]),
+            both
+        );
+        let line = format!("microk8s join {other} {CONNECTION} --worker");
+        assert_eq!(addresses(&[&line]), both);
+        assert_eq!(role(&[&line]), Role::Worker);
+    }
+
+    #[test]
+    fn connection_strings_with_different_tokens_or_faults_are_refused() {
+        let other_token = CONNECTION.replace("0123", "ffff");
+        let (refused, printer) = typed(&[CONNECTION, &other_token]);
+        assert!(matches!(refused, Err(ExitStatus::Usage)), "{refused:?}");
+        assert!(
+            printer.err.contains("hold different tokens"),
+            "{}",
+            printer.err
+        );
+        assert!(!printer.err.contains("ffff"), "{}", printer.err);
+
+        let bad_port = CONNECTION.replace("25000", "99999");
+        let (refused, printer) = typed(&[CONNECTION, &bad_port]);
+        assert!(refused.is_err());
+        assert!(
+            printer.err.contains("`99999` is not a port"),
+            "{}",
+            printer.err
+        );
     }
 
     #[test]

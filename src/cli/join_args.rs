@@ -17,7 +17,7 @@ use crate::model::node_label::NodeLabel;
     override_usage = "microk8s join [OPTIONS] CONNECTION"
 )]
 pub(crate) struct JoinArgs {
-    /// The connection string that `microk8s add-node` printed: address:port/token[/fingerprint]
+    /// The connection string that `microk8s add-node` printed: address:port/token[/fingerprint]; of several, the first whose node can be reached is used
     #[arg(value_name = "CONNECTION")]
     pub(crate) connection: Vec<String>,
 
@@ -53,7 +53,7 @@ pub(crate) struct JoinArgs {
     )]
     pub(crate) wait: Option<u64>,
 
-    /// Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds a whole connection string
+    /// Read the token from FILE (`-`: standard input); CONNECTION is then address:port[/fingerprint], or left out where FILE holds whole connection strings
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) token_file: Option<PathBuf>,
 

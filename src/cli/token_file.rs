@@ -22,11 +22,11 @@ const READ_BY_ALL: u32 = 0o004;
 /// What stands in one of the texts that `add-node` prints.
 #[derive(Debug)]
 pub(crate) struct TokenText {
-    /// The address and port of the node to contact, unchecked, where the text has them.
-    pub(crate) node: Option<String>,
+    /// The connection strings, unchecked, where the text has any.
+    pub(crate) urls: Vec<Secret>,
     /// The token, unchecked.
     pub(crate) token: Secret,
-    /// The fingerprint, unchecked, where the text has it.
+    /// The fingerprint beside a token alone, unchecked, where the text has it.
     pub(crate) fingerprint: Option<String>,
     /// It is a command that joins a worker.
     pub(crate) is_for_worker: bool,
@@ -34,7 +34,7 @@ pub(crate) struct TokenText {
 
 impl TokenText {
     /// Reads the token, `TOKEN/FINGERPRINT`, a connection string, or a whole text of `add-node`:
-    /// its commands, JSON or YAML. Of several connection strings the first one counts.
+    /// its commands, JSON or YAML.
     fn parse(text: &str) -> Result<Self, &'static str> {
         let words: Vec<&str> = text
             .split_whitespace()
@@ -56,18 +56,19 @@ impl TokenText {
                 .filter(has_token)
                 .collect(),
         };
-        let (node, urls) = (|parts: &&[&str; 3]| !parts[0].is_empty(), parts.iter());
-        let first = urls.clone().find(node).or(parts.first());
-        let [host, token, fingerprint] = *first.ok_or("holds no token")?;
+        let [_, token, fingerprint] = *parts.first().ok_or("holds no token")?;
         if parts.iter().any(|other| other[1] != token) {
             return Err("holds more than one token");
         }
-        let given = |part: &str| Some(part.to_owned()).filter(|part| !part.is_empty());
+        let urls = parts.iter().filter(|parts| !parts[0].is_empty());
+        let commands = words.iter().filter(|word| word.ends_with("join")).count();
         Ok(Self {
-            node: given(host),
+            urls: urls
+                .map(|parts| Secret::new(parts.join("/").trim_end_matches('/')))
+                .collect(),
             token: Secret::new(token),
-            fingerprint: given(fingerprint),
-            is_for_worker: words.contains(&"--worker") && urls.filter(node).count() == 1,
+            fingerprint: Some(fingerprint.to_owned()).filter(|part| !part.is_empty()),
+            is_for_worker: words.contains(&"--worker") && commands <= 1,
         })
     }
 }
@@ -224,27 +225,26 @@ mod tests {
             format!("10.99.0.11:25000/{check}"),
             format!("[2001:db8:1234:5678:9abc:def0:1234:5678]:25000/{check}"),
         );
+        let bare = format!("10.99.0.11:25000/{TOKEN}");
         let command = format!("microk8s join {v4}");
-        let node = Some("10.99.0.11:25000");
-        for (text, node, has_fingerprint, is_for_worker) in [
-            (format!(" \r\n{TOKEN}\r\n"), None, false, false),
-            (format!("\u{feff}'{TOKEN}'\n"), None, false, false),
-            (check.clone(), None, true, false),
-            (v4.clone(), node, true, false),
-            (format!("10.99.0.11:25000/{TOKEN}"), node, false, false),
+        for (text, urls, has_fingerprint, is_for_worker) in [
+            (format!(" \r\n{TOKEN}\r\n"), vec![], false, false),
+            (format!("\u{feff}'{TOKEN}'\n"), vec![], false, false),
+            (check.clone(), vec![], true, false),
+            (v4.clone(), vec![&v4], true, false),
+            (bare.clone(), vec![&bare], false, false),
+            (v6.clone(), vec![&v6], true, false),
+            (format!("sudo {command}\n"), vec![&v4], true, false),
+            (format!("{command} --worker\n"), vec![&v4], true, true),
             (
-                v6.clone(),
-                Some("[2001:db8:1234:5678:9abc:def0:1234:5678]:25000"),
+                format!("{command} {v6} --worker\n"),
+                vec![&v4, &v6],
                 true,
-                false,
+                true,
             ),
-            (format!("sudo {command}\n"), node, true, false),
-            (format!("{command} --worker\n"), node, true, true),
             (
-                format!(
-                    "run:\n{command}\n\nUse:\n{command} --worker\n\n{command}\nmicrok8s join {v6}\n"
-                ),
-                node,
+                format!("run:\n{command}\n\nUse:\n{command} --worker\n\nmicrok8s join {v6}\n"),
+                vec![&v4, &v4, &v6],
                 true,
                 false,
             ),
@@ -252,20 +252,21 @@ mod tests {
                 format!(
                     "{{\n  \"token\": \"{check}\",\n  \"urls\": [\n    \"{v4}\",\n    \"{v6}\"\n  ]\n}}\n"
                 ),
-                node,
+                vec![&v4, &v6],
                 true,
                 false,
             ),
             (
                 format!("token: {check}\nurls:\n- {v4}\n- '{v6}'\n\n"),
-                node,
+                vec![&v4, &v6],
                 true,
                 false,
             ),
         ] {
             let read = read_from(text.as_bytes(), "it").unwrap();
             assert_eq!(read.token.expose(), TOKEN, "{text}");
-            assert_eq!(read.node.as_deref(), node, "{text}");
+            let found: Vec<&str> = read.urls.iter().map(Secret::expose).collect();
+            assert_eq!(found, urls, "{text}");
             assert_eq!(read.fingerprint.is_some(), has_fingerprint, "{text}");
             assert_eq!(read.is_for_worker, is_for_worker, "{text}");
         }

@@ -1,7 +1,7 @@
 //! Requests to the agent of another node.
 //!
-//! One connection serves all requests of a join; where the other side closes it, a new one is
-//! made, and must show the same certificate as the first.
+//! One connection serves all requests of a join; where the other side closes it, a new one is made.
+//! Behind a virtual address that may lead to another control plane node.
 
 use std::fmt::Display;
 use std::io;
@@ -14,6 +14,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request};
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 use tokio::net::{TcpSocket, TcpStream};
@@ -24,9 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::{runtime, wait};
 use crate::client::connection;
-use crate::client::pinned_tls::{self, OtherCertificate};
+use crate::client::pinned_tls::{self, Identity, OtherCertificate};
 use crate::client::reply::{ANSWER_SIZE, Reply};
-use crate::model::fingerprint::{Fingerprint, FingerprintPrefix};
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -41,6 +41,7 @@ const BEGINNING: usize = 256;
 pub struct Peer {
     endpoint: SocketAddr,
     from: Option<IpAddr>,
+    expected: Identity,
     certificate: Vec<u8>,
     connection: Option<Connection>,
     /// The connection is not new, and a request on it may be sent a second time.
@@ -97,6 +98,12 @@ impl Wait {
     /// The same, and no longer than this from now.
     pub(crate) fn at_most(&self, limit: Duration) -> Self {
         Self::until(self.end.min(wait::end_of(limit)), &self.cancelled)
+    }
+
+    /// The same, and no longer than one of so many equal parts of the time that is left.
+    pub(crate) fn share(&self, parts: usize) -> Self {
+        let left = self.end.saturating_duration_since(Instant::now());
+        self.at_most(left / u32::try_from(parts).unwrap_or(u32::MAX).max(1))
     }
 
     /// Whether there is no time left.
@@ -189,7 +196,7 @@ pub enum RemoteError {
     /// The caller no longer wants the answer.
     #[error("the request was given up")]
     GivenUp,
-    /// Another certificate than the expected one, or than on the first connection.
+    /// Another certificate than the expected one, or than those that the cluster's nodes may show.
     #[error("the certificate of {endpoint} changed during the join")]
     OtherCertificate {
         /// Who.
@@ -221,27 +228,36 @@ pub(crate) fn reach(endpoint: SocketAddr, from: Option<IpAddr>, limit: Duration)
 }
 
 impl Peer {
-    /// Connects to the peer with this certificate, or to any where none is expected, from this
-    /// address of ours where given. Nothing is sent yet.
+    /// Connects to the peer, which is to be this one, from this address of ours where given. Nothing
+    /// is sent yet.
     pub fn connect(
         wait: &Wait,
         endpoint: SocketAddr,
         from: Option<IpAddr>,
-        expected: Option<FingerprintPrefix>,
+        expected: Identity,
     ) -> Result<Self, RemoteError> {
-        let (connection, certificate) = block_on(connect(wait, endpoint, from, expected))?;
+        let connected = connect(wait, endpoint, from, expected.clone());
+        let (connection, certificate) = block_on(connected)?;
         Ok(Self {
             endpoint,
             from,
+            expected,
             certificate,
             connection: Some(connection),
             may_repeat: false,
         })
     }
 
-    /// The certificate that the peer showed, DER.
+    /// The certificate that the peer showed last, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// From now on it is the one that is connected now, or a control plane node under this authority
+    /// (PEM), which that one has named. One that is of no use names no other.
+    pub(crate) fn trust(&mut self, authority: &str) {
+        let others = Identity::control_plane(authority).unwrap_or_default();
+        self.expected = others.or(&self.certificate);
     }
 
     /// Sends a JSON body and takes the answer.
@@ -293,7 +309,7 @@ impl Peer {
         Ok(reply)
     }
 
-    /// The connection that was kept, where it still is open, or a new one to the same peer.
+    /// The connection that was kept, where it still is open, or a new one.
     async fn open(&mut self, wait: &Wait) -> Result<Connection, RemoteError> {
         if let Some(mut kept) = self.connection.take()
             && let Ok(Ok(())) = timeout(READY_LIMIT, kept.sender.ready()).await
@@ -301,8 +317,9 @@ impl Peer {
             return Ok(kept);
         }
         self.may_repeat = false;
-        let same = Fingerprint::of(&self.certificate).into();
-        let (connection, _) = connect(wait, self.endpoint, self.from, Some(same)).await?;
+        let expected = self.expected.clone();
+        let (connection, certificate) = connect(wait, self.endpoint, self.from, expected).await?;
+        self.certificate = certificate;
         Ok(connection)
     }
 }
@@ -315,7 +332,7 @@ async fn connect(
     wait: &Wait,
     endpoint: SocketAddr,
     from: Option<IpAddr>,
-    expected: Option<FingerprintPrefix>,
+    expected: Identity,
 ) -> Result<(Connection, Vec<u8>), RemoteError> {
     let wait = wait.at_most(CONNECT_LIMIT);
     let opened = async {
@@ -334,7 +351,7 @@ async fn connect(
 async fn set_up(
     tcp: TcpStream,
     endpoint: SocketAddr,
-    expected: Option<FingerprintPrefix>,
+    expected: Identity,
 ) -> Result<(Connection, Vec<u8>), RemoteError> {
     let config = pinned_tls::config(expected).map_err(RemoteError::set_up)?;
     let name = ServerName::IpAddress(endpoint.ip().into());
@@ -376,13 +393,34 @@ fn tls_error(endpoint: SocketAddr, error: &io::Error) -> RemoteError {
     if let Some(rustls::Error::InvalidMessage(_)) = inner {
         return RemoteError::NotTls;
     }
-    match inner.and_then(OtherCertificate::of) {
-        Some(other) => RemoteError::OtherCertificate {
+    if let Some(other) = inner.and_then(OtherCertificate::of) {
+        return RemoteError::OtherCertificate {
             endpoint,
             source: other.clone(),
-        },
-        None => RemoteError::Tls(error.to_string()),
+        };
     }
+    let why = match inner {
+        Some(rustls::Error::InvalidCertificate(error)) => unverified(error),
+        _ => None,
+    };
+    RemoteError::Tls(why.map_or_else(|| error.to_string(), str::to_owned))
+}
+
+/// Why a certificate is not that of a control plane node of the cluster.
+fn unverified(error: &CertificateError) -> Option<&'static str> {
+    use CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
+        NotValidYet, NotValidYetContext, UnknownIssuer,
+    };
+    Some(match error {
+        BadSignature | UnknownIssuer => "its certificate is not signed by the cluster's authority",
+        Expired | ExpiredContext { .. } => "its certificate has expired",
+        NotValidYet | NotValidYetContext { .. } => "its certificate is not valid yet",
+        NotValidForName | NotValidForNameContext { .. } => {
+            "its certificate is not that of a control plane node"
+        }
+        _ => return None,
+    })
 }
 
 async fn ask(

@@ -1,10 +1,11 @@
 //! Issuing a token, and telling how to reach the node that it lets others into.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::base::clock::Clock;
+use crate::cluster::control_planes;
 use crate::cluster::node::Node;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::token::{InvalidToken, NoRandomness, Token};
@@ -15,7 +16,7 @@ use crate::store::database::StoreError;
 use crate::store::layout::{Lock, ReadError};
 use crate::store::token_files;
 use crate::store::tokens::Tokens;
-use crate::wire::local_v1::IssuedToken;
+use crate::wire::local_v1::{AddTokenRequest, IssuedToken};
 
 /// Why `add-node` may not run on a node; the texts are MicroK8s's (recordings `add-node-*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,19 +121,42 @@ pub(crate) fn issue(
     node: &Node,
     tokens: &Tokens,
     serving: Serving,
-    preset: Option<Token>,
-    terms: &Terms,
+    request: AddTokenRequest,
     uid: u32,
 ) -> Result<IssuedToken, AddNodeError> {
     refuse_worker(node).map_err(|_| AddNodeError::Worker)?;
-    let issued = describe(node, serving, chosen(preset)?, terms, tokens.now())?;
-    let (granted, added_again) = tokens.add(&issued.token, terms, uid)?;
-    Ok(IssuedToken {
-        granted,
-        added_again,
-        notices: tokens.notices(),
-        ..issued
-    })
+    let all = request.all;
+    let mut issued = describe(node, serving, &request, tokens.now())?;
+    let (granted, added_again) = tokens.add(&issued.token, &request.terms, uid)?;
+    (issued.granted, issued.added_again) = (granted, added_again);
+    issued.notices = tokens.notices();
+    if all {
+        add_others(node, serving, tokens.are_shared(), &mut issued);
+    }
+    Ok(issued)
+}
+
+/// Adds the other control plane nodes, and says what keeps a join from using them.
+fn add_others(node: &Node, serving: Serving, are_shared: bool, issued: &mut IssuedToken) {
+    let others = control_planes::others(node, serving.fingerprint);
+    if let Some(error) = others.unlisted {
+        issued.notices.push(format!(
+            "Kubernetes does not say which control plane nodes there are, so some may be missing: {error}"
+        ));
+    }
+    let is_alone = others.serving.is_empty() && others.silent.is_empty();
+    for (address, why) in others.silent {
+        issued.notices.push(format!(
+            "there is no connection string for the control plane node {address}: {why}"
+        ));
+    }
+    if !are_shared && !is_alone {
+        issued.notices.push(
+            "this token is valid on this node alone, because the control plane nodes do not share tokens: a connection string of another node works once the token was added there as well, with `microk8s add-node --token-file FILE`".to_owned(),
+        );
+    }
+    let text = |(address, fingerprint): (IpAddr, Fingerprint)| (address, fingerprint.to_string());
+    issued.others = Some(others.serving.into_iter().map(text).collect());
 }
 
 /// Issues a token for Canonical's agent, where no agent of ours runs: a line in its file, as
@@ -140,10 +164,9 @@ pub(crate) fn issue(
 pub(crate) fn issue_into_file(
     node: &Node,
     clock: &dyn Clock,
-    preset: Option<Token>,
-    terms: &Terms,
+    request: &AddTokenRequest,
 ) -> Result<IssuedToken, AddNodeError> {
-    refuse_beyond_microk8s(terms)?;
+    refuse_beyond_microk8s(&request.terms)?;
     let arguments = node.layout.args("cluster-agent");
     if !arguments.is_file() {
         return Err(AddNodeError::NoAgent(arguments));
@@ -153,7 +176,7 @@ pub(crate) fn issue_into_file(
         bind: node.agent_bind(),
         fingerprint: Fingerprint::of(&ca::certificate_der(&certificate)?),
     };
-    let issued = describe(node, serving, chosen(preset)?, terms, clock.unix_seconds())?;
+    let mut issued = describe(node, serving, request, clock.unix_seconds())?;
     let line = match issued.granted.until {
         None => issued.token.expose().to_owned(),
         Some(end) => format!("{}|{end}", issued.token.expose()),
@@ -161,6 +184,9 @@ pub(crate) fn issue_into_file(
     let path = node.layout.credential(token_files::CLUSTER_TOKENS);
     token_files::append(&path, &line, node.token_file_sharing())
         .map_err(|source| AddNodeError::TokenFile { path, source })?;
+    if request.all {
+        add_others(node, serving, false, &mut issued);
+    }
     Ok(issued)
 }
 
@@ -186,7 +212,7 @@ fn refuse_beyond_microk8s(terms: &Terms) -> Result<(), AddNodeError> {
 }
 
 /// The operator's token, wherever it came from, held to the rules; else a new one.
-fn chosen(preset: Option<Token>) -> Result<Token, AddNodeError> {
+fn chosen(preset: Option<&Token>) -> Result<Token, AddNodeError> {
     Ok(match preset {
         Some(token) => Token::preset(token.expose())?,
         None => Token::generate()?,
@@ -204,21 +230,21 @@ fn served_certificate(node: &Node) -> PathBuf {
 fn describe(
     node: &Node,
     serving: Serving,
-    token: Token,
-    terms: &Terms,
+    request: &AddTokenRequest,
     now: i64,
 ) -> Result<IssuedToken, AddNodeError> {
     let addresses = node
         .addresses(serving.bind.ip())
         .map_err(AddNodeError::Addresses)?;
     Ok(IssuedToken {
-        token,
+        token: chosen(request.token.as_ref())?,
         fingerprint: serving.fingerprint.to_string(),
         port: serving.bind.port(),
         default_address: *addresses.first().ok_or(AddNodeError::NoAddress)?,
         addresses,
+        others: None,
         takes_workers: node.layout.has(Lock::HaCluster),
-        granted: GrantedTerms::asked_by(terms, now),
+        granted: GrantedTerms::asked_by(&request.terms, now),
         added_again: None,
         notices: Vec::new(),
     })
@@ -233,12 +259,12 @@ mod tests {
         for bad in ["", "short", "0123456789abcdef0123456789abcde|"] {
             let token = Token::presented(bad);
             assert!(
-                matches!(chosen(Some(token)), Err(AddNodeError::Token(_))),
+                matches!(chosen(Some(&token)), Err(AddNodeError::Token(_))),
                 "{bad}"
             );
         }
         let fine = Token::presented("0123456789abcdef0123456789abcdef");
-        assert_eq!(chosen(Some(fine.clone())).unwrap(), fine);
+        assert_eq!(chosen(Some(&fine)).unwrap(), fine);
         chosen(None).unwrap();
     }
 }

@@ -12,10 +12,13 @@ use std::time::Duration;
 
 use crate::base::secret::Secret;
 use crate::client::api_server::ApiServer;
+use crate::client::pinned_tls::{CONTROL_PLANE_NAME, Identity};
+use crate::client::remote::{Peer, Wait};
 use crate::cluster::first_join;
 use crate::cluster::kubernetes::{self, ListError};
 use crate::cluster::node::Node;
 use crate::model::endpoint;
+use crate::model::fingerprint::Fingerprint;
 use crate::store::dqlite::{self, Member};
 use crate::store::layout::ReadError;
 
@@ -23,8 +26,6 @@ use crate::store::layout::ReadError;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// More nodes than this serve no cluster's API.
 const MOST: usize = 32;
-/// A name in every API server's certificate, whatever its address.
-const NAME: &str = "kubernetes.default.svc";
 
 /// The addresses of the nodes that serve the cluster's API, without that of a node that joins. None where
 /// there is no Kubernetes.
@@ -32,7 +33,7 @@ pub(crate) fn serving(node: &Node, joining: IpAddr) -> Result<Vec<IpAddr>, ListE
     let Some(endpoints) = kubernetes::api_servers(node.platform.as_ref())? else {
         return Ok(Vec::new());
     };
-    let own = own_addresses(node);
+    let own = node.own_addresses();
     let members = node.uses_dqlite().then(|| members(node, &endpoints, &own));
     let candidates = members.as_ref().unwrap_or(&endpoints);
     let others = candidates
@@ -51,15 +52,6 @@ pub(crate) fn serving(node: &Node, joining: IpAddr) -> Result<Vec<IpAddr>, ListE
     serving.extend(answering(node, asked));
     serving.sort_unstable();
     Ok(serving)
-}
-
-/// Every address of this node.
-fn own_addresses(node: &Node) -> BTreeSet<IpAddr> {
-    let interfaces = node.platform.interfaces().unwrap_or_default();
-    interfaces
-        .into_iter()
-        .map(|entry| endpoint::plain(entry.address))
-        .collect()
 }
 
 /// The addresses of the datastore's members. It is asked itself where anybody but this node may be one.
@@ -87,16 +79,77 @@ fn answering(node: &Node, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
             None
         }
     };
+    at_once(addresses, answers).into_iter().flatten().collect()
+}
+
+/// Asks at all these addresses at once; the answers come in the same order.
+fn at_once<T: Send>(
+    addresses: impl IntoIterator<Item = IpAddr>,
+    ask: impl Fn(IpAddr) -> T + Sync,
+) -> Vec<T> {
+    let ask = &ask;
     thread::scope(|scope| {
         let asked: Vec<_> = addresses
             .into_iter()
-            .map(|address| scope.spawn(move || answers(address)))
+            .take(MOST)
+            .map(|address| scope.spawn(move || ask(address)))
             .collect();
-        asked
-            .into_iter()
-            .filter_map(|one| one.join().unwrap_or_default())
-            .collect()
+        let answers = asked.into_iter().filter_map(|one| one.join().ok());
+        answers.collect()
     })
+}
+
+/// What is known of the other control plane nodes.
+pub(crate) struct Others {
+    /// Each with its address, and the fingerprint of the certificate that it serves.
+    pub(crate) serving: Vec<(IpAddr, Fingerprint)>,
+    /// Those that gave no such certificate, and why not.
+    pub(crate) silent: Vec<(IpAddr, String)>,
+    /// Why Kubernetes could not be asked for them.
+    pub(crate) unlisted: Option<ListError>,
+}
+
+/// The other control plane nodes that the datastore or Kubernetes lists. Each is connected to, at the
+/// port of this node's agent, and has to show a certificate of this cluster's authority.
+pub(crate) fn others(node: &Node, own: Fingerprint) -> Others {
+    let own_addresses = node.own_addresses();
+    let (mut listed, unlisted) = match kubernetes::api_servers_soon(node.platform.as_ref()) {
+        Ok(endpoints) => (endpoints.unwrap_or_default(), None),
+        Err(error) => (BTreeSet::new(), Some(error)),
+    };
+    if node.uses_dqlite() {
+        let members = members(node, &listed, &own_addresses);
+        // One that is alone is this node, wherever it listens.
+        listed.extend(members.iter().filter(|_| members.len() > 1));
+    }
+    let port = node.agent_bind().port();
+    let authority = node.layout.read(&node.layout.cert("ca.crt"));
+    let authority = authority.map_err(|error| error.to_string());
+    let expected = authority.and_then(|authority| Identity::control_plane(&authority));
+    let shown = |address: IpAddr| {
+        let wait = Wait::within(ANSWER_LIMIT);
+        let shown = expected.clone().and_then(|expected| {
+            Peer::connect(&wait, (address, port).into(), None, expected)
+                .map(|peer| Fingerprint::of(peer.certificate()))
+                .map_err(|error| error.to_string())
+        });
+        (address, shown)
+    };
+    let addresses = listed.difference(&own_addresses).copied();
+    let (mut serving, mut silent) = (Vec::<(IpAddr, Fingerprint)>::new(), Vec::new());
+    for (address, shown) in at_once(addresses, shown) {
+        match shown {
+            // One more address of a node.
+            Ok(shown) if shown == own || serving.iter().any(|(_, known)| *known == shown) => {}
+            Ok(shown) => serving.push((address, shown)),
+            Err(why) => silent.push((address, why)),
+        }
+    }
+    Others {
+        serving,
+        silent,
+        unlisted,
+    }
 }
 
 fn ask(node: &Node, address: IpAddr) -> Result<(), String> {
@@ -115,7 +168,7 @@ fn ask(node: &Node, address: IpAddr) -> Result<(), String> {
     let (port, authority, certificate, key) = material().map_err(|error| error.to_string())?;
     let port = port.ok_or("the port of API servers is not known")?;
     ApiServer::new(&address.to_string(), port, &authority, &certificate, &key)
-        .and_then(|server| server.known_as(NAME).ask(ANSWER_LIMIT))
+        .and_then(|server| server.known_as(CONTROL_PLANE_NAME).ask(ANSWER_LIMIT))
         .map(drop)
         .map_err(|error| error.to_string())
 }

@@ -15,7 +15,18 @@ use crate::platform::{CommandError, Platform};
 /// Where MicroK8s marks a control plane node.
 const CONTROL_PLANE: &str = "node.kubernetes.io/microk8s-controlplane";
 
-/// How long the list of nodes may take where a request waits for it; `kubectl` makes several
+/// What asks for the endpoints that the API servers write.
+const API_SERVERS: [&str; 7] = [
+    "get",
+    "endpoints",
+    "kubernetes",
+    "-n",
+    "default",
+    "-o",
+    "json",
+];
+
+/// How long a list may take where a request waits for it; `kubectl` makes several
 /// requests, each of which may take five seconds.
 const SOON: Duration = Duration::from_secs(7);
 
@@ -54,16 +65,16 @@ pub(crate) fn nodes(host: &dyn Platform) -> Result<Vec<Listed>, CommandError> {
 /// Where the cluster's API servers say that they serve, or `None` where there is no Kubernetes to ask. Each of
 /// them writes its own address there, and takes out those that are silent for a while.
 pub(crate) fn api_servers(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
-    let arguments = [
-        "get",
-        "endpoints",
-        "kubernetes",
-        "-n",
-        "default",
-        "-o",
-        "json",
-    ];
-    host.kubectl(&arguments)?
+    read_api_servers(host.kubectl(&API_SERVERS)?)
+}
+
+/// [`api_servers`], where a request waits for the answer.
+pub(crate) fn api_servers_soon(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
+    read_api_servers(host.kubectl_within(SOON, &API_SERVERS)?)
+}
+
+fn read_api_servers(answer: Option<String>) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
+    answer
         .map(|answer| read_endpoints(&answer).ok_or(ListError::NoList))
         .transpose()
 }

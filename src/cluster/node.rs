@@ -1,6 +1,6 @@
 //! A node: its directory and the machine that it is on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -146,6 +146,17 @@ impl Node {
             addresses.insert(0, default);
         }
         Ok(addresses)
+    }
+
+    /// Every address of this node. Standalone nodes share machines, and are told apart by theirs.
+    pub(crate) fn own_addresses(&self) -> BTreeSet<IpAddr> {
+        let bind = self.agent_bind().ip();
+        if self.is_standalone() && !bind.is_unspecified() {
+            return BTreeSet::from([endpoint::plain(bind)]);
+        }
+        let interfaces = self.platform.interfaces().unwrap_or_default();
+        let addresses = interfaces.into_iter().map(|entry| entry.address);
+        addresses.map(endpoint::plain).collect()
     }
 
     /// Expands `$SNAP_DATA` and its like, as MicroK8s's services find them in their arguments.

@@ -45,9 +45,9 @@ pub(crate) fn run(
     progress: &mut dyn Progress,
 ) {
     let end = match operation {
-        Operation::Join(order) => match &order.url {
-            Some(url) if !order.dry_run => join::join(node, url, order, runs_in, progress),
-            url => preflight::check(node, url.as_ref(), order, progress),
+        Operation::Join(order) => match order.urls.split_first() {
+            Some(urls) if !order.dry_run => join::join(node, urls, order, runs_in, progress),
+            _ => preflight::check(node, order, progress),
         },
         Operation::Leave { dry_run } => leave::leave(node, tokens, *dry_run, progress),
         Operation::RemoveNode(order) => remove_node::remove_node(node, tokens, order, progress),

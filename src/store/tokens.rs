@@ -186,6 +186,12 @@ impl Tokens {
             .collect()
     }
 
+    /// Whether the control plane nodes of the cluster share their tokens, so that each admits nodes
+    /// with a token that another one issued.
+    pub(crate) const fn are_shared(&self) -> bool {
+        false
+    }
+
     /// The nodes that were admitted.
     pub(crate) fn admissions(&self) -> &Admissions {
         &self.admissions

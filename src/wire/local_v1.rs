@@ -10,7 +10,7 @@ use crate::model::token_record::{Added, GrantedTerms, State};
 use crate::model::token_terms::{RoleLimit, Terms};
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
-pub(crate) const PROTOCOL: u32 = 6;
+pub(crate) const PROTOCOL: u32 = 7;
 
 /// `GET /local/hello`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub struct AddTokenRequest {
     pub token: Option<Token>,
     /// What it is for.
     pub terms: Terms,
+    /// The other control plane nodes of the cluster are wanted, too.
+    pub all: bool,
 }
 
 /// A token, and how to reach the node that issued it.
@@ -55,6 +57,10 @@ pub struct IssuedToken {
     pub default_address: IpAddr,
     /// Every address of the node that others may reach.
     pub addresses: Vec<IpAddr>,
+    /// The other control plane nodes, where they were asked for: the address of each, and the
+    /// fingerprint of the certificate that it serves, all of its digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others: Option<Vec<(IpAddr, String)>>,
     /// The cluster takes workers: it runs on dqlite.
     pub takes_workers: bool,
     /// What it is good for.
@@ -62,7 +68,7 @@ pub struct IssuedToken {
     /// The token was known before; how adding it again changed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added_again: Option<Added>,
-    /// What the operator should know of the token database.
+    /// What the operator should know of the token database, and of the other control plane nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
+use crate::model::fingerprint::FingerprintPrefix;
 use crate::model::join_stage::{JoinStage, Retry};
 use crate::model::join_url::JoinUrl;
 use crate::model::node_label::NodeLabel;
@@ -35,8 +36,9 @@ pub(crate) enum Operation {
 /// A join.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinOrder {
-    /// Whom to contact, and with what. Without it the order is a dry run of this node alone.
-    pub url: Option<JoinUrl>,
+    /// Whom to contact, and with what: the first of these nodes that can be reached. Without any the
+    /// order is a dry run of this node alone.
+    pub urls: Vec<JoinUrl>,
     /// Only say what stands in the way of the join.
     pub dry_run: bool,
     /// What to join as.
@@ -69,9 +71,16 @@ pub(crate) struct RemoveOrder {
 }
 
 impl JoinOrder {
+    /// The fingerprints of which the contacted node's certificate is to have one; any certificate will
+    /// do where there are none.
+    pub(crate) fn fingerprints(&self) -> impl Iterator<Item = FingerprintPrefix> + '_ {
+        let given = self.urls.iter().filter(|_| !self.skip_verify);
+        given.filter_map(|url| url.fingerprint.clone())
+    }
+
     /// Whether nothing is changed.
     pub(crate) const fn is_dry_run(&self) -> bool {
-        self.dry_run || self.url.is_none()
+        self.dry_run || self.urls.is_empty()
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use microk8s::client::pinned_tls::Identity;
 use microk8s::client::remote::{Peer, RemoteError, Wait};
 use microk8s::model::fingerprint::{Fingerprint, FingerprintPrefix};
 use microk8s::model::role::Role;
@@ -38,7 +39,7 @@ fn endpoint() -> SocketAddr {
 fn shown(from: &Host) -> String {
     inside(from.namespace(), || {
         let wait = Wait::within(Duration::from_secs(30));
-        let peer = Peer::connect(&wait, endpoint(), None, None).unwrap();
+        let peer = Peer::connect(&wait, endpoint(), None, Identity::default()).unwrap();
         Fingerprint::of(peer.certificate()).to_string()
     })
 }
@@ -54,12 +55,12 @@ fn a_node_with_another_certificate_is_refused_in_the_handshake_and_both_fingerpr
     let expected = FingerprintPrefix::parse("0123456789ab").unwrap();
     let refused = inside(n2.namespace(), || {
         let wait = Wait::within(Duration::from_secs(30));
-        Peer::connect(&wait, endpoint(), None, Some(expected.clone())).err()
+        Peer::connect(&wait, endpoint(), None, Identity::of([expected.clone()])).err()
     });
     let Some(RemoteError::OtherCertificate { source, .. }) = refused else {
         panic!("{refused:?}");
     };
-    assert_eq!(source.expected, expected);
+    assert_eq!(source.expected, expected.to_string());
     assert_eq!(source.served.to_string(), served);
 
     let line = n1.join_line();

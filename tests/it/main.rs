@@ -17,6 +17,7 @@ mod command_line;
 mod compat;
 mod completions;
 mod configuring;
+mod connection_strings;
 mod contacted_node;
 mod deadline;
 mod dev_cluster;

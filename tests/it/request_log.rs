@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use microk8s::client::pinned_tls;
+use microk8s::client::pinned_tls::{self, Identity};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
@@ -190,7 +190,7 @@ fn reset_streams() {
     // Kinds of frames (RFC 9113, section 6).
     let [headers, reset, settings, ping] = [1, 3, 4, 6];
     let (end_of_headers, acknowledged, cancel) = (4, 1, [0, 0, 0, 8]);
-    let mut config = Arc::unwrap_or_clone(pinned_tls::config(None).unwrap());
+    let mut config = Arc::unwrap_or_clone(pinned_tls::config(Identity::default()).unwrap());
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from("10.99.0.11").unwrap();
     let tls = ClientConnection::new(Arc::new(config), name).unwrap();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use microk8s::client::pinned_tls;
+use microk8s::client::pinned_tls::{self, Identity};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpSocket, TcpStream};
@@ -33,7 +33,7 @@ async fn ask(
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(2048).unwrap();
     let tcp = socket.connect(agent).await.unwrap();
-    let tls = TlsConnector::from(pinned_tls::config(None).unwrap());
+    let tls = TlsConnector::from(pinned_tls::config(Identity::default()).unwrap());
     let name = ServerName::IpAddress(agent.ip().into());
     let (read, mut write) = split(tls.connect(name, tcp).await.unwrap());
     let asking = tokio::spawn(async move {

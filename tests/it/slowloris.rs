@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use microk8s::base::wait;
-use microk8s::client::pinned_tls;
+use microk8s::client::pinned_tls::{self, Identity};
 use microk8s::model::role::Role;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -86,7 +86,7 @@ impl Loiterers {
             .build()
             .unwrap();
         let (open, closed) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
-        let tls = TlsConnector::from(pinned_tls::config(None).unwrap());
+        let tls = TlsConnector::from(pinned_tls::config(Identity::default()).unwrap());
         for (number, idling) in (0..).zip(all) {
             let tail = if from_one { 0 } else { number };
             let from = Ipv4Addr::from_bits(FIRST.to_bits() + tail);

@@ -707,6 +707,7 @@ fn nothing_that_holds_a_token_shows_it() {
         Box::new(local_v1::AddTokenRequest {
             token: Some(token.clone()),
             terms: Terms::lasting(Lifetime::OneUse),
+            all: false,
         }),
         Box::new(local_v1::TokenSelection::Token(token.clone())),
         Box::new(local_v1::IssuedToken {
@@ -715,13 +716,14 @@ fn nothing_that_holds_a_token_shows_it() {
             port: 25000,
             default_address: address,
             addresses: vec![address],
+            others: None,
             takes_workers: true,
             granted: GrantedTerms::asked_by(&Terms::lasting(Lifetime::OneUse), 0),
             added_again: None,
             notices: Vec::new(),
         }),
         Box::new(operation::JoinOrder {
-            url: Some(url),
+            urls: vec![url],
             dry_run: false,
             role: Role::Worker,
             role_was_named: true,

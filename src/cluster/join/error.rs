@@ -227,6 +227,22 @@ pub(crate) enum JoinError {
     },
 }
 
+impl JoinError {
+    /// Whether no connection to a cluster agent came about, so that nothing was sent.
+    pub(crate) const fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Remote(
+                RemoteError::Connect { .. }
+                    | RemoteError::NoConnection { .. }
+                    | RemoteError::NoHandshake { .. }
+                    | RemoteError::NotTls
+                    | RemoteError::Tls(_)
+            )
+        )
+    }
+}
+
 impl From<RemoteError> for JoinError {
     fn from(error: RemoteError) -> Self {
         match error {

@@ -48,7 +48,7 @@ pub(crate) use report::{recover as recover_in_turn, settle_when_free};
 /// Joins a cluster; says how that ended.
 pub(super) fn join(
     node: &Node,
-    url: &JoinUrl,
+    urls: (&JoinUrl, &[JoinUrl]),
     order: &JoinOrder,
     runs_in: RunsIn,
     progress: &mut dyn Progress,
@@ -57,7 +57,7 @@ pub(super) fn join(
         progress,
         running: JoinStage::Preflight,
     };
-    attempt(node, url, order, runs_in, &mut staged)
+    attempt(node, urls, order, runs_in, &mut staged)
         .unwrap_or_else(|error| End::Failed(error.outcome(staged.running)))
 }
 
@@ -93,7 +93,7 @@ fn begin(stage: JoinStage, progress: &mut dyn Progress) {
 
 fn attempt(
     node: &Node,
-    url: &JoinUrl,
+    urls: (&JoinUrl, &[JoinUrl]),
     order: &JoinOrder,
     runs_in: RunsIn,
     progress: &mut dyn Progress,
@@ -112,18 +112,8 @@ fn attempt(
     let _turn = node_lock::lock_and_recover_soon::<JoinError>(node, report::recover)?;
     preflight::require_local(node, &wanted)?;
 
-    progress.tell(Event::Contacting {
-        address: url.address,
-        from_microk8s: is_ha,
-    });
     let wait = Wait::until(end, progress.cancelled());
-    let mut contact = Contact::connect(node, url, order, runs_in, wait.clone())?;
-    if url.fingerprint.is_none() && !order.skip_verify {
-        progress.tell(Event::warning(format!(
-            "the connection string has no fingerprint, so the identity of {} is not verified",
-            url.address
-        )));
-    }
+    let mut contact = reach(node, urls, order, runs_in, &wait, progress)?;
     if let Some(member) = Membership::of(node) {
         let own_role = member.role();
         if let Some(stale) = member.confirm(node, &mut contact, &wait)? {
@@ -147,7 +137,7 @@ fn attempt(
     }
 
     contact.greet()?;
-    preflight::require_greeted(node, &wanted, url.address, &contact, progress)?;
+    preflight::require_greeted(node, &wanted, &contact, progress)?;
     let done = carry_out(node, order, role, end, &mut contact, progress);
     let (outcome, limit) = match &done {
         Ok(()) => (Outcome::Joined, report::LIMIT),
@@ -160,6 +150,43 @@ fn attempt(
         role,
         has_api_proxy: is_ha && role == Role::Worker,
     })
+}
+
+/// Connects to the first node of the connection strings that can be reached. Nothing has been sent to
+/// those before it.
+fn reach(
+    node: &Node,
+    (mut url, mut others): (&JoinUrl, &[JoinUrl]),
+    order: &JoinOrder,
+    runs_in: RunsIn,
+    wait: &Wait,
+    progress: &mut dyn Progress,
+) -> Result<Contact, JoinError> {
+    loop {
+        progress.tell(Event::Contacting {
+            address: url.address,
+            from_microk8s: node.layout.has(Lock::HaCluster),
+        });
+        match Contact::connect(node, url, order, runs_in, wait, others.len() + 1) {
+            Ok(contact) => {
+                if !order.skip_verify && order.fingerprints().next().is_none() {
+                    progress.tell(Event::warning(format!(
+                        "the connection string has no fingerprint, so the identity of {} is not verified",
+                        url.address
+                    )));
+                }
+                return Ok(contact);
+            }
+            Err(error) => match others {
+                [next, rest @ ..] if error.is_unreachable() => {
+                    let message = format!("{error}; trying {}", next.endpoint());
+                    progress.tell(Event::warning(message));
+                    (url, others) = (next, rest);
+                }
+                _ => return Err(error),
+            },
+        }
+    }
 }
 
 /// Asks to be admitted, and makes the node a member. A node that cannot be made one is as it was

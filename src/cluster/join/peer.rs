@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::base::secret::Secret;
 use crate::client::clock_reading::ClockReading;
+use crate::client::pinned_tls::Identity;
 use crate::client::remote::{Peer, RemoteError, Wait};
 use crate::client::reply::Reply;
 use crate::cluster::first_join::random_text;
@@ -76,25 +77,26 @@ pub(crate) struct Contact {
 }
 
 impl Contact {
-    /// Connects, and makes sure that it is the node of the connection string before anything is
-    /// sent. `wait` bounds all that it is asked.
+    /// Connects, and makes sure that it is a node of the connection strings before anything is sent.
+    /// `wait` bounds all that it is asked; `candidates` nodes share it for connecting.
     pub(crate) fn connect(
         node: &Node,
         url: &JoinUrl,
         order: &JoinOrder,
         runs_in: RunsIn,
-        wait: Wait,
+        wait: &Wait,
+        candidates: usize,
     ) -> Result<Self, JoinError> {
-        let peer = connect(node, url, order.skip_verify, &wait)?;
+        let peer = connect(node, url, order, &wait.share(candidates))?;
         Ok(Self {
             takes_digest: runs_in == RunsIn::Agent,
-            ..Self::through(peer, url, wait)
+            ..Self::through(peer, url, wait.clone())
         })
     }
 
     /// Connects, for a look at what a join would meet.
-    pub(crate) fn open(node: &Node, url: &JoinUrl, skip_verify: bool) -> Result<Self, JoinError> {
-        let peer = connect(node, url, skip_verify, &Wait::within(LOOK_CONNECT_LIMIT))?;
+    pub(crate) fn open(node: &Node, url: &JoinUrl, order: &JoinOrder) -> Result<Self, JoinError> {
+        let peer = connect(node, url, order, &Wait::within(LOOK_CONNECT_LIMIT))?;
         Ok(Self::through(peer, url, Wait::within(Duration::MAX)))
     }
 
@@ -189,7 +191,16 @@ impl Contact {
         role: RequestedRole,
     ) -> Result<Answer<cluster_v2::JoinResponse>, JoinError> {
         let request = self.request(node, role)?;
-        self.ask(routes::V2_JOIN, &request, role.role())
+        let answer: Answer<cluster_v2::JoinResponse> =
+            self.ask(routes::V2_JOIN, &request, role.role())?;
+        self.trust(answer.ca.as_deref());
+        Ok(answer)
+    }
+
+    /// Behind a virtual address the next connection may lead to another control plane node, which
+    /// shows a certificate of its own.
+    fn trust(&mut self, authority: Option<&str>) {
+        self.peer.trust(authority.unwrap_or_default());
     }
 
     fn request(
@@ -216,7 +227,10 @@ impl Contact {
         callback: &Secret,
     ) -> Result<Answer<cluster_v1::JoinResponse>, JoinError> {
         let request = self.request_v1(node, callback)?;
-        self.ask(routes::V1_JOIN, &request, Role::Worker)
+        let answer: Answer<cluster_v1::JoinResponse> =
+            self.ask(routes::V1_JOIN, &request, Role::Worker)?;
+        self.trust(answer.ca.as_deref());
+        Ok(answer)
     }
 
     fn request_v1(
@@ -329,10 +343,11 @@ impl Contact {
     }
 }
 
-/// Connects to the node of the connection string, as far as that says which one it is.
-fn connect(node: &Node, url: &JoinUrl, skip_verify: bool, wait: &Wait) -> Result<Peer, JoinError> {
+/// Connects to the node of a connection string, as far as the connection strings say which ones may
+/// answer there.
+fn connect(node: &Node, url: &JoinUrl, order: &JoinOrder, wait: &Wait) -> Result<Peer, JoinError> {
     let endpoint = url.endpoint();
-    let expected = url.fingerprint.clone().filter(|_| !skip_verify);
+    let expected = Identity::of(order.fingerprints());
     let from = source_address(node, endpoint.ip());
     Peer::connect(wait, endpoint, from, expected).map_err(|error| match error {
         RemoteError::OtherCertificate { source, .. } => JoinError::NotVerified {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::secret::Secret;
+use crate::client::pinned_tls::Identity;
 use crate::client::remote::{Peer, RemoteError, Wait};
 use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
@@ -54,7 +55,7 @@ impl Report {
     fn say_failed(self, node: &Node) -> Result<(), RemoteError> {
         let from = source_address(node, self.endpoint.ip());
         let wait = Wait::within(LIMIT);
-        let mut peer = Peer::connect(&wait, self.endpoint, from, Some(self.certificate))?;
+        let mut peer = Peer::connect(&wait, self.endpoint, from, Identity::of([self.certificate]))?;
         let outcome = Outcome::Failed;
         send(node, &mut peer, self.token, self.join_id, outcome, &wait);
         Ok(())

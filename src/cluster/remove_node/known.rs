@@ -243,7 +243,7 @@ impl Target {
         }
         let is_there = |ip: IpAddr| claimed.is_at(ip);
         let mut others: Vec<String> = Vec::new();
-        if own_addresses(node).into_iter().any(is_there) {
+        if node.own_addresses().into_iter().any(is_there) {
             others.push(node.platform.host_name().unwrap_or_default());
         }
         if let Some(tokens) = tokens {
@@ -292,7 +292,7 @@ impl Target {
         if !matches!(self.in_kubernetes, InKubernetes::Yes) || !may_be {
             return Ok(Found::Nothing);
         }
-        let mut accounted = own_addresses(node);
+        let mut accounted = node.own_addresses();
         if let Some(tokens) = tokens {
             let admitted = tokens.admissions().nodes()?;
             accounted.extend(admitted.into_iter().map(|one| one.node.address));
@@ -333,7 +333,7 @@ pub(super) fn normalized(name: &str) -> String {
 /// kubelet has, or by an address.
 pub(super) fn is_own(node: &Node, typed: &str) -> bool {
     if let Some(address) = endpoint::read_address(typed) {
-        return own_addresses(node).contains(&endpoint::plain(address));
+        return node.own_addresses().contains(&endpoint::plain(address));
     }
     let typed = normalized(typed);
     let override_name = node.arguments("kubelet").ok().and_then(|arguments| {
@@ -345,17 +345,6 @@ pub(super) fn is_own(node: &Node, typed: &str) -> bool {
         .into_iter()
         .flatten()
         .any(|own| normalized(&own) == typed)
-}
-
-/// The addresses of this node. Standalone nodes share machines, and are told apart by theirs.
-fn own_addresses(node: &Node) -> Vec<IpAddr> {
-    let bind = node.agent_bind().ip();
-    if node.is_standalone() && !bind.is_unspecified() {
-        return vec![endpoint::plain(bind)];
-    }
-    let interfaces = node.platform.interfaces().unwrap_or_default();
-    let addresses = interfaces.into_iter().map(|entry| entry.address);
-    addresses.map(endpoint::plain).collect()
 }
 
 /// Whether Kubernetes has answered, and has no such thing.

@@ -780,6 +780,16 @@ const JOINING: &[Difference] = &[
         tests: &["bad_input::what_a_peer_says_cannot_drive_the_terminal"],
     },
     Difference {
+        microk8s: "`join` takes one connection string, and refuses any second argument",
+        here: "further connection strings of the same token are alternatives: the next one is used where a node cannot be reached, never once a request was sent; any other second argument gets MicroK8s's answer",
+        why: "a node can join while the control plane node that its command names is down",
+        cases: &[],
+        tests: &[
+            "connection_strings::a_join_tries_the_next_string_when_a_node_cannot_be_reached",
+            "connection_strings::no_other_string_is_tried_once_a_node_was_asked_or_another_machine_answers",
+        ],
+    },
+    Difference {
         microk8s: "a join string without a fingerprint is used without a word",
         here: "a warning on stderr; stdout is the same",
         why: "the peer could be anybody",

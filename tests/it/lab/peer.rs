@@ -100,6 +100,21 @@ impl Peer {
         Self::listen(host, ([0, 0, 0, 0], 25000), configs, speaks, None, answer)
     }
 
+    /// Several nodes behind one address of this host: a connection leads to the first of them, and
+    /// each later one to the second, with the certificates that they serve now.
+    pub fn in_front_of(
+        host: &Host,
+        nodes: [&Host; 2],
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let pair = |node: &Host| {
+            let read = |name| node.read(&format!("certs/server.{name}")).into_bytes();
+            tls_of(&read("crt"), &read("key"), None)
+        };
+        let (address, speaks) = (([0, 0, 0, 0], 25000), Speaks::TlsAndThenAnother);
+        Self::listen(host, address, nodes.map(pair), speaks, None, answer)
+    }
+
     /// The same, where the peer tells the time: this many seconds from now.
     pub fn with_clock(
         host: &Host,
@@ -202,12 +217,13 @@ impl Drop for Peer {
 }
 
 fn tls(host: &Host, pair: &str, clients: Option<&[u8]>) -> Arc<ServerConfig> {
-    let (certificate, key) = (
-        host.fresh(&format!("{pair}.crt")),
-        host.fresh(&format!("{pair}.key")),
-    );
-    let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&key).unwrap();
+    let read = |name| host.fresh(&format!("{pair}.{name}"));
+    tls_of(&read("crt"), &read("key"), clients)
+}
+
+fn tls_of(certificate: &[u8], key: &[u8], clients: Option<&[u8]>) -> Arc<ServerConfig> {
+    let certificate = CertificateDer::from_pem_slice(certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

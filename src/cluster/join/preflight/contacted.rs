@@ -63,13 +63,8 @@ const REACHABLE_ADDRESS: &str = "reachable-address";
 const END: &str = "";
 
 /// Says as what the node is a member of the contacted cluster already.
-pub(crate) fn check(
-    node: &Node,
-    url: Option<&JoinUrl>,
-    order: &JoinOrder,
-    tell: &mut dyn FnMut(Finding),
-) -> Option<Role> {
-    let Some(url) = url else {
+pub(crate) fn check(node: &Node, order: &JoinOrder, tell: &mut dyn FnMut(Finding)) -> Option<Role> {
+    let [url, others @ ..] = &order.urls[..] else {
         let why = "without a connection string there is no node to contact";
         leave_out(ALL[0], END, why, tell);
         return None;
@@ -78,6 +73,7 @@ pub(crate) fn check(
         node,
         order,
         url,
+        others,
         role: role_here(node, order.role),
         tell,
     };
@@ -104,6 +100,8 @@ struct Look<'a> {
     node: &'a Node,
     order: &'a JoinOrder,
     url: &'a JoinUrl,
+    /// Which ones a join tries next.
+    others: &'a [JoinUrl],
     role: Role,
     tell: &'a mut dyn FnMut(Finding),
 }
@@ -121,7 +119,7 @@ impl Look<'_> {
         let endpoint = self.url.endpoint();
         let connected = format!("{endpoint} can be reached, and speaks TLS");
         let connected = Finding::ok("connection", connected);
-        let mut contact = match Contact::open(self.node, self.url, self.order.skip_verify) {
+        let mut contact = match Contact::open(self.node, self.url, self.order) {
             Ok(contact) => contact,
             Err(error @ JoinError::NotVerified { .. }) => {
                 self.tell(connected);
@@ -132,6 +130,14 @@ impl Look<'_> {
                 return None;
             }
             Err(error) => {
+                if let [next, others @ ..] = self.others
+                    && error.is_unreachable()
+                {
+                    let message = format!("{error}; a join tries {} next", next.endpoint());
+                    self.tell(Finding::warning("connection", message));
+                    (self.url, self.others) = (next, others);
+                    return self.go();
+                }
                 self.tell(failed("connection", &error, JoinStage::Contact));
                 let why = "the contacted node could not be connected to";
                 self.leave_out("fingerprint", END, why);
@@ -165,7 +171,7 @@ impl Look<'_> {
             role: self.role,
             node_ip: self.order.node_ip,
         };
-        for (check, checked) in greeted::check(self.node, &wanted, self.url.address, contact) {
+        for (check, checked) in greeted::check(self.node, &wanted, contact) {
             self.tell(told(check, checked, JoinStage::Contact));
         }
     }
@@ -174,10 +180,11 @@ impl Look<'_> {
     fn tell_identity(&mut self) {
         const CHECK: &str = "fingerprint";
         let remedy = "take the whole string that `microk8s add-node` prints, with the fingerprint at its end";
-        self.tell(if self.url.fingerprint.is_none() {
+        let is_verified = self.order.fingerprints().next().is_some();
+        self.tell(if !is_verified && !self.order.skip_verify {
             let message = "the connection string has no fingerprint, so the identity of the contacted node is not verified";
             Finding::warning(CHECK, message).with_remedy(JoiningNode, remedy)
-        } else if self.order.skip_verify {
+        } else if !is_verified {
             let message = "with `--skip-verify` the identity of the contacted node is not verified";
             Finding::warning(CHECK, message).with_remedy(JoiningNode, "leave `--skip-verify` out")
         } else {

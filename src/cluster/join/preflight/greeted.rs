@@ -19,12 +19,14 @@ const CERTIFIED: &str = "certificate-addresses";
 pub(crate) fn check(
     node: &Node,
     wanted: &Wanted,
-    contacted: IpAddr,
     contact: &Contact,
 ) -> Vec<(&'static str, Checked)> {
     let (clock, seen) = contact.greeting();
     let mut checked = vec![
-        (clock::CHECK, clock::judge(clock, wanted.role, contacted)),
+        (
+            clock::CHECK,
+            clock::judge(clock, wanted.role, contact.address()),
+        ),
         (OWN_ADDRESS, own_address(node, wanted.role, seen)),
     ];
     if wanted.role == Role::Worker {

@@ -13,7 +13,6 @@ use crate::cluster::node_lock;
 use crate::cluster::transaction;
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
-use crate::model::join_url::JoinUrl;
 use crate::model::node::NodeName;
 use crate::model::role::Role;
 use crate::store::layout::Lock;
@@ -58,13 +57,8 @@ pub(super) const CHECKS: &[Check] = &[
 /// How much room the changes of a join take at least, with what undoes them, in bytes.
 const ROOM: u64 = 64 << 10;
 
-pub(crate) fn check(
-    node: &Node,
-    url: Option<&JoinUrl>,
-    order: &JoinOrder,
-    tell: &mut dyn FnMut(Finding),
-) {
-    if let Some(url) = url {
+pub(crate) fn check(node: &Node, order: &JoinOrder, tell: &mut dyn FnMut(Finding)) {
+    for url in &order.urls {
         let fingerprint = match url.fingerprint {
             Some(_) => "with a fingerprint",
             None => "without a fingerprint",

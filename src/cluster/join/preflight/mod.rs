@@ -11,14 +11,11 @@ mod greeted;
 mod local;
 mod version;
 
-use std::net::IpAddr;
-
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::Contact;
 use crate::cluster::node::Node;
 use crate::cluster::operation::Progress;
 use crate::model::join_stage::JoinStage;
-use crate::model::join_url::JoinUrl;
 use crate::wire::operation::{End, Event, JoinOrder};
 use crate::wire::preflight_v1::{Finding, Severity};
 
@@ -33,19 +30,18 @@ pub(super) type Checked = Result<Finding, JoinError>;
 /// this node is checked.
 pub(in crate::cluster) fn check(
     node: &Node,
-    url: Option<&JoinUrl>,
     order: &JoinOrder,
     progress: &mut dyn Progress,
 ) -> End {
-    if let Some(url) = url {
+    if let Some(url) = order.urls.first() {
         progress.tell(Event::Contacting {
             address: url.address,
             from_microk8s: false,
         });
     }
     let mut found = |finding: Finding| progress.tell(Event::Finding(finding));
-    local::check(node, url, order, &mut found);
-    let member = contacted::check(node, url, order, &mut found);
+    local::check(node, order, &mut found);
+    let member = contacted::check(node, order, &mut found);
     End::Checked { member }
 }
 
@@ -65,11 +61,10 @@ pub(super) fn require_disk(node: &Node, wanted: &Wanted) -> Result<(), JoinError
 pub(super) fn require_greeted(
     node: &Node,
     wanted: &Wanted,
-    contacted: IpAddr,
     contact: &Contact,
     progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
-    greeted::check(node, wanted, contacted, contact)
+    greeted::check(node, wanted, contact)
         .into_iter()
         .try_for_each(|(_, checked)| warn(checked, progress))
 }

@@ -202,6 +202,7 @@ async fn issue_one(agent: Arc<LocalAgent>) -> String {
     let request = AddTokenRequest {
         token: None,
         terms: Terms::lasting(Lifetime::OneUse),
+        all: false,
     };
     let issued = agent.add_token(&request).await.unwrap();
     issued.token.expose().to_owned()

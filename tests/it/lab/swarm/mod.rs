@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use microk8s::client::pinned_tls;
+use microk8s::client::pinned_tls::{self, Identity};
 use microk8s::model::role::Role;
 use microk8s::pki::csr;
 use microk8s::pki::key::{Bits, PrivateKey};
@@ -137,7 +137,7 @@ impl Swarm {
         Self {
             client: Arc::new(Client {
                 agent,
-                tls: TlsConnector::from(pinned_tls::config(None).unwrap()),
+                tls: TlsConnector::from(pinned_tls::config(Identity::default()).unwrap()),
                 proxy_request: csr::create(&subject, &[], &key).unwrap(),
             }),
             key,
