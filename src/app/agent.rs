@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::agent::{self, MinTls, Settings};
 use crate::app::log::LastWords;
 use crate::app::{self, log};
-use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
+use crate::base::{atomic_file, env_vars};
 use crate::cli;
 use crate::cli::agent::{AgentArgs, MinTlsVersion};
 use crate::cli::go_flags::{self, Unknown};
@@ -169,7 +169,8 @@ fn node_of(layout: Layout, args: &AgentArgs) -> Node {
             let datastore = args
                 .datastore_demo
                 .then(|| DatastoreDemo::new(layout.backend()));
-            let platform = StandalonePlatform::new(args.node_name.clone(), datastore);
+            let (name, has_units) = (args.node_name.clone(), layout.is_packages());
+            let platform = StandalonePlatform::new(name, datastore, has_units);
             Node::new(layout, Arc::new(platform))
         }
     }
@@ -206,7 +207,13 @@ fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
         datastore: SocketAddr::new(datastore, DATASTORE_PORT),
     };
     tracing::info!("making a node directory in {data}");
-    fresh_node::create(&node.layout, &fresh).map_err(Refusal::new)
+    fresh_node::create(&node.layout, &fresh).map_err(Refusal::new)?;
+    // Who may read it may use the node, and only root and members of the group may give it away.
+    let credential = node.layout.credential("client.config");
+    if let Some(gid) = node.platform.group().gid {
+        let _ = atomic_file::set_access(&credential, 0o640, None, Some(gid));
+    }
+    Ok(())
 }
 
 /// The arguments that MicroK8s keeps for its agent. What its agent does not have is left out, and told:

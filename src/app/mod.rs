@@ -97,7 +97,7 @@ fn run_command(name: &str, mut arguments: Vec<OsString>, printer: &mut dyn Print
             run_command(&name, arguments, printer)
         }
         "--version" | "-V" => {
-            let text = format!("microk8s {}\n", env!("CARGO_PKG_VERSION"));
+            let text = format!("microk8s {}\n", env!("MICROK8S_VERSION"));
             output::print(printer, &text, ExitStatus::Success)
         }
         _ => passthrough::run(name, &arguments, printer),
@@ -109,7 +109,10 @@ fn find_node() -> Result<Node, String> {
     let layout = Layout::find(None).map_err(|error| error.to_string())?;
     Ok(match layout.kind() {
         Kind::Snap => Node::of_snap(layout),
-        Kind::Standalone => Node::new(layout, Arc::new(StandalonePlatform::default())),
+        Kind::Standalone => {
+            let platform = StandalonePlatform::new(None, None, layout.is_packages());
+            Node::new(layout, Arc::new(platform))
+        }
     })
 }
 

@@ -24,6 +24,8 @@ use crate::model::endpoint;
 pub(crate) use command::CommandError;
 pub(crate) use feed::{Feed, FeedError};
 
+/// A service may take its time to stop and to start.
+const SERVICE_LIMIT: Duration = Duration::from_secs(180);
 /// What Kubernetes may take for an answer.
 const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
 

@@ -8,11 +8,10 @@ use crate::base::env_vars;
 use crate::platform::command::{self, CommandError};
 use crate::platform::feed::{Feed, FeedError};
 use crate::platform::{
-    Action, Group, KUBECTL_LIMIT, Platform, Service, ServiceState, datastore_shell, network, unit,
+    Action, Group, KUBECTL_LIMIT, Platform, SERVICE_LIMIT, Service, ServiceState, datastore_shell,
+    network, unit,
 };
 
-/// A service may take its time to stop and to start.
-const SERVICE_LIMIT: Duration = Duration::from_secs(180);
 /// What the service manager may take to tell a service's state.
 const STATE_LIMIT: Duration = Duration::from_secs(10);
 /// A machine with MicroK8s's snap, or one laid out like it.

@@ -1,5 +1,6 @@
 //! A machine without MicroK8s: there are no services to control and no Kubernetes to ask, unless
-//! a demonstration datastore runs beside the agent.
+//! a demonstration datastore runs beside the agent. On the node of the Debian package the proxy to
+//! the API servers is a service, too.
 
 use std::io;
 use std::path::Path;
@@ -7,22 +8,36 @@ use std::time::Duration;
 
 use crate::platform::command::CommandError;
 use crate::platform::datastore_demo::DatastoreDemo;
-use crate::platform::{Action, Feed, FeedError, Group, Platform, Service, ServiceState, network};
+use crate::platform::{
+    Action, Feed, FeedError, Group, Platform, Service, ServiceState, network, unit,
+};
 
 /// A machine without MicroK8s.
 #[derive(Debug, Default)]
 pub(crate) struct StandalonePlatform {
     name: Option<String>,
     datastore: Option<DatastoreDemo>,
+    has_units: bool,
 }
 
 impl StandalonePlatform {
     /// A machine that goes by its own name, or by this one: several standalone nodes may share
-    /// a machine.
-    pub(crate) fn new(name: Option<String>, datastore: Option<DatastoreDemo>) -> Self {
-        Self { name, datastore }
+    /// a machine. On one of them at most, `has_units`, the units of the Debian package run.
+    pub(crate) fn new(
+        name: Option<String>,
+        datastore: Option<DatastoreDemo>,
+        has_units: bool,
+    ) -> Self {
+        Self {
+            name,
+            datastore,
+            has_units,
+        }
     }
 }
+
+/// The unit of `microk8s apiserver-proxy`.
+const PROXY_UNIT: &str = "microk8s-apiserver-proxy.service";
 
 const NO_DATASTORE: CommandError = CommandError::NotAvailable(
     "no datastore runs on this standalone node, so it cannot be a control plane node",
@@ -43,6 +58,9 @@ impl Platform for StandalonePlatform {
     fn service(&self, action: Action, service: Service) -> Result<(), CommandError> {
         match (&self.datastore, service) {
             (Some(datastore), Service::K8sDqlite) => datastore.control(action),
+            (_, Service::ApiserverProxy) if self.has_units => {
+                unit::control_installed(action, PROXY_UNIT)
+            }
             _ => Ok(()),
         }
     }

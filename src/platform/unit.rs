@@ -1,9 +1,9 @@
-//! The service of systemd that this process is.
+//! Services of systemd: the one that this process is, and those of the Debian package.
 
 use std::process;
 use std::time::Duration;
 
-use crate::platform::command;
+use crate::platform::{Action, SERVICE_LIMIT, command};
 
 /// What systemd may take to say which processes its services have.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -22,6 +22,20 @@ pub(crate) fn own() -> Option<String> {
 pub(crate) fn restart(unit: &str) -> Result<(), command::CommandError> {
     let arguments = ["restart", "--no-block", "--", unit];
     command::run("systemctl", &arguments, LIMIT).map(drop)
+}
+
+/// Has systemd do something, and waits for it.
+pub(crate) fn systemctl(arguments: &[&str]) -> Result<(), command::CommandError> {
+    command::run("systemctl", arguments, SERVICE_LIMIT).map(drop)
+}
+
+/// Does this to a unit of the Debian package, and waits for it; one that is not installed, or masked,
+/// is left alone.
+pub(crate) fn control_installed(action: Action, unit: &str) -> Result<(), command::CommandError> {
+    match command::run("systemctl", &["is-enabled", "--quiet", "--", unit], LIMIT) {
+        Ok(_) => systemctl(&[action.verb(), "--", unit]),
+        Err(_) => Ok(()),
+    }
 }
 
 /// The unit that has this main process, in what `systemctl show` says of several: a line a

@@ -42,6 +42,8 @@ pub(crate) enum NoNode {
 const SNAP_DIR: &str = "/snap/microk8s/current";
 const SNAP_DATA_DIR: &str = "/var/snap/microk8s/current";
 const SNAP_COMMON_DIR: &str = "/var/snap/microk8s/common";
+/// The standalone node that the Debian package's units run; the package makes the directory.
+const PACKAGE_DIR: &str = "/var/lib/microk8s";
 
 /// Lock files below `var/lock` (recordings `fresh-node.json`, `*-stopped*`, `*-not-ha`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +125,8 @@ impl Layout {
     }
 
     /// The node of this machine: `node_dir` where given, else the snap's by its variables or in
-    /// its usual place, else a standalone one below the user's data directory.
+    /// its usual place, else that of the Debian package, else a standalone one below the user's data
+    /// directory.
     pub(crate) fn find(node_dir: Option<&Path>) -> Result<Self, NoNode> {
         if let Some(root) = node_dir {
             return Ok(Self::standalone(root));
@@ -151,6 +154,9 @@ impl Layout {
         if Path::new(SNAP_COMMON_DIR).is_dir() {
             return Err(NoNode::NoRevision);
         }
+        if Path::new(PACKAGE_DIR).is_dir() {
+            return Ok(Self::standalone(Path::new(PACKAGE_DIR)));
+        }
         dirs::data_dir()
             .map(|home| Self::standalone(&home.join("microk8s")))
             .ok_or(NoNode::NoHome)
@@ -169,6 +175,11 @@ impl Layout {
     /// Whose node it is.
     pub(crate) const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether it is the standalone node that the Debian package's units run.
+    pub(crate) fn is_packages(&self) -> bool {
+        self.kind == Kind::Standalone && self.data.parent() == Some(Path::new(PACKAGE_DIR))
     }
 
     /// `$SNAP`: the snap's programs.

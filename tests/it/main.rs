@@ -47,6 +47,7 @@ mod membership;
 mod messages;
 mod metrics;
 mod node_names;
+mod package;
 mod passthrough;
 mod preflight;
 mod real_cluster;

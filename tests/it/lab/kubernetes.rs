@@ -184,13 +184,13 @@ impl Kubernetes {
 }
 
 /// The programs of Kubernetes.
-struct Programs {
-    api_server: PathBuf,
-    kubectl: PathBuf,
+pub struct Programs {
+    pub api_server: PathBuf,
+    pub kubectl: PathBuf,
 }
 
 impl Programs {
-    fn find() -> Result<Self, String> {
+    pub fn find() -> Result<Self, String> {
         let Some(api_server) = std::env::var_os(VARIABLE).map(PathBuf::from) else {
             return Err(format!("{VARIABLE} names no kube-apiserver"));
         };

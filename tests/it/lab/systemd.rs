@@ -1,10 +1,13 @@
 //! A machine with a systemd of its own (systemd-nspawn), in the place of a host of the lab.
 //!
-//! It boots a root that `.ci/make-systemd-root` made; what it changes there goes away with it. The
-//! host's node lies where snapd has it: `/var/snap/microk8s/x1`, with `current` leading there.
-//! `snap run --shell` is a stand-in that sets what snapd sets; the service manager of the snap's own
-//! services is the host's stand-in.
+//! It boots a root that `.ci/make-systemd-root` made; what it changes there goes away with it.
+//!
+//! [`Machine::boot`] gives one with MicroK8s's snap: the host's node lies where snapd has it,
+//! `/var/snap/microk8s/x1`, with `current` leading there. `snap run --shell` is a stand-in that sets
+//! what snapd sets; the service manager of the snap's own services is the host's stand-in.
+//! [`Machine::boot_bare`] gives one that has nothing of MicroK8s, and that can be rebooted.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -45,14 +48,18 @@ const CONTROL_GROUPS: [&str; 3] = [
 ];
 
 /// Machines must not share the control group that this process is in: each systemd takes all
-/// processes in it for its own.
+/// processes in it for its own. The disk is the root, and what the machine has changed beside it.
 const START: &str = r#"
 for groups in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
     if [ -e "$groups/cgroup.procs" ]; then
-        mkdir "$groups/$0" && echo $$ > "$groups/$0/cgroup.procs" || exit
+        mkdir -p "$groups/$0" && echo $$ > "$groups/$0/cgroup.procs" || exit
     fi
 done
-exec systemd-nspawn "$@""#;
+root=$1 disk=$2
+shift 2
+mkdir -p "$disk/changes" "$disk/work" "$disk/root" &&
+    mount -t overlay overlay -o "lowerdir=$root,upperdir=$disk/changes,workdir=$disk/work" "$disk/root" &&
+    exec systemd-nspawn -D "$disk/root" "$@""#;
 
 /// `snap`, as far as the unit needs it.
 const SNAP: &str = r#"#!/bin/sh
@@ -68,68 +75,25 @@ pub struct Machine {
     nspawn: Child,
     leader: Pid,
     name: String,
+    words: Vec<OsString>,
+    log: PathBuf,
 }
 
 impl Machine {
-    /// Boots the host, or says aloud why that cannot be.
+    /// Boots the host with MicroK8s's snap, or says aloud why that cannot be.
     pub fn boot(host: &Host) -> Option<Self> {
-        let root = match root() {
-            Ok(root) => root,
-            Err(reason) => {
-                skip(&reason);
-                return None;
-            }
-        };
-        clean_up_after_dead_processes();
         revisions::lay_out(host);
-        let said = host.scratch().join("nspawn.log");
-        let name = host.namespace().to_owned();
-        let bound = |from: &Path, to: &str| format!("--bind={}:{to}", from.display());
-        let hosts = network::etc(host.namespace()).join("hosts");
-        let mut nspawn = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "sh", "-c", START, &name])
-            .args(["--quiet", "--boot", "--register=no", "--keep-unit"])
-            .args(["--console=read-only", "--volatile=overlay"])
-            .arg(format!("--machine={name}"))
-            .arg(format!("--hostname={}", host.name))
-            .arg(format!("--network-namespace-path=/run/netns/{name}"))
-            .arg(bound(host.scratch(), "/var/snap/microk8s"))
-            .arg(bound(host.scratch(), &host.scratch().to_string_lossy()))
-            .arg(bound(&host.snap(), "/snap/microk8s/x1"))
-            .arg(bound(&host.snap(), "/snap/microk8s/x2"))
-            .arg(bound(&program(), "/usr/local/bin/microk8s"))
-            .arg(bound(&hosts, "/etc/hosts"))
-            .args(["-D", &root.to_string_lossy()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&said).unwrap())
-            .spawn()
-            .unwrap();
-        let Some(leader) = leader_of(&mut nspawn) else {
-            let _ = nspawn.kill();
-            let _ = nspawn.wait();
-            remove_control_groups(&name);
-            let said = fs::read_to_string(said).unwrap();
-            skip(&format!(
-                "systemd-nspawn starts no machine: {}",
-                said.trim()
-            ));
-            return None;
-        };
-        let machine = Self {
-            nspawn,
-            leader,
-            name,
-        };
-        let booted = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
-            let state = machine.shell("systemctl is-system-running").stdout;
-            (state == "running\n").then_some(())
-        });
-        assert!(
-            booted.is_some(),
-            "{:?}",
-            machine.shell("systemctl --failed")
-        );
+        let machine = Self::start(
+            host,
+            &[
+                (host.scratch(), "/var/snap/microk8s"),
+                (host.scratch(), &host.scratch().to_string_lossy()),
+                (&host.snap(), "/snap/microk8s/x1"),
+                (&host.snap(), "/snap/microk8s/x2"),
+                (&program(), "/usr/local/bin/microk8s"),
+            ],
+        )?;
+        machine.wait_until_booted();
         machine.write("/usr/bin/snap", SNAP, 0o755);
         let snapctl = host.stand_ins.bin().join("snapctl");
         machine
@@ -141,6 +105,93 @@ impl Machine {
             ))
             .ok();
         Some(machine)
+    }
+
+    /// Boots hosts without anything of MicroK8s, and with these files of this machine, or says aloud
+    /// why that cannot be.
+    pub fn boot_bare(hosts: &[Host], files: &[&Path]) -> Option<Vec<Self>> {
+        let names: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
+        let files = files.iter().copied();
+        let files: Vec<_> = files
+            .zip(&names)
+            .map(|(path, name)| (path, &**name))
+            .collect();
+        let machines = hosts.iter().map(|host| Self::start(host, &files));
+        let machines: Vec<Self> = machines.collect::<Option<_>>()?;
+        machines.iter().for_each(Self::wait_until_booted);
+        Some(machines)
+    }
+
+    fn start(host: &Host, bound: &[(&Path, &str)]) -> Option<Self> {
+        let root = match root() {
+            Ok(root) => root,
+            Err(reason) => {
+                skip(&reason);
+                return None;
+            }
+        };
+        clean_up_after_dead_processes();
+        let name = host.namespace().to_owned();
+        let hosts = network::etc(host.namespace()).join("hosts");
+        let mut words: Vec<OsString> = ["--pdeathsig", "TERM", "unshare", "--mount", "sh", "-c"]
+            .map(OsString::from)
+            .into();
+        words.extend([START.into(), name.clone().into(), root.into()]);
+        words.push(host.scratch().join("disk").into());
+        words.extend(
+            [
+                "--quiet",
+                "--boot",
+                "--register=no",
+                "--keep-unit",
+                "--console=read-only",
+            ]
+            .map(OsString::from),
+        );
+        words.push(format!("--machine={name}").into());
+        words.push(format!("--hostname={}", host.name).into());
+        words.push(format!("--network-namespace-path=/run/netns/{name}").into());
+        for (from, to) in bound.iter().chain([&(&*hosts, "/etc/hosts")]) {
+            words.push(format!("--bind={}:{to}", from.display()).into());
+        }
+        let log = host.scratch().join("nspawn.log");
+        match boot(&name, &words, &log) {
+            Ok((nspawn, leader)) => Some(Self {
+                nspawn,
+                leader,
+                name,
+                words,
+                log,
+            }),
+            Err(said) => {
+                skip(&format!("systemd-nspawn starts no machine: {said}"));
+                None
+            }
+        }
+    }
+
+    /// Has machines reboot, and waits until they are up.
+    pub fn reboot(machines: &mut [Self]) {
+        for machine in &*machines {
+            machine.shell("systemctl reboot").ok();
+        }
+        for machine in &mut *machines {
+            let ended = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+                machine.nspawn.try_wait().unwrap()
+            });
+            assert!(ended.is_some(), "{} does not end", machine.name);
+            (machine.nspawn, machine.leader) =
+                boot(&machine.name, &machine.words, &machine.log).unwrap();
+        }
+        machines.iter().for_each(Self::wait_until_booted);
+    }
+
+    fn wait_until_booted(&self) {
+        let booted = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
+            let state = self.shell("systemctl is-system-running").stdout;
+            (state == "running\n").then_some(())
+        });
+        assert!(booted.is_some(), "{:?}", self.shell("systemctl --failed"));
     }
 
     /// A program to be run on the machine by root, in a plain environment.
@@ -171,6 +222,13 @@ impl Machine {
         let line = format!("cat > {path}; chmod {mode:o} {path}");
         self.run_with_input(&["sh", "-c", &line], content.as_bytes())
             .ok();
+    }
+
+    /// Copies a file of this machine to the other one.
+    pub fn copy(&self, from: &Path, to: &str) {
+        let mut command = self.command(&["sh", "-c", "cat > \"$0\"", to]);
+        let status = command.stdin(fs::File::open(from).unwrap()).status();
+        assert!(status.unwrap().success(), "{to}");
     }
 
     /// A property of the agent's unit.
@@ -225,6 +283,24 @@ impl Drop for Machine {
         }
         remove_control_groups(&self.name);
     }
+}
+
+/// Starts a machine; its process and its own first process, or what systemd-nspawn says.
+fn boot(name: &str, words: &[OsString], log: &Path) -> Result<(Child, Pid), String> {
+    let mut nspawn = Command::new("setpriv")
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(log).unwrap())
+        .spawn()
+        .unwrap();
+    if let Some(leader) = leader_of(&mut nspawn) {
+        return Ok((nspawn, leader));
+    }
+    let _ = nspawn.kill();
+    let _ = nspawn.wait();
+    remove_control_groups(name);
+    Err(fs::read_to_string(log).unwrap().trim().to_owned())
 }
 
 /// The unit of the README, to the byte.
