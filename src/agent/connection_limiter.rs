@@ -92,14 +92,7 @@ impl ConnectionLimiter {
         let wanted = u64::try_from(max)
             .unwrap_or(u64::MAX)
             .saturating_add(RESERVED);
-        let files = match getrlimit(Resource::RLIMIT_NOFILE) {
-            Ok((soft, hard)) if soft < wanted && soft < hard => {
-                let more = wanted.min(hard);
-                setrlimit(Resource::RLIMIT_NOFILE, more, hard).map_or(soft, |()| more)
-            }
-            Ok((soft, _)) => soft,
-            Err(_) => u64::MAX,
-        };
+        let files = allow_files(wanted);
         // With very few files half of them is a better guess than none.
         let free = files.saturating_sub(RESERVED).max(files / 2);
         let max = usize::try_from(free).unwrap_or(max).clamp(2, max.max(2));
@@ -359,6 +352,19 @@ impl Drop for RequestPermit {
             open.under_way -= 1;
             open.complete -= usize::from(was_complete);
         });
+    }
+}
+
+/// Raises the soft limit on open files to as many as are wanted, or as the hard limit allows; gives how
+/// many this process may have.
+pub(crate) fn allow_files(wanted: u64) -> u64 {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < wanted && soft < hard => {
+            let more = wanted.min(hard);
+            setrlimit(Resource::RLIMIT_NOFILE, more, hard).map_or(soft, |()| more)
+        }
+        Ok((soft, _)) => soft,
+        Err(_) => u64::MAX,
     }
 }
 

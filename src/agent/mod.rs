@@ -2,6 +2,7 @@
 //! a Unix socket for the command line.
 
 mod after_response;
+pub(crate) mod apiserver_proxy;
 mod callback_api;
 mod certificate;
 mod cluster_api;
@@ -351,7 +352,9 @@ async fn serve(
 
     let manager = Arc::new(manager);
     manager.ready(&format!("listening on {bind}"));
-    tokio::spawn(manager.clone().give_signs_of_life(shared.clone(), ping));
+    let answering = shared.clone();
+    let answers = move || answers(answering.clone(), ping.clone());
+    tokio::spawn(manager.clone().give_signs_of_life(answers));
 
     let layout = shared.admission.node().layout.clone();
     let ending = tokio::select! {
@@ -390,6 +393,15 @@ async fn serve(
     shared.imports.close();
     shared.imports.wait().await;
     Ok(ending)
+}
+
+/// Whether a request could be answered now. A store that says what is wrong with it does answer:
+/// the agent serves what it can without it, and starting anew would not mend it.
+async fn answers(shared: Arc<Shared>, pings: mpsc::Sender<service_manager::Ping>) -> bool {
+    service_manager::goes_around(&pings).await
+        && request_log::on_a_thread(move || shared.admission.tokens().look())
+            .await
+            .is_ok()
 }
 
 /// Does something again and again until the agent stops, on a thread of its own. Each such work waits for

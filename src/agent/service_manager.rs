@@ -18,7 +18,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::agent::{Shared, request_log};
 use crate::base::env_vars;
 
 /// How long a message may take; only a service manager that hangs takes any time.
@@ -83,7 +82,7 @@ impl ServiceManager {
 
     /// No new requests are taken any more.
     pub(crate) fn stopping(&self) {
-        self.tell("STOPPING=1\nSTATUS=stopping: requests under way are let to their end");
+        self.tell("STOPPING=1\nSTATUS=stopping: what is under way is allowed to finish");
     }
 
     /// The agent starts again as the same process.
@@ -97,13 +96,12 @@ impl ServiceManager {
         }
     }
 
-    /// Gives a sign of life twice in the time in which one is expected, as long as connections are
-    /// accepted and the token store answers. Ends at once where none is expected.
-    pub(crate) async fn give_signs_of_life(
-        self: Arc<Self>,
-        shared: Arc<Shared>,
-        pings: mpsc::Sender<Ping>,
-    ) {
+    /// Sends `WATCHDOG=1` at half the watchdog interval, as long as the answer is yes within that
+    /// time. Ends at once where no sign of life is expected.
+    pub(crate) async fn give_signs_of_life<F>(self: Arc<Self>, answers: impl Fn() -> F)
+    where
+        F: Future<Output = bool>,
+    {
         let Some(stall_timeout) = self.stall_timeout else {
             return;
         };
@@ -112,11 +110,11 @@ impl ServiceManager {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if timeout(pause, answers(&shared, &pings)).await == Ok(true) {
+            if timeout(pause, answers()).await == Ok(true) {
                 self.tell("WATCHDOG=1");
             } else {
                 tracing::error!(
-                    "the agent does not answer itself; the service manager gets no sign of life"
+                    "this program does not answer itself; the service manager gets no sign of life"
                 );
             }
         }
@@ -151,18 +149,11 @@ fn send(socket: &(UnixDatagram, SocketAddr), message: &str) {
     }
 }
 
-/// Whether a request could be answered now. A store that says what is wrong with it does answer:
-/// the agent serves what it can without it, and starting anew would not mend it.
-async fn answers(shared: &Arc<Shared>, pings: &mpsc::Sender<Ping>) -> bool {
+/// Whether the loop that accepts connections goes around.
+pub(crate) async fn goes_around(pings: &mpsc::Sender<Ping>) -> bool {
     let (ping, pong) = oneshot::channel();
-    // An agent that stops accepts nothing any more, and is well.
-    if pings.send(ping).await.is_ok() && pong.await.is_err() && !shared.is_stopping() {
-        return false;
-    }
-    let store = shared.clone();
-    request_log::on_a_thread(move || store.admission.tokens().look())
-        .await
-        .is_ok()
+    // One that was told to stop accepts nothing any more, and is well.
+    pings.send(ping).await.is_err() || pong.await.is_ok() || pings.is_closed()
 }
 
 fn find() -> io::Result<Option<Arc<(UnixDatagram, SocketAddr)>>> {

@@ -6,6 +6,7 @@
 
 mod add_node;
 mod agent;
+mod apiserver_proxy;
 mod completions;
 mod dev_cluster;
 mod interrupt;
@@ -82,6 +83,15 @@ fn run_command(name: &str, mut arguments: Vec<OsString>, printer: &mut dyn Print
         "remove-node" => operation::remove_node(arguments, printer),
         "nodes" => nodes::run(arguments, printer),
         "token" => token::run(arguments, printer),
+        // The one program of MicroK8s's snap has its commands behind its own name.
+        "cluster-agent"
+            if arguments
+                .first()
+                .is_some_and(|word| word == "apiserver-proxy") =>
+        {
+            run_command("apiserver-proxy", arguments.split_off(1), printer)
+        }
+        "apiserver-proxy" => apiserver_proxy::run(arguments, printer),
         "agent" | "cluster-agent" => agent::run(name, arguments, printer),
         "dev-cluster" => dev_cluster::run(arguments, printer),
         "completions" => completions::run(arguments, printer),

@@ -4,7 +4,7 @@
 pub(crate) type Example = (&'static str, &'static str);
 
 /// The examples of each command.
-const EXAMPLES: [(&str, &[Example]); 14] = [
+const EXAMPLES: [(&str, &[Example]); 15] = [
     (
         "microk8s",
         &[
@@ -168,6 +168,19 @@ const EXAMPLES: [(&str, &[Example]); 14] = [
             (
                 "MICROK8S_LOG=debug microk8s agent --log-format json",
                 "Log more, as one JSON object a line.",
+            ),
+        ],
+    ),
+    (
+        "microk8s apiserver-proxy",
+        &[
+            (
+                "microk8s apiserver-proxy",
+                "Lead a worker to its API servers, as its configuration says.",
+            ),
+            (
+                "microk8s apiserver-proxy --refresh-interval 0",
+                "Keep to the list in the file; Kubernetes is not asked for it.",
             ),
         ],
     ),

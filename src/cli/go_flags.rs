@@ -70,7 +70,7 @@ pub(crate) fn read(
             }
             left_out.push(match is_of_microk8s {
                 true => format!("`--{name}` is for MicroK8s's own agent; it does nothing here"),
-                false => format!("`--{name}` is not an option of this agent; it is left out"),
+                false => format!("`--{name}` is not an option of this program; it is left out"),
             });
             continue;
         };

@@ -2,6 +2,7 @@
 
 pub(crate) mod add_node;
 pub(crate) mod agent;
+pub(crate) mod apiserver_proxy;
 pub(crate) mod argparse;
 pub(crate) mod captured_output;
 pub(crate) mod completions;
@@ -76,6 +77,8 @@ pub(crate) enum Command {
     /// Run the agent of this node
     #[command(alias = "cluster-agent")]
     Agent(agent::AgentArgs),
+    /// Lead the services of a worker to the API servers
+    ApiserverProxy(apiserver_proxy::ApiserverProxyArgs),
     /// Form a cluster on this machine, to try things out
     DevCluster(dev_cluster::DevClusterArgs),
     /// Print the completions for a shell

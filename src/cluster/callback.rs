@@ -10,8 +10,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::base::cached::Cached;
 use crate::base::secret::Secret;
 use crate::cluster::admission::Caller;
@@ -23,6 +21,7 @@ use crate::model::token::{Token, TokenDigest};
 use crate::store::callback_tokens::{self, Owner};
 use crate::store::dqlite::{self, Member};
 use crate::store::layout::{Lock, ReadError};
+use crate::store::traefik;
 
 /// From where a callback is taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -187,7 +186,7 @@ pub(crate) fn control_plane_of_worker(node: &Node) -> BTreeSet<IpAddr> {
     let layout = &node.layout;
     let mut endpoints: Vec<String> = Vec::new();
     if let Ok(text) = layout.read(&layout.args("traefik/provider.yaml")) {
-        endpoints.extend(proxied(&text));
+        endpoints.extend(traefik::servers(&text).unwrap_or_default());
     }
     if !layout.has(Lock::HaCluster)
         && let Ok(arguments) = node.arguments("flanneld")
@@ -200,17 +199,6 @@ pub(crate) fn control_plane_of_worker(node: &Node) -> BTreeSet<IpAddr> {
         .map(|endpoint| endpoint.trim().trim_start_matches("https://"))
         .filter_map(endpoint::address_of)
         .map(endpoint::plain)
-        .collect()
-}
-
-/// The servers in `provider.yaml` (recording `join-worker-ok`).
-fn proxied(provider: &str) -> Vec<String> {
-    let provider: Value = serde_saphyr::from_str(provider).unwrap_or_default();
-    provider["tcp"]["services"]["kube-apiserver"]["loadBalancer"]["servers"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|server| server["address"].as_str().map(str::to_owned))
         .collect()
 }
 

@@ -14,3 +14,4 @@ pub(crate) mod token_file;
 pub mod token_files;
 pub(crate) mod token_store;
 pub(crate) mod tokens;
+pub(crate) mod traefik;

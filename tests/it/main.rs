@@ -8,6 +8,8 @@
 
 mod agent_arguments;
 mod agent_life;
+mod apiserver_proxy;
+mod apiserver_proxy_kubernetes;
 mod architecture;
 mod bad_input;
 mod callbacks;

@@ -5,18 +5,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::base::secret::Secret;
 use crate::client::remote;
 use crate::cluster::identity::api_server_url;
 use crate::cluster::join::change::Change;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::{proxy, source_address, worker};
+use crate::cluster::join::{proxy, source_address};
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::operation::Progress;
 use crate::model::endpoint;
 use crate::platform::{Action, Service};
+use crate::store::traefik;
 use crate::wire::operation::JoinOrder;
 
 /// How long a port may take to answer.
@@ -69,17 +68,11 @@ fn answers(node: &Node, mut server: SocketAddr) -> bool {
 /// The API servers that the node's settings name, but for its own proxy.
 fn known(node: &Node) -> Vec<SocketAddr> {
     let layout = &node.layout;
-    let provider: Value = layout
-        .read(&provider(node))
-        .ok()
-        .and_then(|text| serde_saphyr::from_str(&text).ok())
-        .unwrap_or_default();
-    let servers = provider.pointer("/tcp/services/kube-apiserver/loadBalancer/servers");
+    let provider = layout.read(&provider(node)).unwrap_or_default();
+    let servers = traefik::servers(&provider).unwrap_or_default();
     let mut known: Vec<SocketAddr> = servers
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|server| server["address"].as_str()?.parse().ok())
+        .iter()
+        .filter_map(|server| server.parse().ok())
         .collect();
     for name in KUBECONFIGS {
         let text = layout.read(&layout.credential(name)).map(Secret::new);
@@ -136,7 +129,7 @@ fn apply(
         let text = layout.read(&path)?;
         let server = endpoint::join(stale.new.ip(), stale.new.port());
         let text =
-            worker::provider_yaml(&text, &[server]).map_err(|why| JoinError::Unreadable {
+            traefik::with_servers(&text, &[server]).map_err(|why| JoinError::Unreadable {
                 path: path.clone(),
                 why,
             })?;

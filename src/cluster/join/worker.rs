@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
-
 use crate::cluster::fresh_node::node_names;
 use crate::cluster::identity::{NodeKey, api_server_url};
 use crate::cluster::join::answer::Answer;
@@ -21,6 +19,7 @@ use crate::platform::{Action, Service};
 use crate::store::admissions::CertificatePurpose;
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::Lock;
+use crate::store::traefik;
 use crate::wire::cluster_v2::JoinResponse;
 use crate::wire::operation::JoinOrder;
 
@@ -69,9 +68,8 @@ impl Plan {
         let proxy = node
             .layout
             .read(&node.layout.args("traefik/traefik-template.yaml"))?;
-        let template = node
-            .layout
-            .read(&node.layout.args("traefik/provider-template.yaml"))?;
+        let template_path = node.layout.args("traefik/provider-template.yaml");
+        let template = node.layout.read(&template_path)?;
         let mut endpoints = vec![endpoint::join(
             contact.address(),
             parse_port(&answer, port)?,
@@ -89,8 +87,11 @@ impl Plan {
                 endpoints.push(other);
             }
         }
-        let provider = provider_yaml(&template, &endpoints)
-            .map_err(|why| answer.bad("control_plane_nodes", why))?;
+        let provider =
+            traefik::with_servers(&template, &endpoints).map_err(|why| JoinError::Unreadable {
+                path: template_path,
+                why,
+            })?;
         let token = contact.token().clone();
         let identities = Identities::obtain(
             node,
@@ -259,63 +260,15 @@ impl Identities {
 /// Where a worker's services reach the API server: the proxy on the node itself, at the address
 /// in its configuration.
 pub(super) fn proxied_server(template: &str) -> String {
-    let configured: Option<Value> = serde_saphyr::from_str(template).ok();
-    let address = configured
-        .as_ref()
-        .and_then(|value| value["entryPoints"]["apiserver"]["address"].as_str())
-        .unwrap_or(":16443");
+    let address = traefik::listen_address(template);
+    let address = address.as_deref().unwrap_or(":16443");
     let (host, port) = endpoint::split(address).unwrap_or(("", "16443"));
     api_server_url(if host.is_empty() { "127.0.0.1" } else { host }, port)
-}
-
-/// The proxy's list of API servers, in the form of recording `join-worker-ok`: sorted keys, as
-/// MicroK8s's YAML library writes them.
-pub(super) fn provider_yaml(template: &str, endpoints: &[String]) -> Result<String, String> {
-    let mut value: Value = serde_saphyr::from_str(template).map_err(|error| error.to_string())?;
-    let servers = endpoints
-        .iter()
-        .map(|address| json!({ "address": address }))
-        .collect();
-    *value
-        .pointer_mut("/tcp/services/kube-apiserver/loadBalancer")
-        .and_then(Value::as_object_mut)
-        .map(|balancer| balancer.entry("servers").or_insert(Value::Null))
-        .ok_or("the template `provider-template.yaml` has no load balancer for kube-apiserver")? =
-        Value::Array(servers);
-    sort_keys(&mut value);
-    serde_saphyr::to_string(&value).map_err(|error| error.to_string())
-}
-
-fn sort_keys(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.sort_keys();
-            fields.values_mut().for_each(sort_keys);
-        }
-        Value::Array(items) => items.iter_mut().for_each(sort_keys),
-        _ => {}
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TEMPLATE: &str = "tcp:\n  routers:\n    Router-1:\n      rule: \"HostSNI(`*`)\"\n      service: \"kube-apiserver\"\n      tls:\n        passthrough: true\n  services:\n    kube-apiserver:\n      loadBalancer:\n        servers:\n# APISERVERS\n#      - address: \"10.130.0.2:16443\"\n";
-
-    #[test]
-    fn the_list_of_api_servers_is_written_as_recorded() {
-        let recorded = "tcp:\n  routers:\n    Router-1:\n      rule: HostSNI(`*`)\n      service: kube-apiserver\n      tls:\n        passthrough: true\n  services:\n    kube-apiserver:\n      loadBalancer:\n        servers:\n        - address: 10.99.0.11:16443\n";
-        assert_eq!(
-            provider_yaml(TEMPLATE, &["10.99.0.11:16443".into()]).unwrap(),
-            recorded
-        );
-        let v6 = provider_yaml(TEMPLATE, &["[fd00::1]:16443".into()]).unwrap();
-        let read: Value = serde_saphyr::from_str(&v6).unwrap();
-        let servers = &read["tcp"]["services"]["kube-apiserver"]["loadBalancer"]["servers"];
-        assert_eq!(servers[0]["address"], "[fd00::1]:16443");
-        assert!(provider_yaml("tcp: {}", &[]).is_err());
-    }
 
     #[test]
     fn a_certificate_names_the_addresses_that_matter_and_no_more_than_are_signed() {

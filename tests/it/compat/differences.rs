@@ -474,6 +474,65 @@ pub const GROUPS: &[(&str, &[Difference])] = &[
     ("`remove-node`", REMOVALS),
     ("`agent`: answers and callbacks", ANSWERS),
     ("`agent`: a join, on the contacted node", ADMISSION),
+    ("`apiserver-proxy`", PROXY),
+];
+
+const PROXY: &[Difference] = &[
+    Difference {
+        microk8s: "when the list of API servers changes, the proxy stops listening and starts anew, without what it knew of them",
+        here: "it goes on listening, connections go on, and new ones go to the API servers in the new list",
+        why: "a control plane node that comes or goes is no reason to refuse the kubelet a connection",
+        cases: &[],
+        tests: &[
+            "apiserver_proxy::connections_go_on_when_the_list_changes_and_new_ones_go_where_it_says",
+            "apiserver_proxy_kubernetes::a_watch_goes_on_while_the_list_changes_and_another_api_server_dies_and_one_that_is_back_is_used",
+        ],
+    },
+    Difference {
+        microk8s: "a list that is empty or cannot be read ends the proxy",
+        here: "the API servers stay as they are, and the log says so; the proxy does not start without a list",
+        why: "the node would lose its cluster for the fault of a file",
+        cases: &[],
+        tests: &[
+            "apiserver_proxy::connections_go_on_when_the_list_changes_and_new_ones_go_where_it_says",
+        ],
+    },
+    Difference {
+        microk8s: "an API server that failed is tried again after a minute or more, and one that is silent holds up a connection for as long as the system tries",
+        here: "it is tried again every second beside the connections, and the next API server is asked after half a second",
+        why: "an API server restarts within seconds, and until it is used again the others carry its load",
+        cases: &[],
+        tests: &[
+            "apiserver_proxy::an_api_server_that_refuses_or_is_silent_is_left_out_and_used_again_when_it_is_back",
+        ],
+    },
+    Difference {
+        microk8s: "the end of one direction of a connection, or a reset, closes both sides in order",
+        here: "the other direction goes on, and a reset is passed on as one",
+        why: "an answer that comes after the end of a request is an answer, and half of one must not pass for a whole",
+        cases: &[],
+        tests: &[
+            "apiserver_proxy::a_side_that_has_said_all_still_hears_the_other_one",
+            "apiserver_proxy::a_side_that_is_reset_resets_the_other_one",
+        ],
+    },
+    Difference {
+        microk8s: "SIGTERM ends the proxy at once",
+        here: "open connections have five seconds to finish; a second signal ends it at once",
+        why: "a request that is nearly done need not be repeated",
+        cases: &[],
+        tests: &[
+            "apiserver_proxy::open_connections_may_finish_after_sigterm_but_none_begins_and_the_service_manager_hears_of_it",
+            "apiserver_proxy::a_connection_that_does_not_end_is_waited_for_no_longer_than_some_seconds",
+        ],
+    },
+    Difference {
+        microk8s: "an API server in the list that is the proxy itself, as on a worker that was a control plane node, is called again and again",
+        here: "it is left out",
+        why: "one connection would take all that there are",
+        cases: &[],
+        tests: &["apiserver_proxy::an_address_that_leads_back_to_the_proxy_is_left_out"],
+    },
 ];
 
 const JOINING: &[Difference] = &[

@@ -18,13 +18,14 @@ const NODE: &[&str] = &[
     "nodes",
     "token",
     "agent",
+    "apiserver-proxy",
 ];
 
-/// Those commands alone.
-const NODE_COMMANDS: &[&str] = NODE.split_at(1).1;
+/// Those commands that use the socket of the agent.
+const NODE_COMMANDS: &[&str] = NODE.split_at(NODE.len() - 1).0.split_at(1).1;
 
 /// What a command reads or writes, by the beginning of its name; paths are of a node of the snap.
-const FILES: [(&str, &[&str], &str); 9] = [
+const FILES: [(&str, &[&str], &str); 12] = [
     (
         "$SNAP_DATA/certs, $SNAP_DATA/credentials",
         &["join", "leave"],
@@ -44,6 +45,21 @@ const FILES: [(&str, &[&str], &str); 9] = [
         "$SNAP_DATA/args/cluster-agent",
         &["agent"],
         "Options of the agent, where none of those that say how to serve is given.",
+    ),
+    (
+        "$SNAP_DATA/args/apiserver-proxy",
+        &["apiserver-proxy"],
+        "Options; those that are typed count before them.",
+    ),
+    (
+        "$SNAP_DATA/args/traefik",
+        &["apiserver-proxy"],
+        "The configuration, traefik.yaml or traefik-template.yaml, and the list of API servers, provider.yaml.",
+    ),
+    (
+        "$SNAP_DATA/credentials/kubelet.config",
+        &["apiserver-proxy"],
+        "With what Kubernetes is asked for the list of API servers.",
     ),
     (
         "$SNAP_DATA/credentials/cluster-tokens.txt",
@@ -87,13 +103,13 @@ const ENVIRONMENT: [(&str, &[&str], &str); 5] = [
     ("MICROK8S_SOCKET", NODE_COMMANDS, "The socket of the agent."),
     (
         "MICROK8S_LOG",
-        &["agent", "dev-cluster"],
-        "How much the agent logs: error, warn, info (the default), debug or trace.",
+        &["agent", "apiserver-proxy", "dev-cluster"],
+        "How much is logged: error, warn, info (the default), debug or trace.",
     ),
     (
         "NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM",
-        &["agent"],
-        "Set by systemd: whom to tell that the agent serves, how often to tell that it lives, and where the journal is.",
+        &["agent", "apiserver-proxy"],
+        "Set by systemd: whom to tell that this program serves, how often to tell that it lives, and where the journal is.",
     ),
 ];
 
@@ -188,12 +204,13 @@ pub fn page(
 }
 
 /// Commands of which one leads to the other.
-const RELATED: [[&str; 2]; 5] = [
+const RELATED: [[&str; 2]; 6] = [
     ["add-node", "join"],
     ["add-node", "token"],
     ["join", "leave"],
     ["leave", "remove-node"],
     ["agent", "nodes"],
+    ["agent", "apiserver-proxy"],
 ];
 
 fn title(name: &[String]) -> String {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -57,9 +57,13 @@ impl Agent {
     }
 
     fn run(host: &Host, words: &[&str]) -> Self {
+        Self::of(&mut host.command(words))
+    }
+
+    /// Starts a program that logs as an agent does.
+    pub fn of(command: &mut Command) -> Self {
         let log = tempfile::tempfile().unwrap();
-        let child = host
-            .command(words)
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.try_clone().unwrap())
