@@ -25,6 +25,10 @@ nightly:
 bench *args:
     cargo bench --locked --bench joins -- {{ args }}
 
+# What the API server proxy costs, beside haproxy and socat (Debian's packages)
+bench-proxy *args:
+    cargo bench --locked --bench proxy -- {{ args }}
+
 # What can be checked without running anything
 check:
     cargo fmt --check
