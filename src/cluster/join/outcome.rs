@@ -127,6 +127,10 @@ impl JoinError {
                     }
                     _ => self.to_string(),
                 };
+                let exit = match cause {
+                    Cause::Store => ExitStatus::Unreachable,
+                    _ => Admission.exit(),
+                };
                 Failure {
                     error,
                     retry_after: *retry_after,
@@ -134,7 +138,7 @@ impl JoinError {
                     is_token_unknown: refusal.as_ref().map_or(cause == Cause::Token, |refusal| {
                         refusal.reason == Reason::Unknown
                     }),
-                    ..at(Admission, retry, &hint)
+                    ..at(Admission, retry, &hint).exits(exit)
                 }
                 .microk8s(&format!("Connection failed.{text} ({status})."))
             }
@@ -316,6 +320,7 @@ fn of_refusal(
             Some(_) => format!(
                 "{hint}; this address presented too many such tokens, and is listened to again in {seconds}"
             ),
+            None if cause == Cause::Store => hint,
             None => format!(
                 "the contacted node cannot answer that now; try again in {seconds}, the token is not used up"
             ),

@@ -37,6 +37,8 @@ pub(crate) enum Cause {
     Request,
     /// No agent of MicroK8s answered.
     NoAgent,
+    /// The contacted node does not reach the token store of the cluster.
+    Store,
     /// Too many requests.
     Busy,
     /// Something is wrong on the contacted node.
@@ -44,7 +46,7 @@ pub(crate) enum Cause {
 }
 
 /// Phrases of the refusals that are known, and what they mean.
-const PHRASES: [(&str, Cause); 14] = [
+const PHRASES: [(&str, Cause); 15] = [
     ("Invalid token", Cause::Token),
     ("does not resolve to the IP", Cause::NameNotResolved),
     ("is taken by another node", Cause::NameUnusable),
@@ -57,6 +59,7 @@ const PHRASES: [(&str, Cause); 14] = [
     ("This is not an HA MicroK8s cluster", Cause::NotHa),
     ("This is an HA MicroK8s cluster", Cause::IsHa),
     ("update MicroK8s to version", Cause::TooOld),
+    ("Failed to use the token store of the cluster", Cause::Store),
     ("Not found", Cause::NoAgent),
     ("Internal error", Cause::Fault),
 ];
@@ -81,7 +84,7 @@ impl Cause {
     /// Whether the same command may succeed when it is run again.
     pub(crate) const fn retry(self) -> Retry {
         match self {
-            Self::Busy => Retry::TryAgain,
+            Self::Store | Self::Busy => Retry::TryAgain,
             Self::NameNotResolved
             | Self::NameUnusable
             | Self::AlreadyListed
@@ -135,6 +138,9 @@ impl Cause {
             }
             Self::NoAgent => {
                 "something other than a cluster agent answers there, or one of another version; take a fresh connection string from `microk8s add-node`"
+            }
+            Self::Store => {
+                "the token store of the cluster does not answer the contacted node: its log says why; try again, here or with the connection string of another control plane node; the token is not used up"
             }
             Self::Busy => "the contacted node has too much to do; the token is not used up",
             Self::Fault => {
@@ -248,6 +254,11 @@ mod tests {
             (201, None, Cause::NoAgent),
             (302, None, Cause::NoAgent),
             (503, None, Cause::Busy),
+            (
+                503,
+                Some("Failed to use the token store of the cluster: try again in some seconds"),
+                Cause::Store,
+            ),
             (429, Some("too many"), Cause::Busy),
             (500, None, Cause::Fault),
             (500, Some("Failed reading cluster CA: open …"), Cause::Fault),
