@@ -22,7 +22,7 @@ use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::model::token_record::RETRY_WINDOW;
 use crate::platform::datastore_demo::DatastoreDemo;
 use crate::platform::standalone::StandalonePlatform;
-use crate::platform::{self, network, process};
+use crate::platform::{self, Action, Service, network, process};
 use crate::store::layout::{Kind, Layout};
 
 /// MicroK8s's default of `--timeout`, in seconds.
@@ -90,7 +90,14 @@ fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
     }
     let settings = settings(&node, args)?;
     let revision = node.layout.revision().cloned();
-    match (agent::run(node, settings).map_err(Refusal::new)?, revision) {
+    let datastore = node.is_standalone().then(|| node.platform.clone());
+    let ended = agent::run(node, settings);
+    if let Some(platform) = datastore {
+        // Work that has not ended may hold the platform until the process is gone, which would leave the
+        // datastore behind.
+        let _ = platform.service(Action::Stop, Service::K8sDqlite);
+    }
+    match (ended.map_err(Refusal::new)?, revision) {
         (Some(to), Some(from)) => Err(start_in(from.directory(), &to)),
         (_, _) => Ok(()),
     }
