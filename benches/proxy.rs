@@ -184,11 +184,10 @@ impl Subject {
             wait::until(limit, pause, listens).is_some(),
             "`{line}` does not listen"
         );
-        Self {
-            name: name.chars().take(26).collect(),
-            process: Some(process),
-            ..Self::direct(listen)
-        }
+        let mut started = Self::direct(listen);
+        started.name = name.chars().take(26).collect();
+        started.process = Some(process);
+        started
     }
 
     fn measure(&mut self) {
