@@ -49,8 +49,10 @@ use crate::cluster::carry_over::{CarryOverError, carry_over};
 use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::cluster::pod_network;
+use crate::cluster::store_choice::{StoreChoice, TokenStoreChoice};
 use crate::cluster::token_admin;
 use crate::platform::{Action, Service};
+use crate::store::database::StoreError;
 use crate::store::layout::Lock;
 use crate::store::tokens::Tokens;
 
@@ -84,6 +86,8 @@ pub(crate) struct Settings {
     pub(crate) serves_metrics: bool,
     /// From where callbacks are taken.
     pub(crate) callback_from: CallbackFrom,
+    /// Where tokens are kept.
+    pub(crate) token_store: TokenStoreChoice,
     /// Where Cluster API puts its token.
     pub(crate) capi_token: PathBuf,
 }
@@ -144,6 +148,7 @@ pub(crate) enum AgentError {
 /// What the two interfaces share.
 struct Shared {
     admission: Admission,
+    store_choice: StoreChoice,
     callbacks: Callbacks,
     /// Where Cluster API puts its token.
     capi_token: PathBuf,
@@ -161,6 +166,7 @@ struct Shared {
     imports: TaskTracker,
     end_imports: CancellationToken,
     /// What the log said last of a token store that cannot be used.
+    logged_move_problem: Mutex<Option<String>>,
     logged_problem: Mutex<Option<String>>,
     /// The agent was told to stop: joins that are under way are taken back.
     stopping: CancellationToken,
@@ -290,6 +296,7 @@ async fn serve(
         callbacks: Callbacks::new(node.clone(), settings.callback_from),
         capi_token: settings.capi_token.clone(),
         admission: Admission::new(node, tokens),
+        store_choice: StoreChoice::new(settings.token_store),
         served,
         bind,
         timeout: settings.timeout,
@@ -302,6 +309,7 @@ async fn serve(
         imports: TaskTracker::new(),
         end_imports: CancellationToken::new(),
         logged_problem: Mutex::default(),
+        logged_move_problem: Mutex::default(),
         stopping: CancellationToken::new(),
     });
     let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
@@ -313,10 +321,11 @@ async fn serve(
         signal(SignalKind::from_raw(Signal::SIGXFSZ as i32)).map_err(AgentError::Runtime)?;
 
     let mut periodic = JoinSet::new();
-    let works: [fn(&Shared); 3] = [
+    let works: [fn(&Shared); 4] = [
         |shared| shared.admission.reconcile(),
         |shared| pod_network::catch_up(shared.admission.node()),
         expire_tokens,
+        keep_tokens_in_place,
     ];
     for work in works {
         periodic.spawn(again_and_again(shared.clone(), work));
@@ -423,12 +432,21 @@ async fn again_and_again(shared: Arc<Shared>, work: fn(&Shared)) {
 /// agent serves what it can meanwhile.
 fn expire_tokens(shared: &Shared) {
     log_limit::reconcile();
-    let problem = shared
-        .admission
-        .expire_tokens()
-        .err()
-        .map(|error| error.to_string());
-    let mut logged = lock(&shared.logged_problem);
+    log_problem(&shared.logged_problem, shared.admission.expire_tokens());
+}
+
+/// Keeps the tokens in the store in which they are to be.
+fn keep_tokens_in_place(shared: &Shared) {
+    let admission = &shared.admission;
+    let followed = shared
+        .store_choice
+        .follow(admission.node(), admission.tokens());
+    log_problem(&shared.logged_move_problem, followed);
+}
+
+fn log_problem(logged: &Mutex<Option<String>>, outcome: Result<(), StoreError>) {
+    let problem = outcome.err().map(|error| error.to_string());
+    let mut logged = lock(logged);
     if problem != *logged {
         match &problem {
             Some(error) => tracing::error!("{error}"),

@@ -18,6 +18,7 @@ use crate::cli::output::{self, Printer};
 use crate::cluster::callback::CallbackFrom;
 use crate::cluster::fresh_node::{self, FreshNode};
 use crate::cluster::node::Node;
+use crate::cluster::store_choice::TokenStoreChoice;
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::model::token_record::RETRY_WINDOW;
 use crate::platform::datastore_demo::DatastoreDemo;
@@ -258,6 +259,7 @@ fn from_file(
         log_format: typed.log_format.or(read.log_format),
         max_connections: typed.max_connections.or(read.max_connections),
         callback_from: typed.callback_from.or(read.callback_from),
+        token_store: typed.token_store.or(read.token_store),
         capi_dir: typed.capi_dir.or(read.capi_dir),
         ..read
     })
@@ -289,6 +291,11 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
         callback_from: match args.callback_from {
             None | Some(cli::agent::CallbackFrom::Cluster) => CallbackFrom::Cluster,
             Some(cli::agent::CallbackFrom::Any) => CallbackFrom::Any,
+        },
+        token_store: match args.token_store {
+            None | Some(cli::agent::TokenStore::Auto) => TokenStoreChoice::Auto,
+            Some(cli::agent::TokenStore::Local) => TokenStoreChoice::Local,
+            Some(cli::agent::TokenStore::Cluster) => TokenStoreChoice::Cluster,
         },
         capi_token: args
             .capi_dir

@@ -58,6 +58,10 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_enum, value_name = "WHO")]
     pub(crate) callback_from: Option<CallbackFrom>,
 
+    /// Where tokens are kept [default: auto]
+    #[arg(long, value_enum, value_name = "STORE")]
+    pub(crate) token_store: Option<TokenStore>,
+
     /// The folder of Cluster API, with its token in `etc/token` [default: /capi]
     #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
     pub(crate) capi_dir: Option<PathBuf>,
@@ -115,6 +119,17 @@ pub(crate) enum CallbackFrom {
     Cluster,
     /// All, as in MicroK8s
     Any,
+}
+
+/// Where tokens are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenStore {
+    /// In the cluster's API when it has several control planes, on this node otherwise
+    Auto,
+    /// On this node, which is then the only one that accepts them
+    Local,
+    /// In the cluster's API: every control plane accepts them
+    Cluster,
 }
 
 impl AgentArgs {

@@ -1,6 +1,8 @@
 //! `microk8s token`: what may be typed, and how tokens are shown. A token is named by its id, or
 //! given on standard input; it is never shown.
 
+use std::collections::HashSet;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -159,6 +161,7 @@ struct Shown<'a> {
     node: Option<&'a str>,
     issued: Option<String>,
     issued_by_uid: Option<u32>,
+    issued_on: Option<&'a str>,
     file: Option<&'a str>,
     admissions: u64,
     last_used: Option<String>,
@@ -184,6 +187,7 @@ impl<'a> Shown<'a> {
             node: token.node.as_deref(),
             issued: token.issued_at.map(time_text::moment),
             issued_by_uid: token.issued_by,
+            issued_on: token.issued_on.as_deref(),
             file: token.file.as_deref(),
             admissions: token.admissions,
             last_used: last.map(|last| time_text::moment(last.at)),
@@ -216,6 +220,12 @@ fn table(list: &TokenList) -> String {
         "DESCRIPTION",
     ];
     let mut rows = vec![header.map(str::to_owned)];
+    let issuers: HashSet<_> = list
+        .tokens
+        .iter()
+        .flat_map(|token| &token.issued_on)
+        .collect();
+    let on = |token: &TokenEntry| on(token).filter(|_| issuers.len() > 1).unwrap_or_default();
     for token in &list.tokens {
         rows.push([
             token.id.clone(),
@@ -228,7 +238,7 @@ fn table(list: &TokenList) -> String {
             token.node.clone().unwrap_or_else(dash),
             token
                 .issued_at
-                .map_or_else(dash, |at| relative(at, list.now)),
+                .map_or_else(dash, |at| relative(at, list.now) + &on(token)),
             // Names come from other machines; one is one line and no more.
             token
                 .last_use
@@ -243,11 +253,19 @@ fn table(list: &TokenList) -> String {
     output::table(&rows)
 }
 
+/// The node that issued it.
+fn on(token: &TokenEntry) -> Option<String> {
+    let node = token.issued_on.as_deref()?;
+    Some(format!(" on {}", sanitize::for_log(node, 63)))
+}
+
 fn details(token: &TokenEntry, now: i64) -> String {
     let at = |at: i64| format!("{} ({})", time_text::moment(at), relative(at, now));
     let by = |uid: Option<u32>| uid.map_or_else(String::new, |uid| format!(", by uid {uid}"));
     let issued = match (token.issued_at, &token.file) {
-        (Some(moment), _) if token.issued_by.is_some() => at(moment) + &by(token.issued_by),
+        (Some(moment), _) if token.issued_by.is_some() => {
+            at(moment) + &by(token.issued_by) + &on(token).unwrap_or_default()
+        }
         (Some(moment), _) => format!("{}, by a line in MicroK8s's token file", at(moment)),
         (None, Some(file)) => format!("by a line in {file}"),
         (None, None) => dash(),
@@ -333,6 +351,7 @@ mod tests {
             node: None,
             issued_at: Some(NOW - 120),
             issued_by: Some(0),
+            issued_on: Some("n1".to_owned()),
             file: None,
             admissions: 1,
             last_use: Some(TokenUse {
@@ -381,7 +400,7 @@ mod tests {
              node:        any\n\
              uses left:   0\n\
              expires:     2025-11-24T18:00:00Z (in 2 hours)\n\
-             issued:      2025-11-24T15:58:00Z (2 minutes ago), by uid 0\n\
+             issued:      2025-11-24T15:58:00Z (2 minutes ago), by uid 0 on n1\n\
              admitted:    1\n\
              last used:   2025-11-24T15:59:00Z (1 minute ago), by n2?[2J (10.99.0.12) as worker\n\
              description: for the rack\n"

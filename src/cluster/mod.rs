@@ -24,9 +24,9 @@ pub(crate) mod operation;
 pub(crate) mod pod_network;
 mod registry;
 pub(crate) mod remove_node;
-#[expect(dead_code, reason = "until the agent can be told to use it")]
-pub(crate) mod secret_store;
+mod secret_store;
 pub(crate) mod status;
+pub(crate) mod store_choice;
 mod strictness;
 pub(crate) mod token_admin;
 pub(crate) mod transaction;

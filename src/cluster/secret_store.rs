@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::client::secrets::{Kind, SecretObject, Secrets};
 use crate::model::token::TokenDigest;
 use crate::model::token_record::TokenRecord;
 use crate::store::database::StoreError;
-use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore, Version};
+use crate::store::token_store::{ChangeId, NextChange, Stored, Swap, Swapped, TokenStore, Version};
 
 const NAMESPACE: &str = "kube-system";
 const KIND: Kind = Kind {
@@ -46,9 +46,6 @@ struct Row {
     change: ChangeId,
     record: TokenRecord,
 }
-
-/// When time changes a record next.
-type NextChange = Arc<dyn Fn(&TokenRecord) -> Option<i64> + Send + Sync>;
 
 /// The tokens in the cluster's API.
 pub(crate) struct SecretStore {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::base::clock::Clock;
 use crate::cluster::node::Node;
+use crate::cluster::secret_store::SecretStore;
 use crate::cluster::transaction;
 use crate::model::cluster_id::CurrentCluster;
 use crate::model::token::TokenDigest;
@@ -13,7 +14,8 @@ use crate::pki::ca;
 use crate::store::database::StoreError;
 use crate::store::layout::{Layout, Lock};
 use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
-use crate::store::tokens::{ListedToken, Tokens};
+use crate::store::token_store::TokenStore;
+use crate::store::tokens::{ListedToken, Shared, Tokens};
 use crate::wire::local_v1::{
     PruneRequest, Pruned, TokenEntry, TokenList, TokenSelection, TokenUse,
 };
@@ -22,7 +24,13 @@ use crate::wire::local_v1::{
 pub(crate) fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
     let layout = node.layout.clone();
     let cluster = move || current_cluster(&layout);
-    Tokens::new(&node.layout, clock, window, Arc::new(cluster))
+    let kubeconfig = node.layout.credential("client.config");
+    let make = |due| -> Box<dyn TokenStore> { Box::new(SecretStore::new(kubeconfig.clone(), due)) };
+    let shared = Shared {
+        node: node.name().unwrap_or_default(),
+        store: Some(&make),
+    };
+    Tokens::new(&node.layout, clock, window, Arc::new(cluster), shared)
 }
 
 /// The certificate authority (PEM) of the cluster that the node is in.
@@ -179,6 +187,7 @@ fn entry(token: &ListedToken, now: i64) -> TokenEntry {
             node: None,
             issued_at: None,
             issued_by: None,
+            issued_on: None,
             file,
             admissions: 0,
             last_use: None,
@@ -201,6 +210,7 @@ fn entry(token: &ListedToken, now: i64) -> TokenEntry {
             Issuer::Uid(uid) => Some(uid),
             Issuer::TokenFile => None,
         },
+        issued_on: record.issued_on().map(str::to_owned),
         file,
         admissions: record.admissions(),
         last_use: record.last_use().map(|last| TokenUse {

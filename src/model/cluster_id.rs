@@ -15,6 +15,11 @@ impl ClusterId {
     pub(crate) fn of_key(public_key: &[u8]) -> Self {
         Self(Fingerprint::of(public_key).to_string())
     }
+
+    /// Its name in a table.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// The cluster that a node is in.

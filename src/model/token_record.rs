@@ -15,6 +15,7 @@
 //! node has the cluster's key from the first answer on; when its join fails the use stays that
 //! node's, so that one token never gives two nodes what only one of them should have.
 
+mod certificates;
 mod granted_terms;
 mod queries;
 mod refusal;
@@ -22,25 +23,32 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod token_use;
+mod transit;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use certificates::CertificatePurpose;
 pub use granted_terms::GrantedTerms;
 pub(crate) use refusal::{Reason, Refusal};
 pub(crate) use state::{
     Added, Grant, JoinRequest, LastUse, Release, Revoked, State, TokenEvent, Void, VoidReason,
 };
 use token_use::{Phase, TokenUse};
+pub(crate) use transit::{Transit, TransitPhase};
 
 use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::join_id::JoinId;
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
-use crate::model::token_terms::{Description, RoleLimit, Terms};
+use crate::model::token_terms::{Description, Lifetime, RoleLimit, Terms};
 
 /// For how long, in seconds, an admitted worker may have its certificates signed. After that a use
 /// that was not reported is free again.
 pub(crate) const LEASE: i64 = 15 * 60;
+
+/// How far, in seconds, the clocks of two control plane nodes that share a token may differ, and a
+/// clock may be put back, without an effect on joins under way.
+pub(crate) const CLOCK_DIFFERENCE: i64 = LEASE;
 
 /// For how long, in seconds, a node that used a token may use it again, unless told otherwise.
 pub(crate) const RETRY_WINDOW: i64 = 15 * 60;
@@ -73,7 +81,8 @@ pub(crate) struct TokenRecord {
     description: Option<Description>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked: Option<Revoked>,
-    /// Uses that are still pending.
+    /// Uses that are still pending. Those that are not counted are here for as long as the node may
+    /// have certificates signed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tries: Vec<TokenUse>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +101,12 @@ pub(crate) struct TokenRecord {
     cluster: Option<ClusterId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     void: Option<Void>,
+    /// The node that issued it; an earlier version did not note that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issued_on: Option<String>,
+    /// It is on its way from one store to another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transit: Option<Transit>,
 }
 
 /// Uses that are counted.
@@ -140,6 +155,18 @@ impl TokenRecord {
             has_line: false,
             cluster: None,
             void: None,
+            issued_on: None,
+            transit: None,
+        }
+    }
+
+    /// What is known of a token that a line in a file of MicroK8s issues for any number of nodes: the
+    /// line has its terms, the record the nodes that are joining with it.
+    pub(crate) fn of_line(now: i64) -> Self {
+        let terms = Terms::lasting(Lifetime::OneUse);
+        Self {
+            counted: None,
+            ..Self::issue(&terms, now, Issuer::TokenFile)
         }
     }
 
@@ -233,13 +260,13 @@ impl TokenRecord {
     ) -> Result<Grant, Refusal> {
         if let Some(revoked) = self.revoked {
             return Err(Refusal {
-                seconds_ago: Some(now - revoked.at),
+                seconds_ago: Some(ago(revoked.at, now)),
                 ..Reason::Revoked.into()
             });
         }
         if self.state(now) == State::Void {
             return Err(Refusal {
-                seconds_ago: self.void.map(|void| now - void.at),
+                seconds_ago: self.void.map(|void| ago(void.at, now)),
                 ..Reason::Void.into()
             });
         }
@@ -247,11 +274,11 @@ impl TokenRecord {
         if !is_open && self.live_count(now).is_none() {
             return Err(self.why_over(now));
         }
-        let own = self.tries.iter().find(|other| other.node == claim.node);
+        let own = self.counted_use(&claim.node);
         let may_retry = own.is_some_and(|own| own.may_be_repeated(claim.role, now, window));
         let others_held = held
             .iter()
-            .filter(|node| **node != claim.node && !self.tries.iter().any(|t| t.node == **node))
+            .filter(|node| **node != claim.node && self.counted_use(node).is_none())
             .count();
         let free = self
             .left(now)
@@ -281,73 +308,65 @@ impl TokenRecord {
             .iter()
             .find(|node| **node != claim.node)
             .map(|node| (node, now))
-            .or_else(|| self.tries.last().map(|other| (&other.node, other.at)));
+            .or_else(|| {
+                let last = self.tries.iter().rfind(|other| other.is_counted);
+                last.map(|other| (&other.node, other.at))
+            });
         Err(Refusal {
             node: holder.map(|(node, _)| node.to_string()),
-            seconds_ago: holder.map(|(_, at)| now - at),
+            seconds_ago: holder.map(|(_, at)| ago(at, now)),
             ..Reason::InUse.into()
         })
     }
 
-    /// A node is admitted: from now on one use is its own.
+    /// A node is admitted: from now on one use is its own, and it may have these certificates signed
+    /// for a while. What it could have signed before it can no longer.
     ///
     /// `hands_out` tells whether the answer itself holds what opens something in the cluster; that
     /// for a control plane node always does.
-    pub(crate) fn admit(&mut self, claim: &JoinRequest, grant: Grant, hands_out: bool, now: i64) {
+    pub(crate) fn admit(
+        &mut self,
+        claim: &JoinRequest,
+        grant: Grant,
+        certificates: &[CertificatePurpose],
+        hands_out: bool,
+        now: i64,
+    ) {
         self.admissions += 1;
         self.last = Some(LastUse {
             node: claim.node.clone(),
             role: claim.role,
             at: now,
         });
-        if grant == Grant::Open {
-            return;
-        }
+        self.tries
+            .retain(|other| other.is_counted || other.node != claim.node);
         let phase = match claim.role {
             Role::Worker if !hands_out => Phase::Admitted,
             Role::Worker | Role::ControlPlane => Phase::HandedOut,
         };
-        match self.find(&claim.node) {
-            Some(own) => {
-                // What it was given before it still has.
-                own.phase = match own.phase {
-                    Phase::Admitted => phase,
-                    Phase::Served => Phase::Served,
-                    Phase::HandedOut | Phase::Failed | Phase::Listed => Phase::HandedOut,
-                };
-                own.role = claim.role;
-                own.at = now;
-                own.join_id.clone_from(&claim.join_id);
-            }
-            None => self.tries.push(TokenUse {
+        if let Some(own) = self.find(&claim.node) {
+            // What it was given before it still has.
+            own.phase = match own.phase {
+                Phase::Admitted => phase,
+                Phase::Served => Phase::Served,
+                Phase::HandedOut | Phase::Failed | Phase::Listed => Phase::HandedOut,
+            };
+            own.role = claim.role;
+            own.at = now;
+            own.join_id.clone_from(&claim.join_id);
+            own.grants = certificates.to_vec();
+        } else if grant == Grant::Counted || !certificates.is_empty() {
+            self.tries.push(TokenUse {
                 node: claim.node.clone(),
                 role: claim.role,
                 at: now,
                 phase,
                 was_served: false,
                 join_id: claim.join_id.clone(),
-            }),
+                is_counted: grant == Grant::Counted,
+                grants: certificates.to_vec(),
+            });
         }
-    }
-
-    /// A certificate leaves for the node.
-    pub(crate) fn hand_out(&mut self, node: &JoiningNode) {
-        if let Some(own) = self.find(node)
-            && own.phase == Phase::Admitted
-        {
-            own.phase = Phase::HandedOut;
-        }
-    }
-
-    /// The node has everything that it needs: the use is used. The node itself may still try again,
-    /// because what it has to do with it may fail, and its client may not say so.
-    pub(crate) fn serve(&mut self, node: &JoiningNode) -> bool {
-        self.find(node)
-            .map(|own| {
-                own.phase = Phase::Served;
-                own.was_served = true;
-            })
-            .is_some()
     }
 
     /// Whether the node holds a use, and by another join than this one.
@@ -357,27 +376,30 @@ impl TokenRecord {
             .any(|own| own.node == *node && JoinId::differ(own.join_id.as_ref(), join_id))
     }
 
-    /// The node's join is complete, and its use used for good. Says whether the token had a use of
-    /// it.
+    /// The node's join is complete, and its use used for good. Says whether it was a counted one.
     pub(crate) fn complete(&mut self, node: &JoiningNode) -> bool {
-        let before = self.tries.len();
+        let had_one = self.counted_use(node).is_some();
         self.tries.retain(|other| other.node != *node);
-        let had_one = self.tries.len() < before;
         self.spend(u32::from(had_one));
         had_one
     }
 
-    /// The node says that its join failed.
+    /// The node says that its join failed: nothing is signed for it any more.
     pub(crate) fn fail(&mut self, node: &JoiningNode) -> Release {
         let Some(own) = self.find(node) else {
             return Release::None;
         };
-        if own.phase == Phase::Admitted {
-            self.tries.retain(|other| other.node != *node);
-            return Release::Free;
+        own.grants.clear();
+        let (is_counted, phase) = (own.is_counted, own.phase);
+        if is_counted && phase != Phase::Admitted {
+            own.phase = Phase::Failed;
+            return Release::KeptForNode;
         }
-        own.phase = Phase::Failed;
-        Release::KeptForNode
+        self.tries.retain(|other| other.node != *node);
+        match is_counted {
+            true => Release::Free,
+            false => Release::None,
+        }
     }
 
     /// Revokes the token, and returns whether it was still usable.
@@ -414,6 +436,9 @@ impl TokenRecord {
             if !other.ends() || now < other.end(window) {
                 return true;
             }
+            if !other.is_counted {
+                return false;
+            }
             if other.phase == Phase::Admitted {
                 events.push(TokenEvent::LeaseRanOut(other.node.clone()));
                 return false;
@@ -425,7 +450,7 @@ impl TokenRecord {
             false
         });
         self.spend(spent);
-        if self.state(now) == State::Expired && !self.end_noticed {
+        if self.state(now) == State::Expired && !self.end_noticed && !self.is_of_lines() {
             self.end_noticed = true;
             events.push(TokenEvent::Expired);
         }
@@ -452,6 +477,7 @@ impl TokenRecord {
             }
         }
         let why = self.void.filter(|void| void.is_final)?.why;
+        self.tries.clear();
         (self.state(now) == State::Void).then_some(TokenEvent::Void(why))
     }
 
@@ -470,11 +496,13 @@ impl TokenRecord {
         could_admit
     }
 
-    /// What came about while the clock was ahead came about now at the latest: nothing may last until
-    /// the clock is there again.
+    /// What came about while the clock was far ahead came about now at the latest: nothing may last
+    /// until the clock is there again. Of a time that is ahead by no more than the clocks of two
+    /// control plane nodes may differ, nothing is changed.
     fn put_clock_right(&mut self, now: i64) {
-        let ahead = self.issued_at.saturating_sub(now);
-        if ahead > 0 {
+        let is_ahead = |time: i64| time > now.saturating_add(CLOCK_DIFFERENCE);
+        if is_ahead(self.issued_at) {
+            let ahead = self.issued_at.saturating_sub(now);
             self.issued_at = now;
             let ends = [
                 self.open_until.as_mut(),
@@ -486,15 +514,17 @@ impl TokenRecord {
                 *end = end.saturating_sub(ahead);
             }
         }
-        let times = self
-            .tries
-            .iter_mut()
-            .map(|other| &mut other.at)
-            .chain(self.last.as_mut().map(|last| &mut last.at))
-            .chain(self.revoked.as_mut().map(|revoked| &mut revoked.at))
-            .chain(self.void.as_mut().map(|void| &mut void.at));
-        for time in times {
-            *time = (*time).min(now);
+        for own in self.tries.iter_mut().filter(|own| is_ahead(own.at)) {
+            own.at = now;
+            own.grants.clear();
+        }
+        let times = [
+            self.last.as_mut().map(|last| &mut last.at),
+            self.revoked.as_mut().map(|revoked| &mut revoked.at),
+            self.void.as_mut().map(|void| &mut void.at),
+        ];
+        for time in times.into_iter().flatten().filter(|time| is_ahead(**time)) {
+            *time = now;
         }
     }
 
@@ -512,6 +542,11 @@ impl TokenRecord {
             counted.spent = counted.spent.saturating_add(uses);
         }
     }
+}
+
+/// How many seconds ago it was; none for what a clock that is ahead wrote.
+fn ago(at: i64, now: i64) -> i64 {
+    now.saturating_sub(at).max(0)
 }
 
 /// Whether an end has come; nothing without one ends.

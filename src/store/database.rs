@@ -37,7 +37,9 @@ use counter::Counter;
 pub(crate) use error::{Fault, StoreError};
 
 /// The version of what the tables hold.
-const SCHEMA: u64 = 2;
+const SCHEMA: u64 = 3;
+/// The version before, which is carried over.
+const EARLIER_SCHEMA: u64 = 2;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SCHEMA_KEY: &str = "schema";
 /// How many changes there were.
@@ -57,6 +59,9 @@ type Told<T> = mpsc::Sender<Result<T, StoreError>>;
 
 /// Makes what an older copy holds void, and says how many tokens that were.
 pub(crate) type VoidAll = Box<dyn Fn(&WriteTransaction) -> Result<usize, Fault> + Send>;
+
+/// Makes this version's tables of those of the version before.
+pub(crate) type CarryOver = Box<dyn Fn(&WriteTransaction) -> Result<(), Fault> + Send>;
 
 /// What the writer is asked for.
 enum Job {
@@ -114,6 +119,7 @@ impl Database {
         counter: PathBuf,
         clock: Arc<dyn Clock>,
         void_all: VoidAll,
+        carry_over: CarryOver,
     ) -> Self {
         let shared = Arc::new(Shared {
             path,
@@ -126,6 +132,7 @@ impl Database {
             counter: Counter::new(counter),
             clock,
             void_all,
+            carry_over,
             opened: 0,
             changes: 0,
         };
@@ -251,6 +258,7 @@ struct Writer {
     counter: Counter,
     clock: Arc<dyn Clock>,
     void_all: VoidAll,
+    carry_over: CarryOver,
     /// How many were opened.
     opened: u64,
     /// How many changes the open one has had.
@@ -397,6 +405,13 @@ impl Writer {
         };
         match schema {
             Some(SCHEMA) => {}
+            Some(EARLIER_SCHEMA) => {
+                self.maintain(&database, changes, |writer, transaction| {
+                    (writer.carry_over)(transaction)?;
+                    transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
+                    Ok(())
+                })?;
+            }
             Some(found) if found > SCHEMA => {
                 return Err(StoreError::Newer {
                     path,
@@ -413,6 +428,25 @@ impl Writer {
         Ok(database)
     }
 
+    /// Changes a database before anything else does, which is then the change of this number.
+    fn maintain<T>(
+        &self,
+        database: &redb::Database,
+        changes: u64,
+        work: impl Fn(&Self, &WriteTransaction) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let attempt = || -> Result<T, Fault> {
+            let transaction = begin_write(database)?;
+            let value = work(self, &transaction)?;
+            transaction.open_table(META)?.insert(CHANGES_KEY, changes)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        panics::caught(attempt)
+            .unwrap_or_else(|why| Err(Fault::Panicked(why)))
+            .map_err(|fault| fault.into_error(&self.shared.path))
+    }
+
     /// An older copy may hold tokens as valid that were used since.
     fn void_older_copy(
         &mut self,
@@ -420,16 +454,9 @@ impl Writer {
         newest: u64,
     ) -> Result<(), StoreError> {
         let changes = newest + 1;
-        let attempt = || -> Result<usize, Fault> {
-            let transaction = begin_write(database)?;
-            let voided = (self.void_all)(&transaction)?;
-            transaction.open_table(META)?.insert(CHANGES_KEY, changes)?;
-            transaction.commit()?;
-            Ok(voided)
-        };
-        let voided = panics::caught(attempt)
-            .unwrap_or_else(|why| Err(Fault::Panicked(why)))
-            .map_err(|fault| fault.into_error(&self.shared.path))?;
+        let voided = self.maintain(database, changes, |writer, transaction| {
+            (writer.void_all)(transaction)
+        })?;
         self.changes = changes;
         self.counter.write(changes);
         let path = self.shared.path.display();

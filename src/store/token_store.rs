@@ -5,8 +5,9 @@
 //! the record by a pure function, swaps, and begins again where another was first.
 
 mod local;
+mod stores;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -20,7 +21,10 @@ use crate::model::token::TokenDigest;
 use crate::model::token_record::TokenRecord;
 use crate::store::database::StoreError;
 
-pub(crate) use local::{LocalStore, there, void_all};
+pub(crate) use local::{
+    LocalStore, carry_over, note_revision, noted_revision, place, there, void_all,
+};
+pub(crate) use stores::{Place, Stores, Taken};
 
 /// Keeps the records of tokens. Every method blocks, and is called on threads that may.
 pub(crate) trait TokenStore: Send + Sync {
@@ -59,11 +63,13 @@ pub(crate) trait TokenStore: Send + Sync {
     /// How far the whole store has come: a number that grows with time, and is less than one that was
     /// given before only where an older copy of the store was restored. `None` where the store
     /// notices that itself.
-    #[expect(dead_code, reason = "for the store that several nodes share")]
     fn revision(&self) -> Result<Option<u64>, StoreError> {
         Ok(None)
     }
 }
+
+/// Tells when time changes a record next.
+pub(crate) type NextChange = Arc<dyn Fn(&TokenRecord) -> Option<i64> + Send + Sync>;
 
 /// A record as a store has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,6 +248,7 @@ impl Records {
             for waiting in &mut *batch {
                 next = (waiting.change)(next);
             }
+            next = next.filter(|record| !record.is_empty());
             if next == before {
                 return Ok(());
             }
@@ -281,6 +288,7 @@ impl Records {
             for key in &left {
                 let (before, expected) = self.store.read(key)?.map_or((None, None), Stored::parts);
                 let (next, value) = change(before.clone());
+                let next = next.filter(|record| !record.is_empty());
                 values.insert(*key, value);
                 if next != before || (always && next.is_some()) {
                     swaps.push(Swap {

@@ -17,7 +17,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::clock::Clock;
-use crate::model::cluster_id::CurrentCluster;
+use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::node::JoiningNode;
 use crate::model::token::{Token, TokenDigest};
 use crate::model::token_record::{
@@ -25,13 +25,13 @@ use crate::model::token_record::{
     TokenRecord, VoidReason,
 };
 use crate::model::token_terms::{Lifetime, Terms};
-use crate::store::admissions::{self, Admissions};
+use crate::store::admissions::Admissions;
 use crate::store::audit::{self, Actor};
 use crate::store::database::{Database, StoreError};
 use crate::store::layout::Layout;
 use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
-use crate::store::token_store::{self, LocalStore, Records};
+use crate::store::token_store::{self, LocalStore, NextChange, Records, Stores, TokenStore};
 
 use expiry::KEPT;
 pub(crate) use expiry::ListedToken;
@@ -40,6 +40,7 @@ pub(crate) use reservation::Reservation;
 /// The tokens of this node.
 pub(crate) struct Tokens {
     records: Records,
+    stores: Arc<Stores>,
     admissions: Admissions,
     database: Arc<Database>,
     cluster_file: TokenFile,
@@ -50,12 +51,23 @@ pub(crate) struct Tokens {
     cluster: AskCluster,
     /// For how many seconds a node may use again what it used.
     window: i64,
+    /// How far the shared store of which cluster was seen to have come, and when that was written
+    /// down.
+    revision: Mutex<Option<(ClusterId, u64, i64)>>,
     /// What the whole store was last brought up to.
     settled_for: Mutex<Option<(CurrentCluster, i64)>>,
     /// Who holds which token while it is being admitted, and in how many requests.
     held: Mutex<HashMap<TokenDigest, Vec<(JoiningNode, usize)>>>,
     /// Tokens with which control plane nodes join that the datastore does not list yet.
     awaited: Mutex<HashSet<TokenDigest>>,
+}
+
+/// The store that the control planes of a cluster share.
+pub(crate) struct Shared<'a> {
+    /// The name of this node.
+    pub(crate) node: String,
+    /// Makes the store, where there may be one.
+    pub(crate) store: Option<&'a dyn Fn(NextChange) -> Box<dyn TokenStore>>,
 }
 
 /// Tells in which cluster the node is.
@@ -67,6 +79,8 @@ struct Moment {
     now: i64,
     window: i64,
     cluster: CurrentCluster,
+    /// The name of this node.
+    node: String,
 }
 
 impl Moment {
@@ -85,6 +99,7 @@ impl Moment {
     fn issue(&self, terms: &Terms, issuer: Issuer) -> TokenRecord {
         let mut record = TokenRecord::issue(terms, self.now, issuer);
         record.keep_to(&self.cluster, self.now);
+        record.set_issued_on(&self.node);
         record
     }
 
@@ -92,6 +107,7 @@ impl Moment {
     fn add(&self, record: &mut TokenRecord, terms: &Terms, issuer: Issuer) -> Added {
         let added = record.add(terms, self.now, issuer);
         record.keep_to(&self.cluster, self.now);
+        record.set_issued_on(&self.node);
         added
     }
 }
@@ -140,24 +156,35 @@ impl Tokens {
         clock: Arc<dyn Clock>,
         window: i64,
         cluster: AskCluster,
+        shared: Shared<'_>,
     ) -> Self {
         let time = clock.clone();
-        let due = move |record: &TokenRecord| record.next_change(time.unix_seconds(), window, KEPT);
-        let (time, next) = (clock.clone(), due.clone());
+        let due: NextChange = Arc::new(move |record: &TokenRecord| {
+            record.next_change(time.unix_seconds(), window, KEPT)
+        });
+        let (time, next, again) = (clock.clone(), due.clone(), due.clone());
         let void_all = move |transaction: &redb::WriteTransaction| {
             let now = time.unix_seconds();
-            admissions::end_all_rights(transaction)?;
-            token_store::void_all(transaction, VoidReason::OlderCopy, now, &next)
+            token_store::void_all(transaction, VoidReason::OlderCopy, now, &*next)
         };
         let database = Arc::new(Database::new(
             layout.token_database(),
             layout.token_counter(),
             clock.clone(),
             Box::new(void_all),
+            Box::new(move |transaction| token_store::carry_over(transaction, &*again)),
+        ));
+        let noted = database.clone();
+        let stores = Arc::new(Stores::new(
+            Box::new(LocalStore::new(database.clone(), due.clone())),
+            shared.store.map(|make| make(due)),
+            Box::new(move |place| token_store::place(&noted, place)),
+            shared.node,
         ));
         let file = |name| TokenFile::new(layout.credential(name));
         Self {
-            records: Records::new(Box::new(LocalStore::new(database.clone(), due))),
+            records: Records::new(Box::new(stores.clone())),
+            stores,
             admissions: Admissions::new(database.clone(), cluster.clone()),
             database,
             cluster_file: file(token_files::CLUSTER_TOKENS),
@@ -166,6 +193,7 @@ impl Tokens {
             clock,
             cluster,
             window,
+            revision: Mutex::default(),
             settled_for: Mutex::default(),
             held: Mutex::default(),
             awaited: Mutex::default(),
@@ -197,6 +225,11 @@ impl Tokens {
         &self.admissions
     }
 
+    /// The stores that they are in.
+    pub(crate) fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
     /// The clock that tokens live by.
     pub(crate) fn now(&self) -> i64 {
         self.clock.unix_seconds()
@@ -207,6 +240,7 @@ impl Tokens {
             now: self.now(),
             window: self.window,
             cluster: (self.cluster)(),
+            node: self.stores.name().to_owned(),
         }
     }
 
@@ -216,7 +250,7 @@ impl Tokens {
     }
 
     /// Issues a token and says what it is good for. Of one that is issued once more this tells how
-    /// that changed it, and what an earlier record of it left behind ends.
+    /// that changed it.
     pub(crate) fn add(
         &self,
         token: &Token,
@@ -241,9 +275,6 @@ impl Tokens {
             Some(added) if added.was_over => "revived",
             Some(_) => "renewed",
         };
-        if event == "revived" {
-            self.admissions.end_rights(&[digest], None)?;
-        }
         audit::write(event, &digest, Actor::Uid(uid), None, "ok");
         Ok((granted, added))
     }
@@ -315,15 +346,16 @@ impl Tokens {
         let moment = self.moment();
         let now = moment.now;
         let digest = token.digest();
-        if look_up(&self.persistent_file, token, now)?.is_usable() {
+        let is_open = look_up(&self.persistent_file, token, now)?.is_usable();
+        let stored = self.records.read(&digest)?;
+        if is_open {
             return Ok(Ok(Found {
                 source: Source::OpenLine,
                 members: Members::new(),
-                seen: None,
+                seen: stored,
                 record: None,
             }));
         }
-        let stored = self.records.read(&digest)?;
         let mut record = stored.clone();
         let members = record
             .as_ref()
@@ -379,7 +411,7 @@ impl Tokens {
         for event in events {
             audit_happening(digest, event);
             if let TokenEvent::LeaseRanOut(node) = event {
-                self.admissions.fail(digest, node, None, true)?;
+                self.admissions.fail(digest, node, true)?;
             }
         }
         Ok(())
@@ -426,7 +458,14 @@ fn by_line(moment: &Moment) -> TokenRecord {
     moment.issue(&Terms::lasting(Lifetime::OneUse), Issuer::TokenFile)
 }
 
-/// The same, whatever the token was before.
+/// A token that a line in one of MicroK8s's files issues for any number of uses.
+fn by_open_line(moment: &Moment) -> TokenRecord {
+    let mut record = TokenRecord::of_line(moment.now);
+    record.keep_to(&moment.cluster, moment.now);
+    record
+}
+
+/// A token that a line issues for one use, whatever it was before.
 fn issue_by_line(record: Option<TokenRecord>, moment: &Moment) -> TokenRecord {
     match record {
         None => by_line(moment),

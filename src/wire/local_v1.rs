@@ -117,6 +117,9 @@ pub(crate) struct TokenEntry {
     pub(crate) issued_at: Option<i64>,
     /// The user who issued it; `null` for one from MicroK8s's file.
     pub(crate) issued_by: Option<u32>,
+    /// The node that issued it, where that is known.
+    #[serde(default)]
+    pub(crate) issued_on: Option<String>,
     /// MicroK8s's file in which it stands.
     pub(crate) file: Option<String>,
     /// How many nodes it admitted.

@@ -237,6 +237,10 @@ impl AdmitError {
             Self::Service(error) => {
                 format!("Failed to restart apiserver service: {}", error.told())
             }
+            Self::Store(StoreError::Full | StoreError::Contended) => {
+                "Too many nodes are joining with this token at the moment, try again in 10 seconds"
+                    .to_owned()
+            }
             Self::Store(error) if error.retry_after().is_some() => "Failed to use the token store of the cluster: try again in some seconds".to_owned(),
             Self::Store(_) => "Failed to use the token store of the contacted node".to_owned(),
             Self::Write { .. } => "Failed to write the files of the contacted node".to_owned(),

@@ -9,8 +9,8 @@ use crate::cluster::admission::error::NodeFile;
 use crate::cluster::admission::{Admission, AdmitError, Admitted, Caller};
 use crate::cluster::first_join::{self, Presented, history};
 use crate::model::token::Token;
+use crate::model::token_record::CertificatePurpose;
 use crate::platform::{Action, Service};
-use crate::store::admissions::CertificatePurpose;
 use crate::store::{known_users, token_files};
 use crate::wire::cluster_v1;
 

@@ -10,13 +10,12 @@ use crate::cluster::node::Node;
 use crate::model::endpoint;
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
-use crate::model::token_record::Reason;
+use crate::model::token_record::{CertificatePurpose, Reason};
 use crate::pki::PkiError;
 use crate::pki::ca::Ca;
 use crate::pki::csr::ParsedRequest;
 use crate::pki::csr_policy::{self, Expected, ReservedIdentity};
 use crate::pki::name::AltName;
-use crate::store::admissions::CertificatePurpose;
 use crate::store::layout::ReadError;
 use crate::wire::cluster_v1;
 

@@ -14,11 +14,11 @@ use crate::cluster::node::{Node, Privacy};
 use crate::cluster::operation::Progress;
 use crate::model::join_stage::JoinStage;
 use crate::model::token::Token;
+use crate::model::token_record::CertificatePurpose;
 use crate::pki::csr;
 use crate::pki::kubeconfig::{self, Identity};
 use crate::pki::name::Subject;
 use crate::platform::{Action, Service};
-use crate::store::admissions::CertificatePurpose;
 use crate::wire::cluster_v1::JoinResponse;
 use crate::wire::operation::JoinOrder;
 

@@ -262,11 +262,10 @@ fn ask_to_forget(node: &Node, own: &Forget, progress: &dyn Progress) -> Result<(
 /// The nodes that this one let in are not in its cluster any more.
 fn forget_nodes(tokens: Option<&Tokens>, progress: &mut dyn Progress) {
     let Some(tokens) = tokens else { return };
-    let forgotten = tokens.admissions().nodes().and_then(|nodes| {
-        nodes
-            .iter()
-            .try_for_each(|admitted| tokens.forget(&admitted.node.name).map(drop))
-    });
+    let admissions = tokens.admissions();
+    let forgotten = admissions
+        .nodes()
+        .and_then(|nodes| admissions.forget(&nodes));
     if let Err(error) = forgotten {
         progress.tell(Event::warning(format!(
             "`microk8s nodes` may still list the cluster's nodes: {error}"

@@ -1,8 +1,8 @@
 //! What a record says of its token. Nothing here changes it.
 
-use super::token_use::Phase;
+use super::token_use::{Phase, TokenUse};
 use super::{
-    Counted, Issuer, LastUse, Reason, Refusal, Revoked, State, TokenRecord, Void, is_over,
+    Counted, Issuer, LastUse, Reason, Refusal, Revoked, State, TokenRecord, Void, ago, is_over,
 };
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
@@ -28,7 +28,10 @@ impl TokenRecord {
         let Some(counted) = &self.counted else {
             return State::Expired;
         };
-        let is_complete = self.tries.iter().all(|other| other.phase.is_used());
+        let is_complete = self
+            .tries
+            .iter()
+            .all(|other| !other.is_counted || other.phase.is_used());
         let is_taken = self.taken() >= counted.uses;
         if is_taken && is_complete {
             State::Used
@@ -146,14 +149,41 @@ impl TokenRecord {
         self.admissions
     }
 
-    /// Whether the node holds one of its counted uses, and the last word on it is not said.
-    pub(crate) fn has_try(&self, node: &JoiningNode) -> bool {
+    /// Whether the node holds a use, and the last word on it is not said.
+    pub(crate) fn has_use(&self, node: &JoiningNode) -> bool {
         self.tries.iter().any(|other| other.node == *node)
     }
 
-    /// Whether any node does.
-    pub(crate) fn has_tries(&self) -> bool {
+    /// Whether the node holds a use, or was the last one that did.
+    pub(crate) fn has_admitted(&self, node: &JoiningNode) -> bool {
+        let is_last = self.last.as_ref().is_some_and(|last| last.node == *node);
+        is_last || self.has_use(node)
+    }
+
+    /// Whether any node holds a use.
+    pub(crate) fn has_uses(&self) -> bool {
         !self.tries.is_empty()
+    }
+
+    /// The nodes that do.
+    pub(crate) fn users(&self) -> impl Iterator<Item = &JoiningNode> {
+        self.tries.iter().map(|other| &other.node)
+    }
+
+    /// Whether it has no terms, because lines in files of MicroK8s have them.
+    pub(crate) fn is_of_lines(&self) -> bool {
+        self.open_until.is_none() && self.counted.is_none() && self.revoked.is_none()
+    }
+
+    /// Whether nothing is to be remembered of it: a line admitted nodes, and no join is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.is_of_lines() && !self.has_uses()
+    }
+
+    pub(super) fn counted_use(&self, node: &JoiningNode) -> Option<&TokenUse> {
+        self.tries
+            .iter()
+            .find(|other| other.is_counted && other.node == *node)
     }
 
     /// The control plane nodes that the datastore may know.
@@ -169,7 +199,8 @@ impl TokenRecord {
 
     pub(super) fn taken(&self) -> u32 {
         let spent = self.counted.as_ref().map_or(0, |counted| counted.spent);
-        spent.saturating_add(self.tries.len().try_into().unwrap_or(u32::MAX))
+        let pending = self.tries.iter().filter(|other| other.is_counted).count();
+        spent.saturating_add(pending.try_into().unwrap_or(u32::MAX))
     }
 
     /// Whether any number of nodes may use it now.
@@ -195,7 +226,7 @@ impl TokenRecord {
             return self.used(now);
         }
         Refusal {
-            seconds_ago: self.expires().map(|end| now - end),
+            seconds_ago: self.expires().map(|end| ago(end, now)),
             ..Reason::Expired.into()
         }
     }
@@ -203,7 +234,7 @@ impl TokenRecord {
     pub(super) fn used(&self, now: i64) -> Refusal {
         Refusal {
             node: self.last.as_ref().map(|last| last.node.to_string()),
-            seconds_ago: self.last.as_ref().map(|last| now - last.at),
+            seconds_ago: self.last.as_ref().map(|last| ago(last.at, now)),
             ..Reason::Used.into()
         }
     }

@@ -36,7 +36,28 @@ fn judge(record: &TokenRecord, claim: &JoinRequest, now: i64) -> Result<Grant, R
 
 fn admit(record: &mut TokenRecord, claim: &JoinRequest, now: i64) {
     let grant = judge(record, claim, now).unwrap();
-    record.admit(claim, grant, false, now);
+    record.admit(claim, grant, certificates(claim), false, now);
+}
+
+const WORKER: [CertificatePurpose; 2] = [CertificatePurpose::Kubelet, CertificatePurpose::Proxy];
+
+fn certificates(claim: &JoinRequest) -> &'static [CertificatePurpose] {
+    match claim.role {
+        Role::Worker => &WORKER,
+        Role::ControlPlane => &[],
+    }
+}
+
+/// The node has this certificate signed; says whether it may.
+fn sign(record: &mut TokenRecord, n: u8, purpose: CertificatePurpose, now: i64) -> bool {
+    record.hand_out(&worker(n).node, purpose, now).is_some()
+}
+
+/// The node has all its certificates signed.
+fn serve(record: &mut TokenRecord, n: u8, now: i64) {
+    for purpose in WORKER {
+        assert!(sign(record, n, purpose, now));
+    }
 }
 
 fn reconcile(record: &mut TokenRecord, now: i64) -> Vec<TokenEvent> {
@@ -50,7 +71,7 @@ fn one_node_gets_a_one_time_token_and_may_try_again() {
     assert_eq!(record.state(NOW), State::Reserved);
     assert_eq!(judge(&record, &worker(3), NOW), Err(Reason::InUse));
     admit(&mut record, &worker(2), NOW + 60);
-    record.hand_out(&worker(2).node);
+    assert!(sign(&mut record, 2, CertificatePurpose::Kubelet, NOW));
     assert!(record.complete(&worker(2).node));
     assert_eq!(record.state(NOW + 60), State::Used);
     for n in [2, 3] {
@@ -62,7 +83,7 @@ fn one_node_gets_a_one_time_token_and_may_try_again() {
 fn a_worker_with_its_certificates_may_try_again_for_a_while_as_a_worker() {
     let mut record = one_use();
     admit(&mut record, &worker(2), NOW);
-    record.serve(&worker(2).node);
+    serve(&mut record, 2, NOW);
     assert_eq!(record.state(NOW), State::Used);
     assert_eq!(judge(&record, &worker(3), NOW), Err(Reason::Used));
     let other_role = claim(2, Role::ControlPlane);
@@ -94,7 +115,7 @@ fn what_was_handed_out_stays_with_the_node_that_has_it() {
         let (mut record, n2) = (one_use(), claim(2, role));
         admit(&mut record, &n2, NOW);
         if with_certificate {
-            record.hand_out(&n2.node);
+            assert!(sign(&mut record, 2, CertificatePurpose::Kubelet, NOW));
         }
         assert_eq!(record.fail(&n2.node), Release::KeptForNode);
         let late = NOW + 100 * RETRY_WINDOW;
@@ -132,7 +153,7 @@ fn a_control_plane_node_of_which_nothing_is_heard_has_used_the_token() {
 fn without_a_window_no_node_tries_again_unless_its_join_is_known_to_have_failed() {
     let n2 = claim(2, Role::ControlPlane);
     let mut record = one_use();
-    record.admit(&n2, Grant::Counted, false, NOW);
+    record.admit(&n2, Grant::Counted, &[], false, NOW);
     record.reconcile(NOW, 0, |_| None);
     let again = |record: &TokenRecord| record.judge(&n2, &[], NOW, 0).map_err(|why| why.reason);
     assert_eq!(again(&record), Err(Reason::InUse));
@@ -163,7 +184,7 @@ fn a_join_that_fails_after_the_datastore_listed_the_node_costs_it_nothing() {
 fn a_worker_that_says_that_it_failed_after_all_keeps_no_way_in_for_ever() {
     let mut record = one_use();
     admit(&mut record, &worker(2), NOW);
-    record.serve(&worker(2).node);
+    serve(&mut record, 2, NOW);
     assert_eq!(record.fail(&worker(2).node), Release::KeptForNode);
     let other_role = claim(2, Role::ControlPlane);
     for claim in [&other_role, &worker(2)] {
@@ -176,7 +197,7 @@ fn a_worker_that_says_that_it_failed_after_all_keeps_no_way_in_for_ever() {
 #[test]
 fn an_answer_with_credentials_in_it_is_handed_out() {
     let mut record = one_use();
-    record.admit(&worker(2), Grant::Counted, true, NOW);
+    record.admit(&worker(2), Grant::Counted, &WORKER, true, NOW);
     assert_eq!(record.fail(&worker(2).node), Release::KeptForNode);
 }
 
@@ -352,7 +373,7 @@ fn a_token_whose_only_use_is_pending_has_another_when_it_is_added_again() {
         "twice added is not two uses"
     );
     admit(&mut record, &worker(2), NOW);
-    record.hand_out(&worker(2).node);
+    assert!(sign(&mut record, 2, CertificatePurpose::Kubelet, NOW));
     record.add(&UNNAMED, NOW, Issuer::Uid(0));
     assert_eq!(judge(&record, &worker(3), NOW), Ok(Grant::Counted));
     assert_eq!(
@@ -403,11 +424,69 @@ fn nothing_lasts_until_a_clock_that_was_ahead_is_there_again() {
     assert_eq!(judge(&record, &worker(2), NOW + 60), Err(Reason::Expired));
 }
 
+#[test]
+fn a_node_of_any_number_has_each_certificate_once_and_then_leaves_no_trace() {
+    let mut record = TokenRecord::issue(&seconds(600), NOW, Issuer::Uid(0));
+    admit(&mut record, &worker(2), NOW);
+    assert!(sign(&mut record, 2, CertificatePurpose::Proxy, NOW));
+    assert!(!sign(&mut record, 2, CertificatePurpose::Proxy, NOW));
+    assert!(!sign(&mut record, 3, CertificatePurpose::Kubelet, NOW));
+    assert!(sign(&mut record, 2, CertificatePurpose::Kubelet, NOW));
+    assert!(!record.has_uses());
+    admit(&mut record, &worker(2), NOW);
+    assert!(!sign(
+        &mut record,
+        2,
+        CertificatePurpose::Proxy,
+        NOW + LEASE
+    ));
+    reconcile(&mut record, NOW + LEASE);
+    assert!(!record.has_uses());
+}
+
+#[test]
+fn the_record_of_a_token_with_as_many_nodes_as_have_room_fits_into_an_object_of_kubernetes() {
+    let mut record = TokenRecord::issue(&seconds(600), NOW, Issuer::Uid(0));
+    let long = |n: usize| JoinRequest {
+        node: JoiningNode {
+            name: format!("{n:0253}"),
+            address: "2001:0db8:1111:2222:3333:4444:5555:6666".parse().unwrap(),
+        },
+        join_id: JoinId::read(&"a".repeat(32)),
+        role: Role::Worker,
+    };
+    let mut nodes = 0;
+    while record.has_room_for(&long(nodes)) {
+        record.admit(
+            &long(nodes),
+            Grant::Open,
+            &CertificatePurpose::ALL,
+            false,
+            NOW,
+        );
+        nodes += 1;
+    }
+    assert!(nodes > 500 && record.has_room_for(&long(0)), "{nodes}");
+    assert!(serde_json::to_string(&record).unwrap().len() < 600_000);
+    reconcile(&mut record, NOW + LEASE);
+    assert!(record.has_room_for(&long(nodes)));
+}
+
+#[test]
+fn clocks_that_differ_by_ten_minutes_cost_a_join_nothing() {
+    for difference in [-600, 600] {
+        let mut record = one_use();
+        admit(&mut record, &worker(2), NOW + difference);
+        reconcile(&mut record, NOW);
+        assert!(sign(&mut record, 2, CertificatePurpose::Proxy, NOW));
+        assert_eq!(judge(&record, &worker(3), NOW), Err(Reason::InUse));
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Join(u8, Role),
-    Sign(u8),
-    Serve(u8),
+    Sign(u8, Vec<CertificatePurpose>),
     Complete(u8),
     Fail(u8),
     Listed(u8),
@@ -443,8 +522,8 @@ fn event() -> impl Strategy<Value = Event> {
     let role = prop_oneof![Just(Role::Worker), Just(Role::ControlPlane)];
     prop_oneof![
         6 => (node.clone(), role).prop_map(|(n, role)| Event::Join(n, role)),
-        3 => node.clone().prop_map(Event::Sign),
-        2 => node.clone().prop_map(Event::Serve),
+        5 => (node.clone(), proptest::sample::subsequence(WORKER.to_vec(), 1..=2))
+            .prop_map(|(n, purposes)| Event::Sign(n, purposes)),
         3 => node.clone().prop_map(Event::Complete),
         2 => node.clone().prop_map(Event::Fail),
         1 => node.prop_map(Event::Listed),
@@ -481,6 +560,8 @@ proptest! {
         let mut handed_out = 0;
         // The nodes whose present use is among the latter.
         let mut holders: HashSet<u8> = HashSet::new();
+        // The certificates that a node was admitted for, and has not had signed.
+        let mut rights: HashSet<(u8, CertificatePurpose)> = HashSet::new();
         let has_time = |terms: &Terms| matches!(terms.lifetime, Some(Lifetime::Seconds(_)));
         let mut had_time = has_time(&first);
         for event in events {
@@ -488,33 +569,39 @@ proptest! {
             match event {
                 Event::Join(n, role) => {
                     let claim = claim(n, role);
-                    if !record.has_try(&claim.node) {
+                    if record.counted_use(&claim.node).is_none() {
                         holders.remove(&n);
                     }
                     if let Ok(grant) = record.judge(&claim, &[], now, window) {
-                        record.admit(&claim, grant, false, now);
-                        let gets_key = grant == Grant::Counted && role == Role::ControlPlane;
-                        if gets_key && holders.insert(n) {
+                        record.admit(&claim, grant, certificates(&claim), false, now);
+                        rights.retain(|(other, _)| *other != n);
+                        rights.extend(certificates(&claim).iter().map(|purpose| (n, *purpose)));
+                        let has_counted = record.counted_use(&claim.node).is_some();
+                        prop_assert!(has_counted || grant == Grant::Open);
+                        if has_counted && role == Role::ControlPlane && holders.insert(n) {
                             handed_out += 1;
                         }
                     }
                 }
-                Event::Sign(n) | Event::Serve(n) | Event::Complete(n)
-                    if record.has_try(&worker(n).node) =>
-                {
-                    record.hand_out(&worker(n).node);
-                    if holders.insert(n) {
+                Event::Sign(n, purposes) => {
+                    for purpose in purposes {
+                        if let Some(served) = record.hand_out(&worker(n).node, purpose, now) {
+                            prop_assert!(rights.remove(&(n, purpose)), "twice: {record:?}");
+                            if served.is_counted && holders.insert(n) {
+                                handed_out += 1;
+                            }
+                        }
+                    }
+                }
+                Event::Complete(n) => {
+                    if record.complete(&worker(n).node) && holders.insert(n) {
                         handed_out += 1;
                     }
-                    match event {
-                        Event::Serve(_) => record.serve(&worker(n).node),
-                        Event::Complete(_) => record.complete(&worker(n).node),
-                        _ => false,
-                    };
+                    rights.retain(|(other, _)| *other != n);
                 }
-                Event::Sign(_) | Event::Serve(_) | Event::Complete(_) => {}
                 Event::Fail(n) => {
                     record.fail(&worker(n).node);
+                    rights.retain(|(other, _)| *other != n);
                 }
                 Event::Listed(n) => {
                     record.reconcile(now, window, |node| Some(*node == worker(n).node));
@@ -522,6 +609,7 @@ proptest! {
                 Event::Wait(seconds) => now += seconds,
                 Event::Revoke => {
                     record.revoke(now, 0);
+                    rights.clear();
                 }
                 Event::Add(terms) => {
                     had_time |= has_time(&terms);
@@ -538,6 +626,7 @@ proptest! {
                     if added.was_over {
                         (granted, handed_out) = (record.left(now).into(), 0);
                         holders.clear();
+                        rights.clear();
                     } else {
                         if after.uses.is_some() && added.before.uses.is_some() {
                             prop_assert_eq!(record.taken(), taken);
@@ -570,6 +659,10 @@ proptest! {
                 let is_meant = record.role().allows(failed.role)
                     && record.node().is_none_or(|node| node.as_str() == failed.node.name);
                 prop_assert!(may.is_ok() || is_over || !is_meant, "{record:?}");
+            }
+            // What is not counted is there only while certificates may be signed.
+            for open in record.tries.iter().filter(|own| !own.is_counted) {
+                prop_assert!(now < open.at + LEASE && !open.grants.is_empty(), "{record:?}");
             }
             // Written down and read again it is the same.
             let text = serde_json::to_string(&record).unwrap();

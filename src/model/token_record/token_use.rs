@@ -1,13 +1,13 @@
-//! One counted use of a token, and how far the join of its node came.
+//! One use of a token, how far the join of its node came, and what it may still have signed.
 
 use serde::{Deserialize, Serialize};
 
-use super::LEASE;
+use super::{CertificatePurpose, LEASE};
 use crate::model::join_id::JoinId;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 
-/// One counted use.
+/// One use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TokenUse {
     pub(crate) node: JoiningNode,
@@ -20,6 +20,16 @@ pub(super) struct TokenUse {
     /// The join that was admitted last, where the node names its joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) join_id: Option<JoinId>,
+    /// It is one of the counted uses, not one of any number.
+    #[serde(default = "counted", skip_serializing_if = "Clone::clone")]
+    pub(crate) is_counted: bool,
+    /// The certificates that the node may have signed until [`LEASE`] after `at`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) grants: Vec<CertificatePurpose>,
+}
+
+const fn counted() -> bool {
+    true
 }
 
 /// How far a join came.
@@ -67,6 +77,7 @@ impl TokenUse {
     /// Until when more may be heard of it: its certificates may still be signed, and it may say
     /// that its join failed.
     pub(crate) fn end(&self, window: i64) -> i64 {
+        let window = if self.is_counted { window } else { 0 };
         self.at.saturating_add(LEASE.max(window))
     }
 }

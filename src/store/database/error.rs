@@ -108,6 +108,9 @@ pub(crate) enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// A record has no room for another node.
+    #[error("too many nodes are joining with this token at the moment")]
+    Full,
     /// Others changed the record each time that a change was tried.
     #[error("the record of this token is being changed by others all the time")]
     Contended,
@@ -133,7 +136,7 @@ impl StoreError {
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Unavailable { seconds, .. } => Some(*seconds),
-            Self::Forbidden { .. } | Self::Contended => Some(COME_AGAIN),
+            Self::Forbidden { .. } | Self::Full | Self::Contended => Some(COME_AGAIN),
             Self::Database { .. }
             | Self::InUse { .. }
             | Self::Damaged { .. }

@@ -40,6 +40,7 @@ impl Fixture {
             self.dir.path().join("counter"),
             Arc::new(ManualClock::at(1_800_000_000)),
             Box::new(void_all),
+            Box::new(|_| Ok(())),
         )
     }
 
@@ -151,7 +152,7 @@ fn one_that_fails_writes_nothing_and_the_next_one_does() {
 
 #[test]
 fn a_database_of_a_newer_version_is_left_alone_and_an_unknown_one_is_set_aside() {
-    for (version, is_newer) in [(SCHEMA + 1, true), (SCHEMA - 1, false)] {
+    for (version, is_newer) in [(SCHEMA + 1, true), (EARLIER_SCHEMA - 1, false)] {
         let f = Fixture::new();
         let database = f.open();
         put(&database, 1).unwrap();
@@ -245,6 +246,7 @@ fn what_is_no_database_is_set_aside_and_what_cannot_be_used_is_not() {
         f.dir.path().join("other"),
         Arc::new(ManualClock::at(0)),
         Box::new(|_| Ok(0)),
+        Box::new(|_| Ok(())),
     );
     assert!(matches!(put(&nowhere, 1), Err(StoreError::File { .. })));
     assert_eq!(nowhere.damaged_files(), []);

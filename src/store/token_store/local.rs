@@ -3,13 +3,16 @@
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use redb::{ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use crate::model::node::JoiningNode;
 use crate::model::token::TokenDigest;
-use crate::model::token_record::{TokenRecord, VoidReason};
+use crate::model::token_record::{CertificatePurpose, LEASE, TokenRecord, VoidReason};
 use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
-use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore, Version};
+use crate::store::token_store::{
+    ChangeId, NextChange, Place, Stored, Swap, Swapped, TokenStore, Version,
+};
 
 const TOKENS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tokens");
 /// When time changes which token.
@@ -40,25 +43,16 @@ impl From<Row> for Stored {
     }
 }
 
-/// Tells when time changes a record next.
-type NextChange = dyn Fn(&TokenRecord) -> Option<i64> + Send + Sync;
-
 /// Tokens in the database of this node.
 pub(crate) struct LocalStore {
     database: Arc<Database>,
-    due: Arc<NextChange>,
+    due: NextChange,
 }
 
 impl LocalStore {
     /// The tokens in `database`; `due` tells when time changes one next.
-    pub(crate) fn new(
-        database: Arc<Database>,
-        due: impl Fn(&TokenRecord) -> Option<i64> + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            database,
-            due: Arc::new(due),
-        }
+    pub(crate) fn new(database: Arc<Database>, due: NextChange) -> Self {
+        Self { database, due }
     }
 
     /// The records from this key on whose SHA-256 begins like this, up to [`PAGE`] of them.
@@ -116,22 +110,12 @@ impl TokenStore for LocalStore {
                     outcomes.push(Swapped::Conflict);
                     continue;
                 }
-                if let Some(old) = old.and_then(|row| row.due) {
-                    moments.remove((old, key))?;
-                }
-                if let Some(record) = &swap.next {
-                    let row = Row {
-                        due: due(record),
-                        change: swap.change,
-                        record: record.clone(),
-                    };
-                    tokens.insert(key, to_row(&row).as_slice())?;
-                    if let Some(next) = row.due {
-                        moments.insert((next, key), ())?;
-                    }
-                } else {
-                    tokens.remove(key)?;
-                }
+                let next = swap.next.clone().map(|record| Row {
+                    due: due(&record),
+                    change: swap.change,
+                    record,
+                });
+                put(&mut tokens, &mut moments, key, old.as_ref(), next.as_ref())?;
                 outcomes.push(Swapped::Done);
             }
             Ok(outcomes)
@@ -176,8 +160,32 @@ impl TokenStore for LocalStore {
     }
 }
 
-/// Makes all tokens void that still admit a node; says how many those were. A record that cannot be
-/// read goes: an unknown token admits no node.
+type Tokens<'a> = Table<'a, &'static [u8], &'static [u8]>;
+type Moments<'a> = Table<'a, (i64, &'static [u8]), ()>;
+
+/// Puts a row in the place of another one.
+fn put(
+    tokens: &mut Tokens<'_>,
+    moments: &mut Moments<'_>,
+    key: &[u8],
+    old: Option<&Row>,
+    next: Option<&Row>,
+) -> Result<(), Fault> {
+    if let Some(old) = old.and_then(|row| row.due) {
+        moments.remove((old, key))?;
+    }
+    if let Some(due) = next.and_then(|row| row.due) {
+        moments.insert((due, key), ())?;
+    }
+    match next {
+        Some(row) => tokens.insert(key, to_row(row).as_slice())?,
+        None => tokens.remove(key)?,
+    };
+    Ok(())
+}
+
+/// Makes all tokens void that still admit a node, or have certificates signed; says how many those
+/// were. A record that cannot be read goes: an unknown token admits no node.
 pub(crate) fn void_all(
     transaction: &WriteTransaction,
     why: VoidReason,
@@ -189,31 +197,120 @@ pub(crate) fn void_all(
     let mut changed = Vec::new();
     for entry in tokens.iter()? {
         let (key, row) = entry?;
-        let mut old = from_row::<Row>(row.value()).ok();
-        let is_voided = old
-            .as_mut()
-            .is_none_or(|row| row.record.make_void(why, now));
-        if is_voided {
-            changed.push((key.value().to_vec(), old));
+        let old = from_row::<Row>(row.value()).ok();
+        let next = old.as_ref().map(|row| {
+            let mut record = row.record.clone();
+            record.make_void(why, now);
+            record
+        });
+        if old.is_none() || next.as_ref() != old.as_ref().map(|row| &row.record) {
+            changed.push((key.value().to_vec(), old, next));
         }
     }
-    for (key, row) in &mut changed {
-        let key = key.as_slice();
-        let Some(row) = row else {
-            tokens.remove(key)?;
-            continue;
-        };
-        if let Some(old) = row.due {
-            moments.remove((old, key))?;
-        }
-        row.due = due(&row.record);
-        row.change = ChangeId::new();
-        tokens.insert(key, to_row(&row).as_slice())?;
-        if let Some(next) = row.due {
-            moments.insert((next, key), ())?;
-        }
+    for (key, old, next) in &mut changed {
+        let next = next.take().map(|record| Row {
+            due: due(&record),
+            change: ChangeId::new(),
+            record,
+        });
+        put(&mut tokens, &mut moments, key, old.as_ref(), next.as_ref())?;
     }
     Ok(changed.len())
+}
+
+/// The rights to certificates in a table of their own, by the join token and the node, as the version
+/// before kept them.
+const RIGHTS: TableDefinition<'_, (&[u8], &str), &[u8]> = TableDefinition::new("rights");
+
+/// One of them.
+#[derive(Deserialize)]
+struct Right {
+    node: JoiningNode,
+    purposes: Vec<CertificatePurpose>,
+    until: i64,
+    is_counted: bool,
+}
+
+/// Moves the rights to certificates into the records of their tokens.
+pub(crate) fn carry_over(
+    transaction: &WriteTransaction,
+    due: impl Fn(&TokenRecord) -> Option<i64>,
+) -> Result<(), Fault> {
+    let mut tokens = transaction.open_table(TOKENS)?;
+    let mut moments = transaction.open_table(DUE)?;
+    for entry in transaction.open_table(RIGHTS)?.iter()? {
+        let (key, row) = entry?;
+        let (key, right) = (key.value().0, from_row::<Right>(row.value())?);
+        let old = tokens
+            .get(key)?
+            .map(|row| from_row::<Row>(row.value()))
+            .transpose()?;
+        let since = right.until.saturating_sub(LEASE);
+        let mut record = old
+            .as_ref()
+            .map_or_else(|| TokenRecord::of_line(since), |row| row.record.clone());
+        record.restore_grants(right.node, right.purposes, since, right.is_counted);
+        let next = Row {
+            due: due(&record),
+            change: ChangeId::new(),
+            record,
+        };
+        put(&mut tokens, &mut moments, key, old.as_ref(), Some(&next))?;
+    }
+    transaction.delete_table(RIGHTS)?;
+    Ok(())
+}
+
+/// Which store is in use.
+const PLACE: TableDefinition<'_, (), u8> = TableDefinition::new("place");
+const PLACES: [Place; 3] = [Place::Local, Place::Cluster, Place::ToLocal];
+
+/// Writes down which store is in use, where that is given, and reads it.
+pub(crate) fn place(database: &Database, now: Option<Place>) -> Result<Place, StoreError> {
+    if let Some(now) = now {
+        let number = PLACES.iter().position(|place| *place == now);
+        let number = u8::try_from(number.unwrap_or_default()).unwrap_or_default();
+        database.write(move |transaction| {
+            transaction.open_table(PLACE)?.insert((), number)?;
+            Ok(())
+        })?;
+    }
+    database.read(|transaction| {
+        let Some(table) = there(transaction.open_table(PLACE))? else {
+            return Ok(Place::Local);
+        };
+        let number = table.get(())?.map(|number| usize::from(number.value()));
+        let place = number.and_then(|number| PLACES.get(number));
+        Ok(place.copied().unwrap_or(Place::Local))
+    })
+}
+
+/// How far the store that several nodes share had come when this node looked last, for each cluster.
+const REVISIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("revisions");
+
+/// How far the shared store of this cluster had come.
+pub(crate) fn noted_revision(database: &Database, of: &str) -> Result<Option<u64>, StoreError> {
+    database.read(|transaction| {
+        let Some(table) = there(transaction.open_table(REVISIONS))? else {
+            return Ok(None);
+        };
+        Ok(table.get(of)?.map(|revision| revision.value()))
+    })
+}
+
+/// Writes down how far the shared store of this cluster has come; forgets that of others.
+pub(crate) fn note_revision(
+    database: &Database,
+    of: &str,
+    revision: u64,
+) -> Result<(), StoreError> {
+    let of = of.to_owned();
+    database.write(move |transaction| {
+        let mut table = transaction.open_table(REVISIONS)?;
+        table.retain(|_, _| false)?;
+        table.insert(of.as_str(), revision)?;
+        Ok(())
+    })
 }
 
 /// A table that was never written to counts as empty.

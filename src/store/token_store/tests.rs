@@ -1,6 +1,6 @@
 //! Changing records in a store whose answers may be lost.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::*;
 use crate::model::token::Token;
@@ -9,7 +9,7 @@ use crate::model::token_terms::{Lifetime, Terms};
 
 /// What becomes of a swap.
 #[derive(Clone, Copy)]
-enum Fate {
+pub(crate) enum Fate {
     /// It is done, and the answer comes.
     Answered,
     /// It is done, and the answer is lost.
@@ -22,11 +22,12 @@ enum Fate {
 
 /// Records in memory.
 #[derive(Default)]
-struct Memory {
-    records: Mutex<HashMap<TokenDigest, Stored>>,
+pub(crate) struct Memory {
+    pub(crate) records: Mutex<HashMap<TokenDigest, Stored>>,
     fates: Mutex<Vec<Fate>>,
     late: Mutex<Vec<Swap>>,
     swaps: AtomicUsize,
+    pub(crate) revision: AtomicU64,
 }
 
 impl Memory {
@@ -84,18 +85,27 @@ impl TokenStore for Arc<Memory> {
 
     fn list(
         &self,
-        _: &str,
-        _: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+        beginning: &str,
+        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
+        for (key, stored) in lock(&self.records).clone() {
+            if key.begins_with(beginning) && take(key, stored).is_break() {
+                break;
+            }
+        }
         Ok(())
     }
 
     fn due(&self, _: i64, _: usize) -> Result<Vec<TokenDigest>, StoreError> {
         Ok(Vec::new())
     }
+
+    fn revision(&self) -> Result<Option<u64>, StoreError> {
+        Ok(Some(self.revision.load(Ordering::SeqCst)))
+    }
 }
 
-fn key() -> TokenDigest {
+pub(crate) fn key() -> TokenDigest {
     Token::presented("0123456789abcdef0123456789abcdef").digest()
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::model::node::JoiningNode;
 use crate::model::token::{Token, TokenDigest};
-use crate::store::admissions::{CertificateGrant, CertificatePurpose};
+use crate::model::token_record::{CertificatePurpose, TokenRecord};
 use crate::store::database::StoreError;
 use crate::store::token_files::Listed;
 use crate::store::tokens::{Tokens, look_up, with_file};
@@ -18,16 +18,16 @@ pub(crate) struct CertificateRequest {
     pub(crate) node: Option<JoiningNode>,
     /// The join token; not known for a token that Canonical's agent issued.
     join: Option<TokenDigest>,
-    /// It came with a counted use of the join token.
-    is_counted: bool,
 }
 
 impl Tokens {
     /// Whether a token gives any right to a certificate at all.
     pub(crate) fn gives_certificates(&self, token: &Token) -> Result<bool, StoreError> {
-        let now = self.now();
         for (_, join) in join_tokens(token) {
-            if self.admissions.has_right(&join.digest(), now)? {
+            if self
+                .settled(&join.digest())?
+                .is_some_and(|record| record.gives_certificates(self.now()))
+            {
                 return Ok(true);
             }
         }
@@ -35,42 +35,36 @@ impl Tokens {
     }
 
     /// Finds the right to a certificate that this token gives to the node at `address`, without
-    /// using it up. No other node's right counts.
-    ///
-    /// Several nodes may be joining with one token from one address: the one with the name in
-    /// the request comes first. The request of a kube-proxy names no node; then a node without a
-    /// kubelet's certificate comes first.
+    /// using it up. No other node's right counts. `name` is the one in the request.
     pub(crate) fn certificate_request(
         &self,
         token: &Token,
         address: IpAddr,
         name: Option<&str>,
     ) -> Result<Option<CertificateRequest>, StoreError> {
-        let now = self.now();
         for (purpose, join) in join_tokens(token) {
             let join = join.digest();
-            let found = self
-                .admissions
-                .rights(&join, address, now)?
-                .into_iter()
-                .filter(|right| right.purposes.contains(&purpose))
-                .min_by_key(|right: &CertificateGrant| {
-                    let is_named = name == Some(right.node.name.as_str());
-                    (
-                        !is_named,
-                        !right.purposes.contains(&CertificatePurpose::Kubelet),
-                    )
-                });
-            if let Some(right) = found {
+            let Some(record) = self.settled(&join)? else {
+                continue;
+            };
+            if let Some(node) = record.certificate_for(purpose, address, name, self.now()) {
                 return Ok(Some(CertificateRequest {
                     purpose,
-                    node: Some(right.node),
+                    node: Some(node.clone()),
                     join: Some(join),
-                    is_counted: right.is_counted,
                 }));
             }
         }
         self.right_in_file(token)
+    }
+
+    /// The record of a token as it is by now.
+    fn settled(&self, join: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+        let moment = self.moment();
+        Ok(self.records.read(join)?.map(|mut record| {
+            moment.reconcile(&mut record, |_| None);
+            record
+        }))
     }
 
     /// The right that a line of Canonical's agent gives.
@@ -87,7 +81,6 @@ impl Tokens {
                 purpose,
                 node: None,
                 join: None,
-                is_counted: false,
             }),
             _ => None,
         })
@@ -95,10 +88,6 @@ impl Tokens {
 
     /// Uses the right up: the certificate is signed and may leave when this has returned `true`.
     /// The last one that the node needs completes its join.
-    ///
-    /// A kube-proxy's certificate names no node, so that requests of several nodes behind one
-    /// address may all have found the right of one of them. The later ones use up another right of
-    /// that address, if there is one: no more certificates leave than nodes were admitted.
     pub(crate) fn certificate_signed(
         &self,
         token: &Token,
@@ -107,57 +96,23 @@ impl Tokens {
         let (Some(node), Some(join)) = (&request.node, &request.join) else {
             return with_file(&self.certificate_file, |file| file.consume(token));
         };
-        if self.use_up(join, node, request.purpose, request.is_counted)? {
-            return Ok(true);
-        }
-        if request.purpose != CertificatePurpose::Proxy {
-            return Ok(false);
-        }
-        for right in self.admissions.rights(join, node.address, self.now())? {
-            if right.purposes.contains(&CertificatePurpose::Proxy)
-                && right.node != *node
-                && self.use_up(join, &right.node, request.purpose, right.is_counted)?
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Uses up the right of this node.
-    fn use_up(
-        &self,
-        join: &TokenDigest,
-        node: &JoiningNode,
-        purpose: CertificatePurpose,
-        is_counted: bool,
-    ) -> Result<bool, StoreError> {
-        // First the use is marked as one that handed something out, and can then no longer be
-        // released; then the right is used up, which only one request can do.
-        let moment = self.moment();
-        if let Some(mut record) = self.records.read(join)? {
-            moment.reconcile(&mut record, |_| None);
-            if record.revoked().is_some() || record.void(moment.now).is_some() {
-                return Ok(false);
-            }
-        }
-        let by = node.clone();
-        if is_counted
-            && self
-                .change_try(join, node, move |record| record.hand_out(&by))?
-                .is_none()
-        {
-            return Ok(false);
-        }
-        let Some(left) = self.admissions.use_up(join, node, purpose, self.now())? else {
+        let (moment, purpose, by) = (self.moment(), request.purpose, node.clone());
+        let (events, served) = self.records.edit(join, move |record| {
+            let Some(mut record) = record else {
+                return (None, (Vec::new(), None));
+            };
+            let events = moment.reconcile(&mut record, |_| None);
+            let served = record.hand_out(&by, purpose, moment.now);
+            (Some(record), (events, served))
+        })?;
+        self.note(join, &events)?;
+        let Some(served) = served else {
             return Ok(false);
         };
-        if left == 0 {
-            let by = node.clone();
-            let used = self.change_try(join, node, move |record| record.serve(&by))?;
-            self.admissions.set_complete(join, node)?;
-            if used == Some(true) {
-                self.audit_join("used", join, node, "its certificates are signed");
+        if served.has_all {
+            self.admissions.set_complete(join, &served.node)?;
+            if served.is_counted {
+                self.audit_join("used", join, &served.node, "its certificates are signed");
             }
         }
         Ok(true)

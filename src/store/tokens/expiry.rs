@@ -6,16 +6,20 @@ use std::ops::ControlFlow;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
-use crate::model::token_record::{LEASE, State, TokenRecord};
+use crate::model::token_record::{LEASE, State, TokenRecord, VoidReason};
 use crate::store::admissions::AdmittedNode;
 use crate::store::audit::{self, Actor};
 use crate::store::database::StoreError;
 use crate::store::token_files::{self, Listed};
+use crate::store::token_store;
 use crate::store::tokens::{Members, Tokens, by_line, lock, members_of, with_file};
 
 /// For how long, in seconds, a token is kept after its end, so that a node that still presents it
 /// is told why it is refused.
 pub(super) const KEPT: i64 = 30 * 24 * 60 * 60;
+
+/// How often, in seconds, it is written down how far the shared store has come.
+const REVISION_WRITTEN: i64 = 60;
 
 /// How many tokens one pass of [`Tokens::expire_tokens`] goes through at once.
 pub(super) const EXPIRY_BATCH: usize = 1000;
@@ -60,6 +64,9 @@ impl Tokens {
             .list(beginning, &mut |digest, stored| {
                 let mut record = stored.record;
                 moment.reconcile(&mut record, |_| None);
+                if record.is_of_lines() {
+                    return ControlFlow::Continue(());
+                }
                 found.push(ListedToken {
                     digest,
                     record: Some(record),
@@ -124,7 +131,6 @@ impl Tokens {
         for file in [&self.cluster_file, &self.persistent_file] {
             with_file(file, |file| file.take_out(&in_files))?;
         }
-        self.admissions.end_rights(&digests, None)?;
         let mut revoked = Vec::new();
         for token in tokens {
             let digest = token.digest;
@@ -144,7 +150,7 @@ impl Tokens {
         let is_done = move |record: &TokenRecord, now: i64| {
             let end = |seconds| record.last_activity().saturating_add(seconds);
             (record.state(now).is_over() || unused.is_some_and(|seconds| end(seconds) <= now))
-                && !record.has_tries()
+                && !record.has_uses()
                 && !record.has_line()
         };
         let now = self.now();
@@ -169,6 +175,7 @@ impl Tokens {
         &self,
         is_member: impl Fn(&JoiningNode) -> bool,
     ) -> Result<(), StoreError> {
+        self.notice_older_copy()?;
         self.settle_all(&is_member)?;
         let awaited: Vec<TokenDigest> = lock(&self.awaited).iter().copied().collect();
         let still = self.reconcile(&awaited, &is_member)?;
@@ -189,7 +196,6 @@ impl Tokens {
                 break;
             }
         }
-        self.admissions.forget_ended(self.now())?;
         let end = self.now().saturating_sub(LEASE.max(self.window));
         let never_came = |other: &AdmittedNode| {
             other.role == Role::Worker && !other.complete && other.since <= end
@@ -200,6 +206,56 @@ impl Tokens {
         }
         // Until then the line tells why the token does not let anybody in.
         self.blank_expired(self.now().saturating_sub(KEPT))?;
+        Ok(())
+    }
+
+    /// Makes all tokens void when the store that several nodes share was replaced by an older copy,
+    /// in which used ones may be valid.
+    fn notice_older_copy(&self) -> Result<(), StoreError> {
+        let moment = self.moment();
+        let cluster = moment.cluster.id.filter(|_| !moment.cluster.is_changing);
+        let Some((revision, cluster)) = self.records.store().revision()?.zip(cluster) else {
+            return Ok(());
+        };
+        let last = lock(&self.revision)
+            .clone()
+            .filter(|(of, ..)| *of == cluster);
+        let (seen, written) = match last {
+            Some((_, seen, written)) => (Some(seen), written),
+            None => {
+                let noted = token_store::noted_revision(&self.database, cluster.as_str())?;
+                (noted, i64::MIN)
+            }
+        };
+        let is_older = seen.is_some_and(|seen| revision < seen);
+        if is_older {
+            let mut all = Vec::new();
+            self.records.store().list("", &mut |digest, _| {
+                all.push(digest);
+                ControlFlow::Continue(())
+            })?;
+            let mut count = 0;
+            for batch in all.chunks(EXPIRY_BATCH) {
+                let voided = self.records.edit_all(batch, false, |record| {
+                    record.map_or((None, false), |mut record| {
+                        let voided = record.make_void(VoidReason::OlderCopy, moment.now);
+                        (Some(record), voided)
+                    })
+                })?;
+                count += voided.values().filter(|voided| **voided).count();
+            }
+            tracing::error!(
+                "the cluster's token store is an older copy, at {revision} after {}: {count} tokens in it are void, because they may have been used since",
+                seen.unwrap_or_default()
+            );
+            audit::database("older-copy", &format!("{count} tokens are void"));
+        }
+        let is_written = !is_older && moment.now.saturating_sub(written) < REVISION_WRITTEN;
+        if !is_written {
+            token_store::note_revision(&self.database, cluster.as_str(), revision)?;
+        }
+        let written = if is_written { written } else { moment.now };
+        *lock(&self.revision) = Some((cluster, revision, written));
         Ok(())
     }
 

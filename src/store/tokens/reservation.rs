@@ -1,12 +1,12 @@
 //! A token that is held for a node while that is being admitted, and the use that the node gets.
 
-use super::{Members, Moment, Source, Tokens, issue_by_line, lock, look_up};
+use super::{Members, Moment, Source, Tokens, by_open_line, issue_by_line, lock, look_up};
 use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::model::token_record::{
-    Grant, JoinRequest, LEASE, Reason, Refusal, TokenEvent, TokenRecord,
+    CertificatePurpose, Grant, JoinRequest, Reason, Refusal, TokenEvent, TokenRecord,
 };
-use crate::store::admissions::{AdmittedNode, CertificatePurpose};
+use crate::store::admissions::AdmittedNode;
 use crate::store::database::StoreError;
 use crate::store::token_files::Listed;
 
@@ -50,14 +50,13 @@ impl Reservation<'_> {
                 false
             }
         };
-        let mut grant = Grant::Open;
-        if self.source != Source::OpenLine {
-            let (events, admitted) = self.admit(has_line, hands_out, moment.clone())?;
-            tokens.note(&digest, &events)?;
-            match admitted {
-                Ok(found) => grant = found,
-                Err(refusal) => return Ok(Err(refusal)),
-            }
+        let (events, admitted) = self.admit(certificates, has_line, hands_out, moment.clone())?;
+        tokens.note(&digest, &events)?;
+        if let Err(refused) = admitted {
+            return match refused {
+                Refused::Token(refusal) => Ok(Err(refusal)),
+                Refused::Full => Err(StoreError::Full),
+            };
         }
         self.is_committed = true;
         let node = AdmittedNode {
@@ -69,18 +68,7 @@ impl Reservation<'_> {
             since: now,
             join_id: self.claim.join_id.clone(),
         };
-        let end = now.saturating_add(LEASE);
-        let is_counted = grant == Grant::Counted;
-        let written = tokens
-            .admissions
-            .admit(&digest, node, certificates, end, is_counted);
-        if let Err(error) = written {
-            if !certificates.is_empty() {
-                // The lease gives the use back when this fails as well.
-                let why = "it cannot be written down";
-                let _ = tokens.release(&digest, &self.claim.node, None, why);
-                return Err(error);
-            }
+        if let Err(error) = tokens.admissions.admit(node) {
             // The node is in; only its name is missing in the list of nodes.
             tracing::error!(%error, "an admitted node could not be recorded");
         }
@@ -103,40 +91,73 @@ impl Reservation<'_> {
     /// Writes down that the use is the node's.
     pub(super) fn admit(
         &self,
+        certificates: &[CertificatePurpose],
         has_line: bool,
         hands_out: bool,
         moment: Moment,
-    ) -> Result<(Vec<TokenEvent>, Result<Grant, Refusal>), StoreError> {
-        let (claim, source) = (self.claim.clone(), self.source);
+    ) -> Result<(Vec<TokenEvent>, Result<(), Refused>), StoreError> {
+        let (claim, source, certificates) =
+            (self.claim.clone(), self.source, certificates.to_vec());
         let (members, seen) = (self.members.clone(), self.seen.clone());
-        self.tokens
-            .records
-            .edit(&self.token.digest(), move |record| {
-                let mut events = Vec::new();
-                // A line issues the token once: not when it was used or revoked meanwhile.
-                let is_issued = source == Source::Line && has_line && record == seen;
-                let settled = record.map(|mut record| {
-                    events = moment.reconcile(&mut record, |node| members.get(node).copied());
-                    record
-                });
-                let record = if is_issued {
-                    Some(issue_by_line(settled, &moment))
-                } else {
-                    settled
-                };
-                let Some(mut record) = record else {
-                    return (None, (events, Err(Reason::Unknown.into())));
-                };
-                // It may have been revoked, or another node admitted, since it was reserved.
-                match record.judge(&claim, &[], moment.now, moment.window) {
-                    Ok(grant) => {
-                        record.admit(&claim, grant, hands_out, moment.now);
-                        record.set_has_line(has_line);
-                        (Some(record), (events, Ok(grant)))
-                    }
-                    Err(refusal) => (Some(record), (events, Err(refusal))),
+        let digest = self.token.digest();
+        self.tokens.records.edit(&digest, move |record| {
+            let mut events = Vec::new();
+            // A line issues the token once: not when it was used or revoked meanwhile.
+            let is_unchanged = record == seen;
+            let settled = record.map(|mut record| {
+                events = moment.reconcile(&mut record, |node| members.get(node).copied());
+                record
+            });
+            let settled = settled.filter(|record| !record.is_empty());
+            let is_issued =
+                |record: &TokenRecord| record.is_of_lines() || !record.state(moment.now).is_over();
+            let record = match source {
+                Source::Line if has_line && is_unchanged => Some(issue_by_line(settled, &moment)),
+                Source::OpenLine if is_unchanged || settled.is_none() => {
+                    let issued = settled.filter(is_issued);
+                    Some(issued.unwrap_or_else(|| by_open_line(&moment)))
                 }
-            })
+                _ => settled,
+            };
+            let Some(mut record) = record else {
+                return (None, (events, Err(Reason::Unknown.into())));
+            };
+            // It may have been revoked, or another node admitted, since it was reserved.
+            let judged = match source {
+                Source::OpenLine if is_issued(&record) => Ok(Grant::Open),
+                Source::OpenLine => Err(Reason::Revoked.into()),
+                Source::Line | Source::Store(_) => {
+                    record.judge(&claim, &[], moment.now, moment.window)
+                }
+            };
+            let admitted = match judged {
+                Err(refusal) => Err(Refused::Token(refusal)),
+                Ok(_) if !record.has_room_for(&claim) => Err(Refused::Full),
+                Ok(grant) => {
+                    record.admit(&claim, grant, &certificates, hands_out, moment.now);
+                    if source != Source::OpenLine {
+                        record.set_has_line(has_line);
+                    }
+                    Ok(())
+                }
+            };
+            (Some(record), (events, admitted))
+        })
+    }
+}
+
+/// Why a node is not admitted in the end.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The token.
+    Token(Refusal),
+    /// As many nodes are joining with it as its record has room for.
+    Full,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self::Token(reason.into())
     }
 }
 

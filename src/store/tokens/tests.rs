@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use super::expiry::EXPIRY_BATCH;
 use super::*;
@@ -9,9 +10,9 @@ use crate::base::clock::ManualClock;
 use crate::model::cluster_id::ClusterId;
 use crate::model::join_id::JoinId;
 use crate::model::role::Role;
-use crate::model::token_record::{RETRY_WINDOW, Release, State};
+use crate::model::token_record::{CertificatePurpose, RETRY_WINDOW, Release, State};
 use crate::model::token_terms::RoleLimit;
-use crate::store::admissions::CertificatePurpose;
+use crate::store::token_store::tests::Memory;
 use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore};
 
 struct Fixture {
@@ -32,7 +33,123 @@ fn cluster(name: &str) -> CurrentCluster {
 fn open(layout: &Layout, clock: &Arc<ManualClock>, cluster: &Arc<Mutex<CurrentCluster>>) -> Tokens {
     let cluster = cluster.clone();
     let ask = move || lock(&cluster).clone();
-    Tokens::new(layout, clock.clone(), RETRY_WINDOW, Arc::new(ask))
+    let shared = Shared {
+        node: "n1".to_owned(),
+        store: None,
+    };
+    Tokens::new(layout, clock.clone(), RETRY_WINDOW, Arc::new(ask), shared)
+}
+
+/// A control plane node that shares this store with others.
+fn control_plane(name: &str, store: &Arc<Memory>) -> Fixture {
+    let f = fixture();
+    let Fixture { tokens, .. } = f;
+    drop(tokens);
+    let tokens = open_shared(&f.layout, &f.clock, name, store);
+    Fixture { tokens, ..f }
+}
+
+fn open_shared(
+    layout: &Layout,
+    clock: &Arc<ManualClock>,
+    name: &str,
+    store: &Arc<Memory>,
+) -> Tokens {
+    let make = |_| -> Box<dyn TokenStore> { Box::new(store.clone()) };
+    let shared = Shared {
+        node: name.to_owned(),
+        store: Some(&make),
+    };
+    let ask = || cluster("first");
+    let tokens = Tokens::new(layout, clock.clone(), RETRY_WINDOW, Arc::new(ask), shared);
+    tokens.stores().use_cluster().unwrap();
+    tokens
+}
+
+#[test]
+fn a_token_of_one_control_plane_admits_at_another_and_its_certificates_are_signed_at_a_third() {
+    let store = Arc::new(Memory::default());
+    let [a, b, c] = ["a", "b", "c"].map(|name| control_plane(name, &store));
+    for terms in [one_use(), lasting(60)] {
+        a.add(&terms);
+        assert_eq!(b.join(&node(2)), Ok(()));
+        assert!(a.sign("-proxy", &node(2)) && c.sign("-kubelet", &node(2)));
+        assert!(!b.sign("-proxy", &node(2)) && !b.sign("-kubelet", &node(2)));
+        let report = |f: &Fixture, joined| f.tokens.report(&token(), &node(2), None, joined);
+        assert_eq!(report(&c, true).unwrap(), Some(Release::None));
+        let listed = c.tokens.find("").unwrap();
+        assert_eq!(listed[0].record.as_ref().unwrap().issued_on(), Some("a"));
+    }
+    // What one revokes or forgets, none knows any more.
+    let all = c.tokens.find("").unwrap();
+    assert_eq!(c.tokens.revoke(&all, 0).unwrap().len(), 1);
+    assert_eq!(a.join(&node(3)), Err(Reason::Revoked));
+}
+
+#[test]
+fn of_many_nodes_at_three_control_planes_one_gets_a_one_time_token() {
+    let store = Arc::new(Memory::default());
+    let planes = ["a", "b", "c"].map(|name| control_plane(name, &store));
+    planes[0].add(&one_use());
+    let admitted: usize = std::thread::scope(|scope| {
+        let joins: Vec<_> = (2..20)
+            .map(|n| {
+                let plane = &planes[usize::from(n) % 3];
+                scope.spawn(move || usize::from(plane.join(&node(n)).is_ok()))
+            })
+            .collect();
+        joins.into_iter().map(|join| join.join().unwrap()).sum()
+    });
+    assert_eq!(admitted, 1);
+}
+
+#[test]
+fn an_older_copy_of_the_shared_store_makes_no_used_token_valid_again() {
+    for restarted in [false, true] {
+        let store = Arc::new(Memory::default());
+        store.revision.store(100, Ordering::SeqCst);
+        let f = control_plane("a", &store);
+        f.add(&one_use());
+        let copy = lock(&store.records).clone();
+        assert_eq!(f.join(&node(2)), Ok(()));
+        assert!(f.sign("-kubelet", &node(2)) && f.sign("-proxy", &node(2)));
+        f.tokens.expire_tokens(|_| false).unwrap();
+        assert_eq!(f.state(), State::Used);
+        *lock(&store.records) = copy;
+        store.revision.store(90, Ordering::SeqCst);
+        let f = if restarted {
+            let Fixture { tokens, .. } = f;
+            drop(tokens);
+            let tokens = open_shared(&f.layout, &f.clock, "a", &store);
+            Fixture { tokens, ..f }
+        } else {
+            f
+        };
+        f.tokens.expire_tokens(|_| false).unwrap();
+        assert_eq!(f.join(&node(3)), Err(Reason::Void));
+        // A token that is issued after that is as good as any.
+        f.add(&one_use());
+        f.tokens.expire_tokens(|_| false).unwrap();
+        assert_eq!(f.join(&node(3)), Ok(()));
+    }
+}
+
+#[test]
+fn clocks_of_control_planes_that_differ_by_ten_minutes_cost_no_join_and_give_no_use_twice() {
+    for difference in [-600, 600] {
+        let store = Arc::new(Memory::default());
+        let [a, b] = ["a", "b"].map(|name| control_plane(name, &store));
+        b.clock.advance(difference);
+        a.add(&Terms {
+            uses: Some(1.try_into().unwrap()),
+            ..lasting(3600)
+        });
+        assert_eq!(b.join(&node(2)), Ok(()));
+        a.tokens.expire_tokens(|_| false).unwrap();
+        assert!(a.sign("-proxy", &node(2)) && b.sign("-kubelet", &node(2)));
+        assert_eq!(a.join(&node(3)), Err(Reason::Used), "{difference}");
+        assert_eq!(b.join(&node(3)), Err(Reason::Used), "{difference}");
+    }
 }
 
 fn fixture() -> Fixture {
@@ -136,7 +253,7 @@ impl Fixture {
     fn admit_and_crash(&self, n: u8) {
         let reservation = self.reserve(n).unwrap();
         let (_, admitted) = reservation
-            .admit(true, false, self.tokens.moment())
+            .admit(&WORKER, true, false, self.tokens.moment())
             .unwrap();
         admitted.unwrap();
     }
@@ -434,6 +551,32 @@ fn lines_in_the_files_of_microk8s_count() {
 }
 
 #[test]
+fn nodes_that_join_at_once_by_a_line_for_any_number_get_their_certificates_each() {
+    for revived in [false, true] {
+        let f = fixture();
+        if revived {
+            f.add(&one_use());
+            f.tokens.revoke(&f.tokens.find("").unwrap(), 0).unwrap();
+        }
+        f.write_line(token_files::PERSISTENT_TOKENS);
+        let (first, second) = (f.reserve(2).unwrap(), f.reserve(3).unwrap());
+        first.commit(&WORKER, false).unwrap().unwrap();
+        second.commit(&WORKER, false).unwrap().unwrap();
+        let listed = f.tokens.find("").unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].record, None, "it is the line's, as before");
+        for n in [2, 3] {
+            assert!(f.sign("-kubelet", &node(n)) && f.sign("-proxy", &node(n)));
+            assert!(!f.sign("-proxy", &node(n)));
+        }
+        // Nothing is left behind when the joins have ended.
+        std::fs::write(f.path(token_files::PERSISTENT_TOKENS), "").unwrap();
+        assert_eq!(f.tokens.find("").unwrap(), []);
+        assert_eq!(f.join(&node(4)), Err(Reason::Unknown));
+    }
+}
+
+#[test]
 fn a_line_that_a_crash_kept_from_being_blanked_admits_no_other_node() {
     let f = fixture();
     let path = f.write_line(token_files::CLUSTER_TOKENS);
@@ -658,6 +801,69 @@ fn expiry_gets_through_more_tokens_than_it_takes_at_once() {
     f.clock.advance(KEPT);
     f.tokens.expire_tokens(|_| false).unwrap();
     assert_eq!(f.tokens.find("").unwrap(), []);
+}
+
+/// A database of the version before, made by that version's agent at `SCHEMA_2_MADE`: a token of one
+/// use with which n2 joins, and has one of its two certificates; one of any number with which n2 and
+/// n3 join; an unused one; and a line in MicroK8s's file with which n3 joins.
+const SCHEMA_2: &str = include_str!("../token_store/schema-2.hex");
+const SCHEMA_2_MADE: i64 = 1_795_803_779;
+
+fn of_schema_2() -> Vec<u8> {
+    let mut lines = SCHEMA_2.lines();
+    let number = |digits: &str| usize::from_str_radix(digits, 16).unwrap();
+    let mut bytes = vec![0; number(lines.next().unwrap())];
+    // Where a pattern begins, how often it is repeated, and the pattern; the rest is zero.
+    for line in lines {
+        let [at, times, pattern] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let digits = |place| u8::try_from(number(&pattern[place..place + 2])).unwrap();
+        let pattern: Vec<u8> = (0..pattern.len()).step_by(2).map(digits).collect();
+        let repeated = pattern.repeat(number(times));
+        bytes[number(at)..][..repeated.len()].copy_from_slice(&repeated);
+    }
+    bytes
+}
+
+#[test]
+fn a_database_of_the_version_before_is_carried_over_with_all_joins_that_are_under_way() {
+    let f = fixture();
+    let Fixture { tokens, .. } = f;
+    drop(tokens);
+    std::fs::write(f.layout.token_database(), of_schema_2()).unwrap();
+    f.clock.advance(SCHEMA_2_MADE - 1_000_000);
+    *lock(&f.cluster) = CurrentCluster::default();
+    let tokens = open(&f.layout, &f.clock, &f.cluster);
+    let f = Fixture { tokens, ..f }.restart();
+    let sign = |letter: &str, suffix: &str, n: u8| {
+        let token = Token::presented(&letter.repeat(32)).with_suffix(suffix);
+        let found = f.tokens.certificate_request(&token, node(n).address, None);
+        let found = found.unwrap();
+        found.is_some_and(|request| f.tokens.certificate_signed(&token, &request).unwrap())
+    };
+    // The rights that were left, and no other.
+    assert!(!sign("a", "-proxy", 2) && !sign("a", "-kubelet", 3) && sign("a", "-kubelet", 2));
+    for (letter, n) in [("b", 2), ("b", 3), ("c", 3)] {
+        assert!(
+            sign(letter, "-proxy", n) && sign(letter, "-kubelet", n),
+            "{letter}{n}"
+        );
+        assert!(!sign(letter, "-proxy", n), "{letter}{n}");
+    }
+    assert!(!sign("c", "-proxy", 2) && !sign("d", "-proxy", 2));
+    let check = |letter: &str| {
+        let token = Token::presented(&letter.repeat(32));
+        let checked = f.tokens.check(&token, &worker(9), |_| false).unwrap();
+        checked.map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(check("a"), Err(Reason::Used));
+    assert_eq!((check("b"), check("d")), (Ok(()), Ok(())));
+    let admitted = f.tokens.admissions().nodes().unwrap();
+    assert!(
+        admitted.len() == 2 && admitted.iter().all(|node| node.complete),
+        "{admitted:?}"
+    );
 }
 
 #[test]
@@ -891,7 +1097,7 @@ fn nothing_is_signed_for_a_use_that_is_given_back_at_that_very_moment() {
             assert_eq!(store.swap(&[swap]).unwrap(), [Swapped::Done]);
         };
         f.tokens.records = Records::new(Box::new(Overtaken {
-            store: LocalStore::new(f.tokens.database.clone(), |_| None),
+            store: LocalStore::new(f.tokens.database.clone(), Arc::new(|_| None)),
             overtaking: Mutex::new(Some(Box::new(give_back))),
         }));
         assert!(!f.sign("-proxy", &node(2)), "revoked: {revoked}");

@@ -1,0 +1,79 @@
+//! Which token store a node uses: its own, or the one in the cluster's API.
+
+use std::time::Duration;
+
+use crate::base::cached::Cached;
+use crate::cluster::node::Node;
+use crate::cluster::{first_join, kubernetes, transaction};
+use crate::store::database::StoreError;
+use crate::store::token_store::{Place, Taken};
+use crate::store::tokens::Tokens;
+
+/// For how long it is known which nodes serve the API of a cluster without a datastore of MicroK8s's.
+const KNOWN: Duration = Duration::from_secs(60);
+
+/// What the operator wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenStoreChoice {
+    /// The cluster's when it has several control planes, and the API server of this node answers.
+    Auto,
+    /// The node's own.
+    Local,
+    /// The cluster's.
+    Cluster,
+}
+
+/// Chooses the store, again and again.
+pub(crate) struct StoreChoice {
+    choice: TokenStoreChoice,
+    api_servers: Cached<Option<usize>>,
+}
+
+impl StoreChoice {
+    /// Chooses what the operator wants.
+    pub(crate) fn new(choice: TokenStoreChoice) -> Self {
+        Self {
+            choice,
+            api_servers: Cached::new(KNOWN, 1),
+        }
+    }
+
+    /// Uses the store that is to be used by now, and moves to it what is still in the other one.
+    pub(crate) fn follow(&self, node: &Node, tokens: &Tokens) -> Result<(), StoreError> {
+        let stores = tokens.stores();
+        match self.choice {
+            TokenStoreChoice::Cluster => stores.use_cluster()?,
+            TokenStoreChoice::Local => stores.use_local(Taken::Own)?,
+            // What a join or leave has begun may be taken back.
+            TokenStoreChoice::Auto if transaction::is_open(&node.layout) => {}
+            TokenStoreChoice::Auto => match self.control_planes(node) {
+                Some(0..=1) => stores.use_local(Taken::All)?,
+                Some(_) if stores.place()? == Place::Cluster || stores.answers() => {
+                    stores.use_cluster()?;
+                }
+                Some(_) | None => {}
+            },
+        }
+        let moved = stores.move_all()?;
+        if moved > 0 {
+            tracing::info!(moved, "tokens were moved to the store that is in use");
+        }
+        Ok(())
+    }
+
+    /// How many control planes the cluster has; nothing where that cannot be told.
+    fn control_planes(&self, node: &Node) -> Option<usize> {
+        if node.is_worker() {
+            return Some(0);
+        }
+        if node.uses_dqlite() {
+            let members = first_join::datastore_members(node).ok()?;
+            return Some(members.len()).filter(|members| *members > 0);
+        }
+        let ask = || {
+            let servers = kubernetes::api_servers(node.platform.as_ref()).ok()?;
+            servers.map(|servers| servers.len())
+        };
+        self.api_servers.get(ask).flatten()
+    }
+}

@@ -1,0 +1,477 @@
+//! The two stores of a node: its own database, and the one that the control planes of a cluster
+//! share.
+//!
+//! One of them is in use. When that changes, the tokens move, each on its own, when it is needed or
+//! when its turn comes. A token counts in one store at any moment, wherever the move ends:
+//!
+//! 1. its record is marked as leaving, and does not count from then on;
+//! 2. a copy is made in the other store, marked as arriving, which does not count yet;
+//! 3. the record is marked as left, after which no copy is made of it again;
+//! 4. the mark of the copy is taken away: the copy counts;
+//! 5. the record is deleted.
+//!
+//! Each step is one compare-and-swap, and the marks tell which one is next. Who moves a token is
+//! noted, and no other node goes on with it.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::model::token::TokenDigest;
+use crate::model::token_record::{TokenRecord, Transit, TransitPhase};
+use crate::store::database::StoreError;
+use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore, Version};
+
+/// After how many seconds a token is there again that another node moves.
+const MOVED: u64 = 5;
+/// How many steps a move has at most, those included that another node's change has repeated.
+const STEPS: usize = 50;
+
+/// Which store is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The node's own.
+    Local,
+    /// The cluster's.
+    Cluster,
+    /// The node's own, and tokens may still be in the cluster's.
+    ToLocal,
+}
+
+impl Place {
+    /// What the log says.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "tokens are kept on this node",
+            Self::Cluster => {
+                "tokens are kept in the cluster's API: every control plane accepts them"
+            }
+            Self::ToLocal => {
+                "tokens are kept on this node, and those in the cluster's API are fetched"
+            }
+        }
+    }
+}
+
+/// Which tokens of the cluster's store come to this node's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Those that this node issued.
+    Own,
+    /// All: there is no other control plane.
+    All,
+}
+
+/// Remembers which store is in use, also when the agent is started again: writes it, where one is
+/// given, and reads it.
+pub(crate) type Note = Box<dyn Fn(Option<Place>) -> Result<Place, StoreError> + Send + Sync>;
+
+/// Both stores.
+pub(crate) struct Stores {
+    local: Box<dyn TokenStore>,
+    shared: Option<Box<dyn TokenStore>>,
+    note: Note,
+    /// This node's name.
+    name: String,
+    state: Mutex<State>,
+    /// One token at a time is moved.
+    moving: Mutex<()>,
+}
+
+struct State {
+    place: Option<Place>,
+    taken: Taken,
+    /// The cluster's store was searched for what this node began to move before.
+    is_searched: bool,
+}
+
+/// One of the stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Local,
+    Shared,
+}
+
+impl Side {
+    /// A version of a record there, as callers know it.
+    fn version(self, version: &Version) -> Version {
+        let side = match self {
+            Self::Local => 'l',
+            Self::Shared => 's',
+        };
+        Version::new(format!("{side}{}", version.as_str()))
+    }
+
+    /// Where a record is of this version, and its version there.
+    fn of(version: &Version) -> Option<(Self, Version)> {
+        let text = version.as_str();
+        let side = match text.chars().next()? {
+            'l' => Self::Local,
+            _ => Self::Shared,
+        };
+        Some((side, Version::new(text.get(1..)?)))
+    }
+}
+
+impl Stores {
+    /// The stores of the node of this name; `shared` is the cluster's, where there may be one.
+    pub(crate) fn new(
+        local: Box<dyn TokenStore>,
+        shared: Option<Box<dyn TokenStore>>,
+        note: Note,
+        name: String,
+    ) -> Self {
+        Self {
+            local,
+            shared,
+            note,
+            name,
+            state: Mutex::new(State {
+                place: None,
+                taken: Taken::Own,
+                is_searched: false,
+            }),
+            moving: Mutex::default(),
+        }
+    }
+
+    /// The name of this node.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which store is in use.
+    pub(crate) fn place(&self) -> Result<Place, StoreError> {
+        if self.shared.is_none() {
+            return Ok(Place::Local);
+        }
+        if let Some(place) = self.state().place {
+            return Ok(place);
+        }
+        let place = (self.note)(None)?;
+        Ok(*self.state().place.get_or_insert(place))
+    }
+
+    /// Uses the cluster's store from now on.
+    pub(crate) fn use_cluster(&self) -> Result<(), StoreError> {
+        self.change(Place::Cluster, Taken::Own)
+    }
+
+    /// Uses this node's own store from now on. `taken` tells which tokens come to it.
+    pub(crate) fn use_local(&self, taken: Taken) -> Result<(), StoreError> {
+        match self.place()? {
+            Place::Local => Ok(()),
+            Place::Cluster | Place::ToLocal => self.change(Place::ToLocal, taken),
+        }
+    }
+
+    fn change(&self, place: Place, taken: Taken) -> Result<(), StoreError> {
+        if self.place()? != place {
+            tracing::info!("{}", place.as_str());
+            (self.note)(Some(place))?;
+        }
+        let mut state = self.state();
+        (state.place, state.taken) = (Some(place), taken);
+        Ok(())
+    }
+
+    /// Whether the cluster's store answers.
+    pub(crate) fn answers(&self) -> bool {
+        self.shared
+            .as_ref()
+            .is_some_and(|shared| shared.revision().is_ok())
+    }
+
+    /// Moves what is still in the store that is not in use. Says how many tokens that were.
+    pub(crate) fn move_all(&self) -> Result<usize, StoreError> {
+        let (place, Some(shared)) = (self.place()?, &self.shared) else {
+            return Ok(0);
+        };
+        if place == Place::Local {
+            return Ok(0);
+        }
+        let mut keys = HashSet::new();
+        self.local.list("", &mut |key, stored| {
+            if place == Place::Cluster || stored.record.transit().is_some() {
+                keys.insert(key);
+            }
+            ControlFlow::Continue(())
+        })?;
+        let is_searched = self.state().is_searched;
+        if place == Place::ToLocal || !is_searched {
+            shared.list("", &mut |key, stored| {
+                let is_own = stored
+                    .record
+                    .transit()
+                    .is_some_and(|transit| transit.by == self.name);
+                if is_own || (place == Place::ToLocal && self.takes(&stored)) {
+                    keys.insert(key);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        for key in &keys {
+            self.settle(key)?;
+        }
+        self.state().is_searched = true;
+        if place == Place::ToLocal && self.place()? == place {
+            let taken = self.state().taken;
+            self.change(Place::Local, taken)?;
+        }
+        Ok(keys.len())
+    }
+
+    /// Whether a token of the cluster's store comes to this node.
+    fn takes(&self, stored: &Stored) -> bool {
+        self.state().taken == Taken::All || stored.record.issued_on() == Some(&self.name)
+    }
+
+    /// The record of a token, wherever it counts.
+    fn find(&self, key: &TokenDigest) -> Result<Option<(Side, Stored)>, StoreError> {
+        let place = self.place()?;
+        let (side, first) = match (place, &self.shared) {
+            (Place::Cluster, Some(shared)) => (Side::Shared, shared.as_ref()),
+            _ => (Side::Local, self.local.as_ref()),
+        };
+        match first.read(key)? {
+            Some(stored) if stored.record.transit().is_none() => Ok(Some((side, stored))),
+            None if place == Place::Local => Ok(None),
+            _ => self.settle(key),
+        }
+    }
+
+    /// Brings a token to the store in use, by as many steps as are left, and gives its record.
+    fn settle(&self, key: &TokenDigest) -> Result<Option<(Side, Stored)>, StoreError> {
+        let Some(shared) = &self.shared else {
+            return Ok(self.local.read(key)?.map(|stored| (Side::Local, stored)));
+        };
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..STEPS {
+            let place = self.place()?;
+            let (local, away) = (self.local.read(key)?, shared.read(key)?);
+            let phase = |stored: &Option<Stored>| {
+                let transit = stored.as_ref()?.record.transit()?;
+                Some(transit.phase)
+            };
+            let is_others = away.as_ref().is_some_and(|stored| {
+                let transit = stored.record.transit();
+                transit.is_some_and(|transit| transit.by != self.name)
+            });
+            if is_others {
+                return Err(StoreError::Unavailable {
+                    why: "another node moves the token to another store".to_owned(),
+                    seconds: MOVED,
+                    is_unsure: false,
+                });
+            }
+            let leaves = |phase| matches!(phase, Some(TransitPhase::Leaving | TransitPhase::Left));
+            match (local, away) {
+                (local, away) if leaves(phase(&local)) => {
+                    let (from, to) = (self.local.as_ref(), shared.as_ref());
+                    self.step(key, (from, local), (to, away))?;
+                }
+                (local, away) if leaves(phase(&away)) => {
+                    let (from, to) = (shared.as_ref(), self.local.as_ref());
+                    self.step(key, (from, away), (to, local))?;
+                }
+                // A copy whose original is gone: it was deleted by hand, or the copy was made late.
+                (Some(copy), _) if copy.record.transit().is_some() => {
+                    swap(self.local.as_ref(), key, Some(copy), None)?;
+                }
+                (_, Some(copy)) if copy.record.transit().is_some() => {
+                    swap(shared.as_ref(), key, Some(copy), None)?;
+                }
+                (None, None) => return Ok(None),
+                (Some(local), None) if place == Place::Cluster => {
+                    self.leave(self.local.as_ref(), key, local)?;
+                }
+                // It was issued on two nodes: the one in the cluster's store counts.
+                (Some(local), Some(_)) if place == Place::Cluster => {
+                    tracing::warn!(
+                        "the token {key} was issued on another node as well: what that one says of it counts"
+                    );
+                    swap(self.local.as_ref(), key, Some(local), None)?;
+                }
+                (_, Some(away)) if place == Place::Cluster => {
+                    return Ok(Some((Side::Shared, away)));
+                }
+                (None, Some(away)) if place == Place::ToLocal && self.takes(&away) => {
+                    self.leave(shared.as_ref(), key, away)?;
+                }
+                (local, _) => return Ok(local.map(|stored| (Side::Local, stored))),
+            }
+        }
+        Err(StoreError::Contended)
+    }
+
+    /// Begins to move a token.
+    fn leave(
+        &self,
+        from: &dyn TokenStore,
+        key: &TokenDigest,
+        stored: Stored,
+    ) -> Result<(), StoreError> {
+        let mut next = stored.record.clone();
+        if next.issued_on().is_none() {
+            next.set_issued_on(&self.name);
+        }
+        let next = next.with_transit(self.transit(TransitPhase::Leaving));
+        swap(from, key, Some(stored), Some(next))
+    }
+
+    /// Takes the next step of moving a token.
+    fn step(
+        &self,
+        key: &TokenDigest,
+        (from, original): (&dyn TokenStore, Option<Stored>),
+        (to, copy): (&dyn TokenStore, Option<Stored>),
+    ) -> Result<(), StoreError> {
+        let Some(original) = original else {
+            return Ok(());
+        };
+        let phase = |stored: &Stored| stored.record.transit().map(|transit| transit.phase);
+        let has_left = phase(&original) == Some(TransitPhase::Left);
+        let is_arriving = copy.as_ref().and_then(phase) == Some(TransitPhase::Arriving);
+        match copy {
+            Some(copy) if is_arriving && has_left => {
+                let record = copy.record.clone().with_transit(None);
+                swap(to, key, Some(copy), Some(record))
+            }
+            Some(_) if is_arriving => {
+                let left = self.transit(TransitPhase::Left);
+                let record = original.record.clone().with_transit(left);
+                swap(from, key, Some(original), Some(record))
+            }
+            None if !has_left => {
+                let arriving = self.transit(TransitPhase::Arriving);
+                swap(to, key, None, Some(original.record.with_transit(arriving)))
+            }
+            // What is there counts; or it counted, and is gone.
+            Some(_) | None => swap(from, key, Some(original), None),
+        }
+    }
+
+    fn transit(&self, phase: TransitPhase) -> Option<Transit> {
+        Some(Transit {
+            phase,
+            by: self.name.clone(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn side(&self, side: Side) -> &dyn TokenStore {
+        match (side, &self.shared) {
+            (Side::Shared, Some(shared)) => shared.as_ref(),
+            (Side::Shared | Side::Local, _) => self.local.as_ref(),
+        }
+    }
+}
+
+/// One step; whether another one was first is seen at the next look.
+fn swap(
+    store: &dyn TokenStore,
+    key: &TokenDigest,
+    old: Option<Stored>,
+    next: Option<TokenRecord>,
+) -> Result<(), StoreError> {
+    let swap = Swap {
+        key: *key,
+        expected: old.map(|stored| stored.version),
+        next,
+        change: ChangeId::new(),
+    };
+    store.swap(&[swap]).map(drop)
+}
+
+impl TokenStore for Arc<Stores> {
+    fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError> {
+        Ok(self.find(key)?.map(|(side, stored)| Stored {
+            version: side.version(&stored.version),
+            ..stored
+        }))
+    }
+
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
+        let in_use = match self.place()? {
+            Place::Cluster => Side::Shared,
+            Place::Local | Place::ToLocal => Side::Local,
+        };
+        let mut of = [Vec::new(), Vec::new()];
+        for (at, swap) in swaps.iter().enumerate() {
+            let read = swap.expected.as_ref().and_then(Side::of);
+            let (side, version) = match read {
+                Some((side, version)) => (side, Some(version)),
+                None => (in_use, None),
+            };
+            let swap = Swap {
+                expected: version,
+                ..swap.clone()
+            };
+            of[usize::from(side == Side::Shared)].push((at, swap));
+        }
+        let mut outcomes = vec![Swapped::Conflict; swaps.len()];
+        for (side, some) in [Side::Local, Side::Shared].into_iter().zip(of) {
+            if some.is_empty() {
+                continue;
+            }
+            let (places, swaps): (Vec<usize>, Vec<Swap>) = some.into_iter().unzip();
+            for (at, outcome) in places.into_iter().zip(self.side(side).swap(&swaps)?) {
+                outcomes[at] = outcome;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn list(
+        &self,
+        beginning: &str,
+        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let place = self.place()?;
+        let mut given = HashSet::new();
+        let mut is_over = false;
+        for side in [Side::Local, Side::Shared] {
+            if is_over || (side == Side::Shared && place == Place::Local) {
+                break;
+            }
+            self.side(side).list(beginning, &mut |key, stored| {
+                let phase = stored.record.transit().map(|transit| transit.phase);
+                let counts = matches!(phase, None | Some(TransitPhase::Leaving));
+                let is_elsewhere =
+                    side == Side::Shared && place == Place::ToLocal && !self.takes(&stored);
+                if !counts || is_elsewhere || given.contains(&key) {
+                    return ControlFlow::Continue(());
+                }
+                if side == Side::Local && place != Place::Local {
+                    given.insert(key);
+                }
+                let version = side.version(&stored.version);
+                let flow = take(key, Stored { version, ..stored });
+                is_over = flow.is_break();
+                flow
+            })?;
+        }
+        Ok(())
+    }
+
+    fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
+        let side = match self.place()? {
+            Place::Cluster => Side::Shared,
+            Place::Local | Place::ToLocal => Side::Local,
+        };
+        self.side(side).due(now, limit)
+    }
+
+    fn revision(&self) -> Result<Option<u64>, StoreError> {
+        match (self.place()?, &self.shared) {
+            (Place::Cluster, Some(shared)) => shared.revision(),
+            _ => Ok(None),
+        }
+    }
+}
