@@ -1,4 +1,4 @@
-# Completions of microk8s for PowerShell; `microk8s completions powershell` prints this file.
+# Completions of microk8s for PowerShell 7.3 or newer; `microk8s completions powershell` prints this file.
 
 Register-ArgumentCompleter -Native -CommandName 'microk8s' -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)

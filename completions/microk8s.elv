@@ -3,13 +3,13 @@
 use str
 
 set edit:completion:arg-completer[microk8s] = {|@words|
-    var lines = [(try { (external microk8s) __complete $@words[1..] 2>/dev/null | from-lines } catch { })]
+    var lines = [(try { (external microk8s) __complete (all $words[1..]) 2>/dev/null | from-lines } catch { })]
     if (and (> (count $lines) 0) (has-value [:files :directories] $lines[0])) {
         edit:complete-filename $@words
     } else {
         for line $lines {
             var parts = [(str:split &max=2 "\t" $line)]
-            edit:complex-candidate $parts[0] &display=$parts[0]'  ('$parts[-1]')'
+            edit:complex-candidate $parts[0] &code-suffix=' ' &display=$parts[0]'  ('$parts[-1]')'
         }
     }
 }

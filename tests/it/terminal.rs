@@ -54,9 +54,20 @@ impl<'a> Terminal<'a> {
     /// The screen, as soon as a text is on it.
     #[track_caller]
     pub fn shows(&self, text: &str) -> String {
+        self.await_text(text, || self.screen())
+    }
+
+    /// The same without colours.
+    #[track_caller]
+    pub fn reads(&self, text: &str) -> String {
+        self.await_text(text, || self.tmux(&["capture-pane", "-p", "-t", "0"]))
+    }
+
+    #[track_caller]
+    fn await_text(&self, text: &str, look: impl Fn() -> String) -> String {
         let mut screen = String::new();
         let found = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
-            screen = self.screen();
+            screen = look();
             screen.contains(text).then_some(())
         });
         assert!(found.is_some(), "`{text}` is not shown:\n{screen}");
