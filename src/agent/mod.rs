@@ -135,7 +135,7 @@ pub(crate) enum AgentError {
     #[error("another program listens on `{}`", .0.display())]
     SocketTaken(PathBuf),
     /// Something else has the socket's name.
-    #[error("`{}` is no socket; it is left alone, and the agent needs another place for its own (`--socket`)", .0.display())]
+    #[error("`{}` is not a socket; name another place for it with `--socket`", .0.display())]
     NoSocket(PathBuf),
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
@@ -143,6 +143,26 @@ pub(crate) enum AgentError {
     /// The runtime, or its signals.
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),
+}
+
+impl AgentError {
+    /// What to do.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::AlreadyRunning(_) => Some("stop that one first, or name another node directory"),
+            Self::Listen { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse => Some(
+                    "see with `ss -ltnp` which program listens there; where it is MicroK8s's own agent, `sudo snap stop --disable microk8s.daemon-cluster-agent` stops it",
+                ),
+                io::ErrorKind::AddrNotAvailable => {
+                    Some("`ip address` lists the addresses of this machine")
+                }
+                _ => Some("name another address and port with --bind"),
+            },
+            Self::SocketTaken(_) => Some("stop that program, or name another socket with --socket"),
+            _ => None,
+        }
+    }
 }
 
 /// What the two interfaces share.
@@ -213,7 +233,7 @@ pub(crate) fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, Age
         Ok(Some(ending)) => tracing::warn!("{ending}"),
         Ok(None) => {}
         Err(error) => {
-            tracing::error!(%error, "an earlier join or leave was interrupted, and cannot be taken back");
+            tracing::error!(%error, "an earlier join or leave was interrupted, and cannot be undone");
         }
     }
     let window = settings

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agent::{self, MinTls, Settings};
+use crate::agent::{self, AgentError, MinTls, Settings};
 use crate::app::log::LastWords;
 use crate::app::{self, log};
 use crate::base::exit_status::ExitStatus;
@@ -65,6 +65,13 @@ impl Refusal {
             hint: None,
         }
     }
+
+    fn of_agent(error: AgentError) -> Self {
+        Self {
+            hint: error.hint(),
+            ..Self::new(error)
+        }
+    }
 }
 
 fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
@@ -98,7 +105,7 @@ fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
         // datastore behind.
         let _ = platform.service(Action::Stop, Service::K8sDqlite);
     }
-    match (ended.map_err(Refusal::new)?, revision) {
+    match (ended.map_err(Refusal::of_agent)?, revision) {
         (Some(to), Some(from)) => Err(start_in(from.directory(), &to)),
         (_, _) => Ok(()),
     }
@@ -215,7 +222,10 @@ fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
         datastore: SocketAddr::new(datastore, DATASTORE_PORT),
     };
     tracing::info!("making a node directory in {data}");
-    fresh_node::create(&node.layout, &fresh).map_err(Refusal::new)?;
+    fresh_node::create(&node.layout, &fresh).map_err(|error| Refusal {
+        hint: Some("MICROK8S_NODE_DIR or --node-dir names another directory"),
+        ..Refusal::new(error)
+    })?;
     // Who may read it may use the node, and only root and members of the group may give it away.
     let credential = node.layout.credential("client.config");
     if let Some(gid) = node.platform.group().gid {
@@ -272,7 +282,7 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
         Some(MinTlsVersion::Tls10 | MinTlsVersion::Tls11) => {
             return Err(Refusal {
                 status: ExitStatus::Usage,
-                text: "TLS 1.0 and 1.1 are broken, and not spoken".to_owned(),
+                text: "TLS 1.0 and 1.1 are not secure, and not supported".to_owned(),
                 hint: Some("give --min-tls-version tls12 or tls13"),
             });
         }

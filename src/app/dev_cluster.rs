@@ -329,7 +329,7 @@ fn wait_until_ready(
     Ok(())
 }
 
-/// Commands for the node that is in no cluster yet. Each can be pasted as it stands.
+/// Commands for the node that is not in a cluster yet. Each can be pasted as it stands.
 fn show_what_to_try(
     program: &Path,
     members: &[DevNode],
@@ -348,12 +348,12 @@ fn show_what_to_try(
     let join = line.strip_prefix("microk8s ").unwrap_or(line);
     let name = &free.name;
     printer.out(&format!(
-        "\nIt runs until Ctrl-C. {name} is in no cluster yet: try these in another terminal, one after \
+        "\nIt runs until Ctrl-C. {name} is not in a cluster yet: try these in another terminal, one after \
          the other.\n"
     ))?;
     for (what, command) in [
         (
-            "A join that fails. Its hint says why; the token is not used up.",
+            "A join that fails: the hint says why. The token can still be used.",
             free.command(program, join),
         ),
         (

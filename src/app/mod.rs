@@ -163,7 +163,22 @@ fn refuse_permission(node: &Node, printer: &mut dyn Printer) -> ExitStatus {
                 .map(|user| user.name)
         })
         .unwrap_or_else(|| "root".to_owned());
-    printer.err(&texts::no_permission(&user, node.platform.group().name));
+    let client_config = node.layout.credential("client.config");
+    let why = match std::fs::File::open(&client_config) {
+        Err(error) => format!("cannot read `{}`: {error}", client_config.display()),
+        Ok(_) => format!(
+            "cannot use the socket of the agent, `{}`",
+            node.layout.socket(None).display()
+        ),
+    };
+    if node.is_standalone() {
+        let group = node.platform.group().name;
+        let hint = format!("run the command as root or as a member of the group {group}");
+        output::error(printer, &why, Some(&hint));
+    } else {
+        printer.err(&texts::no_permission(&user, node.platform.group().name));
+        output::error(printer, &why, None);
+    }
     ExitStatus::Failure
 }
 
@@ -260,7 +275,7 @@ fn no_agent(node: &Node) -> String {
 
 /// The agent did not get to the end of what it was asked for.
 fn agent_failed(error: &LocalError, printer: &mut dyn Printer) -> ExitStatus {
-    let hint = "look into the log of this node's agent";
+    let hint = "read the log of this node's agent";
     output::error(printer, &error.to_string(), Some(hint));
     ExitStatus::Failure
 }
@@ -296,12 +311,12 @@ fn tokens_without_agent(
     Ok(Some(tokens))
 }
 
-/// Arguments that clap does not understand, in clap's words.
+/// Arguments that clap does not understand, or that ask for help.
 fn refuse_arguments(error: &clap::Error, printer: &mut dyn Printer) -> ExitStatus {
-    let text = error.to_string();
-    if error.use_stderr() {
-        printer.err(text.trim_end());
-        return ExitStatus::Usage;
+    if !error.use_stderr() {
+        return output::print(printer, &error.to_string(), ExitStatus::Success);
     }
-    output::print(printer, &text, ExitStatus::Success)
+    let (text, hint) = cli::explain_usage(error);
+    output::error(printer, &text, Some(&hint));
+    ExitStatus::Usage
 }

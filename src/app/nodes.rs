@@ -24,6 +24,9 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSt
         let (Ok(status) | Err(status)) = membership(&node, args.format, printer);
         return status;
     }
+    if let Err(status) = app::check_permission(&node, printer) {
+        return status;
+    }
     let found = runtime::block_on(async {
         match app::find_agent(&node, printer).await? {
             Agent::Ready(agent) => Ok(agent.nodes().await.map_err(|error| error.to_string())),
@@ -31,7 +34,12 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSt
         }
     });
     match found {
-        Ok(Ok(list)) => nodes::run(printer, list, args.format),
+        Ok(Ok(list)) => {
+            if list.is_ok() && args.format == Format::Text {
+                nodes::note_what_is_missing(printer, status::membership(&node.layout).as_ref());
+            }
+            nodes::run(printer, list, args.format)
+        }
         Ok(Err(status)) => status,
         Err(error) => nodes::run(printer, Err(error.to_string()), args.format),
     }
@@ -45,7 +53,7 @@ fn membership(
 ) -> Result<ExitStatus, ExitStatus> {
     app::check_permission(node, printer)?;
     let Some(own) = status::membership(&node.layout) else {
-        let hint = "ask again when it is done; one that was interrupted is taken back by the agent of this node";
+        let hint = "ask again when it is done; one that was interrupted is undone by the agent of this node";
         let text = "a join or leave of this node is under way, so it is not known yet whether it is a member";
         output::error(printer, text, Some(hint));
         return Err(ExitStatus::NotReady);

@@ -107,7 +107,7 @@ fn run_again(
         renderer.tell(&Event::warning(format!(
             "{}; trying again for {}",
             failure.message().trim_end_matches('.'),
-            time_text::seconds(limit.as_secs())
+            time_text::span(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX))
         )));
         // A signal ends the program here, unless an attempt had something to take back.
         let pausing = async { tokio::time::timeout(pause, interrupted.cancelled()).await };
@@ -140,8 +140,8 @@ fn try_leave(
     if !node.layout.is_in_cluster() {
         let text = texts::NOT_IN_CLUSTER;
         if !arguments.iter().any(|argument| argument == IF_PRESENT) {
-            let why = "this node is in no cluster";
-            let hint = "with `--if-present` that is no failure";
+            let why = "this node is not in a cluster";
+            let hint = "there is nothing to do; with `--if-present` the exit code is 0";
             return Err(output::refuse(renderer, text, why, Some(hint)));
         }
         cli::leave::read(arguments, renderer)?;
@@ -170,7 +170,7 @@ fn try_remove_node(
     let node = app::find_node_or_say(renderer)?;
     app::check_permission(&node, renderer)?;
     if node.layout.has(Lock::Clustered) {
-        let why = "a worker removes no node of the cluster";
+        let why = "a worker cannot remove nodes";
         let hint = "run the command on a control plane node";
         let text = texts::REMOVE_NODE_ON_WORKER;
         return Err(output::refuse(renderer, text, why, Some(hint)));

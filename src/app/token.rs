@@ -28,14 +28,14 @@ fn try_run(command: &TokenCommand, printer: &mut dyn Printer) -> Result<ExitStat
     let node = app::find_node_or_say(printer)?;
     app::check_permission(&node, printer)?;
     let selection = selection(command, printer).map_err(|error| {
-        output::error(printer, &error.to_string(), error.hint());
+        output::error(printer, &error.to_string(), Some(error.hint()));
         ExitStatus::Failure
     })?;
     let done = runtime::block_on(async {
         match app::find_agent(&node, printer).await? {
             Agent::Ready(agent) => Ok(act(&agent, command, &selection, printer).await),
             Agent::NotRunning => {
-                let hint = "start it with `microk8s agent`; tokens that MicroK8s's own agent knows are lines in `credentials/cluster-tokens.txt`";
+                let hint = "start it: `systemctl start microk8s-cluster-agent`, or `microk8s agent` on a node without MicroK8s; tokens that MicroK8s's own agent knows are lines in `credentials/cluster-tokens.txt`";
                 output::error(printer, &app::no_agent(&node), Some(hint));
                 Err(ExitStatus::Failure)
             }
@@ -95,13 +95,13 @@ enum SelectionError {
 }
 
 impl SelectionError {
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> &'static str {
         match self {
-            Self::NotAlone => None,
-            Self::TooLong => Some(
-                "`microk8s token list` shows the ids; `-` in place of an id reads the token itself from standard input",
-            ),
-            Self::Input(error) => Some(error.hint()),
+            Self::NotAlone => "give ids, or `-` alone",
+            Self::TooLong => {
+                "`microk8s token list` shows the ids; `-` in place of an id reads the token itself from standard input"
+            }
+            Self::Input(error) => error.hint(),
         }
     }
 }

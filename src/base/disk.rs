@@ -49,7 +49,7 @@ fn cure(error: &io::Error) -> Option<&'static str> {
         Errno::EROFS => "its file system is mounted read-only: mount it for writing",
         Errno::ENOSPC | Errno::EDQUOT => "make room on its file system",
         Errno::EFBIG => "raise the limit for the size of files (`ulimit -f`, `LimitFSIZE=`)",
-        Errno::EIO => "the disk fails: look into the log of the kernel (`dmesg`)",
+        Errno::EIO => "the disk fails: read the log of the kernel (`dmesg`)",
         Errno::ENOTDIR => "move away what stands in the place of a folder",
         _ => return None,
     })

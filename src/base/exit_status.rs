@@ -38,9 +38,9 @@ pub enum ExitStatus {
     ServiceFailed = 14,
     /// The API server does not answer through the worker's proxy.
     NoApiServer = 15,
-    /// A join, leave or removal failed, and not everything that it changed could be taken back.
+    /// A join, leave or removal failed, and not everything that it changed could be undone.
     NotTakenBack = 16,
-    /// `nodes --self`: this node is in no cluster.
+    /// `nodes --self`: this node is not in a cluster.
     NotInCluster = 17,
     /// The join was interrupted while there was something to take back. Shells show the same code
     /// for a program that Ctrl-C ended.

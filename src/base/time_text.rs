@@ -5,24 +5,32 @@ use std::time::Duration;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use jiff::{Span, SpanRelativeTo};
 
-/// A span of time in its largest unit: `1 minute`, `3 days`. One in the future or of no length is
-/// `0 seconds`.
+/// A span of time as people read it: `45 s`, `1 h 30 min`, `12 d`. It has a second unit where the
+/// first one is below ten, and is rounded to its last one. One of no length is `0 s`.
 pub(crate) fn span(seconds: i64) -> String {
-    let seconds = seconds.max(0);
-    let (number, unit) = match seconds {
-        0..60 => (seconds, "second"),
-        60..3600 => (seconds / 60, "minute"),
-        3600..86_400 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
+    const UNITS: [(i64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let step = match seconds {
+        ..600 => 1,
+        600..36_000 => 60,
+        36_000..864_000 => 3600,
+        _ => 86_400,
     };
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {unit}{plural}")
-}
-
-/// A number of seconds, to the second.
-pub(crate) fn seconds(number: u64) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} second{plural}")
+    let mut rest = seconds.max(0).saturating_add(step / 2) / step * step;
+    let mut parts = Vec::new();
+    for (size, unit) in UNITS {
+        let number = rest / size;
+        rest %= size;
+        if number > 0 {
+            parts.push(format!("{number} {unit}"));
+        }
+        if number > 9 || parts.len() == 2 {
+            break;
+        }
+    }
+    match parts.is_empty() {
+        true => "0 s".to_owned(),
+        false => parts.join(" "),
+    }
 }
 
 /// Reads a duration as people type it, in seconds: a number of seconds, or numbers with units as in
@@ -77,16 +85,27 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_given_in_its_largest_unit() {
+    fn a_span_has_a_second_unit_where_the_first_one_is_small() {
         for (seconds, text) in [
-            (-5, "0 seconds"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (60, "1 minute"),
-            (7199, "1 hour"),
-            (172_800, "2 days"),
+            (-5, "0 s"),
+            (0, "0 s"),
+            (1, "1 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (125, "2 min 5 s"),
+            (599, "9 min 59 s"),
+            (600, "10 min"),
+            (3599, "1 h"),
+            (5398, "1 h 30 min"),
+            (7199, "2 h"),
+            (40_000, "11 h"),
+            (86_400, "1 d"),
+            (90_000, "1 d 1 h"),
+            (604_798, "7 d"),
+            (950_000, "11 d"),
+            (i64::MAX, "106751991167300 d"),
         ] {
-            assert_eq!(span(seconds), text);
+            assert_eq!(span(seconds), text, "{seconds}");
         }
     }
 

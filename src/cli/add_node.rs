@@ -127,7 +127,9 @@ fn description(text: &str) -> Result<Description, String> {
 pub(crate) fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
     printer.err(USAGE);
     printer.err(&format!("microk8s add-node: error: {text}"));
-    cli::hint_at_option(printer, "add-node", text);
+    if !cli::hint_at_option(printer, "add-node", text) {
+        printer.err("hint: `microk8s add-node --help` shows what it takes");
+    }
     ExitStatus::Usage
 }
 
@@ -257,7 +259,7 @@ fn renewal(id: &str, added: &Added) -> String {
     })
     .join(", ");
     let what = match added.was_over {
-        true => "was over, and is valid again",
+        true => "had ended, and is valid again",
         false => "was known already, and has new terms",
     };
     format!("token {id} {what}: {terms}")

@@ -66,7 +66,7 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
     pub(crate) capi_dir: Option<PathBuf>,
 
-    /// The directory of a standalone node, which is made if it does not exist
+    /// The directory of a node without MicroK8s, which is made if it does not exist
     /// [default: $MICROK8S_NODE_DIR, else ~/.local/share/microk8s/current]
     #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
     pub(crate) node_dir: Option<PathBuf>,
@@ -75,11 +75,11 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) socket: Option<PathBuf>,
 
-    /// The name of a standalone node [default: the host name]
+    /// The name of a node without MicroK8s [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
 
-    /// Run a demonstration datastore beside a standalone node; needs Debian's package go-dqlite
+    /// Run a demonstration datastore beside a node without MicroK8s; needs Debian's package go-dqlite
     #[arg(long)]
     pub(crate) datastore_demo: bool,
 

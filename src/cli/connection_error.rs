@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::base::sanitize;
+use crate::cli;
 use crate::model::join_url::InvalidJoinUrl;
 use crate::model::token::MIN_LEN;
 
@@ -17,6 +18,13 @@ pub(crate) fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
     let token = rest.split('/').next().unwrap_or_default();
     let (host, port) = node.rsplit_once(':').unwrap_or((node, ""));
     let error_and = |hint: &str| (error.to_string(), hint.to_owned());
+    if typed.starts_with('-') {
+        let hint = match cli::similar_option("join", typed) {
+            Some(similar) => format!("did you mean `{similar}`?"),
+            None => "`microk8s join --help` lists the options".to_owned(),
+        };
+        return (format!("`{}` is not an option", shown(typed)), hint);
+    }
     if let Some((scheme, _)) = typed.split_once("://") {
         let hint = format!("leave out `{}://`; {TYPE}", shown(scheme));
         return ("the connection string is a URL".to_owned(), hint);
@@ -26,7 +34,7 @@ pub(crate) fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
         .and_then(|(_, rest)| rest.split_once('>'))
     {
         let text = format!(
-            "`<{}>` stands for something that has to be filled in",
+            "`<{}>` is a placeholder: put the real value in its place",
             shown(name)
         );
         return (text, TYPE.to_owned());
@@ -36,10 +44,7 @@ pub(crate) fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
     }
     if typed.trim().contains(char::is_whitespace) {
         let text = "the connection string has blanks in it".to_owned();
-        return (
-            text,
-            format!("leave out what is before and behind it; {TYPE}"),
-        );
+        return (text, format!("remove what is before and after it; {TYPE}"));
     }
     match error {
         InvalidJoinUrl::Format if rest.is_empty() => {
@@ -50,7 +55,7 @@ pub(crate) fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
             format!("put an IPv6 address in brackets, as in [fd00::1]:PORT; {TYPE}"),
         ),
         InvalidJoinUrl::Format if !node.contains(':') => (
-            format!("the port is missing behind `{}`", shown(node)),
+            format!("the port is missing after `{}`", shown(node)),
             format!("it is 25000 unless it was changed; {TYPE}"),
         ),
         InvalidJoinUrl::Format => (
@@ -94,7 +99,9 @@ pub(crate) fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
         ),
         InvalidJoinUrl::ShortFingerprint => (
             "the fingerprint is too short".to_owned(),
-            format!("copy the whole string, or leave out the last `/` and what follows; {TYPE}"),
+            format!(
+                "copy the whole string, or leave out the last `/` and what comes after it; {TYPE}"
+            ),
         ),
         InvalidJoinUrl::LinkLocal
         | InvalidJoinUrl::TokenCharacter
@@ -127,8 +134,8 @@ mod tests {
             ("10.1.2.3:25000", "the token is missing"),
             ("10.1.2.3:25000/", "the token is missing"),
             ("TOKEN", "the token is missing"),
-            ("10.1.2.3/TOKEN", "the port is missing behind `10.1.2.3`"),
-            ("TOKEN/10.1.2.3", "the port is missing behind `…`"),
+            ("10.1.2.3/TOKEN", "the port is missing after `10.1.2.3`"),
+            ("TOKEN/10.1.2.3", "the port is missing after `…`"),
             ("fd00::1:25000/TOKEN", "cannot be told apart"),
             (
                 "10.1.2.3:25000/TOKEN/abcdefabcdef/x",

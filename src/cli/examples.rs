@@ -97,7 +97,7 @@ const EXAMPLES: [(&str, &[Example]); 15] = [
             ),
             (
                 "microk8s nodes --self || microk8s join --token-file FILE",
-                "In a script: join only where this node is in no cluster.",
+                "In a script: join only where this node is not in a cluster.",
             ),
         ],
     ),
@@ -163,7 +163,7 @@ const EXAMPLES: [(&str, &[Example]); 15] = [
             ),
             (
                 "microk8s agent --node-dir ./n1 --bind 127.0.0.1:25000",
-                "Serve a standalone node for a test; the directory is made if needed.",
+                "Serve a node without MicroK8s for a test; the directory is made if needed.",
             ),
             (
                 "MICROK8S_LOG=debug microk8s agent --log-format json",

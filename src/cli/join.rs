@@ -32,13 +32,8 @@ pub(crate) fn read(parsed: Parsed, printer: &mut dyn Printer) -> Result<Typed, E
     let args = match parsed {
         Ok(args) => args,
         Err(error) => {
-            let text = error.to_string();
-            let first = text
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .trim_start_matches("error: ");
-            return Err(usage_error(printer, first));
+            let (text, _) = cli::explain_usage(&error);
+            return Err(usage_error(printer, &text));
         }
     };
     if let Some(key) = labelled_twice(&args.node_label) {

@@ -21,6 +21,8 @@ use crate::wire::preflight_v1::{Finding, Machine, Severity};
 /// As wide as the widest of each column.
 const SEVERITY_WIDTH: usize = "unchecked".len();
 const CHECK_WIDTH: usize = "high-availability".len();
+/// The columns of a terminal.
+const LINE_WIDTH: usize = 80;
 
 /// A line of JSON for a finding.
 #[derive(Debug, Serialize)]
@@ -57,14 +59,14 @@ enum Outcome {
     Failed,
 }
 
-/// Tells the findings as they come. In JSON, what is printed beside them goes to standard error only,
-/// and is told in the last line.
+/// Tells the findings as they come; in text, problems come last. In JSON, what is printed beside them
+/// goes to standard error only, and is told in the last line.
 pub(crate) struct Findings {
     format: Format,
     captured: CapturedOutput,
     contacted: Option<IpAddr>,
-    /// Checks in a row that were left out for one reason, which are one line of text.
-    left_out: Vec<Finding>,
+    /// What comes last in text.
+    held: Vec<Finding>,
     errors: usize,
     warnings: usize,
     unchecked: usize,
@@ -87,7 +89,7 @@ impl Findings {
             format,
             captured: CapturedOutput::new(arguments),
             contacted: None,
-            left_out: Vec::new(),
+            held: Vec::new(),
             errors: 0,
             warnings: 0,
             unchecked: 0,
@@ -153,53 +155,55 @@ impl Findings {
                 },
                 printer,
             ),
-            Format::Text => {
-                let is_as_before = self
-                    .left_out
-                    .first()
-                    .is_some_and(|first| first.message == finding.message);
-                if !is_as_before {
-                    self.flush(printer);
-                }
-                match finding.severity {
-                    Severity::Unchecked => self.left_out.push(finding),
-                    Severity::Ok | Severity::Warning | Severity::Error => {
-                        self.text(&finding, printer);
-                    }
-                }
-            }
+            Format::Text if finding.severity == Severity::Ok => self.text(&finding, printer),
+            Format::Text => self.held.push(finding),
         }
     }
 
-    /// Prints the checks that were left out, one line for all that have one reason.
+    /// Prints what was held, the worst last: the checks that were left out for one reason are one line.
     fn flush(&mut self, printer: &mut dyn Printer) {
-        let left_out = std::mem::take(&mut self.left_out);
-        match &left_out[..] {
-            [] => {}
-            [only] => self.text(only, printer),
-            [first, ..] => {
-                let names: Vec<&str> = left_out.iter().map(|one| one.check.as_str()).collect();
-                let message = format!("{} ({})", first.message, names.join(", "));
-                let check = format!("{} checks", names.len());
-                self.text(&Finding::unchecked(&check, message), printer);
-            }
+        let held = std::mem::take(&mut self.held);
+        let (mut left_out, mut problems): (Vec<_>, Vec<_>) = held
+            .into_iter()
+            .partition(|finding| finding.severity == Severity::Unchecked);
+        while let Some(first) = left_out.first().cloned() {
+            let (same, others): (Vec<_>, Vec<_>) = left_out
+                .into_iter()
+                .partition(|finding| finding.message == first.message);
+            left_out = others;
+            let names: Vec<&str> = same.iter().map(|one| one.check.as_str()).collect();
+            let line = match names[..] {
+                [_] => first,
+                _ => Finding::unchecked(
+                    &format!("{} checks", names.len()),
+                    format!("{} ({})", first.message, names.join(", ")),
+                ),
+            };
+            self.text(&line, printer);
+        }
+        problems.sort_by_key(|finding| finding.severity == Severity::Error);
+        for finding in &problems {
+            self.text(finding, printer);
         }
     }
 
+    /// Prints a finding, and below it how to fix it.
     fn text(&self, finding: &Finding, printer: &mut dyn Printer) {
         let severity = finding.severity.word();
-        let (check, message) = (&finding.check, &finding.message);
-        let remedy = finding.remedy.as_ref().map_or_else(String::new, |remedy| {
-            let place = match (finding.on, self.contacted) {
-                (None, _) => String::new(),
-                (Some(Machine::JoiningNode), _) => "on this node, ".to_owned(),
-                (Some(Machine::ContactedNode), Some(address)) => format!("on {address}, "),
-                (Some(Machine::ContactedNode), None) => "on the contacted node, ".to_owned(),
-            };
-            format!("; fix: {place}{remedy}")
-        });
-        let line = format!("{severity:SEVERITY_WIDTH$}  {check:CHECK_WIDTH$}  {message}{remedy}");
-        print(&line.replace('\n', " "), printer);
+        let check = finding.check.replace('\n', " ");
+        let first = format!("{severity:SEVERITY_WIDTH$}  {check:CHECK_WIDTH$}  ");
+        print_wrapped(&first, &finding.message, printer);
+        let Some(remedy) = &finding.remedy else {
+            return;
+        };
+        let place = match (finding.on, self.contacted) {
+            (None, _) => String::new(),
+            (Some(Machine::JoiningNode), _) => "on this node, ".to_owned(),
+            (Some(Machine::ContactedNode), Some(address)) => format!("on {address}, "),
+            (Some(Machine::ContactedNode), None) => "on the contacted node, ".to_owned(),
+        };
+        let first = format!("{:SEVERITY_WIDTH$}  fix: ", "");
+        print_wrapped(&first, &format!("{place}{remedy}"), printer);
     }
 
     /// The exit status of the operation, once it has ended.
@@ -273,10 +277,30 @@ impl Findings {
                 format!("the join would fail with exit code {}", status.code())
             }
             Some(_) => "this node is already a member of the cluster".to_owned(),
-            None => "nothing that was found stands in the way of the join".to_owned(),
+            None => "no problem was found".to_owned(),
         };
         format!("{counts}: {outcome}")
     }
+}
+
+/// Prints a text behind `first`, on a terminal in lines that fit it. What stands between backticks is
+/// to be pasted, and stays whole.
+fn print_wrapped(first: &str, text: &str, printer: &mut dyn Printer) {
+    let indent = " ".repeat(first.len());
+    let (mut line, mut is_code, mut has_words) = (first.to_owned(), false, false);
+    for word in text.split_whitespace() {
+        let is_too_long = line.chars().count() + word.chars().count() >= LINE_WIDTH;
+        if has_words && !is_code && is_too_long && printer.has_reader() {
+            print(&line, printer);
+            line.clone_from(&indent);
+        } else if has_words {
+            line.push(' ');
+        }
+        line.push_str(word);
+        has_words = true;
+        is_code ^= word.matches('`').count() % 2 == 1;
+    }
+    print(&line, printer);
 }
 
 fn json(line: &impl Serialize, printer: &mut dyn Printer) {
@@ -324,11 +348,47 @@ mod tests {
             text,
             "ok         high-availability  fine\n\
              warning    clock              late\n\
-             error      host-name          unknown; fix: on 10.99.0.11, add the line `x`\n\
-             error      version            old; fix: on this node, refresh\n\
+             error      host-name          unknown\n           \
+             fix: on 10.99.0.11, add the line `x`\n\
+             error      version            old\n           \
+             fix: on this node, refresh\n\
              2 errors, 1 warning, 0 not checked: the join would fail with exit code 6\n"
         );
         assert_eq!(status, ExitStatus::Refused);
+    }
+
+    #[test]
+    fn on_a_terminal_lines_fit_and_a_command_stays_whole() {
+        struct Reader(Kept);
+        impl Printer for Reader {
+            fn out(&mut self, text: &str) -> Result<(), crate::cli::output::OutputLost> {
+                self.0.out(text)
+            }
+            fn err(&mut self, line: &str) {
+                self.0.err(line);
+            }
+            fn has_reader(&self) -> bool {
+                true
+            }
+        }
+        let mut reader = Reader(Kept::default());
+        let command = "`sudo a-rather-long-command --with its options --and more of them`";
+        let text = format!(
+            "{} {command} {}",
+            "word ".repeat(9).trim(),
+            "more ".repeat(12).trim()
+        );
+        print_wrapped("error  ", &text, &mut reader);
+        let lines: Vec<&str> = reader.0.out.lines().collect();
+        assert!(
+            lines.iter().all(|line| line.chars().count() <= 80),
+            "{lines:#?}"
+        );
+        assert!(
+            lines.iter().any(|line| line.contains(command)),
+            "{lines:#?}"
+        );
+        assert_eq!(lines.len(), 3, "{lines:#?}");
     }
 
     #[test]

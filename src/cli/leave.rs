@@ -21,7 +21,7 @@ pub(crate) struct LeaveArgs {
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub(crate) format: Format,
 
-    /// End with 0 where this node is in no cluster
+    /// End with 0 where this node is not in a cluster
     #[arg(long)]
     pub(crate) if_present: bool,
 }

@@ -28,7 +28,7 @@ pub(crate) mod token_file;
 
 use std::ffi::OsString;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::base::exit_status::ExitStatus;
@@ -152,6 +152,38 @@ fn similar_option(name: &'static str, option: &str) -> Option<String> {
     suggestion(&error, ContextKind::SuggestedArg)
 }
 
+/// Why the arguments of a command are not understood, in a line, and what to type.
+pub(crate) fn explain_usage(error: &clap::Error) -> (String, String) {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let help = error.to_string();
+        let commands: Vec<&str> = help
+            .lines()
+            .skip_while(|line| *line != "Commands:")
+            .skip(1)
+            .map_while(|line| line.split_whitespace().next())
+            .collect();
+        return (
+            "no subcommand is given".to_owned(),
+            format!("add one of: {}", commands.join(", ")),
+        );
+    }
+    let similar = [
+        ContextKind::SuggestedArg,
+        ContextKind::SuggestedSubcommand,
+        ContextKind::SuggestedValue,
+    ];
+    let similar = similar.into_iter().find_map(|kind| suggestion(error, kind));
+    let hint = match similar {
+        Some(similar) => format!("did you mean `{similar}`?"),
+        None => "the same command with `--help` shows what it takes".to_owned(),
+    };
+    let text = error.to_string();
+    let words = text.lines().take_while(|line| !line.is_empty());
+    let words: Vec<&str> = words.map(str::trim).collect();
+    let text = words.join(" ");
+    (text.trim_start_matches("error: ").to_owned(), hint)
+}
+
 /// Prints why the arguments of a command are not understood, in MicroK8s's form, and the option that
 /// was perhaps meant.
 pub(crate) fn usage_error(
@@ -175,20 +207,37 @@ pub(crate) fn extra_arguments(extra: &[impl AsRef<str>]) -> String {
     format!("Got unexpected extra argument{plural} ({})", list.join(" "))
 }
 
-/// Prints which option of a command was perhaps meant, where an error names one that it lacks.
-pub(crate) fn hint_at_option(printer: &mut dyn Printer, name: &'static str, error: &str) {
+/// Prints which option of a command was perhaps meant, where an error names one that it lacks; says
+/// whether there is one.
+pub(crate) fn hint_at_option(printer: &mut dyn Printer, name: &'static str, error: &str) -> bool {
     let mut options = error
         .split([' ', '(', ')'])
         .filter(|word| word.starts_with("--"));
-    if let Some(similar) = options.find_map(|option| similar_option(name, option)) {
+    let similar = options.find_map(|option| similar_option(name, option));
+    if let Some(similar) = &similar {
         printer.err(&format!("hint: did you mean `{similar}`?"));
     }
+    similar.is_some()
 }
 
+/// What was perhaps meant: it begins with the same letter as what was typed.
 fn suggestion(error: &clap::Error, kind: ContextKind) -> Option<String> {
-    match error.get(kind)? {
+    let typed = [
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+        ContextKind::InvalidValue,
+    ];
+    let text = |kind| match error.get(kind)? {
         ContextValue::String(one) => Some(one.clone()),
         ContextValue::Strings(several) => several.last().cloned(),
         _ => None,
-    }
+    };
+    let first = |text: &str| text.trim_start_matches('-').chars().next();
+    let similar = text(kind)?;
+    let is_like = |typed: String| first(&typed) == first(&similar);
+    typed
+        .into_iter()
+        .filter_map(text)
+        .any(is_like)
+        .then_some(similar)
 }

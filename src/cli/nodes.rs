@@ -5,7 +5,7 @@ use clap::Args;
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cli::output::{self, Format, Printer, structured};
-use crate::model::membership::Membership;
+use crate::model::membership::{Membership, OwnRole};
 use crate::wire::local_v1::NodeList;
 
 /// The arguments of `nodes`.
@@ -38,12 +38,23 @@ pub(crate) fn run(
             output::print(printer, &text, ExitStatus::Success)
         }
         Err(error) => {
-            let hint =
-                "start the agent of this node with `microk8s agent`, or look why it does not run";
+            let hint = "start the agent of this node: `systemctl start microk8s-cluster-agent`, or `microk8s agent` on a node without MicroK8s";
             output::error(printer, &error, Some(hint));
             ExitStatus::Failure
         }
     }
+}
+
+/// Says why the list may be shorter than it is expected to be.
+pub(crate) fn note_what_is_missing(printer: &mut dyn Printer, own: Option<&Membership>) {
+    let note = match own {
+        Some(own) if !own.member => "this node is not in a cluster",
+        Some(own) if own.role == OwnRole::Worker => {
+            "a worker knows only itself: `microk8s nodes` on a control plane node lists all nodes"
+        }
+        _ => return,
+    };
+    printer.err(&format!("note: {note}"));
 }
 
 /// Says whether this node is in a cluster.
@@ -56,7 +67,10 @@ pub(crate) fn membership(
         Format::Text => format!(
             "role:    {}\ncluster: {}\n",
             own.role,
-            own.cluster.as_deref().unwrap_or("-")
+            own.cluster
+                .as_deref()
+                .filter(|_| own.member)
+                .unwrap_or("none")
         ),
         other => structured(own, other),
     };

@@ -157,7 +157,13 @@ pub(crate) fn refuse(
 pub(crate) fn print(printer: &mut dyn Printer, text: &str, status: ExitStatus) -> ExitStatus {
     match printer.out(text) {
         Ok(()) => status,
-        Err(lost) => lost.status(),
+        Err(lost) => {
+            if lost.status() != ExitStatus::Success {
+                let text = format!("cannot write to standard output: {}", lost.0);
+                error(printer, &text, None);
+            }
+            lost.status()
+        }
     }
 }
 

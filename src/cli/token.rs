@@ -51,7 +51,7 @@ pub(crate) enum TokenCommand {
         )]
         ids: Vec<String>,
 
-        /// Revoke every token of this node
+        /// Revoke every token of this node that can still be used
         #[arg(long)]
         all: bool,
 
@@ -116,13 +116,14 @@ pub(crate) fn revoked(printer: &mut dyn Printer, list: &TokenList, format: Forma
         printer.err(&format!("warning: {notice}"));
     }
     let text = match format {
-        Format::Text if list.tokens.is_empty() => {
-            "Nothing to revoke: no node can join with such a token.\n".to_owned()
-        }
+        Format::Text if list.tokens.is_empty() => "Nothing was revoked.\n".to_owned(),
         Format::Text => list
             .tokens
             .iter()
             .map(|token| format!("Revoked token {}.\n", token.id))
+            .chain(
+                (list.tokens.len() > 1).then(|| format!("Revoked {} tokens.\n", list.tokens.len())),
+            )
             .collect(),
         other => {
             let ids: Vec<&str> = list.tokens.iter().map(|token| token.id.as_str()).collect();
@@ -146,7 +147,8 @@ pub(crate) fn pruned(printer: &mut dyn Printer, pruned: &Pruned, format: Format)
 
 /// Says why the agent did not do it.
 pub(crate) fn fail(printer: &mut dyn Printer, error: &str) -> ExitStatus {
-    output::error(printer, error, None);
+    let hint = "`microk8s token list` shows the tokens of this node";
+    output::error(printer, error, Some(hint));
     ExitStatus::Failure
 }
 
@@ -212,7 +214,7 @@ fn table(list: &TokenList) -> String {
         "ID",
         "STATE",
         "ROLE",
-        "USES",
+        "USES LEFT",
         "EXPIRES",
         "NODE",
         "ISSUED",
@@ -315,7 +317,7 @@ fn details(token: &TokenEntry, now: i64) -> String {
 fn uses(token: &TokenEntry) -> String {
     token
         .uses_left
-        .map_or_else(|| "any".to_owned(), |left| left.to_string())
+        .map_or_else(|| "unlimited".to_owned(), |left| left.to_string())
 }
 
 fn relative(at: i64, now: i64) -> String {
@@ -385,8 +387,8 @@ mod tests {
         );
         assert_eq!(
             printer.out,
-            "ID            STATE     ROLE    USES  EXPIRES     NODE  ISSUED         USED BY  DESCRIPTION\n\
-             0123456789ab  reserved  worker  0     in 2 hours  -     2 minutes ago  n2?[2J   for the rack\n"
+            "ID            STATE     ROLE    USES LEFT  EXPIRES  NODE  ISSUED     USED BY  DESCRIPTION\n\
+             0123456789ab  reserved  worker  0          in 2 h   -     2 min ago  n2?[2J   for the rack\n"
         );
     }
 
@@ -399,10 +401,10 @@ mod tests {
              role:        worker\n\
              node:        any\n\
              uses left:   0\n\
-             expires:     2025-11-24T18:00:00Z (in 2 hours)\n\
-             issued:      2025-11-24T15:58:00Z (2 minutes ago), by uid 0 on n1\n\
+             expires:     2025-11-24T18:00:00Z (in 2 h)\n\
+             issued:      2025-11-24T15:58:00Z (2 min ago), by uid 0 on n1\n\
              admitted:    1\n\
-             last used:   2025-11-24T15:59:00Z (1 minute ago), by n2?[2J (10.99.0.12) as worker\n\
+             last used:   2025-11-24T15:59:00Z (1 min ago), by n2?[2J (10.99.0.12) as worker\n\
              description: for the rack\n"
         );
     }

@@ -163,7 +163,12 @@ pub(crate) fn read_token(path: &Path, printer: &mut dyn Printer) -> Result<Token
     let text = read(path, printer)?;
     Some(Token::presented(text.token.expose()))
         .filter(Token::is_well_formed)
-        .ok_or_else(|| content(&place_of(path), "holds a character that no token has"))
+        .ok_or_else(|| {
+            content(
+                &place_of(path),
+                "holds a character that is not allowed in a token",
+            )
+        })
 }
 
 fn place_of(path: &Path) -> String {

@@ -171,7 +171,7 @@ pub enum RemoteError {
         seconds: u64,
     },
     /// The peer speaks no TLS.
-    #[error("the peer speaks no TLS")]
+    #[error("the peer does not speak TLS")]
     NotTls,
     /// TLS failed.
     #[error("{0}")]

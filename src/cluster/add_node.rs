@@ -80,7 +80,7 @@ pub(crate) enum AddNodeError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The certificate.
-    #[error("the server certificate is of no use: {0}")]
+    #[error("the server certificate cannot be used: {0}")]
     Certificate(#[from] PkiError),
     /// The token file.
     #[error("cannot write `{}`: {source}", path.display())]

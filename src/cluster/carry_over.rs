@@ -92,7 +92,7 @@ fn take(old: &Node, new: &Layout) -> Result<bool, CarryOverError> {
         Ok(Some(ending)) => tracing::warn!("in `{}`: {ending}", old.layout.data().display()),
         Ok(None) => {}
         Err(error) => {
-            tracing::error!(%error, "an earlier join or leave in `{}` cannot be taken back", old.layout.data().display());
+            tracing::error!(%error, "an earlier join or leave in `{}` cannot be undone", old.layout.data().display());
         }
     }
     let database = old.layout.token_database();

@@ -86,11 +86,11 @@ pub(crate) enum ConfigureError {
     /// Something else changes the node.
     #[error("The node cannot be configured now: {0}")]
     NodeLock(#[from] NodeLockError),
-    /// The change cannot be made final, or an earlier one cannot be taken back.
+    /// The change cannot be made final, or an earlier one cannot be undone.
     #[error("The node cannot be configured: {0}")]
     Journal(#[from] JournalError),
-    /// A change failed, and not all of it could be taken back.
-    #[error("{error}; not everything could be taken back: {undo}")]
+    /// A change failed, and not all of it could be undone.
+    #[error("{error}; not everything could be undone: {undo}")]
     NotTakenBack {
         /// What failed first.
         error: Box<ConfigureError>,

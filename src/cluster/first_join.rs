@@ -220,7 +220,7 @@ pub(crate) fn make_ready(
         tracing::warn!(%error, "it cannot be written down that the datastore restarts once more");
     }
     if let Err(undo) = transaction.roll_back(node.platform.as_ref()) {
-        tracing::error!(error = %undo, "what the first join changed cannot be taken back");
+        tracing::error!(error = %undo, "what the first join changed cannot be undone");
     }
     Err(error)
 }

@@ -109,7 +109,7 @@ pub(crate) fn membership(layout: &Layout) -> Option<Membership> {
     Some(Membership {
         member,
         role: match (member, is_worker) {
-            (false, _) => OwnRole::Standalone,
+            (false, _) => OwnRole::None,
             (true, true) => OwnRole::Worker,
             (true, false) => OwnRole::ControlPlane,
         },

@@ -57,17 +57,17 @@ const MIN_DIGITS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenCareError {
     /// No token has this id.
-    #[error("there is no token `{0}`; `microk8s token list` shows the tokens of this node")]
+    #[error("there is no token `{0}` on this node")]
     NoSuchId(String),
     /// The token that was given is not known.
     #[error("this token is not known on this node; it may have been issued on another one")]
     NoSuchToken,
     /// Several tokens have ids that begin like this.
-    #[error("`{0}` is the beginning of several ids: give more of it")]
+    #[error("`{0}` matches several ids: give more digits")]
     Ambiguous(String),
     /// Too short a beginning, or no id at all.
     #[error(
-        "`{0}` is no token id: give {MIN_DIGITS} hexadecimal digits of it at least, as `microk8s token list` shows them"
+        "`{0}` is not the id of a token: give at least the first {MIN_DIGITS} of its hexadecimal digits"
     )]
     NotAnId(String),
     /// The store.

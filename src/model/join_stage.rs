@@ -122,7 +122,7 @@ impl Retry {
     pub(crate) const fn advice(self) -> &'static str {
         match self {
             Self::TryAgain => "trying the same command again can help",
-            Self::CureFirst => "cure the cause, then try the same command again",
+            Self::CureFirst => "fix the cause, then try the same command again",
             Self::NoRetry => "trying the same command again will not help",
         }
     }

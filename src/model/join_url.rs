@@ -48,7 +48,7 @@ pub enum InvalidJoinUrl {
     ShortToken,
     /// The token holds what no token holds.
     #[error(
-        "The token holds a character that no token has. Only visible ASCII characters can stand in it"
+        "The token holds a character that is not allowed in a token. Only visible ASCII characters can stand in it"
     )]
     TokenCharacter,
     /// A token where none may stand.

@@ -11,8 +11,8 @@ pub(crate) struct Membership {
     pub(crate) member: bool,
     /// As what.
     pub(crate) role: OwnRole,
-    /// The SHA-256 of the cluster's certificate authority, 64 hexadecimal digits; of a node in no
-    /// cluster, that of the cluster which others would join through it.
+    /// The SHA-256 of the cluster's certificate authority, 64 hexadecimal digits; of a node that is not
+    /// in a cluster, that of the cluster which others would join through it.
     pub(crate) cluster: Option<String>,
 }
 
@@ -24,8 +24,8 @@ pub(crate) enum OwnRole {
     ControlPlane,
     /// A worker.
     Worker,
-    /// In no cluster with other nodes.
-    Standalone,
+    /// Not in a cluster with other nodes.
+    None,
 }
 
 impl fmt::Display for OwnRole {
@@ -33,7 +33,7 @@ impl fmt::Display for OwnRole {
         f.write_str(match self {
             Self::ControlPlane => "control-plane",
             Self::Worker => "worker",
-            Self::Standalone => "standalone",
+            Self::None => "none",
         })
     }
 }

@@ -20,7 +20,7 @@ pub struct NodeName(String);
 pub enum InvalidNodeName {
     /// Its form.
     #[error(
-        "`{0}` is no name that Kubernetes takes for a node: 1 to 253 letters, digits, `-` and `.`, each part beginning and ending with a letter or digit"
+        "`{0}` is not a valid name of a node in Kubernetes: 1 to 253 letters, digits, `-` and `.`, each part beginning and ending with a letter or digit"
     )]
     Form(String),
     /// Its length.

@@ -402,11 +402,12 @@ impl TokenRecord {
         }
     }
 
-    /// Revokes the token, and returns whether it was still usable.
+    /// Revokes the token, and returns whether it was still usable. One that is used up stays that; one
+    /// that has expired does too, and cannot be used again when the clock is put back.
     pub(crate) fn revoke(&mut self, now: i64, uid: u32) -> bool {
         let was_over = self.state(now).is_over();
         self.tries.clear();
-        if self.revoked.is_none() {
+        if self.revoked.is_none() && self.state(now) != State::Used {
             self.revoked = Some(Revoked { at: now, uid });
         }
         !was_over
@@ -458,7 +459,7 @@ impl TokenRecord {
     }
 
     /// A token belongs to the cluster in which it was issued: it is void while the node is in
-    /// another one, and stays so once the node's change to that one cannot be taken back.
+    /// another one, and stays so once the node's change to that one cannot be undone.
     pub(crate) fn keep_to(&mut self, current: &CurrentCluster, now: i64) -> Option<TokenEvent> {
         if self.cluster.is_none() {
             self.cluster.clone_from(&current.id);

@@ -88,7 +88,7 @@ pub(crate) struct Uses(u32);
 
 /// A number of uses that no token has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a token is for one use at least, and for {max} at most", max = u32::MAX)]
+#[error("a token has at least 1 use, and at most {max}", max = u32::MAX)]
 pub(crate) struct InvalidUses;
 
 impl Uses {

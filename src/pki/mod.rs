@@ -53,10 +53,10 @@ impl PkiError {
         match self {
             Self::KeyFile { source, .. } => Some(match **source {
                 Self::EncryptedKey => {
-                    "write it without its passphrase, with `openssl pkey -in FILE -out FILE`; the token is not used up"
+                    "write it without its passphrase, with `openssl pkey -in FILE -out FILE`; the token can still be used"
                 }
                 _ => {
-                    "put a key of another kind there, or move the file away, and a new key is made; the token is not used up"
+                    "put a key of another kind there, or move the file away, and a new key is made; the token can still be used"
                 }
             }),
             _ => None,

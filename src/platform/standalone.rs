@@ -40,7 +40,7 @@ impl StandalonePlatform {
 const PROXY_UNIT: &str = "microk8s-apiserver-proxy.service";
 
 const NO_DATASTORE: CommandError = CommandError::NotAvailable(
-    "no datastore runs on this standalone node, so it cannot be a control plane node",
+    "no datastore runs on this node, so it cannot be a control plane node",
 );
 
 impl Platform for StandalonePlatform {
@@ -109,19 +109,19 @@ impl Platform for StandalonePlatform {
 
     fn switch_addon(&self, _: &str, _: bool, _: Duration) -> Result<(), CommandError> {
         Err(CommandError::NotAvailable(
-            "a standalone node has no add-ons",
+            "a node without MicroK8s has no add-ons",
         ))
     }
 
     fn run_script(&self, _: &Path, _: Duration) -> Result<(), CommandError> {
         Err(CommandError::NotAvailable(
-            "a standalone node has no scripts of MicroK8s",
+            "a node without MicroK8s has no scripts of MicroK8s",
         ))
     }
 
     fn start_image_import(&self, _: Duration) -> Result<Feed, FeedError> {
         Err(FeedError::NotAvailable(
-            "a standalone node has no container runtime",
+            "a node without MicroK8s has no container runtime",
         ))
     }
 }

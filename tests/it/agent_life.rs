@@ -195,7 +195,7 @@ fn a_broken_version_of_tls_is_refused_with_a_reason() {
     for version in ["tls10", "tls11"] {
         let output = n1.run(&["microk8s", "agent", "--min-tls-version", version]);
         assert_eq!(output.code, Some(2), "{output:?}");
-        let told = "error: TLS 1.0 and 1.1 are broken, and not spoken\nhint: give --min-tls-version tls12 or tls13\n";
+        let told = "error: TLS 1.0 and 1.1 are not secure, and not supported\nhint: give --min-tls-version tls12 or tls13\n";
         assert_eq!(output.stderr, told);
         assert!(!n1.socket().exists());
     }

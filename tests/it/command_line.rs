@@ -24,10 +24,7 @@ fn a_command_line_that_is_not_understood_gets_the_usage_and_code_2() {
         stderr(&extra),
         str![[r#"
 error: unexpected argument 'extra' found
-
-Usage: microk8s nodes [OPTIONS]
-
-For more information, try '--help'.
+hint: the same command with `--help` shows what it takes
 
 "#]]
     );
@@ -36,10 +33,7 @@ For more information, try '--help'.
         stderr(&option),
         str![[r#"
 error: unexpected argument '--nonsense' found
-
-Usage: microk8s agent [OPTIONS]
-
-For more information, try '--help'.
+hint: the same command with `--help` shows what it takes
 
 "#]]
     );

@@ -246,7 +246,13 @@ fn the_commands_to_try_do_what_is_said_when_they_are_pasted_as_they_stand() {
             break;
         }
     }
-    let outcomes: Vec<(Option<i32>, String, String)> = commands_to_try(&shown)
+    let mut commands: Vec<String> = commands_to_try(&shown)
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let on_n1 = commands[2].strip_suffix("nodes").unwrap().to_owned();
+    commands.extend(["leave", "remove-node n2"].map(|command| format!("{on_n1}{command}")));
+    let outcomes: Vec<(Option<i32>, String, String)> = commands
         .iter()
         .map(|line| {
             // The sockets of the agents are files, which any network reaches.
@@ -262,11 +268,11 @@ fn the_commands_to_try_do_what_is_said_when_they_are_pasted_as_they_stand() {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     assert!(child.wait().unwrap().success());
 
-    let [fails, retry, nodes, leave, rejoin] = &outcomes[..] else {
+    let [fails, retry, nodes, leave, rejoin, stays, removed] = &outcomes[..] else {
         panic!("{shown:#?}");
     };
     assert_eq!(fails.0, Some(9), "{fails:?}");
-    let hint = "hint: join as a worker, with --worker";
+    let hint = "hint: add `--worker` to join as a worker; the token can still be used";
     assert!(fails.2.contains(hint), "{fails:?}");
     for joins in [retry, rejoin] {
         assert_eq!(joins.0, Some(0), "{joins:?}");
@@ -274,6 +280,15 @@ fn the_commands_to_try_do_what_is_said_when_they_are_pasted_as_they_stand() {
     }
     assert!(nodes.1.contains("\nn2    127.0.0.2  worker\n"), "{nodes:?}");
     assert_eq!(leave.0, Some(0), "{leave:?}");
+    // Its workers would have no control plane.
+    assert_eq!(stays.0, Some(3), "{stays:?}");
+    assert!(stays.2.contains("the only control plane node"), "{stays:?}");
+    // There is no Kubernetes that knows whether the node runs.
+    assert_eq!(removed.0, Some(0), "{removed:?}");
+    assert!(
+        removed.2.contains("run `microk8s leave` on it"),
+        "{removed:?}"
+    );
     assert_eq!(logs.len(), 2);
     assert!(logs.iter().all(|log| log.contains("listening")), "{logs:?}");
 }

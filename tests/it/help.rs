@@ -24,8 +24,13 @@ impl Stranger {
     fn new() -> Self {
         let folder = TempDir::new().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        // The checkout may be closed to others.
-        fs::copy(program(), folder.path().join("microk8s")).unwrap();
+        // The checkout may be closed to others. A file that another thread's child holds open for
+        // writing cannot be run, so a child copies it.
+        let copy = Command::new("cp")
+            .arg(program())
+            .arg(folder.path().join("microk8s"))
+            .status();
+        assert!(copy.unwrap().success());
         Self { folder }
     }
 
@@ -142,8 +147,12 @@ fn a_command_that_is_not_known_is_answered_with_one_that_is_like_it() {
         (&["help", "joni"], "did you mean `microk8s join`?"),
         (&["stats"], "did you mean `microk8s status`?"),
         (&["frobnicate"], "`microk8s help` lists the commands"),
-        (&["token", "lst"], "'list'"),
-        (&["dev-cluster", "--worker"], "'--workers'"),
+        (&["token", "lst"], "hint: did you mean `list`?"),
+        (
+            &["dev-cluster", "--worker"],
+            "hint: did you mean `--workers`?",
+        ),
+        (&["token"], "hint: add one of: list, show, revoke, prune"),
     ] {
         let output = stranger.run(words);
         let error = String::from_utf8(output.stderr).unwrap();

@@ -423,7 +423,7 @@ fn a_contacted_node_that_wants_to_be_asked_later_is_heard_in_text_and_in_json() 
                 text.stdout,
                 "Contacting cluster at 10.99.0.11\nConnection failed. go away (503).\n"
             );
-            let hint = "hint: the contacted node cannot answer that now; try again in 10 seconds";
+            let hint = "hint: the contacted node has too much to do; try again in 10 s";
             assert_eq!(text.stderr.contains(hint), seconds.is_some(), "{text:?}");
             assert!(!text.stderr.contains("in 0 "), "{text:?}");
             let lines = schema::events(&n2.shell(&format!("{join} --format json")), "join");

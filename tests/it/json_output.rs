@@ -101,7 +101,7 @@ fn a_node_tells_whether_it_is_in_a_cluster_in_which_one_and_as_what_without_an_a
     let agent = n1.agent();
     let (code, fresh) = own(n2);
     assert_eq!((code, &fresh["member"]), (Some(17), &false.into()));
-    assert_eq!(fresh["role"], "standalone");
+    assert_eq!(fresh["role"], "none");
     n2.shell(&n1.join_line()).ok();
     n3.shell(&format!("{} --worker", n1.join_line())).ok();
     drop(agent);

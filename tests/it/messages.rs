@@ -8,7 +8,16 @@ use crate::lab::{Host, Lab};
 const WRONG: [(&str, &[&str]); 8] = [
     (
         "A command that does not exist",
-        &["jion 10.99.0.11:25000/TOKEN", "token sow", "add-nodes"],
+        &[
+            "jion 10.99.0.11:25000/TOKEN",
+            "add-nodes",
+            "list",
+            "--bogus",
+            "token",
+            "token sow",
+            "help token sow",
+            "kubectl get nodes",
+        ],
     ),
     (
         "An option or value that does not exist",
@@ -16,12 +25,32 @@ const WRONG: [(&str, &[&str]); 8] = [
             "join 10.99.0.11:25000/TOKEN --wroker",
             "join 10.99.0.11:25000/TOKEN --format xml",
             "join 10.99.0.11:25000/TOKEN --timeout soon",
+            "join 10.99.0.11:25000/TOKEN --wait=soon",
+            "join 10.99.0.11:25000/TOKEN another",
+            "join 10.99.0.11:25000/TOKEN --token-file",
             "join",
+            "join --wroker",
             "leave now",
+            "leave --format xml",
             "remove-node",
+            "remove-node n9 n8",
+            "remove-node -A",
+            "remove-node n9/status",
+            "remove-node n9 --format xml",
+            "nodes n1",
+            "nodes --slef",
+            "nodes --format xml",
+            "token list n1",
+            "token prune --unused-for week",
+            "completions csh",
+            "completions",
+            "agent --nope",
+            "agent --timeout soon",
+            "agent --log-format xml",
             "agent --bind localhost",
             "agent --max-connections 1",
             "dev-cluster --workers 100",
+            "dev-cluster --workers many",
         ],
     ),
     (
@@ -76,7 +105,20 @@ const WRONG: [(&str, &[&str]); 8] = [
             "token show 0123456789ab",
             "token revoke 0123456789ab",
             "token show 0123456789abcdef0123456789abcdef",
+            "token show x",
+            "token show - < /dev/null",
             "token revoke",
+            "token revoke --all 0123",
+            "token revoke - -",
+            "add-node --token-ttl soon",
+            "add-node --token-ttl",
+            "add-node --uses many",
+            "add-node --node 'a b'",
+            "add-node --description ''",
+            "add-node --tokn x",
+            "add-node n3",
+            "add-node --token-file /nonexistent",
+            "add-node --token 'with a blank in it, as no token has'",
         ],
     ),
     (
@@ -146,16 +188,12 @@ fn wrong_input_is_told_what_was_wrong_and_changes_nothing() {
             if output.code.is_none_or(|code| code == 0 || code > 125) || !says_why {
                 wrong.push(format!("`{command}`: {output:?}"));
             }
-            let is_error = |line: &str| line.to_ascii_lowercase().starts_with("error: ");
-            let is_operation = ["join", "leave", "remove-node"]
-                .iter()
-                .any(|name| command.split(' ').next() == Some(name));
-            if is_operation
-                && !output.stdout.starts_with('{')
-                && !output.stderr.lines().any(is_error)
-                && !command.contains("--dry-run")
-            {
-                wrong.push(format!("`{command}`: no line `error:`: {output:?}"));
+            let has = |start: &str| output.stderr.lines().any(|line| line.starts_with(start));
+            let is_error = has("error: ") || has("Error: ") || has("microk8s add-node: error: ");
+            if !is_error || !(has("hint: ") || has("Try 'microk8s ")) {
+                wrong.push(format!(
+                    "`{command}`: no `error:` or no `hint:`: {output:?}"
+                ));
             }
             let mut words = command.split(' ');
             if let Some(word) =

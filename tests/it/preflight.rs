@@ -467,14 +467,14 @@ fn both_ways_alone(test: impl Fn(&Host, &Host)) {
 #[test]
 fn a_clock_that_is_wrong_ends_a_join_and_its_dry_run_alike_before_the_token_is_shown() {
     for (role, seconds, severity, says) in [
-        (WORKER, 7300, "error", "differ by 2 hours"),
-        (WORKER, -7300, "warning", "2 hours behind"),
-        (WORKER, -200_000, "error", "differ by 2 days"),
+        (WORKER, 7300, "error", "differ by 2 h"),
+        (WORKER, -7300, "warning", "2 h 2 min behind"),
+        (WORKER, -200_000, "error", "differ by 2 d"),
         (WORKER, 1_800_000_000, "error", "differ by 20"),
-        (CONTROL_PLANE, 7300, "error", "differ by 2 hours"),
-        (CONTROL_PLANE, -7300, "error", "differ by 2 hours"),
-        (CONTROL_PLANE, -62, "warning", "1 minute behind"),
-        (CONTROL_PLANE, 62, "warning", "1 minute ahead of"),
+        (CONTROL_PLANE, 7300, "error", "differ by 2 h"),
+        (CONTROL_PLANE, -7300, "error", "differ by 2 h"),
+        (CONTROL_PLANE, -62, "warning", "1 min"),
+        (CONTROL_PLANE, 62, "warning", "1 min"),
         (CONTROL_PLANE, 1, "ok", "agree"),
     ] {
         both_ways_alone(|n1, n2| {
@@ -718,11 +718,10 @@ fn what_another_node_tells_cannot_steer_a_terminal_or_the_exit_code() {
         let text = n2.shell(&format!("microk8s join --dry-run {arguments}"));
         assert_eq!(text.code, Some(6), "{text:?}");
         assert!(!text.stdout.contains('\u{1b}'), "{text:?}");
-        let line = text.stdout.lines().find(|line| line.starts_with("error"));
-        assert!(
-            line.is_some_and(|line| line.contains("a b") && line.ends_with("; fix: 1 2")),
-            "{text:?}"
-        );
+        let mut lines = text.stdout.lines();
+        let line = lines.find(|line| line.starts_with("error"));
+        assert!(line.is_some_and(|line| line.contains("a b")), "{text:?}");
+        assert_eq!(lines.next().map(str::trim), Some("fix: 1 2"), "{text:?}");
     });
 }
 

@@ -209,7 +209,7 @@ fn the_own_node_is_never_removed_by_any_of_its_names_and_addresses() {
                 for option in ["", "--force"] {
                     let output = n1.shell(&format!("microk8s remove-node {node} {option}"));
                     assert_eq!(output.code, Some(1), "{output:?}");
-                    let text = "error: this is n1: run `microk8s leave` here";
+                    let text = "error: n1 is this node, and a node cannot remove itself";
                     assert!(output.stderr.contains(text), "{output:?}");
                 }
             }
@@ -411,7 +411,7 @@ fn an_api_server_that_refuses_is_not_taken_for_one_that_is_down() {
         n1.stand_ins.forbid_kubectl("delete");
         let output = n1.shell("microk8s remove-node n2");
         assert_eq!(output.code, Some(1), "{output:?}");
-        let hint = "hint: the API server runs, and does not let this node's administrator";
+        let hint = "hint: the API server runs, and does not allow this node's administrator";
         assert!(output.stderr.contains(hint), "{output:?}");
         n1.stand_ins.forbid_kubectl("get");
         let output = n1.shell("microk8s remove-node n2");

@@ -71,7 +71,7 @@ fn an_input_that_is_not_a_token_is_described_and_neither_shown_nor_looked_up() {
         ),
         (
             format!("{token}\u{e9}").into_bytes(),
-            "a character that no token has",
+            "a character that is not allowed in a token",
         ),
         (
             token.repeat(300_000).into_bytes(),
@@ -211,7 +211,7 @@ fn a_token_in_the_place_of_an_id_is_not_shown_and_the_way_to_give_it_is() {
         // What cannot be a token is named.
         for argument in ["abc", "../x", "xyzw 1", "", "12345678-"] {
             let output = n1.run(&["microk8s", "token", command, argument]);
-            let named = format!("`{argument}` is no token id");
+            let named = format!("`{argument}` is not the id of a token");
             assert_said(&output, &named, &token);
         }
         let output = n1.shell(&format!("microk8s token {command} $(printf 'ab\\377cd')"));

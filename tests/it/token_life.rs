@@ -206,7 +206,7 @@ fn a_token_that_is_added_again_is_good_for_no_more_than_was_asked_for_and_says_w
     assert!(refused.stderr.contains("for workers only"), "{refused:?}");
     n1.shell("microk8s token revoke --all").ok();
     let (said, alive) = add("");
-    assert!(said.contains("was over, and is valid again"), "{said}");
+    assert!(said.contains("had ended, and is valid again"), "{said}");
     assert_eq!(
         (&alive["state"], &alive["role"]),
         (&"issued".into(), &"worker".into())
@@ -494,8 +494,8 @@ fn tokens_are_listed_shown_and_revoked_by_their_ids_and_by_themselves() {
     let revoke = |words: &str| n1.shell(&format!("microk8s token revoke {words}"));
     for (words, complaint) in [
         ("ffffffffffff", "there is no token `ffffffffffff`"),
-        ("abc", "`abc` is no token id"),
-        ("../x", "is no token id"),
+        ("abc", "`abc` is not the id of a token"),
+        ("../x", "is not the id of a token"),
         ("-", "standard input is empty"),
     ] {
         let output = revoke(words);
@@ -511,7 +511,7 @@ fn tokens_are_listed_shown_and_revoked_by_their_ids_and_by_themselves() {
     assert_eq!(revoke(&format!("{id} ffffffffffff")).code, Some(1));
     assert_eq!(state(n1, &line), "issued");
     assert_eq!(revoke(&id).ok(), format!("Revoked token {id}.\n"));
-    assert!(revoke(&id).ok().starts_with("Nothing to revoke"));
+    assert!(revoke(&id).ok().starts_with("Nothing was revoked"));
     assert_eq!(
         revoke("--all --format json").ok().matches('"').count(),
         4,
@@ -551,12 +551,12 @@ fn terms_that_no_token_has_are_refused_and_nothing_is_issued() {
     let n1 = lab.host("n1");
     let _agent = n1.agent();
     for (options, complaint) in [
-        ("--uses 0", "one use at least"),
-        ("--uses -1", "one use at least"),
-        ("--uses 4294967296", "one use at least"),
+        ("--uses 0", "at least 1 use"),
+        ("--uses -1", "at least 1 use"),
+        ("--uses 4294967296", "at least 1 use"),
         ("--uses x", "it is not a number"),
         ("--role admin", "invalid choice"),
-        ("--node a/b", "is no name that Kubernetes takes"),
+        ("--node a/b", "is not a valid name of a node"),
         ("--description ''", "one line"),
         ("--token-ttl 9223372036854775808", "is too large"),
         ("--token-ttl 9223372036854775807", "more than the"),
@@ -904,7 +904,7 @@ fn revoking_a_token_that_is_revoked_says_so() {
     assert_eq!(
         (again.stdout.as_str(), again.stderr.as_str()),
         (
-            "Nothing to revoke: no node can join with such a token.\n",
+            "Nothing was revoked.\n",
             format!("warning: token {id} is revoked already\n").as_str()
         )
     );

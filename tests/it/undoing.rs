@@ -112,7 +112,7 @@ fn assert_not_taken_back(output: &Output, path: &Path) {
     let name = path.display().to_string();
     assert!(output.stderr.contains(&name), "{output:?}");
     assert!(
-        output.stderr.contains("hint: cure what is named"),
+        output.stderr.contains("hint: fix what is named"),
         "{output:?}"
     );
 }

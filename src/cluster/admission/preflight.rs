@@ -165,11 +165,11 @@ impl Admission {
             ),
             AdmitError::NameTaken { name, by: Some(_) } => (
                 ContactedNode,
-                format!("run `microk8s remove-node {name} --force` if that node is gone for good; else give the joining machine another name"),
+                format!("run `microk8s remove-node {name} --force` if that node is gone and will not come back; else give the joining machine another name"),
             ),
             AdmitError::NotAsked(_) => (
                 ContactedNode,
-                "see that its API server answers: `microk8s kubectl get nodes` asks it".to_owned(),
+                "make sure that its API server answers: `microk8s kubectl get nodes` asks it".to_owned(),
             ),
             AdmitError::AlreadyKnown { address, .. } => (
                 ContactedNode,
@@ -196,7 +196,7 @@ impl Admission {
                 tracing::warn!(%address, node, check, "a join would fail: {why}");
                 let remedy = match error.retry_after() {
                     Some(seconds) => format!("join again in {} minutes", seconds.div_ceil(60)),
-                    None => "look into the log of its cluster agent".to_owned(),
+                    None => "read the log of its cluster agent".to_owned(),
                 };
                 (ContactedNode, remedy)
             }
@@ -216,7 +216,7 @@ impl Admission {
             )
             .with_remedy(
                 ContactedNode,
-                format!("run `microk8s remove-node {name} --force` if that node is gone for good; else give the joining machine another name"),
+                format!("run `microk8s remove-node {name} --force` if that node is gone and will not come back; else give the joining machine another name"),
             ),
             Ok(Name::Free) if matches!(asked.known(self), Known::Registry(_)) => {
                 Finding::ok(CHECK, passed)

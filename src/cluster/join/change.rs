@@ -297,7 +297,7 @@ impl<'a> Change<'a> {
 impl Drop for Change<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.undo() {
-            tracing::error!(%error, "the changes of a join cannot be taken back");
+            tracing::error!(%error, "the changes of a join cannot be undone");
         }
     }
 }

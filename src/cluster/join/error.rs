@@ -23,7 +23,7 @@ pub(crate) enum JoinError {
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),
     /// A standalone node has no datastore to join with.
-    #[error("no datastore runs on this standalone node, so it cannot be a control plane node")]
+    #[error("no datastore runs on this node, so it cannot be a control plane node")]
     NoDatastore,
     /// The machine does not know its name or addresses.
     #[error("cannot tell this machine's name and addresses: {0}")]
@@ -144,7 +144,7 @@ pub(crate) enum JoinError {
         field: &'static str,
     },
     /// A field of the answer is of no use.
-    #[error("the answer of {from} has a field `{field}` that is of no use: {why}")]
+    #[error("the answer of {from} has a field `{field}` that cannot be used: {why}")]
     BadField {
         /// Whose answer.
         from: String,
@@ -218,7 +218,7 @@ pub(crate) enum JoinError {
     #[error("the join was interrupted")]
     Interrupted,
     /// A change failed, and so did taking the changes back.
-    #[error("{error}; not everything could be taken back: {undo}")]
+    #[error("{error}; not everything could be undone: {undo}")]
     NotTakenBack {
         /// What failed first.
         error: Box<JoinError>,
@@ -328,9 +328,9 @@ mod tests {
         for (error, hint) in [
             (
                 refused(None, Some(10)),
-                "cannot answer that now; try again in 10 seconds, the token",
+                "has too much to do; try again in 10 s, the token",
             ),
-            (refused(Some(unknown), Some(1)), "again in 1 second"),
+            (refused(Some(unknown), Some(1)), "again in 1 s"),
         ] {
             let failure = error.outcome(JoinStage::Admission);
             assert!(failure.hint.as_ref().unwrap().contains(hint), "{failure:?}");

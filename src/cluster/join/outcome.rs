@@ -17,12 +17,12 @@ use crate::wire::operation::Failure;
 
 const ANOTHER_PROGRAM: &str = "something other than a cluster agent answers there, or one of a version that this program does not understand";
 const PEERS_LOG: &str =
-    "look into the log of the contacted node's cluster agent; this node can use the token again";
+    "read the log of the contacted node's cluster agent; this node can use the token again";
 const NODE_DIRECTORY: &str =
-    "cure what the message names, and try again; nothing of this node was changed";
+    "fix what the message names, and try again; nothing of this node was changed";
 const TAKEN_BACK: &str = "this node is as it was, and can use the token again";
 const OWN_SERVICE: &str =
-    "look into the service's log; this node is as it was, and the same command may be tried again";
+    "read the service's log; this node is as it was, and the same command may be tried again";
 
 impl JoinError {
     /// How a join ends that fails with this. `running` is the last stage that began: some errors can
@@ -49,12 +49,12 @@ impl JoinError {
                 at(Preflight, CureFirst, error.hint().unwrap_or(NODE_DIRECTORY))
             }
             Self::NoDatastore => {
-                at(Preflight, NoRetry, "join as a worker, with --worker")
+                at(Preflight, NoRetry, "add `--worker` to join as a worker; the token can still be used")
             }
             Self::Name(_) => at(
                 Preflight,
                 CureFirst,
-                "give the machine another name with `hostnamectl set-hostname NAME`, or the node with `--hostname-override=NAME` in `args/kubelet`; the token is not used up",
+                "give the machine another name with `hostnamectl set-hostname NAME`, or the node with `--hostname-override=NAME` in `args/kubelet`; the token can still be used",
             ),
             Self::NotOwnAddress(_) | Self::UnreachableAddress(_) => at(
                 Preflight,
@@ -64,12 +64,12 @@ impl JoinError {
             Self::Unwritable { .. } => at(
                 JoinStage::Apply,
                 CureFirst,
-                "cure what the message names, and try again; nothing of this node was changed, and the token is not used up",
+                "fix what the message names, and try again; nothing of this node was changed, and the token can still be used",
             ),
             Self::Clock { .. } => at(
                 Preflight,
                 CureFirst,
-                "set the wrong one of the two clocks: `timedatectl set-ntp true`; the token is not used up",
+                "set the wrong one of the two clocks: `timedatectl set-ntp true`; the token can still be used",
             ),
             Self::Translated(_) => at(
                 Preflight,
@@ -79,23 +79,23 @@ impl JoinError {
             Self::Removed(_) | Self::Rejected => at(
                 Preflight,
                 CureFirst,
-                "run `microk8s leave` on this node, then join again; the token is not used up",
+                "run `microk8s leave` on this node, then join again; the token can still be used",
             ),
             Self::MemberUnanswered { .. } => at(
                 ApiServer,
                 CureFirst,
-                "see that the control plane runs, and that this node reaches its API servers, then try again; if the node was removed, run `microk8s leave` on it first; the token is not used up",
+                "make sure that the control plane runs, and that this node reaches its API servers, then try again; if the node was removed, run `microk8s leave` on it first; the token can still be used",
             ),
             Self::Unconfirmed { .. } => at(
                 Preflight,
                 CureFirst,
-                "see that the datastore runs and has a majority, or take the connection string of another control plane node; if this node was removed, run `microk8s leave` on it first; the token is not used up",
+                "make sure that the datastore runs and has a majority, or take the connection string of another control plane node; if this node was removed, run `microk8s leave` on it first; the token can still be used",
             ),
             Self::Unreadable { .. } => at(Preflight, CureFirst, NODE_DIRECTORY),
             Self::OtherCluster(_) => at(
                 Preflight,
                 CureFirst,
-                "leave that cluster with `microk8s leave` first; the token is not used up",
+                "leave that cluster with `microk8s leave` first; the token can still be used",
             ),
             Self::Remote(error) => of_remote(error),
             Self::NotVerified { address, source } => at(
@@ -201,7 +201,7 @@ impl JoinError {
                 at(
                     JoinStage::Apply,
                     CureFirst,
-                    "cure what the message names, and try again; this node is as it was",
+                    "fix what the message names, and try again; this node is as it was",
                 )
             }
             Self::NotListed { .. } => at(
@@ -212,12 +212,12 @@ impl JoinError {
             Self::NoApiServer { .. } => at(
                 ApiServer,
                 CureFirst,
-                "check that this node reaches the API servers of the cluster, by default on port 16443, and look into the log of its service daemon-apiserver-proxy; this node is as it was",
+                "check that this node reaches the API servers of the cluster, by default on port 16443, and read the log of its service daemon-apiserver-proxy; this node is as it was",
             ),
             Self::NoProxy { .. } => at(
                 ApiServer,
                 CureFirst,
-                "look into the service's log; this node is as it was",
+                "read the service's log; this node is as it was",
             ),
             Self::Interrupted => at(
                 Interrupted,
@@ -258,17 +258,17 @@ fn of_remote(error: &RemoteError) -> Failure {
         RemoteError::Connect { .. } | RemoteError::NoConnection { .. } => at(
             Contact,
             TryAgain,
-            "check the address and the port, that the cluster agent runs there, and that no firewall is in between; the token is not used up",
+            "check the address and the port, that the cluster agent runs there, and that no firewall is in between; the token can still be used",
         ),
         RemoteError::NoHandshake { .. } => at(
             Contact,
             TryAgain,
-            "something listens there that is not a cluster agent, or that has too much to do; the token is not used up",
+            "something listens there that is not a cluster agent, or that has too much to do; the token can still be used",
         ),
         RemoteError::NoAnswer { .. } => at(
             Contact,
             TryAgain,
-            "the contacted node was reached: look into the log of its cluster agent; this node can use the token again",
+            "the contacted node was reached, but did not answer: read the log of its cluster agent; this node can use the token again",
         ),
         RemoteError::Closed | RemoteError::CutOff { .. } => {
             at(Contact, TryAgain, PEERS_LOG).exits(ExitStatus::Failure).microk8s(&reachable)
@@ -292,7 +292,7 @@ fn of_remote(error: &RemoteError) -> Failure {
         RemoteError::SetUp(_) => at(
             Contact,
             CureFirst,
-            "this program cannot make a connection at all: cure what the message names",
+            "this program cannot make a connection at all: fix what the message names",
         ),
     }
 }
@@ -315,26 +315,30 @@ fn of_refusal(
         None => (cause.retry(), cause.hint().to_owned()),
     };
     if let Some(seconds) = retry_after {
-        let seconds = time_text::seconds(seconds);
+        let wait = in_words(seconds);
         hint = match refusal {
             Some(_) => format!(
-                "{hint}; this address presented too many such tokens, and is listened to again in {seconds}"
+                "{hint}; this address presented too many such tokens, and is answered again in {wait}"
             ),
             None if cause == Cause::Store => hint,
             None => format!(
-                "the contacted node cannot answer that now; try again in {seconds}, the token is not used up"
+                "the contacted node has too much to do; try again in {wait}, the token can still be used"
             ),
         };
     }
     (retry, hint)
 }
 
+fn in_words(seconds: u64) -> String {
+    time_text::span(i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
 /// What to do where the contacted node admitted this one, and does not sign a certificate.
 fn hint_of_unsigned(cause: Cause, retry_after: Option<u64>) -> String {
     match (cause, retry_after) {
         (_, Some(seconds)) => format!(
-            "the contacted node cannot answer that now; try again in {}, this node can use the token again",
-            time_text::seconds(seconds)
+            "the contacted node has too much to do; try again in {}, this node can use the token again",
+            in_words(seconds)
         ),
         (Cause::Token, None) => cause.hint().to_owned(),
         _ => PEERS_LOG.to_owned(),

@@ -108,7 +108,7 @@ impl Cause {
                 "the token is unknown there, was used or has expired: issue a new one on the contacted node with `microk8s add-node`"
             }
             Self::NameNotResolved => {
-                "have this node's host name resolve to that address on the contacted node, by its /etc/hosts or the DNS; the token is not used up where the contacted node runs this program"
+                "have this node's host name resolve to that address on the contacted node, by its /etc/hosts or the DNS; the token can still be used where the contacted node runs this program"
             }
             Self::NameUnusable => {
                 "give this node a host name of its own, of lower-case letters, digits, `-` and `.`, or remove the other node from the cluster first"
@@ -140,11 +140,11 @@ impl Cause {
                 "something other than a cluster agent answers there, or one of another version; take a fresh connection string from `microk8s add-node`"
             }
             Self::Store => {
-                "the token store of the cluster does not answer the contacted node: its log says why; try again, here or with the connection string of another control plane node; the token is not used up"
+                "the token store of the cluster does not answer the contacted node: its log says why; try again, here or with the connection string of another control plane node; the token can still be used"
             }
-            Self::Busy => "the contacted node has too much to do; the token is not used up",
+            Self::Busy => "the contacted node has too much to do; the token can still be used",
             Self::Fault => {
-                "look into the log of the contacted node's cluster agent, and cure what it names"
+                "read the log of the contacted node's cluster agent, and fix what it names"
             }
         }
     }
@@ -189,7 +189,7 @@ pub(crate) fn hint_of_token(refusal: &Refusal, role: Role) -> String {
             let who = node.unwrap_or_else(|| "another node".to_owned());
             format!("the token was taken by {who}{ago}, whose join is not complete: that node may use it again; for this one {ISSUE}")
         }
-        Reason::Other => "look into the log of the contacted node's cluster agent".to_owned(),
+        Reason::Other => "read the log of the contacted node's cluster agent".to_owned(),
     }
 }
 

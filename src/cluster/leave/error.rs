@@ -22,11 +22,16 @@ pub(crate) enum LeaveError {
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),
     /// There is nothing to leave.
-    #[error("this node is in no cluster")]
+    #[error("this node is not in a cluster")]
     NotInCluster,
     /// The others would be left without the data.
     #[error("this node is the only voter of the datastore, and others depend on it")]
     OnlyVoter,
+    /// Nothing of the cluster would be left.
+    #[error(
+        "this node has no datastore, so it is the only control plane node of its cluster, and cannot leave"
+    )]
+    OnlyControlPlane,
     /// A worker without the mark of one.
     #[error("this worker has no `{}`", .0.display())]
     NotMarked(PathBuf),
@@ -59,14 +64,14 @@ pub(crate) enum LeaveError {
     Journal(#[from] JournalError),
     /// The datastore has forgotten the node, and the rest is still to be done.
     #[error(
-        "the cluster's datastore has forgotten this node, but the node could not be made one on its own: {0}"
+        "the cluster's datastore has forgotten this node, but it could not be made a single node again: {0}"
     )]
     NotCompleted(#[source] JournalError),
     /// The leave was interrupted by a signal, or its client has gone.
     #[error("interrupted")]
     Interrupted,
     /// The leave failed, and the node is not as it was.
-    #[error("{error}; the node could not be brought back to how it was: {undo}")]
+    #[error("{error}; not everything could be undone: {undo}")]
     NotTakenBack {
         /// Why the leave failed.
         error: Box<LeaveError>,
@@ -101,23 +106,26 @@ impl LeaveError {
                  To remove this node you can either first remove all other nodes with 'microk8s remove-node' or\n\
                  form a highly available cluster by adding at least three nodes.",
             ),
+            Self::OnlyControlPlane => at(JoinStage::Preflight)
+                .exits(ExitStatus::OnlyVoter)
+                .hint("run `microk8s leave` on each worker, then `microk8s remove-node` for it here"),
             Self::NotMarked(_) => at(JoinStage::Preflight)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s("Not in clustering mode.")
                 .hint("make that file, which marks a worker, and run the command again; nothing was changed"),
             Self::NotAsked(_) => at(JoinStage::Preflight).hint(
-                "a leave needs a datastore that answers: look into the log of this node's datastore, and whether most of the voters run",
+                "a leave needs a datastore that answers: read the log of this node's datastore, and whether most of the voters run",
             ),
             Self::Machine(_) | Self::Malformed(_) => at(JoinStage::Preflight),
             Self::NotForgotten { contacted, source } => at(JoinStage::Datastore)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s(&not_forgotten(contacted, source))
-                .hint("this node is as it was; see that most voters of the datastore run and reach each other on its port, 19001, then run the command again"),
+                .hint("this node is as it was; make sure that most voters of the datastore run and reach each other on its port, 19001, then run the command again"),
             Self::Pki(PkiError::KeyFile { .. }) => at(JoinStage::Apply).hint(
                 "put a key that can be used there, or move the file away, and a new key is made; nothing was changed",
             ),
             Self::Journal(JournalError::Service(_)) => at(JoinStage::Apply).hint(
-                "look into the service's log; this node is as it was, and the same command may be tried again",
+                "read the service's log; this node is as it was, and the same command may be tried again",
             ),
             Self::Journal(undo @ JournalError::NotUndone(_)) | Self::NotTakenBack { undo, .. } => {
                 at(JoinStage::Undo)
@@ -126,7 +134,7 @@ impl LeaveError {
             }
             Self::Read(_) | Self::Pki(_) | Self::Journal(_) => at(JoinStage::Apply),
             Self::NotCompleted(_) => at(JoinStage::Services).hint(
-                "cure the cause; the next start of the node's agent, or the next command, completes the leave",
+                "fix the cause; the next start of the node's agent, or the next command, completes the leave",
             ),
             Self::Interrupted => at(JoinStage::Interrupted),
         }

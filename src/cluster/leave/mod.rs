@@ -215,7 +215,7 @@ impl Drop for Leaving<'_> {
         if let Some(transaction) = self.transaction.take()
             && let Err(error) = transaction.roll_back(self.node.platform.as_ref())
         {
-            tracing::error!(%error, "the changes of a leave cannot be taken back");
+            tracing::error!(%error, "the changes of a leave cannot be undone");
         }
     }
 }
@@ -296,7 +296,7 @@ fn start_alone(node: &Node, progress: &mut dyn Progress) {
         }
         Ok(false) if progress.is_cancelled() => return,
         Ok(false) => format!(
-            "this node has left, but its own API server did not answer within {} seconds; look into the log of {}",
+            "this node has left, but its own API server did not answer within {} seconds; read the log of {}",
             UP_LIMIT.as_secs(),
             Service::Kubelite.daemon()
         ),

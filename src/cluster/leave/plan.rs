@@ -113,6 +113,9 @@ impl Plan {
     /// The order is that of recording `leave-controlplane`, but for what cannot be undone, which
     /// comes last.
     fn control_plane(node: &Node) -> Result<Self, LeaveError> {
+        if node.uses_dqlite() && !node.platform.has_datastore() {
+            return Err(LeaveError::OnlyControlPlane);
+        }
         let (forget, ends_cluster, stays_listed) = if node.uses_dqlite() {
             check_voters(node)?;
             match other_members(node)? {

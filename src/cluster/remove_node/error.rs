@@ -18,7 +18,7 @@ pub(crate) enum RemoveError {
     #[error(transparent)]
     NodeLock(#[from] NodeLockError),
     /// A worker removes no node.
-    #[error("a worker removes no node of the cluster")]
+    #[error("a worker cannot remove nodes")]
     OnWorker,
     /// Kubernetes does not know the node.
     #[error("Kubernetes does not know node {0}")]
@@ -30,7 +30,7 @@ pub(crate) enum RemoveError {
     #[error("node {0} has no address in Kubernetes")]
     NoAddress(String),
     /// The command runs on the node that is to be removed.
-    #[error("this is {0}: run `microk8s leave` here")]
+    #[error("{0} is this node, and a node cannot remove itself")]
     ThisNode(String),
     /// Several nodes say that they have the address.
     #[error("{address} is claimed in Kubernetes by {nodes}")]
@@ -110,8 +110,8 @@ impl RemoveError {
     /// How a removal ends that fails with this. The lines of MicroK8s are those of recordings
     /// `remove-node-*`; two of them end in a blank.
     pub(crate) fn outcome(&self) -> Failure {
-        const VOTERS: &str = "see that most voters of the datastore run and reach each other on its port, 19001, then run the command again";
-        const NOT_ALLOWED: &str = "the API server runs, and does not let this node's administrator do that: see `credentials/client.config` and the cluster's RBAC rules; what was removed before stays removed, and the same command removes the rest";
+        const VOTERS: &str = "make sure that most voters of the datastore run and reach each other on its port, 19001, then run the command again";
+        const NOT_ALLOWED: &str = "the API server runs, and does not allow this node's administrator to do that: see `credentials/client.config` and the cluster's RBAC rules; what was removed before stays removed, and the same command removes the rest";
         let at = |stage| Failure::new(stage, ExitStatus::Failure, self);
         match self {
             Self::NodeLock(error) => Failure {
@@ -122,10 +122,10 @@ impl RemoveError {
                 "This MicroK8s deployment is acting as a node in a cluster. Please use microk8s leave.",
             ),
             Self::Unknown(node) => {
-                at(JoinStage::Preflight).microk8s(&format!("Node {node} does not exist."))
+                at(JoinStage::Preflight).microk8s(&format!("Node {node} does not exist.")).hint("`microk8s nodes` lists the nodes")
             }
             Self::NoAddress(node) => {
-                at(JoinStage::Preflight).microk8s(&format!("Node {node} is not part of the cluster."))
+                at(JoinStage::Preflight).microk8s(&format!("Node {node} is not part of the cluster.")).hint("with --force it is removed all the same")
             }
             Self::NotInKubernetes(node) => at(JoinStage::Preflight).microk8s(&format!("Node {node} does not exist in Kubernetes.")).hint(
                 "`microk8s kubectl get nodes` and `microk8s nodes` list the nodes; with --force a node that only the datastore or this node still knows is removed as well",
@@ -143,10 +143,11 @@ impl RemoveError {
                 .hint("to take this node out of service, remove MicroK8s from it"),
             Self::NotAsked { source, .. } if is_refused(source) => at(JoinStage::Preflight).hint(NOT_ALLOWED),
             Self::NotAsked { .. } => at(JoinStage::Preflight).hint(
-                "see that the API server runs; with --force the node is removed from the datastore all the same",
+                "make sure that the API server runs; with --force the node is removed from the datastore all the same",
             ),
             Self::NoAnswer(_) => at(JoinStage::Preflight).hint(VOTERS),
-            Self::ThisNode(_) | Self::Malformed(_) => at(JoinStage::Preflight),
+            Self::ThisNode(_) => at(JoinStage::Preflight).hint("to take this node out of its cluster, run `microk8s leave`"),
+            Self::Malformed(_) => at(JoinStage::Preflight),
             Self::NotForgotten { contacted, source } => at(JoinStage::Datastore)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s(&not_forgotten(contacted, source))

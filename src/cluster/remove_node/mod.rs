@@ -153,6 +153,12 @@ impl Removal<'_> {
             return Err(target.not_asked());
         }
         self.check_finalizers(&target)?;
+        if known_here && !is_in_kubernetes && !is_in_datastore && !self.order.force {
+            progress.tell(Event::warning(format!(
+                "Kubernetes does not say whether {0} still runs: if it does, and has not left, run `microk8s leave` on it",
+                target.name
+            )));
+        }
         if !is_in_kubernetes && !is_in_datastore && !known_here {
             if !self.order.force {
                 return self.absent(typed());

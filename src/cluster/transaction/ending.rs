@@ -16,7 +16,7 @@ impl Committed {
     pub(crate) fn warning(&self, done: &str) -> Option<String> {
         let error = self.unconfirmed.as_ref()?;
         Some(format!(
-            "this node has {done}, but the disk does not confirm that this is stored ({error}); look after the disk: after a power loss the node may be as it was before"
+            "this node has {done}, but the disk does not confirm that this is stored ({error}); check the disk: after a power loss the node may be as it was before"
         ))
     }
 }

@@ -42,9 +42,9 @@ impl JournalError {
     /// What to do when it kept a change from being taken back.
     pub(crate) fn hint_of_undoing(&self) -> &'static str {
         match self {
-            Self::NotRestarted(_) => "look into the service's log, and start it again",
+            Self::NotRestarted(_) => "read the service's log, and start it again",
             Self::NotUndone(_) => {
-                "cure what is named; all else is as it was, and the next command, or the start of the node's agent, takes the rest back"
+                "fix what is named; all else is as it was, and the next command, or the start of the node's agent, undoes the rest"
             }
             Self::File { .. } | Self::Service(_) | Self::Entry { .. } => {
                 "the journal below var/cluster-agent holds what is missing; the next command tries again to bring the node back"

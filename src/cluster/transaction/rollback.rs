@@ -1,6 +1,6 @@
 //! Taking back all that a journal holds.
 //!
-//! What cannot be taken back keeps nothing else from being taken back, but for what changed the same
+//! What cannot be undone keeps nothing else from being taken back, but for what changed the same
 //! place before. It stays in the journal and is named, and the next command tries again. Keys and
 //! other credentials come first: what holds up the rest must not leave a cluster's secrets behind.
 

@@ -19,8 +19,14 @@ impl TokenRecord {
     }
 
     fn state_in_its_cluster(&self, now: i64) -> State {
-        if self.revoked.is_some() {
-            return State::Revoked;
+        if let Some(revoked) = self.revoked {
+            let had_ended = self
+                .expires()
+                .is_some_and(|end| is_over(Some(end), revoked.at));
+            return match had_ended {
+                true => State::Expired,
+                false => State::Revoked,
+            };
         }
         if self.is_open(now) {
             return State::Issued;

@@ -332,6 +332,21 @@ fn a_token_of_many_workers_that_is_added_for_control_plane_nodes_is_for_one_of_t
 }
 
 #[test]
+fn a_token_that_is_used_up_or_expired_stays_that_when_it_is_revoked() {
+    let mut used = one_use();
+    admit(&mut used, &worker(2), NOW);
+    used.hand_out(&worker(2).node);
+    used.complete(&worker(2).node);
+    assert!(!used.revoke(NOW, 0));
+    assert_eq!(used.state(NOW), State::Used);
+    let mut expired = TokenRecord::issue(&seconds(600), NOW, Issuer::Uid(0));
+    assert!(!expired.revoke(NOW + 700, 0));
+    assert_eq!(expired.state(NOW + 700), State::Expired);
+    // Nor does it live again when the clock is put back.
+    assert!(judge(&expired, &worker(2), NOW).is_err());
+}
+
+#[test]
 fn a_revoked_used_or_expired_token_that_is_added_lives_again_and_for_no_more_than_before() {
     let mut revoked = TokenRecord::issue(&seconds(600), NOW, Issuer::Uid(0));
     revoked.revoke(NOW, 0);

@@ -1595,7 +1595,7 @@ const LEAVES: &[Difference] = &[
                 Effect::Stderr(|| {
                     let end = has_left("n2");
                     expectation::Stderr::Exactly(format!(
-                        "warning: this node has left, but its own API server did not answer within 50 seconds; look into the log of daemon-kubelite\n{end}"
+                        "warning: this node has left, but its own API server did not answer within 50 seconds; read the log of daemon-kubelite\n{end}"
                     ))
                 }),
                 AnyCalls,

@@ -195,7 +195,7 @@ impl Look<'_> {
     fn membership(&mut self, contact: &mut Contact) -> Place {
         const CHECK: &str = "membership";
         let Some(member) = Membership::of(self.node) else {
-            self.tell(Finding::ok(CHECK, "this node is in no cluster"));
+            self.tell(Finding::ok(CHECK, "this node is not in a cluster"));
             return Place::Alone;
         };
         let role = member.role();
@@ -260,7 +260,7 @@ impl Look<'_> {
             }
             Err(error) => {
                 self.tell(failed(CHECK, &error, JoinStage::Admission));
-                let why = "the contacted node gave no answer to go by";
+                let why = "the contacted node gave no answer that can be used";
                 self.leave_out(TOKEN, END, why);
             }
         }
@@ -443,7 +443,7 @@ fn with_remedy_of_port(finding: Finding, port: u16) -> Finding {
         return finding;
     }
     let remedy = format!(
-        "see that the service runs (`microk8s status`), and let TCP port {port} through the firewalls between the nodes"
+        "make sure that the service runs (`microk8s status`), and let TCP port {port} through the firewalls between the nodes"
     );
     finding.with_remedy(ContactedNode, remedy)
 }

@@ -108,7 +108,7 @@ fn unfinished_change(node: &Node) -> Finding {
         let message = "an earlier join or leave of this node was interrupted; what is checked here may change when that is seen to";
         return Finding::warning(CHECK, message).with_remedy(
             JoiningNode,
-            "restart the agent, or go on with the join: either takes back, or completes, what was interrupted",
+            "restart the agent, or run the join: either undoes or completes what was interrupted",
         );
     }
     Finding::ok(CHECK, "no other join or leave of this node is under way")
