@@ -127,8 +127,8 @@ mod tests {
         let token = "0123456789abcdef0123456789abcdef";
         for (typed, says) in [
             ("https://10.1.2.3:25000/TOKEN", "is a URL"),
-            ("10.1.2.3:25000/<token>", "`<token>` stands for"),
-            ("<ip>:25000/TOKEN", "`<ip>` stands for"),
+            ("10.1.2.3:25000/<token>", "`<token>` is a placeholder"),
+            ("<ip>:25000/TOKEN", "`<ip>` is a placeholder"),
             ("", "is empty"),
             ("join 10.1.2.3:25000/TOKEN now", "has blanks in it"),
             ("10.1.2.3:25000", "the token is missing"),

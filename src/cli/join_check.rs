@@ -286,19 +286,26 @@ impl Findings {
 /// Prints a text behind `first`, on a terminal in lines that fit it. What stands between backticks is
 /// to be pasted, and stays whole.
 fn print_wrapped(first: &str, text: &str, printer: &mut dyn Printer) {
-    let indent = " ".repeat(first.len());
-    let (mut line, mut is_code, mut has_words) = (first.to_owned(), false, false);
+    let mut pieces: Vec<String> = Vec::new();
+    let mut is_code = false;
     for word in text.split_whitespace() {
-        let is_too_long = line.chars().count() + word.chars().count() >= LINE_WIDTH;
-        if has_words && !is_code && is_too_long && printer.has_reader() {
+        match pieces.last_mut().filter(|_| is_code) {
+            Some(piece) => *piece = format!("{piece} {word}"),
+            None => pieces.push(word.to_owned()),
+        }
+        is_code ^= word.matches('`').count() % 2 == 1;
+    }
+    let (mut line, mut has_words) = (first.to_owned(), false);
+    for piece in pieces {
+        let is_too_long = line.chars().count() + piece.chars().count() >= LINE_WIDTH;
+        if has_words && is_too_long && printer.has_reader() {
             print(&line, printer);
-            line.clone_from(&indent);
+            line = " ".repeat(first.len());
         } else if has_words {
             line.push(' ');
         }
-        line.push_str(word);
+        line.push_str(&piece);
         has_words = true;
-        is_code ^= word.matches('`').count() % 2 == 1;
     }
     print(&line, printer);
 }
