@@ -335,7 +335,6 @@ fn a_token_of_many_workers_that_is_added_for_control_plane_nodes_is_for_one_of_t
 fn a_token_that_is_used_up_or_expired_stays_that_when_it_is_revoked() {
     let mut used = one_use();
     admit(&mut used, &worker(2), NOW);
-    used.hand_out(&worker(2).node);
     used.complete(&worker(2).node);
     assert!(!used.revoke(NOW, 0));
     assert_eq!(used.state(NOW), State::Used);
