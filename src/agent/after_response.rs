@@ -7,6 +7,8 @@ use axum::response::Response;
 use http_body_util::BodyExt;
 use tracing::Span;
 
+use crate::cluster::node::Node;
+
 /// The work is done, on a thread of its own, when the connection has all of the answer to send, or is
 /// gone. What it logs is of the same request.
 pub(crate) fn then(answer: Response, work: impl FnOnce() + Send + 'static) -> Response {
@@ -18,6 +20,16 @@ pub(crate) fn then(answer: Response, work: impl FnOnce() + Send + 'static) -> Re
             error
         }))
     })
+}
+
+/// Restarts the agent, which ends this process.
+pub(crate) fn restart_agent(node: &Node) {
+    match node.platform.restart_agent() {
+        Ok(()) => tracing::info!("the agent is restarted"),
+        Err(error) => {
+            tracing::error!(%error, "the agent cannot be restarted; its new arguments count from its next start");
+        }
+    }
 }
 
 struct WhenDropped(Option<Box<dyn FnOnce() + Send>>);

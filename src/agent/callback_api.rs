@@ -146,12 +146,7 @@ fn ok() -> Response {
 
 /// The end of the agent is the end of its answers.
 fn then_restart(answer: Response, node: Node) -> Response {
-    after_response::then(answer, move || match node.platform.restart_agent() {
-        Ok(()) => tracing::info!("the agent is restarted"),
-        Err(error) => {
-            tracing::error!(%error, "the agent cannot be restarted; its new arguments count from its next start");
-        }
-    })
+    after_response::then(answer, move || after_response::restart_agent(&node))
 }
 
 async fn upgrade(

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::agent::local_events::Client;
 use crate::agent::local_socket::LocalCaller;
-use crate::agent::{Shared, moved, request_log, status};
+use crate::agent::{Shared, after_response, moved, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::operation::{self, RunsIn};
@@ -156,7 +156,12 @@ async fn operate(
         }
         let admission = &shared.admission;
         let (node, tokens) = (admission.node(), Some(admission.tokens()));
-        operation::run(node, tokens, &operation, RunsIn::Agent, &mut client);
+        if operation::run(node, tokens, &operation, RunsIn::Agent, &mut client).restarts_agent {
+            let node = node.clone();
+            // The client has the last event; its connection ends with the agent.
+            drop(client);
+            after_response::restart_agent(&node);
+        }
     });
     response
 }
@@ -180,6 +185,7 @@ fn log_begin(operation: &Operation, caller: LocalCaller) {
             let (node, force) = (sanitize::for_log(&order.node, 253), order.force);
             tracing::info!(%node, force, uid, pid, "removing a node");
         }
+        Operation::Launch(_) => tracing::info!(uid, pid, "applying a launch configuration"),
     }
 }
 

@@ -40,25 +40,26 @@ pub(super) struct Client {
 }
 
 /// What the log calls an operation, and what it says when it failed.
-struct LogWords {
+pub(super) struct LogWords {
     name: &'static str,
     failed: &'static str,
 }
 
 impl LogWords {
     /// The findings of a dry run are for its client alone.
-    fn of(operation: &Operation) -> Option<Self> {
+    pub(super) fn of(operation: &Operation) -> Option<Self> {
         let (name, failed) = match operation {
             Operation::Join(order) if order.is_dry_run() => return None,
             Operation::Join(_) => ("join", "the join failed"),
             Operation::Leave { .. } => ("leave", "the leave failed"),
             Operation::RemoveNode(_) => ("remove-node", "the node was not removed"),
+            Operation::Launch(_) => ("init", "the launch configuration was not applied"),
         };
         Some(Self { name, failed })
     }
 
     /// What is logged of a failure may come from another node.
-    fn log(&self, event: &Event) {
+    pub(super) fn log(&self, event: &Event) {
         let Self { name, failed } = self;
         let Event::End(End::Failed(failure)) = event else {
             if let Some((step, about)) = step_of(event) {
@@ -86,6 +87,7 @@ fn step_of(event: &Event) -> Option<(&'static str, String)> {
         Event::End(End::AlreadyMember { role }) => ("already-member", role.to_string()),
         Event::End(End::Left { role, .. }) => ("left", role.to_string()),
         Event::End(End::Removed) => ("removed", String::new()),
+        Event::End(End::Launched) => ("launched", String::new()),
         Event::End(End::Absent { text: why }) => ("absent", text(why)),
         Event::End(End::Planned { role, .. }) => ("planned", role.to_string()),
         Event::NotYet

@@ -11,6 +11,7 @@ mod connection_limiter;
 mod date;
 mod https;
 mod join_steps;
+mod launch_watch;
 mod local_api;
 mod local_events;
 mod local_socket;
@@ -90,6 +91,8 @@ pub(crate) struct Settings {
     pub(crate) token_store: TokenStoreChoice,
     /// Where Cluster API puts its token.
     pub(crate) capi_token: PathBuf,
+    /// How often the agent looks for launch configurations, where it does.
+    pub(crate) launch_interval: Option<Duration>,
 }
 
 /// The oldest version of TLS that is spoken.
@@ -351,6 +354,10 @@ async fn serve(
         periodic.spawn(again_and_again(shared.clone(), work));
     }
     periodic.spawn(shared.served.clone().keep_up());
+    match settings.launch_interval {
+        Some(interval) => drop(periodic.spawn(launch_watch::watch(shared.clone(), interval))),
+        None => tracing::info!("launch configurations are not looked for"),
+    }
     let stop = CancellationToken::new();
     let server = https::Server {
         acceptor,

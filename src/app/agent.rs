@@ -271,6 +271,12 @@ fn from_file(
         callback_from: typed.callback_from.or(read.callback_from),
         token_store: typed.token_store.or(read.token_store),
         capi_dir: typed.capi_dir.or(read.capi_dir),
+        launch_configurations_enable: typed
+            .launch_configurations_enable
+            .or(read.launch_configurations_enable),
+        launch_configurations_interval: typed
+            .launch_configurations_interval
+            .or(read.launch_configurations_interval),
         ..read
     })
 }
@@ -313,6 +319,21 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
             .join("etc/token"),
         retry_window: Duration::from_secs(args.retry_window.unwrap_or(RETRY_WINDOW.unsigned_abs())),
         max_connections: args.max_connections.unwrap_or(agent::MAX_CONNECTIONS),
+        launch_interval: args
+            .launch_configurations_enable
+            .unwrap_or(true)
+            .then(|| launch_interval(args.launch_configurations_interval)),
         serves_metrics: args.enable_metrics.unwrap_or_default(),
     })
+}
+
+/// As in MicroK8s, launch configurations are not looked for more often than every five seconds.
+fn launch_interval(given: Option<u64>) -> Duration {
+    const LEAST: u64 = 5;
+    if given.is_some_and(|seconds| seconds < LEAST) {
+        tracing::warn!(
+            "launch configurations are looked for every {LEAST} seconds, not more often"
+        );
+    }
+    Duration::from_secs(given.unwrap_or(LEAST).max(LEAST))
 }

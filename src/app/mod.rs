@@ -9,6 +9,7 @@ mod agent;
 mod apiserver_proxy;
 mod completions;
 mod dev_cluster;
+mod init;
 mod interrupt;
 mod log;
 mod nodes;
@@ -84,14 +85,12 @@ fn run_command(name: &str, mut arguments: Vec<OsString>, printer: &mut dyn Print
         "nodes" => nodes::run(arguments, printer),
         "token" => token::run(arguments, printer),
         // The one program of MicroK8s's snap has its commands behind its own name.
-        "cluster-agent"
-            if arguments
-                .first()
-                .is_some_and(|word| word == "apiserver-proxy") =>
-        {
-            run_command("apiserver-proxy", arguments.split_off(1), printer)
+        "cluster-agent" if arguments.first().is_some_and(of_the_one_program) => {
+            let name = arguments.remove(0).to_string_lossy().into_owned();
+            run_command(&name, arguments, printer)
         }
         "apiserver-proxy" => apiserver_proxy::run(arguments, printer),
+        "init" => init::run(arguments, printer),
         "agent" | "cluster-agent" => agent::run(name, arguments, printer),
         "dev-cluster" => dev_cluster::run(arguments, printer),
         "completions" => completions::run(arguments, printer),
@@ -112,6 +111,11 @@ fn run_command(name: &str, mut arguments: Vec<OsString>, printer: &mut dyn Print
         }
         _ => passthrough::run(name, &arguments, printer),
     }
+}
+
+/// Whether a word is a command of MicroK8s's agent program that is none of the agent's own options.
+fn of_the_one_program(word: &OsString) -> bool {
+    word == "apiserver-proxy" || word == "init"
 }
 
 /// The node of this machine.

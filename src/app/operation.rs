@@ -1,4 +1,4 @@
-//! `microk8s join`, `leave` and `remove-node`, from what was typed to the exit status.
+//! `microk8s join`, `leave`, `remove-node` and `init`, from what was typed to the exit status.
 //!
 //! The order in which each checks the node is MicroK8s's, and part of what scripts and people see. An
 //! `Err` holds the exit status of a command that is over before its operation began.
@@ -19,6 +19,7 @@ use crate::cluster::join::{self, JoinError};
 use crate::cluster::node::Node;
 use crate::cluster::operation::{self, Progress, RunsIn};
 use crate::model::join_stage::JoinStage;
+use crate::platform::{Action, Service};
 use crate::store::layout::Lock;
 use crate::wire::operation::{End, Event, Operation};
 
@@ -181,6 +182,21 @@ fn try_remove_node(
     run(&node, &operation, renderer, &CancellationToken::new())
 }
 
+/// Applies a launch configuration. Before the services run there is no agent.
+pub(crate) fn launch(
+    node: &Node,
+    operation: &Operation,
+    pre_init: bool,
+    renderer: &mut Renderer<'_>,
+) -> Result<(), ExitStatus> {
+    let interrupted = CancellationToken::new();
+    if pre_init {
+        run_here(node, operation, renderer, &interrupted)
+    } else {
+        run(node, operation, renderer, &interrupted)
+    }
+}
+
 /// Runs an operation in the node's agent, or in this process where there is none.
 fn run(
     node: &Node,
@@ -204,8 +220,18 @@ fn run(
     if ran_in_agent {
         return Ok(());
     }
+    run_here(node, operation, renderer, interrupted)
+}
+
+/// Runs an operation in this process.
+fn run_here(
+    node: &Node,
+    operation: &Operation,
+    renderer: &mut Renderer<'_>,
+    interrupted: &CancellationToken,
+) -> Result<(), ExitStatus> {
     let tokens = match operation {
-        Operation::Join(_) => None,
+        Operation::Join(_) | Operation::Launch(_) => None,
         Operation::Leave { .. } | Operation::RemoveNode(_) => {
             app::tokens_without_agent(node, renderer)?
         }
@@ -214,13 +240,26 @@ fn run(
         renderer,
         interrupted: interrupted.clone(),
     };
-    operation::run(
+    let done = operation::run(
         node,
         tokens.as_ref(),
         operation,
         RunsIn::Command,
         &mut progress,
     );
+    if done.restarts_agent
+        && let Err(error) = node
+            .platform
+            .service(Action::Restart, Service::ClusterAgent)
+    {
+        let text = format!("the agent of this node does not restart: {error}");
+        output::error(
+            renderer,
+            &text,
+            Some("its new arguments count from its next start"),
+        );
+        return Err(ExitStatus::ServiceFailed);
+    }
     Ok(())
 }
 

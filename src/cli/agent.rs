@@ -66,6 +66,14 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
     pub(crate) capi_dir: Option<PathBuf>,
 
+    /// Apply the launch configurations in `etc/launcher` of $SNAP_COMMON [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) launch_configurations_enable: Option<bool>,
+
+    /// How often to look for launch configurations; less than 5s is 5s [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) launch_configurations_interval: Option<u64>,
+
     /// The directory of a node without MicroK8s, which is made if it does not exist
     /// [default: $MICROK8S_NODE_DIR, else ~/.local/share/microk8s/current]
     #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]

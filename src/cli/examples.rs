@@ -4,7 +4,7 @@
 pub(crate) type Example = (&'static str, &'static str);
 
 /// The examples of each command.
-const EXAMPLES: [(&str, &[Example]); 15] = [
+const EXAMPLES: [(&str, &[Example]); 16] = [
     (
         "microk8s",
         &[
@@ -98,6 +98,19 @@ const EXAMPLES: [(&str, &[Example]); 15] = [
             (
                 "microk8s nodes --self || microk8s join --token-file FILE",
                 "In a script: join only where this node is not in a cluster.",
+            ),
+        ],
+    ),
+    (
+        "microk8s init",
+        &[
+            (
+                "microk8s init --config-file node.yaml",
+                "Apply a launch configuration; nothing is changed where a part of it fails.",
+            ),
+            (
+                "printf 'version: 0.1.0\\nextraSANs: [k8s.example.com]\\n' | microk8s init -c -",
+                "The same from standard input.",
             ),
         ],
     ),

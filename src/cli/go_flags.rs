@@ -7,18 +7,12 @@ use std::ffi::OsString;
 
 use clap::Command;
 
-/// Flags of MicroK8s's agent for what this one does not do.
-const OF_MICROK8S: [&str; 2] = [
-    "launch-configurations-enable",
-    "launch-configurations-interval",
-];
-
 /// What becomes of flags that this program does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unknown {
     /// They are left out, and told.
     LeftOut,
-    /// They stay, and the command line is wrong; those of MicroK8s's agent are left out.
+    /// They stay, and the command line is wrong.
     Wrong,
 }
 
@@ -59,8 +53,7 @@ pub(crate) fn read(
             continue;
         };
         let Some(takes) = takes(command, &name) else {
-            let is_of_microk8s = OF_MICROK8S.contains(&name.as_str());
-            if unknown == Unknown::Wrong && !is_of_microk8s {
+            if unknown == Unknown::Wrong {
                 rest_is_wrong.push(argument);
                 continue;
             }
@@ -68,10 +61,9 @@ pub(crate) fn read(
             if value.is_none() {
                 arguments.next_if(|next| split(next).is_none());
             }
-            left_out.push(match is_of_microk8s {
-                true => format!("`--{name}` is for MicroK8s's own agent; it does nothing here"),
-                false => format!("`--{name}` is not an option of this program; it is left out"),
-            });
+            left_out.push(format!(
+                "`--{name}` is not an option of this program; it is left out"
+            ));
             continue;
         };
         let value = value.map(OsString::from);
@@ -184,6 +176,10 @@ mod tests {
             ("--keyfile=a=b", "--keyfile=a=b"),
             ("--keyfile -x", "--keyfile=-x"),
             ("--timeout", "--timeout"),
+            (
+                "-launch-configurations-enable=f -launch-configurations-interval 30s",
+                "--launch-configurations-enable=false --launch-configurations-interval=30s",
+            ),
         ] {
             for unknown in [Unknown::LeftOut, Unknown::Wrong] {
                 assert_eq!(read_line(line, unknown), (read.to_owned(), 0), "{line}");
@@ -192,20 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_microk8s_are_left_out_everywhere_and_others_where_that_is_wanted() {
-        for line in [
-            "--launch-configurations-enable=false --bind=:1",
-            "-launch-configurations-interval 30s -bind :1",
-            "--bind :1 --launch-configurations-interval=30s",
-        ] {
-            for unknown in [Unknown::LeftOut, Unknown::Wrong] {
-                assert_eq!(
-                    read_line(line, unknown),
-                    ("--bind=:1".to_owned(), 1),
-                    "{line}"
-                );
-            }
-        }
+    fn flags_that_are_not_known_are_left_out_where_that_is_wanted() {
         let line = "--new-in-1.40 x -other --bind :1";
         assert_eq!(
             read_line(line, Unknown::LeftOut),

@@ -161,8 +161,8 @@ impl Lines {
             End::Removed => (Outcome::Removed, "The node was removed.", None),
             End::Absent { text } => (Outcome::Absent, text.as_str(), None),
             End::Failed(failure) => return self.failed(failure, printer),
-            // A dry run of a join has a form of its own.
-            End::Checked { .. } => return,
+            // A dry run of a join has a form of its own, and a launch configuration has none.
+            End::Checked { .. } | End::Launched => return,
         };
         self.stage = "done";
         self.ended = Some(ExitStatus::Success);

@@ -11,6 +11,7 @@ pub(crate) mod dev_cluster;
 pub mod examples;
 pub(crate) mod go_flags;
 pub(crate) mod hidden_input;
+pub(crate) mod init;
 pub(crate) mod issued_token;
 pub(crate) mod join;
 pub(crate) mod join_args;
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     RemoveNode(remove_node::RemoveNodeArgs),
     /// List the nodes of the cluster, as this node knows them
     Nodes(nodes::NodesArgs),
+    /// Apply a launch configuration to this node
+    Init(init::InitArgs),
     /// List, show, revoke and remove the tokens of this node
     Token(token::TokenArgs),
     /// Run the agent of this node

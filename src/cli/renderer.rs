@@ -256,6 +256,7 @@ fn last_text(end: &End) -> String {
             )
         }
         End::Absent { text } => format!("{text}\n"),
+        End::Launched => "The launch configuration is applied.\n".to_owned(),
         End::Left { .. } | End::Removed | End::Checked { .. } | End::Failed(_) => String::new(),
     }
 }

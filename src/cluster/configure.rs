@@ -13,6 +13,7 @@ use crate::base::atomic_file::Access;
 use crate::cluster::node::Node;
 use crate::cluster::node_lock::{self, NodeLockError};
 use crate::cluster::transaction::{JournalError, Step, Transaction};
+use crate::model::launch_configuration;
 use crate::platform::{Action, CommandError, Service};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::{Lock, ReadError};
@@ -142,7 +143,7 @@ pub(crate) fn configure(
     for addon in &request.addons {
         if let Some(to) = addon.to {
             node.platform
-                .switch_addon(&addon.name, to == Switch::On, limit)
+                .microk8s(to.verb(), &[&addon.name], limit)
                 .map_err(|source| ConfigureError::Switch {
                     addon: addon.name.clone(),
                     to,
@@ -338,7 +339,7 @@ fn new_files(node: &Node, services: &[Wanted<'_>]) -> Result<Vec<NewFile>, Confi
 /// The services that can be configured, by the names that MicroK8s's programs have for them, with
 /// their files below `args`. With the lock `lite.lock` Kubernetes runs in one service (recording
 /// `http-configure-restart`).
-fn known(name: &str, is_lite: bool) -> Option<(Service, Option<&'static str>)> {
+pub(super) fn known(name: &str, is_lite: bool) -> Option<(Service, Option<&'static str>)> {
     let of_kubernetes = |service, file| {
         Some((
             if is_lite { Service::Kubelite } else { service },
@@ -371,21 +372,8 @@ fn is_argument(key: &str) -> bool {
         .is_some_and(|name| !name.is_empty() && !name.contains(strange))
 }
 
-/// A name, perhaps with a repository's before it, and with what the add-on is to be told behind a
-/// colon: `dns`, `community/istio`, `dns:1.1.1.1,8.8.8.8`.
 fn check_addon(addon: &AddonChange) -> Result<(), ConfigureError> {
-    let name = addon.name.as_str();
-    let (path, told) = name.split_once(':').unwrap_or((name, ""));
-    let is_word = |word: &str| {
-        let rest = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(rest)
-    };
-    let is_name = path.split('/').count() <= 2 && path.split('/').all(is_word);
-    if is_name && !told.contains(char::is_control) {
-        Ok(())
-    } else {
-        Err(ConfigureError::Addon(name.to_owned()))
-    }
+    launch_configuration::addon(&addon.name).map_err(|_| ConfigureError::Addon(addon.name.clone()))
 }
 
 #[cfg(test)]
@@ -453,7 +441,11 @@ mod tests {
         assert!(configured.restarts_agent);
         assert_eq!(
             host.calls(),
-            ["restart daemon-etcd", "addon dns true", "addon gpu false",],
+            [
+                "restart daemon-etcd",
+                "microk8s enable dns",
+                "microk8s disable gpu",
+            ],
             "the restart of the agent is left to who sends the answer"
         );
     }

@@ -17,6 +17,7 @@ pub(crate) mod identity;
 pub(crate) mod image_import;
 pub(crate) mod join;
 pub(crate) mod kubernetes;
+pub(crate) mod launch;
 pub(crate) mod leave;
 pub(crate) mod node;
 pub(crate) mod node_lock;

@@ -1,10 +1,11 @@
-//! Operations: `join`, `leave` and `remove-node`, in the node's agent or in the process of a command.
+//! Operations: `join`, `leave`, `remove-node` and `init`, in the node's agent or in the process of a command.
 
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::configure::Configured;
 use crate::cluster::join::{self, preflight};
 use crate::cluster::node::Node;
-use crate::cluster::{leave, remove_node};
+use crate::cluster::{launch, leave, remove_node};
 use crate::store::tokens::Tokens;
 use crate::wire::operation::{Event, Operation};
 
@@ -36,14 +37,16 @@ pub(crate) trait Progress {
     }
 }
 
-/// Runs an operation; its last event says how it ended. `tokens` are those of the node's agent.
+/// Runs an operation; its last event says how it ended. `tokens` are those of the node's agent, which
+/// the caller restarts where the value says so.
 pub(crate) fn run(
     node: &Node,
     tokens: Option<&Tokens>,
     operation: &Operation,
     runs_in: RunsIn,
     progress: &mut dyn Progress,
-) {
+) -> Configured {
+    let mut restarts_agent = false;
     let end = match operation {
         Operation::Join(order) => match order.urls.split_first() {
             Some(urls) if !order.dry_run => join::join(node, urls, order, runs_in, progress),
@@ -51,6 +54,12 @@ pub(crate) fn run(
         },
         Operation::Leave { dry_run } => leave::leave(node, tokens, *dry_run, progress),
         Operation::RemoveNode(order) => remove_node::remove_node(node, tokens, order, progress),
+        Operation::Launch(order) => {
+            let (end, configured) = launch::run(node, order, runs_in, progress);
+            restarts_agent = configured.restarts_agent;
+            end
+        }
     };
     progress.tell(Event::End(end));
+    Configured { restarts_agent }
 }

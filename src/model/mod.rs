@@ -6,6 +6,7 @@ pub mod fingerprint;
 pub mod join_id;
 pub mod join_stage;
 pub mod join_url;
+pub(crate) mod launch_configuration;
 pub(crate) mod membership;
 pub mod node;
 pub(crate) mod node_label;

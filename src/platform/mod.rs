@@ -104,8 +104,16 @@ pub(crate) trait Platform: Send + Sync {
     /// Asks the datastore in this folder, through its shell, for its members; JSON.
     fn datastore_members(&self, backend: &Path) -> Result<String, CommandError>;
 
-    /// Has MicroK8s enable or disable an add-on, for as long as that may take.
-    fn switch_addon(&self, addon: &str, enable: bool, limit: Duration) -> Result<(), CommandError>;
+    /// Whether MicroK8s has this command.
+    fn has_microk8s(&self, command: &str) -> bool;
+
+    /// Runs one of MicroK8s's own commands, for as long as that may take.
+    fn microk8s(
+        &self,
+        command: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<(), CommandError>;
 
     /// Runs a script of MicroK8s's own, for as long as that may take.
     fn run_script(&self, script: &Path, limit: Duration) -> Result<(), CommandError>;

@@ -120,8 +120,12 @@ impl Platform for ScriptedPlatform {
             .ok_or(CommandError::NotAvailable("no shell"))
     }
 
-    fn switch_addon(&self, addon: &str, enable: bool, _: Duration) -> Result<(), CommandError> {
-        self.call(format!("addon {addon} {enable}"));
+    fn has_microk8s(&self, _: &str) -> bool {
+        true
+    }
+
+    fn microk8s(&self, command: &str, arguments: &[&str], _: Duration) -> Result<(), CommandError> {
+        self.call(format!("microk8s {command} {}", arguments.join(" ")));
         Ok(())
     }
 

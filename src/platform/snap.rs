@@ -195,13 +195,18 @@ impl Platform for SnapPlatform {
             .map(drop)
     }
 
+    fn has_microk8s(&self, command: &str) -> bool {
+        self.snap.join(wrapper(command)).is_file()
+    }
+
     /// Recording `http-configure-addon`.
-    fn switch_addon(&self, addon: &str, enable: bool, limit: Duration) -> Result<(), CommandError> {
-        let program = match enable {
-            true => "microk8s-enable.wrapper",
-            false => "microk8s-disable.wrapper",
-        };
-        self.run_own(program, &[addon], limit).map(drop)
+    fn microk8s(
+        &self,
+        command: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<(), CommandError> {
+        self.run_own(&wrapper(command), arguments, limit).map(drop)
     }
 
     fn run_script(&self, script: &Path, limit: Duration) -> Result<(), CommandError> {
@@ -218,6 +223,11 @@ impl Platform for SnapPlatform {
             .envs(self.variables());
         Feed::start(command, stall_timeout)
     }
+}
+
+/// The snap's program for a command of MicroK8s.
+fn wrapper(command: &str) -> String {
+    format!("microk8s-{command}.wrapper")
 }
 
 /// What container images call this machine's processor.

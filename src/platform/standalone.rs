@@ -107,7 +107,11 @@ impl Platform for StandalonePlatform {
         }
     }
 
-    fn switch_addon(&self, _: &str, _: bool, _: Duration) -> Result<(), CommandError> {
+    fn has_microk8s(&self, _: &str) -> bool {
+        false
+    }
+
+    fn microk8s(&self, _: &str, _: &[&str], _: Duration) -> Result<(), CommandError> {
         Err(CommandError::NotAvailable(
             "a node without MicroK8s has no add-ons",
         ))

@@ -1,4 +1,5 @@
-//! MicroK8s's files of service arguments: one `--key=value` or `--key value` a line.
+//! MicroK8s's files of service arguments: one `--key=value` or `--key value` a line; and those of
+//! environment variables, `KEY=value`.
 //!
 //! A value in quotes may go on over several lines, as it may for the shell that starts MicroK8s's services. What
 //! is not touched stays as it is, to the byte: comments, empty lines, line ends of either kind, and
@@ -171,10 +172,10 @@ fn line_end(line: &[u8]) -> &[u8] {
     &line[line.len() - length..]
 }
 
-/// Key and value of a line that is an argument.
+/// Key and value of a line that is an argument or a variable.
 fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let line = line.trim_ascii();
-    if !line.starts_with(b"--") {
+    if line.is_empty() || line.starts_with(b"#") {
         return None;
     }
     let end = line

@@ -257,6 +257,11 @@ impl Layout {
         self.lock(lock).exists()
     }
 
+    /// The launch configurations that the agent applies.
+    pub(crate) fn launch_configurations(&self) -> PathBuf {
+        self.common.join("etc/launcher")
+    }
+
     /// Our own state; mode 0700.
     pub(crate) fn own_state(&self) -> PathBuf {
         self.data.join("var/cluster-agent")

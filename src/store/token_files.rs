@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 /// Tokens for one use, or until a time (below `credentials`).
 pub const CLUSTER_TOKENS: &str = "cluster-tokens.txt";
 /// Tokens for any number of uses.
@@ -89,6 +91,20 @@ pub(crate) fn append(path: &Path, line: &str, sharing: Sharing) -> io::Result<()
     };
     let _ = file.set_permissions(std::fs::Permissions::from_mode(mode));
     file.sync_all()
+}
+
+/// Appends a token where no line has it; says whether it did.
+pub(crate) fn add(path: &Path, token: &str, sharing: Sharing) -> io::Result<bool> {
+    let there = match std::fs::read(path) {
+        Ok(content) => Zeroizing::new(content),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Zeroizing::default(),
+        Err(error) => return Err(error),
+    };
+    let mut lines = there.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    if lines.any(|line| line == token.as_bytes()) {
+        return Ok(false);
+    }
+    append(path, token, sharing).map(|()| true)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What changes a node or its cluster, `join`, `leave` and `remove-node`, and their dry runs: what
+//! What changes a node or its cluster, `join`, `leave`, `remove-node` and `init`, and dry runs: what
 //! the command asks the node's own agent for, and what it is told while that goes on.
 //!
 //! Part of version 1 of the local API. The command and the agent are one program, and
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
+use crate::base::secret::Secret;
 use crate::model::fingerprint::FingerprintPrefix;
 use crate::model::join_stage::{JoinStage, Retry};
 use crate::model::join_url::JoinUrl;
@@ -31,6 +32,18 @@ pub(crate) enum Operation {
     },
     /// Another node is removed from the cluster.
     RemoveNode(RemoveOrder),
+    /// A launch configuration is applied to the node.
+    Launch(LaunchOrder),
+}
+
+/// A launch configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LaunchOrder {
+    /// The YAML documents; they may hold tokens.
+    pub(crate) configuration: Secret,
+    /// The services do not run yet: none is restarted, no cluster is joined, and add-ons are left
+    /// as they are.
+    pub(crate) pre_init: bool,
 }
 
 /// A join.
@@ -222,6 +235,8 @@ pub(crate) enum End {
     },
     /// The node is gone, or there was none.
     Removed,
+    /// The launch configuration is applied.
+    Launched,
     /// The operation failed.
     Failed(Failure),
 }

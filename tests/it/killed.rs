@@ -366,6 +366,22 @@ fn a_workers_join_that_is_killed_anywhere_is_undone_or_complete_when_the_agent_s
 }
 
 #[test]
+fn a_launch_configuration_that_is_killed_anywhere_is_undone_or_applied_with_its_join() {
+    let Some((lab, _agent, line)) = contacted(|_| ()) else {
+        return;
+    };
+    let n2 = lab.host("n2");
+    let url = line.split_whitespace().last().unwrap();
+    let path = n2.scratch().join("launch.yaml");
+    let text = format!(
+        "version: 0.1.0\njoin: {{url: '{url}', worker: true}}\npersistentClusterToken: a74cddf30d2408d49fcd748a26021c6a\nextraKubeletArgs: {{--max-pods: 50}}\nextraContainerdEnv: {{HTTP_PROXY: http://squid:3128}}\nextraSANs: [a.example]\ncontainerdRegistryConfigs: {{new.io: x}}\n"
+    );
+    fs::write(&path, text).unwrap();
+    let launch = Victim::new(n2, &format!("microk8s init -c {}", path.display()));
+    launch.kill_at_every(9, Killed::Command, |_, _| ());
+}
+
+#[test]
 fn a_join_without_high_availability_that_is_killed_anywhere_is_undone_or_complete() {
     let Some((lab, _agent, line)) = contacted(|host| host.remove("var/lock/ha-cluster")) else {
         return;

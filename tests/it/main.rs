@@ -42,6 +42,8 @@ mod killed;
 mod kubernetes_removing;
 mod lab;
 mod late_reports;
+mod launch_watch;
+mod launching;
 mod leaving;
 mod limits;
 mod local_socket;

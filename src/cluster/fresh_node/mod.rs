@@ -367,6 +367,21 @@ fn server_names(fresh: &FreshNode) -> Vec<AltName> {
         .collect()
 }
 
+/// `csr.conf.template`, with these names and addresses beside those that every node has. Their numbers
+/// are above those that MicroK8s gives the node's addresses.
+pub(crate) fn request_template(extra: &[String]) -> String {
+    let mut lines = String::new();
+    for (place, name) in extra.iter().enumerate() {
+        let kind = if name.parse::<IpAddr>().is_ok() {
+            "IP"
+        } else {
+            "DNS"
+        };
+        lines += &format!("{kind}.{} = {name}\n", place + 1001);
+    }
+    files::SERVER_REQUEST.replace("#MOREIPS", &format!("{lines}#MOREIPS"))
+}
+
 /// `csr.conf`: the template with the node's addresses in it.
 fn render_request(fresh: &FreshNode) -> String {
     let lines: Vec<String> = fresh

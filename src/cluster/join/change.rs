@@ -13,6 +13,7 @@ use crate::cluster::node::{Node, Privacy};
 use crate::cluster::operation::Progress;
 use crate::cluster::transaction::{JournalError, Step, Steps, Transaction};
 use crate::model::join_stage::JoinStage;
+use crate::model::launch_configuration::Values;
 use crate::model::node_label::NodeLabel;
 use crate::model::token::TokenDigest;
 use crate::platform::{Action, Service};
@@ -35,6 +36,10 @@ pub(crate) struct Change<'a> {
     /// How many of these come before the services.
     before_services: Option<usize>,
     transaction: Option<Transaction>,
+    /// What comes before the changes become final.
+    last: Vec<Step>,
+    /// Arguments that the kubelet keeps, or must not have, whatever the cluster says.
+    kubelet: Values,
 }
 
 impl<'a> Change<'a> {
@@ -45,7 +50,16 @@ impl<'a> Change<'a> {
             steps: Steps::new(node),
             before_services: None,
             transaction: None,
+            last: Vec::new(),
+            kubelet: Values::new(),
         }
+    }
+
+    /// More that the operator wants than a join: steps that come last of all, and arguments of the
+    /// kubelet. A service that was restarted before is not restarted again.
+    pub(crate) fn extend(&mut self, last: Vec<Step>, kubelet: Values) {
+        self.last = last;
+        self.kubelet = kubelet;
     }
 
     /// The node that changes.
@@ -117,12 +131,28 @@ impl<'a> Change<'a> {
         progress: &mut dyn Progress,
     ) -> Result<(), JoinError> {
         self.apply(progress)?;
+        let mut last = std::mem::take(&mut self.last);
+        let transaction = self.transaction()?;
+        last.retain(|step| !transaction.has_restarted(step));
+        if last.iter().any(|step| matches!(step, Step::Service(..))) {
+            begin(JoinStage::Services, progress);
+        }
+        let platform = self.node().platform.clone();
+        self.transaction()?.apply_all(platform.as_ref(), &last)?;
         let committed = self.transaction()?.commit()?;
         self.transaction = None;
         if let Some(message) = committed.warning(done) {
             progress.tell(Event::warning(message));
         }
         Ok(())
+    }
+
+    /// Makes final what has changed, where anything has.
+    pub(crate) fn commit_if_begun(&mut self, progress: &mut dyn Progress) -> Result<(), JoinError> {
+        if self.transaction.is_none() && self.steps.count() + self.last.len() == 0 {
+            return Ok(());
+        }
+        self.commit("changed this node", progress)
     }
 
     /// Keeps what the contacted node must be told when the join is undone.
@@ -260,6 +290,12 @@ impl<'a> Change<'a> {
             let present = arguments.get_all(NODE_LABELS).join(",");
             let labels = NodeLabel::add_to(&present, &order.labels);
             arguments.set(NODE_LABELS, &format!("\"{labels}\""));
+        }
+        for (key, value) in &self.kubelet {
+            match value {
+                Some(value) => arguments.set(key, value),
+                None => arguments.remove(key),
+            }
         }
         self.steps.set_arguments("kubelet", &arguments);
     }

@@ -39,7 +39,7 @@ use crate::store::layout::Lock;
 use crate::wire::cluster_v2::{Outcome, RequestedRole};
 use crate::wire::operation::{End, Event, JoinOrder};
 
-use change::Change;
+pub(super) use change::Change;
 pub(crate) use error::JoinError;
 use membership::Membership;
 use peer::Contact;
@@ -53,18 +53,25 @@ pub(super) fn join(
     runs_in: RunsIn,
     progress: &mut dyn Progress,
 ) -> End {
-    let mut staged = Staged {
-        progress,
-        running: JoinStage::Preflight,
-    };
+    let mut staged = Staged::new(progress);
     attempt(node, urls, order, runs_in, &mut staged)
         .unwrap_or_else(|error| End::Failed(error.outcome(staged.running)))
 }
 
 /// Passes on what happens, and knows which stage is under way.
-struct Staged<'a> {
+pub(super) struct Staged<'a> {
     progress: &'a mut dyn Progress,
-    running: JoinStage,
+    pub(super) running: JoinStage,
+}
+
+impl<'a> Staged<'a> {
+    /// No stage but the first one yet.
+    pub(super) fn new(progress: &'a mut dyn Progress) -> Self {
+        Self {
+            progress,
+            running: JoinStage::Preflight,
+        }
+    }
 }
 
 impl Progress for Staged<'_> {
@@ -87,7 +94,7 @@ impl Progress for Staged<'_> {
 }
 
 /// A stage begins of which nothing else tells.
-fn begin(stage: JoinStage, progress: &mut dyn Progress) {
+pub(super) fn begin(stage: JoinStage, progress: &mut dyn Progress) {
     progress.tell(Event::stage(stage, stage.doing()));
 }
 
@@ -99,17 +106,74 @@ fn attempt(
     progress: &mut dyn Progress,
 ) -> Result<End, JoinError> {
     let end = wait::end_of(Duration::from_secs(order.timeout_seconds));
-    let is_ha = node.layout.has(Lock::HaCluster);
-    let role = role_here(node, order.role);
-    let wanted = preflight::Wanted {
-        role,
-        node_ip: order.node_ip,
-    };
     if !node.layout.own_state().exists() {
         // The turn could not be taken on a disk that is read-only or full.
-        preflight::require_disk(node, &wanted)?;
+        preflight::require_disk(node, &wanted_of(node, order))?;
     }
     let _turn = node_lock::lock_and_recover_soon::<JoinError>(node, report::recover)?;
+    complete(Change::new(node, end), urls, order, runs_in, progress)
+}
+
+/// Joins as the last part of a change: with the join all of it becomes final, or is undone. The caller
+/// holds the node lock.
+pub(crate) fn complete(
+    mut change: Change<'_>,
+    urls: (&JoinUrl, &[JoinUrl]),
+    order: &JoinOrder,
+    runs_in: RunsIn,
+    progress: &mut dyn Progress,
+) -> Result<End, JoinError> {
+    let node = change.node();
+    let role = role_here(node, order.role);
+    let mut contact = match meet(node, urls, order, runs_in, change.end(), progress) {
+        Ok(Met::Contact(contact)) => contact,
+        Ok(Met::Member(role)) => {
+            return match change.commit_if_begun(progress) {
+                Ok(()) => Ok(End::AlreadyMember { role }),
+                Err(error) => Err(change.take_back(error)),
+            };
+        }
+        Err(error) => return Err(change.take_back(error)),
+    };
+    let done = carry_out(change, order, role, &mut contact, progress);
+    let (outcome, limit) = match &done {
+        Ok(()) => (Outcome::Joined, report::LIMIT),
+        Err(JoinError::Interrupted) => (Outcome::Failed, report::SHORT_LIMIT),
+        Err(_) => (Outcome::Failed, report::LIMIT),
+    };
+    contact.report(node, outcome, &Wait::within(limit));
+    transaction::forget_report(&node.layout);
+    done.map(|()| End::Joined {
+        role,
+        has_api_proxy: node.layout.has(Lock::HaCluster) && role == Role::Worker,
+    })
+}
+
+/// What a join finds before it asks to be admitted.
+enum Met {
+    /// The node is a member already.
+    Member(Role),
+    /// The contacted node.
+    Contact(Box<Contact>),
+}
+
+fn wanted_of(node: &Node, order: &JoinOrder) -> preflight::Wanted {
+    preflight::Wanted {
+        role: role_here(node, order.role),
+        node_ip: order.node_ip,
+    }
+}
+
+/// Looks at this node, and contacts the other one.
+fn meet(
+    node: &Node,
+    urls: (&JoinUrl, &[JoinUrl]),
+    order: &JoinOrder,
+    runs_in: RunsIn,
+    end: Instant,
+    progress: &mut dyn Progress,
+) -> Result<Met, JoinError> {
+    let wanted = wanted_of(node, order);
     preflight::require_local(node, &wanted)?;
 
     let wait = Wait::until(end, progress.cancelled());
@@ -133,23 +197,11 @@ fn attempt(
                 "labels and address of the node are as they were",
             ));
         }
-        return Ok(End::AlreadyMember { role: own_role });
+        return Ok(Met::Member(own_role));
     }
-
     contact.greet()?;
     preflight::require_greeted(node, &wanted, &contact, progress)?;
-    let done = carry_out(node, order, role, end, &mut contact, progress);
-    let (outcome, limit) = match &done {
-        Ok(()) => (Outcome::Joined, report::LIMIT),
-        Err(JoinError::Interrupted) => (Outcome::Failed, report::SHORT_LIMIT),
-        Err(_) => (Outcome::Failed, report::LIMIT),
-    };
-    contact.report(node, outcome, &Wait::within(limit));
-    transaction::forget_report(&node.layout);
-    done.map(|()| End::Joined {
-        role,
-        has_api_proxy: is_ha && role == Role::Worker,
-    })
+    Ok(Met::Contact(Box::new(contact)))
 }
 
 /// Connects to the first node of the connection strings that can be reached. Nothing has been sent to
@@ -192,15 +244,14 @@ fn reach(
 /// Asks to be admitted, and makes the node a member. A node that cannot be made one is as it was
 /// when this returns.
 fn carry_out(
-    node: &Node,
+    mut change: Change<'_>,
     order: &JoinOrder,
     role: Role,
-    end: Instant,
     contact: &mut Contact,
     progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
+    let node = change.node();
     progress.changes_begin();
-    let mut change = Change::new(node, end);
     let done = change
         .keep_report(&contact.report_to_keep())
         .and_then(|()| prepare(node, order, role, contact, progress))

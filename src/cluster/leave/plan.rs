@@ -156,7 +156,9 @@ impl Plan {
         };
         let before = self.before.iter().map(|step| match step {
             Step::Service(action, which) => service(*action, *which),
-            Step::Write { path, .. } => format!("write {}", short(path)),
+            Step::Write { path, .. } | Step::AddToken { path, .. } => {
+                format!("write {}", short(path))
+            }
             Step::Remove(path) => format!("remove {}", short(path)),
             Step::MakeFolder(path) => format!("make {}", short(path)),
             Step::MarkManifest(mark) => format!("write {}", short(mark)),

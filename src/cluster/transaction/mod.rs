@@ -30,8 +30,9 @@ use std::path::{Path, PathBuf};
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
-use crate::platform::{Platform, Service};
+use crate::platform::{Action, Platform, Service};
 use crate::store::layout::Layout;
+use crate::store::token_files;
 
 pub(crate) use deferred_rollback::{
     drop_deferred, extend_deferred, is_deferred, roll_back_deferred, rolls_back_after,
@@ -180,6 +181,11 @@ impl Transaction {
         finish(&self.folder)
     }
 
+    /// Whether this step restarts a service that these changes have started or restarted before.
+    pub(crate) fn has_restarted(&self, step: &Step) -> bool {
+        matches!(step, Step::Service(Action::Restart, service) if self.touched.contains(service))
+    }
+
     /// Undoes all changes, unless the commit point has been passed: then they are completed.
     pub(crate) fn roll_back(self, platform: &dyn Platform) -> Result<Ending, JournalError> {
         end(&self.folder, platform, Some(&self.touched))
@@ -227,6 +233,17 @@ impl Transaction {
                     .map_err(file_error("write", path))?;
                 self.note_change(&path);
                 self.unflushed.insert(path);
+            }
+            Step::AddToken {
+                path,
+                token,
+                sharing,
+            } => {
+                if token_files::add(path, token.expose(), *sharing)
+                    .map_err(file_error("write", path))?
+                {
+                    self.note_change(path);
+                }
             }
             Step::Remove(path) => {
                 if atomic_file::remove_unflushed(path).map_err(file_error("remove", path))? {
@@ -317,7 +334,9 @@ impl Transaction {
     /// What undoes a step, where nothing recorded does, and how many bytes on the disk that takes.
     fn undo_of(&mut self, step: &Step) -> Result<Option<(Undo, usize)>, JournalError> {
         let undo = match step {
-            Step::Write { path, .. } | Step::Remove(path) if !self.covers(path) => {
+            Step::Write { path, .. } | Step::AddToken { path, .. } | Step::Remove(path)
+                if !self.covers(path) =>
+            {
                 if matches!(step, Step::Remove(_)) && !path.exists() {
                     return Ok(None);
                 }

@@ -9,9 +9,11 @@ use super::RollForward;
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::node::{Node, Privacy};
+use crate::model::token::Token;
 use crate::platform::{Action, Service};
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::ReadError;
+use crate::store::token_files::Sharing;
 
 /// A step that can be undone.
 pub(crate) enum Step {
@@ -23,6 +25,15 @@ pub(crate) enum Step {
         content: Zeroizing<Vec<u8>>,
         /// Its mode and owners then.
         access: Access,
+    },
+    /// Adds a token to one of MicroK8s's files, where it is not in it; what others add stays.
+    AddToken {
+        /// Which file.
+        path: PathBuf,
+        /// The token.
+        token: Token,
+        /// Who may read the file.
+        sharing: Sharing,
     },
     /// Removes a file; one that is not there is no change.
     Remove(PathBuf),

@@ -475,6 +475,7 @@ pub const GROUPS: &[(&str, &[Difference])] = &[
     ("`agent`: answers and callbacks", ANSWERS),
     ("`agent`: a join, on the contacted node", ADMISSION),
     ("`apiserver-proxy`", PROXY),
+    ("Launch configurations", LAUNCHES),
 ];
 
 const PROXY: &[Difference] = &[
@@ -2132,5 +2133,69 @@ const ADMISSION: &[Difference] = &[
         why: "it is where an operator learns why a join failed",
         cases: &[],
         tests: &["membership::the_log_tells_who_asked_for_what_and_why_it_was_refused"],
+    },
+];
+
+const LAUNCHES: &[Difference] = &[
+    Difference {
+        microk8s: "a part of a launch configuration that fails leaves the parts before it applied",
+        here: "all documents are one change, the join included; a failure or a crash undoes it",
+        why: "half of a configuration is one that nobody wrote",
+        cases: &[],
+        tests: &[
+            "launching::a_part_that_fails_undoes_all_parts",
+            "killed::a_launch_configuration_that_is_killed_anywhere_is_undone_or_applied_with_its_join",
+        ],
+    },
+    Difference {
+        microk8s: "add-ons come first, before the arguments and the join of the same document",
+        here: "they come last, because they cannot be undone, and are left out on a worker",
+        why: "what an add-on has done before a join is lost by it",
+        cases: &[],
+        tests: &[
+            "launching::addons_come_last_through_the_commands_of_the_snap",
+            "launching::a_control_plane_node_joins_with_what_its_file_says",
+        ],
+    },
+    Difference {
+        microk8s: "a join after which the node has the kubelet's arguments of the contacted node, whatever `extraKubeletArgs` says",
+        here: "what the file says holds after the join as well, and so does its persistent token",
+        why: "the file is about this node",
+        cases: &[],
+        tests: &["launching::a_worker_joins_with_what_its_file_says"],
+    },
+    Difference {
+        microk8s: "the check that keeps `extraConfigFiles` within `args` is turned around and lets every path through",
+        here: "`..`, absolute paths, hidden files and symbolic links are refused, also for registries",
+        why: "a file that is written as root would lie anywhere",
+        cases: &[],
+        tests: &["launching::a_part_that_fails_undoes_all_parts"],
+    },
+    Difference {
+        microk8s: "names of arguments and variables, names for certificates, tokens, and values with line ends are written unchecked",
+        here: "they are refused with the line, as is a key that stands twice, more than one join, and a document without a version",
+        why: "a line end makes another argument, or another variable that a shell reads as root",
+        cases: &[],
+        tests: &["launching::a_part_that_fails_undoes_all_parts"],
+    },
+    Difference {
+        microk8s: "a file in `etc/launcher` that was applied is renamed to `.applied`; one that fails is tried, and logged, every five seconds",
+        here: "it stays, and is applied again when it changes; one that fails is tried after growing pauses, and each reason is logged once",
+        why: "the file may be in the hands of a tool that would write it again; a join that always fails would fill the log",
+        cases: &[],
+        tests: &[
+            "launch_watch::each_content_of_a_file_is_applied_once_for_as_long_as_the_file_is_there",
+            "launch_watch::a_file_that_fails_is_logged_once_a_reason_and_applied_when_the_reason_has_gone",
+        ],
+    },
+    Difference {
+        microk8s: "`init` adds the persistent token again each time, and restarts services of a node that was stopped",
+        here: "a token that is there is not added; a node that was stopped stays so",
+        why: "what is so already needs no change",
+        cases: &[],
+        tests: &[
+            "launching::a_persistent_token_admits_nodes_and_is_added_once",
+            "launching::before_the_services_run_files_change_and_nothing_else_happens",
+        ],
     },
 ];

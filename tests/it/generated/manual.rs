@@ -16,6 +16,7 @@ const NODE: &[&str] = &[
     "leave",
     "remove-node",
     "nodes",
+    "init",
     "token",
     "agent",
     "apiserver-proxy",
@@ -25,7 +26,7 @@ const NODE: &[&str] = &[
 const NODE_COMMANDS: &[&str] = NODE.split_at(NODE.len() - 1).0.split_at(1).1;
 
 /// What a command reads or writes, by the beginning of its name; paths are of a node of the snap.
-const FILES: [(&str, &[&str], &str); 12] = [
+const FILES: [(&str, &[&str], &str); 14] = [
     (
         "$SNAP_DATA/certs, $SNAP_DATA/credentials",
         &["join", "leave"],
@@ -33,13 +34,23 @@ const FILES: [(&str, &[&str], &str); 12] = [
     ),
     (
         "$SNAP_DATA/var/cluster-agent/journal",
-        &["join", "leave", "agent"],
-        "How to undo, or to complete, the join or leave that is running or was interrupted.",
+        &["join", "leave", "init", "agent"],
+        "How to undo, or to complete, the join or other change that is running or was interrupted.",
     ),
     (
         "$SNAP_DATA/var/kubernetes/backend",
         &["join", "leave", "remove-node"],
         "The datastore's files.",
+    ),
+    (
+        "$SNAP_DATA/args",
+        &["init"],
+        "Arguments and variables of the services, and other files that these read.",
+    ),
+    (
+        "$SNAP_COMMON/etc/launcher",
+        &["init", "agent"],
+        "Launch configurations that the agent applies by itself.",
     ),
     (
         "$SNAP_DATA/args/cluster-agent",
@@ -114,11 +125,12 @@ const ENVIRONMENT: [(&str, &[&str], &str); 5] = [
 ];
 
 /// The exit codes of a command beside 0, 1 and 2.
-const EXIT_CODES: [(&str, &[u8]); 4] = [
+const EXIT_CODES: [(&str, &[u8]); 5] = [
     ("join", &[4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 130]),
     ("leave", &[3, 9, 13, 14, 16, 130]),
     ("remove-node", &[9, 16]),
     ("nodes", &[17]),
+    ("init", &[4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 130]),
 ];
 
 /// A command's page, with the name of its file.
@@ -204,13 +216,14 @@ pub fn page(
 }
 
 /// Commands of which one leads to the other.
-const RELATED: [[&str; 2]; 6] = [
+const RELATED: [[&str; 2]; 7] = [
     ["add-node", "join"],
     ["add-node", "token"],
     ["join", "leave"],
     ["leave", "remove-node"],
     ["agent", "nodes"],
     ["agent", "apiserver-proxy"],
+    ["agent", "init"],
 ];
 
 fn title(name: &[String]) -> String {

@@ -1,0 +1,654 @@
+//! A launch configuration: what a node is to be, as one or more YAML documents.
+//!
+//! Its fields are those of versions 0.1.0 to 0.2.0 of MicroK8s's (`docs/launch-configurations.md`).
+//! What is read here is right by itself; whether a node can be that, the node decides. Errors name
+//! the line and never a value, which may be a secret.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::model::join_url::JoinUrl;
+use crate::model::token::{MIN_LEN, Token, is_token_text};
+
+/// The most bytes of a configuration.
+pub(crate) const MAX_BYTES: usize = 512 << 10;
+
+/// The fields with the arguments and environment variables of services, and the files below `args`
+/// that hold them.
+pub(crate) const SETTINGS: [(&str, &str); 20] = [
+    ("extraKubeAPIServerArgs", "kube-apiserver"),
+    ("extraKubeletArgs", "kubelet"),
+    ("extraKubeProxyArgs", "kube-proxy"),
+    ("extraKubeControllerManagerArgs", "kube-controller-manager"),
+    ("extraKubeSchedulerArgs", "kube-scheduler"),
+    ("extraKubeliteEnv", "kubelite-env"),
+    ("extraContainerdArgs", "containerd"),
+    ("extraContainerdEnv", "containerd-env"),
+    ("extraDqliteArgs", "k8s-dqlite"),
+    ("extraDqliteEnv", "k8s-dqlite-env"),
+    ("extraMicroK8sClusterAgentArgs", "cluster-agent"),
+    ("extraMicroK8sClusterAgentEnv", "cluster-agent-env"),
+    ("extraMicroK8sAPIServerProxyArgs", "apiserver-proxy"),
+    ("extraMicroK8sAPIServerProxyEnv", "apiserver-proxy-env"),
+    ("extraEtcdArgs", "etcd"),
+    ("extraEtcdEnv", "etcd-env"),
+    ("extraFlanneldArgs", "flanneld"),
+    ("extraFlanneldEnv", "flanneld-env"),
+    ("extraCNIEnv", "cni-env"),
+    ("extraFIPSEnv", "fips-env"),
+];
+
+/// Names and values in the order of the file; a name without a value is to go.
+pub(crate) type Values = Vec<(String, Option<String>)>;
+
+/// A configuration that was understood.
+#[derive(Default)]
+pub(crate) struct LaunchConfiguration {
+    /// To be applied in this order.
+    pub(crate) parts: Vec<Part>,
+    /// Fields that are not known, each once.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// One document.
+#[derive(Default)]
+pub(crate) struct Part {
+    has_version: bool,
+    has_fields: bool,
+    unknown: Vec<String>,
+    /// Admits any number of nodes to the cluster.
+    pub(crate) persistent_token: Option<Token>,
+    /// The cluster to join.
+    pub(crate) join: Option<Join>,
+    /// Further names and addresses of the API server; `None` leaves them as they are.
+    pub(crate) extra_sans: Option<Vec<String>>,
+    /// Files below `args`.
+    pub(crate) config_files: Vec<(String, String)>,
+    /// Arguments and variables by the file below `args`.
+    pub(crate) settings: Vec<(&'static str, Values)>,
+    /// What containerd is told of a registry.
+    pub(crate) registries: Vec<(String, String)>,
+    /// Where add-ons come from.
+    pub(crate) repositories: Vec<Repository>,
+    /// Add-ons to be enabled or disabled.
+    pub(crate) addons: Vec<Addon>,
+}
+
+/// A cluster to join.
+#[derive(Default)]
+pub(crate) struct Join {
+    unknown: Vec<String>,
+    /// By which node, and with what.
+    pub(crate) url: Option<JoinUrl>,
+    /// As a worker.
+    pub(crate) worker: bool,
+}
+
+/// A repository of add-ons.
+#[derive(Default)]
+pub(crate) struct Repository {
+    unknown: Vec<String>,
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) url: String,
+    /// The branch or tag.
+    pub(crate) reference: Option<String>,
+}
+
+/// An add-on.
+#[derive(Default)]
+pub(crate) struct Addon {
+    unknown: Vec<String>,
+    /// Its name, perhaps with its repository's before it.
+    pub(crate) name: String,
+    /// Whether it is to be disabled.
+    pub(crate) disable: bool,
+    /// Arguments for it.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// Why a configuration cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidLaunchConfiguration {
+    /// More than any configuration needs.
+    #[error("it has more than {} KiB", MAX_BYTES >> 10)]
+    TooLarge,
+    /// Not UTF-8.
+    #[error("line {line} holds a byte that is not UTF-8")]
+    NotText {
+        /// Which line.
+        line: usize,
+    },
+    /// Not YAML, or not what the schema has.
+    #[error("{0}")]
+    Yaml(String),
+    /// No version says what the fields mean.
+    #[error("document {document} has no `version`")]
+    NoVersion {
+        /// Counted from one, without empty ones.
+        document: usize,
+    },
+    /// A node joins one cluster.
+    #[error("`join` stands in more than one document")]
+    JoinedTwice,
+}
+
+impl LaunchConfiguration {
+    /// Reads a configuration.
+    pub(crate) fn parse(content: &[u8]) -> Result<Self, InvalidLaunchConfiguration> {
+        use InvalidLaunchConfiguration as Invalid;
+        if content.len() > MAX_BYTES {
+            return Err(Invalid::TooLarge);
+        }
+        let text = std::str::from_utf8(content).map_err(|error| {
+            let before = &content[..error.valid_up_to()];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Invalid::NotText { line }
+        })?;
+        // A snippet would show values; aliases must not make more of a file than it is.
+        let options = serde_saphyr::options! {
+            with_snippet: false,
+            emit_comments: false,
+            budget: serde_saphyr::budget! {
+                max_depth: 16,
+                max_nodes: 50_000,
+                max_events: 150_000,
+                max_recorded_anchor_bytes: MAX_BYTES,
+                max_total_scalar_bytes: 4 * MAX_BYTES,
+            },
+        };
+        let parts: Vec<Part> = serde_saphyr::from_multiple_with_options(text, options)
+            .map_err(|error| Invalid::Yaml(in_words(&error)))?;
+        let mut parts: Vec<Part> = parts.into_iter().filter(|part| part.has_fields).collect();
+        if let Some(place) = parts.iter().position(|part| !part.has_version) {
+            let document = place + 1;
+            return Err(Invalid::NoVersion { document });
+        }
+        if parts.iter().filter(|part| part.join.is_some()).count() > 1 {
+            return Err(Invalid::JoinedTwice);
+        }
+        let mut unknown: Vec<String> = parts
+            .iter_mut()
+            .flat_map(|part| part.unknown.drain(..))
+            .collect();
+        unknown.sort();
+        unknown.dedup();
+        Ok(Self { parts, unknown })
+    }
+
+    /// The cluster to join.
+    pub(crate) fn join(&self) -> Option<(&JoinUrl, bool)> {
+        let join = self.parts.iter().find_map(|part| part.join.as_ref())?;
+        Some((join.url.as_ref()?, join.worker))
+    }
+
+    /// Whether it holds a token.
+    pub(crate) fn holds_token(&self) -> bool {
+        self.join().is_some()
+            || self
+                .parts
+                .iter()
+                .any(|part| part.persistent_token.is_some())
+    }
+}
+
+/// What the library says of a file, for those who wrote that.
+fn in_words(error: &serde_saphyr::Error) -> String {
+    error
+        .to_string()
+        .replace(", set DuplicateKeyPolicy in Options if acceptable", "")
+        .replace("expected mapping start", "expected names with values")
+        .replace("expected string scalar", "expected a text")
+        .replace(
+            "budget breached",
+            "more than a launch configuration may hold",
+        )
+}
+
+/// A mapping with fields that have names.
+trait Object: Default {
+    /// Takes the value of a field from the map; says whether there is such a field.
+    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error>;
+    /// The names of fields that are not known.
+    fn unknown(&mut self) -> &mut Vec<String>;
+    /// What is wrong with the fields together.
+    fn fault(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+struct Fields<T>(T);
+
+impl<'de, T: Object> Visitor<'de> for Fields<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("fields")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<T, M::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            if !self.0.field(&name, &mut map)? {
+                map.next_value::<IgnoredAny>()?;
+                self.0.unknown().push(name);
+            }
+        }
+        match self.0.fault() {
+            None => Ok(self.0),
+            Some(why) => Err(M::Error::custom(why)),
+        }
+    }
+}
+
+macro_rules! objects {
+    ($($object:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $object {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_map(Fields(Self::default()))
+            }
+        }
+    )*};
+}
+objects!(Part, Join, Repository, Addon);
+
+impl Object for Part {
+    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
+        self.has_fields = true;
+        match name {
+            "version" => self.has_version = map.next_value_seed(Text(version))?.is_some(),
+            "persistentClusterToken" => {
+                let text = map
+                    .next_value_seed(Text(token))?
+                    .filter(|text| !text.is_empty());
+                self.persistent_token = text.as_deref().map(Token::presented);
+            }
+            "join" => {
+                let join: Option<Join> = map.next_value()?;
+                self.join = self
+                    .known(name, join)
+                    .into_iter()
+                    .find(|join| join.url.is_some());
+            }
+            "extraSANs" => self.extra_sans = map.next_value_seed(List(Text(san)))?,
+            "extraConfigFiles" => self.config_files = map.next_value_seed(Contents(path_below))?,
+            "containerdRegistryConfigs" => {
+                self.registries = map.next_value_seed(Contents(file_name))?;
+            }
+            "addonRepositories" => {
+                let list: Option<Vec<Repository>> = map.next_value()?;
+                self.repositories = self.known(name, list.into_iter().flatten());
+            }
+            "addons" => {
+                let list: Option<Vec<Addon>> = map.next_value()?;
+                self.addons = self.known(name, list.into_iter().flatten());
+            }
+            _ => {
+                let Some((_, file)) = SETTINGS.iter().find(|(field, _)| *field == name) else {
+                    return Ok(false);
+                };
+                let key = if name.ends_with("Env") {
+                    variable
+                } else {
+                    argument
+                };
+                self.settings
+                    .push((file, map.next_value_seed(Map(key, line))?));
+            }
+        }
+        Ok(true)
+    }
+
+    fn unknown(&mut self) -> &mut Vec<String> {
+        &mut self.unknown
+    }
+}
+
+impl Part {
+    /// Notes what is not known of the objects in this field.
+    fn known<T: Object>(&mut self, field: &str, objects: impl IntoIterator<Item = T>) -> Vec<T> {
+        let mut objects: Vec<T> = objects.into_iter().collect();
+        let unknown = objects
+            .iter_mut()
+            .flat_map(|object| object.unknown().drain(..));
+        self.unknown
+            .extend(unknown.map(|name| format!("{field}.{name}")));
+        objects
+    }
+}
+
+impl Object for Join {
+    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
+        match name {
+            "url" => {
+                let text = map.next_value_seed(Text(url))?;
+                self.url = text.and_then(|text| JoinUrl::parse(&text).ok());
+            }
+            "worker" => self.worker = flag(map)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn unknown(&mut self) -> &mut Vec<String> {
+        &mut self.unknown
+    }
+
+    fn fault(&self) -> Option<&'static str> {
+        (self.worker && self.url.is_none()).then_some("`join` has no `url`")
+    }
+}
+
+impl Object for Repository {
+    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
+        match name {
+            "name" => self.name = map.next_value_seed(Text(word))?.unwrap_or_default(),
+            "url" => self.url = map.next_value_seed(Text(word))?.unwrap_or_default(),
+            "reference" => self.reference = map.next_value_seed(Text(word))?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn unknown(&mut self) -> &mut Vec<String> {
+        &mut self.unknown
+    }
+
+    fn fault(&self) -> Option<&'static str> {
+        let is_whole = !self.name.is_empty() && !self.url.is_empty();
+        (!is_whole).then_some("a repository needs a `name` and a `url`")
+    }
+}
+
+impl Object for Addon {
+    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
+        match name {
+            "name" => self.name = map.next_value_seed(Text(addon))?.unwrap_or_default(),
+            "disable" => self.disable = flag(map)?,
+            "args" => self.arguments = map.next_value_seed(List(Text(line)))?.unwrap_or_default(),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn unknown(&mut self) -> &mut Vec<String> {
+        &mut self.unknown
+    }
+
+    fn fault(&self) -> Option<&'static str> {
+        self.name.is_empty().then_some("an addon needs a `name`")
+    }
+}
+
+/// Says what is wrong with a text.
+type Check = fn(&str) -> Result<(), &'static str>;
+
+/// A text as it stands in the file, whatever YAML would make of it; nothing for null.
+#[derive(Clone, Copy)]
+struct Text(Check);
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        self.0(text)
+            .map(|()| Some(text.to_owned()))
+            .map_err(E::custom)
+    }
+}
+
+/// A list of texts; nothing for null.
+struct List(Text);
+
+impl<'de> DeserializeSeed<'de> for List {
+    type Value = Option<Vec<String>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List {
+    type Value = Option<Vec<String>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of texts")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut texts: S) -> Result<Self::Value, S::Error> {
+        let mut list = Vec::new();
+        while let Some(text) = texts.next_element_seed(self.0)? {
+            list.extend(text);
+        }
+        Ok(Some(list))
+    }
+}
+
+/// Names with a text each, or with null.
+struct Map(Check, Check);
+
+impl<'de> DeserializeSeed<'de> for Map {
+    type Value = Values;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Values, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Map {
+    type Value = Values;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("names with a text each")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Values, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Values, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Values, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Values, M::Error> {
+        let mut values = Vec::new();
+        while let Some(name) = map.next_key_seed(Text(self.0))? {
+            values.push((name.unwrap_or_default(), map.next_value_seed(Text(self.1))?));
+        }
+        Ok(values)
+    }
+}
+
+/// Names of files with their contents.
+struct Contents(Check);
+
+impl<'de> DeserializeSeed<'de> for Contents {
+    type Value = Vec<(String, String)>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let files = Map(self.0, |_| Ok(())).deserialize(deserializer)?;
+        Ok(files
+            .into_iter()
+            .map(|(name, content)| (name, content.unwrap_or_default()))
+            .collect())
+    }
+}
+
+/// Three numbers, from 0.1.0 to 0.2.0.
+fn version(text: &str) -> Result<(), &'static str> {
+    let numbers = text
+        .strip_prefix('v')
+        .unwrap_or(text)
+        .split('.')
+        .map(str::parse);
+    match numbers.collect::<Result<Vec<u32>, _>>().as_deref() {
+        Ok(known @ [_, _, _]) if (&[0, 1, 0][..]..=&[0, 2, 0]).contains(&known) => Ok(()),
+        _ => Err("this version of launch configurations is not known; 0.1.0 to 0.2.0 are"),
+    }
+}
+
+fn token(text: &str) -> Result<(), &'static str> {
+    match text {
+        "" => Ok(()),
+        _ if text.len() < MIN_LEN => Err("a token has at least 32 characters"),
+        _ if !is_token_text(text) || text.contains('|') => {
+            Err("the token holds a character that no token has")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn url(text: &str) -> Result<(), &'static str> {
+    match JoinUrl::parse(text) {
+        Err(_) if !text.is_empty() => Err(
+            "this is not a connection string: <address>:<port>/<token>[/<fingerprint>], with a token of at least 32 characters",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn boolean(text: &str) -> Result<(), &'static str> {
+    match text.to_lowercase().as_str() {
+        "true" | "yes" | "on" | "false" | "no" | "off" => Ok(()),
+        _ => Err("give true or false"),
+    }
+}
+
+/// A value that is true or false; null is false.
+fn flag<'de, M: MapAccess<'de>>(map: &mut M) -> Result<bool, M::Error> {
+    let text = map.next_value_seed(Text(boolean))?.unwrap_or_default();
+    Ok(["true", "yes", "on"].contains(&text.to_lowercase().as_str()))
+}
+
+/// A name or an address for a certificate.
+fn san(text: &str) -> Result<(), &'static str> {
+    let is_label = |label: &str| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        (1..=63).contains(&label.len()) && label.chars().all(is_plain)
+    };
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    if text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && name.split('.').all(is_label)) {
+        Ok(())
+    } else {
+        Err("this is neither a host name nor an address")
+    }
+}
+
+/// A name that leads out of no folder.
+fn file_name(text: &str) -> Result<(), &'static str> {
+    let is_plain = |c: char| !c.is_control() && !['/', '\\'].contains(&c);
+    if (1..=200).contains(&text.len()) && !text.starts_with('.') && text.chars().all(is_plain) {
+        Ok(())
+    } else {
+        Err("a name of a file has no `/`, and does not begin with a dot")
+    }
+}
+
+/// A path that stays below its folder.
+fn path_below(text: &str) -> Result<(), &'static str> {
+    text.split('/')
+        .try_for_each(file_name)
+        .map_err(|_| "this path would leave `args`, or names no file")
+}
+
+fn argument(text: &str) -> Result<(), &'static str> {
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '=';
+    if text.trim_start_matches('-').is_empty()
+        || !text.starts_with('-')
+        || !text.chars().all(is_plain)
+    {
+        return Err("an argument is a word that begins with a dash");
+    }
+    Ok(())
+}
+
+fn variable(text: &str) -> Result<(), &'static str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if text.is_empty()
+        || text.starts_with(|c: char| c.is_ascii_digit())
+        || !text.chars().all(is_plain)
+    {
+        return Err("the name of a variable has letters, digits and `_`");
+    }
+    Ok(())
+}
+
+/// A value that is one line of a file.
+fn line(text: &str) -> Result<(), &'static str> {
+    match text.contains(char::is_control) {
+        true => Err("this value holds a line end or another control character"),
+        false => Ok(()),
+    }
+}
+
+/// A word that no program takes for an option.
+fn word(text: &str) -> Result<(), &'static str> {
+    match text.starts_with('-') || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        true => Err("this is not a word, or begins with a dash"),
+        false => Ok(()),
+    }
+}
+
+/// A name, perhaps with a repository's before it, and with what the add-on is to be told behind a
+/// colon: `dns`, `community/istio`, `dns:1.1.1.1,8.8.8.8`.
+pub(crate) fn addon(text: &str) -> Result<(), &'static str> {
+    let (path, told) = text.split_once(':').unwrap_or((text, ""));
+    let is_word = |word: &str| {
+        let rest = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(rest)
+    };
+    if path.split('/').count() <= 2
+        && path.split('/').all(is_word)
+        && !told.contains(char::is_control)
+    {
+        Ok(())
+    } else {
+        Err("this is not the name of an addon")
+    }
+}
+
+#[cfg(test)]
+mod tests;
