@@ -441,11 +441,10 @@ impl TokenStore for Arc<Stores> {
                 break;
             }
             self.side(side).list(beginning, &mut |key, stored| {
-                let phase = stored.record.transit().map(|transit| transit.phase);
-                let counts = matches!(phase, None | Some(TransitPhase::Leaving));
+                // One that is on its way may be in both.
                 let is_elsewhere =
                     side == Side::Shared && place == Place::ToLocal && !self.takes(&stored);
-                if !counts || is_elsewhere || given.contains(&key) {
+                if is_elsewhere || given.contains(&key) {
                     return ControlFlow::Continue(());
                 }
                 if side == Side::Local && place != Place::Local {
