@@ -17,9 +17,13 @@ fast:
     cargo test --locked --lib
     cargo test --locked --test it -- architecture:: documents:: generated:: compat::exceptions::
 
-# What takes too long for each change: commands that are killed at each of their flushes
+# What takes too long for each change: commands that are killed at each of their flushes, ten switches of agents
 nightly:
-    MICROK8S_TEST_NIGHTLY=1 cargo test --locked --test it killed
+    MICROK8S_TEST_NIGHTLY=1 cargo test --locked --test it -- killed agent_switch
+
+# The Debian package (needs cargo-deb)
+package *args:
+    cargo deb --locked {{ args }}
 
 # Joins a second, with few and with many outstanding tokens
 bench *args:

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::agent::{self, AgentError, MinTls, Settings};
 use crate::app::log::LastWords;
-use crate::app::{self, log};
+use crate::app::{self, agent_switch, log};
 use crate::base::exit_status::ExitStatus;
 use crate::base::{atomic_file, env_vars};
 use crate::cli;
@@ -41,6 +41,9 @@ pub(crate) fn run(name: &str, arguments: Vec<OsString>, printer: &mut dyn Printe
         Ok(args) => args,
         Err(error) => return app::refuse_arguments(&error, printer),
     };
+    if let Some(command) = typed.command {
+        return agent_switch::run(command, printer);
+    }
     match try_run(typed, arguments.left_out) {
         Ok(()) => ExitStatus::Success,
         Err(Refusal { status, text, hint }) => {

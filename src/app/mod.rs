@@ -6,6 +6,7 @@
 
 mod add_node;
 mod agent;
+mod agent_switch;
 mod apiserver_proxy;
 mod completions;
 mod dev_cluster;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::base::time_text;
 
@@ -12,6 +12,7 @@ const YEAR: u64 = 31_536_000;
 
 /// The arguments of `agent`.
 #[derive(Debug, Clone, Default, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct AgentArgs {
     /// The address and port to listen on for other nodes [default: as `args/cluster-agent` of the
     /// node says, else port 25000 of every address]
@@ -94,6 +95,27 @@ pub(crate) struct AgentArgs {
     /// Ends when this process, which started the agent, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) parent: Option<i32>,
+
+    /// Something else than to serve.
+    #[command(subcommand)]
+    pub(crate) command: Option<AgentCommand>,
+}
+
+/// What can be done about the agent of a node of MicroK8s's snap.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Have this program serve a node of MicroK8s's snap, in place of the snap's agent
+    Install {
+        /// List what would be done; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Have the snap's agent serve again
+    Uninstall {
+        /// List what would be done; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// How the log is written.

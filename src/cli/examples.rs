@@ -4,7 +4,7 @@
 pub(crate) type Example = (&'static str, &'static str);
 
 /// The examples of each command.
-const EXAMPLES: [(&str, &[Example]); 16] = [
+const EXAMPLES: [(&str, &[Example]); 18] = [
     (
         "microk8s",
         &[
@@ -183,6 +183,26 @@ const EXAMPLES: [(&str, &[Example]); 16] = [
                 "Log more, as one JSON object a line.",
             ),
         ],
+    ),
+    (
+        "microk8s agent install",
+        &[
+            (
+                "microk8s agent install --dry-run",
+                "List what would be done; change nothing.",
+            ),
+            (
+                "microk8s agent install",
+                "Have this program serve the node from now on.",
+            ),
+        ],
+    ),
+    (
+        "microk8s agent uninstall",
+        &[(
+            "microk8s agent uninstall",
+            "Have the snap's agent serve the node again.",
+        )],
     ),
     (
         "microk8s apiserver-proxy",

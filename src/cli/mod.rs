@@ -95,10 +95,14 @@ pub fn command() -> clap::Command {
     whole
 }
 
-/// The help of a command, where its arguments ask for it. Commands with subcommands leave it to
-/// clap, which knows whose help is meant.
+/// The help of a command, where its arguments ask for it. Where they may ask for that of a
+/// subcommand it is left to clap, which knows whose help is meant.
 pub fn requested_help(name: &str, arguments: &[OsString]) -> Option<String> {
-    let mut command = own_command(name).filter(|command| !command.has_subcommands())?;
+    let mut command = own_command(name)?;
+    let is_subcommand = |word: &OsString| command.find_subcommand(word).is_some();
+    if command.is_subcommand_required_set() || arguments.iter().any(is_subcommand) {
+        return None;
+    }
     let requests_help = |argument: &&OsString| match argument.to_str() {
         Some("-h" | "--help") => true,
         // As MicroK8s has it (recording `add-node-help-word`).

@@ -2,6 +2,7 @@
 
 pub(crate) mod add_node;
 pub(crate) mod admission;
+pub(crate) mod agent_switch;
 pub(crate) mod callback;
 pub(crate) mod capi;
 pub(crate) mod carry_over;

@@ -12,7 +12,7 @@ pub(crate) mod process;
 pub(crate) mod scripted;
 pub(crate) mod snap;
 pub(crate) mod standalone;
-mod unit;
+pub(crate) mod unit;
 
 use std::io;
 use std::net::IpAddr;

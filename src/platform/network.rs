@@ -73,6 +73,46 @@ fn default_in_v6(table: &str) -> Option<String> {
     })
 }
 
+/// What the kernel has at a TCP port of this machine.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionsAt {
+    /// A program listens there.
+    pub(crate) listens: bool,
+    /// Connections that were accepted there are open.
+    pub(crate) are_open: bool,
+}
+
+/// What is at this port, whatever the address.
+pub(crate) fn connections_at(port: u16) -> ConnectionsAt {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
+    let tables = tables.into_iter().flatten();
+    tables.fold(ConnectionsAt::default(), |found, table| {
+        let more = connections_in(&table, port);
+        ConnectionsAt {
+            listens: found.listens || more.listens,
+            are_open: found.are_open || more.are_open,
+        }
+    })
+}
+
+/// Lines are `number address:port peer:port state …`, in hexadecimal.
+fn connections_in(table: &str, port: u16) -> ConnectionsAt {
+    const ESTABLISHED: &str = "01";
+    const LISTEN: &str = "0A";
+    let end = format!(":{port:04X}");
+    let fields = table.lines().map(|line| line.split_whitespace());
+    let states: Vec<_> = fields
+        .filter_map(|mut fields| {
+            let local = fields.nth(1)?;
+            local.ends_with(&end).then(|| fields.nth(1)).flatten()
+        })
+        .collect();
+    ConnectionsAt {
+        listens: states.contains(&LISTEN),
+        are_open: states.contains(&ESTABLISHED),
+    }
+}
+
 /// What a name resolves to on this machine.
 pub(crate) fn resolve(name: &str) -> Vec<IpAddr> {
     (name, 0)
@@ -93,6 +133,21 @@ pub(crate) fn group(name: &'static str) -> Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_and_an_open_connection_are_seen_at_their_port_alone() {
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue\n";
+        let listener = "   0: 00000000:61A8 00000000:0000 0A 00000000:00000000\n";
+        let open = "   1: 0B00630A:61A8 0C00630A:D431 01 00000000:00000000\n";
+        let outgoing = "   2: 0B00630A:D432 0C00630A:61A8 01 00000000:00000000\n";
+        let seen = |lines: &[&str]| {
+            let found = connections_in(&format!("{head}{}", lines.concat()), 25000);
+            (found.listens, found.are_open)
+        };
+        assert_eq!(seen(&[]), (false, false));
+        assert_eq!(seen(&[listener, outgoing]), (true, false));
+        assert_eq!(seen(&[outgoing, open]), (false, true));
+    }
 
     #[test]
     fn the_default_route_is_found_in_the_kernels_tables() {

@@ -110,6 +110,12 @@ impl SnapPlatform {
     }
 }
 
+/// Has snapd do something with a service, as only its own command can: `stop --disable`.
+pub(crate) fn snap(verb: &[&str], service: Service) -> Result<(), CommandError> {
+    let name = Manager::Snap.name_of(service);
+    command::run("snap", &[verb, &[&name]].concat(), SERVICE_LIMIT).map(drop)
+}
+
 impl Platform for SnapPlatform {
     fn microk8s_version(&self) -> Option<String> {
         self.says("version").filter(|version| !version.is_empty())

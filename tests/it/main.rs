@@ -8,6 +8,7 @@
 
 mod agent_arguments;
 mod agent_life;
+mod agent_switch;
 mod apiserver_proxy;
 mod apiserver_proxy_kubernetes;
 mod architecture;

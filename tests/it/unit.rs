@@ -1,4 +1,4 @@
-//! The agent as a unit of a real systemd: the unit of the README, to the byte.
+//! The agent as a unit of a real systemd: that of a node of the snap, to the byte.
 
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ fn is_well(from: &Host) -> bool {
 }
 
 #[test]
-fn the_unit_of_the_readme_is_started_when_the_agent_serves() {
+fn the_unit_is_started_when_the_agent_serves() {
     let Some((lab, machine)) = lab() else { return };
     machine.start_agent("");
     // No waiting here: `systemctl start` ends when the agent has said that it is ready.
@@ -96,7 +96,7 @@ fn entry_year(entry: &Value) -> String {
 #[test]
 fn an_agent_that_hangs_or_is_killed_is_started_again_with_its_tokens() {
     let Some((lab, machine)) = lab() else { return };
-    // Only the times are shorter than in the README.
+    // Only the times are shorter than in the unit.
     machine.start_agent("s/^WatchdogSec=.*/WatchdogSec=2/; s/^RestartSec=.*/RestartSec=0/");
     let line = machine.join_line();
     for (restarts, signal) in [("1", "STOP"), ("2", "KILL")] {

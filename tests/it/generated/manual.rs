@@ -125,12 +125,14 @@ const ENVIRONMENT: [(&str, &[&str], &str); 5] = [
 ];
 
 /// The exit codes of a command beside 0, 1 and 2.
-const EXIT_CODES: [(&str, &[u8]); 5] = [
+const EXIT_CODES: [(&str, &[u8]); 7] = [
     ("join", &[4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 130]),
     ("leave", &[3, 9, 13, 14, 16, 130]),
     ("remove-node", &[9, 16]),
     ("nodes", &[17]),
     ("init", &[4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 130]),
+    ("agent install", &[14, 16, 130]),
+    ("agent uninstall", &[14, 16, 130]),
 ];
 
 /// A command's page, with the name of its file.
@@ -188,7 +190,10 @@ pub fn page(
             rows.map(|(name, _, what)| ((*name).to_owned(), (*what).to_owned())),
         );
     }
-    let further = EXIT_CODES.iter().find(|(name, _)| *name == first);
+    let words = name.join(" ");
+    let further = EXIT_CODES
+        .iter()
+        .find(|(name, _)| [first, &words].contains(name));
     let further = further.map_or(&[][..], |(_, codes)| *codes);
     section(
         &mut text,

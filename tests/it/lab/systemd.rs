@@ -37,7 +37,7 @@ const TIME_LIMIT: [&str; 5] = [
     "120",
 ];
 
-/// The unit that the README has operators write.
+/// The agent's unit.
 pub const UNIT: &str = "microk8s-cluster-agent";
 
 /// Where control groups are: of the first version, beside it, or of the second alone.
@@ -61,13 +61,25 @@ mkdir -p "$disk/changes" "$disk/work" "$disk/root" &&
     mount -t overlay overlay -o "lowerdir=$root,upperdir=$disk/changes,workdir=$disk/work" "$disk/root" &&
     exec systemd-nspawn -D "$disk/root" "$@""#;
 
-/// `snap`, as far as the unit needs it.
+/// `snap`, as far as the unit and a switch of agents need it. The snap's own agent is a unit, too,
+/// where a test writes one.
 const SNAP: &str = r#"#!/bin/sh
-[ "$1 $2 $3 $4" = 'run --shell microk8s.daemon-cluster-agent -c' ] || exit 64
-revision=$(readlink /snap/microk8s/current)
-export SNAP=/snap/microk8s/$revision SNAP_DATA=/var/snap/microk8s/$revision
-export SNAP_COMMON=/var/snap/microk8s/common SNAP_REVISION=$revision SNAP_NAME=microk8s
-exec /bin/bash -c "$5"
+unit=snap.microk8s.daemon-cluster-agent.service
+case "$1 $2 $3 $4" in
+'run --shell microk8s.daemon-cluster-agent -c')
+    revision=$(readlink /snap/microk8s/current)
+    export SNAP=/snap/microk8s/$revision SNAP_DATA=/var/snap/microk8s/$revision
+    export SNAP_COMMON=/var/snap/microk8s/common SNAP_REVISION=$revision SNAP_NAME=microk8s
+    exec /bin/bash -c "$5"
+    ;;
+'services microk8s.daemon-cluster-agent  ')
+    echo 'Service Startup Current Notes'
+    echo "microk8s.daemon-cluster-agent $(systemctl is-enabled $unit) $(systemctl is-active $unit) -"
+    ;;
+'stop --disable microk8s.daemon-cluster-agent ') systemctl disable --now $unit ;;
+'start --enable microk8s.daemon-cluster-agent ') systemctl enable --now $unit ;;
+*) exit 64 ;;
+esac
 "#;
 
 /// A machine that has booted. It ends when it is dropped.
@@ -249,7 +261,7 @@ impl Machine {
             .ok()
     }
 
-    /// Writes the README's unit, changed by this script of `sed`, and starts it.
+    /// Writes the unit of a node of the snap, changed by this script of `sed`, and starts it.
     pub fn start_agent(&self, script: &str) {
         self.write(
             &format!("/etc/systemd/system/{UNIT}.service"),
@@ -303,15 +315,10 @@ fn boot(name: &str, words: &[OsString], log: &Path) -> Result<(Child, Pid), Stri
     Err(fs::read_to_string(log).unwrap().trim().to_owned())
 }
 
-/// The unit of the README, to the byte.
+/// The unit of a node of the snap, to the byte.
 pub fn unit() -> String {
-    let readme =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let (_, rest) = readme
-        .split_once(&format!("/etc/systemd/system/{UNIT}.service <<'END'\n"))
-        .unwrap();
-    let (unit, _) = rest.split_once("END\n").unwrap();
-    unit.to_owned()
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(root.join(format!("packaging/snap/{UNIT}.service"))).unwrap()
 }
 
 /// The root to boot, or why there is none.
