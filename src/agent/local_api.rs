@@ -17,7 +17,7 @@ use crate::agent::{Shared, after_response, moved, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::operation::{self, RunsIn};
-use crate::cluster::{status as cluster_status, token_admin};
+use crate::cluster::{health, status as cluster_status, token_admin};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
     AddTokenRequest, Hello, NodeDirectory, PROTOCOL, PruneRequest, TokenSelection,
@@ -35,6 +35,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(routes::LOCAL_TOKENS_PRUNE, post(prune_tokens))
         .route(routes::LOCAL_OPERATION, post(operate))
         .route(routes::LOCAL_NODES, get(nodes))
+        .route(routes::LOCAL_NODES_CHECK, get(check_nodes))
         .layer(middleware::from_fn_with_state(shared.clone(), moved::local))
         .layer(middleware::from_fn(request_log::local))
         .with_state(shared)
@@ -122,6 +123,10 @@ async fn nodes(State(shared): State<Arc<Shared>>) -> Response {
         )
     })
     .await
+}
+
+async fn check_nodes(State(shared): State<Arc<Shared>>) -> Response {
+    answer(move || health::check(shared.admission.node(), Some(shared.admission.tokens()))).await
 }
 
 /// Does what may wait for the disk on a thread of its own, and answers with what came of it.

@@ -9,7 +9,7 @@ use crate::cli;
 use crate::cli::nodes::{self, NodesArgs};
 use crate::cli::output::{self, Format, Printer};
 use crate::cluster::node::Node;
-use crate::cluster::status;
+use crate::cluster::{health, status};
 
 pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: NodesArgs = match cli::read("nodes", arguments) {
@@ -27,6 +27,10 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSt
     if let Err(status) = app::check_permission(&node, printer) {
         return status;
     }
+    if args.check {
+        let (Ok(status) | Err(status)) = check(&node, args.format, printer);
+        return status;
+    }
     let found = runtime::block_on(async {
         match app::find_agent(&node, printer).await? {
             Agent::Ready(agent) => Ok(agent.nodes().await.map_err(|error| error.to_string())),
@@ -42,6 +46,33 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSt
         }
         Ok(Err(status)) => status,
         Err(error) => nodes::run(printer, Err(error.to_string()), args.format),
+    }
+}
+
+/// Checks the nodes, in the agent of this node or, where none runs, in this process.
+fn check(node: &Node, format: Format, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
+    let checked = runtime::block_on(async {
+        match app::find_agent(node, printer).await? {
+            Agent::Ready(agent) => {
+                let checked = agent.check_nodes().await;
+                Ok(Some(checked.map_err(|error| error.to_string())))
+            }
+            Agent::NotRunning => Ok(None),
+        }
+    });
+    let checked = match checked.unwrap_or_else(|error| Ok(Some(Err(error.to_string()))))? {
+        Some(checked) => checked,
+        None => {
+            let tokens = app::tokens_without_agent(node, printer)?;
+            health::check(node, tokens.as_ref()).map_err(|error| error.to_string())
+        }
+    };
+    match checked {
+        Ok(checked) => Ok(nodes::health(printer, &checked, format)),
+        Err(error) => {
+            output::error(printer, &error, None);
+            Err(ExitStatus::Failure)
+        }
     }
 }
 

@@ -99,6 +99,10 @@ const EXAMPLES: [(&str, &[Example]); 18] = [
                 "microk8s nodes --self || microk8s join --token-file FILE",
                 "In a script: join only where this node is not in a cluster.",
             ),
+            (
+                "microk8s nodes --check",
+                "Check that each node is listed, reachable and ready, and say what to fix.",
+            ),
         ],
     ),
     (

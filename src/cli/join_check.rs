@@ -262,16 +262,7 @@ impl Findings {
     }
 
     fn summary(&self, member: Option<Role>, status: ExitStatus) -> String {
-        let count = |number: usize, what: &str| {
-            let plural = if number == 1 { "" } else { "s" };
-            format!("{number} {what}{plural}")
-        };
-        let counts = format!(
-            "{}, {}, {} not checked",
-            count(self.errors, "error"),
-            count(self.warnings, "warning"),
-            self.unchecked
-        );
+        let counts = counts(self.errors, self.warnings, self.unchecked);
         let outcome = match member {
             _ if self.errors > 0 => {
                 format!("the join would fail with exit code {}", status.code())
@@ -308,6 +299,16 @@ fn print_wrapped(first: &str, text: &str, printer: &mut dyn Printer) {
         has_words = true;
     }
     print(&line, printer);
+}
+
+/// How many findings of a kind there are.
+pub(crate) fn counts(errors: usize, warnings: usize, unchecked: usize) -> String {
+    let count = |number: usize, what: &str| {
+        let plural = if number == 1 { "" } else { "s" };
+        format!("{number} {what}{plural}")
+    };
+    let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+    format!("{errors}, {warnings}, {unchecked} not checked")
 }
 
 fn json(line: &impl Serialize, printer: &mut dyn Printer) {

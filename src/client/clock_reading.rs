@@ -43,8 +43,8 @@ impl ClockReading {
     }
 }
 
-/// A clock before 1970 is one at its beginning.
-fn unix_seconds(time: SystemTime) -> i64 {
+/// A time in unix seconds. A clock before 1970 is one at its beginning.
+pub(crate) fn unix_seconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH)
         .ok()
         .and_then(|since| i64::try_from(since.as_secs()).ok())

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, IssuedToken, NodeDirectory, NodeList, PROTOCOL, PruneRequest, Pruned,
-    TokenList, TokenSelection,
+    AddTokenRequest, ClusterHealth, Hello, IssuedToken, NodeDirectory, NodeList, PROTOCOL,
+    PruneRequest, Pruned, TokenList, TokenSelection,
 };
 use crate::wire::operation::{Event, Operation};
 use crate::wire::routes;
@@ -139,6 +139,11 @@ impl LocalAgent {
     /// The nodes of the cluster.
     pub(crate) async fn nodes(&self) -> Result<NodeList, LocalError> {
         self.get(routes::LOCAL_NODES).await
+    }
+
+    /// The nodes of the cluster, each of them checked.
+    pub(crate) async fn check_nodes(&self) -> Result<ClusterHealth, LocalError> {
+        self.get(routes::LOCAL_NODES_CHECK).await
     }
 
     /// Has an operation done; `on_event` is told what happens. The last event says how it ended.

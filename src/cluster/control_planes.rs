@@ -14,9 +14,9 @@ use crate::base::secret::Secret;
 use crate::client::api_server::ApiServer;
 use crate::client::pinned_tls::{CONTROL_PLANE_NAME, Identity};
 use crate::client::remote::{Peer, Wait};
-use crate::cluster::first_join;
 use crate::cluster::kubernetes::{self, ListError};
 use crate::cluster::node::Node;
+use crate::cluster::{first_join, join, token_admin};
 use crate::model::endpoint;
 use crate::model::fingerprint::Fingerprint;
 use crate::store::dqlite::{self, Member};
@@ -72,8 +72,8 @@ fn members(node: &Node, endpoints: &BTreeSet<IpAddr>, own: &BTreeSet<IpAddr>) ->
 
 /// Those at whose address an API server of this cluster answers.
 fn answering(node: &Node, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let answers = |address: IpAddr| match ask(node, address) {
-        Ok(()) => Some(address),
+    let answers = |address: IpAddr| match ask(node, address, ANSWER_LIMIT) {
+        Ok(_) => Some(address),
         Err(why) => {
             tracing::info!(%address, why, "no API server of this cluster answers there; workers are not sent there");
             None
@@ -152,23 +152,18 @@ pub(crate) fn others(node: &Node, own: Fingerprint) -> Others {
     }
 }
 
-fn ask(node: &Node, address: IpAddr) -> Result<(), String> {
+/// Asks the API server at an address of this cluster whether it is ready; the status with which it
+/// answers.
+pub(crate) fn ask(node: &Node, address: IpAddr, limit: Duration) -> Result<u16, String> {
     let layout = &node.layout;
     let read = |name| layout.read(&layout.cert(name));
     let material = || -> Result<_, ReadError> {
-        let port = node.arguments("kube-apiserver")?;
-        let port = port.get("--secure-port").and_then(|port| port.parse().ok());
-        Ok((
-            port,
-            read("ca.crt")?,
-            read("kubelet.crt")?,
-            Secret::new(read("kubelet.key")?),
-        ))
+        Ok((read("kubelet.crt")?, Secret::new(read("kubelet.key")?)))
     };
-    let (port, authority, certificate, key) = material().map_err(|error| error.to_string())?;
-    let port = port.ok_or("the port of API servers is not known")?;
+    let (certificate, key) = material().map_err(|error| error.to_string())?;
+    let authority = token_admin::authority(layout).ok_or("the cluster's authority is not known")?;
+    let port = join::api_port(node);
     ApiServer::new(&address.to_string(), port, &authority, &certificate, &key)
-        .and_then(|server| server.known_as(CONTROL_PLANE_NAME).ask(ANSWER_LIMIT))
-        .map(drop)
+        .and_then(|server| server.known_as(CONTROL_PLANE_NAME).ask(limit))
         .map_err(|error| error.to_string())
 }

@@ -31,7 +31,7 @@ const API_SERVERS: [&str; 7] = [
 const SOON: Duration = Duration::from_secs(7);
 
 /// A node, as Kubernetes lists it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// Its name; empty where it has none.
     pub(crate) name: String,
@@ -39,6 +39,9 @@ pub(crate) struct Listed {
     pub(crate) addresses: Vec<IpAddr>,
     /// Whether it calls itself a control plane node.
     pub(crate) claims_control_plane: bool,
+    /// Whether it is ready, as Kubernetes has it: `True`, `False`, or `Unknown` when its kubelet is
+    /// silent; nothing before the kubelet has reported for the first time.
+    pub(crate) ready: Option<String>,
 }
 
 /// Why the API servers are not known.
@@ -55,10 +58,17 @@ pub(crate) enum ListError {
 /// The nodes that have a name; none where there is no Kubernetes. An API server that does not
 /// answer soon is an error, because a request waits for this.
 pub(crate) fn nodes(host: &dyn Platform) -> Result<Vec<Listed>, CommandError> {
+    Ok(list(host)?.unwrap_or_default())
+}
+
+/// [`nodes`], or `None` where there is no Kubernetes.
+pub(crate) fn list(host: &dyn Platform) -> Result<Option<Vec<Listed>>, CommandError> {
     let arguments = ["get", "no", "-o", "json", "--request-timeout=5s"];
     let list = host.kubectl_within(SOON, &arguments)?;
-    let mut nodes = list.and_then(|list| read(&list)).unwrap_or_default();
-    nodes.retain(|node| !node.name.is_empty());
+    let mut nodes = list.and_then(|list| read(&list));
+    if let Some(nodes) = &mut nodes {
+        nodes.retain(|node| !node.name.is_empty());
+    }
     Ok(nodes)
 }
 
@@ -122,6 +132,12 @@ fn claims_control_plane(node: &Value) -> bool {
     node["metadata"]["labels"].get(CONTROL_PLANE).is_some()
 }
 
+fn ready(node: &Value) -> Option<String> {
+    let conditions = node["status"]["conditions"].as_array()?;
+    let ready = conditions.iter().find(|one| one["type"] == "Ready")?;
+    ready["status"].as_str().map(str::to_owned)
+}
+
 fn read(list: &str) -> Option<Vec<Listed>> {
     let list: Value = serde_json::from_str(list).ok()?;
     let read = |node: &Value| {
@@ -130,6 +146,7 @@ fn read(list: &str) -> Option<Vec<Listed>> {
             name: metadata["name"].as_str().unwrap_or_default().to_owned(),
             addresses: internal_addresses(node),
             claims_control_plane: claims_control_plane(node),
+            ready: ready(node),
         }
     };
     let items = list["items"].as_array()?;
@@ -179,6 +196,7 @@ mod tests {
             name: name.to_owned(),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             claims_control_plane,
+            ready: None,
         };
         let n1 = listed("n1", &["10.99.0.11", "fd00::b"], true);
         let [n2, nameless] = ["n2", ""].map(|name| listed(name, &[], false));

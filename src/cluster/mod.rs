@@ -14,6 +14,7 @@ pub(crate) mod first_join;
 mod first_join_tracker;
 pub(crate) mod forget;
 pub mod fresh_node;
+pub(crate) mod health;
 pub(crate) mod identity;
 pub(crate) mod image_import;
 pub(crate) mod join;

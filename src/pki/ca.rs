@@ -295,6 +295,15 @@ pub(crate) fn is_valid_now(pem: &str) -> Result<bool, PkiError> {
     Ok(begins <= now + CLOCK_TOLERANCE && now <= ends)
 }
 
+/// From when and until when a certificate (DER) is valid, in unix seconds.
+pub(crate) fn validity(certificate: &[u8]) -> Result<(i64, i64), PkiError> {
+    let certificate = Certificate::from_der(certificate)?;
+    let validity = certificate.tbs_certificate().validity();
+    let seconds = |time: &Time| i64::try_from(time.to_unix_duration().as_secs());
+    let read = |time| seconds(time).map_err(|error| PkiError::malformed("certificate", error));
+    Ok((read(&validity.not_before)?, read(&validity.not_after)?))
+}
+
 /// The host names and addresses that a certificate (PEM) is for.
 pub(crate) fn alternative_names(pem: &str) -> Result<Vec<AltName>, PkiError> {
     names_of(parse(pem)?.tbs_certificate())

@@ -8,6 +8,7 @@ use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::model::token_record::{Added, GrantedTerms, State};
 use crate::model::token_terms::{RoleLimit, Terms};
+use crate::wire::preflight_v1::Finding;
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
 pub(crate) const PROTOCOL: u32 = 7;
@@ -172,6 +173,30 @@ pub(crate) struct Pruned {
 pub(crate) struct NodeList {
     /// The nodes of the cluster, as this node knows them.
     pub(crate) nodes: Vec<NodeEntry>,
+}
+
+/// `GET /local/v1/nodes/check`: what was found of each node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ClusterHealth {
+    /// Whether no finding is an error.
+    pub(crate) ok: bool,
+    /// The nodes, this one first.
+    pub(crate) nodes: Vec<NodeHealth>,
+}
+
+/// What was found of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeHealth {
+    /// Its host name, where known.
+    pub(crate) name: Option<String>,
+    /// The address at which it was called.
+    pub(crate) address: Option<IpAddr>,
+    /// Its role.
+    pub(crate) role: Role,
+    /// For how many more days the certificate of its agent is valid; `null` where it was not seen.
+    pub(crate) certificate_days: Option<i64>,
+    /// The findings, one for each check.
+    pub(crate) checks: Vec<Finding>,
 }
 
 /// One node of the cluster.

@@ -17,8 +17,10 @@ pub(crate) struct Finding {
     /// What to do about it.
     pub(crate) remedy: Option<String>,
     /// On which machine that is to be done, where it is one of the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) on: Option<Machine>,
-    /// The code with which a join would exit for this; errors only.
+    /// The code with which a join would exit for this; its errors only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exit: Option<u8>,
 }
 
@@ -91,6 +93,15 @@ impl Finding {
             exit: Some(exit),
             ..Self::new(check, Severity::Error, message)
         }
+    }
+
+    /// Something that is wrong outside of a join, and what to do about it.
+    pub(crate) fn fault(
+        check: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::new(check, Severity::Error, message).with_remedy(None, remedy)
     }
 
     /// The same, with what to do about it.

@@ -53,3 +53,5 @@ pub(crate) const LOCAL_TOKENS_PRUNE: &str = "/local/v1/tokens/prune";
 pub(crate) const LOCAL_OPERATION: &str = "/local/v1/operation";
 /// `GET`, on the socket: the nodes of the cluster.
 pub(crate) const LOCAL_NODES: &str = "/local/v1/nodes";
+/// `GET`, on the socket: the nodes of the cluster, each of them checked.
+pub(crate) const LOCAL_NODES_CHECK: &str = "/local/v1/nodes/check";

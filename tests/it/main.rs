@@ -32,6 +32,7 @@ mod field_usage;
 mod first_join;
 mod flushes;
 mod generated;
+mod health;
 mod help;
 mod hostile_requests;
 mod image_import;

@@ -66,7 +66,7 @@ fn answers(node: &Node, mut server: SocketAddr) -> bool {
 }
 
 /// The API servers that the node's settings name, but for its own proxy.
-fn known(node: &Node) -> Vec<SocketAddr> {
+pub(crate) fn known(node: &Node) -> Vec<SocketAddr> {
     let layout = &node.layout;
     let provider = layout.read(&provider(node)).unwrap_or_default();
     let servers = traefik::servers(&provider).unwrap_or_default();

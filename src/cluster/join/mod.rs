@@ -40,6 +40,7 @@ use crate::wire::cluster_v2::{Outcome, RequestedRole};
 use crate::wire::operation::{End, Event, JoinOrder};
 
 pub(super) use change::Change;
+pub(crate) use endpoints::{api_port, known as known_api_servers};
 pub(crate) use error::JoinError;
 use membership::Membership;
 use peer::Contact;

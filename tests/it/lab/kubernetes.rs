@@ -119,11 +119,11 @@ impl Kubernetes {
             .map(|address| json!({"type": "InternalIP", "address": address}))
             .collect();
         let patch = json!({"status": {"addresses": addresses}});
-        let url = format!(
-            "{}/api/v1/nodes/{}/status",
-            self.server_of(host).url,
-            host.name
-        );
+        self.patch_status(host, &host.name, &patch);
+    }
+
+    fn patch_status(&self, host: &Host, name: &str, patch: &Value) {
+        let url = format!("{}/api/v1/nodes/{name}/status", self.server_of(host).url);
         // kubectl reads the status first, which no kubelet may.
         let words = [
             "curl -fsSk -X PATCH -H 'content-type: application/merge-patch+json' -d @-",
@@ -133,6 +133,12 @@ impl Kubernetes {
         let line = words.join(" ");
         host.run_with_input(&["sh", "-c", &line], patch.to_string().as_bytes())
             .ok();
+    }
+
+    /// Has this host's kubelet say whether its node of this name is ready: `True`, `False`, `Unknown`.
+    pub fn say_ready(&self, host: &Host, name: &str, status: &str) {
+        let patch = json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+        self.patch_status(host, name, &patch);
     }
 
     /// Creates an object with a kubeconfig of this host's node.

@@ -26,7 +26,7 @@ const NEGLIGIBLE: i64 = 5;
 const WORKER_AHEAD: i64 = 24 * 60 * 60;
 
 /// What a difference means for a node that joins in this role.
-pub(in crate::cluster::join) fn judge(
+pub(in crate::cluster) fn judge(
     clock: Option<ClockReading>,
     role: Role,
     contacted: IpAddr,

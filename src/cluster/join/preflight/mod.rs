@@ -19,7 +19,7 @@ use crate::model::join_stage::JoinStage;
 use crate::wire::operation::{End, Event, JoinOrder};
 use crate::wire::preflight_v1::{Finding, Severity};
 
-pub(super) use clock::judge as judge_clock;
+pub(in crate::cluster) use clock::judge as judge_clock;
 pub(super) use greeted::own_address;
 pub(super) use local::Wanted;
 
