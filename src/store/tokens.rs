@@ -31,7 +31,7 @@ use crate::store::database::{Database, StoreError};
 use crate::store::layout::Layout;
 use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
-use crate::store::token_store::{self, LocalStore, NextChange, Records, Stores, TokenStore};
+use crate::store::token_store::{self, LocalStore, NextChange, Place, Records, Stores, TokenStore};
 
 use expiry::KEPT;
 pub(crate) use expiry::ListedToken;
@@ -216,8 +216,10 @@ impl Tokens {
 
     /// Whether the control plane nodes of the cluster share their tokens, so that each admits nodes
     /// with a token that another one issued.
-    pub(crate) const fn are_shared(&self) -> bool {
-        false
+    pub(crate) fn are_shared(&self) -> bool {
+        self.stores
+            .place()
+            .is_ok_and(|place| place == Place::Cluster)
     }
 
     /// The nodes that were admitted.
