@@ -1,6 +1,8 @@
 //! `microk8s dev-cluster`: a cluster on this machine's loopback addresses, formed by the same
 //! programs and the same code as one of real machines.
 
+mod kubernetes;
+
 use std::ffi::OsString;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -22,6 +24,8 @@ use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::platform::datastore_demo;
 use crate::platform::process::{self, ChildProcess, Finished};
 use crate::store::layout::Layout;
+
+use kubernetes::Kubernetes;
 
 /// How long an agent may take to make its node and listen.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -65,6 +69,13 @@ impl Trouble {
         Self::Failed {
             text: text.to_string(),
             hint: None,
+        }
+    }
+
+    fn missing(text: String, hint: String) -> Self {
+        Self::Failed {
+            text,
+            hint: Some(hint),
         }
     }
 }
@@ -176,18 +187,28 @@ fn form(
     let with_datastore = args.control_planes > 1;
     if with_datastore && !datastore_demo::is_installed() {
         let package = datastore_demo::PACKAGE;
-        return Err(Trouble::Failed {
-            text: format!(
+        return Err(Trouble::missing(
+            format!(
                 "several control plane nodes need a datastore, and Debian's package `{package}` is not installed"
             ),
-            hint: Some(format!("install it with `apt-get install {package}`")),
-        });
+            format!("install it with `apt-get install {package}`"),
+        ));
     }
+    let api_server = args.kubernetes.then(kubernetes::find).transpose()?;
     let this_program = std::env::current_exe()?;
     let members = usize::from(args.control_planes + args.workers);
     // One node more than the cluster has, for its user to try a join with.
     let count = if args.once { members } else { members + 1 };
-    let addresses = free_addresses(count, args.port, with_datastore)?;
+    let ports = [
+        (with_datastore, &[DATASTORE_PORT][..]),
+        (args.kubernetes, &kubernetes::PORTS),
+    ];
+    let ports: Vec<u16> = ports
+        .into_iter()
+        .filter(|(is_used, _)| *is_used)
+        .flat_map(|(_, ports)| ports.iter().copied())
+        .collect();
+    let addresses = free_addresses(count, args.port, &ports)?;
     let place = atomic_file::temporary_folder(&std::env::temp_dir(), "microk8s-dev-")?;
     printer.out(&format!(
         "Starting {count} agents below {}\n",
@@ -197,7 +218,14 @@ fn form(
     let mut nodes = (1..)
         .zip(addresses)
         .map(|(number, address)| {
-            start(&this_program, place.path(), number, address, with_datastore)
+            let mut further = Vec::new();
+            if with_datastore {
+                further.push("--datastore-demo");
+            }
+            if args.kubernetes && number <= usize::from(args.control_planes) {
+                further.extend(["--token-store", "cluster"]);
+            }
+            start(&this_program, place.path(), number, address, &further)
         })
         .collect::<Result<Vec<_>, _>>()?;
     wait_until_ready(&mut nodes, signals, printer)?;
@@ -205,6 +233,10 @@ fn form(
     let (first, others) = members
         .split_first()
         .ok_or_else(|| Trouble::new("there is no node"))?;
+    let mut kubernetes = match api_server {
+        Some(program) => Some(Kubernetes::start(program, place.path(), first, signals)?),
+        None => None,
+    };
     for (number, node) in (2u8..).zip(others) {
         let role = if number <= args.control_planes {
             None
@@ -212,6 +244,9 @@ fn form(
             Some("--worker")
         };
         join(&this_program, first, node, role, signals, printer)?;
+        if let (Some(kubernetes), None) = (&mut kubernetes, role) {
+            kubernetes.add(node, signals)?;
+        }
     }
     printer.out("\nThe cluster has formed.\n")?;
     run_and_show(&this_program, first, &["nodes"], signals, printer)?;
@@ -222,6 +257,9 @@ fn form(
         return Ok(());
     };
     show_what_to_try(&this_program, members, free, signals, printer)?;
+    if kubernetes.is_some() {
+        printer.out(&format!("\n{}\n", kubernetes::what_to_try(first)))?;
+    }
     signals.wait()?;
     printer.out("\nStopping.\n")?;
     Ok(())
@@ -232,16 +270,15 @@ fn form(
 fn free_addresses(
     count: usize,
     port: Option<u16>,
-    with_datastore: bool,
+    others: &[u16],
 ) -> Result<Vec<SocketAddr>, Trouble> {
     let ports = match port {
         Some(port) => port..=port,
         None => AGENT_PORT..=AGENT_PORT + 99,
     };
     let is_free = |address: SocketAddr| {
-        let datastore = SocketAddr::new(address.ip(), DATASTORE_PORT);
-        TcpListener::bind(address).is_ok()
-            && (!with_datastore || TcpListener::bind(datastore).is_ok())
+        let can_bind = |port| TcpListener::bind((address.ip(), port)).is_ok();
+        can_bind(address.port()) && others.iter().copied().all(can_bind)
     };
     ports
         .flat_map(|port| (0..=255).map(move |network| (port, network)))
@@ -262,7 +299,7 @@ fn start(
     place: &Path,
     number: usize,
     address: SocketAddr,
-    with_datastore: bool,
+    further: &[&str],
 ) -> Result<DevNode, Trouble> {
     let name = format!("n{number}");
     let directory = place.join(&name);
@@ -278,9 +315,7 @@ fn start(
         "--parent".into(),
         std::process::id().to_string().into(),
     ];
-    if with_datastore {
-        arguments.push("--datastore-demo".into());
-    }
+    arguments.extend(further.iter().map(OsString::from));
     let errors = atomic_file::new_log(&log)?;
     let agent = ChildProcess::start(program, arguments, STOP_LIMIT, errors)?;
     Ok(DevNode {

@@ -32,6 +32,8 @@ pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
 pub(crate) const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
 /// What is between this process and its service manager alone; no program that is started gets it.
 pub(crate) const OF_SERVICE_MANAGER: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID];
+/// The API server that `dev-cluster --kubernetes` runs.
+pub(crate) const KUBE_APISERVER: &str = "KUBE_APISERVER";
 /// How many times in a row a subcommand was handed over to the snap's own `microk8s`; the program
 /// sets it itself, so that a command which leads back here is noticed.
 pub(crate) const MICROK8S_HANDED_OVER: &str = "MICROK8S_HANDED_OVER";

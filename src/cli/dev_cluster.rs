@@ -18,6 +18,11 @@ pub(crate) struct DevClusterArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
 
+    /// Run a real etcd and a real API server for each control plane node, and keep the tokens there;
+    /// needs Debian's package etcd-server, and kube-apiserver as $KUBE_APISERVER names it
+    #[arg(long)]
+    pub(crate) kubernetes: bool,
+
     /// End when the cluster has formed
     #[arg(long)]
     pub(crate) once: bool,

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use microk8s::base::wait;
 
+use crate::lab::kubernetes::Programs;
 use crate::lab::program::program;
 use crate::lab::skip;
 
@@ -365,5 +366,86 @@ fn a_machine_without_a_node_is_told_so() {
         let expected = format!("error: there is no node in {}", directory.display());
         assert!(err.starts_with(&expected), "{arguments:?}: {err}");
         assert!(!directory.exists(), "{arguments:?}");
+    }
+}
+
+/// A cluster whose tokens are in its API is formed, used and killed. One that was issued on the second
+/// control plane node admits a node at the first.
+const WITH_KUBERNETES: &str = r#"
+set -eu
+ip link set lo up
+"$0" dev-cluster --kubernetes --control-planes 2 --workers 0 > "$TMPDIR/said" 2>&1 &
+cluster=$!
+until grep -q '^# The tokens, as Kubernetes' "$TMPDIR/said"; do kill -0 $cluster && sleep 0.1; done
+here=$(echo "$TMPDIR"/microk8s-dev-*)
+on() { MICROK8S_NODE_DIR="$here/n$1"; export MICROK8S_NODE_DIR; shift; "$@"; }
+connection=$(on 2 "$0" add-node --format short | sed 's/^microk8s join //')
+at_first=$(echo "$connection" | sed 's/^127.0.0.2/127.0.0.1/; s,/[^/]*$,,')
+on 3 "$0" join "$at_first" --worker | tail -n 1
+for n in 1 2; do
+    kubectl --kubeconfig "$here/n$n/current/credentials/client.config" --cache-dir "$TMPDIR/cache" \
+        -n kube-system get secrets -o custom-columns=TYPE:.type --no-headers \
+        -l app.kubernetes.io/managed-by=microk8s-cluster-agent | sort | uniq -c
+    grep server: "$here/n$n/current/credentials/client.config"
+done
+kill -9 $cluster
+for look in $(seq 600); do
+    ps -eo args | grep -v grep | grep "$here" > "$TMPDIR/left" || break
+    sleep 0.1
+done
+cat "$TMPDIR/left"
+"#;
+
+#[test]
+fn control_planes_with_real_api_servers_share_their_tokens_and_a_kill_leaves_no_process_behind() {
+    let program = match Programs::find() {
+        Ok(programs) if is_dqlite_installed() => programs.api_server,
+        Ok(_) => return skip("Debian's package go-dqlite is not installed"),
+        Err(reason) => return skip(&reason),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut script) = in_network_of_its_own(WITH_KUBERNETES, &[]) else {
+        return;
+    };
+    script.env("KUBE_APISERVER", program);
+    let output = script.env("TMPDIR", folder.path()).output().unwrap();
+    let said = std::fs::read_to_string(folder.path().join("said")).unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    let lines: Vec<&str> = out.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        [
+            "Successfully joined the cluster.",
+            // That of the second control plane node, that which the program shows, and this one.
+            "3 microk8s.io/join-token",
+            "server: https://127.0.0.1:16443",
+            "3 microk8s.io/join-token",
+            "server: https://127.0.0.2:16443",
+        ],
+        "{err}\n{said}"
+    );
+}
+
+#[test]
+fn what_is_missing_for_an_api_server_is_named_before_anything_starts() {
+    for (variable, named) in [
+        (None, "is not set"),
+        (Some("/no/such"), "names no file: /no/such"),
+    ] {
+        let Some(mut command) = command(&["--kubernetes"]) else {
+            return;
+        };
+        command
+            .env_remove("KUBE_APISERVER")
+            .envs(variable.map(|path| ("KUBE_APISERVER", path)));
+        let output = command.output().unwrap();
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        let is_etcd_missing = err.contains("apt-get install etcd-server");
+        assert!(
+            is_etcd_missing || err.contains(named) && err.contains("hint: download"),
+            "{err}"
+        );
+        assert_eq!(text(&output.stdout), "");
     }
 }

@@ -20,12 +20,14 @@ pub mod program;
 pub mod request;
 pub mod revisions;
 pub mod schema;
+pub mod shared_api;
 pub mod small_disk;
 pub mod snapshot;
 pub mod standins;
 pub mod stopped_join;
 pub mod swarm;
 pub mod systemd;
+pub mod wire;
 
 use std::fs;
 use std::io::Write;

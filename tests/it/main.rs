@@ -63,6 +63,7 @@ mod refreshed;
 mod removing;
 mod request_log;
 mod retry_advice;
+mod shared_tokens;
 mod signing;
 mod slow_readers;
 mod slowloris;

@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -196,6 +196,7 @@ pub struct Programs {
 }
 
 impl Programs {
+    /// Those of this machine, or why there are none.
     pub fn find() -> Result<Self, String> {
         let Some(api_server) = std::env::var_os(VARIABLE).map(PathBuf::from) else {
             return Err(format!("{VARIABLE} names no kube-apiserver"));
@@ -299,8 +300,8 @@ fn address_of(host: &Host) -> String {
     (*address).to_owned()
 }
 
-/// A program in the background of a host, killed when it is dropped.
-struct Daemon {
+/// A program in the background, killed when it is dropped.
+pub struct Daemon {
     child: Child,
     log: PathBuf,
 }
@@ -308,9 +309,17 @@ struct Daemon {
 impl Daemon {
     fn start(host: &Host, name: &str, words: &[&str]) -> Self {
         let log = host.scratch().join(format!("{name}.log"));
-        let output = File::create(&log).unwrap();
-        let child = host
-            .command(words)
+        Self::spawn(&mut host.command(words), log)
+    }
+
+    /// Starts a program that writes to this log.
+    pub fn spawn(command: &mut Command, log: PathBuf) -> Self {
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -320,7 +329,7 @@ impl Daemon {
     }
 
     /// Waits until it is ready. It must not end before it is.
-    fn wait_until(&mut self, is_ready: impl Fn() -> bool) {
+    pub fn wait_until(&mut self, is_ready: impl Fn() -> bool) {
         let ready_or_over = || {
             let over = self.child.try_wait().unwrap();
             over.map(Err).or_else(|| is_ready().then_some(Ok(())))

@@ -57,23 +57,51 @@ impl StandaloneAgent {
 
     /// [`StandaloneAgent::start`] with further arguments.
     pub fn start_with(place: &Path, arguments: &[&str]) -> Self {
+        let mut agent = Self::prepare(place, arguments);
+        agent.start_again();
+        agent
+    }
+
+    /// An agent that has not started yet, and whose node is not made.
+    pub fn prepare(place: &Path, arguments: &[&str]) -> Self {
         let node_dir = tempfile::tempdir_in(place).unwrap();
         let socket_dir = tempfile::tempdir().unwrap();
-        let mut agent = Self {
+        let name: &[&str] = match arguments.contains(&"--node-name") {
+            true => &[],
+            false => &["--node-name", "first"],
+        };
+        Self {
             endpoint: free_endpoint(),
             layout: Layout::standalone(node_dir.path()),
             socket: socket_dir.path().join("agent.sock"),
             process: None,
-            arguments: arguments.iter().map(ToString::to_string).collect(),
+            arguments: name
+                .iter()
+                .chain(arguments)
+                .map(ToString::to_string)
+                .collect(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap(),
             node_dir,
             _socket_dir: socket_dir,
-        };
-        agent.start_again();
-        agent
+        }
+    }
+
+    /// The node directory.
+    pub fn node_dir(&self) -> &Path {
+        self.node_dir.path()
+    }
+
+    /// The socket of its local API.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its log, from the first start on.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap()
     }
 
     /// Starts it where it ended, and waits until it serves.
@@ -85,7 +113,7 @@ impl StandaloneAgent {
             .open(self.log_file());
         let mut command = Command::new(program());
         command
-            .args(["agent", "--node-name", "first", "--node-dir"])
+            .args(["agent", "--node-dir"])
             .arg(self.node_dir.path())
             .args(["--bind", &self.endpoint.to_string(), "--socket"])
             .arg(&self.socket)

@@ -124,6 +124,8 @@ pub struct Swarm {
 /// What all connections share.
 struct Client {
     agent: SocketAddr,
+    /// Where the requests for certificates go, in turn; all to `agent` where there are none.
+    signers: Vec<SocketAddr>,
     tls: TlsConnector,
     proxy_request: String,
 }
@@ -131,17 +133,24 @@ struct Client {
 impl Swarm {
     /// Nodes for the agent that listens here.
     pub fn new(agent: SocketAddr) -> Self {
+        Self::apart(agent, 0, &[])
+    }
+
+    /// Nodes for this agent that no swarm of another `number` has; each request for a certificate
+    /// goes to the next one of `signers`.
+    pub fn apart(agent: SocketAddr, number: u32, signers: &[SocketAddr]) -> Self {
         raise_file_limit();
         let key = PrivateKey::generate(Bits::Rsa2048).unwrap();
         let subject = Subject::common_name("system:kube-proxy");
         Self {
             client: Arc::new(Client {
                 agent,
+                signers: signers.to_vec(),
                 tls: TlsConnector::from(pinned_tls::config(Identity::default()).unwrap()),
                 proxy_request: csr::create(&subject, &[], &key).unwrap(),
             }),
             key,
-            next: AtomicU32::new(0),
+            next: AtomicU32::new(number << 16),
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -292,7 +301,11 @@ impl Client {
     }
 
     async fn connect(&self, node: &Newcomer) -> Result<Connection, Outcome> {
-        Connection::open(self.agent, node.address, &self.tls)
+        self.connect_to(self.agent, node).await
+    }
+
+    async fn connect_to(&self, agent: SocketAddr, node: &Newcomer) -> Result<Connection, Outcome> {
+        Connection::open(agent, node.address, &self.tls)
             .await
             .map_err(|why| Outcome::NoAnswer {
                 step: Step::Connect,
@@ -317,10 +330,15 @@ impl Client {
         if !is_worker {
             return expect_text(&answer, "ca_key", Step::Join);
         }
-        for (step, suffix, csr) in [
+        let requests = [
             (Step::SignProxy, "-proxy", &self.proxy_request),
             (Step::SignKubelet, "-kubelet", &node.kubelet_request),
-        ] {
+        ];
+        for (number, (step, suffix, csr)) in requests.into_iter().enumerate() {
+            if !self.signers.is_empty() {
+                let signer = self.signers[number % self.signers.len()];
+                connection = self.connect_to(signer, node).await?;
+            }
             let sign = json!({"token": format!("{token}{suffix}"), "request": csr});
             let answer = request(&mut connection, step, &sign).await?;
             expect_text(&answer, "certificate", step)?;
