@@ -155,3 +155,28 @@ fn an_agent_that_does_not_come_up_gives_way_to_the_one_before() {
     await_agent(&machine);
     join_and_leave(&machine, lab.host("n2"), &machine.join_line());
 }
+
+#[test]
+fn only_root_switches_agents_and_only_on_a_node_of_the_snap() {
+    let Some(lab) = Lab::new(&["n1"]) else { return };
+    let n1 = lab.host("n1");
+    for (line, refused) in [
+        (
+            "setpriv --reuid 65534 --clear-groups microk8s agent install",
+            "error: only root may choose the agent of this node\nhint: run the command with sudo\n",
+        ),
+        (
+            "env -u SNAP_DATA MICROK8S_NODE_DIR=/nowhere microk8s agent uninstall --dry-run",
+            "error: there is no node of MicroK8s's snap in `/nowhere/current`\n",
+        ),
+    ] {
+        let output = n1.shell(line);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(output.stderr.starts_with(refused), "{output:?}");
+    }
+    // The name by which MicroK8s's wrapper starts the agent takes no such word, and `--help` is no agent.
+    let help = n1.shell("microk8s cluster-agent --help").ok();
+    assert!(help.contains("microk8s agent"), "{help}");
+    let help = n1.shell("microk8s agent uninstall --help").ok();
+    assert!(help.contains("Have the snap's agent serve again"), "{help}");
+}
