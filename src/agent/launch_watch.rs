@@ -84,23 +84,22 @@ fn look(shared: &Shared, interval: Duration, failures: &mut Failures) {
         if waits || applied.has(name, &digest) {
             continue;
         }
-        let remembered = apply(shared, name, &file, failed.is_none()).and_then(|restarts_agent| {
-            applied
-                .remember(name, &digest)
-                .map(|()| restarts_agent)
-                .map_err(|error| format!("it cannot be noted that it is applied: {error}"))
+        let (done, restarts_agent) = apply(shared, name, &file, failed.is_none());
+        let remembered = done.and_then(|()| {
+            let noted = applied.remember(name, &digest);
+            noted.map_err(|error| format!("it cannot be noted that it is applied: {error}"))
         });
         match remembered {
-            Ok(restarts_agent) => {
+            Ok(()) => {
                 failures.remove(name);
                 tracing::info!("the launch configuration `{}` is applied", shown(name));
-                if restarts_agent {
-                    after_response::restart_agent(shared.admission.node());
-                }
             }
             // The next agent tries again.
             Err(_) if shared.is_stopping() => return,
             Err(why) => note_failure(name, digest, why, interval, failures),
+        }
+        if restarts_agent {
+            after_response::restart_agent(shared.admission.node());
         }
     }
 }
@@ -157,10 +156,18 @@ fn note_failure(
     failures.insert(name.to_owned(), failed);
 }
 
-/// Applies a file; says whether the agent is to restart, or why nothing came of it.
-fn apply(shared: &Shared, name: &str, file: &LaunchFile, is_first: bool) -> Result<bool, String> {
-    let configuration =
-        LaunchConfiguration::parse(&file.content).map_err(|error| error.to_string())?;
+/// Applies a file, or says why nothing, or not all of it, came of that; and whether the agent is to
+/// restart.
+fn apply(
+    shared: &Shared,
+    name: &str,
+    file: &LaunchFile,
+    is_first: bool,
+) -> (Result<(), String>, bool) {
+    let configuration = match LaunchConfiguration::parse(&file.content) {
+        Ok(configuration) => configuration,
+        Err(error) => return (Err(error.to_string()), false),
+    };
     if is_first {
         let name = shown(name);
         tracing::info!("applying the launch configuration `{name}`");
@@ -182,10 +189,7 @@ fn apply(shared: &Shared, name: &str, file: &LaunchFile, is_first: bool) -> Resu
     };
     let (node, tokens) = (shared.admission.node(), shared.admission.tokens());
     let done = operation::run(node, Some(tokens), &operation, RunsIn::Agent, &mut progress);
-    match progress.failure {
-        Some(why) => Err(why),
-        None => Ok(done.restarts_agent),
-    }
+    (progress.failure.map_or(Ok(()), Err), done.restarts_agent)
 }
 
 /// What happens is logged the first time; how it failed is for the caller.

@@ -99,6 +99,15 @@ fn every_field_with_settings_changes_its_file_and_restarts_what_reads_it() {
         } else {
             "--zz-test"
         };
+        init(n1, &format!("{field}:\n  {key}: null")).ok();
+        init(n1, &format!("{field}:")).ok();
+        assert_eq!(
+            n1.path(&path).exists(),
+            was_there,
+            "{field}: nothing is set"
+        );
+        assert_eq!(n1.stand_ins.calls(), [""; 0], "{field}: nothing is set");
+
         init(n1, &format!("{field}:\n  {key}: \"1\"")).ok();
         assert!(n1.read(&path).ends_with(&format!("{key}=1\n")), "{field}");
         assert_eq!(n1.stand_ins.calls(), restarts(services), "{field}");
@@ -264,14 +273,14 @@ fn an_addon_that_fails_leaves_the_rest_applied_and_is_tried_again_with_the_same_
     let Some(lab) = node() else { return };
     let n1 = lab.host("n1");
     n1.stand_ins.fail_addon("nosuch");
-    let fields = "addons: [{name: nosuch}]\nextraEtcdArgs: {--a: 1}";
+    let fields = "addons: [{name: nosuch}]\nextraMicroK8sClusterAgentArgs: {--timeout: 99}";
     for restarted in [true, false] {
         let failed = init(n1, fields);
         assert_eq!(failed.code, Some(14), "{failed:?}");
         let told = "`microk8s enable` failed for `nosuch`";
         assert!(failed.stderr.contains(told), "{failed:?}");
         let calls = n1.stand_ins.calls();
-        let restart = "snapctl restart microk8s.daemon-etcd".to_owned();
+        let restart = "snapctl restart microk8s.daemon-cluster-agent".to_owned();
         assert_eq!(calls.contains(&restart), restarted, "{calls:?}");
         n1.stand_ins.forget_calls();
     }

@@ -41,6 +41,7 @@ pub(super) fn run(
     progress: &mut dyn Progress,
 ) -> (End, Configured) {
     let mut staged = Staged::new(progress);
+    let mut restarts_agent = false;
     let done = LaunchConfiguration::parse(order.configuration.expose().as_bytes())
         .map_err(LaunchError::from)
         .and_then(|configuration| {
@@ -50,16 +51,14 @@ pub(super) fn run(
                 pre_init: order.pre_init,
                 runs_in,
             };
-            launch.apply(&mut staged)
+            restarts_agent = launch.change_node(&mut staged)?;
+            launch.switch_addons(&mut staged)
         });
-    match done {
-        Ok(restarts_agent) => (End::Launched, Configured { restarts_agent }),
-        Err(error) => {
-            let restarts_agent = false;
-            let failure = error.outcome(staged.running);
-            (End::Failed(failure), Configured { restarts_agent })
-        }
-    }
+    let end = match done {
+        Ok(()) => End::Launched,
+        Err(error) => End::Failed(error.outcome(staged.running)),
+    };
+    (end, Configured { restarts_agent })
 }
 
 struct Launch<'a> {
@@ -70,38 +69,29 @@ struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// Says whether the agent is to restart.
-    fn apply(&self, progress: &mut Staged<'_>) -> Result<bool, LaunchError> {
+    /// All but the add-ons; says whether the agent is to restart.
+    fn change_node(&self, progress: &mut Staged<'_>) -> Result<bool, LaunchError> {
         let node = self.node;
         for name in &self.configuration.unknown {
             let name = sanitize::for_log(name, 80);
             progress.tell(Event::warning(format!("the field `{name}` is not known")));
         }
+        self.check_addons()?;
         let join = self.configuration.join().filter(|_| !self.pre_init);
-        let switches_addons = self.switches_addons(join.is_some_and(|(_, worker)| worker))?;
         let order = join.map(|(url, worker)| join_order(url, worker));
         if let Some(order) = &order
             && join::is_guarded(node, order.role, false)
         {
             return Err(LaunchError::Guarded);
         }
-        let lock = node_lock::lock_and_recover_soon::<JoinError>(node, join::recover_in_turn)?;
+        // Free again for an add-on's script, which may itself have this node configured.
+        let _lock = node_lock::lock_and_recover_soon::<JoinError>(node, join::recover_in_turn)?;
         let plan = Plan::of(node, &self.configuration.parts)?;
         if let Some(warning) = plan.warning(order.is_some()) {
             progress.tell(Event::warning(warning));
         }
         let restarts_agent = plan.restarts_agent() && self.restarts_services();
         self.change(plan, order.as_ref(), progress)?;
-        // Free for an add-on's script, which may itself have this node configured.
-        drop(lock);
-        if switches_addons {
-            for part in &self.configuration.parts {
-                self.switch_addons(part)?;
-            }
-        } else if self.has_addons() && !self.pre_init {
-            let text = "add-ons are left as they are: a worker has none";
-            progress.tell(Event::warning(text));
-        }
         Ok(restarts_agent)
     }
 
@@ -140,8 +130,10 @@ impl Launch<'_> {
             return Ok(());
         }
         if progress.is_cancelled() {
-            let _ = change.take_back(JoinError::Interrupted);
-            return Err(LaunchError::Interrupted);
+            return Err(match change.take_back(JoinError::Interrupted) {
+                JoinError::Interrupted => LaunchError::Interrupted,
+                other => other.into(),
+            });
         }
         match change.commit_if_begun(progress) {
             Ok(()) => Ok(()),
@@ -149,15 +141,11 @@ impl Launch<'_> {
         }
     }
 
-    fn has_addons(&self) -> bool {
-        let has = |part: &Part| !part.addons.is_empty() || !part.repositories.is_empty();
-        self.configuration.parts.iter().any(has)
-    }
-
-    /// Whether add-ons are to be switched; refuses what MicroK8s is not there for.
-    fn switches_addons(&self, joins_as_worker: bool) -> Result<bool, LaunchError> {
+    /// Refuses add-ons that MicroK8s is not there for. A worker has none.
+    fn check_addons(&self) -> Result<(), LaunchError> {
+        let joins_as_worker = self.configuration.join().is_some_and(|(_, worker)| worker);
         if self.pre_init || joins_as_worker || self.node.is_worker() {
-            return Ok(false);
+            return Ok(());
         }
         let has = |command| self.node.platform.has_microk8s(command);
         for part in &self.configuration.parts {
@@ -168,10 +156,30 @@ impl Launch<'_> {
                 return Err(LaunchError::NoMicroK8s { command, name });
             }
         }
-        Ok(self.has_addons())
+        Ok(())
     }
 
-    fn switch_addons(&self, part: &Part) -> Result<(), LaunchError> {
+    /// Adds repositories, and switches add-ons.
+    fn switch_addons(&self, progress: &mut Staged<'_>) -> Result<(), LaunchError> {
+        let has_addons = |part: &&Part| !part.addons.is_empty() || !part.repositories.is_empty();
+        let mut parts = self
+            .configuration
+            .parts
+            .iter()
+            .filter(has_addons)
+            .peekable();
+        if self.pre_init || parts.peek().is_none() {
+            return Ok(());
+        }
+        if self.node.is_worker() {
+            let text = "add-ons are left as they are: a worker has none";
+            progress.tell(Event::warning(text));
+            return Ok(());
+        }
+        parts.try_for_each(|part| self.switch_addons_of(part))
+    }
+
+    fn switch_addons_of(&self, part: &Part) -> Result<(), LaunchError> {
         let run = |command, name: &str, arguments: &[&str]| {
             let done = self.node.platform.microk8s(command, arguments, ADDON_LIMIT);
             done.map_err(|source| LaunchError::Addon {

@@ -31,12 +31,22 @@ struct File {
     name: Option<String>,
     before: Option<Vec<u8>>,
     after: Vec<u8>,
+    /// Whether it is to be there although nothing is in it.
+    is_wanted: bool,
     new_mode: u32,
 }
 
 impl File {
+    fn set(&mut self, content: &str) {
+        content.as_bytes().clone_into(&mut self.after);
+        self.is_wanted = true;
+    }
+
     fn changes(&self) -> bool {
-        self.before.as_ref() != Some(&self.after)
+        match &self.before {
+            Some(before) => *before != self.after,
+            None => self.is_wanted || !self.after.is_empty(),
+        }
     }
 }
 
@@ -84,7 +94,7 @@ impl<'a> Plan<'a> {
             });
         }
         for (name, content) in &part.config_files {
-            self.file("args", name, NEW_FILE)?.after = content.clone().into_bytes();
+            self.file("args", name, NEW_FILE)?.set(content);
         }
         for (name, values) in &part.settings {
             if *name == "kubelet" {
@@ -103,13 +113,13 @@ impl<'a> Plan<'a> {
             file.after = settings.bytes();
         }
         if let Some(names) = &part.extra_sans {
-            self.file("certs", REQUEST, NEW_FILE)?.after =
-                fresh_node::request_template(names).into_bytes();
+            let template = fresh_node::request_template(names);
+            self.file("certs", REQUEST, NEW_FILE)?.set(&template);
         }
         for (registry, content) in &part.registries {
             let name = format!("certs.d/{registry}/hosts.toml");
             self.make_folders(&name)?;
-            self.file("args", &name, REGISTRY_FILE)?.after = content.clone().into_bytes();
+            self.file("args", &name, REGISTRY_FILE)?.set(content);
         }
         Ok(())
     }
@@ -140,6 +150,7 @@ impl<'a> Plan<'a> {
             name: (folder == "args").then(|| name.to_owned()),
             after: before.clone().unwrap_or_default(),
             before,
+            is_wanted: false,
             new_mode,
         });
         let last = self.files.len() - 1;
