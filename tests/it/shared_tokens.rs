@@ -563,3 +563,42 @@ fn many_tokens_in_the_api_make_no_join_slower_and_no_agent_large() {
     assert!(many < few * 3, "{few:?} and {many:?}");
     assert!(memory <= 48 << 10, "{memory} KiB");
 }
+
+/// How often the API server was asked for Secrets of tokens so far, to read and to change them.
+fn requests(cluster: &SharedApi) -> (usize, usize) {
+    let log = std::fs::read_to_string(cluster.place().join("audit-0.log")).unwrap();
+    let verbs: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|event| event["stage"] == "ResponseComplete")
+        .filter(|event| {
+            let name = event["objectRef"]["name"].as_str();
+            name.is_some_and(|name| name.starts_with("microk8s-join-token-"))
+        })
+        .map(|event| event["verb"].clone())
+        .collect();
+    let count = |verb| verbs.iter().filter(|found| **found == verb).count();
+    (count("get"), count("update"))
+}
+
+/// Each request is a round trip, and each change a flush of the disk of etcd: three for each request of
+/// the join to read, one to change.
+#[test]
+fn a_workers_join_costs_the_api_server_few_requests() {
+    let Some(cluster) = SharedApi::start(1, 1, &[]) else {
+        return;
+    };
+    let swarm = &swarms(&cluster)[0];
+    let tokens = cluster.control_planes[0].agent.issue(10);
+    let before = requests(&cluster);
+    for token in &tokens {
+        assert_eq!(join_one(swarm, &worker(swarm, token)), Outcome::Admitted);
+    }
+    let after = requests(&cluster);
+    let (reads, changes) = (after.0 - before.0, after.1 - before.1);
+    eprintln!("ten joins: {reads} reads and {changes} changes");
+    assert!(
+        reads <= 90 && changes <= 30,
+        "{reads} reads and {changes} changes"
+    );
+}
