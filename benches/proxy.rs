@@ -36,7 +36,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 /// How often each thing is measured. Odd, so that there is a middle.
 const TURNS: usize = 5;
 /// What one connection carries in a measurement of throughput, in bytes.
-const AMOUNT: usize = 256 << 20;
+const AMOUNT: usize = 128 << 20;
 const ROUND_TRIPS: usize = 10_000;
 const CONNECTIONS: usize = 1_000;
 /// The size of a small request and of its answer.

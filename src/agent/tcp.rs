@@ -73,7 +73,8 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 /// Whether this machine has addresses of IPv6. Where it is turned off, a socket of its kind can be
 /// had, and bound to nothing.
 fn has_ipv6() -> bool {
-    std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty())
+    // What a unit with `ProcSubset=pid` sees as well.
+    std::fs::read_to_string("/proc/self/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty())
 }
 
 /// The router as a service for one connection; `extend` says of each request who is at its other end.

@@ -90,13 +90,13 @@ fn hint(error: &ProxyError) -> Option<&'static str> {
 
 /// What the configuration says, or what is wrong with it and what to do.
 fn settings(node: &Node, args: ApiserverProxyArgs) -> Result<Settings, Refusal> {
-    let configuration = args.traefik_config.unwrap_or_else(|| {
-        // MicroK8s makes the one of the other, with paths in place of variables.
-        let of_node = |name: &str| node.layout.args("traefik").join(name);
-        Some(of_node("traefik.yaml"))
-            .filter(|made| made.exists())
-            .unwrap_or_else(|| of_node("traefik-template.yaml"))
-    });
+    // A start script of MicroK8s makes the one of the other, with paths in place of variables.
+    let [made, template] = ["traefik.yaml", "traefik-template.yaml"]
+        .map(|name| node.layout.args("traefik").join(name));
+    let configuration = match args.traefik_config.unwrap_or_else(|| made.clone()) {
+        named if named == made && !made.exists() => template,
+        named => named,
+    };
     let text = node.layout.read(&configuration).map_err(|error| {
         let hint = "is this a node of MicroK8s? --traefik-config names another file";
         (error.to_string(), Some(hint))

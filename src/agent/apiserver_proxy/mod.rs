@@ -185,6 +185,9 @@ async fn accept(
                 }
             },
         };
+        if permits.available_permits() == 0 && log_limit::is_written(Kind::Connection) {
+            tracing::warn!(%peer, "{max} connections are open: further ones wait");
+        }
         let backends = backends.clone();
         connections.spawn(async move {
             let _permits = (permit, permit_of_others);
