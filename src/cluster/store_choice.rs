@@ -6,7 +6,7 @@ use crate::base::cached::Cached;
 use crate::cluster::node::Node;
 use crate::cluster::{first_join, kubernetes, transaction};
 use crate::store::database::StoreError;
-use crate::store::token_store::{Place, Taken};
+use crate::store::token_store::{Place, Stores, Taken};
 use crate::store::tokens::Tokens;
 
 /// For how long it is known which nodes serve the API of a cluster without a datastore of MicroK8s's.
@@ -46,7 +46,7 @@ impl StoreChoice {
             TokenStoreChoice::Local => stores.use_local(Taken::Own)?,
             // What a join or leave has begun may be taken back.
             TokenStoreChoice::Auto if transaction::is_open(&node.layout) => {}
-            TokenStoreChoice::Auto => match self.control_planes(node) {
+            TokenStoreChoice::Auto => match self.control_planes(node, stores)? {
                 Some(0..=1) => stores.use_local(Taken::All)?,
                 Some(_) if stores.place()? == Place::Cluster || stores.answers() => {
                     stores.use_cluster()?;
@@ -62,18 +62,23 @@ impl StoreChoice {
     }
 
     /// How many control planes the cluster has; nothing where that cannot be told.
-    fn control_planes(&self, node: &Node) -> Option<usize> {
+    fn control_planes(&self, node: &Node, stores: &Stores) -> Result<Option<usize>, StoreError> {
         if node.is_worker() {
-            return Some(0);
+            return Ok(Some(0));
         }
         if node.uses_dqlite() {
-            let members = first_join::datastore_members(node).ok()?;
-            return Some(members.len()).filter(|members| *members > 0);
+            let members = first_join::datastore_members(node);
+            let count = members.map_or(0, |members| members.len());
+            return Ok(Some(count).filter(|count| *count > 0));
+        }
+        // Where no API server answers, kubectl need not be started to learn that.
+        if stores.place()? == Place::Local && !stores.answers() {
+            return Ok(None);
         }
         let ask = || {
             let servers = kubernetes::api_servers(node.platform.as_ref()).ok()?;
             servers.map(|servers| servers.len())
         };
-        self.api_servers.get(ask).flatten()
+        Ok(self.api_servers.get(ask).flatten())
     }
 }
