@@ -316,7 +316,7 @@ fn before_the_services_run_files_change_and_nothing_else_happens() {
     }
     // As the snap's hook calls it.
     n1.shell(&format!(
-        "printf 'version: 0.1.0\\n' > /run/x.yaml; ln -s $(command -v microk8s) {0}/cluster-agent; {0}/cluster-agent init --pre-init --config-file /run/x.yaml; microk8s cluster-agent init -p -c /run/x.yaml",
+        "printf 'version: 0.1.0\\n' > {0}/x.yaml; ln -s $(command -v microk8s) {0}/cluster-agent; {0}/cluster-agent init --pre-init --config-file {0}/x.yaml; microk8s cluster-agent init -p -c {0}/x.yaml",
         n1.scratch().display()
     ))
     .ok();
