@@ -131,7 +131,7 @@ fn render_health(health: &ClusterHealth) -> String {
                 checks = format!("{checks}, {}", next.check);
             }
             lines.push([
-                first.severity.word().to_owned(),
+                format!("{:9}", first.severity.word()),
                 shown.clone(),
                 checks,
                 sanitize::for_log(&first.message, 1000),
@@ -152,7 +152,7 @@ fn render_health(health: &ClusterHealth) -> String {
     for (line, remedy) in output::table(&lines).lines().zip(remedies) {
         text += &format!("{line}\n");
         if let Some(remedy) = remedy {
-            text += &format!("         fix: {remedy}\n");
+            text += &format!("           fix: {remedy}\n");
         }
     }
     text + &counts + "\n"

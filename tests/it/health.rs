@@ -163,13 +163,7 @@ const FAULTS: [Fault; 16] = [
             cluster.peer = Some(late);
         },
         repairs: Cluster::start_n3,
-        says: [
-            "n3",
-            "clock",
-            "error",
-            "differ by 10 minutes",
-            "set-ntp true",
-        ],
+        says: ["n3", "clock", "error", "differ by 10 min", "set-ntp true"],
     },
     Fault {
         breaks: |cluster| {
@@ -436,8 +430,8 @@ fn each_fault_of_a_cluster_is_named_at_its_node_with_its_remedy_and_nothing_is_s
     let lines: Vec<&str> = text.stdout.lines().collect();
     assert!(lines[0].starts_with("NAME  ADDRESS     ROLE"), "{text:?}");
     assert!(lines[0].ends_with("READY  LISTED"), "{text:?}");
-    assert!(lines[5].starts_with("error    n1    agent"), "{text:?}");
-    assert_eq!(lines[6], "         fix: start the agent of this node");
+    assert!(lines[5].starts_with("error      n1  agent"), "{text:?}");
+    assert_eq!(lines[6], "           fix: start the agent of this node");
     assert_eq!(
         lines.last(),
         Some(&"1 error, 0 warnings, 2 not checked"),
