@@ -14,6 +14,7 @@ use crate::cli::output::{self, Printer};
 use crate::cli::{self, argparse, texts};
 use crate::cluster::add_node::{NotHere, issue_into_file, refuse_unfit, refuse_worker};
 use crate::cluster::node::Node;
+use crate::model::token_terms::RoleLimit;
 use crate::wire::local_v1::IssuedToken;
 
 /// How long a port of this machine may take to answer.
@@ -49,12 +50,23 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
             }
         });
         let issued = issued.unwrap_or_else(|error| Ok(Some(Err(error.to_string()))))?;
-        Ok(issued.unwrap_or_else(|| {
+        let issued = issued.unwrap_or_else(|| {
             issue_into_file(&node, &SystemClock, &request)
                 .map(|issued| warn_where_nothing_listens(&node, issued))
                 .map_err(|error| error.to_string())
-        }))
+        });
+        Ok(issued.map(warn_of_role))
     }))
+}
+
+/// The first command that is printed is that of a control plane node, as in MicroK8s. Only a person
+/// is told.
+fn warn_of_role(mut issued: IssuedToken) -> IssuedToken {
+    if issued.granted.role == RoleLimit::Worker && io::stderr().is_terminal() {
+        let text = "this token is for workers only: use it with `--worker`";
+        issued.notices.push(text.to_owned());
+    }
+    issued
 }
 
 /// MicroK8s's own agent may listen where this program's does not; a token is of no use without any.

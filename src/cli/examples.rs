@@ -226,7 +226,7 @@ const EXAMPLES: [(&str, &[Example]); 18] = [
         &[
             (
                 "microk8s dev-cluster",
-                "Three agents on this machine, until Ctrl-C.",
+                "A cluster of three nodes on this machine, and a fourth to try things with, until Ctrl-C.",
             ),
             (
                 "microk8s dev-cluster --control-planes 3 --workers 1",

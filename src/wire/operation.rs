@@ -248,7 +248,7 @@ impl End {
             Self::Left { listed_as, .. } | Self::Planned { listed_as, .. } => {
                 let name = listed_as.as_deref()?;
                 Some(format!(
-                    "run `microk8s remove-node {name}` on a node that stays in the cluster: Kubernetes lists this node there until then"
+                    "run `microk8s remove-node {name}` on a node that stays in the cluster, where `microk8s nodes` still lists this node"
                 ))
             }
             _ => None,

@@ -381,7 +381,7 @@ fn a_dry_run_says_what_would_be_done_and_changes_nothing() {
 
 #[test]
 fn a_leave_is_told_in_json_by_the_schema_and_says_what_is_left_to_do() {
-    let left_to_do = "run `microk8s remove-node n2` on a node that stays in the cluster: Kubernetes lists this node there until then";
+    let left_to_do = "run `microk8s remove-node n2` on a node that stays in the cluster, where `microk8s nodes` still lists this node";
     for (option, role) in [("--worker", "worker"), ("", "control-plane")] {
         both_ways(option, "n2", |lab| {
             let n2 = lab.host("n2");

@@ -171,7 +171,7 @@ fn an_agent_on_a_terminal_logs_without_a_complaint_and_says_what_it_does_not_und
 }
 
 #[test]
-fn add_node_says_on_a_terminal_that_no_agent_listens() {
+fn add_node_says_on_a_terminal_that_no_agent_listens_or_that_workers_alone_can_join() {
     let Some(lab) = lab() else { return };
     let n1 = lab.host("n1");
     let warning = "warning: no agent listens on port 25000 of this node";
@@ -179,7 +179,10 @@ fn add_node_says_on_a_terminal_that_no_agent_listens() {
     assert!(screen.contains(warning), "{screen}");
     let _agent = n1.agent();
     let screen = Terminal::run(n1, "microk8s add-node --format token").ends();
-    assert!(!screen.contains(warning), "{screen}");
+    assert!(!screen.contains("warning:"), "{screen}");
+    let screen = Terminal::run(n1, "microk8s add-node --format token --role worker").ends();
+    let warning = "warning: this token is for workers only: use it with `--worker`";
+    assert!(screen.contains(warning), "{screen}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl JoinError {
                 Identity,
                 NoRetry,
                 &format!(
-                    "the certificate there begins with {:.12}, and the connection string says {}: another machine answers at this address, or the node's certificate has changed since the token was issued; issue a new one there and compare the last part",
+                    "the certificate there begins with {:.12}, and the connection string says {}: the string was mistyped, or another machine answers at this address, or the node's certificate has changed since; compare the last part with what `microk8s add-node` prints there; the token can still be used",
                     source.served.to_string(),
                     source.expected
                 ),

@@ -155,7 +155,7 @@ impl Removal<'_> {
         self.check_finalizers(&target)?;
         if known_here && !is_in_kubernetes && !is_in_datastore && !self.order.force {
             progress.tell(Event::warning(format!(
-                "Kubernetes does not say whether {0} still runs: if it does, and has not left, run `microk8s leave` on it",
+                "{0} is removed here, and Kubernetes does not know it: if it still runs and has not left, run `microk8s leave` on it",
                 target.name
             )));
         }

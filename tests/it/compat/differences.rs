@@ -879,7 +879,9 @@ const TOKENS: &[Difference] = &[
         here: "a warning on standard error where that is a terminal; the exit code is 0",
         why: "the token is of no use until an agent runs, and the join would be the first to say so; scripts merge both streams, and find in them what they found before",
         cases: &[],
-        tests: &["terminal::add_node_says_on_a_terminal_that_no_agent_listens"],
+        tests: &[
+            "terminal::add_node_says_on_a_terminal_that_no_agent_listens_or_that_workers_alone_can_join",
+        ],
     },
     Difference {
         microk8s: "a connection string that is not understood has a line on standard output alone",
@@ -1441,7 +1443,7 @@ const FILES: &[Difference] = &[
 /// What `leave` prints on standard error of a node that was one of several.
 fn has_left(node: &str) -> String {
     format!(
-        "{LEFT}hint: run `microk8s remove-node {node}` on a node that stays in the cluster: Kubernetes lists this node there until then\n"
+        "{LEFT}hint: run `microk8s remove-node {node}` on a node that stays in the cluster, where `microk8s nodes` still lists this node\n"
     )
 }
 

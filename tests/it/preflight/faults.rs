@@ -126,7 +126,7 @@ const THERE: &[Fault] = &[
         severity: "error",
         exit: 4,
         says: "Could not verify the identity of 10.99.0.11",
-        remedy: "issue a new one there",
+        remedy: "compare the last part",
         on: None,
         cure: Some(|_| {}),
     },
