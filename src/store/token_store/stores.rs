@@ -232,13 +232,18 @@ impl Stores {
     /// The record of a token, wherever it counts.
     fn find(&self, key: &TokenDigest) -> Result<Option<(Side, Stored)>, StoreError> {
         let place = self.place()?;
-        let (side, first) = match (place, &self.shared) {
-            (Place::Cluster, Some(shared)) => (Side::Shared, shared.as_ref()),
-            _ => (Side::Local, self.local.as_ref()),
+        // The own store is read first: what is not there any more is in the other one by then.
+        let own = self.local.read(key)?;
+        let (side, found) = match (place, &self.shared) {
+            (Place::Cluster, Some(shared)) => match own {
+                None => (Side::Shared, shared.read(key)?),
+                Some(_) => return self.settle(key),
+            },
+            _ => (Side::Local, own),
         };
-        match first.read(key)? {
+        match found {
             Some(stored) if stored.record.transit().is_none() => Ok(Some((side, stored))),
-            None if place == Place::Local => Ok(None),
+            None if place != Place::ToLocal => Ok(None),
             _ => self.settle(key),
         }
     }

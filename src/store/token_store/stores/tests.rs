@@ -197,6 +197,18 @@ fn a_token_that_is_needed_amid_its_move_is_moved_at_once_and_a_deleted_one_does_
 }
 
 #[test]
+fn a_token_that_is_unknown_waits_for_no_token_that_is_moved() {
+    let stores = World::new().healthy();
+    use_store(&stores, Place::Cluster).unwrap();
+    let _moving = stores.moving.lock().unwrap();
+    let (told, answer) = std::sync::mpsc::channel();
+    let reader = stores.clone();
+    std::thread::spawn(move || told.send(reader.read(&key())));
+    let limit = std::time::Duration::from_secs(10);
+    assert!(matches!(answer.recv_timeout(limit), Ok(Ok(None))));
+}
+
+#[test]
 fn a_copy_that_arrives_when_the_token_is_gone_is_taken_away() {
     let world = World::new();
     let stores = world.healthy();
