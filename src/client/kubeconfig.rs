@@ -73,6 +73,9 @@ fn access(text: &Secret, path: &Path) -> Result<Access, String> {
 
 /// The context, cluster or user of this name.
 fn named<'a>(config: &'a Value, kind: &str, name: &Value) -> Result<&'a Value, String> {
+    if name.is_null() {
+        return Err(format!("it names no {kind}"));
+    }
     let mut all = config[format!("{kind}s")].as_array().into_iter().flatten();
     all.find(|entry| entry["name"] == *name)
         .map(|entry| &entry[kind])
@@ -109,7 +112,8 @@ mod tests {
         let user = |fields: &str| format!("users: [{{name: u, user: {{{fields}}}}}]\n");
         let server = "server: 'https://127.0.0.1:16443'";
         for (text, why) in [
-            ("\t-".to_owned(), "not YAML"),
+            ("{".to_owned(), "not YAML"),
+            ("- 1".to_owned(), "it names no context"),
             (config.to_owned(), "no cluster \"k\""),
             (cluster(server), "no user \"u\""),
             (
