@@ -109,8 +109,14 @@ fn changes_of_a_node_make_few_flushes() {
     first.assert_at_most("first join on the contacted node", 36 + OPENING);
 
     let agent = n1.agent();
-    let line = n1.join_line();
-    of_command(n3, &format!("{line} --worker")).assert_at_most("worker join", 28);
+    let line = format!("{} --worker", n1.join_line());
+    agent.signal(Signal::SIGTERM);
+    agent.ends();
+    let contacted = of_agent(n1, || joins = of_command(n3, &line));
+    joins.assert_at_most("worker join", 28);
+    contacted.assert_at_most("worker join on the contacted node", 1 + OPENING);
+
+    let agent = n1.agent();
     let line = n1.join_line();
     of_command(n3, "microk8s leave").assert_at_most("worker leave", 52);
     of_agent(n3, || {

@@ -111,7 +111,7 @@ fn what_keeps_kubernetes_from_deleting_a_node_is_said() {
     assert!(
         output
             .stderr
-            .contains("hint: the API server runs, and does not let"),
+            .contains("hint: the API server runs, and does not allow"),
         "{output:?}"
     );
     assert_eq!(kubernetes.nodes(n1), ["n1", "n2"]);
