@@ -316,7 +316,7 @@ fn a_join_without_an_api_server_is_refused_with_a_time_to_retry_and_costs_no_tok
         told["hint"]
             .as_str()
             .unwrap()
-            .contains("the token is not used up"),
+            .contains("the token can still be used"),
         "{told}"
     );
     cluster.start_api(0);
