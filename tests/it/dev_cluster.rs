@@ -153,7 +153,8 @@ for try in $(seq 20); do
 done
 # The agent takes the join back after its command has ended.
 for look in $(seq 600); do
-    [ "$(members)" != 127.0.0.1:19001 ] || break
+    [ -e "$here/n2/current/var/cluster-agent/journal" ] ||
+        [ "$(members)" != 127.0.0.1:19001 ] || break
     sleep 0.05
 done
 tell
