@@ -40,6 +40,23 @@ const LINES: [&str; 6] = [
 
 const _: () = assert!(Kind::Connection as usize + 1 == LINES.len());
 
+/// What the log said last of something that is done again and again: a problem that stays is written
+/// once, and so is its end.
+#[derive(Default)]
+pub(crate) struct LastProblem(Mutex<Option<String>>);
+
+impl LastProblem {
+    /// Whether this is something else than what was written last. It is to be written then.
+    pub(crate) fn changes(&self, problem: Option<&str>) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = last.as_deref() != problem;
+        if changes {
+            *last = problem.map(str::to_owned);
+        }
+        changes
+    }
+}
+
 /// What was written and left out of each kind.
 static COUNTS: [Mutex<Count>; LINES.len()] = [const { Mutex::new(Count::NONE) }; LINES.len()];
 

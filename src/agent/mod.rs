@@ -29,7 +29,7 @@ mod token_rate_limit;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::local_events::Clients;
+use crate::agent::log_limit::LastProblem;
 use crate::base::clock::SystemClock;
 use crate::base::file_lock::{FileLock, FileLockError};
 use crate::base::{atomic_file, disk};
@@ -189,8 +190,8 @@ struct Shared {
     imports: TaskTracker,
     end_imports: CancellationToken,
     /// What the log said last of a token store that cannot be used.
-    logged_move_problem: Mutex<Option<String>>,
-    logged_problem: Mutex<Option<String>>,
+    logged_move_problem: LastProblem,
+    logged_problem: LastProblem,
     /// The agent was told to stop: joins that are under way are taken back.
     stopping: CancellationToken,
 }
@@ -331,8 +332,8 @@ async fn serve(
         clients: Clients::default(),
         imports: TaskTracker::new(),
         end_imports: CancellationToken::new(),
-        logged_problem: Mutex::default(),
-        logged_move_problem: Mutex::default(),
+        logged_problem: LastProblem::default(),
+        logged_move_problem: LastProblem::default(),
         stopping: CancellationToken::new(),
     });
     let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
@@ -471,18 +472,12 @@ fn keep_tokens_in_place(shared: &Shared) {
     log_problem(&shared.logged_move_problem, followed);
 }
 
-fn log_problem(logged: &Mutex<Option<String>>, outcome: Result<(), StoreError>) {
+fn log_problem(logged: &LastProblem, outcome: Result<(), StoreError>) {
     let problem = outcome.err().map(|error| error.to_string());
-    let mut logged = lock(logged);
-    if problem != *logged {
-        match &problem {
+    if logged.changes(problem.as_deref()) {
+        match problem {
             Some(error) => tracing::error!("{error}"),
             None => tracing::info!("the tokens can be used again"),
         }
     }
-    *logged = problem;
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::agent::apiserver_proxy::Settings;
 use crate::agent::apiserver_proxy::backends::Backends;
+use crate::agent::log_limit::LastProblem;
 use crate::base::atomic_file::{self, Access};
 use crate::client::kubernetes::{Call, Kubernetes, KubernetesError};
 use crate::model::endpoint;
@@ -35,7 +36,7 @@ pub(super) struct List {
     /// The file's text when the list was read from it.
     text: String,
     /// What the log said last of a list that is of no use.
-    logged_problem: Mutex<Option<String>>,
+    logged_problem: LastProblem,
 }
 
 impl List {
@@ -49,7 +50,7 @@ impl List {
             kubeconfig: settings.kubeconfig.clone(),
             refresh_interval: settings.refresh_interval,
             text,
-            logged_problem: Mutex::default(),
+            logged_problem: LastProblem::default(),
         })
     }
 
@@ -95,10 +96,10 @@ impl List {
         let before = fs::read_to_string(&self.provider).ok();
         match ask(&self.kubeconfig) {
             Ok(addresses) => {
-                self.logged(None);
+                self.log_problem(None);
                 self.take_over(before, &addresses);
             }
-            Err(why) => self.logged(Some(why)),
+            Err(why) => self.log_problem(Some(&why)),
         }
     }
 
@@ -130,17 +131,12 @@ impl List {
     }
 
     /// Logs a problem once, and that it is over.
-    fn logged(&self, problem: Option<String>) {
-        let mut logged = self
-            .logged_problem
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *logged != problem {
-            match &problem {
+    fn log_problem(&self, problem: Option<&str>) {
+        if self.logged_problem.changes(problem) {
+            match problem {
                 Some(why) => tracing::warn!("the list of API servers is not refreshed: {why}"),
                 None => tracing::info!("the list of API servers is refreshed again"),
             }
-            *logged = problem;
         }
     }
 }
