@@ -12,5 +12,6 @@ pub(crate) mod panics;
 pub(crate) mod runtime;
 pub(crate) mod sanitize;
 pub mod secret;
+pub(crate) mod sha256;
 pub(crate) mod time_text;
 pub mod wait;

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
 use rand::TryRng;
 use serde::{Deserialize, Serialize};
 
 use crate::base::secret::Secret;
+use crate::base::sha256;
 
 /// The fewest characters of a token (recordings `add-node-token-short`, `join-malformed-short-token`).
 pub(crate) const MIN_LEN: usize = 32;
@@ -45,7 +45,7 @@ impl Token {
         rand::rngs::SysRng
             .try_fill_bytes(bytes.as_mut())
             .map_err(|error| NoRandomness(error.to_string()))?;
-        Ok(Self(Secret::new(hex(bytes.as_ref()))))
+        Ok(Self(Secret::new(sha256::digits(bytes.as_ref()))))
     }
 
     /// A token that the operator chose.
@@ -91,9 +91,7 @@ impl Token {
 
     /// Under what the store keeps the token.
     pub fn digest(&self) -> TokenDigest {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest(&SHA256, self.expose().as_bytes()).as_ref());
-        TokenDigest(bytes)
+        TokenDigest(sha256::of(self.expose().as_bytes()))
     }
 }
 
@@ -138,7 +136,7 @@ impl TokenDigest {
 
     /// All 64 hexadecimal digits.
     pub(crate) fn digits(&self) -> String {
-        hex(&self.0)
+        sha256::digits(&self.0)
     }
 
     /// Reads what [`Self::digits`] wrote; `None` for anything else.
@@ -153,7 +151,7 @@ impl TokenDigest {
 
     /// Whether it begins with these hexadecimal digits.
     pub(crate) fn begins_with(&self, digits: &str) -> bool {
-        hex(&self.0).starts_with(&digits.to_ascii_lowercase())
+        sha256::digits(&self.0).starts_with(&digits.to_ascii_lowercase())
     }
 }
 
@@ -173,7 +171,7 @@ impl<'de> Deserialize<'de> for TokenDigest {
 
 impl fmt::Display for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0[..Self::ID_DIGITS / 2]))
+        f.write_str(&sha256::digits(&self.0[..Self::ID_DIGITS / 2]))
     }
 }
 
@@ -186,10 +184,6 @@ impl fmt::Debug for TokenDigest {
 /// Whether a text is visible ASCII, without a `/`, and not empty.
 pub(crate) fn is_token_text(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use aws_lc_rs::digest::{SHA256, digest};
-
 use crate::base::atomic_file::{self, Access};
+use crate::base::sha256;
 use crate::store::layout::Layout;
 
 /// What was applied, by the names of the files.
@@ -57,10 +56,5 @@ impl Applied {
 
 /// How a content is told from others.
 pub(crate) fn digest_of(content: &[u8]) -> String {
-    let digest = digest(&SHA256, content);
-    digest
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    sha256::digits(&sha256::of(content))
 }
