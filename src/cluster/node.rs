@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::base::atomic_file::Access;
 use crate::model::endpoint;
+use crate::model::role::Role;
 use crate::platform::snap::SnapPlatform;
 use crate::platform::{self, Platform};
 use crate::store::args_file::ArgsFile;
@@ -197,6 +198,14 @@ impl Node {
     /// Whether the node is a worker: it admits no other nodes, and issues no tokens.
     pub(crate) fn is_worker(&self) -> bool {
         self.layout.has(Lock::Clustered)
+    }
+
+    /// What the node is, in a cluster or on its own.
+    pub(crate) fn role(&self) -> Role {
+        match self.is_worker() {
+            true => Role::Worker,
+            false => Role::ControlPlane,
+        }
     }
 
     /// Whether the node stands alone, without MicroK8s.

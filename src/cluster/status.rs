@@ -19,11 +19,7 @@ use crate::wire::local_v1::{NodeEntry, NodeList};
 /// The nodes: this one, the members of its datastore, the workers that it admitted, and those that
 /// others admitted, which Kubernetes knows.
 pub(crate) fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeList, StoreError> {
-    let own_role = if node.layout.has(Lock::Clustered) {
-        Role::Worker
-    } else {
-        Role::ControlPlane
-    };
+    let own_role = node.role();
     let own_addresses = node.addresses(bind).unwrap_or_default();
     let mut list = NodeList::default();
     if let Some(address) = own_addresses.first() {

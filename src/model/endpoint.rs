@@ -5,6 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 /// The port on which cluster agents listen unless their arguments say otherwise.
 pub const AGENT_PORT: u16 = 25000;
 
+/// The port of MicroK8s's API servers, unless their arguments say otherwise.
+pub(crate) const API_SERVER_PORT: u16 = 16443;
+
 /// The port of MicroK8s's datastore.
 pub(crate) const DATASTORE_PORT: u16 = 19001;
 

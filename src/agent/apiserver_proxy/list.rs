@@ -24,9 +24,6 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes";
 /// The same where Kubernetes has no slices, or the kubelet may not read them.
 const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
-/// MicroK8s's port of an API server, for one that does not say.
-const PORT: u64 = 16443;
-
 /// Keeps the list up to date.
 pub(super) struct List {
     backends: Arc<Backends>,
@@ -212,10 +209,12 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
+/// The port of those that do not say is that of MicroK8s.
 fn port_of(object: &Value) -> u64 {
     let mut ports = items(&object["ports"]);
     let https = ports.find(|port| port["name"] == "https");
-    https.and_then(|port| port["port"].as_u64()).unwrap_or(PORT)
+    let port = https.and_then(|port| port["port"].as_u64());
+    port.unwrap_or(endpoint::API_SERVER_PORT.into())
 }
 
 /// An address that is none of IP is left out.

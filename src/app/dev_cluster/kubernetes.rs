@@ -10,15 +10,15 @@ use crate::base::secret::Secret;
 use crate::base::{env_vars, wait};
 use crate::cli::token_file::quoted;
 use crate::client::api_server::ApiServer;
+use crate::model::endpoint::API_SERVER_PORT;
 use crate::platform::command;
 use crate::platform::process::ChildProcess;
 use crate::store::layout::Layout;
 
 const ETCD_PORT: u16 = 2379;
 const ETCD_PEER_PORT: u16 = 2380;
-const API_PORT: u16 = 16443;
 /// What listens at the address of a node.
-pub(super) const PORTS: [u16; 3] = [ETCD_PORT, ETCD_PEER_PORT, API_PORT];
+pub(super) const PORTS: [u16; 3] = [ETCD_PORT, ETCD_PEER_PORT, API_SERVER_PORT];
 
 /// How long an API server may take to serve.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -105,8 +105,8 @@ impl Kubernetes {
         let kubeconfig = layout.credential("client.config");
         let text = Secret::new(std::fs::read_to_string(&kubeconfig)?);
         let text = Secret::new(text.expose().replace(
-            &format!("https://127.0.0.1:{API_PORT}"),
-            &format!("https://{}", SocketAddr::new(address, API_PORT)),
+            &format!("https://127.0.0.1:{API_SERVER_PORT}"),
+            &format!("https://{}", SocketAddr::new(address, API_SERVER_PORT)),
         ));
         let access = Access::Keep { or: 0o600 };
         atomic_file::write(&kubeconfig, text.expose().as_bytes(), access)?;
@@ -134,7 +134,7 @@ impl Kubernetes {
         vec![
             format!("--etcd-servers=http://{}", self.etcd),
             format!("--bind-address={address}"),
-            format!("--secure-port={API_PORT}"),
+            format!("--secure-port={API_SERVER_PORT}"),
             // Kubernetes takes no address of the loopback among the endpoints of a service; these are
             // kept free for examples.
             format!("--advertise-address=192.0.2.{number}"),
@@ -174,5 +174,5 @@ fn client_of(layout: &Layout, address: IpAddr) -> Result<ApiServer, Trouble> {
     let (authority, certificate) = (read("ca.crt")?, read("client.crt")?);
     let key = Secret::new(read("client.key")?);
     let host = address.to_string();
-    ApiServer::new(&host, API_PORT, &authority, &certificate, &key).map_err(Trouble::new)
+    ApiServer::new(&host, API_SERVER_PORT, &authority, &certificate, &key).map_err(Trouble::new)
 }

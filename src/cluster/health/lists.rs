@@ -53,17 +53,13 @@ impl Member {
 
     /// This node.
     pub(super) fn own(node: &Node) -> Self {
-        let role = match node.is_worker() {
-            true => Role::Worker,
-            false => Role::ControlPlane,
-        };
         let mut addresses = node.addresses(node.agent_bind().ip()).unwrap_or_default();
         addresses.extend(node.own_addresses());
         Self {
             name: node.name().ok(),
             addresses,
             is_own: true,
-            ..Self::new(role)
+            ..Self::new(node.role())
         }
     }
 

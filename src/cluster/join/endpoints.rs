@@ -37,7 +37,7 @@ pub(crate) fn api_port(node: &Node) -> u16 {
     node.arguments("kube-apiserver")
         .ok()
         .and_then(|arguments| arguments.get("--secure-port")?.parse().ok())
-        .unwrap_or(16443)
+        .unwrap_or(endpoint::API_SERVER_PORT)
 }
 
 /// Whether this API server is none that the node knows.
