@@ -14,12 +14,11 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::local_events::LogWords;
 use crate::agent::{Shared, after_response};
 use crate::base::sanitize;
-use crate::base::secret::Secret;
 use crate::cluster::launch::applied::{Applied, digest_of};
 use crate::cluster::launch::file::LaunchFile;
 use crate::cluster::operation::{self, Progress, RunsIn};
 use crate::model::launch_configuration::LaunchConfiguration;
-use crate::wire::operation::{End, Event, LaunchOrder, Operation};
+use crate::wire::operation::{End, Event};
 
 /// The longest pause between two tries of a file.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -177,11 +176,7 @@ fn apply(
             );
         }
     }
-    let text = String::from_utf8_lossy(&file.content).into_owned();
-    let operation = Operation::Launch(LaunchOrder {
-        configuration: Secret::new(text),
-        pre_init: false,
-    });
+    let operation = file.operation(false);
     let mut progress = Logged {
         shared,
         words: LogWords::of(&operation).filter(|_| is_first),

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use crate::app::{self, operation};
 use crate::base::exit_status::ExitStatus;
-use crate::base::secret::Secret;
 use crate::cli;
 use crate::cli::init::InitArgs;
 use crate::cli::join_args::Format;
@@ -15,7 +14,6 @@ use crate::cli::output::{self, Printer};
 use crate::cli::renderer::Renderer;
 use crate::cluster::launch::file::{self, LaunchFile};
 use crate::model::launch_configuration::LaunchConfiguration;
-use crate::wire::operation::{LaunchOrder, Operation};
 
 pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
     let args: InitArgs = match cli::read("init", arguments) {
@@ -55,11 +53,7 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSt
         let warning = format!("warning: {place} holds a token, and every user can read it");
         printer.err(&warning);
     }
-    let text = String::from_utf8_lossy(&found.content).into_owned();
-    let operation = Operation::Launch(LaunchOrder {
-        configuration: Secret::new(text),
-        pre_init,
-    });
+    let operation = found.operation(pre_init);
     let mut renderer = Renderer::new(Format::Text, printer);
     let done = app::find_node_or_say(&mut renderer)
         .and_then(|node| operation::launch(&node, &operation, pre_init, &mut renderer));

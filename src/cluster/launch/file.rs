@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use zeroize::Zeroizing;
 
+use crate::base::secret::Secret;
 use crate::model::launch_configuration::MAX_BYTES;
+use crate::wire::operation::{LaunchOrder, Operation};
 
 /// The bit of a file's mode that lets every user read it.
 const READ_BY_ALL: u32 = 0o004;
@@ -27,6 +29,16 @@ impl LaunchFile {
             // The mode of a pipe says nothing about who has what runs through it.
             is_read_by_all: found.is_file() && found.permissions().mode() & READ_BY_ALL != 0,
             content: read(file)?,
+        })
+    }
+
+    /// Has its content applied, which was [parsed] before and so is text.
+    ///
+    /// [parsed]: crate::model::launch_configuration::LaunchConfiguration::parse
+    pub(crate) fn operation(&self, pre_init: bool) -> Operation {
+        Operation::Launch(LaunchOrder {
+            configuration: Secret::new(String::from_utf8_lossy(&self.content)),
+            pre_init,
         })
     }
 }

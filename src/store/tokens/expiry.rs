@@ -229,13 +229,8 @@ impl Tokens {
         };
         let is_older = seen.is_some_and(|seen| revision < seen);
         if is_older {
-            let mut all = Vec::new();
-            self.records.store().list("", &mut |digest, _| {
-                all.push(digest);
-                ControlFlow::Continue(())
-            })?;
             let mut count = 0;
-            for batch in all.chunks(EXPIRY_BATCH) {
+            for batch in self.digests()?.chunks(EXPIRY_BATCH) {
                 let voided = self.records.edit_all(batch, false, |record| {
                     record.map_or((None, false), |mut record| {
                         let voided = record.make_void(VoidReason::OlderCopy, moment.now);
@@ -259,6 +254,16 @@ impl Tokens {
         Ok(())
     }
 
+    /// All tokens in the store.
+    fn digests(&self) -> Result<Vec<TokenDigest>, StoreError> {
+        let mut all = Vec::new();
+        self.records.store().list("", &mut |digest, _| {
+            all.push(digest);
+            ControlFlow::Continue(())
+        })?;
+        Ok(all)
+    }
+
     /// Brings all that is stored up to the cluster that the node is in and to its clock: once after
     /// each start, after each change of the cluster, and when the clock was put back.
     fn settle_all(&self, is_member: &dyn Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
@@ -275,12 +280,7 @@ impl Tokens {
             *last = now;
             return Ok(());
         }
-        let mut all = Vec::new();
-        self.records.store().list("", &mut |digest, _| {
-            all.push(digest);
-            ControlFlow::Continue(())
-        })?;
-        for batch in all.chunks(EXPIRY_BATCH) {
+        for batch in self.digests()?.chunks(EXPIRY_BATCH) {
             self.reconcile(batch, is_member)?;
         }
         self.admissions.keep_to(&current)?;
