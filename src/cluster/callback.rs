@@ -19,7 +19,7 @@ use crate::cluster::node::Node;
 use crate::model::endpoint;
 use crate::model::token::{Token, TokenDigest};
 use crate::store::callback_tokens::{self, Owner};
-use crate::store::dqlite::{self, Member};
+use crate::store::dqlite::Member;
 use crate::store::layout::{Lock, ReadError};
 use crate::store::traefik;
 
@@ -161,11 +161,8 @@ pub(crate) fn for_worker(cluster: &Secret) -> (Secret, TokenDigest) {
 }
 
 fn by_datastore(node: &Node) -> Result<BTreeSet<IpAddr>, String> {
-    let answer = node
-        .platform
-        .datastore_members(&node.layout.backend())
-        .map_err(|error| error.to_string())?;
-    let members = dqlite::read_shell_answer(&answer).map_err(|error| error.to_string())?;
+    let members = node.datastore_members();
+    let members = members.map_err(|error| error.to_string())?;
     Ok(members
         .iter()
         .filter_map(Member::ip)

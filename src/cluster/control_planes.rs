@@ -19,7 +19,7 @@ use crate::cluster::node::Node;
 use crate::cluster::{first_join, join, token_admin};
 use crate::model::endpoint;
 use crate::model::fingerprint::Fingerprint;
-use crate::store::dqlite::{self, Member};
+use crate::store::dqlite::Member;
 use crate::store::layout::ReadError;
 
 /// How long an API server may take to answer. All are asked at once.
@@ -58,10 +58,7 @@ pub(crate) fn serving(node: &Node, joining: IpAddr) -> Result<Vec<IpAddr>, ListE
 fn members(node: &Node, endpoints: &BTreeSet<IpAddr>, own: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let by_file = first_join::datastore_members(node).unwrap_or_default();
     let is_alone = by_file.len() <= 1 && endpoints.is_subset(own);
-    let asked = (!is_alone)
-        .then(|| node.platform.datastore_members(&node.layout.backend()).ok())
-        .flatten()
-        .and_then(|answer| dqlite::read_shell_answer(&answer).ok());
+    let asked = (!is_alone).then(|| node.datastore_members().ok()).flatten();
     asked
         .unwrap_or(by_file)
         .iter()

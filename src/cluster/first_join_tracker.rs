@@ -16,7 +16,6 @@ use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
 use crate::store::admissions::AdmittedNode;
-use crate::store::dqlite;
 use crate::store::tokens::Tokens;
 
 /// Who may come to rely on what the first join changed.
@@ -293,11 +292,7 @@ fn is_relied_on(node: &Node, tokens: &Tokens) -> Option<bool> {
         return Some(false);
     }
     let members = if node.platform.has_datastore() {
-        let answer = node
-            .platform
-            .datastore_members(&node.layout.backend())
-            .ok()?;
-        dqlite::read_shell_answer(&answer).ok()?
+        node.datastore_members().ok()?
     } else {
         first_join::datastore_members(node).ok()?
     };

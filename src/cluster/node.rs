@@ -10,8 +10,9 @@ use crate::base::atomic_file::Access;
 use crate::model::endpoint;
 use crate::model::role::Role;
 use crate::platform::snap::SnapPlatform;
-use crate::platform::{self, Platform};
+use crate::platform::{self, CommandError, Platform};
 use crate::store::args_file::ArgsFile;
+use crate::store::dqlite::{self, Malformed, Member};
 use crate::store::layout::{Kind, Layout, Lock, ReadError};
 use crate::store::token_files::Sharing;
 
@@ -33,6 +34,17 @@ pub(crate) enum Privacy {
     GroupReads,
     /// Root alone: private keys, and credentials that only services use.
     Root,
+}
+
+/// Why the members of the datastore are not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MembersError {
+    /// The datastore gave no answer.
+    #[error(transparent)]
+    NoAnswer(#[from] CommandError),
+    /// The answer is no list of members.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
 }
 
 impl Node {
@@ -198,6 +210,12 @@ impl Node {
     /// Whether the node is a worker: it admits no other nodes, and issues no tokens.
     pub(crate) fn is_worker(&self) -> bool {
         self.layout.has(Lock::Clustered)
+    }
+
+    /// The members of the datastore, as it lists them itself.
+    pub(crate) fn datastore_members(&self) -> Result<Vec<Member>, MembersError> {
+        let answer = self.platform.datastore_members(&self.layout.backend())?;
+        Ok(dqlite::read_shell_answer(&answer)?)
     }
 
     /// What the node is, in a cluster or on its own.

@@ -329,10 +329,8 @@ fn datastore(node: &Node) -> Result<Vec<dqlite::Member>, Missing> {
     if !node.runs_datastore() {
         return Err(Missing::None("no datastore of MicroK8s runs on this node"));
     }
-    let no_answer = |error: &dyn std::fmt::Display| Missing::NoAnswer(error.to_string());
-    let answer = node.platform.datastore_members(&node.layout.backend());
-    let answer = answer.map_err(|error| no_answer(&error))?;
-    dqlite::read_shell_answer(&answer).map_err(|error| no_answer(&error))
+    let listed = node.datastore_members();
+    listed.map_err(|error| Missing::NoAnswer(error.to_string()))
 }
 
 #[cfg(test)]

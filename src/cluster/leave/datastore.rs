@@ -36,17 +36,9 @@ pub(super) fn own_entry(node: &Node) -> Option<Member> {
     dqlite::read_info(&info).ok()
 }
 
-fn members(node: &Node) -> Result<Vec<Member>, LeaveError> {
-    let answer = node
-        .platform
-        .datastore_members(&node.layout.backend())
-        .map_err(LeaveError::NotAsked)?;
-    Ok(dqlite::read_shell_answer(&answer)?)
-}
-
 /// The only voter may not leave, or the others lose the data (recording `leave-only-voter`).
 pub(super) fn check_voters(node: &Node) -> Result<(), LeaveError> {
-    let members = members(node)?;
+    let members = node.datastore_members()?;
     let mut voters = members
         .iter()
         .filter(|member| member.role == DatastoreRole::Voter);
@@ -62,7 +54,7 @@ pub(super) fn check_voters(node: &Node) -> Result<(), LeaveError> {
 
 /// The members to ask to forget this node: none when it is alone, or forgotten already.
 pub(super) fn other_members(node: &Node) -> Result<Others, LeaveError> {
-    let members = members(node)?;
+    let members = node.datastore_members()?;
     let own = own_entry(node);
     let is_own = |member: &&Member| {
         let own = own.as_ref();

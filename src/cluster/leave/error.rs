@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::identity::IdentityError;
+use crate::cluster::node::MembersError;
 use crate::cluster::node_lock::NodeLockError;
 use crate::cluster::transaction::JournalError;
 use crate::model::join_stage::JoinStage;
@@ -86,6 +87,15 @@ impl From<IdentityError> for LeaveError {
             IdentityError::Read(error) => Self::Read(error),
             IdentityError::Pki(error) => Self::Pki(error),
             IdentityError::Machine(error) => Self::Machine(error),
+        }
+    }
+}
+
+impl From<MembersError> for LeaveError {
+    fn from(error: MembersError) -> Self {
+        match error {
+            MembersError::NoAnswer(error) => Self::NotAsked(error),
+            MembersError::Malformed(error) => Self::Malformed(error),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::base::exit_status::ExitStatus;
 use crate::cluster::leave::not_forgotten;
+use crate::cluster::node::MembersError;
 use crate::cluster::node_lock::NodeLockError;
 use crate::cluster::transaction::JournalError;
 use crate::model::join_stage::JoinStage;
@@ -104,6 +105,15 @@ pub(crate) enum RemoveError {
     /// The nodes that this one admitted.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<MembersError> for RemoveError {
+    fn from(error: MembersError) -> Self {
+        match error {
+            MembersError::NoAnswer(error) => Self::NoAnswer(error),
+            MembersError::Malformed(error) => Self::Malformed(error),
+        }
+    }
 }
 
 impl RemoveError {

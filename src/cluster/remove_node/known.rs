@@ -13,7 +13,7 @@ use crate::model::endpoint;
 use crate::model::node::NodeName;
 use crate::model::role::Role;
 use crate::platform::CommandError;
-use crate::store::dqlite::{self, Member};
+use crate::store::dqlite::Member;
 use crate::store::tokens::Tokens;
 
 /// Whether Kubernetes has a node of that name.
@@ -176,11 +176,7 @@ impl Target {
         if !node.platform.has_datastore() || !node.uses_dqlite() {
             return Ok(Found::Nothing);
         }
-        let answer = node
-            .platform
-            .datastore_members(&node.layout.backend())
-            .map_err(RemoveError::NoAnswer)?;
-        let members = dqlite::read_shell_answer(&answer)?;
+        let members = node.datastore_members()?;
         let at = |addresses: &[IpAddr]| {
             let is_there = |member: &&Member| addresses.iter().any(|one| member.is_at(*one));
             members.iter().find(is_there)
