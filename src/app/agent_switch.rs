@@ -97,6 +97,7 @@ fn fail(error: &SwitchError, printer: &mut dyn Printer) -> ExitStatus {
             ExitStatus::Failure,
             "install it with `sudo install -m 755 microk8s /usr/local/bin/microk8s`, and run it there",
         ),
+        SwitchError::Busy => (ExitStatus::Failure, "wait until that one has ended"),
         SwitchError::ForeignUnit => (ExitStatus::Failure, "see what it is, and move it away"),
         SwitchError::File { .. } => (ExitStatus::Failure, "see who owns it"),
         SwitchError::Undone(StepError::Interrupted) => {

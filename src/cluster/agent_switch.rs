@@ -15,11 +15,14 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::atomic_file::{self, Access};
+use crate::base::file_lock::{FileLock, FileLockError};
 use crate::base::wait;
 use crate::cluster::node::Node;
 use crate::platform::{CommandError, Service, ServiceState, network, snap, unit};
 use crate::store::layout::Kind;
 
+/// Where systemd looks for units of the machine. A switch holds the lock on it.
+const UNIT_FOLDER: &str = "/etc/systemd/system";
 /// The unit that a switch writes. One of the Debian package, of the same name, gives way to it.
 const UNIT_FILE: &str = "/etc/systemd/system/microk8s-cluster-agent.service";
 const UNIT: &str = "microk8s-cluster-agent.service";
@@ -52,6 +55,8 @@ pub(crate) enum SwitchError {
     NoSnap(PathBuf),
     #[error("systemd does not run on this machine")]
     NoSystemd,
+    #[error("another command is choosing the agent of this node")]
+    Busy,
     #[error("`{}` cannot be the program of a service: {why}", path.display())]
     Program { path: PathBuf, why: &'static str },
     #[error("`{UNIT_FILE}` is not a unit of this program")]
@@ -159,6 +164,7 @@ pub(crate) struct Switch {
     node: Node,
     pub(crate) steps: Vec<Step>,
     unit_before: Option<String>,
+    _lock: FileLock,
 }
 
 impl Switch {
@@ -173,6 +179,14 @@ impl Switch {
         if !Path::new("/run/systemd/system").is_dir() {
             return Err(SwitchError::NoSystemd);
         }
+        let lock = FileLock::try_take_folder(Path::new(UNIT_FOLDER));
+        let lock = lock.map_err(|error| match error {
+            FileLockError::Held => SwitchError::Busy,
+            FileLockError::Io(source) => SwitchError::File {
+                path: PathBuf::from(UNIT_FOLDER),
+                source,
+            },
+        })?;
         let unit_before = match fs::read_to_string(UNIT_FILE) {
             Ok(text) if text.contains("microk8s agent") => Some(text),
             Ok(_) => return Err(SwitchError::ForeignUnit),
@@ -214,6 +228,7 @@ impl Switch {
             node: node.clone(),
             steps,
             unit_before,
+            _lock: lock,
         })
     }
 

@@ -136,9 +136,18 @@ fn agents_take_turns_while_nodes_join_and_no_token_is_lost() {
 }
 
 #[test]
-fn an_agent_that_does_not_come_up_gives_way_to_the_one_before() {
+fn an_agent_that_does_not_come_up_gives_way_to_the_one_before_and_one_switch_runs_at_a_time() {
     let Some((lab, machine)) = lab() else { return };
     let snaps = agents(&machine);
+    // While another command switches them nothing is done.
+    let busy = machine.shell("flock /etc/systemd/system microk8s agent install");
+    assert_eq!(busy.code, Some(1), "{busy:?}");
+    assert!(
+        busy.stderr
+            .starts_with("error: another command is choosing the agent of this node\nhint: "),
+        "{busy:?}"
+    );
+    assert_eq!(agents(&machine), snaps);
     let arguments = "/var/snap/microk8s/current/args/cluster-agent";
     machine
         .shell(&format!("echo --min-tls-version=tls10 >> {arguments}"))
