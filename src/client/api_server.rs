@@ -13,7 +13,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::base::runtime;
 use crate::base::secret::Secret;
-use crate::client::connection;
+use crate::client::{connection, pinned_tls};
 use crate::model::endpoint;
 
 /// Every API server answers this path, without authorization too.
@@ -192,10 +192,7 @@ fn set_up(error: impl Display) -> ApiServerError {
 fn builder(
     authority: &str,
 ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, ApiServerError> {
-    let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_slice_iter(authority.as_bytes()) {
-        roots.add(authority.map_err(set_up)?).map_err(set_up)?;
-    }
+    let roots = pinned_tls::roots(authority).map_err(set_up)?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

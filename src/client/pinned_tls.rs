@@ -59,11 +59,7 @@ impl Identity {
 
     /// The certificate is that of a control plane node under this authority (PEM).
     pub(crate) fn control_plane(authority: &str) -> Result<Self, String> {
-        let mut roots = RootCertStore::empty();
-        for one in CertificateDer::pem_slice_iter(authority.as_bytes()) {
-            let one = one.map_err(|error| error.to_string())?;
-            roots.add(one).map_err(|error| error.to_string())?;
-        }
+        let roots = roots(authority)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
         let verifier = verifier.build().map_err(|error| error.to_string())?;
@@ -102,6 +98,16 @@ impl Identity {
             }
         }
     }
+}
+
+/// The certificates of an authority (PEM), to verify others with.
+pub(super) fn roots(authority: &str) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for one in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        let one = one.map_err(|error| error.to_string())?;
+        roots.add(one).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
 }
 
 /// A configuration for a peer that is to be this one.
