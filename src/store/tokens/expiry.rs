@@ -280,7 +280,17 @@ impl Tokens {
             *last = now;
             return Ok(());
         }
-        for batch in self.digests()?.chunks(EXPIRY_BATCH) {
+        let moment = self.moment();
+        let mut changing = Vec::new();
+        self.records.store().list("", &mut |digest, stored| {
+            let mut record = stored.record.clone();
+            moment.reconcile(&mut record, |node| Some(is_member(node)));
+            if record != stored.record {
+                changing.push(digest);
+            }
+            ControlFlow::Continue(())
+        })?;
+        for batch in changing.chunks(EXPIRY_BATCH) {
             self.reconcile(batch, is_member)?;
         }
         self.admissions.keep_to(&current)?;
