@@ -14,6 +14,7 @@ use rand::RngExt;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
+use crate::agent::connection_limiter::RequestPermit;
 use crate::agent::local_socket::LocalCaller;
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::Metrics;
@@ -55,6 +56,8 @@ pub(crate) async fn remote(
         .get()
         .map(|caller: &Caller| caller.remote);
     let asker = address.map_or(Asker::Unknown, Asker::Address);
+    // The handler drops its own when it has the body.
+    let _under_way: Option<Arc<RequestPermit>> = request.extensions().get().cloned();
     watch(asker, Some(metrics), request, next).await
 }
 
