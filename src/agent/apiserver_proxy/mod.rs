@@ -133,7 +133,11 @@ async fn serve(settings: &Settings, manager: Arc<ServiceManager>) -> Result<(), 
     accepting.abort();
     connections.close();
     tokio::select! {
-        _ = timeout(DRAIN, connections.wait()) => {}
+        in_time = timeout(DRAIN, connections.wait()) => {
+            if in_time.is_err() {
+                tracing::warn!("connections are still open, and are not waited for any longer");
+            }
+        }
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
