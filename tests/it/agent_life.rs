@@ -262,10 +262,10 @@ fn idle_connections_of_one_host_keep_no_other_host_from_being_served() {
         return;
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
-    let few_files = "ulimit -n 256; exec microk8s agent";
+    let few_files = "ulimit -n 128; exec microk8s agent";
     let agent = Agent::start_as(n1, &["sh", "-c", few_files]);
     // Each client shakes hands and then says nothing, until its input ends with this shell.
-    let idle = "exec 3<&0; for n in $(seq 300); do \
+    let idle = "exec 3<&0; for n in $(seq 100); do \
                 openssl s_client -connect 10.99.0.11:25000 <&3 >/dev/null 2>&1 & done; wait";
     let mut clients = n2
         .command(&["sh", "-c", idle])

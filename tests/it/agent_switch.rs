@@ -6,9 +6,13 @@
 //! agent keeps as a hash.
 
 use std::thread;
+use std::time::Duration;
+
+use microk8s::base::wait;
+use microk8s::model::endpoint::AGENT_PORT;
 
 use crate::lab::systemd::{Machine, UNIT};
-use crate::lab::{Host, Lab, tell};
+use crate::lab::{Host, Lab, STALL_TIMEOUT, tell};
 
 const STOCK: &str = "snap.microk8s.daemon-cluster-agent";
 const STOCK_UNIT: &str = "[Service]
@@ -45,13 +49,9 @@ fn lab() -> Option<(Lab, Machine)> {
 }
 
 fn await_agent(machine: &Machine) {
-    machine.wait_until("listener", || has_connection(machine, "0A").then_some(()));
-}
-
-/// Whether the machine has a socket at port 25000 that is in this state of `/proc/net/tcp`.
-fn has_connection(machine: &Machine, state: &str) -> bool {
-    let line = format!("cat /proc/net/tcp* | grep -Eq ':61A8 [0-9A-F]+:[0-9A-F]+ {state} '");
-    machine.shell(&line).code == Some(0)
+    machine.wait_until("listener", || {
+        machine.has_socket(AGENT_PORT, "0A").then_some(())
+    });
 }
 
 /// Which agents are on and run: the snap's, and this program's.
@@ -77,8 +77,8 @@ fn take_out(machine: &Machine, n2: &Host) {
 fn switch_in_a_join(machine: &Machine, n2: &Host, line: &str, command: &str) {
     thread::scope(|scope| {
         let join = scope.spawn(|| n2.shell(&format!("{line} --worker")));
-        machine.wait_until("connection", || {
-            (has_connection(machine, "01") || join.is_finished()).then_some(())
+        wait::until(STALL_TIMEOUT, Duration::from_millis(1), || {
+            (machine.has_socket(AGENT_PORT, "01") || join.is_finished()).then_some(())
         });
         machine.shell(command).ok();
         join.join().unwrap().ok();

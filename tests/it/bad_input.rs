@@ -286,7 +286,7 @@ fn an_answer_that_a_shell_would_evaluate_or_that_has_no_bounds_is_refused_with_i
             "{field}: {}",
             output.stderr.len()
         );
-        assert!(began.elapsed().as_secs() < 10, "{field}");
+        assert!(began.elapsed().as_secs() < 60, "{field}");
         assert_eq!(
             peer.requests().len(),
             1,

@@ -7,7 +7,6 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use microk8s::client::pinned_tls::Identity;
 use microk8s::client::remote::{Peer, RemoteError, Wait};
@@ -20,7 +19,7 @@ use microk8s::pki::name::Subject;
 use crate::lab::network::inside;
 use crate::lab::swarm::agent::new_tokens;
 use crate::lab::swarm::{Attempt, Outcome, Swarm};
-use crate::lab::{Host, Lab, pem};
+use crate::lab::{Host, Lab, STALL_TIMEOUT, pem};
 
 /// Where n1's agent is.
 const AGENT: &str = "10.99.0.11:25000";
@@ -38,7 +37,7 @@ fn endpoint() -> SocketAddr {
 /// The fingerprint of what a handshake shows, seen from this host.
 fn shown(from: &Host) -> String {
     inside(from.namespace(), || {
-        let wait = Wait::within(Duration::from_secs(30));
+        let wait = Wait::within(STALL_TIMEOUT);
         let peer = Peer::connect(&wait, endpoint(), None, Identity::default()).unwrap();
         Fingerprint::of(peer.certificate()).to_string()
     })
@@ -54,7 +53,7 @@ fn a_node_with_another_certificate_is_refused_in_the_handshake_and_both_fingerpr
     let served = pem::fingerprint(n1.read("certs/server.crt").as_bytes());
     let expected = FingerprintPrefix::parse("0123456789ab").unwrap();
     let refused = inside(n2.namespace(), || {
-        let wait = Wait::within(Duration::from_secs(30));
+        let wait = Wait::within(STALL_TIMEOUT);
         Peer::connect(&wait, endpoint(), None, Identity::of([expected.clone()])).err()
     });
     let Some(RemoteError::OtherCertificate { source, .. }) = refused else {

@@ -13,10 +13,7 @@ use microk8s::base::wait;
 
 use crate::lab::kubernetes::Programs;
 use crate::lab::program::program;
-use crate::lab::skip;
-
-/// How long the agents of a killed cluster may take to end.
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::lab::{STALL_TIMEOUT, skip};
 
 /// A script in a namespace where nothing but the loopback is, as root of that namespace. It finds
 /// the program as `$0`.
@@ -219,7 +216,7 @@ fn a_kill_leaves_no_process_behind_whenever_it_comes() {
         child.kill().unwrap();
         child.wait().unwrap();
         let none_left = || users_of(folder.path()).is_empty().then_some(());
-        wait::until(DEADLINE, Duration::from_millis(20), none_left)
+        wait::until(STALL_TIMEOUT, Duration::from_millis(20), none_left)
             .unwrap_or_else(|| panic!("{until}: {:?}", users_of(folder.path())));
     }
 }

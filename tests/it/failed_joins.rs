@@ -17,7 +17,7 @@ use crate::lab::peer::{Peer, Reply, Speaks};
 use crate::lab::small_disk::SmallDisk;
 use crate::lab::snapshot::Snapshot;
 use crate::lab::stopped_join::StoppedJoin;
-use crate::lab::{Host, Lab, Output};
+use crate::lab::{Host, Lab, Output, STALL_TIMEOUT};
 
 const PROXY: &str = "microk8s.daemon-apiserver-proxy";
 
@@ -97,8 +97,7 @@ fn a_worker_waits_for_a_proxy_that_is_slow_to_start() {
                     .any(|call| call.starts_with("snapctl services"))
                     .then_some(())
             };
-            let limit = Duration::from_secs(30);
-            wait::until(limit, Duration::from_millis(5), asked).unwrap();
+            wait::until(STALL_TIMEOUT, Duration::from_millis(5), asked).unwrap();
             let _server = Peer::api_server(n2, n1, n1, Speaks::Tls, answers(200));
             joining.join().unwrap().ok();
         });
@@ -273,7 +272,7 @@ fn a_datastore_that_never_lists_the_node_fails_the_join_when_the_time_is_over() 
         let began = Instant::now();
         let output = n2.shell(&format!("{line} --timeout 5s"));
         let took = began.elapsed().as_secs();
-        assert!((5..30).contains(&took), "{took} s");
+        assert!((5..60).contains(&took), "{took} s");
         assert_failed(&output, n2, &before, "datastore", 8);
         n2.stand_ins.list_members();
         n2.shell(&line).ok();
@@ -357,8 +356,7 @@ fn the_token_of_a_join_that_was_killed_is_free_when_the_agent_starts_or_the_next
             agent.wait_for("request=\"join-outcome\"");
             // Told, it has nothing of the token left.
             let gone = || (!holds(&n2.path("var/cluster-agent"), &line)).then_some(());
-            let limit = Duration::from_secs(30);
-            wait::until(limit, Duration::from_millis(5), gone).unwrap();
+            wait::until(STALL_TIMEOUT, Duration::from_millis(5), gone).unwrap();
         } else {
             assert_eq!(n2.shell("microk8s leave").code, Some(1));
             assert!(!holds(&n2.path("var"), &line));
@@ -390,12 +388,11 @@ fn peer(lab: &Lab, reply: fn() -> Reply) -> Peer {
 
 /// Waits until the contacted node was asked to let n2 in and, then, told that the join failed.
 fn wait_for_requests(peer: &Peer, paths: &[&str]) {
-    let limit = Duration::from_secs(30);
     let asked = || {
         let requests = peer.requests();
         (requests.len() >= paths.len()).then_some(requests)
     };
-    let requests = wait::until(limit, Duration::from_millis(5), asked).unwrap();
+    let requests = wait::until(STALL_TIMEOUT, Duration::from_millis(5), asked).unwrap();
     let found: Vec<&str> = requests.iter().map(|known| known.path.as_str()).collect();
     assert_eq!(found, paths);
     if let [_, outcome] = &requests[..] {

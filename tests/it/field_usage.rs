@@ -14,12 +14,14 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use microk8s::base::wait;
 
 use crate::lab::agent::Agent;
 use crate::lab::nodes::HOSTS;
 use crate::lab::program::program;
-use crate::lab::{Host, Lab, Output, now};
+use crate::lab::{Host, Lab, Output, STALL_TIMEOUT, now};
 
 const IP: &str = "10.99.0.11";
 const OTHER_IP: &str = "10.98.0.11";
@@ -58,7 +60,7 @@ add_node_lines! {
     u46_the_first_command_is_not_the_one_for_workers:
         r#"set -e; $MICROK8S add-node --token-ttl 600 | grep 'microk8s join' | head -1 | grep -Exq "$P""#;
     u09_a_reader_that_goes_away_early_is_no_failure:
-        r#"for i in $(seq 100); do bash -o pipefail -c '$MICROK8S add-node | head -1 >/dev/null' || exit 1; done"#;
+        r#"for i in $(seq 30); do bash -o pipefail -c '$MICROK8S add-node | head -1 >/dev/null' || exit 1; done"#;
     u09_a_grep_that_stops_at_its_first_match_is_no_failure:
         r#"for i in $(seq 30); do bash -o pipefail -c '$MICROK8S add-node | grep -m1 "microk8s join" >/dev/null' || exit 1; done"#;
     u12_the_first_match_with_the_flag_is_the_worker_command:
@@ -1276,16 +1278,11 @@ impl Held {
     }
 }
 
-/// Looks again and again until something holds, and fails when it does not within half a minute.
+/// Waits until something holds.
 #[track_caller]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the pause between two looks; the deadline ends the test"
-)]
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < deadline, "still waiting: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let found = wait::until(STALL_TIMEOUT, Duration::from_millis(20), || {
+        holds().then_some(())
+    });
+    assert!(found.is_some(), "still waiting: {what}");
 }

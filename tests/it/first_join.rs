@@ -9,9 +9,8 @@ use nix::sys::signal::Signal;
 
 use crate::killed;
 use crate::lab::snapshot::Snapshot;
-use crate::lab::{Host, Lab, nodes};
+use crate::lab::{Host, Lab, STALL_TIMEOUT, nodes};
 
-const STALL_TIMEOUT: Duration = Duration::from_secs(40);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Until when somebody may rely on what was changed.
 const UNTIL: &str = "var/cluster-agent/first-join/until";

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::compat::requests::curl;
 use crate::lab::agent::Agent;
 use crate::lab::request::*;
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, STALL_TIMEOUT};
 use crate::signing::{SIGN, joining_worker};
 
 /// For which of a worker's two certificates a request is sent.
@@ -765,8 +765,7 @@ fn hostile_requests_are_refused_with_their_reason_in_the_log_and_cost_the_worker
 
 /// The line of the log about the refused request of this number, counted from zero.
 fn refusal(agent: &Agent, number: usize) -> String {
-    let patience = (Duration::from_secs(30), Duration::from_millis(1));
-    let found = wait::until(patience.0, patience.1, || {
+    let found = wait::until(STALL_TIMEOUT, Duration::from_millis(1), || {
         let log = agent.log();
         let mut refused = log
             .lines()

@@ -11,11 +11,10 @@ use nix::sys::signal::Signal;
 
 use crate::compat::requests::{curl_line, sha256};
 use crate::lab::agent::Agent;
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, STALL_TIMEOUT};
 
 const IMPORT: &str = "https://10.99.0.11:25000/cluster/api/v2.0/image/import";
 const TOKEN: &str = "-H 'x-microk8s-callback-token: secret'";
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How large the image is; `IMAGE_MIB=1024` has a larger one than the suite.
 fn image_mib() -> u64 {

@@ -286,7 +286,7 @@ fn addresses_of_one_link_are_refused_on_both_sides() {
     let _agent = n1.agent();
     let link_local = |host: &Host| {
         let said = host
-            .shell("until ip -6 -o address show dev eth0 scope link -tentative | grep -q fe80; do :; done; ip -6 -o address show dev eth0 scope link")
+            .shell("until ip -6 -o address show dev eth0 scope link -tentative | grep -q fe80; do sleep 0.1; done; ip -6 -o address show dev eth0 scope link")
             .ok();
         let word = said
             .split_whitespace()

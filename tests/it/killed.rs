@@ -16,11 +16,9 @@ use nix::unistd::Pid;
 use crate::lab::agent::Agent;
 use crate::lab::snapshot::Snapshot;
 use crate::lab::standins::Running;
-use crate::lab::{Host, Lab, Output, nodes, skip, tell};
+use crate::lab::{Host, Lab, Output, STALL_TIMEOUT, nodes, skip, tell};
 use crate::leaving::{assert_of_one_authority, cluster};
 
-/// Nothing waits for this long in a run where all is well.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The system calls by which what a folder holds changes.

@@ -5,10 +5,9 @@ use std::time::Duration;
 use microk8s::base::wait;
 
 use crate::lab::kubernetes::{Authorization, Kubernetes};
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, STALL_TIMEOUT};
 use crate::removing::{datastore, was_called};
 
-const STALL_TIMEOUT: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(250);
 
 const TRUST: [&str; 4] = [

@@ -49,12 +49,13 @@ use self::network::Network;
 use self::program::program;
 use self::snapshot::Snapshot;
 use self::standins::StandIns;
+pub use self::swarm::STALL_TIMEOUT;
 
 /// The agent's own state, which the recordings know nothing of.
 const OWN_STATE: &str = "var/cluster-agent";
 
 /// How long a program may run, in seconds.
-const TIME_LIMIT: u32 = 120;
+const TIME_LIMIT: u32 = 240;
 /// The exit code of a program that ran for longer.
 const ENDED_BY_LIMIT: i32 = 128 + Signal::SIGALRM as i32;
 

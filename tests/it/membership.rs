@@ -307,13 +307,23 @@ fn join_limit() -> Duration {
 #[test]
 fn a_control_plane_join_waits_for_no_clock() {
     both_ways(&["n1", "n2"], |lab| {
-        let line = lab.host("n1").join_line();
+        let n2 = lab.host("n2");
         // The clock runs on the host, so that what it takes to get there does not count.
-        let timed = format!("began=$(date +%s%N) && {line} >&2 && echo $(($(date +%s%N) - began))");
-        let took = lab.host("n2").shell(&timed).ok();
-        let took = Duration::from_nanos(took.trim().parse().unwrap());
-        println!("a control plane join took {took:?} of {:?}", join_limit());
-        assert!(took < join_limit(), "{took:?}");
+        let took = || {
+            let line = lab.host("n1").join_line();
+            let timed =
+                format!("began=$(date +%s%N) && {line} >&2 && echo $(($(date +%s%N) - began))");
+            let took = n2.shell(&timed).ok();
+            n2.shell("microk8s leave").ok();
+            Duration::from_nanos(took.trim().parse().unwrap())
+        };
+        // A busy machine slows some of them down, and a clock that is waited for all.
+        let is_soon = || {
+            let took = took();
+            println!("a control plane join took {took:?} of {:?}", join_limit());
+            took < join_limit()
+        };
+        assert!((0..4).any(|_| is_soon()), "each of four took longer");
     });
 }
 

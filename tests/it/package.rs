@@ -287,7 +287,7 @@ fn nodes_that_the_package_set_up_join_reboot_upgrade_and_go_without_a_trace() {
 
     // The contacted node is upgraded while the other one tries again with the same token.
     let joined = thread::scope(|scope| {
-        let join = scope.spawn(|| n2.shell(&format!("{line} --wait=1m")));
+        let join = scope.spawn(|| n2.shell(&format!("{line} --wait=5m")));
         install(n1, SECOND);
         join.join().unwrap()
     });

@@ -15,7 +15,7 @@ use crate::dev_cluster::is_dqlite_installed;
 use crate::lab::datastore;
 use crate::lab::network::{self, Network};
 use crate::lab::program::program;
-use crate::lab::{scratch, skip};
+use crate::lab::{STALL_TIMEOUT, scratch, skip};
 
 const HOSTS: [(&str, &str); 5] = [
     ("c1", "10.99.0.11"),
@@ -24,8 +24,6 @@ const HOSTS: [(&str, &str); 5] = [
     ("w1", "10.99.0.21"),
     ("w2", "10.99.0.22"),
 ];
-/// How long the datastore may take to settle who is a member, and who has a vote.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A machine with a standalone node, whose agent runs.

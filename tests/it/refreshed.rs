@@ -12,7 +12,7 @@ use crate::lab::agent::Agent;
 use crate::lab::revisions::{copy, directory, lay_out, lead_to, link, unlink};
 use crate::lab::snapshot::Snapshot;
 use crate::lab::systemd::Machine;
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, STALL_TIMEOUT};
 
 const KUBELITE: &str = "microk8s.daemon-kubelite";
 
@@ -141,7 +141,7 @@ fn a_join_that_the_refresh_comes_into_is_taken_back_in_both_directories() {
         n1.stand_ins.hold("stop", KUBELITE);
         let joined = thread::scope(|scope| {
             let join = scope.spawn(|| n1.shell(&line));
-            let held = wait::until(Duration::from_secs(60), Duration::from_millis(5), || {
+            let held = wait::until(STALL_TIMEOUT, Duration::from_millis(5), || {
                 n1.stand_ins.held()
             });
             assert!(held.is_some());

@@ -13,14 +13,12 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::lab::program::program;
-use crate::lab::scratch;
 use crate::lab::shared_api::SharedApi;
 use crate::lab::swarm::agent::StandaloneAgent;
 use crate::lab::swarm::{Attempt, Outcome, Step, Swarm};
 use crate::lab::wire::Mode;
+use crate::lab::{STALL_TIMEOUT, scratch};
 
-/// How long a condition may take on a busy machine.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How many nodes join an agent at once.
 const AT_ONCE: usize = 8;

@@ -6,10 +6,8 @@ use std::time::Duration;
 use microk8s::base::wait;
 
 use crate::field_usage::Held;
-use crate::lab::{Host, Lab, is_installed};
+use crate::lab::{Host, Lab, STALL_TIMEOUT, is_installed};
 
-/// Nothing waits for this long in a run where all is well.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A terminal on a host. It goes away when it is dropped.

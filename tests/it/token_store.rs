@@ -9,10 +9,9 @@ use serde_json::{Value, json};
 
 use crate::compat::requests::curl;
 use crate::lab::kubernetes::{Authorization, Kubernetes};
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, STALL_TIMEOUT};
 use crate::removing::datastore;
 
-const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(250);
 const EACH: usize = 70;
 const IN_CLUSTER: &str = "tokens are kept in the cluster's API";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use microk8s::base::wait;
 
 use crate::compat::preconditions::new_token;
-use crate::lab::{Host, Lab, Output, now};
+use crate::lab::{Host, Lab, Output, STALL_TIMEOUT, now};
 
 /// Waits until a file has this text.
 fn wait_for(host: &Host, file: &str, text: &str) {
@@ -16,7 +16,7 @@ fn wait_for(host: &Host, file: &str, text: &str) {
         let said = fs::read_to_string(&path).unwrap_or_default();
         said.contains(text).then_some(())
     };
-    wait::until(Duration::from_secs(60), Duration::from_millis(20), has_text)
+    wait::until(STALL_TIMEOUT, Duration::from_millis(20), has_text)
         .unwrap_or_else(|| panic!("no `{text}`: {:?}", fs::read_to_string(&path)));
 }
 

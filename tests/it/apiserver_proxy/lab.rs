@@ -15,10 +15,9 @@ use nix::sys::signal::Signal;
 use nix::sys::socket;
 use tempfile::TempDir;
 
+pub use crate::lab::STALL_TIMEOUT;
 use crate::lab::agent::Agent;
 use crate::lab::program::program;
-
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits until there is something.
 #[track_caller]

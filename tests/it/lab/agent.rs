@@ -1,6 +1,6 @@
 //! A running agent: started on a host, waited for, read, ended.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,11 +12,8 @@ use nix::unistd::Pid;
 
 use microk8s::base::wait;
 
-use super::Host;
+use super::{Host, STALL_TIMEOUT};
 
-/// How long anything may take before the test gives up. Nothing waits for this long in a run
-/// where all is well.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// An agent in the foreground on a host. Killed when dropped.
@@ -143,6 +140,10 @@ impl Drop for Agent {
         if let Ok(None) = self.child.try_wait() {
             let _ = self.child.kill();
             let _ = self.child.wait();
+        }
+        // What libfaketime leaves of a program that is killed.
+        for kind in ["sem.faketime_sem_", "faketime_shm_"] {
+            let _ = fs::remove_file(format!("/dev/shm/{kind}{}", self.pid()));
         }
         if std::thread::panicking() {
             eprintln!("the agent's log:\n{}", self.log());

@@ -16,10 +16,8 @@ use microk8s::base::wait;
 use microk8s::platform::Action;
 use microk8s::platform::datastore_demo::{self, DatastoreDemo};
 
-use super::{Host, network, skip};
+use super::{Host, STALL_TIMEOUT, network, skip};
 
-/// How long the datastore may take to settle who has a vote.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 /// What ends the thread that waits for orders.
 const OVER: &str = "over";

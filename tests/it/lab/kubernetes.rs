@@ -15,12 +15,10 @@ use serde_json::{Value, json};
 
 use microk8s::base::wait;
 
-use super::{Host, Output, nodes, skip};
+use super::{Host, Output, STALL_TIMEOUT, nodes, skip};
 
 /// How to find the API server.
 const VARIABLE: &str = "MICROK8S_TEST_KUBE_APISERVER";
-/// Seconds of CPU on a busy machine.
-const STALL_TIMEOUT: Duration = Duration::from_secs(90);
 /// The kubeconfigs of a node.
 const ADMIN: &str = "client.config";
 const KUBELET: &str = "kubelet.config";
@@ -260,6 +258,9 @@ impl ApiServer {
         let server = format!("--server={url}");
         let mut words: Vec<&str> = kubectl.iter().map(String::as_str).collect();
         words.extend([&server, "get", "--raw=/readyz"]);
+        // kubectl costs ten times what curl does.
+        let answers = ["curl", "-sk", "--output", "/dev/null", &url];
+        daemon.wait_until(|| host.run(&answers).code == Some(0));
         daemon.wait_until(|| host.run(&words).code == Some(0));
         Self {
             host: host.name.clone(),

@@ -192,10 +192,12 @@ pub fn missing() -> Option<&'static str> {
 /// test is about to start; the port is free as soon as that child runs its program.
 pub fn listen(namespace: &str, address: impl ToSocketAddrs + Sync) -> TcpListener {
     inside(namespace, || {
-        let (limit, pause) = (Duration::from_secs(10), Duration::from_millis(2));
-        let bound = wait::until(limit, pause, || match TcpListener::bind(&address) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => None,
-            other => Some(other.unwrap()),
+        let pause = Duration::from_millis(2);
+        let bound = wait::until(super::STALL_TIMEOUT, pause, || {
+            match TcpListener::bind(&address) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+                other => Some(other.unwrap()),
+            }
         });
         bound.unwrap()
     })

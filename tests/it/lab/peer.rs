@@ -15,10 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
-use super::{Host, network};
-
-/// How long a peer may take to end.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+use super::{Host, STALL_TIMEOUT, network};
 
 /// A request as it came in.
 #[derive(Clone, Debug)]
@@ -189,7 +186,7 @@ impl Peer {
         let (connections, _) = self
             .state
             .arrived
-            .wait_timeout_while(connections, Duration::from_secs(30), |list| list.is_empty())
+            .wait_timeout_while(connections, STALL_TIMEOUT, |list| list.is_empty())
             .unwrap();
         assert!(!connections.is_empty(), "nobody connects");
     }

@@ -19,14 +19,14 @@ use nix::unistd::Pid;
 use microk8s::base::wait;
 
 use super::program::program;
-use super::{Host, Output, network, revisions, skip};
+use super::{Host, Output, STALL_TIMEOUT, network, revisions, skip};
 
 /// Names the root to boot.
 const ROOT_VARIABLE: &str = "MICROK8S_TEST_SYSTEMD_ROOT";
 
-/// How long a machine may take to boot, and to end.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Where each look costs some processes.
+const LONGER_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What ends a program on the machine that does not end by itself.
 const TIME_LIMIT: [&str; 5] = [
@@ -34,7 +34,7 @@ const TIME_LIMIT: [&str; 5] = [
     "--foreground",
     "--kill-after=5",
     "--signal=ALRM",
-    "120",
+    "240",
 ];
 
 /// The agent's unit.
@@ -199,8 +199,8 @@ impl Machine {
     }
 
     fn wait_until_booted(&self) {
-        let booted = wait::until(STALL_TIMEOUT, POLL_INTERVAL, || {
-            let state = self.shell("systemctl is-system-running").stdout;
+        let booted = wait::until(STALL_TIMEOUT, LONGER_INTERVAL, || {
+            let state = self.shell("systemctl is-system-running --wait").stdout;
             (state == "running\n").then_some(())
         });
         assert!(booted.is_some(), "{:?}", self.shell("systemctl --failed"));
@@ -236,6 +236,18 @@ impl Machine {
             .ok();
     }
 
+    /// Whether the machine has a socket at this TCP port in a state of `/proc/net/tcp`.
+    pub fn has_socket(&self, port: u16, state: &str) -> bool {
+        ["tcp", "tcp6"].iter().any(|kind| {
+            let table = fs::read_to_string(format!("/proc/{}/net/{kind}", self.leader)).unwrap();
+            table.lines().any(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                let own = words.next().unwrap_or_default();
+                own.ends_with(&format!(":{port:04X}")) && words.nth(1) == Some(state)
+            })
+        })
+    }
+
     /// Copies a file of this machine to the other one.
     pub fn copy(&self, from: &Path, to: &str) {
         let mut command = self.command(&["sh", "-c", "cat > \"$0\"", to]);
@@ -251,7 +263,7 @@ impl Machine {
 
     /// Waits until there is something.
     pub fn wait_until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
-        wait::until(STALL_TIMEOUT, POLL_INTERVAL, look)
+        wait::until(STALL_TIMEOUT, LONGER_INTERVAL, look)
             .unwrap_or_else(|| panic!("no {what}:\n{}", self.journal("short-precise")))
     }
 
