@@ -242,7 +242,7 @@ fn write_line<R, A>(step: &Step<R, A>, request: &R, caller: Caller, error: Optio
             tracing::info!(request, %address, node, role, %token, outcome);
         }
         Some(AdmitError::InvalidToken(refusal)) => {
-            let reason = refusal.reason.as_str();
+            let reason = refusal.reason.into_str();
             let of = refusal.node.as_deref().unwrap_or("-");
             let of = sanitize::for_log(of, 120);
             let seconds_ago = refusal.seconds_ago.unwrap_or_default();

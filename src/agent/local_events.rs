@@ -67,7 +67,7 @@ impl LogWords {
             }
             return;
         };
-        let (stage, exit) = (failure.stage.name(), failure.exit);
+        let (stage, exit) = (failure.stage.into_str(), failure.exit);
         let why = sanitize::for_log(&failure.error, 500);
         tracing::warn!(stage, exit, "{failed}: {why}");
     }
@@ -78,23 +78,20 @@ fn step_of(event: &Event) -> Option<(&'static str, String)> {
     let text = |text: &str| sanitize::for_log(text, 500);
     Some(match event {
         Event::Contacting { address, .. } => ("contact", address.to_string()),
-        Event::Stage { stage, .. } => ("stage", stage.name().to_owned()),
+        Event::Stage { stage, .. } => ("stage", stage.into_str().to_owned()),
         Event::Line { text: line } => ("message", text(line)),
         Event::Warning { message, .. } => ("warning", text(message)),
         Event::Stderr { text: output } => ("output", text(output)),
         Event::Waiting { message, .. } => ("wait", text(message)),
-        Event::End(End::Joined { role, .. }) => ("joined", role.to_string()),
-        Event::End(End::AlreadyMember { role }) => ("already-member", role.to_string()),
-        Event::End(End::Left { role, .. }) => ("left", role.to_string()),
-        Event::End(End::Removed) => ("removed", String::new()),
-        Event::End(End::Launched) => ("launched", String::new()),
+        Event::End(End::Checked { .. } | End::Failed(_)) => return None,
         Event::End(End::Absent { text: why }) => ("absent", text(why)),
-        Event::End(End::Planned { role, .. }) => ("planned", role.to_string()),
-        Event::NotYet
-        | Event::NotAnswering
-        | Event::WaitingDone
-        | Event::Finding(_)
-        | Event::End(End::Checked { .. } | End::Failed(_)) => return None,
+        Event::End(end) => {
+            let role = end.role().map(|role| role.to_string());
+            (end.into_str(), role.unwrap_or_default())
+        }
+        Event::NotYet | Event::NotAnswering | Event::WaitingDone | Event::Finding(_) => {
+            return None;
+        }
     })
 }
 

@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::model::role::Role;
 use crate::wire::cluster_v2::Outcome;
@@ -49,7 +50,8 @@ pub(crate) struct Metrics {
 }
 
 /// A limit that was reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub(crate) enum Limit {
     /// A connection was closed to make room for another one.
     Evicted,
@@ -71,38 +73,6 @@ pub(crate) enum Limit {
     Callbacks,
     /// A request took longer than `--timeout` allows.
     Timeout,
-}
-
-impl Limit {
-    /// All of them.
-    const ALL: [Self; 10] = [
-        Self::Evicted,
-        Self::Connections,
-        Self::Handshake,
-        Self::Idle,
-        Self::BodySize,
-        Self::BodyTime,
-        Self::UnknownTokens,
-        Self::Joins,
-        Self::Callbacks,
-        Self::Timeout,
-    ];
-
-    /// The word for it.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Evicted => "evicted",
-            Self::Connections => "connections",
-            Self::Handshake => "handshake",
-            Self::Idle => "idle",
-            Self::BodySize => "body-size",
-            Self::BodyTime => "body-time",
-            Self::UnknownTokens => "unknown-tokens",
-            Self::Joins => "joins",
-            Self::Callbacks => "callbacks",
-            Self::Timeout => "timeout",
-        }
-    }
 }
 
 impl Metrics {
@@ -172,21 +142,21 @@ impl Metrics {
 
     /// What is counted from the first is there with a zero, so that a rise from nothing shows.
     fn begin(&self) {
-        for limit in Limit::ALL {
-            drop(self.limits.get_or_create(&[("limit", limit.as_str())]));
+        for limit in Limit::VARIANTS {
+            drop(self.limits.get_or_create(&[("limit", limit.into_str())]));
         }
         for role in [Role::ControlPlane, Role::Worker] {
             let [outcome, reason] = outcome("admitted", None);
             drop(
                 self.joins
-                    .get_or_create(&[("role", role.as_str()), outcome, reason]),
+                    .get_or_create(&[("role", role.into_str()), outcome, reason]),
             );
         }
         drop(self.certificates.get_or_create(&outcome("signed", None)));
         for outcome in [Outcome::Joined, Outcome::Failed] {
             drop(
                 self.join_outcomes
-                    .get_or_create(&[("outcome", outcome.as_str())]),
+                    .get_or_create(&[("outcome", outcome.into_str())]),
             );
         }
     }
@@ -195,14 +165,14 @@ impl Metrics {
     pub(crate) fn join(&self, role: Role, refused: Option<&'static str>) {
         let [outcome, reason] = outcome("admitted", refused);
         self.joins
-            .get_or_create(&[("role", role.as_str()), outcome, reason])
+            .get_or_create(&[("role", role.into_str()), outcome, reason])
             .inc();
     }
 
     /// A joining node said how its join ended.
     pub(crate) fn join_outcome(&self, outcome: Outcome) {
         self.join_outcomes
-            .get_or_create(&[("outcome", outcome.as_str())])
+            .get_or_create(&[("outcome", outcome.into_str())])
             .inc();
     }
 
@@ -271,7 +241,7 @@ impl Metrics {
         // One that was never reached is not listed.
         if times > 0 {
             self.limits
-                .get_or_create(&[("limit", limit.as_str())])
+                .get_or_create(&[("limit", limit.into_str())])
                 .inc_by(times.try_into().unwrap_or(u64::MAX));
         }
     }

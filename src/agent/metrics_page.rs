@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use strum::VariantArray;
 use tokio::sync::Mutex;
 
 use crate::agent::cluster_api::{Whole, only, wrong_method};
@@ -52,13 +53,13 @@ async fn count_tokens(shared: &Arc<Shared>) {
 }
 
 fn by_state(tokens: &Tokens) -> Option<BTreeMap<&'static str, i64>> {
-    let mut counts: BTreeMap<_, _> = TokenState::ALL
-        .map(|state| (state.as_str(), 0))
-        .into_iter()
+    let mut counts: BTreeMap<_, _> = TokenState::VARIANTS
+        .iter()
+        .map(|state| (state.into_str(), 0))
         .collect();
     let now = tokens.now();
     for token in tokens.find("").ok()? {
-        *counts.entry(token.state(now).as_str()).or_default() += 1;
+        *counts.entry(token.state(now).into_str()).or_default() += 1;
     }
     Some(counts)
 }

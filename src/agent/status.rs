@@ -30,7 +30,7 @@ pub(crate) fn refusal(error: &AdmitError) -> Response {
     let (status, reason) = status_map::of(error);
     // A worker knows no token, so every token that is presented there counts as unknown.
     let mark = match error {
-        AdmitError::Worker(_) => Reason::Unknown.as_str(),
+        AdmitError::Worker(_) => Reason::Unknown.into_str(),
         _ => reason,
     };
     let mut answer = json(status, &body(error));
@@ -76,7 +76,7 @@ pub(crate) fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> R
 pub(crate) fn unknown_callback(refused: &callback::Refused) -> Response {
     let body = ErrorBody::new(refused.to_string());
     let mut answer = json(StatusCode::INTERNAL_SERVER_ERROR, &body);
-    let mark = Refused(Reason::Unknown.as_str());
+    let mark = Refused(Reason::Unknown.into_str());
     answer.extensions_mut().insert(mark);
     answer
 }
@@ -130,7 +130,7 @@ pub(crate) fn not_removed(error: &RemoveError) -> Response {
     };
     let mut answer = json(status, &ErrorBody::new(error.to_string()));
     if matches!(error, RemoveError::InvalidToken(_)) {
-        let mark = Refused(Reason::Unknown.as_str());
+        let mark = Refused(Reason::Unknown.into_str());
         answer.extensions_mut().insert(mark);
     }
     answer

@@ -13,7 +13,7 @@ pub(crate) fn of(error: &AdmitError) -> (StatusCode, &'static str) {
     // What is refused for now is granted later.
     let fault_or_busy = error.retry_after().map_or(FAULT, |_| BUSY);
     match error {
-        AdmitError::InvalidToken(refusal) => (FAULT, refusal.reason.as_str()),
+        AdmitError::InvalidToken(refusal) => (FAULT, refusal.reason.into_str()),
         AdmitError::Worker(_) => (StatusCode::FORBIDDEN, "worker"),
         AdmitError::NotHa => (StatusCode::NOT_IMPLEMENTED, "not-ha"),
         AdmitError::IsHa => (FAULT, "is-ha"),

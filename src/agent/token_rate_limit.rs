@@ -139,7 +139,7 @@ pub(crate) async fn layer(State(watch): State<Watch>, request: Request, next: Ne
         .map(|caller: &Caller| caller.remote);
     let answer = next.run(request).await;
     let refused: Option<&Refused> = answer.extensions().get();
-    let is_unknown = refused.is_some_and(|refused| refused.0 == Reason::Unknown.as_str());
+    let is_unknown = refused.is_some_and(|refused| refused.0 == Reason::Unknown.into_str());
     let Some(address) = address.filter(|_| is_unknown) else {
         return answer;
     };

@@ -203,7 +203,7 @@ pub(crate) fn of_tokens(list: &TokenList, source: Source) -> Vec<(String, String
                 |end| format!("expires {}", time_text::moment(end)),
             );
             let mut words = vec![
-                token.state.as_str().to_owned(),
+                token.state.into_str().to_owned(),
                 format!("role {}", token.role),
                 end,
             ];

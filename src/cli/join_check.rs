@@ -138,7 +138,7 @@ impl Findings {
             Severity::Warning => self.warnings += 1,
             Severity::Error => {
                 self.errors += 1;
-                let exit = finding.exit.and_then(ExitStatus::from_code);
+                let exit = finding.exit.and_then(ExitStatus::from_repr);
                 self.exit.get_or_insert(exit.unwrap_or(ExitStatus::Failure));
             }
         }
@@ -189,7 +189,7 @@ impl Findings {
 
     /// Prints a finding, and below it how to fix it.
     fn text(&self, finding: &Finding, printer: &mut dyn Printer) {
-        let severity = finding.severity.word();
+        let severity = finding.severity.into_str();
         let check = finding.check.replace('\n', " ");
         let first = format!("{severity:SEVERITY_WIDTH$}  {check:CHECK_WIDTH$}  ");
         print_wrapped(&first, &finding.message, printer);

@@ -17,13 +17,13 @@ use crate::model::role::Role;
 use crate::wire::operation::{End, Event, Failure};
 
 /// One line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Line<'a> {
-    kind: Kind,
+    kind: &'static str,
     stage: &'a str,
     message: &'a str,
     seconds: f64,
-    outcome: Option<Outcome>,
+    outcome: Option<&'static str>,
     role: Option<Role>,
     hint: Option<&'a str>,
     retry: Option<Retry>,
@@ -31,26 +31,9 @@ struct Line<'a> {
     exit: Option<u8>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Kind {
-    Progress,
-    Warning,
-    Step,
-    End,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Outcome {
-    Joined,
-    AlreadyMember,
-    Left,
-    Planned,
-    Removed,
-    Absent,
-    Failed,
-}
+const PROGRESS: &str = "progress";
+const WARNING: &str = "warning";
+const FAILED: &str = "failed";
 
 /// Tells an operation as lines of JSON on standard output, where nothing else is printed. Standard error
 /// is as without it.
@@ -66,7 +49,7 @@ impl Lines {
     pub(crate) fn new(arguments: &[OsString]) -> Self {
         Self {
             began: Instant::now(),
-            stage: JoinStage::Preflight.name(),
+            stage: JoinStage::Preflight.into_str(),
             captured: CapturedOutput::new(arguments),
             ended: None,
         }
@@ -80,7 +63,7 @@ impl Lines {
     /// Tells a warning among the lines for standard error.
     pub(crate) fn err(&mut self, line: &str, printer: &mut dyn Printer) {
         if let Some(warning) = self.captured.err(line) {
-            self.line(Kind::Warning, warning, printer);
+            self.line(WARNING, warning, printer);
         }
     }
 
@@ -94,7 +77,7 @@ impl Lines {
         let (message, hint) = self.captured.take();
         let end = Line {
             hint: hint.as_deref(),
-            ..self.end(Outcome::Failed, &message, status)
+            ..self.end(FAILED, &message, status)
         };
         write(&end, printer);
     }
@@ -104,10 +87,10 @@ impl Lines {
         // What was printed before the operation began stopped nothing.
         let printed = self.captured.take_stdout();
         if !printed.is_empty() {
-            self.line(Kind::Warning, &printed, printer);
+            self.line(WARNING, &printed, printer);
         }
         if let Some(stage) = event.begins() {
-            self.stage = stage.name();
+            self.stage = stage.into_str();
         }
         let message = match event {
             Event::Contacting { address, .. } => &format!("Contacting cluster at {address}"),
@@ -115,14 +98,14 @@ impl Lines {
             Event::Warning {
                 message,
                 from_microk8s: true,
-            } => return self.line(Kind::Warning, message, printer),
+            } => return self.line(WARNING, message, printer),
             Event::Warning { message, .. } => {
                 let message = sanitize::for_terminal(message);
-                self.line(Kind::Warning, &message, printer);
+                self.line(WARNING, &message, printer);
                 return printer.err(&format!("warning: {message}"));
             }
             Event::Line { text: message } | Event::Waiting { message, .. } => message,
-            Event::NotYet if self.stage == JoinStage::Datastore.name() => {
+            Event::NotYet if self.stage == JoinStage::Datastore.into_str() => {
                 "The datastore does not list this node yet"
             }
             Event::NotYet => "Still waiting",
@@ -132,34 +115,22 @@ impl Lines {
             Event::Finding(_) => return,
             Event::End(end) => return self.last(end, printer),
         };
-        self.line(Kind::Progress, message, printer);
+        self.line(PROGRESS, message, printer);
     }
 
     fn last(&mut self, end: &End, printer: &mut dyn Printer) {
-        let (outcome, message, role) = match end {
-            End::Joined { role, .. } => (
-                Outcome::Joined,
-                "Successfully joined the cluster.",
-                Some(*role),
-            ),
-            End::AlreadyMember { role } => (
-                Outcome::AlreadyMember,
-                "This node is already a member of the cluster.",
-                Some(*role),
-            ),
-            End::Left { role, .. } => (
-                Outcome::Left,
-                "This node has left the cluster.",
-                Some(*role),
-            ),
-            End::Planned { role, steps, .. } => {
+        let message = match end {
+            End::Joined { .. } => "Successfully joined the cluster.",
+            End::AlreadyMember { .. } => "This node is already a member of the cluster.",
+            End::Left { .. } => "This node has left the cluster.",
+            End::Planned { steps, .. } => {
                 for step in steps {
-                    self.line(Kind::Step, step, printer);
+                    self.line("step", step, printer);
                 }
-                (Outcome::Planned, "Nothing was changed.", Some(*role))
+                "Nothing was changed."
             }
-            End::Removed => (Outcome::Removed, "The node was removed.", None),
-            End::Absent { text } => (Outcome::Absent, text.as_str(), None),
+            End::Removed => "The node was removed.",
+            End::Absent { text } => text,
             End::Failed(failure) => return self.failed(failure, printer),
             // A dry run of a join has a form of its own, and a launch configuration has none.
             End::Checked { .. } | End::Launched => return,
@@ -168,51 +139,46 @@ impl Lines {
         self.ended = Some(ExitStatus::Success);
         let hint = end.hint();
         let end = Line {
-            role,
+            role: end.role(),
             hint: hint.as_deref(),
-            ..self.end(outcome, message, ExitStatus::Success)
+            ..self.end(end.into_str(), message, ExitStatus::Success)
         };
         write(&end, printer);
     }
 
     fn failed(&mut self, failure: &Failure, printer: &mut dyn Printer) {
         output::explain(printer, failure);
-        self.stage = failure.stage.name();
+        self.stage = failure.stage.into_str();
         self.ended = Some(failure.status());
         let end = Line {
             hint: failure.hint.as_deref(),
             retry: failure.retry,
             retry_after: failure.retry_after,
-            ..self.end(Outcome::Failed, failure.message(), failure.status())
+            ..self.end(FAILED, failure.message(), failure.status())
         };
         write(&end, printer);
     }
 
-    fn line(&self, kind: Kind, message: &str, printer: &mut dyn Printer) {
+    fn line(&self, kind: &'static str, message: &str, printer: &mut dyn Printer) {
         write(&self.line_of(kind, message), printer);
     }
 
-    fn end<'a>(&'a self, outcome: Outcome, message: &'a str, status: ExitStatus) -> Line<'a> {
+    fn end<'a>(&'a self, outcome: &'static str, message: &'a str, status: ExitStatus) -> Line<'a> {
         Line {
             outcome: Some(outcome),
             exit: Some(status.code()),
-            ..self.line_of(Kind::End, message)
+            ..self.line_of("end", message)
         }
     }
 
-    fn line_of<'a>(&'a self, kind: Kind, message: &'a str) -> Line<'a> {
+    fn line_of<'a>(&'a self, kind: &'static str, message: &'a str) -> Line<'a> {
         Line {
             kind,
             stage: self.stage,
             message: message.trim(),
             // Since the command began, to the millisecond.
             seconds: (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
-            outcome: None,
-            role: None,
-            hint: None,
-            retry: None,
-            retry_after: None,
-            exit: None,
+            ..Line::default()
         }
     }
 }

@@ -111,7 +111,7 @@ fn render_health(health: &ClusterHealth) -> String {
             Some(found) => match (found.severity, node.certificate_days) {
                 (Severity::Ok, Some(days)) if column == "certificate" => format!("{days}d"),
                 (Severity::Unchecked, _) => "?".to_owned(),
-                (severity, _) => severity.word().to_owned(),
+                (severity, _) => severity.into_str().to_owned(),
             },
         };
         let [name, address] = [name, address].map(|one| one.unwrap_or_else(|| "-".to_owned()));
@@ -131,7 +131,7 @@ fn render_health(health: &ClusterHealth) -> String {
                 checks = format!("{checks}, {}", next.check);
             }
             lines.push([
-                format!("{:9}", first.severity.word()),
+                format!("{:9}", first.severity.into_str()),
                 shown.clone(),
                 checks,
                 sanitize::for_log(&first.message, 1000),

@@ -133,7 +133,7 @@ pub(crate) fn failure(printer: &mut dyn Printer, failure: &Failure) -> ExitStatu
 pub(crate) fn explain(printer: &mut dyn Printer, failure: &Failure) {
     printer.err(&format!("error: {}", failure.error));
     if let Some(retry) = failure.retry {
-        let (stage, advice) = (failure.stage.name(), retry.advice());
+        let (stage, advice) = (failure.stage.into_str(), retry.advice());
         printer.err(&format!("failed stage: {stage}; {advice}"));
     }
     if let Some(hint) = &failure.hint {

@@ -231,7 +231,7 @@ fn table(list: &TokenList) -> String {
     for token in &list.tokens {
         rows.push([
             token.id.clone(),
-            token.state.as_str().to_owned(),
+            token.state.into_str().to_owned(),
             token.role.to_string(),
             uses(token),
             token
@@ -282,7 +282,7 @@ fn details(token: &TokenEntry, now: i64) -> String {
     );
     let mut rows = vec![
         ("id", token.id.clone()),
-        ("state", token.state.as_str().to_owned()),
+        ("state", token.state.into_str().to_owned()),
         ("role", token.role.to_string()),
         (
             "node",

@@ -110,7 +110,7 @@ pub(crate) fn revoke(
             .filter(|token| !revoked.contains(&token.digest));
         notices.extend(others.map(|token| {
             let token = entry(token, now);
-            format!("token {} is {} already", token.id, token.state.as_str())
+            format!("token {} is {} already", token.id, token.state.into_str())
         }));
     }
     selected.retain(|token| revoked.contains(&token.digest));

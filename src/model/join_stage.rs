@@ -1,12 +1,27 @@
 //! The stages of a join, in order, and what can be done when one of them fails.
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::base::exit_status::ExitStatus;
 
 /// A part of a join that can fail. Its name stands in messages, in JSON and in the documents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub enum JoinStage {
     /// This node, and what was typed, are looked at; nothing is sent.
     Preflight,
@@ -47,40 +62,6 @@ pub enum Retry {
 }
 
 impl JoinStage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 12] = [
-        Self::Preflight,
-        Self::Contact,
-        Self::Identity,
-        Self::Admission,
-        Self::Answer,
-        Self::Certificates,
-        Self::Apply,
-        Self::Services,
-        Self::Datastore,
-        Self::ApiServer,
-        Self::Interrupted,
-        Self::Undo,
-    ];
-
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Preflight => "preflight",
-            Self::Contact => "contact",
-            Self::Identity => "identity",
-            Self::Admission => "admission",
-            Self::Answer => "answer",
-            Self::Certificates => "certificates",
-            Self::Apply => "apply",
-            Self::Services => "services",
-            Self::Datastore => "datastore",
-            Self::ApiServer => "api-server",
-            Self::Interrupted => "interrupted",
-            Self::Undo => "undo",
-        }
-    }
-
     /// What is done in it, for people.
     pub(crate) const fn doing(self) -> &'static str {
         match self {
@@ -136,14 +117,20 @@ mod tests {
 
     #[test]
     fn every_stage_has_a_name_and_an_exit_code_of_its_own() {
-        let names: HashSet<_> = JoinStage::ALL.map(JoinStage::name).into();
-        let codes: HashSet<_> = JoinStage::ALL.map(JoinStage::exit).into();
+        let names: HashSet<_> = JoinStage::VARIANTS
+            .iter()
+            .map(|stage| stage.into_str())
+            .collect();
+        let codes: HashSet<_> = JoinStage::VARIANTS
+            .iter()
+            .map(|stage| stage.exit())
+            .collect();
         assert_eq!((names.len(), codes.len()), (12, 12));
-        assert!(JoinStage::ALL.is_sorted());
-        for stage in JoinStage::ALL {
+        assert!(JoinStage::VARIANTS.is_sorted());
+        for stage in JoinStage::VARIANTS {
             assert_eq!(
                 serde_json::to_value(stage).unwrap(),
-                serde_json::Value::from(stage.name())
+                serde_json::Value::from(stage.into_str())
             );
         }
     }

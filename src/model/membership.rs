@@ -1,8 +1,7 @@
 //! Whether a node is in a cluster, by its own files.
 
-use std::fmt;
-
 use serde::Serialize;
+use strum::Display;
 
 /// Whether a node is in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,8 +16,9 @@ pub(crate) struct Membership {
 }
 
 /// What a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub(crate) enum OwnRole {
     /// A control plane node.
     ControlPlane,
@@ -26,14 +26,4 @@ pub(crate) enum OwnRole {
     Worker,
     /// Not in a cluster with other nodes.
     None,
-}
-
-impl fmt::Display for OwnRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ControlPlane => "control-plane",
-            Self::Worker => "worker",
-            Self::None => "none",
-        })
-    }
 }

@@ -1,8 +1,7 @@
 //! What a token is issued for: how long, how often, for which role and for which node.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+use strum::Display;
 
 use crate::model::node::NodeName;
 use crate::model::role::Role;
@@ -119,8 +118,9 @@ impl From<Uses> for u32 {
 }
 
 /// As what a node may join with a token.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub(crate) enum RoleLimit {
     /// As anything.
     #[default]
@@ -139,16 +139,6 @@ impl RoleLimit {
             Self::Worker => role == Role::Worker,
             Self::ControlPlane => role == Role::ControlPlane,
         }
-    }
-}
-
-impl fmt::Display for RoleLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Any => "any",
-            Self::Worker => "worker",
-            Self::ControlPlane => "control-plane",
-        })
     }
 }
 

@@ -19,6 +19,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use strum::IntoStaticStr;
+
 use crate::model::endpoint;
 
 pub(crate) use command::CommandError;
@@ -144,8 +146,11 @@ pub(crate) struct Group {
 }
 
 /// What is done to a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, IntoStaticStr,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub enum Action {
     /// It runs from now on.
     Start,
@@ -158,11 +163,7 @@ pub enum Action {
 impl Action {
     /// The word for it that `snapctl`, `snap` and `systemctl` share.
     pub(crate) const fn verb(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Stop => "stop",
-            Self::Restart => "restart",
-        }
+        self.into_str()
     }
 }
 
@@ -180,8 +181,11 @@ pub(crate) enum ServiceState {
 }
 
 /// The services of a MicroK8s node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, IntoStaticStr,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", prefix = "daemon-", const_into_str)]
 pub(crate) enum Service {
     /// API server, controllers, scheduler, kubelet and kube-proxy in one.
     Kubelite,
@@ -214,21 +218,7 @@ pub(crate) enum Service {
 impl Service {
     /// The service's name in the snap.
     pub(crate) const fn daemon(self) -> &'static str {
-        match self {
-            Self::Kubelite => "daemon-kubelite",
-            Self::K8sDqlite => "daemon-k8s-dqlite",
-            Self::Etcd => "daemon-etcd",
-            Self::ApiserverKicker => "daemon-apiserver-kicker",
-            Self::ApiserverProxy => "daemon-apiserver-proxy",
-            Self::Flanneld => "daemon-flanneld",
-            Self::Containerd => "daemon-containerd",
-            Self::ClusterAgent => "daemon-cluster-agent",
-            Self::Kubelet => "daemon-kubelet",
-            Self::Apiserver => "daemon-apiserver",
-            Self::Proxy => "daemon-proxy",
-            Self::Scheduler => "daemon-scheduler",
-            Self::ControllerManager => "daemon-controller-manager",
-        }
+        self.into_str()
     }
 }
 

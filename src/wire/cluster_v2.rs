@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::base::secret::Secret;
 use crate::model::join_id::JoinId;
@@ -139,23 +140,14 @@ pub(super) fn join_id(fields: &Fields) -> Option<JoinId> {
 }
 
 /// How a join ended for the node that joined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub enum Outcome {
     /// It is a member.
     Joined,
     /// It is not, and is as it was.
     Failed,
-}
-
-impl Outcome {
-    /// The outcome in a word.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Joined => "joined",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 /// The answer to a [`JoinOutcome`] that was taken.

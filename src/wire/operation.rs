@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
@@ -192,8 +193,9 @@ impl Event {
 }
 
 /// How an operation ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(tag = "end", rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub(crate) enum End {
     /// The node is a member.
     Joined {
@@ -242,6 +244,18 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// What this node is in the cluster, was there, or would have been.
+    pub(crate) const fn role(&self) -> Option<Role> {
+        match self {
+            Self::Joined { role, .. }
+            | Self::AlreadyMember { role }
+            | Self::Left { role, .. }
+            | Self::Planned { role, .. } => Some(*role),
+            Self::Checked { member } => *member,
+            Self::Absent { .. } | Self::Removed | Self::Launched | Self::Failed(_) => None,
+        }
+    }
+
     /// What is left to do on another node after a leave.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
@@ -333,6 +347,6 @@ impl Failure {
 
     /// The exit status of the command.
     pub(crate) fn status(&self) -> ExitStatus {
-        ExitStatus::from_code(self.exit).unwrap_or(ExitStatus::Failure)
+        ExitStatus::from_repr(self.exit).unwrap_or(ExitStatus::Failure)
     }
 }

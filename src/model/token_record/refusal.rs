@@ -1,6 +1,7 @@
 //! Why a token does not admit a node.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// Why a token does not admit a node, and what its holder may learn about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,8 +15,9 @@ pub(crate) struct Refusal {
 }
 
 /// Why a token does not admit a node, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub(crate) enum Reason {
     /// Nothing is known of it here.
     Unknown,
@@ -36,23 +38,6 @@ pub(crate) enum Reason {
     /// A reason that this version does not know.
     #[serde(other)]
     Other,
-}
-
-impl Reason {
-    /// One word for logs.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Expired => "expired",
-            Self::Used => "used",
-            Self::Revoked => "revoked",
-            Self::WrongRole => "wrong-role",
-            Self::WrongNode => "wrong-node",
-            Self::InUse => "in-use",
-            Self::Void => "void",
-            Self::Other => "other",
-        }
-    }
 }
 
 impl From<Reason> for Refusal {

@@ -1,6 +1,7 @@
 //! Where a token is in its life, what happens to it, and what a node asks of it.
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use super::GrantedTerms;
 use crate::model::join_id::JoinId;
@@ -81,8 +82,11 @@ pub(crate) struct JoinRequest {
 }
 
 /// Where a token is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub(crate) enum State {
     /// It admits nodes.
     Issued,
@@ -99,28 +103,6 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// Every state.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Issued,
-        Self::Reserved,
-        Self::Used,
-        Self::Expired,
-        Self::Revoked,
-        Self::Void,
-    ];
-
-    /// One word for people and logs.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Issued => "issued",
-            Self::Reserved => "reserved",
-            Self::Used => "used",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-            Self::Void => "void",
-        }
-    }
-
     /// Whether it cannot let anybody in any more, whatever happens to the joins under way.
     pub(crate) const fn is_over(self) -> bool {
         matches!(

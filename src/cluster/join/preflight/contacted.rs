@@ -288,7 +288,7 @@ impl Look<'_> {
             let is_error = finding.severity == Severity::Error;
             let exit = finding
                 .exit
-                .and_then(ExitStatus::from_code)
+                .and_then(ExitStatus::from_repr)
                 .filter(|exit| *exit != ExitStatus::Success)
                 .unwrap_or(ExitStatus::Refused)
                 .code();
