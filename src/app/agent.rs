@@ -15,10 +15,8 @@ use crate::cli;
 use crate::cli::agent::{AgentArgs, MinTlsVersion};
 use crate::cli::go_flags::{self, Unknown};
 use crate::cli::output::{self, Printer};
-use crate::cluster::callback::CallbackFrom;
 use crate::cluster::fresh_node::{self, FreshNode};
 use crate::cluster::node::Node;
-use crate::cluster::store_choice::TokenStoreChoice;
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::model::token_record::RETRY_WINDOW;
 use crate::platform::datastore_demo::DatastoreDemo;
@@ -307,15 +305,8 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
         socket: node.layout.socket(args.socket.as_deref()),
         timeout: Duration::from_secs(args.timeout.unwrap_or(TIMEOUT).max(1)),
         min_tls,
-        callback_from: match args.callback_from {
-            None | Some(cli::agent::CallbackFrom::Cluster) => CallbackFrom::Cluster,
-            Some(cli::agent::CallbackFrom::Any) => CallbackFrom::Any,
-        },
-        token_store: match args.token_store {
-            None | Some(cli::agent::TokenStore::Auto) => TokenStoreChoice::Auto,
-            Some(cli::agent::TokenStore::Local) => TokenStoreChoice::Local,
-            Some(cli::agent::TokenStore::Cluster) => TokenStoreChoice::Cluster,
-        },
+        callback_from: args.callback_from.unwrap_or_default(),
+        token_store: args.token_store.unwrap_or_default(),
         capi_token: args
             .capi_dir
             .unwrap_or_else(|| PathBuf::from("/capi"))

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::time_text;
@@ -45,7 +45,7 @@ pub(crate) struct AddNodeArgs {
 
     /// The role in which nodes may join with the token [default: any]
     #[arg(long, value_enum)]
-    pub(crate) role: Option<RoleChoice>,
+    pub(crate) role: Option<RoleLimit>,
 
     /// The host name of the only node that may use the token [default: any node]
     #[arg(long, value_name = "NAME", value_parser = node_name)]
@@ -71,27 +71,6 @@ pub(crate) struct AddNodeArgs {
     // MicroK8s's two fields alone are printed without it: programs refuse any other.
     #[arg(long)]
     pub(crate) details: bool,
-}
-
-/// As what nodes may join, as it is typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RoleChoice {
-    /// As anything
-    Any,
-    /// As a worker only
-    Worker,
-    /// As a control plane node only
-    ControlPlane,
-}
-
-impl From<RoleChoice> for RoleLimit {
-    fn from(choice: RoleChoice) -> Self {
-        match choice {
-            RoleChoice::Any => Self::Any,
-            RoleChoice::Worker => Self::Worker,
-            RoleChoice::ControlPlane => Self::ControlPlane,
-        }
-    }
 }
 
 /// Seconds as MicroK8s reads them, or a duration with a unit.
@@ -160,7 +139,7 @@ pub(crate) fn run(
         terms: Terms {
             lifetime: args.token_ttl,
             uses: args.uses,
-            role: args.role.map(Into::into),
+            role: args.role,
             node: args.node,
             description: args.description,
         },

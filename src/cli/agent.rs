@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::base::time_text;
+use crate::model::agent_options::{CallbackFrom, TokenStoreChoice};
 
 /// The longest retry window, in seconds.
 const YEAR: u64 = 31_536_000;
@@ -61,7 +62,7 @@ pub(crate) struct AgentArgs {
 
     /// Where tokens are kept [default: auto]
     #[arg(long, value_enum, value_name = "STORE")]
-    pub(crate) token_store: Option<TokenStore>,
+    pub(crate) token_store: Option<TokenStoreChoice>,
 
     /// The folder of Cluster API, with its token in `etc/token` [default: /capi]
     #[arg(long, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
@@ -140,26 +141,6 @@ pub(crate) enum MinTlsVersion {
     Tls12,
     /// TLS 1.3 only
     Tls13,
-}
-
-/// From where callbacks are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CallbackFrom {
-    /// The node itself and control plane nodes
-    Cluster,
-    /// All, as in MicroK8s
-    Any,
-}
-
-/// Where tokens are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TokenStore {
-    /// In the cluster's API when it has several control planes, on this node otherwise
-    Auto,
-    /// On this node, which is then the only one that accepts them
-    Local,
-    /// In the cluster's API: every control plane accepts them
-    Cluster,
 }
 
 impl AgentArgs {

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde_json::json;
 
 use crate::base::exit_status::ExitStatus;
 use crate::cli::captured_output::CapturedOutput;
@@ -23,41 +23,6 @@ const SEVERITY_WIDTH: usize = "unchecked".len();
 const CHECK_WIDTH: usize = "high-availability".len();
 /// The columns of a terminal.
 const LINE_WIDTH: usize = 80;
-
-/// A line of JSON for a finding.
-#[derive(Debug, Serialize)]
-struct FindingLine<'a> {
-    kind: &'static str,
-    check: &'a str,
-    severity: Severity,
-    message: &'a str,
-    remedy: Option<&'a str>,
-    on: Option<Machine>,
-    exit: Option<u8>,
-}
-
-/// The last line of JSON.
-#[derive(Debug, Serialize)]
-struct EndLine<'a> {
-    kind: &'static str,
-    outcome: Outcome,
-    message: &'a str,
-    hint: Option<&'a str>,
-    errors: usize,
-    warnings: usize,
-    unchecked: usize,
-    role: Option<Role>,
-    exit: u8,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Outcome {
-    Ready,
-    NotReady,
-    AlreadyMember,
-    Failed,
-}
 
 /// Tells the findings as they come; in text, problems come last. In JSON, what is printed beside them
 /// goes to standard error only, and is told in the last line.
@@ -143,18 +108,18 @@ impl Findings {
             }
         }
         match self.format {
-            Format::Json => json(
-                &FindingLine {
-                    kind: "finding",
-                    check: &finding.check,
-                    severity: finding.severity,
-                    message: &finding.message,
-                    remedy: finding.remedy.as_deref(),
-                    on: finding.on,
-                    exit: finding.exit,
-                },
-                printer,
-            ),
+            Format::Json => {
+                let line = json!({
+                    "kind": "finding",
+                    "check": finding.check,
+                    "severity": finding.severity,
+                    "message": finding.message,
+                    "remedy": finding.remedy,
+                    "on": finding.on,
+                    "exit": finding.exit,
+                });
+                print(&line.to_string(), printer);
+            }
             Format::Text if finding.severity == Severity::Ok => self.text(&finding, printer),
             Format::Text => self.held.push(finding),
         }
@@ -216,11 +181,7 @@ impl Findings {
         self.flush(printer);
         if self.format == Format::Json {
             let (message, hint) = self.captured.take();
-            let end = EndLine {
-                hint: hint.as_deref(),
-                ..self.end_line(Outcome::Failed, &message, status)
-            };
-            json(&end, printer);
+            self.json_end("failed", &message, hint, None, status, printer);
         }
     }
 
@@ -231,34 +192,37 @@ impl Findings {
         self.ended = Some(status);
         let message = self.summary(member, status);
         let outcome = match member {
-            _ if self.errors > 0 => Outcome::NotReady,
-            Some(_) => Outcome::AlreadyMember,
-            None => Outcome::Ready,
+            _ if self.errors > 0 => "not-ready",
+            Some(_) => "already-member",
+            None => "ready",
         };
         match self.format {
             Format::Text => print(&message, printer),
-            Format::Json => {
-                let end = EndLine {
-                    role: member,
-                    ..self.end_line(outcome, &message, status)
-                };
-                json(&end, printer);
-            }
+            Format::Json => self.json_end(outcome, &message, None, member, status, printer),
         }
     }
 
-    fn end_line<'a>(&self, outcome: Outcome, message: &'a str, status: ExitStatus) -> EndLine<'a> {
-        EndLine {
-            kind: "end",
-            outcome,
-            message: message.trim(),
-            hint: None,
-            errors: self.errors,
-            warnings: self.warnings,
-            unchecked: self.unchecked,
-            role: None,
-            exit: status.code(),
-        }
+    fn json_end(
+        &self,
+        outcome: &str,
+        message: &str,
+        hint: Option<String>,
+        role: Option<Role>,
+        status: ExitStatus,
+        printer: &mut dyn Printer,
+    ) {
+        let end = json!({
+            "kind": "end",
+            "outcome": outcome,
+            "message": message.trim(),
+            "hint": hint,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "unchecked": self.unchecked,
+            "role": role,
+            "exit": status.code(),
+        });
+        print(&end.to_string(), printer);
     }
 
     fn summary(&self, member: Option<Role>, status: ExitStatus) -> String {
@@ -309,10 +273,6 @@ pub(crate) fn counts(errors: usize, warnings: usize, unchecked: usize) -> String
     };
     let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
     format!("{errors}, {warnings}, {unchecked} not checked")
-}
-
-fn json(line: &impl Serialize, printer: &mut dyn Printer) {
-    print(&serde_json::to_string(line).unwrap_or_default(), printer);
 }
 
 fn print(line: &str, printer: &mut dyn Printer) {

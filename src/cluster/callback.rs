@@ -16,22 +16,13 @@ use crate::cluster::admission::Caller;
 use crate::cluster::first_join;
 use crate::cluster::kubernetes;
 use crate::cluster::node::Node;
+use crate::model::agent_options::CallbackFrom;
 use crate::model::endpoint;
 use crate::model::token::{Token, TokenDigest};
 use crate::store::callback_tokens::{self, Owner};
 use crate::store::dqlite::Member;
 use crate::store::layout::{Lock, ReadError};
 use crate::store::traefik;
-
-/// From where a callback is taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum CallbackFrom {
-    /// From the node itself, and from control plane nodes.
-    #[default]
-    Cluster,
-    /// From everywhere, as with MicroK8s.
-    Any,
-}
 
 /// Who may have this node do something.
 pub(crate) struct Callbacks {

@@ -5,23 +5,13 @@ use std::time::Duration;
 use crate::base::cached::Cached;
 use crate::cluster::node::Node;
 use crate::cluster::{first_join, kubernetes, transaction};
+use crate::model::agent_options::TokenStoreChoice;
 use crate::store::database::StoreError;
 use crate::store::token_store::{Place, Stores, Taken};
 use crate::store::tokens::Tokens;
 
 /// For how long it is known which nodes serve the API of a cluster without a datastore of MicroK8s's.
 const KNOWN: Duration = Duration::from_secs(60);
-
-/// What the operator wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TokenStoreChoice {
-    /// The cluster's when it has several control planes, and the API server of this node answers.
-    Auto,
-    /// The node's own.
-    Local,
-    /// The cluster's.
-    Cluster,
-}
 
 /// Chooses the store, again and again.
 pub(crate) struct StoreChoice {

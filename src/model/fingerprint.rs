@@ -28,7 +28,7 @@ impl fmt::Display for Fingerprint {
 /// It is compared as it stands: MicroK8s never takes upper-case digits for lower-case ones
 /// (recording `join-fingerprint-upper`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct FingerprintPrefix(String);
 
 /// A fingerprint of less than [`FingerprintPrefix::MIN_LEN`] characters.
@@ -74,12 +74,6 @@ impl TryFrom<String> for FingerprintPrefix {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         Self::parse(&text)
-    }
-}
-
-impl From<FingerprintPrefix> for String {
-    fn from(prefix: FingerprintPrefix) -> Self {
-        prefix.0
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The name that a node makes up for one join: letters and digits. It opens nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct JoinId(String);
 
 impl JoinId {
@@ -28,12 +28,6 @@ impl TryFrom<String> for JoinId {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         Self::read(&text).ok_or("not the id of a join")
-    }
-}
-
-impl From<JoinId> for String {
-    fn from(id: JoinId) -> Self {
-        id.0
     }
 }
 

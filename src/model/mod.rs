@@ -1,5 +1,6 @@
 //! Layer 1: values that are valid once they exist.
 
+pub(crate) mod agent_options;
 pub(crate) mod cluster_id;
 pub mod endpoint;
 pub mod fingerprint;

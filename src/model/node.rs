@@ -12,7 +12,7 @@ const LONGEST: usize = 63;
 
 /// A host name as a kubelet makes it its node's name: in lower case, and a subdomain by RFC 1123.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct NodeName(String);
 
 /// Why a text is no node name.
@@ -73,12 +73,6 @@ impl TryFrom<String> for NodeName {
 
     fn try_from(name: String) -> Result<Self, Self::Error> {
         Self::parse(&name)
-    }
-}
-
-impl From<NodeName> for String {
-    fn from(name: NodeName) -> Self {
-        name.0
     }
 }
 

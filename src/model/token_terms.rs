@@ -1,5 +1,6 @@
 //! What a token is issued for: how long, how often, for which role and for which node.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use strum::Display;
 
@@ -82,7 +83,7 @@ impl Lifetime {
 
 /// By how many nodes a token can be used: one at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
+#[serde(try_from = "u32")]
 pub(crate) struct Uses(u32);
 
 /// A number of uses that no token has.
@@ -111,14 +112,10 @@ impl TryFrom<u32> for Uses {
     }
 }
 
-impl From<Uses> for u32 {
-    fn from(uses: Uses) -> Self {
-        uses.0
-    }
-}
-
 /// As what a node may join with a token.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Display, ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub(crate) enum RoleLimit {
@@ -144,7 +141,7 @@ impl RoleLimit {
 
 /// A line of text that an operator gave to a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub(crate) struct Description(String);
 
 /// A text that is no description.
@@ -175,12 +172,6 @@ impl TryFrom<String> for Description {
 
     fn try_from(text: String) -> Result<Self, InvalidDescription> {
         Self::parse(&text)
-    }
-}
-
-impl From<Description> for String {
-    fn from(description: Description) -> Self {
-        description.0
     }
 }
 

@@ -322,7 +322,7 @@ impl Target {
 
 /// A name as Kubernetes has it; what is no name stays.
 pub(super) fn normalized(name: &str) -> String {
-    NodeName::parse(name).map_or_else(|_| name.to_owned(), String::from)
+    NodeName::parse(name).map_or_else(|_| name.to_owned(), |name| name.to_string())
 }
 
 /// Whether what was typed is the node that the command runs on: by its name, by the name that its
