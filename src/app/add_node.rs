@@ -5,10 +5,9 @@ use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::time::Duration;
 
-use crate::app::{self, Agent};
+use crate::app::{self, Ended};
 use crate::base::clock::SystemClock;
 use crate::base::exit_status::ExitStatus;
-use crate::base::runtime;
 use crate::cli::add_node::{self, AddNodeArgs};
 use crate::cli::output::{self, Printer};
 use crate::cli::{self, argparse, texts};
@@ -20,13 +19,7 @@ use crate::wire::local_v1::IssuedToken;
 /// How long a port of this machine may take to answer.
 const CONNECTS: Duration = Duration::from_millis(500);
 
-pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    match try_run(arguments, printer) {
-        Ok(status) | Err(status) => status,
-    }
-}
-
-fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
     let node = app::find_node_or_say(printer)?;
     refuse_worker(&node).map_err(|why| refuse(printer, why))?;
     app::check_permission(&node, printer)?;
@@ -40,16 +33,9 @@ fn try_run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Result<ExitSt
         Err(error) => return Err(add_node::usage_error(printer, &argparse::describe(&error))),
     };
     Ok(add_node::run(args, printer, |request, printer| {
-        let issued = runtime::block_on(async {
-            match app::find_agent(&node, printer).await? {
-                Agent::Ready(agent) => {
-                    let issued = agent.add_token(&request).await;
-                    Ok(Some(issued.map_err(|error| error.to_string())))
-                }
-                Agent::NotRunning => Ok(None),
-            }
-        });
-        let issued = issued.unwrap_or_else(|error| Ok(Some(Err(error.to_string()))))?;
+        let issued = app::ask_agent(&node, printer, async |agent, _| {
+            agent.add_token(&request).await
+        })?;
         let issued = issued.unwrap_or_else(|| {
             issue_into_file(&node, &SystemClock, &request)
                 .map(|issued| warn_where_nothing_listens(&node, issued))

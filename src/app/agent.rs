@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::agent::{self, AgentError, MinTls, Settings};
 use crate::app::log::LastWords;
-use crate::app::{self, agent_switch, log};
+use crate::app::{self, Ended, agent_switch, log};
 use crate::base::exit_status::ExitStatus;
 use crate::base::{atomic_file, env_vars};
 use crate::cli;
@@ -29,37 +29,45 @@ const TIMEOUT: u64 = 240;
 
 /// Runs the agent by the name that was typed: `cluster-agent` is what MicroK8s's own wrapper starts,
 /// with the arguments of its own agent.
-pub(crate) fn run(name: &str, arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(name: &str, arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
     let unknown = match name {
         "cluster-agent" => Unknown::LeftOut,
         _ => Unknown::Wrong,
     };
     let arguments = go_flags::read(&cli::subcommand("agent"), arguments, unknown);
-    let typed: AgentArgs = match cli::read("agent", arguments.words) {
-        Ok(args) => args,
-        Err(error) => return app::refuse_arguments(&error, printer),
-    };
+    let typed: AgentArgs = app::read_arguments("agent", arguments.words, printer)?;
     if let Some(command) = typed.command {
         return agent_switch::run(command, printer);
     }
-    match try_run(typed, arguments.left_out) {
-        Ok(()) => ExitStatus::Success,
-        Err(Refusal { status, text, hint }) => {
-            output::error(&mut LastWords(printer), &text, hint);
-            status
-        }
-    }
+    try_run(typed, arguments.left_out)
+        .map(|()| ExitStatus::Success)
+        .map_err(|refusal| refusal.print(printer))
 }
 
-/// Why the agent does not run.
-struct Refusal {
+/// Why a program of the node, the agent or the proxy, does not run.
+pub(super) struct Refusal {
     status: ExitStatus,
     text: String,
     hint: Option<&'static str>,
 }
 
 impl Refusal {
-    fn new(error: impl ToString) -> Self {
+    pub(super) fn print(&self, printer: &mut dyn Printer) -> ExitStatus {
+        output::error(&mut LastWords(printer), &self.text, self.hint);
+        self.status
+    }
+
+    /// The arguments file of the node cannot be used.
+    pub(super) fn of_file(path: &Path, error: &clap::Error) -> Self {
+        let why = error.to_string();
+        let why = why.trim_end().trim_start_matches("error: ");
+        Self {
+            status: ExitStatus::Usage,
+            ..Self::new(format!("`{}`: {why}", path.display()))
+        }
+    }
+
+    pub(super) fn new(error: impl ToString) -> Self {
         Self {
             status: ExitStatus::Failure,
             text: error.to_string(),
@@ -67,11 +75,14 @@ impl Refusal {
         }
     }
 
+    pub(super) fn with_hint(self, hint: impl Into<Option<&'static str>>) -> Self {
+        let hint = hint.into();
+        Self { hint, ..self }
+    }
+
     fn of_agent(error: AgentError) -> Self {
-        Self {
-            hint: error.hint(),
-            ..Self::new(error)
-        }
+        let hint = error.hint();
+        Self::new(error).with_hint(hint)
     }
 }
 
@@ -196,12 +207,8 @@ fn node_of(layout: Layout, args: &AgentArgs) -> Node {
 fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
     let data = node.layout.data().display();
     if !node.is_standalone() {
-        return Err(Refusal {
-            hint: Some(
-                "is MicroK8s installed? Without it, unset SNAP_DATA, or name a directory with --node-dir",
-            ),
-            ..Refusal::new(format!("`{data}` holds no node"))
-        });
+        let hint = "is MicroK8s installed? Without it, unset SNAP_DATA, or name a directory with --node-dir";
+        return Err(Refusal::new(format!("`{data}` holds no node")).with_hint(hint));
     }
     let bind = args
         .bind
@@ -223,9 +230,8 @@ fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
         datastore: SocketAddr::new(datastore, DATASTORE_PORT),
     };
     tracing::info!("making a node directory in {data}");
-    fresh_node::create(&node.layout, &fresh).map_err(|error| Refusal {
-        hint: Some("MICROK8S_NODE_DIR or --node-dir names another directory"),
-        ..Refusal::new(error)
+    fresh_node::create(&node.layout, &fresh).map_err(|error| {
+        Refusal::new(error).with_hint("MICROK8S_NODE_DIR or --node-dir names another directory")
     })?;
     // Who may read it may use the node, and only root and members of the group may give it away.
     let credential = node.layout.credential("client.config");
@@ -253,14 +259,8 @@ fn from_file(
             .iter()
             .map(|line| format!("`{}`: {line}", path.display())),
     );
-    let read: AgentArgs = cli::read("agent", words.words).map_err(|error| Refusal {
-        status: ExitStatus::Usage,
-        ..Refusal::new(format!(
-            "`{}`: {}",
-            path.display(),
-            error.to_string().trim_end().trim_start_matches("error: ")
-        ))
-    })?;
+    let read: AgentArgs =
+        cli::read("agent", words.words).map_err(|error| Refusal::of_file(&path, &error))?;
     Ok(AgentArgs {
         node_dir: typed.node_dir,
         node_name: typed.node_name,

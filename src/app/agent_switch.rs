@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, interrupt};
+use crate::app::{self, Ended, interrupt};
 use crate::base::exit_status::ExitStatus;
 use crate::base::runtime;
 use crate::cli::agent::AgentCommand;
@@ -13,22 +13,16 @@ use crate::cluster::node::Node;
 use crate::store::token_files;
 use crate::wire::local_v1::TokenSelection;
 
-pub(crate) fn run(command: AgentCommand, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(command: AgentCommand, printer: &mut dyn Printer) -> Ended {
     let (to, is_dry_run, whose) = match command {
         AgentCommand::Install { dry_run } => (Agent::Own, dry_run, "this program"),
         AgentCommand::Uninstall { dry_run } => (Agent::Snaps, dry_run, "MicroK8s"),
     };
-    let node = match app::find_node_or_say(printer) {
-        Ok(node) => node,
-        Err(status) => return status,
-    };
-    let switch = match Switch::new(&node, to) {
-        Ok(switch) => switch,
-        Err(error) => return fail(&error, printer),
-    };
+    let node = app::find_node_or_say(printer)?;
+    let switch = Switch::new(&node, to).map_err(|error| fail(&error, printer))?;
     let served = format!("The agent of {whose} serves this node.\n");
     if switch.steps.is_empty() {
-        return output::print(printer, &served, ExitStatus::Success);
+        return Ok(output::print(printer, &served, ExitStatus::Success));
     }
     if to == Agent::Snaps {
         for notice in left_behind(&node) {
@@ -37,14 +31,15 @@ pub(crate) fn run(command: AgentCommand, printer: &mut dyn Printer) -> ExitStatu
     }
     if is_dry_run {
         let lines = switch.steps.iter().map(|step| step.describe() + "\n");
-        return output::print(printer, &lines.collect::<String>(), ExitStatus::Success);
+        let lines: String = lines.collect();
+        return Ok(output::print(printer, &lines, ExitStatus::Success));
     }
     let interrupted = CancellationToken::new();
     interrupt::catch(&interrupted);
-    match switch.run(&interrupted, &mut |line| printer.err(&line)) {
-        Ok(()) => output::print(printer, &served, ExitStatus::Success),
-        Err(error) => fail(&error, printer),
-    }
+    switch
+        .run(&interrupted, &mut |line| printer.err(&line))
+        .map_err(|error| fail(&error, printer))?;
+    Ok(output::print(printer, &served, ExitStatus::Success))
 }
 
 /// What the snap's agent does not know of the node.
@@ -83,35 +78,33 @@ fn left_behind(node: &Node) -> Vec<String> {
 }
 
 fn fail(error: &SwitchError, printer: &mut dyn Printer) -> ExitStatus {
-    let (status, hint) = match error {
-        SwitchError::NotRoot => (ExitStatus::Failure, "run the command with sudo"),
-        SwitchError::NoSnap(_) => (
-            ExitStatus::Failure,
-            "without MicroK8s `systemctl enable --now microk8s-cluster-agent` of the Debian package serves a standalone node",
-        ),
-        SwitchError::NoSystemd => (
-            ExitStatus::Failure,
-            "start `microk8s agent` in the place of the snap's agent by your own service manager",
-        ),
-        SwitchError::Program { .. } => (
-            ExitStatus::Failure,
-            "install it with `sudo install -m 755 microk8s /usr/local/bin/microk8s`, and run it there",
-        ),
-        SwitchError::Busy => (ExitStatus::Failure, "wait until that one has ended"),
-        SwitchError::ForeignUnit => (ExitStatus::Failure, "see what it is, and move it away"),
-        SwitchError::File { .. } => (ExitStatus::Failure, "see who owns it"),
-        SwitchError::Undone(StepError::Interrupted) => {
-            (ExitStatus::Interrupted, "run the same command again")
+    let hint = match error {
+        SwitchError::NotRoot => "run the command with sudo",
+        SwitchError::NoSnap(_) => {
+            "without MicroK8s `systemctl enable --now microk8s-cluster-agent` of the Debian package serves a standalone node"
         }
-        SwitchError::Undone(_) => (
-            ExitStatus::ServiceFailed,
-            "see `journalctl -u microk8s-cluster-agent -n 20`, and run the same command again",
-        ),
-        SwitchError::NotUndone { .. } => (
-            ExitStatus::NotTakenBack,
-            "see `snap services microk8s` and `systemctl status microk8s-cluster-agent`, and run the same command again",
-        ),
+        SwitchError::NoSystemd => {
+            "start `microk8s agent` in the place of the snap's agent by your own service manager"
+        }
+        SwitchError::Program { .. } => {
+            "install it with `sudo install -m 755 microk8s /usr/local/bin/microk8s`, and run it there"
+        }
+        SwitchError::Busy => "wait until that one has ended",
+        SwitchError::ForeignUnit => "see what it is, and move it away",
+        SwitchError::File { .. } => "see who owns it",
+        SwitchError::Undone(StepError::Interrupted) => "run the same command again",
+        SwitchError::Undone(_) => {
+            "see `journalctl -u microk8s-cluster-agent -n 20`, and run the same command again"
+        }
+        SwitchError::NotUndone { .. } => {
+            "see `snap services microk8s` and `systemctl status microk8s-cluster-agent`, and run the same command again"
+        }
     };
     output::error(printer, &error.to_string(), Some(hint));
-    status
+    match error {
+        SwitchError::Undone(StepError::Interrupted) => ExitStatus::Interrupted,
+        SwitchError::Undone(_) => ExitStatus::ServiceFailed,
+        SwitchError::NotUndone { .. } => ExitStatus::NotTakenBack,
+        _ => ExitStatus::Failure,
+    }
 }

@@ -5,13 +5,13 @@ use std::io;
 use std::time::Duration;
 
 use crate::agent::apiserver_proxy::{self, ProxyError, Settings};
-use crate::app::log::LastWords;
-use crate::app::{self, log};
+use crate::app::agent::Refusal;
+use crate::app::{self, Ended, log};
 use crate::base::exit_status::ExitStatus;
 use crate::cli;
 use crate::cli::apiserver_proxy::ApiserverProxyArgs;
 use crate::cli::go_flags::{self, Unknown};
-use crate::cli::output::{self, Printer};
+use crate::cli::output::Printer;
 use crate::cluster::node::{Node, parse_bind};
 use crate::store::traefik;
 
@@ -20,58 +20,33 @@ const NAME: &str = "apiserver-proxy";
 const REFRESH_INTERVAL: u64 = 30;
 
 /// Runs the proxy. MicroK8s's own wrapper starts it with the arguments of its own proxy.
-pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
     let command = cli::subcommand(NAME);
     let read = |words| go_flags::read(&command, words, Unknown::LeftOut);
-    let node = match app::find_node_or_say(printer) {
-        Ok(node) => node,
-        Err(status) => return status,
-    };
+    let node = app::find_node_or_say(printer)?;
     let typed = read(arguments.clone());
-    if let Err(error) = cli::read::<ApiserverProxyArgs>(NAME, typed.words) {
-        return app::refuse_arguments(&error, printer);
-    }
+    app::read_arguments::<ApiserverProxyArgs>(NAME, typed.words, printer)?;
     // What is typed comes last, and counts.
     let path = node.layout.args(NAME);
-    let mut words: Vec<OsString> = node.arguments(NAME).map_or_else(
-        |_| Vec::new(),
-        |file| {
-            node.command_line(&file)
-                .into_iter()
-                .map(OsString::from)
-                .collect()
-        },
-    );
+    let file = node.arguments(NAME);
+    let words = file.map_or_else(|_| Vec::new(), |file| node.command_line(&file));
+    let mut words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
     words.extend(arguments);
     let words = read(words);
-    let args: ApiserverProxyArgs = match cli::read(NAME, words.words) {
-        Ok(args) => args,
-        Err(error) => {
-            let error = error.to_string();
-            let why = error.trim_end().trim_start_matches("error: ");
-            let text = format!("`{}`: {why}", path.display());
-            output::error(&mut LastWords(printer), &text, None);
-            return ExitStatus::Usage;
-        }
-    };
+    let args: ApiserverProxyArgs = cli::read(NAME, words.words)
+        .map_err(|error| Refusal::of_file(&path, &error).print(printer))?;
     log::start(args.log_format);
     for line in words.left_out {
         tracing::warn!("{line}");
     }
-    let outcome = settings(&node, args).and_then(|settings| {
-        apiserver_proxy::run(&settings).map_err(|error| (error.to_string(), hint(&error)))
+    let served = settings(&node, args).and_then(|settings| {
+        apiserver_proxy::run(&settings)
+            .map_err(|error| Refusal::new(&error).with_hint(hint(&error)))
     });
-    match outcome {
-        Ok(()) => ExitStatus::Success,
-        Err((text, hint)) => {
-            output::error(&mut LastWords(printer), &text, hint);
-            ExitStatus::Failure
-        }
-    }
+    served
+        .map(|()| ExitStatus::Success)
+        .map_err(|refusal| refusal.print(printer))
 }
-
-/// Why the proxy does not run, and what to do.
-type Refusal = (String, Option<&'static str>);
 
 fn hint(error: &ProxyError) -> Option<&'static str> {
     match error {
@@ -99,12 +74,11 @@ fn settings(node: &Node, args: ApiserverProxyArgs) -> Result<Settings, Refusal> 
     };
     let text = node.layout.read(&configuration).map_err(|error| {
         let hint = "is this a node of MicroK8s? --traefik-config names another file";
-        (error.to_string(), Some(hint))
+        Refusal::new(error).with_hint(hint)
     })?;
     let lacks = |what: &str| {
         let text = format!("`{}` has no {what}", configuration.display());
-        let hint = "see `traefik-template.yaml` of MicroK8s for its form";
-        (text, Some(hint))
+        Refusal::new(text).with_hint("see `traefik-template.yaml` of MicroK8s for its form")
     };
     let listen = traefik::listen_address(&text)
         .and_then(|address| parse_bind(&address))

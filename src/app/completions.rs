@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use crate::app;
+use crate::app::{self, Ended};
 use crate::base::exit_status::ExitStatus;
 use crate::base::runtime;
-use crate::cli;
 use crate::cli::completions::{self, Candidates, CompletionsArgs, Source};
 use crate::cli::output::{self, Printer};
 use crate::client::local::{self, LocalError, Probe};
@@ -16,11 +15,10 @@ use crate::wire::local_v1::TokenSelection;
 const AGENT_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Prints the script of a shell.
-pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    match cli::read::<CompletionsArgs>("completions", arguments) {
-        Ok(args) => output::print(printer, args.shell.script(), ExitStatus::Success),
-        Err(error) => app::refuse_arguments(&error, printer),
-    }
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
+    let args: CompletionsArgs = app::read_arguments("completions", arguments, printer)?;
+    let script = args.shell.script();
+    Ok(output::print(printer, script, ExitStatus::Success))
 }
 
 /// Prints what can stand in the place of the last word. Nothing is said of what goes wrong: the

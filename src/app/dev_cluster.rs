@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::app;
+use crate::app::{self, Ended};
 use crate::base::exit_status::ExitStatus;
 use crate::base::{atomic_file, env_vars, runtime, wait};
-use crate::cli;
+
 use crate::cli::dev_cluster::DevClusterArgs;
 use crate::cli::output::{self, Printer};
 use crate::cli::token_file::quoted;
@@ -39,22 +39,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// After how long without a line those are named that are not ready.
 const SIGN_INTERVAL: Duration = Duration::from_secs(3);
 
-pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    let args: DevClusterArgs = match cli::read("dev-cluster", arguments) {
-        Ok(args) => args,
-        Err(error) => return app::refuse_arguments(&error, printer),
-    };
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
+    let args: DevClusterArgs = app::read_arguments("dev-cluster", arguments, printer)?;
     // From the start, so that a signal at any moment leaves no agent and no folder behind.
-    let result = Signals::listen()
-        .map_err(Trouble::from)
-        .and_then(|signals| form(&args, &signals, printer));
-    match result {
-        Ok(()) => ExitStatus::Success,
-        Err(Trouble::Output(lost)) => lost.status(),
-        Err(Trouble::Failed { text, hint }) => {
-            output::error(printer, &text, hint.as_deref());
-            ExitStatus::Failure
-        }
+    let formed = Demo::new(printer).and_then(|mut demo| demo.form(&args));
+    match formed {
+        Ok(()) => Ok(ExitStatus::Success),
+        Err(Trouble::Output(lost)) => Err(lost.status()),
+        Err(Trouble::Failed { text, hint }) => Err(output::fail(printer, text, hint.as_deref())),
     }
 }
 
@@ -179,90 +171,290 @@ impl DevNode {
     }
 }
 
-fn form(
-    args: &DevClusterArgs,
-    signals: &Signals,
-    printer: &mut dyn Printer,
-) -> Result<(), Trouble> {
-    let with_datastore = args.control_planes > 1;
-    if with_datastore && !datastore_demo::is_installed() {
-        let package = datastore_demo::PACKAGE;
-        return Err(Trouble::missing(
-            format!(
-                "several control plane nodes need a datastore, and Debian's package `{package}` is not installed"
-            ),
-            format!("install it with `apt-get install {package}`"),
-        ));
-    }
-    let api_server = args.kubernetes.then(kubernetes::find).transpose()?;
-    let this_program = std::env::current_exe()?;
-    let members = usize::from(args.control_planes + args.workers);
-    // One node more than the cluster has, for its user to try a join with.
-    let count = if args.once { members } else { members + 1 };
-    let ports = [
-        (with_datastore, &[DATASTORE_PORT][..]),
-        (args.kubernetes, &kubernetes::PORTS),
-    ];
-    let ports: Vec<u16> = ports
-        .into_iter()
-        .filter(|(is_used, _)| *is_used)
-        .flat_map(|(_, ports)| ports.iter().copied())
-        .collect();
-    let addresses = free_addresses(count, args.port, &ports)?;
-    let place = atomic_file::temporary_folder(&std::env::temp_dir(), "microk8s-dev-")?;
-    printer.out(&format!(
-        "Starting {count} agents below {}\n",
-        place.path().display()
-    ))?;
-    // All of them make their keys at once; then each is waited for.
-    let mut nodes = (1..)
-        .zip(addresses)
-        .map(|(number, address)| {
-            let mut further = Vec::new();
-            if with_datastore {
-                further.push("--datastore-demo");
-            }
-            if args.kubernetes && number <= usize::from(args.control_planes) {
-                further.extend(["--token-store", "cluster"]);
-            }
-            start(&this_program, place.path(), number, address, &further)
+/// The program, the signals that end it, and where it prints.
+struct Demo<'a> {
+    program: PathBuf,
+    signals: Signals,
+    printer: &'a mut dyn Printer,
+}
+
+impl<'a> Demo<'a> {
+    fn new(printer: &'a mut dyn Printer) -> Result<Self, Trouble> {
+        Ok(Self {
+            signals: Signals::listen()?,
+            program: std::env::current_exe()?,
+            printer,
         })
-        .collect::<Result<Vec<_>, _>>()?;
-    wait_until_ready(&mut nodes, signals, printer)?;
-    let (members, free) = nodes.split_at(members);
-    let (first, others) = members
-        .split_first()
-        .ok_or_else(|| Trouble::new("there is no node"))?;
-    let mut kubernetes = match api_server {
-        Some(program) => Some(Kubernetes::start(program, place.path(), first, signals)?),
-        None => None,
-    };
-    for (number, node) in (2u8..).zip(others) {
-        let role = if number <= args.control_planes {
-            None
-        } else {
-            Some("--worker")
+    }
+
+    fn form(&mut self, args: &DevClusterArgs) -> Result<(), Trouble> {
+        let with_datastore = args.control_planes > 1;
+        if with_datastore && !datastore_demo::is_installed() {
+            let package = datastore_demo::PACKAGE;
+            return Err(Trouble::missing(
+                format!(
+                    "several control plane nodes need a datastore, and Debian's package `{package}` is not installed"
+                ),
+                format!("install it with `apt-get install {package}`"),
+            ));
+        }
+        let api_server = args.kubernetes.then(kubernetes::find).transpose()?;
+        let members = usize::from(args.control_planes + args.workers);
+        // One node more than the cluster has, for its user to try a join with.
+        let count = if args.once { members } else { members + 1 };
+        let ports = [
+            (with_datastore, &[DATASTORE_PORT][..]),
+            (args.kubernetes, &kubernetes::PORTS),
+        ];
+        let ports: Vec<u16> = ports
+            .into_iter()
+            .filter(|(is_used, _)| *is_used)
+            .flat_map(|(_, ports)| ports.iter().copied())
+            .collect();
+        let addresses = free_addresses(count, args.port, &ports)?;
+        let place = atomic_file::temporary_folder(&std::env::temp_dir(), "microk8s-dev-")?;
+        self.printer.out(&format!(
+            "Starting {count} agents below {}\n",
+            place.path().display()
+        ))?;
+        // All of them make their keys at once; then each is waited for.
+        let mut nodes = (1..)
+            .zip(addresses)
+            .map(|(number, address)| {
+                let mut further = Vec::new();
+                if with_datastore {
+                    further.push("--datastore-demo");
+                }
+                if args.kubernetes && number <= usize::from(args.control_planes) {
+                    further.extend(["--token-store", "cluster"]);
+                }
+                self.start(place.path(), number, address, &further)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.wait_until_ready(&mut nodes)?;
+        let (members, free) = nodes.split_at(members);
+        let (first, others) = members
+            .split_first()
+            .ok_or_else(|| Trouble::new("there is no node"))?;
+        let mut kubernetes = match api_server {
+            Some(program) => Some(Kubernetes::start(
+                program,
+                place.path(),
+                first,
+                &self.signals,
+            )?),
+            None => None,
         };
-        join(&this_program, first, node, role, signals, printer)?;
-        if let (Some(kubernetes), None) = (&mut kubernetes, role) {
-            kubernetes.add(node, signals)?;
+        for (number, node) in (2u8..).zip(others) {
+            let role = if number <= args.control_planes {
+                None
+            } else {
+                Some("--worker")
+            };
+            self.join(first, node, role)?;
+            if let (Some(kubernetes), None) = (&mut kubernetes, role) {
+                kubernetes.add(node, &self.signals)?;
+            }
+        }
+        self.printer.out("\nThe cluster has formed.\n")?;
+        self.run_and_show(first, &["nodes"])?;
+        if with_datastore {
+            self.show_datastore(first)?;
+        }
+        let [free] = free else {
+            return Ok(());
+        };
+        self.show_what_to_try(members, free)?;
+        if kubernetes.is_some() {
+            self.printer
+                .out(&format!("\n{}\n", kubernetes::what_to_try(first)))?;
+        }
+        self.signals.wait()?;
+        self.printer.out("\nStopping.\n")?;
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        place: &Path,
+        number: usize,
+        address: SocketAddr,
+        further: &[&str],
+    ) -> Result<DevNode, Trouble> {
+        let name = format!("n{number}");
+        let directory = place.join(&name);
+        let log = place.join(format!("{name}.log"));
+        let mut arguments: Vec<OsString> = vec![
+            "agent".into(),
+            "--node-dir".into(),
+            directory.clone().into(),
+            "--node-name".into(),
+            name.clone().into(),
+            "--bind".into(),
+            address.to_string().into(),
+            "--parent".into(),
+            std::process::id().to_string().into(),
+        ];
+        arguments.extend(further.iter().map(OsString::from));
+        let errors = atomic_file::new_log(&log)?;
+        let agent = ChildProcess::start(&self.program, arguments, STOP_LIMIT, errors)?;
+        Ok(DevNode {
+            name,
+            address,
+            directory,
+            agent,
+            log,
+        })
+    }
+
+    /// Names each agent when it is ready, and now and then those that are not.
+    fn wait_until_ready(&mut self, nodes: &mut [DevNode]) -> Result<(), Trouble> {
+        let start = Instant::now();
+        let mut waiting: Vec<&mut DevNode> = nodes.iter_mut().collect();
+        while !waiting.is_empty() {
+            let next = wait::until(SIGN_INTERVAL, POLL_INTERVAL, || {
+                if self.signals.is_over() {
+                    return Some(Err(self.signals.trouble()));
+                }
+                let mut nodes = waiting.iter_mut().enumerate();
+                nodes.find_map(|(index, node)| match node.is_ready() {
+                    Ok(is_ready) => is_ready.then_some(Ok(index)),
+                    Err(trouble) => Some(Err(trouble)),
+                })
+            });
+            let names: Vec<&str> = waiting.iter().map(|node| node.name.as_str()).collect();
+            let (names, seconds) = (names.join(", "), start.elapsed().as_secs());
+            match next {
+                Some(ready) => {
+                    let node = waiting.remove(ready?);
+                    self.printer
+                        .out(&format!("{} listens on {}\n", node.name, node.address))?;
+                }
+                None if start.elapsed() > START_LIMIT => {
+                    return Err(Trouble::new(format!(
+                        "the agents of {names} were not ready within {seconds} seconds"
+                    )));
+                }
+                None => self
+                    .printer
+                    .out(&format!("still generating keys: {names} ({seconds} s)\n"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Commands for the node that is not in a cluster yet. Each can be pasted as it stands.
+    fn show_what_to_try(&mut self, members: &[DevNode], free: &DevNode) -> Result<(), Trouble> {
+        let Some(first) = members.first() else {
+            return Ok(());
+        };
+        let issue = [
+            "add-node", "--format", "short", "--role", "worker", "--uses", "2",
+        ];
+        let issued = self.run_on(first, &issue)?;
+        let line = issued.output.lines().next().unwrap_or_default();
+        let join = line.strip_prefix("microk8s ").unwrap_or(line);
+        let name = &free.name;
+        self.printer.out(&format!(
+            "\nIt runs until Ctrl-C. {name} is not in a cluster yet: try these in another terminal, one after \
+             the other.\n"
+        ))?;
+        for (what, command) in [
+            (
+                "A join that fails: the hint says why. The token can still be used.",
+                free.command(&self.program, join),
+            ),
+            (
+                "The same token again, as the hint says.",
+                free.command(&self.program, &format!("{join} --worker")),
+            ),
+            (
+                "The nodes of the cluster.",
+                first.command(&self.program, "nodes"),
+            ),
+            (
+                "The node leaves the cluster, and keeps nothing of it.",
+                free.command(&self.program, "leave"),
+            ),
+            (
+                "It joins again: the token is good for two nodes.",
+                free.command(&self.program, &format!("{join} --worker")),
+            ),
+        ] {
+            self.printer.out(&format!("\n# {what}\n{command}\n"))?;
+        }
+        self.printer.out("\nThe logs of the agents:\n")?;
+        for node in members.iter().chain([free]) {
+            self.printer.out(&format!("    {}\n", node.log.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A token from the first node, and a join with the command that it printed.
+    fn join(&mut self, first: &DevNode, node: &DevNode, role: Option<&str>) -> Result<(), Trouble> {
+        let printed = self.run_and_show(first, &["add-node", "--format", "short"])?;
+        let mut words: Vec<&str> = printed
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(1)
+            .collect();
+        words.extend(role);
+        self.run_and_show(node, &words)?;
+        Ok(())
+    }
+
+    /// Runs a command on a node, and shows what is run and what comes back.
+    fn run_and_show(&mut self, node: &DevNode, arguments: &[&str]) -> Result<String, Trouble> {
+        self.printer.out(&format!(
+            "\n{}$ microk8s {}\n",
+            node.name,
+            arguments.join(" ")
+        ))?;
+        let finished = self.run_on(node, arguments)?;
+        self.printer.out(&finished.output)?;
+        finished
+            .errors
+            .lines()
+            .for_each(|line| self.printer.err(line));
+        Ok(finished.output)
+    }
+
+    /// Runs a command on a node; an error when it fails.
+    fn run_on(&self, node: &DevNode, arguments: &[&str]) -> Result<Finished, Trouble> {
+        let directory = &[(env_vars::MICROK8S_NODE_DIR, node.directory.as_path())];
+        let finished = process::run_to_end(&self.program, arguments, directory, || {
+            self.signals.is_over()
+        })?
+        .ok_or_else(|| self.signals.trouble())?;
+        if finished.code == Some(0) {
+            return Ok(finished);
+        }
+        let command = arguments.first().copied().unwrap_or_default();
+        Err(Trouble::new(format!(
+            "`microk8s {command}` failed on {}:\n{}{}",
+            node.name,
+            finished.output,
+            finished.errors.trim_end()
+        )))
+    }
+
+    /// The datastore's own list of its members.
+    fn show_datastore(&mut self, first: &DevNode) -> Result<(), Trouble> {
+        let server = SocketAddr::new(first.address.ip(), DATASTORE_PORT).to_string();
+        let arguments = ["-s", &server, "k8s", ".cluster"];
+        self.printer
+            .out(&format!("\n$ dqlite {}\n", arguments.join(" ")))?;
+        let finished = process::run_to_end("dqlite", arguments, &[], || self.signals.is_over())?
+            .ok_or_else(|| self.signals.trouble())?;
+        self.printer.out(&finished.output)?;
+        if finished.code == Some(0) {
+            Ok(())
+        } else {
+            Err(Trouble::new(finished.errors.trim()))
         }
     }
-    printer.out("\nThe cluster has formed.\n")?;
-    run_and_show(&this_program, first, &["nodes"], signals, printer)?;
-    if with_datastore {
-        show_datastore(first, signals, printer)?;
-    }
-    let [free] = free else {
-        return Ok(());
-    };
-    show_what_to_try(&this_program, members, free, signals, printer)?;
-    if kubernetes.is_some() {
-        printer.out(&format!("\n{}\n", kubernetes::what_to_try(first)))?;
-    }
-    signals.wait()?;
-    printer.out("\nStopping.\n")?;
-    Ok(())
 }
 
 /// The addresses of so many agents: of the loopback, with the same port, which is another than the
@@ -292,212 +484,4 @@ fn free_addresses(
             text: format!("no {count} loopback addresses with a free port were found"),
             hint: Some("name a port on which no program listens, with --port".to_owned()),
         })
-}
-
-fn start(
-    program: &Path,
-    place: &Path,
-    number: usize,
-    address: SocketAddr,
-    further: &[&str],
-) -> Result<DevNode, Trouble> {
-    let name = format!("n{number}");
-    let directory = place.join(&name);
-    let log = place.join(format!("{name}.log"));
-    let mut arguments: Vec<OsString> = vec![
-        "agent".into(),
-        "--node-dir".into(),
-        directory.clone().into(),
-        "--node-name".into(),
-        name.clone().into(),
-        "--bind".into(),
-        address.to_string().into(),
-        "--parent".into(),
-        std::process::id().to_string().into(),
-    ];
-    arguments.extend(further.iter().map(OsString::from));
-    let errors = atomic_file::new_log(&log)?;
-    let agent = ChildProcess::start(program, arguments, STOP_LIMIT, errors)?;
-    Ok(DevNode {
-        name,
-        address,
-        directory,
-        agent,
-        log,
-    })
-}
-
-/// Names each agent when it is ready, and now and then those that are not.
-fn wait_until_ready(
-    nodes: &mut [DevNode],
-    signals: &Signals,
-    printer: &mut dyn Printer,
-) -> Result<(), Trouble> {
-    let start = Instant::now();
-    let mut waiting: Vec<&mut DevNode> = nodes.iter_mut().collect();
-    while !waiting.is_empty() {
-        let next = wait::until(SIGN_INTERVAL, POLL_INTERVAL, || {
-            if signals.is_over() {
-                return Some(Err(signals.trouble()));
-            }
-            let mut nodes = waiting.iter_mut().enumerate();
-            nodes.find_map(|(index, node)| match node.is_ready() {
-                Ok(is_ready) => is_ready.then_some(Ok(index)),
-                Err(trouble) => Some(Err(trouble)),
-            })
-        });
-        let names: Vec<&str> = waiting.iter().map(|node| node.name.as_str()).collect();
-        let (names, seconds) = (names.join(", "), start.elapsed().as_secs());
-        match next {
-            Some(ready) => {
-                let node = waiting.remove(ready?);
-                printer.out(&format!("{} listens on {}\n", node.name, node.address))?;
-            }
-            None if start.elapsed() > START_LIMIT => {
-                return Err(Trouble::new(format!(
-                    "the agents of {names} were not ready within {seconds} seconds"
-                )));
-            }
-            None => printer.out(&format!("still generating keys: {names} ({seconds} s)\n"))?,
-        }
-    }
-    Ok(())
-}
-
-/// Commands for the node that is not in a cluster yet. Each can be pasted as it stands.
-fn show_what_to_try(
-    program: &Path,
-    members: &[DevNode],
-    free: &DevNode,
-    signals: &Signals,
-    printer: &mut dyn Printer,
-) -> Result<(), Trouble> {
-    let Some(first) = members.first() else {
-        return Ok(());
-    };
-    let issue = [
-        "add-node", "--format", "short", "--role", "worker", "--uses", "2",
-    ];
-    let issued = run_on(program, first, &issue, signals)?;
-    let line = issued.output.lines().next().unwrap_or_default();
-    let join = line.strip_prefix("microk8s ").unwrap_or(line);
-    let name = &free.name;
-    printer.out(&format!(
-        "\nIt runs until Ctrl-C. {name} is not in a cluster yet: try these in another terminal, one after \
-         the other.\n"
-    ))?;
-    for (what, command) in [
-        (
-            "A join that fails: the hint says why. The token can still be used.",
-            free.command(program, join),
-        ),
-        (
-            "The same token again, as the hint says.",
-            free.command(program, &format!("{join} --worker")),
-        ),
-        ("The nodes of the cluster.", first.command(program, "nodes")),
-        (
-            "The node leaves the cluster, and keeps nothing of it.",
-            free.command(program, "leave"),
-        ),
-        (
-            "It joins again: the token is good for two nodes.",
-            free.command(program, &format!("{join} --worker")),
-        ),
-    ] {
-        printer.out(&format!("\n# {what}\n{command}\n"))?;
-    }
-    printer.out("\nThe logs of the agents:\n")?;
-    for node in members.iter().chain([free]) {
-        printer.out(&format!("    {}\n", node.log.display()))?;
-    }
-    Ok(())
-}
-
-/// A token from the first node, and a join with the command that it printed.
-fn join(
-    program: &Path,
-    first: &DevNode,
-    node: &DevNode,
-    role: Option<&str>,
-    signals: &Signals,
-    printer: &mut dyn Printer,
-) -> Result<(), Trouble> {
-    let printed = run_and_show(
-        program,
-        first,
-        &["add-node", "--format", "short"],
-        signals,
-        printer,
-    )?;
-    let mut words: Vec<&str> = printed
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .collect();
-    words.extend(role);
-    run_and_show(program, node, &words, signals, printer)?;
-    Ok(())
-}
-
-/// Runs a command on a node, and shows what is run and what comes back.
-fn run_and_show(
-    program: &Path,
-    node: &DevNode,
-    arguments: &[&str],
-    signals: &Signals,
-    printer: &mut dyn Printer,
-) -> Result<String, Trouble> {
-    printer.out(&format!(
-        "\n{}$ microk8s {}\n",
-        node.name,
-        arguments.join(" ")
-    ))?;
-    let finished = run_on(program, node, arguments, signals)?;
-    printer.out(&finished.output)?;
-    finished.errors.lines().for_each(|line| printer.err(line));
-    Ok(finished.output)
-}
-
-/// Runs a command on a node; an error when it fails.
-fn run_on(
-    program: &Path,
-    node: &DevNode,
-    arguments: &[&str],
-    signals: &Signals,
-) -> Result<Finished, Trouble> {
-    let directory = &[(env_vars::MICROK8S_NODE_DIR, node.directory.as_path())];
-    let finished = process::run_to_end(program, arguments, directory, || signals.is_over())?
-        .ok_or_else(|| signals.trouble())?;
-    if finished.code == Some(0) {
-        return Ok(finished);
-    }
-    let command = arguments.first().copied().unwrap_or_default();
-    Err(Trouble::new(format!(
-        "`microk8s {command}` failed on {}:\n{}{}",
-        node.name,
-        finished.output,
-        finished.errors.trim_end()
-    )))
-}
-
-/// The datastore's own list of its members.
-fn show_datastore(
-    first: &DevNode,
-    signals: &Signals,
-    printer: &mut dyn Printer,
-) -> Result<(), Trouble> {
-    let server = SocketAddr::new(first.address.ip(), DATASTORE_PORT).to_string();
-    let arguments = ["-s", &server, "k8s", ".cluster"];
-    printer.out(&format!("\n$ dqlite {}\n", arguments.join(" ")))?;
-    let finished = process::run_to_end("dqlite", arguments, &[], || signals.is_over())?
-        .ok_or_else(|| signals.trouble())?;
-    printer.out(&finished.output)?;
-    if finished.code == Some(0) {
-        Ok(())
-    } else {
-        Err(Trouble::new(finished.errors.trim()))
-    }
 }

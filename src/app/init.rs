@@ -5,9 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::app::{self, operation};
-use crate::base::exit_status::ExitStatus;
-use crate::cli;
+use crate::app::{self, Ended, operation};
 use crate::cli::init::InitArgs;
 use crate::cli::join_args::Format;
 use crate::cli::output::{self, Printer};
@@ -15,11 +13,8 @@ use crate::cli::renderer::Renderer;
 use crate::cluster::launch::file::{self, LaunchFile};
 use crate::model::launch_configuration::LaunchConfiguration;
 
-pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    let args: InitArgs = match cli::read("init", arguments) {
-        Ok(args) => args,
-        Err(error) => return app::refuse_arguments(&error, printer),
-    };
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
+    let args: InitArgs = app::read_arguments("init", arguments, printer)?;
     let pre_init = args.pre_init.unwrap_or_default();
     let (place, read) = match args.config_file.as_path() {
         path if path == Path::new("-") => (
@@ -34,21 +29,14 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSt
             File::open(path).and_then(LaunchFile::read),
         ),
     };
-    let found = match read {
-        Ok(found) => found,
-        Err(error) => {
-            output::error(printer, &format!("cannot read {place}: {error}"), None);
-            return ExitStatus::Failure;
-        }
-    };
-    let configuration = match LaunchConfiguration::parse(&found.content) {
-        Ok(configuration) => configuration,
-        Err(error) => {
-            let hint = "nothing was changed; `docs/launch-configurations.md` has the fields";
-            output::error(printer, &format!("{place}: {error}"), Some(hint));
-            return ExitStatus::Failure;
-        }
-    };
+    let found = read.map_err(|error| {
+        let text = format!("cannot read {place}: {error}");
+        output::fail(printer, text, None)
+    })?;
+    let configuration = LaunchConfiguration::parse(&found.content).map_err(|error| {
+        let hint = "nothing was changed; `docs/launch-configurations.md` has the fields";
+        output::fail(printer, format!("{place}: {error}"), Some(hint))
+    })?;
     if found.is_read_by_all && configuration.holds_token() {
         let warning = format!("warning: {place} holds a token, and every user can read it");
         printer.err(&warning);
@@ -57,5 +45,5 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitSt
     let mut renderer = Renderer::new(Format::Text, printer);
     let done = app::find_node_or_say(&mut renderer)
         .and_then(|node| operation::launch(&node, &operation, pre_init, &mut renderer));
-    renderer.finish(done)
+    Ok(renderer.finish(done))
 }

@@ -25,12 +25,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::clock::SystemClock;
-use crate::base::env_vars;
 use crate::base::exit_status::ExitStatus;
-use crate::base::wait;
+use crate::base::{env_vars, runtime, wait};
 use crate::cli::output::{self, Printer, Streams};
 use crate::cli::{self, texts};
-use crate::client::local::{self, LocalError, Probe};
+use crate::client::local::{self, LocalAgent, LocalError, Probe};
 use crate::cluster::carry_over::carry_over;
 use crate::cluster::node::Node;
 use crate::cluster::token_admin;
@@ -71,47 +70,51 @@ pub(crate) fn run(
         }
         None => arguments.remove(0).to_string_lossy().into_owned(),
     };
-    run_command(&name, arguments, printer)
+    let (Ok(status) | Err(status)) = run_command(&name, arguments, printer);
+    status
 }
 
-fn run_command(name: &str, mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
+/// How a command ended: `Err` as soon as that was clear, after the reason was printed.
+type Ended = Result<ExitStatus, ExitStatus>;
+
+fn run_command(name: &str, mut arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
     if let Some(help) = cli::requested_help(name, &arguments) {
-        return output::print(printer, &help, ExitStatus::Success);
+        return Ok(output::print(printer, &help, ExitStatus::Success));
     }
-    match name {
-        "add-node" => add_node::run(arguments, printer),
+    Ok(match name {
+        "add-node" => add_node::run(arguments, printer)?,
         "join" => operation::join(arguments, printer),
         "leave" => operation::leave(arguments, printer),
         "remove-node" => operation::remove_node(arguments, printer),
-        "nodes" => nodes::run(arguments, printer),
-        "token" => token::run(arguments, printer),
+        "nodes" => nodes::run(arguments, printer)?,
+        "token" => token::run(arguments, printer)?,
         // The one program of MicroK8s's snap has its commands behind its own name.
         "cluster-agent" if arguments.first().is_some_and(of_the_one_program) => {
             let name = arguments.remove(0).to_string_lossy().into_owned();
-            run_command(&name, arguments, printer)
+            run_command(&name, arguments, printer)?
         }
-        "apiserver-proxy" => apiserver_proxy::run(arguments, printer),
-        "init" => init::run(arguments, printer),
-        "agent" | "cluster-agent" => agent::run(name, arguments, printer),
-        "dev-cluster" => dev_cluster::run(arguments, printer),
-        "completions" => completions::run(arguments, printer),
+        "apiserver-proxy" => apiserver_proxy::run(arguments, printer)?,
+        "init" => init::run(arguments, printer)?,
+        "agent" | "cluster-agent" => agent::run(name, arguments, printer)?,
+        "dev-cluster" => dev_cluster::run(arguments, printer)?,
+        "completions" => completions::run(arguments, printer)?,
         "__complete" => completions::complete(arguments, printer),
         "help" | "--help" | "-h" => {
             let options = ["help", "--help", "-h"];
             arguments.retain(|word| !options.iter().any(|option| word == option));
             if arguments.is_empty() {
-                return passthrough::list_commands(printer, ExitStatus::Success);
+                return Ok(passthrough::list_commands(printer, ExitStatus::Success));
             }
             let name = arguments.remove(0).to_string_lossy().into_owned();
             arguments.push("--help".into());
-            run_command(&name, arguments, printer)
+            run_command(&name, arguments, printer)?
         }
         "--version" | "-V" => {
             let text = format!("microk8s {}\n", env!("MICROK8S_VERSION"));
             output::print(printer, &text, ExitStatus::Success)
         }
         _ => passthrough::run(name, &arguments, printer),
-    }
+    })
 }
 
 /// Whether a word is a command of MicroK8s's agent program that is none of the agent's own options.
@@ -133,10 +136,7 @@ fn find_node() -> Result<Node, String> {
 
 /// [`find_node`], or the reason printed.
 fn find_node_or_say(printer: &mut dyn Printer) -> Result<Node, ExitStatus> {
-    find_node().map_err(|error| {
-        output::error(printer, &error, None);
-        ExitStatus::Failure
-    })
+    find_node().map_err(|error| output::fail(printer, error, None))
 }
 
 /// A user who cannot read the administrator's kubeconfig may not use the node (recording
@@ -147,12 +147,9 @@ fn check_permission(node: &Node, printer: &mut dyn Printer) -> Result<(), ExitSt
     }
     let data = node.layout.data();
     if node.is_standalone() && matches!(data.try_exists(), Ok(false)) {
-        output::error(
-            printer,
-            &format!("there is no node in {}", data.display()),
-            Some("`microk8s agent` makes one; MICROK8S_NODE_DIR names one that is elsewhere"),
-        );
-        return Err(ExitStatus::Failure);
+        let text = format!("there is no node in {}", data.display());
+        let hint = "`microk8s agent` makes one; MICROK8S_NODE_DIR names one that is elsewhere";
+        return Err(output::fail(printer, text, Some(hint)));
     }
     Err(refuse_permission(node, printer))
 }
@@ -179,22 +176,33 @@ fn refuse_permission(node: &Node, printer: &mut dyn Printer) -> ExitStatus {
     if node.is_standalone() {
         let group = node.platform.group().name;
         let hint = format!("run the command as root or as a member of the group {group}");
-        output::error(printer, &why, Some(&hint));
-    } else {
-        printer.err(&texts::no_permission(&user, node.platform.group().name));
-        output::error(printer, &why, None);
+        return output::fail(printer, why, Some(&hint));
     }
-    ExitStatus::Failure
+    printer.err(&texts::no_permission(&user, node.platform.group().name));
+    output::fail(printer, why, None)
 }
 
-/// What the command line does with the agent behind its socket.
-enum Agent {
-    Ready(local::LocalAgent),
-    NotRunning,
+/// What the node's agent answers; nothing where none runs.
+fn ask_agent<T>(
+    node: &Node,
+    printer: &mut dyn Printer,
+    ask: impl AsyncFnOnce(LocalAgent, &mut dyn Printer) -> Result<T, LocalError>,
+) -> Result<Option<Result<T, String>>, ExitStatus> {
+    let asked = runtime::block_on(async {
+        let Some(agent) = find_agent(node, printer).await? else {
+            return Ok(None);
+        };
+        let answer = ask(agent, printer).await;
+        Ok(Some(answer.map_err(|error| error.to_string())))
+    });
+    asked.unwrap_or_else(|error| Ok(Some(Err(error.to_string()))))
 }
 
-/// Looks for the node's agent; whatever stands in the way is printed.
-async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, ExitStatus> {
+/// Looks for the node's agent; what stands in the way is printed.
+async fn find_agent(
+    node: &Node,
+    printer: &mut dyn Printer,
+) -> Result<Option<LocalAgent>, ExitStatus> {
     let socket = node.layout.socket(None);
     let end = Instant::now() + AGENT_ENDS;
     let mut found = local::probe(&socket).await;
@@ -214,7 +222,7 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
     }
     match found {
         Ok(Probe::Ready(agent)) => match elsewhere(&agent, node) {
-            None => Ok(Agent::Ready(agent)),
+            None => Ok(Some(agent)),
             Some(other) => {
                 let text = format!(
                     "the agent of this node works in `{}`, and this command in `{}`",
@@ -223,16 +231,14 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
                 );
                 let hint =
                     "restart the agent, or run the command without SNAP_DATA in its environment";
-                output::error(printer, &text, Some(hint));
-                Err(ExitStatus::Failure)
+                Err(output::fail(printer, text, Some(hint)))
             }
         },
         Ok(Probe::NotRunning) => match node.layout.check_current() {
-            Ok(()) => Ok(Agent::NotRunning),
+            Ok(()) => Ok(None),
             Err(why) => {
                 let hint = "run the command again when `snap changes` shows that it is done, and without SNAP_DATA in its environment";
-                output::error(printer, &why.to_string(), Some(hint));
-                Err(ExitStatus::Failure)
+                Err(output::fail(printer, why, Some(hint)))
             }
         },
         Ok(Probe::NoPermission) => Err(refuse_permission(node, printer)),
@@ -241,22 +247,15 @@ async fn find_agent(node: &Node, printer: &mut dyn Printer) -> Result<Agent, Exi
             let text = format!(
                 "the agent of this node is {older} than this program: it speaks protocol {agent}, not {PROTOCOL}"
             );
-            output::error(
-                printer,
-                &text,
-                Some("restart the agent, so that both are of one version"),
-            );
-            Err(ExitStatus::Failure)
+            let hint = "restart the agent, so that both are of one version";
+            Err(output::fail(printer, text, Some(hint)))
         }
-        Err(error) => {
-            output::error(printer, &error.to_string(), None);
-            Err(ExitStatus::Failure)
-        }
+        Err(error) => Err(output::fail(printer, error, None)),
     }
 }
 
 /// The node directory that an agent works in, when it is not that of the command.
-fn elsewhere<'a>(agent: &'a local::LocalAgent, node: &Node) -> Option<&'a NodeDirectory> {
+fn elsewhere<'a>(agent: &'a LocalAgent, node: &Node) -> Option<&'a NodeDirectory> {
     let own = node.layout.revision()?;
     agent
         .directory()
@@ -264,7 +263,7 @@ fn elsewhere<'a>(agent: &'a local::LocalAgent, node: &Node) -> Option<&'a NodeDi
 }
 
 /// Whether an agent works in another revision than the current one, which is the command's.
-fn works_in_older(agent: &local::LocalAgent, node: &Node) -> bool {
+fn works_in_older(agent: &LocalAgent, node: &Node) -> bool {
     let is_current = |own: &&Revision| own.is_snaps_current() && own.check().is_ok();
     let own = node.layout.revision().filter(is_current);
     elsewhere(agent, node).is_some_and(|other| {
@@ -278,22 +277,12 @@ fn no_agent(node: &Node) -> String {
     format!("no agent runs for the node in `{data}`")
 }
 
-/// The agent did not get to the end of what it was asked for.
-fn agent_failed(error: &LocalError, printer: &mut dyn Printer) -> ExitStatus {
-    let hint = "read the log of this node's agent";
-    output::error(printer, &error.to_string(), Some(hint));
-    ExitStatus::Failure
-}
-
 /// The tokens of a node whose agent does not run; nothing on one that never had any.
 fn tokens_without_agent(
     node: &Node,
     printer: &mut dyn Printer,
 ) -> Result<Option<Tokens>, ExitStatus> {
-    if let Err(error) = carry_over(node) {
-        output::error(printer, &error.to_string(), None);
-        return Err(ExitStatus::Failure);
-    }
+    carry_over(node).map_err(|error| output::fail(printer, error, None))?;
     if !node.layout.token_database().exists() {
         return Ok(None);
     }
@@ -310,10 +299,18 @@ fn tokens_without_agent(
             StoreError::InUse { .. } => None,
             _ => Some("run the command as root, or start the node's agent"),
         };
-        output::error(printer, &error.to_string(), hint);
-        return Err(ExitStatus::Failure);
+        return Err(output::fail(printer, error, hint));
     }
     Ok(Some(tokens))
+}
+
+/// The arguments of a command, as clap reads them.
+fn read_arguments<A: clap::Args + clap::FromArgMatches>(
+    name: &'static str,
+    arguments: impl IntoIterator<Item = OsString>,
+    printer: &mut dyn Printer,
+) -> Result<A, ExitStatus> {
+    cli::read(name, arguments).map_err(|error| refuse_arguments(&error, printer))
 }
 
 /// Arguments that clap does not understand, or that ask for help.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, Agent, interrupt, passthrough};
+use crate::app::{self, interrupt, passthrough};
 use crate::base::exit_status::ExitStatus;
 use crate::base::{runtime, time_text, wait};
 use crate::cli::join_args::{self, Format, Parsed};
@@ -205,22 +205,19 @@ fn run(
     interrupted: &CancellationToken,
 ) -> Result<(), ExitStatus> {
     let ran_in_agent = runtime::block_on(async {
-        let Agent::Ready(agent) = app::find_agent(node, renderer).await? else {
+        let Some(agent) = app::find_agent(node, renderer).await? else {
             return Ok(false);
         };
         let ended = agent.run(operation, |event| renderer.tell(&event)).await;
+        let hint = "read the log of this node's agent";
         ended
             .map(|()| true)
-            .map_err(|error| app::agent_failed(&error, renderer))
+            .map_err(|error| output::fail(renderer, error, Some(hint)))
     });
-    let ran_in_agent = ran_in_agent.map_err(|error| {
-        output::error(renderer, &error.to_string(), None);
-        ExitStatus::Failure
-    })??;
-    if ran_in_agent {
-        return Ok(());
+    match ran_in_agent.map_err(|error| output::fail(renderer, error, None))?? {
+        true => Ok(()),
+        false => run_here(node, operation, renderer, interrupted),
     }
-    run_here(node, operation, renderer, interrupted)
 }
 
 /// Runs an operation in this process.

@@ -3,10 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::app::{self, Agent};
+use crate::app::{self, Ended};
 use crate::base::exit_status::ExitStatus;
-use crate::base::runtime;
-use crate::cli;
 use crate::cli::output::{self, Printer};
 use crate::cli::token::{self, TokenArgs, TokenCommand};
 use crate::cli::token_file::{self, TokenFileError};
@@ -14,38 +12,22 @@ use crate::client::local::{LocalAgent, LocalError};
 use crate::model::token::TokenDigest;
 use crate::wire::local_v1::{PruneRequest, TokenSelection};
 
-pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> ExitStatus {
-    let args: TokenArgs = match cli::read("token", arguments) {
-        Ok(args) => args,
-        Err(error) => return app::refuse_arguments(&error, printer),
-    };
-    match try_run(&args.command, printer) {
-        Ok(status) | Err(status) => status,
-    }
-}
-
-fn try_run(command: &TokenCommand, printer: &mut dyn Printer) -> Result<ExitStatus, ExitStatus> {
+pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
+    let args: TokenArgs = app::read_arguments("token", arguments, printer)?;
+    let command = &args.command;
     let node = app::find_node_or_say(printer)?;
     app::check_permission(&node, printer)?;
-    let selection = selection(command, printer).map_err(|error| {
-        output::error(printer, &error.to_string(), Some(error.hint()));
-        ExitStatus::Failure
+    let selection = selection(command, printer)
+        .map_err(|error| output::fail(printer, &error, Some(error.hint())))?;
+    let done = app::ask_agent(&node, printer, async |agent, printer| {
+        act(&agent, command, &selection, printer).await
     })?;
-    let done = runtime::block_on(async {
-        match app::find_agent(&node, printer).await? {
-            Agent::Ready(agent) => Ok(act(&agent, command, &selection, printer).await),
-            Agent::NotRunning => {
-                let hint = "start it: `systemctl start microk8s-cluster-agent`, or `microk8s agent` on a node without MicroK8s; tokens that MicroK8s's own agent knows are lines in `credentials/cluster-tokens.txt`";
-                output::error(printer, &app::no_agent(&node), Some(hint));
-                Err(ExitStatus::Failure)
-            }
-        }
-    });
     match done {
-        Ok(Ok(Ok(status))) => Ok(status),
-        Ok(Ok(Err(error))) => Err(token::fail(printer, &error.to_string())),
-        Ok(Err(status)) => Err(status),
-        Err(error) => Err(token::fail(printer, &error.to_string())),
+        Some(done) => done.map_err(|error| token::fail(printer, &error)),
+        None => {
+            let hint = "start it: `systemctl start microk8s-cluster-agent`, or `microk8s agent` on a node without MicroK8s; tokens that MicroK8s's own agent knows are lines in `credentials/cluster-tokens.txt`";
+            Err(output::fail(printer, app::no_agent(&node), Some(hint)))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! A reader that goes away early is no error: `add-node | head -1` is a success.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
@@ -96,6 +97,12 @@ pub(crate) fn error(printer: &mut dyn Printer, text: &str, hint: Option<&str>) {
     if let Some(hint) = hint {
         printer.err(&format!("hint: {hint}"));
     }
+}
+
+/// Prints why a command failed, and what to do about it.
+pub(crate) fn fail(printer: &mut dyn Printer, why: impl Display, hint: Option<&str>) -> ExitStatus {
+    error(printer, &why.to_string(), hint);
+    ExitStatus::Failure
 }
 
 /// Rows in columns of equal width, without blanks at the ends of lines.
