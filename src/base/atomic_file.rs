@@ -4,6 +4,7 @@
 //! content is written beside the file, flushed, and renamed over it. A change without a flush is
 //! for callers that can undo it until they have flushed it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -11,6 +12,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs};
+use nix::unistd::syncfs;
 use tempfile::{NamedTempFile, TempDir};
 
 /// Who may do what with a file.
@@ -102,6 +105,75 @@ pub(crate) fn truncate(path: &Path, length: u64) -> io::Result<()> {
 /// Waits until the disk has the content of a file, or the names in a folder.
 pub(crate) fn flush(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// [`flush`] of all these; what is not there any more needs none. An error comes with its path.
+///
+/// A file system is flushed as a whole where that is known to take no longer, and to report errors.
+pub(crate) fn flush_all(paths: &[PathBuf]) -> Result<(), (PathBuf, io::Error)> {
+    let mut flushed = BTreeSet::new();
+    let mut flush = |path: &Path| {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let device = file.metadata()?.dev();
+        if flushed.contains(&device) {
+            return Ok(());
+        }
+        let is_whole = paths.len() > 2
+            && fstatfs(&file).is_ok_and(|found| {
+                is_best_flushed_whole(found.filesystem_type(), paths.len(), |path| {
+                    fs::read_to_string(path).unwrap_or_default()
+                })
+            });
+        if !is_whole {
+            return file.sync_all();
+        }
+        syncfs(&file)?;
+        flushed.insert(device);
+        Ok(())
+    };
+    let mut paths = paths.iter();
+    paths.try_for_each(|path| flush(path).map_err(|error| (path.clone(), error)))
+}
+
+/// Whether a file system of this kind is better flushed as a whole than `count` times in part. That
+/// waits for what other programs have written there, too, and a slow disk writes about a mebibyte in
+/// the time of a flush. `read` gives the text of a file of the kernel.
+fn is_best_flushed_whole(kind: FsType, count: usize, read: impl Fn(&str) -> String) -> bool {
+    const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
+    match kind {
+        TMPFS_MAGIC => true,
+        EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC | BTRFS_SUPER_MAGIC => {
+            reports_errors(&read("/proc/sys/kernel/osrelease"))
+                && unwritten_kib(&read("/proc/meminfo")).is_some_and(|kib| kib <= count << 10)
+        }
+        _ => false,
+    }
+}
+
+/// Whether `syncfs` of a kernel of this release reports what could not be written: since Linux 5.8.
+fn reports_errors(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 8),
+        _ => false,
+    }
+}
+
+/// How much is still to be written to disks, by the text of `/proc/meminfo`.
+fn unwritten_kib(meminfo: &str) -> Option<usize> {
+    let kib = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
+        line?
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<usize>()
+            .ok()
+    };
+    Some(kib("Dirty:")? + kib("Writeback:")?)
 }
 
 /// Writes over what a file holds, for where its folder takes no other file. It may end up with half of
@@ -317,6 +389,47 @@ mod tests {
         remove_unfinished(&path).unwrap();
         assert!(path.exists() && dir.path().join(".ca.key2.new-x1").exists());
         assert!(!dir.path().join(".ca.key.new-x1").exists());
+    }
+
+    #[test]
+    fn a_file_system_is_flushed_as_a_whole_where_errors_are_reported_and_little_is_to_be_written() {
+        let is_whole = |kind, count, release: &str, dirty: &str| {
+            is_best_flushed_whole(kind, count, |path| match path {
+                "/proc/meminfo" => {
+                    format!("MemTotal: 9 kB\n{dirty}Writeback:       24 kB\nWritebackTmp: 7 kB\n")
+                }
+                _ => release.to_owned(),
+            })
+        };
+        let dirty = "Dirty:            8168 kB\n";
+        for release in ["6.18.44-x", "5.8-rc1", "5.10.0"] {
+            assert!(is_whole(EXT4_SUPER_MAGIC, 8, release, dirty), "{release}");
+            assert!(!is_whole(EXT4_SUPER_MAGIC, 7, release, dirty), "{release}");
+            assert!(!is_whole(EXT4_SUPER_MAGIC, 99, release, ""), "{release}");
+        }
+        for release in ["5.4.0-190-generic", "4.15.0", "", "5"] {
+            assert!(!is_whole(EXT4_SUPER_MAGIC, 8, release, dirty), "{release}");
+            assert!(is_whole(TMPFS_MAGIC, 3, release, ""), "{release}");
+        }
+        let another = nix::sys::statfs::FUSE_SUPER_MAGIC;
+        assert!(!is_whole(another, 8, "6.18.44", dirty));
+    }
+
+    #[test]
+    fn what_is_gone_needs_no_flush_and_what_cannot_be_flushed_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("file"), "x").unwrap();
+        flush_all(&[
+            path("gone"),
+            path("file"),
+            path("gone/too"),
+            dir.path().into(),
+        ])
+        .unwrap();
+        let below = path("file/below");
+        let (named, error) = flush_all(&[path("file"), below.clone()]).unwrap_err();
+        assert_eq!((named, error.kind()), (below, io::ErrorKind::NotADirectory));
     }
 
     #[test]

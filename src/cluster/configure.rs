@@ -243,11 +243,11 @@ fn change_services(
     if files.is_empty() {
         return restart(node, restarts);
     }
-    let mut transaction = Transaction::begin(&node.layout)?;
-    let Err(error) = apply(node, &mut transaction, files, restarts) else {
+    let mut transaction = Transaction::begin(node)?;
+    let Err(error) = apply(&mut transaction, files, restarts) else {
         return Ok(());
     };
-    match transaction.roll_back(node.platform.as_ref()) {
+    match transaction.roll_back() {
         Ok(_) => Err(error),
         // The arguments are the old ones, and the service is down for another reason.
         Err(again @ JournalError::NotRestarted(_)) => {
@@ -262,21 +262,20 @@ fn change_services(
 }
 
 fn apply(
-    node: &Node,
     transaction: &mut Transaction,
     files: &[NewFile],
     restarts: &[&Wanted<'_>],
 ) -> Result<(), ConfigureError> {
-    let platform = node.platform.as_ref();
     let written = files
         .iter()
         .map(|file| Step::write(&file.path, &file.content, Access::Keep { or: NEW_FILE }));
-    let restarted = restarts
-        .iter()
-        .map(|configured| Step::Service(Action::Restart, configured.service));
+    let restarted = restarts.iter().map(|configured| Step::Service {
+        action: Action::Restart,
+        service: configured.service,
+    });
     let steps: Vec<Step> = written.chain(restarted).collect();
     let mut running = 0;
-    let done = transaction.apply(platform, &steps, |number| {
+    let done = transaction.apply(&steps, |number| {
         running = number;
         Ok(())
     });

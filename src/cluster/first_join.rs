@@ -209,7 +209,7 @@ pub(crate) fn make_ready(
         .begin(presented.now, &presented.token, restarts_datastore)
         .map_err(FirstJoinError::History)?
         .map_err(FirstJoinError::TooOften)?;
-    let mut transaction = Transaction::begin(&node.layout)?;
+    let mut transaction = Transaction::begin(node)?;
     let done = duties
         .fulfil(node, &mut transaction)
         .and_then(|()| Ok(transaction.defer_rollback(&node.layout, presented.until)?));
@@ -219,7 +219,7 @@ pub(crate) fn make_ready(
     if restarts_datastore && let Err(error) = joins.note_restart(presented.now) {
         tracing::warn!(%error, "it cannot be written down that the datastore restarts once more");
     }
-    if let Err(undo) = transaction.roll_back(node.platform.as_ref()) {
+    if let Err(undo) = transaction.roll_back() {
         tracing::error!(error = %undo, "what the first join changed cannot be undone");
     }
     Err(error)
@@ -251,10 +251,10 @@ impl Duties {
     }
 
     fn fulfil(&self, node: &Node, transaction: &mut Transaction) -> Result<(), FirstJoinError> {
-        let (layout, platform) = (&node.layout, node.platform.as_ref());
+        let layout = &node.layout;
         if let Some((old, new)) = &self.datastore {
             transaction.move_datastore(&layout.backend(), old)?;
-            datastore_place::change(platform, &layout.backend(), new)?;
+            datastore_place::change(node.platform.as_ref(), &layout.backend(), new)?;
         }
         let mut steps = Steps::new(node);
         if self.callback_token {
@@ -269,7 +269,7 @@ impl Duties {
             steps.push(Step::MarkManifest(pod_network::mark(node)));
             steps.rewrite(&layout.cni_manifest(), manifest, 0o644);
         }
-        transaction.apply_all(platform, &steps.take())?;
+        transaction.apply_all(&steps.take())?;
         if self.manifest.is_some() {
             // The API server goes down with a datastore that has just been moved, so it is told
             // again until it is up. One that cannot be told does not stop a join, as in MicroK8s.

@@ -326,7 +326,7 @@ mod tests {
         }
         assert_eq!(first_join_tracker.lock().waiting.len(), 0);
 
-        let mut journal = Transaction::begin(&layout).unwrap();
+        let mut journal = Transaction::begin(&node).unwrap();
         journal.defer_rollback(&layout, 0).unwrap();
         first_join_tracker.admitted(&node, joining(1), 901);
         first_join_tracker.admitted(&node, joining(2), 959);

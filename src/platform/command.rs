@@ -1,18 +1,19 @@
 //! Running another program to its end, for as long as it may take and no longer.
 
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio::time::timeout;
 
-use crate::base::{env_vars, io_error_text, sanitize, wait};
+use crate::base::{env_vars, io_error_text, runtime, sanitize};
 use crate::platform::feed;
 
 /// Why a program did not do what it was asked to.
@@ -96,8 +97,8 @@ fn said(output: &str) -> String {
     }
 }
 
-/// How often a program that runs is looked at.
-pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How often it is looked at whether a program that runs may go on.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long what a program left in its pipes is waited for once it has ended: another program
 /// that it started may hold them open for ever.
 pub(super) const STRAGGLERS: Duration = Duration::from_secs(1);
@@ -173,70 +174,65 @@ pub(super) fn run_unless(
     mut command: Command,
     over: impl Fn() -> bool,
 ) -> io::Result<Option<Ended>> {
-    let mut child = command
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // A group of its own, so that what it starts can be ended with it.
-        .process_group(0)
-        .spawn()?;
-    // Both pipes are read while the program runs, or it might wait for us for ever.
-    let output = reader(child.stdout.take());
-    let errors = reader(child.stderr.take());
-    let status = loop {
-        if let Ok(Some(status)) = child.try_wait() {
-            break status;
-        }
-        if over() {
-            end_group(&mut child);
-            return Ok(None);
-        }
-        wait::between_looks(POLL_INTERVAL);
-    };
-    let end = Instant::now() + STRAGGLERS;
-    Ok(Some(Ended {
-        status,
-        output: collect(&output, end),
-        errors: collect(&errors, end),
-    }))
+        .process_group(0);
+    runtime::block_on(async {
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        let (mut output, mut errors) = (Vec::new(), Vec::new());
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let status = {
+            // Both pipes are read while the program runs, or it might wait for us for ever.
+            let reading =
+                async { tokio::join!(read(stdout, &mut output), read(stderr, &mut errors)) };
+            tokio::pin!(reading);
+            let mut is_read = false;
+            let status = loop {
+                tokio::select! {
+                    ended = timeout(POLL_INTERVAL, child.wait()) => match ended {
+                        Ok(status) => break status?,
+                        Err(_) if over() => {
+                            end_group(&mut child).await;
+                            return Ok(None);
+                        }
+                        Err(_) => {}
+                    },
+                    _ = &mut reading, if !is_read => is_read = true,
+                }
+            };
+            if !is_read {
+                let _ = timeout(STRAGGLERS, reading).await;
+            }
+            status
+        };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Some(Ended {
+            status,
+            output: text(&output),
+            errors: text(&errors),
+        }))
+    })?
 }
 
 /// Kills a program that leads its process group, and the rest of the group.
-pub(super) fn end_group(child: &mut Child) {
+async fn end_group(child: &mut Child) {
     // The child has not been waited for, so the number is still its group's.
-    if let Ok(id) = i32::try_from(child.id()) {
-        let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+    if let Some(id) = child.id() {
+        let _ = killpg(Pid::from_raw(id.cast_signed()), Signal::SIGKILL);
     }
-    let _ = child.wait();
+    let _ = child.wait().await;
 }
 
-/// What comes out of a pipe, piece by piece.
-fn reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+/// What comes out of a pipe until it is closed.
+async fn read(pipe: Option<impl AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
     /// No program that we run prints more that matters.
     const MOST: u64 = 16 << 20;
-    let (sender, pieces) = mpsc::channel();
-    thread::spawn(move || {
-        let Some(pipe) = pipe else { return };
-        let mut pipe = pipe.take(MOST);
-        let mut buffer = [0; 8192];
-        loop {
-            match pipe.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(count) if count > 0 && sender.send(buffer[..count].to_vec()).is_ok() => {}
-                _ => return,
-            }
-        }
-    });
-    pieces
-}
-
-/// All that has come, and what comes until the pipe is closed or the time is over.
-fn collect(pieces: &Receiver<Vec<u8>>, end: Instant) -> String {
-    let mut bytes = Vec::new();
-    while let Ok(piece) = pieces.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        bytes.extend(piece);
+    if let Some(pipe) = pipe {
+        let _ = pipe.take(MOST).read_to_end(bytes).await;
     }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Whether a program of this name is on the path.
@@ -253,6 +249,7 @@ pub(crate) fn is_on_path(program: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::wait;
 
     #[test]
     fn output_and_failure_are_reported() {

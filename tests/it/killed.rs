@@ -25,12 +25,22 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const CHANGING: &str =
     "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,symlink,symlinkat";
 
-/// The system calls on entering which a process is killed, and every which of them.
+/// The system calls on entering which a process is killed, every which of them, and the largest stride
+/// for a call that there are few of.
 ///
 /// These are the moments before and after each change of a file: it takes its place by a rename, and
 /// what undoes it, or makes it final, is flushed. Where a folder is emptied, every seventh file in it
 /// is enough.
-const KILLED_AT: [(&str, usize); 3] = [("fsync", 1), ("renameat", 1), ("unlinkat", 7)];
+const KILLED_AT: [(&str, usize, usize); 6] = [
+    ("fsync", 1, 3),
+    ("syncfs", 1, 1),
+    // Of folders, and of the journal when it goes.
+    ("rename", 1, 1),
+    // Of new contents.
+    ("renameat", 1, usize::MAX),
+    ("unlink", 1, 3),
+    ("unlinkat", 7, usize::MAX),
+];
 
 /// Where this is set, commands are killed at each of those calls, not only at every few.
 const NIGHTLY: &str = "MICROK8S_TEST_NIGHTLY";
@@ -42,7 +52,7 @@ pub fn stride(ordinary: usize) -> usize {
         return 1;
     }
     tell(&format!(
-        "killed at every {ordinary}th flush; {NIGHTLY}=1 kills at each"
+        "killed at every {ordinary}th moment; {NIGHTLY}=1 kills at each"
     ));
     ordinary
 }
@@ -161,8 +171,8 @@ impl<'a> Victim<'a> {
         let kept = host.scratch().join("kept");
         nodes::copy(&host.snap_data(), &kept);
         let mut kills = 0;
-        for (call, every) in KILLED_AT {
-            let stride = every * sparsely;
+        for (call, every, few) in KILLED_AT {
+            let stride = every * sparsely.min(few);
             for number in (stride..).step_by(stride) {
                 let at = format!("{call} {number}");
                 host.stand_ins.watch_services();
@@ -203,7 +213,7 @@ impl<'a> Victim<'a> {
     fn kill_command(&self, call: &str, number: usize) -> bool {
         let trace = self.host.scratch().join("trace");
         let output = self.host.shell(&format!(
-            "strace -qq -y -o {} -e trace=fsync,{call},/^rename -e inject={call}:signal=SIGKILL:when={number} {}",
+            "strace -qq -y -o {} -e trace=fsync,syncfs,{call},/^rename -e inject={call}:signal=SIGKILL:when={number} {}",
             trace.display(),
             self.line
         ));
@@ -260,7 +270,14 @@ impl<'a> Victim<'a> {
                 assert!(complete.nodes.get(path) == Some(node), "{at}: {path}");
             }
         }
-        assert_eq!(self.host.stand_ins.services(), self.services, "{at}");
+        let mut services = self.host.stand_ins.services();
+        for (service, state) in &mut services {
+            // What completes the command starts it again, now with the files that it writes itself.
+            if self.services.get(service) == Some(&Running::Stale) && *state == Running::Fresh {
+                *state = Running::Stale;
+            }
+        }
+        assert_eq!(services, self.services, "{at}");
     }
 }
 
@@ -451,6 +468,12 @@ fn lose_power(host: &Host, trace: &str) {
     let mut files = BTreeMap::<PathBuf, bool>::new();
     for call in trace.lines() {
         let is_done = call.ends_with("= 0");
+        if call.contains("syncfs(") {
+            files
+                .values_mut()
+                .for_each(|is_flushed| *is_flushed |= is_done);
+            continue;
+        }
         match (flushed(call), &quoted(call)[..]) {
             (Some(path), _) if is_done => {
                 files.insert(path, true);
@@ -488,7 +511,7 @@ fn lose_power(host: &Host, trace: &str) {
 
 /// What is undone by the journal need not be on the disk. All of it must be there when the journal
 /// goes, what the datastore of a cluster relies on when it learns of the node, and what undoes a
-/// change before the change.
+/// change, with the names that lead to it, before the change.
 #[test]
 fn what_a_command_has_changed_is_on_the_disk_when_it_is_final() {
     let Some((lab, _agent, line)) = contacted(|_| ()) else {
@@ -499,14 +522,15 @@ fn what_a_command_has_changed_is_on_the_disk_when_it_is_final() {
     for line in [&as_worker, leave, &line, leave] {
         let trace = n2.scratch().join("trace");
         let strace = format!(
-            "strace -f -qq -y -o {} -e signal=none -e trace=fsync,openat,execve,{CHANGING}",
+            "strace -f -qq -y -o {} -e signal=none -e trace=fsync,syncfs,openat,execve,{CHANGING}",
             trace.display()
         );
         n2.shell(&format!("{strace} {line}")).ok();
         let data = n2.snap_data();
         let own = data.join("var/cluster-agent");
         let mut dirty = BTreeSet::<PathBuf>::new();
-        let (mut is_recorded, mut changes, mut finals) = (true, 0, 0);
+        let journal = own.join("journal");
+        let (mut is_recorded, mut changes, mut finals) = (false, 0, 0);
         for call in fs::read_to_string(trace).unwrap().lines() {
             if call.contains("execve(") {
                 let enters = call.contains("\"start\"") && call.contains("daemon-k8s-dqlite");
@@ -517,8 +541,12 @@ fn what_a_command_has_changed_is_on_the_disk_when_it_is_final() {
                 }
                 continue;
             }
+            if call.contains("syncfs(") {
+                dirty.clear();
+                continue;
+            }
             if let Some(path) = flushed(call) {
-                is_recorded |= path.ends_with("0000.json");
+                is_recorded |= path.to_string_lossy().contains("0000.json");
                 dirty.remove(&path);
                 continue;
             }
@@ -547,10 +575,20 @@ fn what_a_command_has_changed_is_on_the_disk_when_it_is_final() {
                 assert!(dirty.is_empty(), "{line}: {dirty:?}");
                 finals += 1;
             }
-            if !path.starts_with(&data) || path.starts_with(&own) {
+            if path.starts_with(&own) {
+                // The names of the journal, and those that lead to it.
+                let folder = path.parent().unwrap();
+                if path.ends_with("0000.json") || path == &journal {
+                    dirty.insert(folder.to_owned());
+                }
+                continue;
+            }
+            if !path.starts_with(&data) {
                 continue;
             }
             assert!(is_recorded, "{line}: {call}");
+            let names = [&own, &journal].map(|folder| dirty.contains(folder));
+            assert_eq!(names, [false; 2], "{line}: {call}");
             changes += 1;
             if let [from, to] = &paths[..] {
                 dirty = std::mem::take(&mut dirty)

@@ -11,7 +11,7 @@ use crate::cluster::join::error::JoinError;
 use crate::cluster::join::report::Report;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::operation::Progress;
-use crate::cluster::transaction::{JournalError, Step, Steps, Transaction};
+use crate::cluster::transaction::{Step, Steps, Transaction};
 use crate::model::join_stage::JoinStage;
 use crate::model::launch_configuration::Values;
 use crate::model::node_label::NodeLabel;
@@ -81,33 +81,22 @@ impl<'a> Change<'a> {
     pub(crate) fn apply(&mut self, progress: &mut dyn Progress) -> Result<(), JoinError> {
         let steps = self.steps.take();
         let before_services = self.before_services.take();
-        let platform = self.node().platform.clone();
-        self.transaction()?
-            .apply(platform.as_ref(), &steps, |number| {
-                if before_services == Some(number) {
-                    begin(JoinStage::Services, progress);
-                }
-                Ok(())
-            })
+        self.transaction()?.apply(&steps, |number| {
+            if before_services == Some(number) {
+                begin(JoinStage::Services, progress);
+            }
+            Ok(())
+        })
     }
 
     /// Everything that was changed is undone: `error` made the join fail.
     pub(crate) fn take_back(mut self, error: JoinError) -> JoinError {
-        match self.undo() {
-            Ok(()) => error,
-            Err(undo) => JoinError::NotTakenBack {
+        match self.transaction.take().map(Transaction::roll_back) {
+            None | Some(Ok(_)) => error,
+            Some(Err(undo)) => JoinError::NotTakenBack {
                 error: Box::new(error),
                 undo,
             },
-        }
-    }
-
-    fn undo(&mut self) -> Result<(), JournalError> {
-        match self.transaction.take() {
-            Some(transaction) => transaction
-                .roll_back(self.node().platform.as_ref())
-                .map(drop),
-            None => Ok(()),
         }
     }
 
@@ -134,11 +123,10 @@ impl<'a> Change<'a> {
         let mut last = std::mem::take(&mut self.last);
         let transaction = self.transaction()?;
         last.retain(|step| !transaction.has_restarted(step));
-        if last.iter().any(|step| matches!(step, Step::Service(..))) {
+        if last.iter().any(|step| matches!(step, Step::Service { .. })) {
             begin(JoinStage::Services, progress);
         }
-        let platform = self.node().platform.clone();
-        self.transaction()?.apply_all(platform.as_ref(), &last)?;
+        self.transaction()?.apply_all(&last)?;
         let committed = self.transaction()?.commit()?;
         self.transaction = None;
         if let Some(message) = committed.warning(done) {
@@ -163,7 +151,7 @@ impl<'a> Change<'a> {
     pub(crate) fn transaction(&mut self) -> Result<&mut Transaction, JoinError> {
         let transaction = match self.transaction.take() {
             Some(transaction) => transaction,
-            None => Transaction::begin(&self.node().layout)?,
+            None => Transaction::begin(self.node())?,
         };
         Ok(self.transaction.insert(transaction))
     }
@@ -326,14 +314,5 @@ impl<'a> Change<'a> {
             self.steps.service(Action::Restart, service);
         }
         Ok(())
-    }
-}
-
-/// A join that ends in no orderly way, by a panic, is taken back as well.
-impl Drop for Change<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.undo() {
-            tracing::error!(%error, "the changes of a join cannot be undone");
-        }
     }
 }

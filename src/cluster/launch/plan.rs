@@ -205,7 +205,10 @@ impl<'a> Plan<'a> {
         let restarts = services
             .into_iter()
             .filter(|service| restarts && *service != Service::ClusterAgent)
-            .map(|service| Step::Service(Action::Restart, service));
+            .map(|service| Step::Service {
+                action: Action::Restart,
+                service,
+            });
         Steps {
             files: folders.chain(files).collect(),
             last: self.tokens.into_iter().chain(restarts).collect(),

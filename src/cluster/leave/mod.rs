@@ -89,9 +89,15 @@ fn attempt(
         JoinStage::Apply,
         "changing the files and services of the node",
     ));
-    let mut leaving = Leaving::begin(node)?;
-    if let Err(error) = leaving.follow(&plan, progress) {
-        leaving.take_back(error)?;
+    let mut transaction = Transaction::begin(node)?;
+    let mut forgotten = false;
+    match follow(node, &mut transaction, plan, &mut forgotten, progress) {
+        Ok(committed) => {
+            if let Some(message) = committed.warning("left the cluster") {
+                progress.tell(Event::warning(message));
+            }
+        }
+        Err(error) => take_back(transaction, forgotten, error)?,
     }
     forget_nodes(tokens, progress);
     start_alone(node, progress);
@@ -109,114 +115,81 @@ fn warn_workers(workers: &[String], progress: &mut dyn Progress) {
     )));
 }
 
-/// A leave that is under way. One that ends in no orderly way, by a panic, is taken back as well.
-struct Leaving<'a> {
-    node: &'a Node,
-    transaction: Option<Transaction>,
-    forgotten: bool,
-}
-
-impl<'a> Leaving<'a> {
-    fn begin(node: &'a Node) -> Result<Self, LeaveError> {
-        Ok(Self {
-            node,
-            transaction: Some(Transaction::begin(&node.layout)?),
-            forgotten: false,
-        })
+/// Takes the steps of the plan, and says in `forgotten` whether the datastore has forgotten this node.
+fn follow(
+    node: &Node,
+    transaction: &mut Transaction,
+    plan: Plan,
+    forgotten: &mut bool,
+    progress: &mut dyn Progress,
+) -> Result<Committed, LeaveError> {
+    if plan.role == Role::Worker {
+        progress.tell(Event::line("Configuring services."));
     }
-
-    fn follow(&mut self, plan: &Plan, progress: &mut dyn Progress) -> Result<(), LeaveError> {
-        let platform = self.node.platform.clone();
-        let platform = platform.as_ref();
-        let Some(transaction) = &mut self.transaction else {
-            return Ok(());
-        };
-        if plan.role == Role::Worker {
-            progress.tell(Event::line("Configuring services."));
-        }
-        // By this mark the process that completes the leave updates the new API server.
-        if self.node.layout.cni_manifest().exists() {
-            let mark = pod_network::mark(self.node);
-            transaction.apply_all(platform, &[Step::write(&mark, b"", Access::PRIVATE)])?;
-        }
-        if plan.forget.is_none() {
-            progress.tell(Event::line(NEW_CERTIFICATES));
-        }
-        transaction.apply(platform, &plan.before, |_| still_wanted(progress))?;
-        still_wanted(progress)?;
-        let Some(forget) = &plan.forget else {
-            let after: Vec<Step> = plan.after.iter().map(Step::from).collect();
-            transaction.apply(platform, &after, |_| still_wanted(progress))?;
-            still_wanted(progress)?;
-            let committed = transaction.commit()?;
-            self.is_final(&committed, progress);
-            return Ok(());
-        };
-        let mut point = CommitPoint {
-            forgotten: false,
-            backend: self.node.layout.backend(),
-            own: forget.own.clone(),
-            steps: plan.after.clone(),
-        };
-        transaction.enter_commit_point(&point)?;
-        progress.tell(Event::stage(
-            JoinStage::Datastore,
-            "asking the datastore to forget this node",
-        ));
-        ask_to_forget(self.node, forget, progress)?;
-        self.forgotten = true;
-        point.forgotten = true;
-        transaction
-            .enter_commit_point(&point)
-            .map_err(LeaveError::NotCompleted)?;
-        progress.tell(Event::stage(
-            JoinStage::Services,
-            "starting the services of the node",
-        ));
+    if plan.forget.is_none() {
         progress.tell(Event::line(NEW_CERTIFICATES));
-        match transaction.roll_forward(&point, platform) {
-            Err(JournalError::Service(error)) => progress.tell(Event::warning(format!(
-                "this node has left, but a service did not come up: {error}"
-            ))),
-            other => other.map_err(LeaveError::NotCompleted)?,
-        }
-        let committed = transaction.commit().map_err(LeaveError::NotCompleted)?;
-        self.is_final(&committed, progress);
-        Ok(())
     }
-
-    fn is_final(&mut self, committed: &Committed, progress: &mut dyn Progress) {
-        self.transaction = None;
-        if let Some(message) = committed.warning("left the cluster") {
-            progress.tell(Event::warning(message));
-        }
+    // By this mark the process that completes the leave updates the new API server.
+    let mark = node
+        .layout
+        .cni_manifest()
+        .exists()
+        .then(|| Step::write(&pod_network::mark(node), b"", Access::PRIVATE));
+    let with_all = plan.forget.is_none().then_some(&plan.after);
+    let steps = mark.iter().chain(&plan.before);
+    transaction.apply(steps.chain(with_all.into_iter().flatten()), |_| {
+        still_wanted(progress)
+    })?;
+    still_wanted(progress)?;
+    let Some(forget) = &plan.forget else {
+        return Ok(transaction.commit()?);
+    };
+    let mut point = CommitPoint {
+        forgotten: false,
+        backend: node.layout.backend(),
+        own: forget.own.clone(),
+        steps: plan.after,
+    };
+    transaction.enter_commit_point(&point)?;
+    progress.tell(Event::stage(
+        JoinStage::Datastore,
+        "asking the datastore to forget this node",
+    ));
+    ask_to_forget(node, forget, progress)?;
+    *forgotten = true;
+    point.forgotten = true;
+    transaction
+        .enter_commit_point(&point)
+        .map_err(LeaveError::NotCompleted)?;
+    progress.tell(Event::stage(
+        JoinStage::Services,
+        "starting the services of the node",
+    ));
+    progress.tell(Event::line(NEW_CERTIFICATES));
+    match transaction.roll_forward(&point) {
+        Err(JournalError::Service(error)) => progress.tell(Event::warning(format!(
+            "this node has left, but a service did not come up: {error}"
+        ))),
+        other => other.map_err(LeaveError::NotCompleted)?,
     }
-
-    /// Takes everything back: `error` made the leave fail. When there is no way back any more it
-    /// is completed, and is no failure.
-    fn take_back(mut self, error: LeaveError) -> Result<(), LeaveError> {
-        let Some(transaction) = self.transaction.take() else {
-            return Err(error);
-        };
-        match transaction.roll_back(self.node.platform.as_ref()) {
-            Ok(Ending::TakenBack) => Err(error),
-            Ok(Ending::Completed) => Ok(()),
-            Err(undo) if self.forgotten => Err(LeaveError::NotCompleted(undo)),
-            Err(undo) => Err(LeaveError::NotTakenBack {
-                error: Box::new(error),
-                undo,
-            }),
-        }
-    }
+    transaction.commit().map_err(LeaveError::NotCompleted)
 }
 
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        if let Some(transaction) = self.transaction.take()
-            && let Err(error) = transaction.roll_back(self.node.platform.as_ref())
-        {
-            tracing::error!(%error, "the changes of a leave cannot be undone");
-        }
+/// Takes everything back: `error` made the leave fail. When there is no way back any more it is
+/// completed, and is no failure.
+fn take_back(
+    transaction: Transaction,
+    forgotten: bool,
+    error: LeaveError,
+) -> Result<(), LeaveError> {
+    match transaction.roll_back() {
+        Ok(Ending::TakenBack) => Err(error),
+        Ok(Ending::Completed) => Ok(()),
+        Err(undo) if forgotten => Err(LeaveError::NotCompleted(undo)),
+        Err(undo) => Err(LeaveError::NotTakenBack {
+            error: Box::new(error),
+            undo,
+        }),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cluster::identity::{self, IdentityError, NodeKey};
 use crate::cluster::leave::datastore::{Forget, Others, check_voters, other_members, own_entry};
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::{Node, Privacy};
-use crate::cluster::transaction::{self, RollForward, Step};
+use crate::cluster::transaction::{self, Step};
 use crate::model::endpoint;
 use crate::model::role::Role;
 use crate::pki::PkiError;
@@ -39,7 +39,7 @@ pub(super) struct Plan {
     /// What cannot; nothing where no other member is left with the datastore.
     pub(crate) forget: Option<Forget>,
     /// What comes last.
-    pub(crate) after: Vec<RollForward>,
+    pub(crate) after: Vec<Step>,
     /// The cluster's data goes, because no other node has it.
     pub(crate) ends_cluster: bool,
     /// Kubernetes lists the node on other nodes when it has left.
@@ -151,38 +151,31 @@ impl Plan {
             let path = path.strip_prefix(data).unwrap_or(path);
             path.display().to_string()
         };
-        let service = |action: Action, service: Service| {
-            format!("{} the service {}", action.verb(), service.daemon())
-        };
-        let before = self.before.iter().map(|step| match step {
-            Step::Service(action, which) => service(*action, *which),
+        let words = |step: &Step| match step {
+            Step::Service { action, service } => {
+                format!("{} the service {}", action.verb(), service.daemon())
+            }
             Step::Write { path, .. } | Step::AddToken { path, .. } => {
                 format!("write {}", short(path))
             }
             Step::Remove(path) => format!("remove {}", short(path)),
             Step::MakeFolder(path) => format!("make {}", short(path)),
             Step::MarkManifest(mark) => format!("write {}", short(mark)),
-            Step::MoveFolder { from, to } => format!("move {} to {}", short(from), short(to)),
-        });
+            Step::MoveFolder { from, to } => {
+                format!("put {} in place of {}", short(from), short(to))
+            }
+        };
         let forget = self.forget.iter().map(|forget| {
             format!(
                 "have the datastore forget {}; from here on there is no way back",
                 forget.own
             )
         });
-        let after = self.after.iter().map(|step| match step {
-            RollForward::Replace { from, to } => {
-                format!("put {} in place of {}", short(from), short(to))
-            }
-            RollForward::Service {
-                action,
-                service: which,
-            } => service(*action, *which),
-        });
         let end = self
             .ends_cluster
             .then(|| "drop the cluster's data, which no other node has".to_owned());
-        before.chain(forget).chain(end).chain(after).collect()
+        let before = self.before.iter().map(words).chain(forget).chain(end);
+        before.chain(self.after.iter().map(words)).collect()
     }
 }
 
@@ -319,7 +312,7 @@ impl<'a> Steps<'a> {
     }
 
     /// A new, empty datastore is made ready beside the old one; what puts it to use comes last.
-    fn new_datastore(&mut self) -> Result<Vec<RollForward>, LeaveError> {
+    fn new_datastore(&mut self) -> Result<Vec<Step>, LeaveError> {
         let layout = &self.node.layout;
         let (backend, next) = (layout.backend(), layout.backend_next());
         let (certificate, key, mode) = match own_identity(self.node) {
@@ -341,12 +334,12 @@ impl<'a> Steps<'a> {
             .rewrite(&next.join("cluster.key"), key.expose(), 0o600);
         let init = dqlite::init_alone_yaml(&lonely_address(self.node));
         self.steps.rewrite(&next.join("init.yaml"), &init, 0o644);
-        let start = |service| RollForward::Service {
+        let start = |service| Step::Service {
             action: Action::Start,
             service,
         };
         Ok(vec![
-            RollForward::Replace {
+            Step::MoveFolder {
                 from: next,
                 to: backend,
             },

@@ -342,15 +342,14 @@ impl Removal<'_> {
             }
         }
         if !changes.is_empty() {
-            let mut transaction = Transaction::begin(layout)?;
+            let mut transaction = Transaction::begin(self.node)?;
             let steps: Vec<Step> = changes
                 .iter()
                 .map(|(name, text, access)| {
                     Step::write(&layout.credential(name), text.expose().as_bytes(), *access)
                 })
                 .collect();
-            let platform = self.node.platform.as_ref();
-            let written = transaction.apply_all(platform, &steps);
+            let written = transaction.apply_all(&steps);
             match written.and_then(|()| transaction.commit()) {
                 Ok(committed) => {
                     if let Some(message) = committed.warning("forgotten the other") {
@@ -358,7 +357,7 @@ impl Removal<'_> {
                     }
                 }
                 Err(error) => {
-                    transaction.roll_back(platform)?;
+                    transaction.roll_back()?;
                     return Err(error.into());
                 }
             }

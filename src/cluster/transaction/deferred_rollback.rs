@@ -30,7 +30,9 @@ impl Transaction {
         self.flush(|_| true)?;
         write(&self.folder, until)?;
         let kept = folder(layout);
-        move_journal(&self.folder, &kept).map(drop)
+        let _ = move_journal(&self.folder, &kept)?;
+        self.has_ended = true;
+        Ok(())
     }
 }
 

@@ -25,11 +25,12 @@ mod steps;
 mod undo;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::secret::Secret;
+use crate::cluster::node::Node;
 use crate::platform::{Action, Platform, Service};
 use crate::store::layout::Layout;
 use crate::store::token_files;
@@ -40,7 +41,7 @@ pub(crate) use deferred_rollback::{
 pub(crate) use ending::{Committed, Ending};
 pub(crate) use error::JournalError;
 use error::file_error;
-pub(crate) use roll_forward::{CommitPoint, RollForward};
+pub(crate) use roll_forward::CommitPoint;
 pub(crate) use steps::{Step, Steps};
 use undo::Undo;
 
@@ -49,10 +50,11 @@ const RESERVE: &str = "reserve";
 /// How much is set aside at least: for most files, for the folders, and for what small files take.
 const LEAST_RESERVE: usize = 64 << 10;
 
-/// Changes that are under way.
-#[derive(Debug)]
+/// Changes that are under way. They are undone when this is dropped before they are final, as by a panic.
 pub(crate) struct Transaction {
+    platform: Arc<dyn Platform>,
     folder: PathBuf,
+    has_ended: bool,
     /// Whether the journal has its file.
     is_recorded: bool,
     /// Files, and folders with all that they hold, whose changes the journal undoes.
@@ -63,8 +65,6 @@ pub(crate) struct Transaction {
     touched: Vec<Service>,
     /// Files and folders that the disk may not have as they are now.
     unflushed: BTreeSet<PathBuf>,
-    /// Folders that were moved aside.
-    aside: usize,
     /// How many bytes are set aside for undoing.
     reserve: usize,
 }
@@ -72,7 +72,8 @@ pub(crate) struct Transaction {
 impl Transaction {
     /// Begins to record changes. What an interrupted change left behind must be undone before, with
     /// [`recover`].
-    pub(crate) fn begin(layout: &Layout) -> Result<Self, JournalError> {
+    pub(crate) fn begin(node: &Node) -> Result<Self, JournalError> {
+        let layout = &node.layout;
         let own = layout.own_state();
         atomic_file::make_folder(&own, 0o700).map_err(file_error("make", &own))?;
         // From now on the node is changed for another reason, which relies on what it is.
@@ -84,61 +85,37 @@ impl Transaction {
             file_error("make", &folder)(error)
         })?;
         Ok(Self {
+            platform: node.platform.clone(),
             folder,
+            has_ended: false,
             is_recorded: false,
             covered: Vec::new(),
             services: Vec::new(),
             touched: Vec::new(),
             unflushed: BTreeSet::new(),
-            aside: 0,
             reserve: 0,
         })
     }
 
-    /// Takes these steps. What undoes them is recorded before the first one, as far as that is known
-    /// then. `before` is called with the number of each step, and can stop them.
-    pub(crate) fn apply<E: From<JournalError>>(
+    /// Takes these steps. What undoes them is recorded before the first one. `before` is called with the
+    /// number of each step, and can stop them.
+    pub(crate) fn apply<'s, E: From<JournalError>>(
         &mut self,
-        platform: &dyn Platform,
-        steps: &[Step],
+        steps: impl IntoIterator<Item = &'s Step, IntoIter: Clone>,
         mut before: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut next = 0;
-        while next < steps.len() {
-            // Below a folder that moves everything is another file from then on. One that the steps
-            // before make is looked at when it is there.
-            let moves = steps[next..].iter().position(Step::moves_folder);
-            let end = match moves.map(|place| next + place) {
-                None => steps.len(),
-                Some(at) if at > next && !steps[at].source_exists() => at,
-                Some(at) => at + 1,
-            };
-            let aside = self.move_aside(&steps[end - 1]);
-            let record = || steps[next..end].iter();
-            match &aside {
-                Some(aside) => self.record(record().take(end - 1 - next).chain([aside]))?,
-                None => self.record(record())?,
-            }
-            for (number, step) in steps.iter().enumerate().take(end).skip(next) {
-                before(number)?;
-                if let (Some(aside), true) = (&aside, number + 1 == end) {
-                    self.take(aside, platform)?;
-                    self.record([step].into_iter())?;
-                }
-                self.take(step, platform)?;
-            }
-            next = end;
+        let steps = steps.into_iter();
+        self.record(steps.clone())?;
+        for (number, step) in steps.enumerate() {
+            before(number)?;
+            self.take(step)?;
         }
         Ok(())
     }
 
     /// [`Transaction::apply`] that nothing stops.
-    pub(crate) fn apply_all(
-        &mut self,
-        platform: &dyn Platform,
-        steps: &[Step],
-    ) -> Result<(), JournalError> {
-        self.apply(platform, steps, |_| Ok(()))
+    pub(crate) fn apply_all(&mut self, steps: &[Step]) -> Result<(), JournalError> {
+        self.apply(steps, |_| Ok(()))
     }
 
     /// The datastore is about to learn of this node at `own`, from these members. From then on the
@@ -178,17 +155,23 @@ impl Transaction {
     /// Makes the changes final. When this fails they can still be undone.
     pub(crate) fn commit(&mut self) -> Result<Committed, JournalError> {
         self.flush(|_| true)?;
-        finish(&self.folder)
+        let committed = finish(&self.folder)?;
+        self.has_ended = true;
+        Ok(committed)
     }
 
     /// Whether this step restarts a service that these changes have started or restarted before.
     pub(crate) fn has_restarted(&self, step: &Step) -> bool {
-        matches!(step, Step::Service(Action::Restart, service) if self.touched.contains(service))
+        let Step::Service { action, service } = step else {
+            return false;
+        };
+        *action == Action::Restart && self.touched.contains(service)
     }
 
     /// Undoes all changes, unless the commit point has been passed: then they are completed.
-    pub(crate) fn roll_back(self, platform: &dyn Platform) -> Result<Ending, JournalError> {
-        end(&self.folder, platform, Some(&self.touched))
+    pub(crate) fn roll_back(mut self) -> Result<Ending, JournalError> {
+        self.has_ended = true;
+        end(&self.folder, self.platform.as_ref(), Some(&self.touched))
     }
 
     /// The datastore is about to be asked to forget this node, or has done so.
@@ -198,31 +181,23 @@ impl Transaction {
     }
 
     /// Takes the steps behind the commit point.
-    pub(crate) fn roll_forward(
-        &mut self,
-        point: &CommitPoint,
-        platform: &dyn Platform,
-    ) -> Result<(), JournalError> {
-        point.go(&self.folder, platform)
+    pub(crate) fn roll_forward(&mut self, point: &CommitPoint) -> Result<(), JournalError> {
+        point.go(&self.folder, self.platform.as_ref())
     }
 
-    /// The step that makes room for a folder at its new place.
-    fn move_aside(&mut self, step: &Step) -> Option<Step> {
-        let Step::MoveFolder { from, to } = step else {
-            return None;
-        };
-        if !from.exists() || !to.exists() {
-            return None;
-        }
-        let aside = self.folder.join(format!("{:04}.kept", self.aside));
-        self.aside += 1;
-        Some(Step::MoveFolder {
-            from: to.clone(),
-            to: aside,
-        })
+    /// Where a folder is kept whose place another one takes.
+    fn aside(&self, folder: &Path) -> PathBuf {
+        let name = folder.file_name().unwrap_or_default();
+        self.folder.join(format!("{}.kept", name.display()))
     }
 
-    fn take(&mut self, step: &Step, platform: &dyn Platform) -> Result<(), JournalError> {
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<(), JournalError> {
+        atomic_file::rename_unflushed(from, to).map_err(file_error("move", from))?;
+        self.note_move(from, to);
+        Ok(())
+    }
+
+    fn take(&mut self, step: &Step) -> Result<(), JournalError> {
         match step {
             Step::Write {
                 path,
@@ -260,8 +235,10 @@ impl Transaction {
             }
             Step::MoveFolder { from, .. } if !from.exists() => {}
             Step::MoveFolder { from, to } => {
-                atomic_file::rename_unflushed(from, to).map_err(file_error("move", from))?;
-                self.note_move(from, to);
+                if to.exists() {
+                    self.rename(to, &self.aside(to))?;
+                }
+                self.rename(from, to)?;
             }
             Step::MarkManifest(mark) => {
                 atomic_file::write_unflushed(mark, b"", Access::PRIVATE)
@@ -269,9 +246,9 @@ impl Transaction {
                 self.note_change(mark);
                 self.unflushed.insert(mark.clone());
             }
-            Step::Service(action, service) => {
+            Step::Service { action, service } => {
                 self.touched.push(*service);
-                platform.service(*action, *service)?;
+                self.platform.service(*action, *service)?;
             }
         }
         Ok(())
@@ -301,17 +278,15 @@ impl Transaction {
         self.note_change(to);
     }
 
-    /// Waits until the disk has what has changed, of the wanted files and folders. Files come before
-    /// the folders that name them.
+    /// Waits until the disk has what has changed, of the wanted files and folders.
     fn flush(&mut self, is_wanted: impl Fn(&Path) -> bool) -> Result<(), JournalError> {
-        while let Some(path) = self.unflushed.iter().rfind(|path| is_wanted(path)).cloned() {
-            match atomic_file::flush(&path) {
-                // A service may take an order away once it has carried it out.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(file_error("flush", &path))?,
-            }
-            self.unflushed.remove(&path);
-        }
+        // Files come before the folders that name them.
+        let wanted = self.unflushed.iter().rev().filter(|path| is_wanted(path));
+        let wanted: Vec<PathBuf> = wanted.cloned().collect();
+        // A service may have taken an order away that it has carried out.
+        atomic_file::flush_all(&wanted)
+            .map_err(|(path, error)| file_error("flush", &path)(error))?;
+        self.unflushed.retain(|path| !is_wanted(path));
         Ok(())
     }
 
@@ -348,16 +323,19 @@ impl Transaction {
                 self.covered.push(path.clone());
                 Undo::RemoveFolder { path: path.clone() }
             }
-            Step::MoveFolder { from, to } if from.exists() => {
-                let is_moved = |path: &PathBuf| path.starts_with(from) || path.starts_with(to);
-                self.covered.retain(|path| !is_moved(path));
+            // One that the steps before make is not there yet.
+            Step::MoveFolder { from, to } if from.exists() || self.covers(from) => {
+                self.covered.retain(|path| !path.starts_with(to));
+                // What is made in its place goes before it comes back.
+                self.covered.push(from.clone());
                 Undo::MoveBack {
                     from: from.clone(),
                     to: to.clone(),
+                    aside: to.exists().then(|| self.aside(to)),
                 }
             }
             Step::MarkManifest(mark) => Undo::MarkManifest { mark: mark.clone() },
-            Step::Service(_, service) if !self.services.contains(service) => {
+            Step::Service { service, .. } if !self.services.contains(service) => {
                 self.services.push(*service);
                 Undo::Restart { service: *service }
             }
@@ -390,6 +368,16 @@ impl Transaction {
         journal::append(&self.folder, undos, self.is_recorded)?;
         self.is_recorded = true;
         Ok(())
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.has_ended
+            && let Err(error) = end(&self.folder, self.platform.as_ref(), Some(&self.touched))
+        {
+            tracing::error!(%error, "changes that were not completed cannot be undone");
+        }
     }
 }
 

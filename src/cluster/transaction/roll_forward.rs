@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{JournalError, file_error, finish};
+use super::{JournalError, Step, file_error, finish};
 use crate::base::atomic_file::{self, Access};
 use crate::base::wait;
 use crate::cluster::forget;
@@ -25,7 +25,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const ANSWER_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is left to do once the datastore has forgotten this node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct CommitPoint {
     /// The datastore is known to have forgotten it.
     pub(crate) forgotten: bool,
@@ -33,28 +33,8 @@ pub(crate) struct CommitPoint {
     pub(crate) backend: PathBuf,
     /// The node's address there, `address:port`.
     pub(crate) own: String,
-    /// What is left. Each step may be taken twice.
-    pub(crate) steps: Vec<RollForward>,
-}
-
-/// A step that leads on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case")]
-pub(crate) enum RollForward {
-    /// The folder `from` takes the place of `to`. One such step at most.
-    Replace {
-        /// The new one.
-        from: PathBuf,
-        /// Its place.
-        to: PathBuf,
-    },
-    /// A service.
-    Service {
-        /// What is done to it.
-        action: Action,
-        /// Which one.
-        service: Service,
-    },
+    /// What is left: services, and one folder at most.
+    pub(crate) steps: Vec<Step>,
 }
 
 impl CommitPoint {
@@ -107,13 +87,19 @@ impl CommitPoint {
         let mut failed = None;
         for step in &self.steps {
             match step {
-                RollForward::Replace { from, to } => replace(folder, from, to)?,
+                Step::MoveFolder { from, to } => replace(folder, from, to)?,
                 // One service that does not come up must not keep the others down.
-                RollForward::Service { action, service } => {
+                Step::Service { action, service } => {
                     if let Err(error) = platform.service(*action, *service) {
                         failed.get_or_insert(error);
                     }
                 }
+                // These cannot be written down behind a commit point.
+                Step::Write { .. }
+                | Step::AddToken { .. }
+                | Step::Remove(_)
+                | Step::MakeFolder(_)
+                | Step::MarkManifest(_) => {}
             }
         }
         failed.map_or(Ok(()), |error| Err(error.into()))
@@ -121,16 +107,13 @@ impl CommitPoint {
 
     /// Takes the steps of a leave that was interrupted, and drops its journal.
     pub(super) fn complete(
-        &self,
+        mut self,
         folder: &Path,
         platform: &dyn Platform,
     ) -> Result<(), JournalError> {
         // The datastore need not be asked again, should this be interrupted as well.
-        let known = Self {
-            forgotten: true,
-            ..self.clone()
-        };
-        known.write(folder)?;
+        self.forgotten = true;
+        self.write(folder)?;
         // It may run on the folder that is going to be replaced.
         platform.service(Action::Stop, Service::K8sDqlite)?;
         match self.go(folder, platform) {

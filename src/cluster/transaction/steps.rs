@@ -3,9 +3,9 @@
 use std::mem;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::RollForward;
 use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::node::{Node, Privacy};
@@ -15,9 +15,13 @@ use crate::store::args_file::ArgsFile;
 use crate::store::layout::ReadError;
 use crate::store::token_files::Sharing;
 
-/// A step that can be undone.
+/// A step that can be undone. Those that are left behind a commit point are written down there, and may
+/// be taken twice: no others can be.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
 pub(crate) enum Step {
     /// Replaces or creates a file.
+    #[serde(skip)]
     Write {
         /// Which one.
         path: PathBuf,
@@ -27,6 +31,7 @@ pub(crate) enum Step {
         access: Access,
     },
     /// Adds a token to one of MicroK8s's files, where it is not in it; what others add stays.
+    #[serde(skip)]
     AddToken {
         /// Which file.
         path: PathBuf,
@@ -36,10 +41,14 @@ pub(crate) enum Step {
         sharing: Sharing,
     },
     /// Removes a file; one that is not there is no change.
+    #[serde(skip)]
     Remove(PathBuf),
     /// Makes a folder; one that is there is no change.
+    #[serde(skip)]
     MakeFolder(PathBuf),
-    /// Moves a folder. What stands at its new place is kept until the changes are final.
+    /// Moves a folder. What stands at its new place is kept until the changes are final. A later step
+    /// taken together with this one changes nothing at the new place.
+    #[serde(rename = "replace")]
     MoveFolder {
         /// Where it is.
         from: PathBuf,
@@ -47,9 +56,15 @@ pub(crate) enum Step {
         to: PathBuf,
     },
     /// The manifest of the pod network is about to change; this mark has Kubernetes told of it.
+    #[serde(skip)]
     MarkManifest(PathBuf),
     /// Starts, stops or restarts a service.
-    Service(Action, Service),
+    Service {
+        /// What is done to it.
+        action: Action,
+        /// Which one.
+        service: Service,
+    },
 }
 
 impl Step {
@@ -59,28 +74,6 @@ impl Step {
             path: path.to_owned(),
             content: Zeroizing::new(content.to_vec()),
             access,
-        }
-    }
-
-    /// Whether the folder that it moves is there.
-    pub(super) fn source_exists(&self) -> bool {
-        matches!(self, Self::MoveFolder { from, .. } if from.exists())
-    }
-
-    pub(super) const fn moves_folder(&self) -> bool {
-        matches!(self, Self::MoveFolder { .. })
-    }
-}
-
-impl From<&RollForward> for Step {
-    /// The same step, where there is no commit point.
-    fn from(step: &RollForward) -> Self {
-        match step {
-            RollForward::Replace { from, to } => Self::MoveFolder {
-                from: from.clone(),
-                to: to.clone(),
-            },
-            RollForward::Service { action, service } => Self::Service(*action, *service),
         }
     }
 }
@@ -122,7 +115,7 @@ impl<'a> Steps<'a> {
 
     /// Controls a service.
     pub(crate) fn service(&mut self, action: Action, service: Service) {
-        self.push(Step::Service(action, service));
+        self.push(Step::Service { action, service });
     }
 
     /// Writes a file that is shared in this way.

@@ -1,6 +1,7 @@
 //! Changes that are taken back, become final, or are cut off.
 
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
@@ -51,13 +52,25 @@ fn node() -> (tempfile::TempDir, Layout) {
 
 const SECRET: Access = Access::PRIVATE;
 
-fn change(layout: &Layout, host: &ScriptedPlatform) -> Transaction {
-    let mut transaction = Transaction::begin(layout).unwrap();
-    let steps = [
+fn begin(layout: &Layout, host: &Arc<ScriptedPlatform>) -> Transaction {
+    Transaction::begin(&Node::new(layout.clone(), host.clone())).unwrap()
+}
+
+/// The process that makes these changes is killed.
+fn kill(transaction: Transaction) {
+    let _ = ManuallyDrop::new(transaction);
+}
+
+const fn service(action: Action, service: Service) -> Step {
+    Step::Service { action, service }
+}
+
+fn steps(layout: &Layout) -> [Step; 10] {
+    [
         Step::write(&layout.args("kubelet"), b"--new\n", SECRET),
         Step::write(&layout.args("kubelet"), b"--newer\n", SECRET),
         Step::write(&layout.args("added"), b"x", SECRET),
-        Step::Service(Action::Restart, Service::Kubelite),
+        service(Action::Restart, Service::Kubelite),
         Step::MoveFolder {
             from: layout.backend(),
             to: layout.backend_backup(),
@@ -66,9 +79,13 @@ fn change(layout: &Layout, host: &ScriptedPlatform) -> Transaction {
         Step::write(&layout.backend().join("init.yaml"), b"y", SECRET),
         Step::Remove(layout.args("added")),
         Step::Remove(layout.args("nothing")),
-        Step::Service(Action::Stop, Service::K8sDqlite),
-    ];
-    transaction.apply_all(host, &steps).unwrap();
+        service(Action::Stop, Service::K8sDqlite),
+    ]
+}
+
+fn change(layout: &Layout, host: &Arc<ScriptedPlatform>) -> Transaction {
+    let mut transaction = begin(layout, host);
+    transaction.apply_all(&steps(layout)).unwrap();
     transaction
 }
 
@@ -80,9 +97,9 @@ fn entries(layout: &Layout) -> Vec<journal::Entry> {
 #[test]
 fn rolled_back_changes_leave_no_trace_but_restarted_services() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let before = tree(layout.data());
-    change(&layout, &host).roll_back(&host).unwrap();
+    change(&layout, &host).roll_back().unwrap();
     assert_eq!(tree(layout.data()), before);
     assert_eq!(
         host.calls()[2..],
@@ -92,38 +109,71 @@ fn rolled_back_changes_leave_no_trace_but_restarted_services() {
 }
 
 #[test]
+fn changes_that_end_in_no_orderly_way_are_taken_back_at_once() {
+    let (_dir, layout) = node();
+    let host = Arc::default();
+    let before = tree(layout.data());
+    drop(change(&layout, &host));
+    assert_eq!(tree(layout.data()), before);
+    assert!(!is_open(&layout));
+}
+
+#[test]
 fn changes_of_a_killed_process_are_taken_back_later() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let before = tree(layout.data());
-    // Dropped without an end, as by a process that was killed.
-    drop(change(&layout, &host));
-    assert_eq!(recover(&layout, &host).unwrap(), Some(Ending::TakenBack));
+    kill(change(&layout, &host));
+    assert_eq!(
+        recover(&layout, host.as_ref()).unwrap(),
+        Some(Ending::TakenBack)
+    );
     assert_eq!(tree(layout.data()), before);
-    assert_eq!(recover(&layout, &host).unwrap(), None);
+    assert_eq!(recover(&layout, host.as_ref()).unwrap(), None);
+}
+
+#[test]
+fn changes_that_are_cut_off_before_any_of_them_are_taken_back() {
+    for cut in 0..10 {
+        let (_dir, layout) = node();
+        let host = Arc::new(ScriptedPlatform::default());
+        let before = tree(layout.data());
+        let mut transaction = begin(&layout, &host);
+        let stop = |number| match number == cut {
+            true => Err(JournalError::NotUndone(Vec::new())),
+            false => Ok(()),
+        };
+        transaction.apply(&steps(&layout), stop).unwrap_err();
+        kill(transaction);
+        assert_eq!(
+            recover(&layout, host.as_ref()).unwrap(),
+            Some(Ending::TakenBack)
+        );
+        assert_eq!(tree(layout.data()), before, "cut off before step {cut}");
+    }
 }
 
 #[test]
 fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
     let steps = {
         let (_dir, layout) = node();
-        drop(change(&layout, &ScriptedPlatform::default()));
+        kill(change(&layout, &Arc::default()));
         entries(&layout).len()
     };
     for cut in 0..=steps {
         let (_dir, layout) = node();
-        let host = ScriptedPlatform::default();
+        let host = Arc::new(ScriptedPlatform::default());
         let before = tree(layout.data());
-        drop(change(&layout, &host));
+        kill(change(&layout, &host));
         for entry in entries(&layout).into_iter().rev().take(cut) {
             // Killed after the undoing and before that was noted: it is done again.
-            undo::undo(&entry.undo, &host).unwrap();
-            undo::undo(&entry.undo, &host).unwrap();
+            undo::undo(&entry.undo, host.as_ref()).unwrap();
+            undo::undo(&entry.undo, host.as_ref()).unwrap();
             if !matches!(entry.undo, Undo::Restart { .. }) {
                 entry.mark().unwrap();
             }
         }
-        recover(&layout, &host).unwrap();
+        recover(&layout, host.as_ref()).unwrap();
         assert_eq!(tree(layout.data()), before, "cut off after {cut} steps");
     }
 }
@@ -131,9 +181,9 @@ fn an_undo_that_is_cut_off_anywhere_goes_on_where_it_stopped() {
 #[test]
 fn a_record_that_is_cut_off_undoes_nothing_and_holds_nothing_up() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let before = tree(layout.data());
-    drop(change(&layout, &host));
+    kill(change(&layout, &host));
     let journal = folder_of(&layout).join("0000.json");
     let whole = std::fs::read(&journal).unwrap();
     let record = br#"[{"undo":"remove-file","path":"/nowhere"}]"#;
@@ -145,26 +195,26 @@ fn a_record_that_is_cut_off_undoes_nothing_and_holds_nothing_up() {
             assert_eq!(std::fs::read(&journal).unwrap(), whole);
         }
     }
-    recover(&layout, &host).unwrap();
+    recover(&layout, host.as_ref()).unwrap();
     assert_eq!(tree(layout.data()), before);
 }
 
 #[test]
 fn services_that_were_not_touched_are_left_alone_when_changes_are_undone() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let before = tree(layout.data());
-    let mut transaction = Transaction::begin(&layout).unwrap();
+    let mut transaction = begin(&layout, &host);
     let missing = layout.args("missing/file");
     let steps = [
         Step::write(&layout.args("kubelet"), b"--new\n", SECRET),
-        Step::Service(Action::Restart, Service::Containerd),
+        service(Action::Restart, Service::Containerd),
         Step::write(&missing, b"", SECRET),
-        Step::Service(Action::Restart, Service::Kubelite),
+        service(Action::Restart, Service::Kubelite),
     ];
-    let error = transaction.apply_all(&host, &steps).unwrap_err();
+    let error = transaction.apply_all(&steps).unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
-    transaction.roll_back(&host).unwrap();
+    transaction.roll_back().unwrap();
     assert_eq!(tree(layout.data()), before);
     assert_eq!(host.calls(), ["restart daemon-containerd"; 2]);
 }
@@ -173,7 +223,7 @@ fn services_that_were_not_touched_are_left_alone_when_changes_are_undone() {
 #[test]
 fn the_journal_of_an_earlier_version_is_undone() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let before = tree(layout.data());
     let data = layout.data().display().to_string();
     let kubelet = std::fs::metadata(layout.args("kubelet")).unwrap();
@@ -208,7 +258,10 @@ fn the_journal_of_an_earlier_version_is_undone() {
     std::fs::create_dir(layout.backend()).unwrap();
     std::fs::write(layout.backend().join("init.yaml"), "y").unwrap();
 
-    assert_eq!(recover(&layout, &host).unwrap(), Some(Ending::TakenBack));
+    assert_eq!(
+        recover(&layout, host.as_ref()).unwrap(),
+        Some(Ending::TakenBack)
+    );
     assert_eq!(tree(layout.data()), before);
     assert_eq!(host.calls(), ["restart daemon-kubelite"]);
     assert_eq!(unreported(&layout).unwrap().expose(), "to be told");
@@ -218,14 +271,14 @@ fn the_journal_of_an_earlier_version_is_undone() {
 #[test]
 fn what_is_to_be_told_outlives_the_changes_that_are_undone_and_no_others() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     for is_final in [true, false] {
-        let mut transaction = Transaction::begin(&layout).unwrap();
+        let mut transaction = begin(&layout, &host);
         transaction.keep_report(&Secret::new("to be told")).unwrap();
         if is_final {
             let _ = transaction.commit().unwrap();
         } else {
-            transaction.roll_back(&host).unwrap();
+            transaction.roll_back().unwrap();
         }
         assert_eq!(unreported(&layout).is_none(), is_final);
     }
@@ -234,8 +287,8 @@ fn what_is_to_be_told_outlives_the_changes_that_are_undone_and_no_others() {
 #[test]
 fn files_in_a_folder_that_moves_are_flushed_at_their_new_place() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
-    let mut transaction = Transaction::begin(&layout).unwrap();
+    let host = Arc::new(ScriptedPlatform::default());
+    let mut transaction = begin(&layout, &host);
     let next = layout.backend_next();
     let steps = [
         Step::MakeFolder(next.clone()),
@@ -245,7 +298,7 @@ fn files_in_a_folder_that_moves_are_flushed_at_their_new_place() {
             to: layout.backend(),
         },
     ];
-    transaction.apply_all(&host, &steps).unwrap();
+    transaction.apply_all(&steps).unwrap();
     let backend = layout.backend();
     let flushed = [
         backend.parent().unwrap().to_owned(),
@@ -262,11 +315,13 @@ fn files_in_a_folder_that_moves_are_flushed_at_their_new_place() {
 #[test]
 fn a_service_that_stays_down_is_told_apart_from_files_that_are_not_back() {
     let (_dir, layout) = node();
-    let mut host = ScriptedPlatform::default();
     let before = tree(layout.data());
-    let journal = change(&layout, &host);
-    host.broken = vec![Service::Kubelite];
-    let error = journal.roll_back(&host).unwrap_err();
+    kill(change(&layout, &Arc::default()));
+    let host = ScriptedPlatform {
+        broken: vec![Service::Kubelite],
+        ..ScriptedPlatform::default()
+    };
+    let error = recover(&layout, &host).unwrap_err();
     assert!(matches!(error, JournalError::NotRestarted(_)), "{error}");
     assert_eq!(tree(layout.data()), before);
     assert!(!is_open(&layout));
@@ -275,14 +330,14 @@ fn a_service_that_stays_down_is_told_apart_from_files_that_are_not_back() {
 #[test]
 fn what_cannot_be_undone_is_kept_and_named_and_holds_nothing_else_up() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let before = tree(layout.data());
     let journal = change(&layout, &host);
     let calls = host.calls().len();
     let kubelet = layout.args("kubelet");
     std::fs::remove_file(&kubelet).unwrap();
     std::fs::create_dir_all(kubelet.join("x")).unwrap();
-    let error = journal.roll_back(&host).unwrap_err();
+    let error = journal.roll_back().unwrap_err();
     assert!(matches!(error, JournalError::NotUndone(_)), "{error}");
     assert!(error.to_string().contains("args/kubelet"), "{error}");
     let mut now = tree(layout.data());
@@ -292,10 +347,13 @@ fn what_cannot_be_undone_is_kept_and_named_and_holds_nothing_else_up() {
     assert_eq!(now, rest);
     assert_eq!(host.calls().len(), calls + 2, "the services restart once");
     // As long as nothing more is undone they are left alone.
-    assert!(recover(&layout, &host).is_err());
+    assert!(recover(&layout, host.as_ref()).is_err());
     assert_eq!(host.calls().len(), calls + 2);
     std::fs::remove_dir_all(&kubelet).unwrap();
-    assert_eq!(recover(&layout, &host).unwrap(), Some(Ending::TakenBack));
+    assert_eq!(
+        recover(&layout, host.as_ref()).unwrap(),
+        Some(Ending::TakenBack)
+    );
     assert_eq!(tree(layout.data()), before);
     assert_eq!(host.calls().len(), calls + 4);
 }
@@ -303,12 +361,12 @@ fn what_cannot_be_undone_is_kept_and_named_and_holds_nothing_else_up() {
 #[test]
 fn an_entry_that_cannot_be_read_holds_no_other_up() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let before = tree(layout.data());
     let journal = change(&layout, &host);
     let damaged = folder_of(&layout).join("0099.json");
     std::fs::write(&damaged, "{").unwrap();
-    let error = journal.roll_back(&host).unwrap_err();
+    let error = journal.roll_back().unwrap_err();
     assert!(error.to_string().contains("0099.json"), "{error}");
     assert_eq!(tree(layout.data()), before);
 }
@@ -346,10 +404,10 @@ fn keys_and_credentials_are_undone_first_where_no_newer_change_stands_before_the
 #[test]
 fn final_changes_stay() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let _ = change(&layout, &host).commit().unwrap();
     let after = tree(layout.data());
-    assert_eq!(recover(&layout, &host).unwrap(), None);
+    assert_eq!(recover(&layout, host.as_ref()).unwrap(), None);
     assert_eq!(tree(layout.data()), after);
     assert_eq!(
         std::fs::read_to_string(layout.args("kubelet")).unwrap(),
@@ -364,7 +422,7 @@ fn final_changes_stay() {
 #[test]
 fn old_secrets_in_the_journal_are_for_root_alone() {
     let (_dir, layout) = node();
-    let host = ScriptedPlatform::default();
+    let host = Arc::new(ScriptedPlatform::default());
     let journal = change(&layout, &host);
     assert_eq!(
         std::fs::metadata(&journal.folder).unwrap().mode() & 0o777,
@@ -383,29 +441,26 @@ fn old_secrets_in_the_journal_are_for_root_alone() {
 }
 
 /// A leave up to the point from which there may be no way back.
-fn leave(layout: &Layout, host: &ScriptedPlatform) -> (Transaction, CommitPoint) {
-    let mut transaction = Transaction::begin(layout).unwrap();
+fn leave(layout: &Layout, host: &Arc<ScriptedPlatform>) -> (Transaction, CommitPoint) {
+    let mut transaction = begin(layout, host);
     let next = layout.backend_next();
     let steps = [
-        Step::Service(Action::Stop, Service::K8sDqlite),
+        service(Action::Stop, Service::K8sDqlite),
         Step::write(&layout.args("kubelet"), b"--alone\n", SECRET),
         Step::MakeFolder(next.clone()),
         Step::write(&next.join("init.yaml"), b"alone", SECRET),
     ];
-    transaction.apply_all(host, &steps).unwrap();
+    transaction.apply_all(&steps).unwrap();
     let point = CommitPoint {
         forgotten: false,
         backend: layout.backend(),
         own: "10.99.0.12:19001".into(),
         steps: vec![
-            RollForward::Replace {
+            Step::MoveFolder {
                 from: next,
                 to: layout.backend(),
             },
-            RollForward::Service {
-                action: Action::Start,
-                service: Service::K8sDqlite,
-            },
+            service(Action::Start, Service::K8sDqlite),
         ],
     };
     transaction.enter_commit_point(&point).unwrap();
@@ -430,10 +485,10 @@ fn a_cut_off_leave_goes_the_way_that_the_datastore_says() {
         (&["10.99.0.11", "10.99.0.120"], Ending::Completed),
     ] {
         let (_dir, layout) = node();
-        let host = listing(addresses);
+        let host = Arc::new(listing(addresses));
         let before = tree(layout.data());
-        drop(leave(&layout, &host));
-        assert_eq!(recover(&layout, &host).unwrap(), Some(ending));
+        kill(leave(&layout, &host).0);
+        assert_eq!(recover(&layout, host.as_ref()).unwrap(), Some(ending));
         assert!(!is_open(&layout));
         if ending == Ending::TakenBack {
             assert_eq!(tree(layout.data()), before);
@@ -451,12 +506,10 @@ fn a_leave_whose_completion_is_cut_off_is_completed_later_even_without_an_answer
     let (_dir, layout) = node();
     let mut host = listing(&["10.99.0.11"]);
     host.broken = vec![Service::K8sDqlite];
-    let (journal, point) = {
-        let working = ScriptedPlatform::default();
-        leave(&layout, &working)
-    };
+    let (transaction, point) = leave(&layout, &Arc::default());
+    kill(transaction);
     // It cannot be stopped, so its folder cannot be replaced yet.
-    journal.roll_back(&host).unwrap_err();
+    recover(&layout, &host).unwrap_err();
     assert!(is_open(&layout));
     // By now there is no answer any more, and the folder has been put in its place just before a crash.
     let silent = ScriptedPlatform::default();

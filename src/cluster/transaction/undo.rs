@@ -38,8 +38,13 @@ pub(super) enum Undo {
     },
     /// The folder was not there.
     RemoveFolder { path: PathBuf },
-    /// What is at `to` was at `from`.
-    MoveBack { from: PathBuf, to: PathBuf },
+    /// What is at `to` was at `from`, once what was at `to` is `aside`.
+    MoveBack {
+        from: PathBuf,
+        to: PathBuf,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        aside: Option<PathBuf>,
+    },
     /// The datastore does not know this node, once it is asked to forget it.
     LeaveDatastore {
         backend: PathBuf,
@@ -66,7 +71,7 @@ impl Undo {
             | Self::MarkManifest { mark: path }
             | Self::LeaveDatastore { backend: path, .. }
             | Self::MoveDatastore { backend: path, .. } => vec![path],
-            Self::MoveBack { from, to } => vec![from, to],
+            Self::MoveBack { from, to, .. } => vec![from, to],
             Self::Restart { .. } | Self::Tell { .. } => Vec::new(),
         }
     }
@@ -123,10 +128,14 @@ pub(super) fn undo(change: &Undo, host: &dyn Platform) -> Result<(), JournalErro
                 atomic_file::remove_folder(path).map_err(file_error("remove", path))?;
             }
         }
-        Undo::MoveBack { from, to } => {
-            if to.exists() {
+        Undo::MoveBack { from, to, aside } => {
+            let aside = aside.as_ref();
+            if to.exists() && aside.is_none_or(|aside| aside.exists()) {
                 atomic_file::remove_folder(from).map_err(file_error("remove", from))?;
                 atomic_file::rename(to, from).map_err(file_error("move back", from))?;
+            }
+            if let Some(aside) = aside.filter(|aside| aside.exists()) {
+                atomic_file::rename(aside, to).map_err(file_error("move back", to))?;
             }
         }
         Undo::LeaveDatastore {
