@@ -25,9 +25,26 @@ nightly:
 package *args:
     cargo deb --locked {{ args }}
 
-# Joins a second, with few and with many outstanding tokens
-bench *args:
-    cargo bench --locked --bench joins -- {{ args }}
+# Every figure: writes docs/performance.md and .json in ten minutes; `just bench-all --short` tries it out
+bench-all *args:
+    cargo bench --locked --bench all -- {{ args }}
+
+# This build and that of another revision, in turns
+bench-compare rev:
+    git worktree add --detach --force target/bench-compare {{ rev }} 2>/dev/null || git -C target/bench-compare checkout --quiet --detach {{ rev }}
+    cargo build --locked --release --manifest-path target/bench-compare/Cargo.toml --target-dir target/bench-compare/target
+    cargo bench --locked --bench all -- compare target/bench-compare/target/release/microk8s
+
+# Thousands of workers that join at once: writes docs/scaling.md and .json
+bench-bring-up *nodes:
+    cargo bench --locked --bench all -- bring-up {{ nodes }}
+
+# Where the agent spends its time: writes docs/flame-graph.svg (needs perf; builds inferno)
+flame-graph:
+    cargo install --quiet --locked --no-default-features --features cli --root target/inferno inferno
+    PATH="$PWD/target/inferno/bin:$PATH" CARGO_PROFILE_BENCH_STRIP=none CARGO_PROFILE_BENCH_DEBUG=1 \
+        RUSTFLAGS='-C force-frame-pointers=yes' \
+        cargo bench --locked --target-dir target/flame-graph --bench all -- flame-graph
 
 # What the API server proxy costs, beside haproxy and socat (Debian's packages)
 bench-proxy *args:

@@ -17,6 +17,9 @@
     reason = "a measurement that cannot go on says so at once; its table is its output"
 )]
 
+#[expect(dead_code, reason = "the other benchmark uses more of it")]
+#[path = "all/process.rs"]
+mod process;
 #[path = "../tests/it/lab/program.rs"]
 mod program;
 
@@ -31,7 +34,8 @@ use std::time::{Duration, Instant};
 
 use microk8s::base::wait;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
+use process::Usage;
 
 /// How often each thing is measured. Odd, so that there is a middle.
 const TURNS: usize = 5;
@@ -217,16 +221,8 @@ impl Subject {
         let Some(process) = &self.process else {
             return 0.0;
         };
-        let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        let ticks: u64 = fields
-            .split(' ')
-            .skip(11)
-            .take(4)
-            .map(|field| field.parse::<u64>().unwrap())
-            .sum();
-        let second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap();
-        ticks as f64 / second as f64
+        let usage = Usage::of(process.id().cast_signed());
+        usage.own + usage.children
     }
 
     fn medians(&mut self) -> [f64; 6] {

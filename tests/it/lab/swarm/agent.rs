@@ -43,6 +43,7 @@ pub struct StandaloneAgent {
     /// Apart from the node directory, whose path may be too long for one of a socket.
     socket: PathBuf,
     process: Option<Child>,
+    program: PathBuf,
     arguments: Vec<String>,
     runtime: Runtime,
     node_dir: TempDir,
@@ -64,6 +65,11 @@ impl StandaloneAgent {
 
     /// An agent that has not started yet, and whose node is not made.
     pub fn prepare(place: &Path, arguments: &[&str]) -> Self {
+        Self::prepare_by(program(), place, arguments)
+    }
+
+    /// [`StandaloneAgent::prepare`] for another build of the program.
+    pub fn prepare_by(program: PathBuf, place: &Path, arguments: &[&str]) -> Self {
         let node_dir = tempfile::tempdir_in(place).unwrap();
         let socket_dir = tempfile::tempdir().unwrap();
         let name: &[&str] = match arguments.contains(&"--node-name") {
@@ -75,6 +81,7 @@ impl StandaloneAgent {
             layout: Layout::standalone(node_dir.path()),
             socket: socket_dir.path().join("agent.sock"),
             process: None,
+            program,
             arguments: name
                 .iter()
                 .chain(arguments)
@@ -111,7 +118,7 @@ impl StandaloneAgent {
             .create(true)
             .append(true)
             .open(self.log_file());
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         command
             .args(["agent", "--node-dir"])
             .arg(self.node_dir.path())
@@ -149,14 +156,18 @@ impl StandaloneAgent {
 
     /// What the kernel says of the memory of its process, in KiB: `VmHWM`, `RssAnon` and others.
     pub fn memory(&self, what: &str) -> u64 {
-        let process = self.process.as_ref().unwrap().id();
-        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix(what))
             .unwrap();
         let number = line.trim_start_matches(':').trim_end_matches("kB");
         number.trim().parse().unwrap()
+    }
+
+    /// The id of its process.
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().unwrap().id().cast_signed()
     }
 
     /// Where it listens.

@@ -2,7 +2,7 @@
 //!
 //! It speaks MicroK8s's wire protocol and nothing else, so it drives Canonical's agent as well as
 //! ours. Each node has a host name, a connection and, where the agent listens on the loopback, an
-//! address of its own. `benches/joins.rs` includes this folder too.
+//! address of its own. `benches/all` uses it too.
 
 pub mod agent;
 mod connection;
