@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::model::cluster_id::{ClusterId, CurrentCluster};
@@ -13,7 +13,7 @@ use crate::model::join_id::JoinId;
 use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
-use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
+use crate::store::database::{Database, Flush, StoreError, from_row, to_row};
 use crate::store::token_store::there;
 use crate::store::tokens::AskCluster;
 
@@ -46,27 +46,15 @@ pub(crate) struct AdmittedNode {
 pub(crate) struct Admissions {
     database: Arc<Database>,
     cluster: AskCluster,
-    /// The nodes, as the database has them; not there before they were read.
     nodes: Mutex<Known>,
 }
 
-/// The nodes that the database holds, as far as they were read.
+/// The nodes as the database has them, or will have when what is queued is written.
 #[derive(Default)]
 struct Known {
-    nodes: Option<HashMap<String, AdmittedNode>>,
-    /// The database that they were read from ([`Database::epoch`]).
-    epoch: u64,
-    /// How many of them have changed since the start.
-    changes: u64,
-}
-
-impl Known {
-    fn change(&mut self, change: impl FnOnce(&mut HashMap<String, AdmittedNode>)) {
-        self.changes += 1;
-        if let Some(nodes) = &mut self.nodes {
-            change(nodes);
-        }
-    }
+    nodes: HashMap<String, AdmittedNode>,
+    /// The database that they were read from ([`Database::epoch`]); none before they are.
+    epoch: Option<u64>,
 }
 
 impl Admissions {
@@ -79,13 +67,47 @@ impl Admissions {
         }
     }
 
-    /// A node is admitted.
-    pub(crate) fn admit(&self, admitted: AdmittedNode) -> Result<(), StoreError> {
-        let node = admitted.clone();
-        self.database
-            .write(move |transaction| put_node(transaction, &node))?;
-        self.remember(admitted);
+    /// A node is admitted; it is on the disk with the next change that is flushed. Returns the node
+    /// that it takes the place of: its own earlier join.
+    pub(crate) fn admit(&self, admitted: AdmittedNode) -> Result<Option<AdmittedNode>, StoreError> {
+        let mut known = self.known()?;
+        self.put(&mut known, node_key(&admitted.node), Some(admitted))
+    }
+
+    /// The node is not admitted after all, and what `admitted` took the place of is back.
+    pub(crate) fn take_back(
+        &self,
+        admitted: &AdmittedNode,
+        before: Option<AdmittedNode>,
+    ) -> Result<(), StoreError> {
+        let key = node_key(&admitted.node);
+        let mut known = self.known()?;
+        if known.nodes.get(&key) == Some(admitted) {
+            self.put(&mut known, key, before)?;
+        }
         Ok(())
+    }
+
+    /// Puts a node in its place, or takes it out, here and soon in the database.
+    fn put(
+        &self,
+        known: &mut Known,
+        key: String,
+        next: Option<AdmittedNode>,
+    ) -> Result<Option<AdmittedNode>, StoreError> {
+        let (row, at) = (next.as_ref().map(to_row), key.clone());
+        self.database.queue(Flush::Soon, move |transaction| {
+            let mut table = transaction.open_table(NODES)?;
+            match &row {
+                Some(row) => table.insert(at.as_str(), row.as_slice())?,
+                None => table.remove(at.as_str())?,
+            };
+            Ok(())
+        })?;
+        Ok(match next {
+            Some(next) => known.nodes.insert(key, next),
+            None => known.nodes.remove(&key),
+        })
     }
 
     /// Forgets the nodes of other clusters than this one.
@@ -93,7 +115,7 @@ impl Admissions {
         let Some(id) = current.id.clone() else {
             return Ok(());
         };
-        let all = self.with_nodes(|nodes| nodes.values().cloned().collect::<Vec<_>>())?;
+        let all: Vec<_> = self.known()?.nodes.values().cloned().collect();
         let (gone, rest): (Vec<_>, Vec<_>) = all
             .into_iter()
             .filter(|node| node.cluster.as_ref() != Some(&id))
@@ -147,44 +169,26 @@ impl Admissions {
         &self,
         join: &TokenDigest,
         node: &JoiningNode,
-        change: impl Fn(AdmittedNode) -> Option<AdmittedNode> + Send + 'static,
+        change: impl FnOnce(AdmittedNode) -> Option<AdmittedNode>,
     ) -> Result<(), StoreError> {
-        let (join, key) = (*join, node_key(node));
-        let row = key.clone();
-        let changed = self.database.write(move |transaction| {
-            let known = node_in(transaction, &row)?;
-            let Some(known) = known.filter(|known| known.join == join) else {
-                return Ok(None);
-            };
-            let next = change(known);
-            match &next {
-                Some(next) => put_node(transaction, next)?,
-                None => drop(transaction.open_table(NODES)?.remove(row.as_str())?),
-            }
-            Ok(Some(next))
-        })?;
-        match changed {
-            Some(Some(next)) => self.remember(next),
-            Some(None) => self.lock().change(|nodes| drop(nodes.remove(&key))),
-            None => {}
+        let key = node_key(node);
+        let mut known = self.known()?;
+        let found = known.nodes.get(&key).filter(|found| found.join == *join);
+        if let Some(found) = found.cloned() {
+            let next = change(found);
+            self.put(&mut known, key, next)?;
         }
         Ok(())
     }
 
     /// Forgets these nodes.
     pub(crate) fn forget(&self, gone: &[AdmittedNode]) -> Result<(), StoreError> {
-        let keys: Vec<String> = gone.iter().map(|other| node_key(&other.node)).collect();
-        let rows = keys.clone();
-        self.database.write(move |transaction| {
-            let mut table = transaction.open_table(NODES)?;
-            for key in &rows {
-                table.remove(key.as_str())?;
-            }
-            Ok(())
-        })?;
-        self.lock()
-            .change(|nodes| nodes.retain(|key, _| !keys.contains(key)));
-        Ok(())
+        let mut known = self.known()?;
+        for node in gone {
+            self.put(&mut known, node_key(&node.node), None)?;
+        }
+        drop(known);
+        self.database.flush()
     }
 
     /// The node, if this token admitted it last.
@@ -195,12 +199,11 @@ impl Admissions {
     ) -> Result<Option<AdmittedNode>, StoreError> {
         let key = node_key(node);
         let current = (self.cluster)();
-        self.with_nodes(|nodes| {
-            nodes
-                .get(&key)
-                .filter(|known| known.join == *join && is_here(known, &current))
-                .cloned()
-        })
+        let known = self.known()?;
+        let found = known.nodes.get(&key);
+        Ok(found
+            .filter(|found| found.join == *join && is_here(found, &current))
+            .cloned())
     }
 
     /// The nodes that this one admitted.
@@ -216,36 +219,25 @@ impl Admissions {
         holds: impl Fn(&AdmittedNode) -> bool,
     ) -> Result<Vec<AdmittedNode>, StoreError> {
         let current = (self.cluster)();
-        self.with_nodes(|nodes| {
-            nodes
-                .values()
-                .filter(|node| is_here(node, &current) && holds(node))
-                .cloned()
-                .collect()
-        })
+        let known = self.known()?;
+        let nodes = known.nodes.values();
+        let found = nodes.filter(|node| is_here(node, &current) && holds(node));
+        Ok(found.cloned().collect())
     }
 
-    fn with_nodes<T>(
-        &self,
-        work: impl FnOnce(&HashMap<String, AdmittedNode>) -> T,
-    ) -> Result<T, StoreError> {
-        loop {
-            let epoch = self.database.epoch();
-            let changes = {
-                let known = self.lock();
-                match &known.nodes {
-                    Some(nodes) if known.epoch == epoch => return Ok(work(nodes)),
-                    _ => known.changes,
-                }
-            };
-            let read = self.read_nodes()?;
-            let mut known = self.lock();
-            // What was written meanwhile may be missing in what was read.
-            if known.changes == changes {
-                known.epoch = epoch;
-                return Ok(work(known.nodes.insert(read)));
+    /// The nodes, read anew where the database is another one.
+    fn known(&self) -> Result<MutexGuard<'_, Known>, StoreError> {
+        let mut known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.database.epoch();
+        if known.epoch != Some(epoch) {
+            if known.epoch.is_some() {
+                // What is queued is to be read as well; what fails of it counts once more.
+                let _ = self.database.write(Flush::Soon, |_| Ok(()));
             }
+            known.nodes = self.read_nodes()?;
+            known.epoch = Some(epoch);
         }
+        Ok(known)
     }
 
     fn read_nodes(&self) -> Result<HashMap<String, AdmittedNode>, StoreError> {
@@ -260,35 +252,11 @@ impl Admissions {
             Ok(read)
         })
     }
-
-    fn remember(&self, admitted: AdmittedNode) {
-        self.lock().change(|nodes| {
-            nodes.insert(node_key(&admitted.node), admitted);
-        });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Whether a node was admitted to the cluster that this one is in.
 fn is_here(admitted: &AdmittedNode, current: &CurrentCluster) -> bool {
     !current.is_other_than(admitted.cluster.as_ref())
-}
-
-fn node_in(transaction: &WriteTransaction, key: &str) -> Result<Option<AdmittedNode>, Fault> {
-    let table = transaction.open_table(NODES)?;
-    let row = table.get(key)?;
-    row.map(|row| from_row(row.value())).transpose()
-}
-
-fn put_node(transaction: &WriteTransaction, admitted: &AdmittedNode) -> Result<(), Fault> {
-    transaction.open_table(NODES)?.insert(
-        node_key(&admitted.node).as_str(),
-        to_row(admitted).as_slice(),
-    )?;
-    Ok(())
 }
 
 fn node_key(node: &JoiningNode) -> String {

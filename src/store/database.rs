@@ -5,11 +5,17 @@
 //! for its caller alone. A database that fails is closed, and opened anew for the next one who needs
 //! it, so that a full disk takes no restart.
 //!
+//! A commit is one flush, and is undone where that fails ([`backend`]). The library's commits with two, and its quick repair, which needs them,
+//! would save reading the whole file after a crash; that is read each time that it is opened anyway.
+//! A change may also wait for the next flush ([`Flush::Soon`]): until then it can be read, and the
+//! end of the process loses it.
+//!
 //! A file that is damaged is set aside under a name with the time, and an empty database takes its
 //! place: every checksum is compared when the file is opened, and it is opened anew after each
 //! failure that damage may have brought about, a panic of the library among them. An older copy of
 //! the file is told by its `Counter`.
 
+mod backend;
 mod counter;
 mod error;
 #[cfg(test)]
@@ -22,10 +28,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::backends::FileBackend;
-use redb::{ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{Durability, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,6 +39,7 @@ use crate::base::clock::Clock;
 use crate::base::{atomic_file, panics, time_text, wait};
 use crate::store::audit;
 
+use backend::Backend;
 use counter::Counter;
 pub(crate) use error::{Fault, StoreError};
 
@@ -50,6 +57,8 @@ const CACHE: usize = 4 << 20;
 /// How long those who read may take until a database is closed.
 const CLOSES: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(1);
+/// For how long a change may wait for a flush.
+const FLUSH_DELAY: Duration = Duration::from_secs(1);
 
 /// What stands behind the file's name when it is set aside, before the time.
 const SET_ASIDE: &str = "damaged-";
@@ -63,9 +72,30 @@ pub(crate) type VoidAll = Box<dyn Fn(&WriteTransaction) -> Result<usize, Fault> 
 /// Makes this version's tables of those of the version before.
 pub(crate) type CarryOver = Box<dyn Fn(&WriteTransaction) -> Result<(), Fault> + Send>;
 
+/// When a change is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Flush {
+    /// With the next one that is flushed at once, and within a second. It is lost where the process
+    /// is killed before, so it must end a right that was on the disk before, or say again what a
+    /// record says as well.
+    Soon,
+    /// Before its caller goes on.
+    Now,
+}
+
+/// A change that is queued, and may be waited for.
+pub(crate) struct Queued(mpsc::Receiver<Result<(), StoreError>>);
+
+impl Queued {
+    /// What came of it.
+    pub(crate) fn wait(self) -> Result<(), StoreError> {
+        self.0.recv().map_err(|_| StoreError::Interrupted)?
+    }
+}
+
 /// What the writer is asked for.
 enum Job {
-    Write(Work, Told<()>),
+    Write(Work, Flush, Told<()>),
     /// The open database: another one than that which failed, if one did.
     Open {
         failed: Option<u64>,
@@ -100,8 +130,8 @@ impl Drop for Open {
 struct Shared {
     path: PathBuf,
     open: Mutex<Option<Arc<Open>>>,
-    /// How many files were set aside.
-    set_aside: AtomicU64,
+    /// How often what was read, or written, has turned out not to be so.
+    epoch: AtomicU64,
 }
 
 /// The database.
@@ -124,7 +154,7 @@ impl Database {
         let shared = Arc::new(Shared {
             path,
             open: Mutex::default(),
-            set_aside: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
         });
         let (jobs, received) = mpsc::channel();
         let mut writer = Writer {
@@ -135,6 +165,7 @@ impl Database {
             carry_over,
             opened: 0,
             changes: 0,
+            flush_by: None,
         };
         let thread = thread::Builder::new()
             .name("tokens".to_owned())
@@ -149,9 +180,10 @@ impl Database {
         }
     }
 
-    /// How many damaged files were set aside: what was read before one was is no longer so.
+    /// Counts how often what was read or queued before is no longer so: a damaged file was set aside,
+    /// a change failed, or one was lost before it was flushed.
     pub(crate) fn epoch(&self) -> u64 {
-        self.shared.set_aside.load(Ordering::SeqCst)
+        self.shared.epoch.load(Ordering::SeqCst)
     }
 
     /// The damaged files beside this one, with the time at which each was set aside.
@@ -207,10 +239,11 @@ impl Database {
         }
     }
 
-    /// Writes; what was written is on disk when this returns. On an error nothing was. `work` may be
-    /// called again when a transaction fails.
+    /// Writes; what was written can be read when this returns, and with [`Flush::Now`] it is on
+    /// disk. On an error nothing was. `work` may be called again when a transaction fails.
     pub(crate) fn write<T: Send + 'static>(
         &self,
+        flush: Flush,
         mut work: impl FnMut(&WriteTransaction) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let value = Arc::new(Mutex::new(None));
@@ -219,9 +252,25 @@ impl Database {
             *lock(&kept) = Some(work(transaction)?);
             Ok(())
         };
-        self.ask(|told| Job::Write(Box::new(work), told))?;
+        self.queue(flush, work)?.wait()?;
         let value = lock(&value).take();
         value.ok_or(StoreError::Interrupted)
+    }
+
+    /// Writes after all that was queued before; when it fails, the [epoch](Database::epoch) is
+    /// another one.
+    pub(crate) fn queue(
+        &self,
+        flush: Flush,
+        work: impl FnMut(&WriteTransaction) -> Result<(), Fault> + Send + 'static,
+    ) -> Result<Queued, StoreError> {
+        self.send(|told| Job::Write(Box::new(work), flush, told))
+            .map(Queued)
+    }
+
+    /// Waits until all that was written or queued before is on disk.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        self.queue(Flush::Now, |_| Ok(()))?.wait()
     }
 
     /// The open database; not the one that `failed`.
@@ -231,14 +280,18 @@ impl Database {
         {
             return Ok(open.clone());
         }
-        self.ask(|told| Job::Open { failed, told })
+        let answer = self.send(|told| Job::Open { failed, told })?;
+        answer.recv().map_err(|_| StoreError::Interrupted)?
     }
 
-    fn ask<T>(&self, job: impl FnOnce(Told<T>) -> Job) -> Result<T, StoreError> {
+    fn send<T>(
+        &self,
+        job: impl FnOnce(Told<T>) -> Job,
+    ) -> Result<mpsc::Receiver<Result<T, StoreError>>, StoreError> {
         let (told, answer) = mpsc::channel();
         let jobs = self.jobs.as_ref().ok_or(StoreError::Interrupted)?;
         jobs.send(job(told)).map_err(|_| StoreError::Interrupted)?;
-        answer.recv().map_err(|_| StoreError::Interrupted)?
+        Ok(answer)
     }
 }
 
@@ -263,15 +316,24 @@ struct Writer {
     opened: u64,
     /// How many changes the open one has had.
     changes: u64,
+    /// By when what waits for a flush is to be flushed; nothing waits otherwise.
+    flush_by: Option<Instant>,
 }
 
 impl Writer {
     fn run(&mut self, jobs: &mpsc::Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
+        loop {
+            let first = match self.flush_by {
+                None => jobs.recv().map_err(mpsc::RecvTimeoutError::from),
+                Some(by) => jobs.recv_timeout(by.saturating_duration_since(Instant::now())),
+            };
+            if matches!(first, Err(mpsc::RecvTimeoutError::Disconnected)) {
+                break;
+            }
             let mut writes = Vec::new();
-            for job in std::iter::once(first).chain(jobs.try_iter()) {
+            for job in first.into_iter().chain(jobs.try_iter()) {
                 match job {
-                    Job::Write(work, told) => writes.push((work, told)),
+                    Job::Write(work, flush, told) => writes.push((work, flush, told)),
                     Job::Open { failed, told } => {
                         // The caller may be gone.
                         let _ = told.send(self.open(failed));
@@ -284,35 +346,50 @@ impl Writer {
     }
 
     /// Does what came together in one transaction, and each on its own when that fails.
-    fn write_all(&mut self, mut jobs: Vec<(Work, Told<()>)>) {
-        if jobs.is_empty() {
+    fn write_all(&mut self, mut jobs: Vec<(Work, Flush, Told<()>)>) {
+        let is_late = self.flush_by.is_some_and(|by| by <= Instant::now());
+        if jobs.is_empty() && !is_late {
             return;
         }
-        let together = self.write(&mut jobs);
+        let least = if is_late { Flush::Now } else { Flush::Soon };
+        let together = self.write(&mut jobs, least);
+        if let Err(error) = &together {
+            self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+            tracing::debug!(%error, "a change of the token database failed");
+        }
         let is_of_one = matches!(
             together,
             Err(StoreError::Record { .. } | StoreError::Failed { .. })
         );
         for at in 0..jobs.len() {
             let outcome = if is_of_one && jobs.len() > 1 {
-                self.write(&mut jobs[at..=at])
+                self.write(&mut jobs[at..=at], least)
             } else {
                 together.clone()
             };
-            let _ = jobs[at].1.send(outcome);
+            // The caller may not wait for it.
+            let _ = jobs[at].2.send(outcome);
         }
     }
 
     /// Does these in one transaction, and once more when the file turns out to be damaged.
-    fn write(&mut self, jobs: &mut [(Work, Told<()>)]) -> Result<(), StoreError> {
+    fn write(
+        &mut self,
+        jobs: &mut [(Work, Flush, Told<()>)],
+        least: Flush,
+    ) -> Result<(), StoreError> {
+        let flush = jobs.iter().map(|job| job.1).fold(least, Flush::max);
         let mut failed = None;
         loop {
             let epoch = self.epoch();
             let open = self.open(failed)?;
             let changes = self.changes + 1;
             let attempt = || -> Result<(), Fault> {
-                let transaction = begin_write(open.get()?)?;
-                for (work, _) in jobs.iter_mut() {
+                let mut transaction = open.get()?.begin_write()?;
+                if flush == Flush::Soon {
+                    transaction.set_durability(Durability::None)?;
+                }
+                for (work, ..) in jobs.iter_mut() {
                     work(&transaction)?;
                 }
                 transaction.open_table(META)?.insert(CHANGES_KEY, changes)?;
@@ -322,7 +399,14 @@ impl Writer {
                 match panics::caught(attempt).unwrap_or_else(|why| Err(Fault::Panicked(why))) {
                     Ok(()) => {
                         self.changes = changes;
-                        self.counter.write(changes);
+                        if flush == Flush::Soon {
+                            let by = || Instant::now() + FLUSH_DELAY;
+                            self.flush_by.get_or_insert_with(by);
+                        } else {
+                            self.flush_by = None;
+                            // Of what a crash may take back nothing is counted.
+                            self.counter.write(changes);
+                        }
                         return Ok(());
                     }
                     Err(fault) => fault,
@@ -338,7 +422,7 @@ impl Writer {
     }
 
     fn epoch(&self) -> u64 {
-        self.shared.set_aside.load(Ordering::SeqCst)
+        self.shared.epoch.load(Ordering::SeqCst)
     }
 
     fn open(&mut self, failed: Option<u64>) -> Result<Arc<Open>, StoreError> {
@@ -348,6 +432,12 @@ impl Writer {
             return Ok(open.clone());
         }
         self.close();
+        if failed.is_some() && self.flush_by.take().is_some() {
+            self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+            tracing::error!(
+                "what was written to the token database within the last second may be lost: a certificate that was signed may be signed once more for its node"
+            );
+        }
         let database = match self.open_file() {
             Err(StoreError::Damaged { why, .. }) => {
                 self.set_aside(&why)?;
@@ -436,7 +526,7 @@ impl Writer {
         work: impl Fn(&Self, &WriteTransaction) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
         let attempt = || -> Result<T, Fault> {
-            let transaction = begin_write(database)?;
+            let transaction = database.begin_write()?;
             let value = work(self, &transaction)?;
             transaction.open_table(META)?.insert(CHANGES_KEY, changes)?;
             transaction.commit()?;
@@ -480,7 +570,7 @@ impl Writer {
             .find(|aside| std::fs::symlink_metadata(aside).is_err())
             .unwrap_or_else(|| name(0));
         atomic_file::rename(path, &aside).map_err(|source| StoreError::file(path, source))?;
-        self.shared.set_aside.fetch_add(1, Ordering::SeqCst);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         let aside = aside.display();
         tracing::error!(
             "the token database `{}` is damaged ({why}); it was set aside as `{aside}`, and tokens that were issued before are unknown",
@@ -500,7 +590,7 @@ impl Writer {
         // It is newer than all copies of those that were here before.
         let changes = self.counter.read().map_or(1, |newest| newest + 1);
         let set_up = || -> Result<(), Fault> {
-            let transaction = begin_write(&database)?;
+            let transaction = database.begin_write()?;
             {
                 let mut meta = transaction.open_table(META)?;
                 meta.insert(SCHEMA_KEY, SCHEMA)?;
@@ -535,7 +625,7 @@ fn build(path: &Path, is_new: bool) -> Result<redb::Database, StoreError> {
     let opened = FileBackend::new(file).and_then(|backend| {
         redb::Database::builder()
             .set_cache_size(CACHE)
-            .create_with_backend(backend)
+            .create_with_backend(Backend::new(backend))
     });
     opened.map_err(|error| error::of_opening(path, error))
 }
@@ -550,13 +640,6 @@ fn read_meta(database: &redb::Database) -> Result<(Option<u64>, u64), Fault> {
     };
     let read = |key| -> Result<Option<u64>, Fault> { Ok(table.get(key)?.map(|row| row.value())) };
     Ok((read(SCHEMA_KEY)?, read(CHANGES_KEY)?.unwrap_or_default()))
-}
-
-/// Quick repair: after a crash the agent of a node with many tokens is back at once.
-fn begin_write(database: &redb::Database) -> Result<WriteTransaction, Fault> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
-    Ok(transaction)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

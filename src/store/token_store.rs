@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::token::TokenDigest;
 use crate::model::token_record::TokenRecord;
-use crate::store::database::StoreError;
+use crate::store::database::{Flush, StoreError};
 
 pub(crate) use local::{
     LocalStore, carry_over, note_revision, noted_revision, place, there, void_all,
@@ -35,9 +35,9 @@ pub(crate) trait TokenStore: Send + Sync {
     /// [done]: Swapped::Done
     fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError>;
 
-    /// Does each of these changes whose token is as it is expected to be, durably, and says what
-    /// became of each, in their order. They are independent: a store may do them together or one
-    /// after the other.
+    /// Does each of these changes whose token is as it is expected to be, durably unless it may be
+    /// [flushed soon](Swap::flush), and says what became of each, in their order. They are
+    /// independent: a store may do them together or one after the other.
     ///
     /// After an error any of them may have been done or not. Where the answer to a change may have
     /// been lost, so that it may even be done later, the error is one that
@@ -127,12 +127,14 @@ pub(crate) struct Swap {
     pub(crate) next: Option<TokenRecord>,
     /// The name of the change, to be kept beside the record.
     pub(crate) change: ChangeId,
+    /// When it has to be on the disk.
+    pub(crate) flush: Flush,
 }
 
 /// What became of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Swapped {
-    /// It is done, and durable.
+    /// It is done, and durable, or will be soon.
     Done,
     /// It is not: the record is another one than was expected.
     Conflict,
@@ -149,6 +151,7 @@ type Change = Box<dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord> + Send>;
 /// A change that waits for its turn.
 struct Waiting {
     change: Change,
+    flush: Flush,
     outcome: Arc<Mutex<Option<Result<(), StoreError>>>>,
 }
 
@@ -192,6 +195,16 @@ impl Records {
     pub(crate) fn edit<T: Send + 'static>(
         &self,
         key: &TokenDigest,
+        change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.edit_and(Flush::Now, key, change)
+    }
+
+    /// [`edit`](Records::edit), durable as soon as `flush` says.
+    pub(crate) fn edit_and<T: Send + 'static>(
+        &self,
+        flush: Flush,
+        key: &TokenDigest,
         mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
     ) -> Result<T, StoreError> {
         let value = Arc::new(Mutex::new(None));
@@ -202,6 +215,7 @@ impl Records {
                 *lock(&kept) = Some(value);
                 next
             }),
+            flush,
             outcome: outcome.clone(),
         };
         let queue = lock(&self.queues).entry(*key).or_default().clone();
@@ -234,6 +248,8 @@ impl Records {
     fn change(&self, key: &TokenDigest, batch: &mut [Waiting]) -> Result<(), StoreError> {
         let begun = Instant::now();
         let id = ChangeId::new();
+        let flush = batch.iter().map(|waiting| waiting.flush);
+        let flush = flush.fold(Flush::Soon, Flush::max);
         let mut lost = None;
         loop {
             let stored = match self.store.read(key) {
@@ -257,6 +273,7 @@ impl Records {
                 expected,
                 next,
                 change: id,
+                flush,
             };
             match self.store.swap(&[swap]) {
                 Ok(outcomes) if outcomes == [Swapped::Done] => return Ok(()),
@@ -296,6 +313,7 @@ impl Records {
                         expected,
                         next,
                         change: ChangeId::new(),
+                        flush: Flush::Now,
                     });
                 }
             }

@@ -27,7 +27,7 @@ use crate::model::token_record::{
 use crate::model::token_terms::{Lifetime, Terms};
 use crate::store::admissions::Admissions;
 use crate::store::audit::{self, Actor};
-use crate::store::database::{Database, StoreError};
+use crate::store::database::{Database, Flush, StoreError};
 use crate::store::layout::Layout;
 use crate::store::token_file::TokenFile;
 use crate::store::token_files::{self, Listed};
@@ -422,13 +422,14 @@ impl Tokens {
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
     fn take_line_out(&self, token: &Token) -> Result<(), StoreError> {
         with_file(&self.cluster_file, |file| file.consume(token))?;
-        self.records.edit(&token.digest(), |record| {
-            let record = record.map(|mut record| {
-                record.set_has_line(false);
-                record
-            });
-            (record, ())
-        })
+        self.records
+            .edit_and(Flush::Soon, &token.digest(), |record| {
+                let record = record.map(|mut record| {
+                    record.set_has_line(false);
+                    record
+                });
+                (record, ())
+            })
     }
 
     fn holders(&self, digest: &TokenDigest) -> Vec<JoiningNode> {

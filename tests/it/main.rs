@@ -61,6 +61,7 @@ mod real_datastore;
 mod real_kubernetes;
 mod refreshed;
 mod removing;
+mod request_costs;
 mod request_log;
 mod retry_advice;
 mod shared_tokens;

@@ -211,13 +211,15 @@ impl FirstJoins {
         history.save(&self.path)
     }
 
-    /// Another node asks to join with this token, now that this one is ready.
+    /// Another node asks to join with this token, now that this one is ready. It waits for no disk: a
+    /// power loss, which no node that joins can bring about, may take it back.
     pub(crate) fn note_asked(&self, token: &TokenDigest) -> io::Result<()> {
         let mut history = History::load(&self.path);
-        match history.note_asked(token) {
-            true => history.save(&self.path),
-            false => Ok(()),
+        if history.note_asked(token) {
+            let text = serde_json::to_string(&history)?;
+            atomic_file::write_unflushed(&self.path, text.as_bytes(), Access::PRIVATE)?;
         }
+        Ok(())
     }
 
     /// Whether a first join on which no node relies is undone.

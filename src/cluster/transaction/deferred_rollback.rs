@@ -4,7 +4,7 @@
 //! So its journal is kept until another node depends on the changes. When none can any more, it
 //! becomes the journal of changes under way again, and is replayed backwards.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{
     JournalError, Transaction, done, end, file_error, folder_of, move_journal, moved, remove_done,
@@ -28,18 +28,14 @@ impl Transaction {
         until: i64,
     ) -> Result<(), JournalError> {
         self.flush(|_| true)?;
-        write(&self.folder, until)?;
+        let path = self.folder.join(FILE);
+        atomic_file::write(&path, until.to_string().as_bytes(), Access::PRIVATE)
+            .map_err(file_error("write", &path))?;
         let kept = folder(layout);
         let _ = move_journal(&self.folder, &kept)?;
         self.has_ended = true;
         Ok(())
     }
-}
-
-fn write(folder: &Path, until: i64) -> Result<(), JournalError> {
-    let path = folder.join(FILE);
-    atomic_file::write(&path, until.to_string().as_bytes(), Access::PRIVATE)
-        .map_err(file_error("write", &path))
 }
 
 /// Whether there are such changes.
@@ -53,9 +49,13 @@ pub(crate) fn rolls_back_after(layout: &Layout) -> Option<i64> {
     text.trim().parse().ok()
 }
 
-/// They are kept for longer.
+/// They are kept for longer. The disk is not waited for: a power loss that takes this back has ended
+/// the joins as well for which they are kept.
 pub(crate) fn extend_deferred(layout: &Layout, until: i64) -> Result<(), JournalError> {
-    write(&folder(layout), until)
+    let path = folder(layout).join(FILE);
+    atomic_file::write_unflushed(&path, until.to_string().as_bytes(), Access::PRIVATE)
+        .map(drop)
+        .map_err(file_error("write", &path))
 }
 
 /// The changes stay for good.

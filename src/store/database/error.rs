@@ -212,6 +212,7 @@ faults!(
     redb::StorageError,
     redb::TableError,
     redb::TransactionError,
+    redb::SetDurabilityError,
     redb::CommitError
 );
 

@@ -50,7 +50,7 @@ impl Fixture {
 }
 
 fn put(database: &Database, key: u64) -> Result<(), StoreError> {
-    database.write(move |transaction| {
+    database.write(Flush::Now, move |transaction| {
         transaction.open_table(TABLE)?.insert(key, key)?;
         Ok(())
     })
@@ -90,7 +90,7 @@ fn writers_that_come_together_share_a_transaction_and_one_that_fails_fails_alone
         let database = &database;
         // The first one is in its transaction until all the others wait.
         scope.spawn(move || {
-            database.write(move |_| {
+            database.write(Flush::Now, move |_| {
                 started.send(()).unwrap();
                 let _ = wait_for.recv();
                 Ok(())
@@ -109,7 +109,8 @@ fn writers_that_come_together_share_a_transaction_and_one_that_fails_fails_alone
                         Ok(())
                     }
                 };
-                jobs.send(Job::Write(Box::new(work), told)).unwrap();
+                jobs.send(Job::Write(Box::new(work), Flush::Now, told))
+                    .unwrap();
                 answer
             })
             .collect();
@@ -134,11 +135,64 @@ fn writers_that_come_together_share_a_transaction_and_one_that_fails_fails_alone
 }
 
 #[test]
+fn what_waits_for_a_flush_can_be_read_and_a_kill_before_takes_back_that_alone() {
+    let (f, killed) = (Fixture::new(), Fixture::new());
+    // What a process that is killed now leaves behind.
+    let kill = || {
+        for name in ["counter", "test.redb"] {
+            std::fs::copy(f.dir.path().join(name), killed.dir.path().join(name)).unwrap();
+        }
+        killed.open()
+    };
+    let put_soon = |database: &Database, key: u64| {
+        let put = move |transaction: &WriteTransaction| {
+            transaction.open_table(TABLE)?.insert(key, key)?;
+            Ok(())
+        };
+        database.write(Flush::Soon, put).unwrap();
+    };
+    let database = f.open();
+    put(&database, 1).unwrap();
+    for key in 2..50 {
+        put_soon(&database, key);
+        assert_eq!(count(&database).unwrap(), key);
+        let left = count(&kill()).unwrap();
+        // It is flushed within a second, in which this loop may take longer.
+        assert!((1..=key).contains(&left), "{left} of {key}");
+    }
+    database.flush().unwrap();
+    assert_eq!(count(&kill()).unwrap(), 49);
+    put_soon(&database, 50);
+    put(&database, 51).unwrap();
+    assert_eq!(count(&kill()).unwrap(), 51);
+
+    put_soon(&database, 52);
+    let flushed = || (count(&kill()).unwrap() == 52).then_some(());
+    assert!(wait::until(Duration::from_secs(60), PAUSE, flushed).is_some());
+    put_soon(&database, 53);
+    drop(database);
+    assert_eq!(count(&f.open()).unwrap(), 53);
+    assert!(!f.is_voided() && !killed.is_voided());
+}
+
+#[test]
+fn a_queued_change_that_fails_is_told_by_the_epoch_and_fails_alone() {
+    let f = Fixture::new();
+    let database = f.open();
+    put(&database, 1).unwrap();
+    let epoch = database.epoch();
+    drop(database.queue(Flush::Soon, |_| Err(Fault::Record("no JSON".to_owned()))));
+    put(&database, 2).unwrap();
+    assert_ne!(database.epoch(), epoch);
+    assert_eq!(count(&database).unwrap(), 2);
+}
+
+#[test]
 fn one_that_fails_writes_nothing_and_the_next_one_does() {
     let f = Fixture::new();
     let database = f.open();
     put(&database, 1).unwrap();
-    let failed: Result<(), StoreError> = database.write(|transaction| {
+    let failed: Result<(), StoreError> = database.write(Flush::Now, |transaction| {
         transaction.open_table(TABLE)?.insert(2, 2)?;
         Err(redb::Error::Io(io::Error::other("the disk is gone")).into())
     });
@@ -157,7 +211,7 @@ fn a_database_of_a_newer_version_is_left_alone_and_an_unknown_one_is_set_aside()
         let database = f.open();
         put(&database, 1).unwrap();
         database
-            .write(move |transaction| {
+            .write(Flush::Now, move |transaction| {
                 transaction.open_table(META)?.insert(SCHEMA_KEY, version)?;
                 Ok(())
             })
@@ -266,7 +320,7 @@ fn bytes_that_are_overwritten_anywhere_never_end_in_a_panic() {
     let database = f.open();
     for start in (0..1500).step_by(500) {
         database
-            .write(move |transaction| {
+            .write(Flush::Now, move |transaction| {
                 let mut table = transaction.open_table(TABLE)?;
                 for key in start..start + 500 {
                     table.insert(key, key)?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::node::JoiningNode;
 use crate::model::token::TokenDigest;
 use crate::model::token_record::{CertificatePurpose, LEASE, TokenRecord, VoidReason};
-use crate::store::database::{Database, Fault, StoreError, from_row, to_row};
+use crate::store::database::{Database, Fault, Flush, StoreError, from_row, to_row};
 use crate::store::token_store::{
     ChangeId, NextChange, Place, Stored, Swap, Swapped, TokenStore, Version,
 };
@@ -95,7 +95,9 @@ impl TokenStore for LocalStore {
 
     fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
         let (swaps, due) = (swaps.to_vec(), self.due.clone());
-        self.database.write(move |transaction| {
+        let flush = swaps.iter().map(|swap| swap.flush);
+        let flush = flush.fold(Flush::Soon, Flush::max);
+        self.database.write(flush, move |transaction| {
             let mut tokens = transaction.open_table(TOKENS)?;
             let mut moments = transaction.open_table(DUE)?;
             let mut outcomes = Vec::with_capacity(swaps.len());
@@ -270,7 +272,7 @@ pub(crate) fn place(database: &Database, now: Option<Place>) -> Result<Place, St
     if let Some(now) = now {
         let number = PLACES.iter().position(|place| *place == now);
         let number = u8::try_from(number.unwrap_or_default()).unwrap_or_default();
-        database.write(move |transaction| {
+        database.write(Flush::Now, move |transaction| {
             transaction.open_table(PLACE)?.insert((), number)?;
             Ok(())
         })?;
@@ -305,7 +307,7 @@ pub(crate) fn note_revision(
     revision: u64,
 ) -> Result<(), StoreError> {
     let of = of.to_owned();
-    database.write(move |transaction| {
+    database.write(Flush::Now, move |transaction| {
         let mut table = transaction.open_table(REVISIONS)?;
         table.retain(|_, _| false)?;
         table.insert(of.as_str(), revision)?;

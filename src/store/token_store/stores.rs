@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::token::TokenDigest;
 use crate::model::token_record::{TokenRecord, Transit, TransitPhase};
-use crate::store::database::StoreError;
+use crate::store::database::{Flush, StoreError};
 use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore, Version};
 
 /// After how many seconds a token is there again that another node moves.
@@ -390,6 +390,7 @@ fn swap(
         expected: old.map(|stored| stored.version),
         next,
         change: ChangeId::new(),
+        flush: Flush::Now,
     };
     store.swap(&[swap]).map(drop)
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::model::node::JoiningNode;
 use crate::model::token::{Token, TokenDigest};
 use crate::model::token_record::{CertificatePurpose, TokenRecord};
-use crate::store::database::StoreError;
+use crate::store::database::{Flush, StoreError};
 use crate::store::token_files::Listed;
 use crate::store::tokens::{Tokens, look_up, with_file};
 
@@ -88,6 +88,10 @@ impl Tokens {
 
     /// Uses the right up: the certificate is signed and may leave when this has returned `true`.
     /// The last one that the node needs completes its join.
+    ///
+    /// The right was on the disk before, so this waits for no flush. A crash within a second can give
+    /// the right back: to that node alone, and for no longer than it was given. A token whose node
+    /// does not say how its join ended is free again after that time.
     pub(crate) fn certificate_signed(
         &self,
         token: &Token,
@@ -97,7 +101,7 @@ impl Tokens {
             return with_file(&self.certificate_file, |file| file.consume(token));
         };
         let (moment, purpose, by) = (self.moment(), request.purpose, node.clone());
-        let (events, served) = self.records.edit(join, move |record| {
+        let (events, served) = self.records.edit_and(Flush::Soon, join, move |record| {
             let Some(mut record) = record else {
                 return (None, (Vec::new(), None));
             };

@@ -7,8 +7,8 @@ use super::Tokens;
 use crate::model::join_id::JoinId;
 use crate::model::node::JoiningNode;
 use crate::model::token::Token;
-use crate::model::token_record::Release;
-use crate::store::database::StoreError;
+use crate::model::token_record::{Release, TokenRecord};
+use crate::store::database::{Flush, StoreError};
 
 impl Tokens {
     /// A node that was admitted says how its join ended, and which one, where it tells. `None` when
@@ -27,7 +27,7 @@ impl Tokens {
             return Ok(Some(Release::Outdated));
         }
         let (by, of) = (node.clone(), join_id.cloned());
-        let (was_admitted, was_counted, release) = self.records.edit(&join, move |record| {
+        let end = move |record: Option<TokenRecord>| {
             let Some(mut record) = record else {
                 return (None, (false, false, Release::None));
             };
@@ -38,7 +38,9 @@ impl Tokens {
                 false => (false, record.fail(&by)),
             };
             (Some(record), (was_admitted, was_counted, release))
-        })?;
+        };
+        let edited = self.records.edit_and(Flush::Soon, &join, end)?;
+        let (was_admitted, was_counted, release) = edited;
         if !was_admitted && admitted.is_none() {
             return Ok(None);
         }
@@ -49,6 +51,7 @@ impl Tokens {
                 .admissions
                 .fail(&join, node, release == Release::Free)?,
         }
+        self.database.flush()?;
         match release {
             Release::Free => {
                 self.audit_join(

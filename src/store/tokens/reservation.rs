@@ -50,15 +50,6 @@ impl Reservation<'_> {
                 false
             }
         };
-        let (events, admitted) = self.admit(certificates, has_line, hands_out, moment.clone())?;
-        tokens.note(&digest, &events)?;
-        if let Err(refused) = admitted {
-            return match refused {
-                Refused::Token(refusal) => Ok(Err(refusal)),
-                Refused::Full => Err(StoreError::Full),
-            };
-        }
-        self.is_committed = true;
         let node = AdmittedNode {
             node: self.claim.node.clone(),
             role: self.claim.role,
@@ -68,7 +59,33 @@ impl Reservation<'_> {
             since: now,
             join_id: self.claim.join_id.clone(),
         };
-        if let Err(error) = tokens.admissions.admit(node) {
+        // It comes to the disk with the record of the token.
+        let before = tokens.admissions.admit(node.clone())?;
+        let admitted = self.admit(certificates, has_line, hands_out, moment);
+        if !matches!(admitted, Ok((_, Ok(()))))
+            && let Err(error) = tokens.admissions.take_back(&node, before)
+        {
+            tracing::error!(%error, "a node that was not admitted is still in the list of nodes");
+        }
+        let (events, admitted) = admitted?;
+        tokens.note(&digest, &events)?;
+        match admitted {
+            Ok(()) => self.is_committed = true,
+            Err(Refused::Token(refusal)) => return Ok(Err(refusal)),
+            Err(Refused::Full) => return Err(StoreError::Full),
+        }
+        // Then that was its earlier join.
+        let was_released = events.contains(&TokenEvent::LeaseRanOut(node.node.clone()));
+        let listed = match was_released {
+            true => tokens.admissions.admit(node).map(drop),
+            false => Ok(()),
+        };
+        // Where the record is in another store, this node's list is not on the disk yet.
+        let listed = listed.and_then(|()| match tokens.are_shared() {
+            true => tokens.database.flush(),
+            false => Ok(()),
+        });
+        if let Err(error) = listed {
             // The node is in; only its name is missing in the list of nodes.
             tracing::error!(%error, "an admitted node could not be recorded");
         }

@@ -12,6 +12,7 @@ use crate::model::join_id::JoinId;
 use crate::model::role::Role;
 use crate::model::token_record::{CertificatePurpose, RETRY_WINDOW, Release, State};
 use crate::model::token_terms::RoleLimit;
+use crate::store::database::Flush;
 use crate::store::token_store::tests::Memory;
 use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore};
 
@@ -1093,6 +1094,7 @@ fn nothing_is_signed_for_a_use_that_is_given_back_at_that_very_moment() {
                 expected: Some(version),
                 next: Some(record),
                 change: ChangeId::new(),
+                flush: Flush::Now,
             };
             assert_eq!(store.swap(&[swap]).unwrap(), [Swapped::Done]);
         };

@@ -199,6 +199,11 @@ impl StandaloneAgent {
         tokens
     }
 
+    /// One-time tokens, each issued when the one before is there.
+    pub fn issue_one_by_one(&self, count: usize) -> Vec<String> {
+        (0..count).flat_map(|_| self.issue(1)).collect()
+    }
+
     /// One-time tokens that stand in MicroK8s's file, a line each, and nowhere else.
     pub fn write_lines(&self, count: usize) -> Vec<String> {
         let tokens = new_tokens(count);
