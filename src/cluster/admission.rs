@@ -15,7 +15,7 @@ mod signing;
 mod standing;
 
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::cluster::callback;
 use crate::cluster::first_join::{self, Presented};
@@ -230,13 +230,11 @@ impl Admission {
     }
 
     /// The names and addresses in the certificate of this node's API server.
-    fn served_names(&self) -> Vec<AltName> {
+    fn served_names(&self) -> Arc<Vec<AltName>> {
         let layout = &self.node.layout;
-        layout
-            .read(&layout.cert("server.crt"))
-            .ok()
-            .and_then(|pem| ca::alternative_names(&pem).ok())
-            .unwrap_or_default()
+        let parse = |pem: &[u8]| ca::alternative_names(&String::from_utf8_lossy(pem));
+        let names = layout.parsed(&layout.cert("server.crt"), parse);
+        names.ok().and_then(Result::ok).unwrap_or_default()
     }
 }
 

@@ -12,6 +12,9 @@ use std::net::IpAddr;
 /// rewrites every line that has `first-found` in it.
 pub(crate) fn reach(manifest: &str, other: IpAddr) -> Option<String> {
     const FIRST_FOUND: &str = "first-found";
+    if !manifest.contains(FIRST_FOUND) {
+        return None;
+    }
     let variable = if other.is_ipv6() {
         "IP6_AUTODETECTION_METHOD"
     } else {

@@ -121,10 +121,10 @@ const APPLY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The members of the datastore, by its own file.
 pub(crate) fn datastore_members(node: &Node) -> Result<Vec<Member>, FirstJoinError> {
-    let text = node
-        .layout
-        .read(&node.layout.backend().join("cluster.yaml"))?;
-    Ok(dqlite::read_cluster(&text)?)
+    let path = node.layout.backend().join("cluster.yaml");
+    let parse = |text: &[u8]| dqlite::read_cluster(&String::from_utf8_lossy(text));
+    let members = node.layout.parsed(&path, parse)??;
+    Ok(members.to_vec())
 }
 
 /// What a joining node needs of this one.
@@ -237,8 +237,8 @@ impl Duties {
                 duties.datastore = place_of_datastore(node, contacted)?;
             }
             duties.callback_token = !layout.credential(CALLBACK_TOKEN).exists();
-            duties.manifest = match layout.read(&layout.cni_manifest()) {
-                Ok(manifest) => cni::reach(&manifest, other),
+            duties.manifest = match layout.text(&layout.cni_manifest()) {
+                Ok(manifest) => cni::reach(manifest.expose(), other),
                 Err(error) if error.is_missing() => None,
                 Err(error) => return Err(error.into()),
             };
@@ -350,7 +350,7 @@ fn holds(network: &InterfaceAddress, address: IpAddr) -> bool {
 /// The token that this node's agent is called with; the first one, where the file holds several.
 pub(crate) fn own_callback_token(node: &Node) -> Result<Secret, ReadError> {
     let path = node.layout.credential(CALLBACK_TOKEN);
-    let text = Secret::new(node.layout.read(&path)?);
+    let text = node.layout.text(&path)?;
     Ok(Secret::new(callback_tokens::first(text.expose())))
 }
 

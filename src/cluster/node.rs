@@ -1,6 +1,7 @@
 //! A node: its directory and the machine that it is on.
 
 use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -91,10 +92,10 @@ impl Node {
     }
 
     /// The arguments of a service.
-    pub(crate) fn arguments(&self, service: &str) -> Result<ArgsFile, ReadError> {
-        Ok(ArgsFile::parse(
-            self.layout.read_bytes(&self.layout.args(service))?,
-        ))
+    pub(crate) fn arguments(&self, service: &str) -> Result<Arc<ArgsFile>, ReadError> {
+        let parse = |content: &[u8]| Ok::<_, Infallible>(ArgsFile::parse(content));
+        let Ok(arguments) = self.layout.parsed(&self.layout.args(service), parse)?;
+        Ok(arguments)
     }
 
     /// The node's name, as its kubelet has it: what its arguments say, else the machine's name; trimmed
@@ -118,10 +119,21 @@ impl Node {
     /// say.
     pub(crate) fn agent_bind(&self) -> SocketAddr {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], endpoint::AGENT_PORT));
-        let Ok(arguments) = self.arguments("cluster-agent") else {
-            return unspecified;
+        let parse = |content: &[u8]| {
+            let bind = self.bind_in(&ArgsFile::parse(content));
+            Ok::<_, Infallible>(bind.unwrap_or(unspecified))
         };
-        let words = self.command_line(&arguments);
+        match self
+            .layout
+            .parsed(&self.layout.args("cluster-agent"), parse)
+        {
+            Ok(Ok(bind)) => *bind,
+            Err(_) => unspecified,
+        }
+    }
+
+    fn bind_in(&self, arguments: &ArgsFile) -> Option<SocketAddr> {
+        let words = self.command_line(arguments);
         let mut words = words.iter().map(String::as_str);
         let mut bind = None;
         // In every spelling that the agent takes; the last one counts.
@@ -132,7 +144,7 @@ impl Node {
                 None => {}
             }
         }
-        bind.and_then(parse_bind).unwrap_or(unspecified)
+        bind.and_then(parse_bind)
     }
 
     /// A service's arguments as it gets them.

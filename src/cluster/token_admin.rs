@@ -1,5 +1,6 @@
 //! Looking after tokens: listing them, taking them back, forgetting those that are over.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
@@ -35,17 +36,23 @@ pub(crate) fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
 
 /// The certificate authority (PEM) of the cluster that the node is in.
 pub(crate) fn authority(layout: &Layout) -> Option<String> {
-    let file = match layout.has(Lock::Clustered) {
+    let text = layout.text(&authority_file(layout)).ok()?;
+    Some(text.expose().to_owned())
+}
+
+fn authority_file(layout: &Layout) -> PathBuf {
+    layout.cert(match layout.has(Lock::Clustered) {
         true => "ca.remote.crt",
         false => "ca.crt",
-    };
-    layout.read(&layout.cert(file)).ok()
+    })
 }
 
 /// The cluster that the node is in, by its authority.
 fn current_cluster(layout: &Layout) -> CurrentCluster {
+    let parse = |pem: &[u8]| ca::cluster_of(&String::from_utf8_lossy(pem));
+    let id = layout.parsed(&authority_file(layout), parse);
     CurrentCluster {
-        id: authority(layout).and_then(|pem| ca::cluster_of(&pem).ok()),
+        id: id.ok().and_then(Result::ok).as_deref().cloned(),
         is_changing: transaction::is_open(layout),
     }
 }

@@ -1,5 +1,6 @@
 //! Certificate authorities: making one, reading one, and what it signs.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use der::asn1::BitString;
@@ -33,8 +34,8 @@ pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 /// A certificate authority with its key.
 #[derive(Debug)]
 pub struct Ca {
-    certificate: Certificate,
-    key: PrivateKey,
+    certificate: Arc<Certificate>,
+    key: Arc<PrivateKey>,
 }
 
 impl Ca {
@@ -43,8 +44,8 @@ impl Ca {
         let pem = self_signed(subject, &key, Profile::Authority, LONG)?;
         Ok((
             Self {
-                certificate: parse(&pem)?,
-                key,
+                certificate: Arc::new(parse(&pem)?),
+                key: Arc::new(key),
             },
             pem,
         ))
@@ -52,8 +53,24 @@ impl Ca {
 
     /// Reads one from the PEM of its certificate and of its key, which must belong together.
     pub(crate) fn from_pem(certificate: &str, key: &str) -> Result<Self, PkiError> {
-        let (certificate, key) = pair(certificate, key)?;
-        Ok(Self { certificate, key })
+        let (certificate, key) = (parse(certificate)?, PrivateKey::from_pem(key)?);
+        Self::new(Arc::new(certificate), Arc::new(key))
+    }
+
+    /// The one of this certificate and key, which must belong together.
+    pub(crate) fn new(
+        certificate: Arc<Certificate>,
+        key: Arc<PrivateKey>,
+    ) -> Result<Self, PkiError> {
+        let certified = certificate.tbs_certificate().subject_public_key_info();
+        if key.public_key()? == certified.to_der()? {
+            Ok(Self { certificate, key })
+        } else {
+            Err(PkiError::malformed(
+                "pair",
+                "the key is not that of the certificate",
+            ))
+        }
     }
 
     /// Signs a certificate for a key of this node; PEM.
@@ -211,26 +228,12 @@ fn random_serial() -> Result<SerialNumber, PkiError> {
 ///
 /// The TLS library would do that too, but for certificates of version 3 only.
 pub fn check_pair(certificate: &str, key: &str) -> Result<(), PkiError> {
-    pair(certificate, key).map(drop)
-}
-
-fn pair(certificate: &str, key: &str) -> Result<(Certificate, PrivateKey), PkiError> {
-    let certificate = parse(certificate)?;
-    let key = PrivateKey::from_pem(key)?;
-    let certified = certificate.tbs_certificate().subject_public_key_info();
-    if key.public_key()? == certified.to_der()? {
-        Ok((certificate, key))
-    } else {
-        Err(PkiError::malformed(
-            "pair",
-            "the key is not that of the certificate",
-        ))
-    }
+    Ca::from_pem(certificate, key).map(drop)
 }
 
 /// The DER of the first certificate in a PEM text.
-pub fn certificate_der(pem: &str) -> Result<Vec<u8>, PkiError> {
-    CertificateDer::from_pem_slice(pem.as_bytes())
+pub fn certificate_der(pem: impl AsRef<[u8]>) -> Result<Vec<u8>, PkiError> {
+    CertificateDer::from_pem_slice(pem.as_ref())
         .map(|der| der.to_vec())
         .map_err(|error| PkiError::malformed("certificate", error))
 }
@@ -324,6 +327,11 @@ pub(crate) fn subject_of(pem: &str) -> Result<String, PkiError> {
 }
 
 fn parse(pem: &str) -> Result<Certificate, PkiError> {
+    parse_certificate(pem.as_bytes())
+}
+
+/// The first certificate in a PEM text.
+pub(crate) fn parse_certificate(pem: &[u8]) -> Result<Certificate, PkiError> {
     Certificate::from_der(&certificate_der(pem)?)
         .map_err(|error| PkiError::malformed("certificate", error))
 }

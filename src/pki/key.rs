@@ -81,6 +81,12 @@ impl PrivateKey {
         }
     }
 
+    /// [`from_pem`](Self::from_pem), where it is not known to be text.
+    pub(crate) fn from_pem_bytes(pem: &[u8]) -> Result<Self, PkiError> {
+        let text = std::str::from_utf8(pem);
+        Self::from_pem(text.map_err(|error| PkiError::malformed("private key", error))?)
+    }
+
     fn from_der(der: PrivateKeyDer<'static>) -> Result<Self, PkiError> {
         let der = Zeroizing::new(der);
         let key = any_supported_type(&der).map_err(|_| PkiError::UnsupportedKey)?;

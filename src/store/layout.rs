@@ -2,8 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::base::env_vars;
+use crate::base::secret::Secret;
+use crate::store::file_cache::FileCache;
 use crate::store::revision::{NotCurrent, Revision};
 
 /// A node directory. The paths are MicroK8s's (recording `fresh-node.json`).
@@ -14,6 +17,7 @@ pub struct Layout {
     common: PathBuf,
     kind: Kind,
     revision: Option<Revision>,
+    files: FileCache,
 }
 
 /// Whose node it is.
@@ -101,6 +105,7 @@ impl Layout {
             common: common.into(),
             kind: Kind::Snap,
             revision: None,
+            files: FileCache::default(),
         }
     }
 
@@ -121,6 +126,7 @@ impl Layout {
             common: root.join("common"),
             kind: Kind::Standalone,
             revision: None,
+            files: FileCache::default(),
         }
     }
 
@@ -321,6 +327,34 @@ impl Layout {
         std::fs::read_to_string(path).map_err(|source| ReadError {
             path: path.to_owned(),
             source,
+        })
+    }
+
+    /// What `parse` makes of a file, which is read again when it has changed.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read; within that, what `parse` says.
+    pub(crate) fn parsed<T: Send + Sync + 'static, E>(
+        &self,
+        path: &Path,
+        parse: impl FnOnce(&[u8]) -> Result<T, E>,
+    ) -> Result<Result<Arc<T>, E>, ReadError> {
+        self.files.get(path, parse).map_err(|source| ReadError {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// A file as text, which is read again when it has changed.
+    pub(crate) fn text(&self, path: &Path) -> Result<Arc<Secret>, ReadError> {
+        let parse = |content: &[u8]| std::str::from_utf8(content).map(Secret::new);
+        self.parsed(path, parse)?.map_err(|_| ReadError {
+            path: path.to_owned(),
+            source: io::Error::new(
+                io::ErrorKind::InvalidData,
+                "stream did not contain valid UTF-8",
+            ),
         })
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod callback_tokens;
 pub(crate) mod database;
 pub(crate) mod dqlite;
+pub(crate) mod file_cache;
 pub(crate) mod known_users;
 pub mod layout;
 pub(crate) mod revision;

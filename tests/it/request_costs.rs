@@ -1,4 +1,4 @@
-//! What a request costs the agent: how often it waits for the disk.
+//! What a request costs the agent: how often it waits for the disk, and how many files it opens.
 
 use std::fs;
 use std::path::Path;
@@ -86,6 +86,21 @@ fn a_token_and_an_admission_are_flushed_once_and_a_signature_waits_for_no_flush(
             (TIMES..=most).contains(&flushes.len()),
             "{role} in {seconds} s: {flushes:#?}"
         );
+    }
+}
+
+#[test]
+fn a_request_opens_none_of_the_nodes_files_that_have_not_changed() {
+    if !can_trace() {
+        return;
+    }
+    let joins = Joins::at(&scratch());
+    for role in [Role::ControlPlane, Role::Worker] {
+        let (opened, _) = joins.cost("trace=open,openat,openat2", role);
+        let root = joins.agent.node_dir().display().to_string();
+        let is_there = |line: &&String| line.contains(&root) && !line.contains(" = -1 ENOENT");
+        let of_node: Vec<_> = opened.iter().filter(is_there).collect();
+        assert!(of_node.len() <= OWN, "{role}: {of_node:#?}");
     }
 }
 

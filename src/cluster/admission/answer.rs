@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::base::secret::Secret;
 use crate::cluster::admission::error::NodeFile;
@@ -127,11 +128,12 @@ impl Admission {
 
     /// A file of this node as text.
     pub(super) fn read(&self, what: NodeFile, path: &Path) -> Result<String, AdmitError> {
-        self.node.layout.read(path).map_err(what.unreadable())
+        let text = self.node.layout.text(path).map_err(what.unreadable())?;
+        Ok(text.expose().to_owned())
     }
 
     /// The arguments of a service of this node.
-    pub(super) fn arguments(&self, service: &'static str) -> Result<ArgsFile, AdmitError> {
+    pub(super) fn arguments(&self, service: &'static str) -> Result<Arc<ArgsFile>, AdmitError> {
         let what = NodeFile::Arguments(service);
         self.node.arguments(service).map_err(what.unreadable())
     }

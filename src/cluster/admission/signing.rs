@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use crate::base::secret::Secret;
 use crate::cluster::admission::names::Known;
 use crate::cluster::admission::{Admission, AdmitError, Caller};
 use crate::cluster::first_join;
@@ -12,9 +11,10 @@ use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
 use crate::model::token_record::{CertificatePurpose, Reason};
 use crate::pki::PkiError;
-use crate::pki::ca::Ca;
+use crate::pki::ca::{self, Ca};
 use crate::pki::csr::ParsedRequest;
 use crate::pki::csr_policy::{self, Expected, ReservedIdentity};
+use crate::pki::key::PrivateKey;
 use crate::pki::name::AltName;
 use crate::store::layout::ReadError;
 use crate::wire::cluster_v1;
@@ -73,10 +73,14 @@ impl Admission {
         };
         let approved = csr_policy::judge(&parsed, &expected).map_err(AdmitError::Policy)?;
         let layout = &self.node.layout;
-        let read = |name| layout.read(&layout.cert(name)).map_err(unsignable);
-        let ca_key = Secret::new(read("ca.key")?);
-        let ca = Ca::from_pem(&read("ca.crt")?, ca_key.expose());
-        let certificate = ca
+        let certificate = layout
+            .parsed(&layout.cert("ca.crt"), ca::parse_certificate)
+            .map_err(unsignable)?;
+        let key = layout
+            .parsed(&layout.cert("ca.key"), PrivateKey::from_pem_bytes)
+            .map_err(unsignable)?;
+        let certificate = certificate
+            .and_then(|certificate| Ca::new(certificate, key?))
             .and_then(|ca| ca.issue_approved(&approved))
             .map_err(AdmitError::Unsignable)?;
         if !self.tokens.certificate_signed(&request.token, &right)? {
@@ -132,13 +136,11 @@ impl Admission {
 
     /// The addresses of this node: those of its interfaces, and those that its certificate names.
     fn own_addresses(&self) -> Vec<IpAddr> {
-        let served = self
-            .served_names()
-            .into_iter()
-            .filter_map(|name| match name {
-                AltName::Ip(ip) => Some(endpoint::plain(ip)),
-                AltName::Dns(_) => None,
-            });
+        let served = self.served_names();
+        let served = served.iter().filter_map(|name| match name {
+            AltName::Ip(ip) => Some(endpoint::plain(*ip)),
+            AltName::Dns(_) => None,
+        });
         let interfaces = self.node.platform.interfaces().unwrap_or_default();
         served
             .chain(interfaces.iter().map(|own| endpoint::plain(own.address)))

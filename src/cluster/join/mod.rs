@@ -383,7 +383,7 @@ fn warn_of_looser_api_server(
     progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
     let Some(theirs) = theirs else { return Ok(()) };
-    if let Some(why) = strictness::looser(&node.arguments("kube-apiserver")?, &theirs) {
+    if let Some(why) = strictness::looser(&*node.arguments("kube-apiserver")?, &theirs) {
         progress.tell(Event::warning(format!(
             "the API server of this node admits more than that of {contacted}: {why}; set the same in `args/kube-apiserver` of this node as there"
         )));

@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -161,7 +162,7 @@ impl<'a> Steps<'a> {
         });
         let mut arguments = match pending {
             Some(pending) => pending,
-            None => self.node.arguments(service)?,
+            None => Arc::unwrap_or_clone(self.node.arguments(service)?),
         };
         edit(&mut arguments);
         self.set_arguments(service, &arguments);

@@ -3,8 +3,7 @@
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Which file it is: its device and inode.
-pub(crate) type FileId = (u64, u64);
+use crate::store::file_cache::FileId;
 
 /// A write that is to reach the disk: how many were made before it, in whatever file.
 #[derive(Debug, Clone, Copy)]

@@ -2,53 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::hash::BuildHasher;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::os::unix::fs::FileExt;
+use std::time::{Instant, SystemTime};
 
-use super::flush::FileId;
 use super::line::{self, End, Line};
 use crate::model::token::Token;
+use crate::store::file_cache::Stamp;
 use crate::store::token_files::Listed;
-
-/// Kernels stamp files with the time of their last tick, and a tick takes up to 10 ms: two changes
-/// within this time may look like one.
-const SAME_TICK: Duration = Duration::from_millis(50);
-
-/// What tells one state of a file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    pub(crate) file: FileId,
-    size: u64,
-    modified: (i64, i64),
-    /// No program can set this one: it moves with each change, that of the other time included.
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    pub(crate) fn new(metadata: &Metadata) -> Self {
-        Self {
-            file: (metadata.dev(), metadata.ino()),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    fn of(file: &File) -> io::Result<Self> {
-        Ok(Self::new(&file.metadata()?))
-    }
-
-    /// Whether each change after `now` gives the file another stamp.
-    fn is_settled(&self, now: SystemTime) -> bool {
-        let seconds = Duration::from_secs(self.changed.0.try_into().unwrap_or(0));
-        let nanos = Duration::from_nanos(self.changed.1.try_into().unwrap_or(0));
-        now.duration_since(UNIX_EPOCH + seconds + nanos)
-            .is_ok_and(|age| age > SAME_TICK)
-    }
-}
 
 /// A line, as the index knows it.
 #[derive(Debug, Clone, Copy)]

@@ -26,9 +26,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use self::flush::Flush;
-use self::index::{Index, Stamp};
+use self::index::Index;
 use self::line::{End, Line};
 use crate::model::token::{Token, TokenDigest};
+use crate::store::file_cache::Stamp;
 use crate::store::token_files::Listed;
 
 /// How often a file that changes at the same moment is read again.
@@ -99,6 +100,11 @@ impl TokenFile {
         }
         let called = Instant::now();
         let mut index = self.index();
+        let is_as_read =
+            || std::fs::metadata(&self.path).is_ok_and(|now| index.seen == Some(Stamp::new(&now)));
+        if !index.is_dirty && index.starts_of(token).is_empty() && is_as_read() {
+            return Ok(Listed::Not);
+        }
         let Some(file) = self.open(File::options().read(true), &mut index)? else {
             return Ok(Listed::Not);
         };
