@@ -119,7 +119,29 @@ impl Kubernetes {
         &self,
         call: &Call<'_>,
     ) -> Result<T, KubernetesError> {
-        let end = Instant::now() + ANSWER_LIMIT;
+        self.ask_within(ANSWER_LIMIT, call)
+    }
+
+    /// What is at this path, within this time.
+    pub(crate) fn get<T: for<'de> Deserialize<'de>>(
+        &self,
+        limit: Duration,
+        path: &str,
+    ) -> Result<T, KubernetesError> {
+        let call = Call {
+            method: Method::GET,
+            path,
+            body: Bytes::new(),
+        };
+        self.ask_within(limit, &call)
+    }
+
+    fn ask_within<T: for<'de> Deserialize<'de>>(
+        &self,
+        limit: Duration,
+        call: &Call<'_>,
+    ) -> Result<T, KubernetesError> {
+        let end = Instant::now() + limit;
         let read = async {
             let response = self.open(call, end).await?;
             let body = timeout_at(end, read_body(response)).await;

@@ -30,7 +30,7 @@ const MOST: usize = 32;
 /// The addresses of the nodes that serve the cluster's API, without that of a node that joins. None where
 /// there is no Kubernetes.
 pub(crate) fn serving(node: &Node, joining: IpAddr) -> Result<Vec<IpAddr>, ListError> {
-    let Some(endpoints) = kubernetes::api_servers(node.platform.as_ref())? else {
+    let Some(endpoints) = kubernetes::api_servers_of(node)? else {
         return Ok(Vec::new());
     };
     let own = node.own_addresses();

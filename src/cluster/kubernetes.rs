@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::cluster::node::Node;
 use crate::model::endpoint;
 use crate::platform::{CommandError, Platform};
 
@@ -25,6 +26,9 @@ const API_SERVERS: [&str; 7] = [
     "-o",
     "json",
 ];
+
+/// The same in the API.
+pub(crate) const API_SERVERS_PATH: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 
 /// How long a list may take where a request waits for it; `kubectl` makes several
 /// requests, each of which may take five seconds.
@@ -78,6 +82,14 @@ pub(crate) fn api_servers(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>
     read_api_servers(host.kubectl(&API_SERVERS)?)
 }
 
+/// [`api_servers`], over the connection that the agent keeps where that answers.
+pub(crate) fn api_servers_of(node: &Node) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
+    match node.in_api(API_SERVERS_PATH) {
+        Some(answer) => Ok(Some(read_endpoints(&answer).ok_or(ListError::NoList)?)),
+        None => api_servers(node.platform.as_ref()),
+    }
+}
+
 /// [`api_servers`], where a request waits for the answer.
 pub(crate) fn api_servers_soon(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
     read_api_servers(host.kubectl_within(SOON, &API_SERVERS)?)
@@ -85,7 +97,11 @@ pub(crate) fn api_servers_soon(host: &dyn Platform) -> Result<Option<BTreeSet<Ip
 
 fn read_api_servers(answer: Option<String>) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
     answer
-        .map(|answer| read_endpoints(&answer).ok_or(ListError::NoList))
+        .map(|answer| {
+            let answer = serde_json::from_str(&answer).ok();
+            let servers = answer.as_ref().and_then(read_endpoints);
+            servers.ok_or(ListError::NoList)
+        })
         .transpose()
 }
 
@@ -153,8 +169,7 @@ fn read(list: &str) -> Option<Vec<Listed>> {
     Some(items.iter().map(read).collect())
 }
 
-fn read_endpoints(answer: &str) -> Option<BTreeSet<IpAddr>> {
-    let answer: Value = serde_json::from_str(answer).ok()?;
+fn read_endpoints(answer: &Value) -> Option<BTreeSet<IpAddr>> {
     if answer["kind"] != "Endpoints" {
         return None;
     }
@@ -213,13 +228,11 @@ mod tests {
             {"addresses": [{"ip": "fd00::b"}, {"hostname": "x"}], "notReadyAddresses": [{"ip": "10.99.0.14"}]}
         ]}"#;
         let expected = ["10.99.0.11", "10.99.0.12", "fd00::b"].map(|text| text.parse().unwrap());
-        assert_eq!(read_endpoints(answer), Some(expected.into()));
-        assert_eq!(
-            read_endpoints(r#"{"kind": "Endpoints"}"#),
-            Some(BTreeSet::new())
-        );
+        let read = |answer: &str| read_api_servers(Some(answer.to_owned())).ok().flatten();
+        assert_eq!(read(answer), Some(expected.into()));
+        assert_eq!(read(r#"{"kind": "Endpoints"}"#), Some(BTreeSet::new()));
         for other in [r#"{"kind": "Status"}"#, "nope"] {
-            assert_eq!(read_endpoints(other), None);
+            assert_eq!(read(other), None);
         }
     }
 }

@@ -6,8 +6,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::base::atomic_file::Access;
+use crate::client::kubernetes::Kubernetes;
 use crate::model::endpoint;
 use crate::model::role::Role;
 use crate::platform::snap::SnapPlatform;
@@ -24,7 +28,12 @@ pub(crate) struct Node {
     pub(crate) layout: Layout,
     /// Its machine.
     pub(crate) platform: Arc<dyn Platform>,
+    /// The API server that the node's own kubeconfig leads to.
+    api: Arc<Kubernetes>,
 }
+
+/// How long an API server may take to answer over the connection that is kept.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How certificates, arguments and credentials of the node may be shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +60,24 @@ pub(crate) enum MembersError {
 impl Node {
     /// The node of a snap, or a standalone one.
     pub(crate) fn new(layout: Layout, platform: Arc<dyn Platform>) -> Self {
-        Self { layout, platform }
+        let api = Kubernetes::new(layout.credential("client.config"));
+        Self {
+            layout,
+            platform,
+            api: Arc::new(api),
+        }
+    }
+
+    /// What the API server has at this path, which costs no process. `None` where it gives no such
+    /// answer: then `kubectl` is to be asked, which tells why.
+    pub(crate) fn in_api(&self, path: &str) -> Option<Value> {
+        if self.is_standalone() {
+            return None;
+        }
+        let found = self.api.get(ANSWER_LIMIT, path);
+        found
+            .inspect_err(|error| tracing::debug!(%error, path, "kubectl is asked in its place"))
+            .ok()
     }
 
     /// The node of MicroK8s's snap, or of a directory laid out like it.

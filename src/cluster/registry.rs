@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::base::wait;
-use crate::cluster::kubernetes::ListError;
+use crate::cluster::kubernetes::{API_SERVERS_PATH, ListError};
+use crate::cluster::node::Node;
 use crate::model::endpoint;
-use crate::platform::{CommandError, Platform};
+use crate::platform::CommandError;
 
 /// How long one question may take; `kubectl` makes several requests, each of which may take five
 /// seconds.
@@ -48,7 +49,12 @@ struct Service {
 impl Registry {
     /// Asks Kubernetes; `None` where there is none, or where `kubectl` is a stand-in that prints
     /// nothing.
-    pub(crate) fn ask(host: &dyn Platform) -> Result<Option<Self>, ListError> {
+    pub(crate) fn ask(node: &Node) -> Result<Option<Self>, ListError> {
+        let end = Instant::now() + RESTART_LIMIT;
+        if let Some(registry) = Self::in_api(node) {
+            return Ok(Some(registry));
+        }
+        let host = node.platform.as_ref();
         let question = [
             "get",
             "nodes,services,endpoints",
@@ -57,7 +63,6 @@ impl Registry {
             "json",
             "--request-timeout=5s",
         ];
-        let end = Instant::now() + RESTART_LIMIT;
         let mut last = Ok(None);
         wait::until(RESTART_LIMIT, PAUSE, || {
             last = host.kubectl_within(QUESTION_LIMIT, &question);
@@ -72,15 +77,31 @@ impl Registry {
         }
     }
 
+    /// What the API server says over the connection that is kept.
+    fn in_api(node: &Node) -> Option<Self> {
+        let mut registry = Self::default();
+        for (path, kind) in [("/api/v1/nodes", "Node"), ("/api/v1/services", "Service")] {
+            registry.add(node.in_api(path)?["items"].as_array()?, Some(kind));
+        }
+        registry.add([&node.in_api(API_SERVERS_PATH)?], None);
+        Some(registry)
+    }
+
     fn read(text: &str) -> Option<Self> {
         let list: Value = serde_json::from_str(text).ok()?;
         let mut registry = Self::default();
-        for item in list["items"].as_array()? {
+        registry.add(list["items"].as_array()?, None);
+        Some(registry)
+    }
+
+    /// Takes these in; the items of a list of one `kind` do not name theirs.
+    fn add<'a>(&mut self, items: impl IntoIterator<Item = &'a Value>, kind: Option<&str>) {
+        for item in items {
             let metadata = &item["metadata"];
             let name = metadata["name"].as_str().unwrap_or_default().to_owned();
             let namespace = metadata["namespace"].as_str().unwrap_or_default();
-            match item["kind"].as_str() {
-                Some("Service") => registry.services.push(Service {
+            match kind.or(item["kind"].as_str()) {
+                Some("Service") => self.services.push(Service {
                     name,
                     namespace: namespace.to_owned(),
                     addresses: addresses_of_service(item),
@@ -88,17 +109,16 @@ impl Registry {
                 Some("Endpoints") if (namespace, name.as_str()) == ("default", "kubernetes") => {
                     let subsets = item["subsets"].as_array().into_iter().flatten();
                     let listed = subsets.flat_map(|subset| entries(&subset["addresses"], "ip"));
-                    registry.api_servers.extend(listed);
+                    self.api_servers.extend(listed);
                 }
                 Some("Endpoints") => {}
-                _ => registry.nodes.push(Registered {
+                _ => self.nodes.push(Registered {
                     name,
                     addresses: entries(&item["status"]["addresses"], "address").collect(),
                     is_ready: is_ready(item),
                 }),
             }
         }
-        Some(registry)
     }
 
     /// The node of this name.

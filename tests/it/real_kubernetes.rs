@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use microk8s::base::wait;
 
 use crate::compat::requests::curl;
+use crate::killed;
 use crate::lab::datastore::{self, Datastore};
 use crate::lab::kubernetes::{Authorization, Kubernetes};
 use crate::lab::nodes::HOSTS;
@@ -61,6 +62,30 @@ fn a_worker_that_joined_is_a_node_that_may_change_itself_and_nothing_else() {
 }
 
 /// MicroK8s's default, `AlwaysAllow`: every certificate of the cluster is one of an administrator.
+#[test]
+fn a_workers_join_starts_no_kubectl_on_the_contacted_node() {
+    if !killed::can_kill() {
+        return;
+    }
+    let Some(lab) = Lab::new(&["n1", "n2"]) else {
+        return;
+    };
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let Some(kubernetes) = Kubernetes::start(n1, Authorization::NodeAndRbac) else {
+        return;
+    };
+    kubernetes.register(n1).ok();
+    let agent = n1.agent();
+    let line = n1.join_line();
+    let trace = n1.scratch().join("started");
+    let strace = killed::disturb_into(&trace, agent.pid(), "-s 200 -e trace=execve");
+    n2.shell(&format!("{line} --worker")).ok();
+    strace.detach();
+    let started = std::fs::read_to_string(trace).unwrap();
+    let asks = |line: &&str| line.contains("kubectl") && line.contains("\"get\"");
+    assert_eq!(started.lines().filter(asks).collect::<Vec<_>>(), [""; 0]);
+}
+
 #[test]
 fn where_everything_is_allowed_a_worker_reads_secrets_and_a_control_plane_serves_the_same_nodes() {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {

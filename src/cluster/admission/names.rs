@@ -70,7 +70,7 @@ impl Drop for Held<'_> {
 
 impl Admission {
     pub(super) fn ask_kubernetes(&self) -> Known {
-        match Registry::ask(self.node.platform.as_ref()) {
+        match Registry::ask(&self.node) {
             Ok(Some(registry)) => Known::Registry(registry),
             Ok(None) => Known::Nothing,
             Err(error) => Known::Silent(error),
