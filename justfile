@@ -46,6 +46,10 @@ flame-graph:
         RUSTFLAGS='-C force-frame-pointers=yes' \
         cargo bench --locked --target-dir target/flame-graph --bench all -- flame-graph
 
+# Whether an agent grows or loses anything while nodes, tokens and certificates come and go
+soak minutes="60":
+    cargo bench --locked --bench soak -- {{ minutes }}
+
 # What the API server proxy costs, beside haproxy and socat (Debian's packages)
 bench-proxy *args:
     cargo bench --locked --bench proxy -- {{ args }}

@@ -154,7 +154,7 @@ impl StandaloneAgent {
         process.wait().unwrap();
     }
 
-    /// What the kernel says of the memory of its process, in KiB: `VmHWM`, `RssAnon` and others.
+    /// What the kernel says of its process, memory in KiB: `VmHWM`, `RssAnon`, `Threads`, `Pid` and others.
     pub fn memory(&self, what: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status

@@ -46,7 +46,7 @@ pub struct Newcomer {
     /// What it wants to be.
     pub role: Role,
     /// Where it connects from.
-    address: Option<IpAddr>,
+    pub address: Option<IpAddr>,
     /// A worker's request for its kubelet's certificate, PEM. Made ahead, because its signature
     /// costs as much as one of the agent's.
     kubelet_request: String,
