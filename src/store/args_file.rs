@@ -65,6 +65,12 @@ impl ArgsFile {
             None => {
                 let end = self.usual_line_end();
                 self.end_last_line();
+                // A backslash at its end would make the new line the rest of the last one.
+                if let Some(last) = self.lines.last_mut()
+                    && length_of_line(&[last, b"--".as_slice()].concat()) > last.len()
+                {
+                    last.extend_from_slice(end);
+                }
                 line.extend_from_slice(end);
                 self.lines.push(line);
             }
@@ -148,6 +154,12 @@ fn length_of_line(content: &[u8]) -> usize {
         match (byte, quote) {
             (b'\n', None) => return place + 1,
             _ if in_comment => {}
+            // The next line begins with a new word.
+            (b'\\', None)
+                if before.is_ascii_whitespace() && after_end(&content[place + 1..]) > 0 =>
+            {
+                return place + 1 + after_end(&content[place + 1..]);
+            }
             (b'\\', None | Some(b'"')) => drop(bytes.next()),
             (b'"' | b'\'', None) => quote = Some(byte),
             (byte, Some(open)) if byte == open => quote = None,
@@ -160,6 +172,15 @@ fn length_of_line(content: &[u8]) -> usize {
         content.len()
     } else {
         first
+    }
+}
+
+/// How long the end of a line is with which this begins.
+fn after_end(content: &[u8]) -> usize {
+    match content {
+        [b'\n', ..] => 1,
+        [b'\r', b'\n', ..] => 2,
+        _ => 0,
     }
 }
 
@@ -183,6 +204,11 @@ fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
         .position(|byte| *byte == b'=' || byte.is_ascii_whitespace())
         .unwrap_or(line.len());
     let value = line.get(end + 1..).unwrap_or_default().trim_ascii();
+    let value = match value {
+        [b'\\'] => &[],
+        [rest @ .., blank, b'\\'] if blank.is_ascii_whitespace() => rest.trim_ascii_end(),
+        value => value,
+    };
     Some((&line[..end], without_comment(value)))
 }
 
@@ -284,6 +310,34 @@ mod tests {
         args.set("--b", "5");
         args.remove("--a");
         assert_eq!(args.bytes(), b"--b=5\n--c=it's\n--d=4\n");
+    }
+
+    #[test]
+    fn an_argument_ends_at_a_backslash_behind_which_the_next_line_is_a_new_one() {
+        let mut args = ArgsFile::parse("--a=1 \\\n--b=2 \\\r\n  --flag \\\n--c=x\\\n--d\n");
+        for (key, value) in [
+            ("--a", "1"),
+            ("--b", "2"),
+            ("--flag", ""),
+            ("--c", "x\\\n--d"),
+        ] {
+            assert_eq!(args.get(key), Some(value), "{key}");
+        }
+        args.set("--a", "3");
+        args.remove("--flag");
+        let rest = "--b=2 \\\r\n--c=x\\\n--d\n";
+        assert_eq!(args.bytes(), format!("--a=3\n{rest}").into_bytes());
+        for last in ["--a=1 \\", "--a=1 \\\n", "--a=\\", "--a=\\\n"] {
+            let mut args = ArgsFile::parse(last);
+            args.set("--k", "v");
+            assert_eq!(
+                ArgsFile::parse(args.bytes()).get("--k"),
+                Some("v"),
+                "{last}"
+            );
+            let words = args.to_command_line(&HashMap::new());
+            assert_eq!(words.last().map(String::as_str), Some("--k=v"), "{last}");
+        }
     }
 
     #[test]
