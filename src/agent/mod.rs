@@ -44,6 +44,7 @@ use crate::agent::local_events::Clients;
 use crate::agent::log_limit::LastProblem;
 use crate::base::clock::SystemClock;
 use crate::base::file_lock::{FileLock, FileLockError};
+use crate::base::runtime;
 use crate::base::{atomic_file, disk};
 use crate::cluster::admission::Admission;
 use crate::cluster::callback::Callbacks;
@@ -250,9 +251,7 @@ pub(crate) fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, Age
     let served = ServedCertificate::load(settings.certificate.clone(), settings.key.clone())?;
     start_datastore(&node);
     drop(starting);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
+    let runtime = runtime::build(&mut tokio::runtime::Builder::new_multi_thread())
         .map_err(AgentError::Runtime)?;
     let result = runtime.block_on(serve(node.clone(), tokens, served, &settings, manager));
     match result {

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod changes;
 pub mod datastore;
+pub mod faulty_wire;
 pub mod kubernetes;
 pub mod namespaces;
 pub mod network;

@@ -13,6 +13,7 @@ mod apiserver_proxy;
 mod apiserver_proxy_kubernetes;
 mod architecture;
 mod bad_input;
+mod broken_wire;
 mod callbacks;
 mod certificate_policy;
 mod certificates;

@@ -25,6 +25,7 @@ use crate::agent::connection_limiter::allow_files;
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::service_manager::{Ping, ServiceManager, goes_around};
 use crate::agent::tcp;
+use crate::base::runtime;
 
 use backends::{Backends, InUse};
 use list::List;
@@ -88,9 +89,7 @@ pub(crate) enum ProxyError {
 /// Runs the proxy until it is told to stop.
 pub(crate) fn run(settings: &Settings) -> Result<(), ProxyError> {
     let manager = Arc::new(ServiceManager::from_environment());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
+    let runtime = runtime::build(&mut tokio::runtime::Builder::new_multi_thread())
         .map_err(ProxyError::Runtime)?;
     let served = runtime.block_on(serve(settings, manager));
     runtime.shutdown_background();
