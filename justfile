@@ -50,6 +50,11 @@ flame-graph:
 soak minutes="60":
     cargo bench --locked --bench soak -- {{ minutes }}
 
+# Every fuzz target for so many minutes, from the recordings on (needs cargo-fuzz and a nightly toolchain)
+fuzz minutes="10":
+    FUZZ_CORPUS=fuzz/corpus cargo test --locked --lib fuzzing::
+    for target in $(cargo +nightly fuzz list); do cargo +nightly fuzz run -s none $target -- -max_total_time=$(({{ minutes }} * 60)) -timeout=10 -rss_limit_mb=1024 || exit; done
+
 # What the API server proxy costs, beside haproxy and socat (Debian's packages)
 bench-proxy *args:
     cargo bench --locked --bench proxy -- {{ args }}

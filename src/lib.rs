@@ -8,6 +8,8 @@ pub mod base;
 pub mod cli;
 pub mod client;
 pub mod cluster;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod model;
 pub mod pki;
 pub mod platform;

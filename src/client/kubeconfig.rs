@@ -36,7 +36,7 @@ pub(crate) fn read(path: &Path) -> Result<Access, KubeconfigError> {
         })
 }
 
-fn access(text: &Secret, path: &Path) -> Result<Access, String> {
+pub(crate) fn access(text: &Secret, path: &Path) -> Result<Access, String> {
     let config: Value =
         serde_saphyr::from_str(text.expose()).map_err(|_| "it is not YAML".to_owned())?;
     let context = named(&config, "context", &config["current-context"])?;

@@ -3,7 +3,7 @@
 pub(crate) mod api_server;
 pub(crate) mod clock_reading;
 mod connection;
-mod kubeconfig;
+pub(crate) mod kubeconfig;
 pub(crate) mod kubernetes;
 pub mod local;
 pub mod pinned_tls;

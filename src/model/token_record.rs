@@ -332,7 +332,7 @@ impl TokenRecord {
         hands_out: bool,
         now: i64,
     ) {
-        self.admissions += 1;
+        self.admissions = self.admissions.saturating_add(1);
         self.last = Some(LastUse {
             node: claim.node.clone(),
             role: claim.role,

@@ -126,7 +126,7 @@ impl PrivateKey {
     }
 
     /// The name of the algorithm that [`PrivateKey::sign`] signs by.
-    pub(super) fn algorithm(&self) -> Result<AlgorithmIdentifierOwned, PkiError> {
+    pub(crate) fn algorithm(&self) -> Result<AlgorithmIdentifierOwned, PkiError> {
         let scheme = self.signer()?.scheme();
         let (_, oid) = SCHEMES
             .into_iter()

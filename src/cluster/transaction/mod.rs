@@ -17,6 +17,8 @@
 mod deferred_rollback;
 mod ending;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod journal;
 mod moved;
 mod roll_forward;

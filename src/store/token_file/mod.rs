@@ -14,7 +14,7 @@
 
 mod flush;
 mod index;
-mod line;
+pub(crate) mod line;
 #[cfg(test)]
 mod tests;
 
