@@ -17,9 +17,9 @@ fast:
     cargo test --locked --lib
     cargo test --locked --test it -- architecture:: documents:: generated:: compat::exceptions::
 
-# What takes too long for each change: commands that are killed at each of their flushes, ten switches of agents
+# What takes too long for each change: commands that are killed at each of their flushes, connections that break at every 50 bytes, ten switches of agents
 nightly:
-    MICROK8S_TEST_NIGHTLY=1 cargo test --locked --test it -- killed agent_switch
+    MICROK8S_TEST_NIGHTLY=1 cargo test --locked --test it -- killed agent_switch broken_wire
 
 # The Debian package (needs cargo-deb)
 package *args:

@@ -43,7 +43,7 @@ const KILLED_AT: [(&str, usize, usize); 6] = [
 ];
 
 /// Where this is set, commands are killed at each of those calls, not only at every few.
-const NIGHTLY: &str = "MICROK8S_TEST_NIGHTLY";
+pub const NIGHTLY: &str = "MICROK8S_TEST_NIGHTLY";
 
 /// At every which of the moments a test kills, which it says aloud. An odd stride meets the moments
 /// before a change and those after one alike.
