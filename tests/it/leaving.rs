@@ -34,6 +34,9 @@ fn join(lab: &Lab, option: &str) {
 fn both_ways(option: &str, leaving: &str, test: impl Fn(&Lab)) {
     for through_agent in [false, true] {
         let Some(lab) = cluster(option) else { return };
+        if option == "--worker" {
+            keep_datastore_key(lab.host("n2"));
+        }
         let _agent = through_agent.then(|| lab.host(leaving).agent());
         test(&lab);
     }
@@ -288,9 +291,6 @@ fn a_leave_that_fails_leaves_the_node_as_it_was_and_can_be_repeated() {
     ] {
         both_ways(option, "n2", |lab| {
             let n2 = lab.host("n2");
-            if option == "--worker" {
-                keep_datastore_key(n2);
-            }
             let before = n2.snapshot();
             n2.stand_ins.fail_service(action, service);
             let output = n2.shell("microk8s leave");
@@ -329,6 +329,9 @@ fn a_signal_takes_a_leave_back() {
     ] {
         let Some(lab) = cluster(option) else { return };
         let n2 = lab.host("n2");
+        if option == "--worker" {
+            keep_datastore_key(n2);
+        }
         let agent = through_agent.then(|| n2.agent());
         let before = n2.snapshot();
         n2.stand_ins

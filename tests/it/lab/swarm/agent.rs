@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use microk8s::base::{env_vars, wait};
@@ -59,8 +59,31 @@ impl StandaloneAgent {
     /// [`StandaloneAgent::start`] with further arguments.
     pub fn start_with(place: &Path, arguments: &[&str]) -> Self {
         let mut agent = Self::prepare(place, arguments);
+        if !arguments.contains(&"--node-name") {
+            agent.take_fresh_node();
+        }
         agent.start_again();
         agent
+    }
+
+    /// Gives it a copy of a node that is made once a process, since the keys take seconds.
+    fn take_fresh_node(&self) {
+        static FRESH: OnceLock<PathBuf> = OnceLock::new();
+        let fresh = FRESH.get_or_init(|| {
+            let mut agent = Self::prepare(&std::env::temp_dir(), &[]);
+            agent.start_again();
+            agent.terminate();
+            fs::remove_file(agent.log_file()).unwrap();
+            // As a lab names its folders, so that a later process removes it.
+            let own = format!("microk8s-it-{}", std::process::id());
+            let fresh = Path::new(env!("CARGO_TARGET_TMPDIR"))
+                .join(own)
+                .join("standalone");
+            fs::create_dir_all(&fresh).unwrap();
+            copy(agent.node_dir(), &fresh);
+            fresh
+        });
+        copy(fresh, self.node_dir());
     }
 
     /// An agent that has not started yet, and whose node is not made.
@@ -240,6 +263,16 @@ impl Drop for StandaloneAgent {
             eprintln!("the end of the agent's log:\n{}", end.join("\n"));
         }
     }
+}
+
+/// Copies what a folder holds.
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(from.join("."))
+        .arg(to)
+        .status();
+    assert!(status.unwrap().success());
 }
 
 async fn issue_one(agent: Arc<LocalAgent>) -> String {
