@@ -13,7 +13,7 @@ use microk8s::base::wait;
 
 use crate::lab::kubernetes::Programs;
 use crate::lab::program::program;
-use crate::lab::{STALL_TIMEOUT, skip};
+use crate::lab::{STALL_TIMEOUT, namespaces, skip};
 
 /// A script in a namespace where nothing but the loopback is, as root of that namespace. It finds
 /// the program as `$0`.
@@ -32,6 +32,8 @@ pub fn in_network_of_its_own(script: &str, arguments: &[&str]) -> Option<Command
         return None;
     }
     let mut command = unshare();
+    // A script that goes on for ever would keep the whole run from its end.
+    namespaces::limit(&mut command, 900);
     command.args(["sh", "-c", script]).arg(program());
     command.args(arguments);
     // A node of this machine is none of the cluster's business.
@@ -124,7 +126,8 @@ done
 trap 'kill $agent1 $agent2; wait; rm -rf "$here"' EXIT
 for n in 1 2; do
     until [ -S "$here/n$n/common/run/cluster-agent.sock" ]; do
-        kill -0 "$agent1" && kill -0 "$agent2" && sleep 0.05
+        kill -0 "$agent1" && kill -0 "$agent2" || exit
+        sleep 0.05
     done
 done
 on() { MICROK8S_NODE_DIR="$here/n$1"; export MICROK8S_NODE_DIR; shift; "$@"; }
@@ -297,7 +300,7 @@ fn agents_listen_where_no_other_program_does() {
     let script = r#"
 ip link set lo up
 "$0" agent --node-dir "$TMPDIR/other" --bind "$1" 2> "$TMPDIR/log" &
-until [ -S "$TMPDIR/other/common/run/cluster-agent.sock" ]; do kill -0 $! && sleep 0.05; done
+until [ -S "$TMPDIR/other/common/run/cluster-agent.sock" ]; do kill -0 $! || exit; sleep 0.05; done
 "$0" dev-cluster --once --workers 1
 kill $!
 wait
@@ -374,7 +377,7 @@ set -eu
 ip link set lo up
 "$0" dev-cluster --kubernetes --control-planes 2 --workers 0 > "$TMPDIR/said" 2>&1 &
 cluster=$!
-until grep -q '^# The tokens, as Kubernetes' "$TMPDIR/said"; do kill -0 $cluster && sleep 0.1; done
+until grep -q '^# The tokens, as Kubernetes' "$TMPDIR/said"; do kill -0 $cluster || exit; sleep 0.1; done
 here=$(echo "$TMPDIR"/microk8s-dev-*)
 on() { MICROK8S_NODE_DIR="$here/n$1"; export MICROK8S_NODE_DIR; shift; "$@"; }
 connection=$(on 2 "$0" add-node --format short | sed 's/^microk8s join //')

@@ -14,6 +14,8 @@ start() {
         --datastore-demo 2>> "$here/log$1" &
     eval "agent$1=$!"
 }
+# The shell of the datastore may wait for ever for a member that has just come up.
+dqlite() { timeout 30 dqlite "$@" || timeout 30 dqlite "$@"; }
 ready() { until [ -S "$here/n$1/common/run/cluster-agent.sock" ]; do sleep 0.05; done; }
 on() { MICROK8S_NODE_DIR="$here/n$1" "$program" "$2" ${3+"$3"} ${4+"$4"}; }
 join() {
