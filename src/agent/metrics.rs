@@ -15,7 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::model::role::Role;
@@ -79,48 +79,26 @@ impl Metrics {
     /// Nothing has been counted yet.
     pub(crate) fn new() -> Arc<Self> {
         let mut registry = Registry::with_prefix("microk8s_agent");
-        let joins = Family::default();
-        registry.register("joins", "Join requests answered", joins.clone());
-        let join_outcomes = Family::default();
-        registry.register(
-            "join_outcomes",
-            "Joins whose end the joining node told",
-            join_outcomes.clone(),
-        );
-        let certificates = Family::default();
-        registry.register(
-            "certificates",
-            "Certificate requests of joining nodes answered",
-            certificates.clone(),
-        );
-        let tokens = Family::default();
-        registry.register("tokens", "Tokens that this node knows", tokens.clone());
-        let requests = Family::default();
-        registry.register("requests", "Requests answered", requests.clone());
+        let add = &mut registry;
+        let joins = registered(add, "joins", "Join requests answered");
+        let told = "Joins whose end the joining node told";
+        let join_outcomes = registered(add, "join_outcomes", told);
+        let requested = "Certificate requests of joining nodes answered";
+        let certificates = registered(add, "certificates", requested);
+        let tokens = registered(add, "tokens", "Tokens that this node knows");
+        let requests = registered(add, "requests", "Requests answered");
         let histogram: fn() -> Histogram = || Histogram::new(SECONDS);
         let durations = Family::new_with_constructor(histogram);
-        registry.register_with_unit(
+        add.register_with_unit(
             "request_duration",
             "From the head of a request to the head of its answer",
             Unit::Seconds,
             durations.clone(),
         );
-        let under_way = Level::default();
-        registry.register(
-            "requests_in_progress",
-            "Requests under way",
-            under_way.clone(),
-        );
-        let connections = Level::default();
-        registry.register("connections", "Connections open now", connections.clone());
-        let accepted = Count::default();
-        registry.register(
-            "connections_accepted",
-            "Connections accepted",
-            accepted.clone(),
-        );
-        let limits = Family::<Words<1>, Count>::default();
-        registry.register("limits_hit", "Limits that were reached", limits.clone());
+        let under_way = registered(add, "requests_in_progress", "Requests under way");
+        let connections = registered(add, "connections", "Connections open now");
+        let accepted = registered(add, "connections_accepted", "Connections accepted");
+        let limits = registered(add, "limits_hit", "Limits that were reached");
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The program", Info::new(version));
         let metrics = Self {
@@ -255,6 +233,13 @@ impl Metrics {
             Err(std::fmt::Error) => String::new(),
         }
     }
+}
+
+/// A metric that the registry has.
+fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 fn outcome(good: &'static str, refused: Option<&'static str>) -> Words<2> {

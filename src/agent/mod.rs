@@ -199,6 +199,35 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(
+        node: Node,
+        tokens: Tokens,
+        served: ServedCertificate,
+        bind: SocketAddr,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            callbacks: Callbacks::new(node.clone(), settings.callback_from),
+            capi_token: settings.capi_token.clone(),
+            admission: Admission::new(node, tokens),
+            store_choice: StoreChoice::new(settings.token_store),
+            served,
+            bind,
+            timeout: settings.timeout,
+            metrics: Metrics::new(),
+            serves_metrics: settings.serves_metrics,
+            census: metrics_page::Census::default(),
+            token_rate_limit: Arc::default(),
+            concurrency_limits: ConcurrencyLimits::default(),
+            clients: Clients::default(),
+            imports: TaskTracker::new(),
+            end_imports: CancellationToken::new(),
+            logged_problem: LastProblem::default(),
+            logged_move_problem: LastProblem::default(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
     /// Whether changes that are under way are to be taken back: the agent stops, or its node directory is
     /// not the node's any more.
     fn is_stopping(&self) -> bool {
@@ -316,26 +345,7 @@ async fn serve(
         true => None,
         false => node.platform.group().gid,
     };
-    let shared = Arc::new(Shared {
-        callbacks: Callbacks::new(node.clone(), settings.callback_from),
-        capi_token: settings.capi_token.clone(),
-        admission: Admission::new(node, tokens),
-        store_choice: StoreChoice::new(settings.token_store),
-        served,
-        bind,
-        timeout: settings.timeout,
-        metrics: Metrics::new(),
-        serves_metrics: settings.serves_metrics,
-        census: metrics_page::Census::default(),
-        token_rate_limit: Arc::default(),
-        concurrency_limits: ConcurrencyLimits::default(),
-        clients: Clients::default(),
-        imports: TaskTracker::new(),
-        end_imports: CancellationToken::new(),
-        logged_problem: LastProblem::default(),
-        logged_move_problem: LastProblem::default(),
-        stopping: CancellationToken::new(),
-    });
+    let shared = Arc::new(Shared::new(node, tokens, served, bind, settings));
     let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
     let socket = local_socket::bind(&settings.socket, group)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
@@ -344,21 +354,7 @@ async fn serve(
     let _too_large =
         signal(SignalKind::from_raw(Signal::SIGXFSZ as i32)).map_err(AgentError::Runtime)?;
 
-    let mut periodic = JoinSet::new();
-    let works: [fn(&Shared); 4] = [
-        |shared| shared.admission.reconcile(),
-        |shared| pod_network::catch_up(shared.admission.node()),
-        expire_tokens,
-        keep_tokens_in_place,
-    ];
-    for work in works {
-        periodic.spawn(again_and_again(shared.clone(), work));
-    }
-    periodic.spawn(shared.served.clone().keep_up());
-    match settings.launch_interval {
-        Some(interval) => drop(periodic.spawn(launch_watch::watch(shared.clone(), interval))),
-        None => tracing::info!("launch configurations are not looked for"),
-    }
+    let mut periodic = start_periodic_work(&shared, settings.launch_interval);
     let stop = CancellationToken::new();
     let server = https::Server {
         acceptor,
@@ -374,11 +370,9 @@ async fn serve(
         local_api::router(shared.clone()),
         stop.clone(),
     ));
-    let settling = shared.clone();
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = join::settle_when_free(settling.admission.node()) {
-            tracing::warn!(%error, "an interrupted join could not be reported");
-        }
+    tokio::task::spawn_blocking({
+        let shared = shared.clone();
+        move || report_interrupted_join(shared.admission.node())
     });
     tracing::info!(
         address = %bind,
@@ -430,6 +424,31 @@ async fn serve(
     shared.imports.close();
     shared.imports.wait().await;
     Ok(ending)
+}
+
+fn start_periodic_work(shared: &Arc<Shared>, launch_interval: Option<Duration>) -> JoinSet<()> {
+    let mut periodic = JoinSet::new();
+    let works: [fn(&Shared); 4] = [
+        |shared| shared.admission.reconcile(),
+        |shared| pod_network::catch_up(shared.admission.node()),
+        expire_tokens,
+        keep_tokens_in_place,
+    ];
+    for work in works {
+        periodic.spawn(again_and_again(shared.clone(), work));
+    }
+    periodic.spawn(shared.served.clone().keep_up());
+    match launch_interval {
+        Some(interval) => drop(periodic.spawn(launch_watch::watch(shared.clone(), interval))),
+        None => tracing::info!("launch configurations are not looked for"),
+    }
+    periodic
+}
+
+fn report_interrupted_join(node: &Node) {
+    if let Err(error) = join::settle_when_free(node) {
+        tracing::warn!(%error, "an interrupted join could not be reported");
+    }
 }
 
 /// Whether a request could be answered now. A store that says what is wrong with it does answer:

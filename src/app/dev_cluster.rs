@@ -202,16 +202,7 @@ impl<'a> Demo<'a> {
         let members = usize::from(args.control_planes + args.workers);
         // One node more than the cluster has, for its user to try a join with.
         let count = if args.once { members } else { members + 1 };
-        let ports = [
-            (with_datastore, &[DATASTORE_PORT][..]),
-            (args.kubernetes, &kubernetes::PORTS),
-        ];
-        let ports: Vec<u16> = ports
-            .into_iter()
-            .filter(|(is_used, _)| *is_used)
-            .flat_map(|(_, ports)| ports.iter().copied())
-            .collect();
-        let addresses = free_addresses(count, args.port, &ports)?;
+        let addresses = free_addresses(count, args)?;
         let place = atomic_file::temporary_folder(&std::env::temp_dir(), "microk8s-dev-")?;
         self.printer.out(&format!(
             "Starting {count} agents below {}\n",
@@ -459,12 +450,15 @@ impl<'a> Demo<'a> {
 
 /// The addresses of so many agents: of the loopback, with the same port, which is another than the
 /// usual one where a program listens on it on all addresses, as the agent of MicroK8s does.
-fn free_addresses(
-    count: usize,
-    port: Option<u16>,
-    others: &[u16],
-) -> Result<Vec<SocketAddr>, Trouble> {
-    let ports = match port {
+fn free_addresses(count: usize, args: &DevClusterArgs) -> Result<Vec<SocketAddr>, Trouble> {
+    let mut others = Vec::new();
+    if args.control_planes > 1 {
+        others.push(DATASTORE_PORT);
+    }
+    if args.kubernetes {
+        others.extend(kubernetes::PORTS);
+    }
+    let ports = match args.port {
         Some(port) => port..=port,
         None => AGENT_PORT..=AGENT_PORT + 99,
     };

@@ -14,10 +14,6 @@ const TYPE: &str =
 /// Says what is wrong with a text that is no connection string, and what to do. The token is not
 /// repeated.
 pub(crate) fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
-    let (node, rest) = typed.split_once('/').unwrap_or((typed, ""));
-    let token = rest.split('/').next().unwrap_or_default();
-    let (host, port) = node.rsplit_once(':').unwrap_or((node, ""));
-    let error_and = |hint: &str| (error.to_string(), hint.to_owned());
     if typed.starts_with('-') {
         let hint = match cli::similar_option("join", typed) {
             Some(similar) => format!("did you mean `{similar}`?"),
@@ -25,87 +21,85 @@ pub(crate) fn explain(error: InvalidJoinUrl, typed: &str) -> (String, String) {
         };
         return (format!("`{}` is not an option", shown(typed)), hint);
     }
+    let (text, first) = form_error(typed).unwrap_or_else(|| part_error(error, typed));
+    let hint = match first.as_str() {
+        "" => TYPE.to_owned(),
+        first => format!("{first}; {TYPE}"),
+    };
+    (text, hint)
+}
+
+/// What is wrong, and what to do first.
+type Told = (String, String);
+
+fn told(text: impl Into<String>, first: &str) -> Told {
+    (text.into(), first.to_owned())
+}
+
+/// What is wrong with the text as a whole.
+fn form_error(typed: &str) -> Option<Told> {
     if let Some((scheme, _)) = typed.split_once("://") {
-        let hint = format!("leave out `{}://`; {TYPE}", shown(scheme));
-        return ("the connection string is a URL".to_owned(), hint);
+        let first = format!("leave out `{}://`", shown(scheme));
+        return Some(told("the connection string is a URL", &first));
     }
-    if let Some((name, _)) = typed
-        .split_once('<')
-        .and_then(|(_, rest)| rest.split_once('>'))
-    {
-        let text = format!(
-            "`<{}>` is a placeholder: put the real value in its place",
-            shown(name)
-        );
-        return (text, TYPE.to_owned());
+    let placeholder = typed.split_once('<');
+    if let Some((name, _)) = placeholder.and_then(|(_, rest)| rest.split_once('>')) {
+        let name = shown(name);
+        let text = format!("`<{name}>` is a placeholder: put the real value in its place");
+        return Some(told(text, ""));
     }
     if typed.trim().is_empty() {
-        return ("the connection string is empty".to_owned(), TYPE.to_owned());
+        return Some(told("the connection string is empty", ""));
     }
-    if typed.trim().contains(char::is_whitespace) {
-        let text = "the connection string has blanks in it".to_owned();
-        return (text, format!("remove what is before and after it; {TYPE}"));
-    }
+    typed.trim().contains(char::is_whitespace).then(|| {
+        let first = "remove what is before and after it";
+        told("the connection string has blanks in it", first)
+    })
+}
+
+/// What is wrong with a part of it.
+fn part_error(error: InvalidJoinUrl, typed: &str) -> Told {
+    const PORT: &str = "it is 25000 unless it was changed";
+    let (node, rest) = typed.split_once('/').unwrap_or((typed, ""));
+    let token = rest.split('/').next().unwrap_or_default();
+    let (host, port) = node.rsplit_once(':').unwrap_or((node, ""));
+    let is_name =
+        || host.contains(|c: char| c.is_ascii_alphabetic()) && host.parse::<IpAddr>().is_err();
     match error {
-        InvalidJoinUrl::Format if rest.is_empty() => {
-            ("the token is missing".to_owned(), TYPE.to_owned())
+        InvalidJoinUrl::Format if rest.is_empty() => told("the token is missing", ""),
+        InvalidJoinUrl::Format if node.matches(':').count() > 1 => told(
+            "the address and the port cannot be told apart",
+            "put an IPv6 address in brackets, as in [fd00::1]:PORT",
+        ),
+        InvalidJoinUrl::Format if !node.contains(':') => {
+            told(format!("the port is missing after `{}`", shown(node)), PORT)
         }
-        InvalidJoinUrl::Format if node.matches(':').count() > 1 => (
-            "the address and the port cannot be told apart".to_owned(),
-            format!("put an IPv6 address in brackets, as in [fd00::1]:PORT; {TYPE}"),
+        InvalidJoinUrl::Format => told("the connection string has more than three parts", ""),
+        InvalidJoinUrl::Address if host.is_empty() => told("the address is missing", ""),
+        InvalidJoinUrl::Address if is_name() => told(
+            format!("`{}` is a name, and an IP address is needed", shown(host)),
+            "type the address: `getent hosts NAME` shows that of a name",
         ),
-        InvalidJoinUrl::Format if !node.contains(':') => (
-            format!("the port is missing after `{}`", shown(node)),
-            format!("it is 25000 unless it was changed; {TYPE}"),
-        ),
-        InvalidJoinUrl::Format => (
-            "the connection string has more than three parts".to_owned(),
-            TYPE.to_owned(),
-        ),
-        InvalidJoinUrl::Address if host.is_empty() => {
-            ("the address is missing".to_owned(), TYPE.to_owned())
+        InvalidJoinUrl::Address => told(format!("`{}` is not an IP address", shown(host)), ""),
+        InvalidJoinUrl::PortRange | InvalidJoinUrl::PortNumber => {
+            let port = shown(port);
+            let text = format!("`{port}` is not a port: a port is a number from 1 to 65535");
+            told(text, PORT)
         }
-        InvalidJoinUrl::Address => {
-            let is_name =
-                host.contains(|c: char| c.is_ascii_alphabetic()) && host.parse::<IpAddr>().is_err();
-            let text = match is_name {
-                true => format!("`{}` is a name, and an IP address is needed", shown(host)),
-                false => format!("`{}` is not an IP address", shown(host)),
-            };
-            let hint = match is_name {
-                true => {
-                    format!("type the address: `getent hosts NAME` shows that of a name; {TYPE}")
-                }
-                false => TYPE.to_owned(),
-            };
-            (text, hint)
+        InvalidJoinUrl::ShortToken if token.is_empty() => told("the token is missing", ""),
+        InvalidJoinUrl::ShortToken => {
+            let length = token.chars().count();
+            let text =
+                format!("the token has {length} characters, and a token has {MIN_LEN} or more");
+            told(text, "copy the whole string")
         }
-        InvalidJoinUrl::PortRange | InvalidJoinUrl::PortNumber => (
-            format!(
-                "`{}` is not a port: a port is a number from 1 to 65535",
-                shown(port)
-            ),
-            format!("it is 25000 unless it was changed; {TYPE}"),
-        ),
-        InvalidJoinUrl::ShortToken if token.is_empty() => {
-            ("the token is missing".to_owned(), TYPE.to_owned())
-        }
-        InvalidJoinUrl::ShortToken => (
-            format!(
-                "the token has {} characters, and a token has {MIN_LEN} or more",
-                token.chars().count()
-            ),
-            format!("copy the whole string; {TYPE}"),
-        ),
-        InvalidJoinUrl::ShortFingerprint => (
-            "the fingerprint is too short".to_owned(),
-            format!(
-                "copy the whole string, or leave out the last `/` and what comes after it; {TYPE}"
-            ),
+        InvalidJoinUrl::ShortFingerprint => told(
+            "the fingerprint is too short",
+            "copy the whole string, or leave out the last `/` and what comes after it",
         ),
         InvalidJoinUrl::LinkLocal
         | InvalidJoinUrl::TokenCharacter
-        | InvalidJoinUrl::SecondToken => error_and(TYPE),
+        | InvalidJoinUrl::SecondToken => told(error.to_string(), ""),
     }
 }
 

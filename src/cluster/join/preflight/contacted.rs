@@ -1,6 +1,5 @@
 //! What can be checked with the contacted node: by this one, and by that one.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -87,6 +86,15 @@ fn leave_out(from: &str, to: &str, why: &str, tell: &mut dyn FnMut(Finding)) {
         .take_while(|check| **check != to)
         .for_each(|check| tell(Finding::unchecked(check, why)));
 }
+
+/// What this node compares with what it has, or tries to reach, in order.
+const COMPARED: [fn(&Look<'_>, &JoinCheck) -> Option<Finding>; 5] = [
+    |look, answer| look.version(answer),
+    |look, answer| look.pod_network(answer),
+    |look, answer| look.api_server(answer),
+    |look, answer| look.api_server_limits(answer),
+    |look, answer| look.datastore(answer),
+];
 
 /// What the node is before it joins.
 enum Place {
@@ -243,7 +251,11 @@ impl Look<'_> {
                     "the contacted node tells what it would refuse",
                 ));
                 self.take_over(&answer);
-                self.compare(&answer);
+                for check in COMPARED {
+                    if let Some(finding) = check(self, &answer) {
+                        self.tell(finding);
+                    }
+                }
             }
             Ok(None) => {
                 let why = "the contacted node runs MicroK8s's own agent, or an older one of this program, which does not tell";
@@ -303,31 +315,22 @@ impl Look<'_> {
         }
     }
 
-    /// What this node compares with what it has, or tries to reach.
-    fn compare(&mut self, answer: &JoinCheck) {
+    fn version(&self, answer: &JoinCheck) -> Option<Finding> {
         let own = self.node.platform.microk8s_version();
-        let clean = |text: &String| sanitize::for_log(text, 40);
-        let theirs = answer.version.as_ref().map(clean);
-        let role = self.role;
-        self.tell(version::judge(own.as_deref(), theirs.as_deref(), role));
-        self.pod_network(answer.cluster_cidr.as_ref().map(clean));
-        self.api_server(answer.apiport.as_deref());
-        self.api_server_limits(&answer.api_server_limits);
-        self.datastore(&answer.voters);
+        let theirs = answer.version.as_deref().map(cleaned);
+        Some(version::judge(own.as_deref(), theirs.as_deref(), self.role))
     }
 
-    fn pod_network(&mut self, theirs: Option<String>) {
+    fn pod_network(&self, answer: &JoinCheck) -> Option<Finding> {
         const CHECK: &str = "pod-network";
-        let own = match self.node.arguments("kube-proxy") {
-            Ok(arguments) => arguments
-                .get("--cluster-cidr")
-                .unwrap_or_default()
-                .to_owned(),
-            // The check of this node's files has said so.
-            Err(_) => return,
-        };
-        self.tell(match theirs {
-            None => Finding::unchecked(CHECK, "the contacted node does not say which pod network the cluster has"),
+        // Without the file, the check of this node's files has said so.
+        let arguments = self.node.arguments("kube-proxy").ok()?;
+        let own = arguments.get("--cluster-cidr").unwrap_or_default();
+        Some(match answer.cluster_cidr.as_deref().map(cleaned) {
+            None => Finding::unchecked(
+                CHECK,
+                "the contacted node does not say which pod network the cluster has",
+            ),
             Some(theirs) if theirs == own => Finding::ok(CHECK, format!("{own} on both nodes")),
             Some(theirs) => {
                 let message = format!(
@@ -338,97 +341,84 @@ impl Look<'_> {
                 );
                 Finding::warning(CHECK, message).with_remedy(JoiningNode, remedy)
             }
-        });
+        })
     }
 
     /// A worker lives off the API server; a control plane node has its own.
-    fn api_server(&mut self, port: Option<&str>) {
+    fn api_server(&self, answer: &JoinCheck) -> Option<Finding> {
         const CHECK: &str = "api-server";
-        let Some(port) = port.and_then(|port| port.parse().ok()) else {
-            self.tell(Finding::unchecked(
-                CHECK,
-                "the contacted node names no API server",
-            ));
-            return;
+        let Some(port) = answer.apiport.as_ref().and_then(|port| port.parse().ok()) else {
+            let message = "the contacted node names no API server";
+            return Some(Finding::unchecked(CHECK, message));
         };
         let endpoint = SocketAddr::new(self.url.address, port);
-        let finding = match self.reach(endpoint) {
+        Some(match self.reach(endpoint) {
             Ok(()) => Finding::ok(CHECK, format!("{endpoint} can be reached")),
-            Err(why) if self.role == Role::Worker => {
-                Finding::error(CHECK, why, ExitStatus::NoApiServer.code())
+            Err(why) => {
+                let finding = match self.role {
+                    Role::Worker => Finding::error(CHECK, why, ExitStatus::NoApiServer.code()),
+                    Role::ControlPlane => Finding::warning(CHECK, why),
+                };
+                with_remedy_of_port(finding, port)
             }
-            Err(why) => Finding::warning(CHECK, why),
-        };
-        self.tell(with_remedy_of_port(finding, port));
+        })
     }
 
     /// Every API server of the cluster decides for itself what it admits.
-    fn api_server_limits(&mut self, theirs: &BTreeMap<String, String>) {
+    fn api_server_limits(&self, answer: &JoinCheck) -> Option<Finding> {
         const CHECK: &str = "api-server-limits";
         if self.role == Role::Worker {
-            self.tell(Finding::ok(CHECK, "a worker has no API server"));
-            return;
+            return Some(Finding::ok(CHECK, "a worker has no API server"));
         }
-        // The check of this node's files has said so.
-        let Ok(own) = self.node.arguments("kube-apiserver") else {
-            return;
-        };
-        let contacted = self.url.address;
-        self.tell(match strictness::looser(&own, theirs) {
-            None => Finding::ok(
-                CHECK,
-                format!("the API server of this node admits no more than that of {contacted}"),
-            ),
+        // Without the file, the check of this node's files has said so.
+        let own = self.node.arguments("kube-apiserver").ok()?;
+        let than = format!("than that of {}", self.url.address);
+        Some(match strictness::looser(&own, &answer.api_server_limits) {
+            None => {
+                let message = format!("the API server of this node admits no more {than}");
+                Finding::ok(CHECK, message)
+            }
             Some(why) => {
-                let message = format!(
-                    "the API server of this node admits more than that of {contacted}: {why}"
-                );
+                let message = format!("the API server of this node admits more {than}: {why}");
                 let remedy = "set the same in `args/kube-apiserver` of this node as there";
                 Finding::warning(CHECK, message).with_remedy(JoiningNode, remedy)
             }
-        });
+        })
     }
 
     /// The datastore's nodes speak to each other, each to each.
-    fn datastore(&mut self, voters: &[String]) {
+    fn datastore(&self, answer: &JoinCheck) -> Option<Finding> {
         const CHECK: &str = "datastore";
         let has_dqlite = self.node.layout.has(Lock::HaCluster);
         if self.role == Role::Worker || !has_dqlite {
-            self.tell(Finding::ok(CHECK, "a worker does not need it"));
-            return;
+            return Some(Finding::ok(CHECK, "a worker does not need it"));
         }
-        let voters: Vec<SocketAddr> = voters
-            .iter()
-            .take(VOTERS)
-            .filter_map(|voter| voter.parse().ok())
-            .collect();
+        let voters = answer.voters.iter().take(VOTERS);
+        let voters: Vec<SocketAddr> = voters.filter_map(|voter| voter.parse().ok()).collect();
         let contacted = self.url.address;
         match &voters[..] {
             [] => {
                 let message = "the contacted node names no datastore of its own";
-                self.tell(Finding::unchecked(CHECK, message));
-                return;
+                return Some(Finding::unchecked(CHECK, message));
             }
             [alone] if alone.ip().is_loopback() && !contacted.is_loopback() => {
                 let port = alone.port();
-                self.tell(Finding::unchecked(
-                    CHECK,
-                    format!("the datastore moves to {contacted}:{port} when the first node joins; until then nothing listens there"),
-                ));
-                return;
+                let message = format!(
+                    "the datastore moves to {contacted}:{port} when the first node joins; until then nothing listens there"
+                );
+                return Some(Finding::unchecked(CHECK, message));
             }
             _ => {}
         }
         for voter in &voters {
             if let Err(why) = self.reach(*voter) {
                 let finding = Finding::error(CHECK, why, ExitStatus::NotListed.code());
-                self.tell(with_remedy_of_port(finding, voter.port()));
-                return;
+                return Some(with_remedy_of_port(finding, voter.port()));
             }
         }
         let all: Vec<String> = voters.iter().map(ToString::to_string).collect();
         let message = format!("{} can be reached", all.join(", "));
-        self.tell(Finding::ok(CHECK, message));
+        Some(Finding::ok(CHECK, message))
     }
 
     fn reach(&self, endpoint: SocketAddr) -> Result<(), String> {
@@ -438,10 +428,12 @@ impl Look<'_> {
     }
 }
 
+/// A word of the contacted node, made harmless.
+fn cleaned(text: &str) -> String {
+    sanitize::for_log(text, 40)
+}
+
 fn with_remedy_of_port(finding: Finding, port: u16) -> Finding {
-    if finding.severity == Severity::Ok {
-        return finding;
-    }
     let remedy = format!(
         "make sure that the service runs (`microk8s status`), and let TCP port {port} through the firewalls between the nodes"
     );
