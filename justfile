@@ -55,6 +55,10 @@ fuzz minutes="10":
     FUZZ_CORPUS=fuzz/corpus cargo test --locked --lib fuzzing::
     for target in $(cargo +nightly fuzz list); do cargo +nightly fuzz run -s none $target -- -max_total_time=$(({{ minutes }} * 60)) -timeout=10 -rss_limit_mb=1024 || exit; done
 
+# Workers that join through the tokens in the cluster's API, beside the changes of these alone
+bench-shared *args:
+    cargo bench --locked --bench shared_joins -- {{ args }}
+
 # What the API server proxy costs, beside haproxy and socat (Debian's packages)
 bench-proxy *args:
     cargo bench --locked --bench proxy -- {{ args }}

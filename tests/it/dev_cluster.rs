@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use microk8s::base::wait;
 
-use crate::lab::kubernetes::Programs;
+use crate::lab::daemon::Programs;
 use crate::lab::program::program;
 use crate::lab::{STALL_TIMEOUT, namespaces, skip};
 

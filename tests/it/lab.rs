@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod changes;
+pub mod daemon;
 pub mod datastore;
 pub mod faulty_wire;
 pub mod kubernetes;

@@ -12,7 +12,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use crate::lab::kubernetes::Programs;
+use crate::lab::daemon::Programs;
 use crate::lab::systemd::{Machine, UNIT};
 use crate::lab::{Lab, Output, is_installed, skip};
 

@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::kubernetes::{Daemon, Programs};
+use super::daemon::{Daemon, Programs};
 use super::swarm::agent::StandaloneAgent;
 use super::wire::Wire;
 use super::{scratch, skip};
@@ -215,11 +215,10 @@ impl SharedApi {
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let file = self.place.path().join("kubectl-input");
         fs::write(&file, input).unwrap();
-        let plane = &self.control_planes[0];
         let output = Command::new(&self.programs.kubectl)
             .arg("--kubeconfig")
             .arg(self.kubeconfig(0))
-            .arg(format!("--server=https://{}", plane.api))
+            .arg(format!("--server=https://{}", self.api(0)))
             .arg(format!(
                 "--cache-dir={}",
                 self.place.path().join("kubectl").display()
@@ -250,6 +249,29 @@ impl SharedApi {
         ];
         let list: Value = serde_json::from_str(&self.kubectl(&arguments, "")).unwrap();
         list["items"].as_array().unwrap().clone()
+    }
+
+    /// The token of an account in kube-system.
+    pub fn token_of(&self, account: &str) -> String {
+        let path = format!("/api/v1/namespaces/kube-system/serviceaccounts/{account}/token");
+        let request =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let words = ["create", "--raw", &path, "-f", "-"];
+        let answer = self.kubectl(&words, &request.to_string());
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        answer["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// The account with the role of the package, and its token.
+    pub fn create_account(&self) -> String {
+        let role = include_str!("../../../packaging/token-store-role.yaml");
+        self.kubectl(&["apply", "-f", "-"], role);
+        self.token_of("microk8s-cluster-agent")
+    }
+
+    /// Where the API server of a control plane listens.
+    pub fn api(&self, number: usize) -> SocketAddr {
+        self.control_planes[number].api
     }
 
     /// The kubeconfig that a control plane's agent uses.

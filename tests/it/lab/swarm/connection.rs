@@ -8,6 +8,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::http::request::Builder;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -64,7 +65,12 @@ impl Connection {
     }
 
     async fn try_post(&mut self, path: &str, body: &Value) -> Result<(u16, Bytes), String> {
-        let request = Request::post(path)
+        self.send(Request::post(path), body).await
+    }
+
+    /// Status and body of the answer to this request with this body.
+    pub async fn send(&mut self, request: Builder, body: &Value) -> Result<(u16, Bytes), String> {
+        let request = request
             .header(HOST, self.agent.to_string())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")

@@ -5,7 +5,7 @@
 //! address of its own. `benches/all` uses it too.
 
 pub mod agent;
-mod connection;
+pub mod connection;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
