@@ -33,6 +33,10 @@ const KEY: &str = "record";
 const FORMAT: u32 = 1;
 /// How many changes are under way at once.
 const AT_ONCE: usize = 8;
+/// For how long what was read or written is good enough to begin a change with.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// How many records are in memory at most.
+const REMEMBERED_RECORDS: usize = 1000;
 /// For how long it is known from a list when time changes which token.
 const LIST_AGE: Duration = Duration::from_secs(300);
 /// After how many seconds a request may be granted that the API server could not serve, where it does
@@ -52,6 +56,8 @@ pub(crate) struct SecretStore {
     secrets: Secrets,
     next_change: NextChange,
     due: Mutex<Option<Due>>,
+    /// What was read and written lately, and when.
+    remembered: Mutex<HashMap<TokenDigest, (Instant, Stored)>>,
 }
 
 /// When time changes which token, as a list told.
@@ -67,6 +73,7 @@ impl SecretStore {
             secrets: Secrets::new(kubeconfig, KIND),
             next_change,
             due: Mutex::default(),
+            remembered: Mutex::default(),
         }
     }
 
@@ -81,29 +88,51 @@ impl SecretStore {
             let text = serde_json::to_vec(&row).unwrap_or_default();
             [(KEY, STANDARD.encode(text))]
         };
-        let (verb, done) = match (&swap.expected, &swap.next) {
+        self.remember(swap.key, None);
+        let version = |written: Option<SecretObject>| {
+            written.map(|secret| Some(Version::new(secret.version())))
+        };
+        let (verb, written) = match (&swap.expected, &swap.next) {
             (None, None) => return Ok(Swapped::Conflict),
             (None, Some(record)) => {
                 let created = self.secrets.create(&name, &row(record));
-                ("create", created.map(|created| created.is_some()))
+                ("create", created.map(version))
             }
-            (Some(version), Some(record)) => {
-                let replaced = self.secrets.replace(&name, version.as_str(), &row(record));
-                ("update", replaced.map(|replaced| replaced.is_some()))
+            (Some(expected), Some(record)) => {
+                let replaced = self.secrets.replace(&name, expected.as_str(), &row(record));
+                ("update", replaced.map(version))
             }
-            (Some(version), None) => ("delete", self.secrets.delete(&name, version.as_str())),
+            (Some(expected), None) => {
+                let deleted = self.secrets.delete(&name, expected.as_str());
+                ("delete", deleted.map(|deleted| deleted.then_some(None)))
+            }
         };
-        if !done.map_err(|error| store_error(error, verb, &name))? {
+        let Some(version) = written.map_err(|error| store_error(error, verb, &name))? else {
             return Ok(Swapped::Conflict);
-        }
-        if let Some(due) = self.lock().as_mut() {
+        };
+        let stored = swap.next.clone().zip(version);
+        let stored = stored.map(|(record, version)| Stored {
+            record,
+            version,
+            change: swap.change,
+        });
+        self.remember(swap.key, stored);
+        if let Some(due) = lock(&self.due).as_mut() {
             due.note(swap.key, swap.next.as_ref(), &self.next_change);
         }
         Ok(Swapped::Done)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Due>> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps in memory what is known of a token now; `None` where nothing is known for certain.
+    fn remember(&self, key: TokenDigest, stored: Option<Stored>) {
+        let mut remembered = lock(&self.remembered);
+        if remembered.len() >= REMEMBERED_RECORDS {
+            remembered.clear();
+        }
+        match stored {
+            Some(stored) => remembered.insert(key, (Instant::now(), stored)),
+            None => remembered.remove(&key),
+        };
     }
 
     fn list_due(&self) -> Result<Due, StoreError> {
@@ -133,7 +162,15 @@ impl TokenStore for SecretStore {
         let name = name_of(key);
         let found = self.secrets.get(&name);
         let found = found.map_err(|error| store_error(error, "get", &name))?;
-        found.map(|secret| read_secret(&secret)).transpose()
+        let stored = found.map(|secret| read_secret(&secret)).transpose();
+        self.remember(*key, stored.as_ref().ok().cloned().flatten());
+        stored
+    }
+
+    fn remembered(&self, key: &TokenDigest) -> Option<Stored> {
+        let remembered = lock(&self.remembered);
+        let (since, stored) = remembered.get(key)?;
+        (since.elapsed() < REMEMBERED).then(|| stored.clone())
     }
 
     fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
@@ -183,11 +220,11 @@ impl TokenStore for SecretStore {
 
     fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
         let is_old = |due: &Due| due.listed.elapsed() > LIST_AGE;
-        if self.lock().as_ref().is_none_or(is_old) {
+        if lock(&self.due).as_ref().is_none_or(is_old) {
             let listed = self.list_due()?;
-            *self.lock() = Some(listed);
+            *lock(&self.due) = Some(listed);
         }
-        let due = self.lock();
+        let due = lock(&self.due);
         let moments = due.iter().flat_map(|due| &due.moments);
         Ok(moments
             .filter(|(_, moment)| **moment <= now)
@@ -201,6 +238,10 @@ impl TokenStore for SecretStore {
         let version = version.map_err(|error| store_error(error, "list", ""))?;
         Ok(version.parse().ok())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn name_of(key: &TokenDigest) -> String {

@@ -44,7 +44,9 @@ impl StoreChoice {
                 Some(_) | None => {}
             },
         }
+        stores.log_place()?;
         let moved = stores.move_all()?;
+        stores.log_place()?;
         if moved > 0 {
             tracing::info!(moved, "tokens were moved to the store that is in use");
         }

@@ -35,6 +35,12 @@ pub(crate) trait TokenStore: Send + Sync {
     /// [done]: Swapped::Done
     fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError>;
 
+    /// The record of a token as it was lately, where that is in memory. It may have changed since: what
+    /// it leads to counts once a [`swap`](TokenStore::swap) of it is done.
+    fn remembered(&self, _key: &TokenDigest) -> Option<Stored> {
+        None
+    }
+
     /// Does each of these changes whose token is as it is expected to be, durably unless it may be
     /// [flushed soon](Swap::flush), and says what became of each, in their order. They are
     /// independent: a store may do them together or one after the other.
@@ -190,6 +196,24 @@ impl Records {
         Ok(self.store.read(key)?.map(|stored| stored.record))
     }
 
+    /// The same, or as it was lately: only where an [`edit`](Records::edit) decides.
+    pub(crate) fn recent(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+        self.find(key, Some)
+    }
+
+    /// What is found in the record of a token, first in the one that is in memory.
+    pub(crate) fn find<T>(
+        &self,
+        key: &TokenDigest,
+        find: impl Fn(TokenRecord) -> Option<T>,
+    ) -> Result<Option<T>, StoreError> {
+        let remembered = self.store.remembered(key);
+        match remembered.and_then(|stored| find(stored.record)) {
+            Some(found) => Ok(Some(found)),
+            None => Ok(self.read(key)?.and_then(find)),
+        }
+    }
+
     /// Durably changes the record of a token, and brings out what came of it. `change` is called again
     /// where another change came first; nothing is written where it changes nothing.
     pub(crate) fn edit<T: Send + 'static>(
@@ -251,8 +275,13 @@ impl Records {
         let flush = batch.iter().map(|waiting| waiting.flush);
         let flush = flush.fold(Flush::Soon, Flush::max);
         let mut lost = None;
+        let mut remembered = self.store.remembered(key);
         loop {
-            let stored = match self.store.read(key) {
+            let is_remembered = remembered.is_some();
+            let stored = match remembered
+                .take()
+                .map_or_else(|| self.store.read(key), |one| Ok(Some(one)))
+            {
                 Ok(stored) => stored,
                 Err(error) => return Err(lost.unwrap_or(error)),
             };
@@ -265,6 +294,9 @@ impl Records {
                 next = (waiting.change)(next);
             }
             next = next.filter(|record| !record.is_empty());
+            if next == before && is_remembered {
+                continue;
+            }
             if next == before {
                 return Ok(());
             }
@@ -277,6 +309,7 @@ impl Records {
             };
             match self.store.swap(&[swap]) {
                 Ok(outcomes) if outcomes == [Swapped::Done] => return Ok(()),
+                Ok(_) if is_remembered => continue,
                 Ok(_) => {}
                 Err(error) if error.is_unsure() => lost = Some(error),
                 Err(error) => return Err(error),

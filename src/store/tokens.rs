@@ -288,7 +288,9 @@ impl Tokens {
         claim: &JoinRequest,
         is_member: impl Fn(&JoiningNode) -> bool,
     ) -> Result<Result<(), Refusal>, StoreError> {
-        let judged = self.judge(token, claim, &self.holders(&token.digest()), &is_member)?;
+        let (digest, holders) = (token.digest(), self.holders(&token.digest()));
+        let stored = self.records.read(&digest)?;
+        let judged = self.judge(token, claim, &holders, &is_member, stored)?;
         Ok(judged.map(|_| ()))
     }
 
@@ -301,7 +303,9 @@ impl Tokens {
         is_member: impl Fn(&JoiningNode) -> bool,
     ) -> Result<Result<Reservation<'_>, Refusal>, StoreError> {
         let digest = token.digest();
-        let found = match self.judge(token, claim, &self.holders(&digest), &is_member)? {
+        let holders = self.holders(&digest);
+        let stored = self.records.recent(&digest)?;
+        let found = match self.judge(token, claim, &holders, &is_member, stored)? {
             Ok(found) => found,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -341,6 +345,7 @@ impl Tokens {
         claim: &JoinRequest,
         holders: &[JoiningNode],
         is_member: &dyn Fn(&JoiningNode) -> bool,
+        stored: Option<TokenRecord>,
     ) -> Result<Result<Found, Refusal>, StoreError> {
         if !token.is_well_formed() {
             return Ok(Err(Reason::Unknown.into()));
@@ -349,7 +354,6 @@ impl Tokens {
         let now = moment.now;
         let digest = token.digest();
         let is_open = look_up(&self.persistent_file, token, now)?.is_usable();
-        let stored = self.records.read(&digest)?;
         if is_open {
             return Ok(Ok(Found {
                 source: Source::OpenLine,
@@ -385,8 +389,11 @@ impl Tokens {
             in_file = Listed::Not;
         }
         // A line that was used up between the two looks has become a record of the token.
-        if in_file == Listed::Not && self.records.read(&digest)? != stored {
-            return self.judge(token, claim, holders, is_member);
+        if in_file == Listed::Not {
+            let present = self.records.read(&digest)?;
+            if present != stored {
+                return self.judge(token, claim, holders, is_member, present);
+            }
         }
         let found = |source, record| Found {
             source,

@@ -83,6 +83,7 @@ pub(crate) struct Stores {
 
 struct State {
     place: Option<Place>,
+    logged: Option<Place>,
     taken: Taken,
     /// The cluster's store was searched for what this node began to move before.
     is_searched: bool,
@@ -131,6 +132,7 @@ impl Stores {
             name,
             state: Mutex::new(State {
                 place: None,
+                logged: None,
                 taken: Taken::Own,
                 is_searched: false,
             }),
@@ -170,11 +172,19 @@ impl Stores {
 
     fn change(&self, place: Place, taken: Taken) -> Result<(), StoreError> {
         if self.place()? != place {
-            tracing::info!("{}", place.as_str());
             (self.note)(Some(place))?;
         }
         let mut state = self.state();
         (state.place, state.taken) = (Some(place), taken);
+        Ok(())
+    }
+
+    /// Logs which store is in use, unless that was logged last.
+    pub(crate) fn log_place(&self) -> Result<(), StoreError> {
+        let place = self.place()?;
+        if self.state().logged.replace(place) != Some(place) {
+            tracing::info!("{}", place.as_str());
+        }
         Ok(())
     }
 
@@ -401,6 +411,16 @@ impl TokenStore for Arc<Stores> {
             version: side.version(&stored.version),
             ..stored
         }))
+    }
+
+    fn remembered(&self, key: &TokenDigest) -> Option<Stored> {
+        let shared = self.shared.as_ref()?;
+        let stored = shared.remembered(key)?;
+        let is_there = self.place().ok()? == Place::Cluster
+            && self.local.read(key).ok()?.is_none()
+            && stored.record.transit().is_none();
+        let version = Side::Shared.version(&stored.version);
+        is_there.then_some(Stored { version, ..stored })
     }
 
     fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {

@@ -20,10 +20,12 @@ pub(crate) enum Fate {
     Late,
 }
 
-/// Records in memory.
+/// Records in memory. What it remembers is always out of date: each record as it was before its last
+/// change.
 #[derive(Default)]
 pub(crate) struct Memory {
     pub(crate) records: Mutex<HashMap<TokenDigest, Stored>>,
+    outdated: Mutex<HashMap<TokenDigest, Stored>>,
     fates: Mutex<Vec<Fate>>,
     late: Mutex<Vec<Swap>>,
     swaps: AtomicUsize,
@@ -38,7 +40,7 @@ impl Memory {
         if found != swap.expected {
             return Swapped::Conflict;
         }
-        match swap.next.clone() {
+        let before = match swap.next.clone() {
             None => records.remove(&swap.key),
             Some(record) => records.insert(
                 swap.key,
@@ -49,6 +51,7 @@ impl Memory {
                 },
             ),
         };
+        lock(&self.outdated).extend(before.map(|before| (swap.key, before)));
         Swapped::Done
     }
 }
@@ -56,6 +59,10 @@ impl Memory {
 impl TokenStore for Arc<Memory> {
     fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError> {
         Ok(lock(&self.records).get(key).cloned())
+    }
+
+    fn remembered(&self, key: &TokenDigest) -> Option<Stored> {
+        lock(&self.outdated).get(key).cloned()
     }
 
     fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {

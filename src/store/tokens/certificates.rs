@@ -24,10 +24,8 @@ impl Tokens {
     /// Whether a token gives any right to a certificate at all.
     pub(crate) fn gives_certificates(&self, token: &Token) -> Result<bool, StoreError> {
         for (_, join) in join_tokens(token) {
-            if self
-                .settled(&join.digest())?
-                .is_some_and(|record| record.gives_certificates(self.now()))
-            {
+            let gives = |record: &TokenRecord| record.gives_certificates(self.now()).then_some(());
+            if self.find_settled(&join.digest(), gives)?.is_some() {
                 return Ok(true);
             }
         }
@@ -44,13 +42,14 @@ impl Tokens {
     ) -> Result<Option<CertificateRequest>, StoreError> {
         for (purpose, join) in join_tokens(token) {
             let join = join.digest();
-            let Some(record) = self.settled(&join)? else {
-                continue;
-            };
-            if let Some(node) = record.certificate_for(purpose, address, name, self.now()) {
+            let node = self.find_settled(&join, |record| {
+                let node = record.certificate_for(purpose, address, name, self.now());
+                node.cloned()
+            })?;
+            if node.is_some() {
                 return Ok(Some(CertificateRequest {
                     purpose,
-                    node: Some(node.clone()),
+                    node,
                     join: Some(join),
                 }));
             }
@@ -58,13 +57,17 @@ impl Tokens {
         self.right_in_file(token)
     }
 
-    /// The record of a token as it is by now.
-    fn settled(&self, join: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+    /// What is found in the record of a token as it is by now.
+    fn find_settled<T>(
+        &self,
+        join: &TokenDigest,
+        find: impl Fn(&TokenRecord) -> Option<T>,
+    ) -> Result<Option<T>, StoreError> {
         let moment = self.moment();
-        Ok(self.records.read(join)?.map(|mut record| {
+        self.records.find(join, |mut record| {
             moment.reconcile(&mut record, |_| None);
-            record
-        }))
+            find(&record)
+        })
     }
 
     /// The right that a line of Canonical's agent gives.
