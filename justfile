@@ -17,9 +17,9 @@ fast:
     cargo test --locked --lib
     cargo test --locked --test it -- architecture:: documents:: generated:: compat::exceptions::
 
-# What takes too long for each change: commands that are killed at each of their flushes, connections that break at every 50 bytes, ten switches of agents
+# What takes too long for each change: commands that are killed at each of their flushes, connections that break at every 50 bytes, ten switches of agents, many tokens
 nightly:
-    MICROK8S_TEST_NIGHTLY=1 cargo test --locked --test it -- killed agent_switch broken_wire
+    MICROK8S_TEST_NIGHTLY=1 cargo test --locked --test it -- killed agent_switch broken_wire token_list token_store each_token_admits
 
 # The Debian package (needs cargo-deb)
 package *args:

@@ -1,5 +1,6 @@
 //! The local API: what the node's own command line asks for, over the socket.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,17 +11,20 @@ use axum::middleware;
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
-use crate::agent::local_events::Client;
+use crate::agent::local_events::{self, Client};
 use crate::agent::local_socket::LocalCaller;
 use crate::agent::{Shared, after_response, moved, request_log, status};
 use crate::base::sanitize;
 use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::operation::{self, RunsIn};
-use crate::cluster::{health, status as cluster_status, token_admin};
+use crate::cluster::token_admin::{self, TakeTokens, TokenCareError};
+use crate::cluster::{health, status as cluster_status};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, NodeDirectory, PROTOCOL, PruneRequest, TokenSelection,
+    AddTokenRequest, Hello, NodeDirectory, PROTOCOL, PruneRequest, TokenLine, TokenListEnd,
+    TokenSelection,
 };
 use crate::wire::operation::Operation;
 use crate::wire::routes;
@@ -79,12 +83,9 @@ async fn add_token(
 }
 
 async fn find_tokens(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
-    match serde_json::from_slice::<TokenSelection>(&body) {
-        Ok(selection) => {
-            answer(move || token_admin::find(shared.admission.tokens(), &selection)).await
-        }
-        Err(error) => not_understood(&error),
-    }
+    answer_with_tokens(&body, move |selection, take| {
+        token_admin::find(shared.admission.tokens(), selection, take)
+    })
 }
 
 async fn revoke_tokens(
@@ -92,13 +93,47 @@ async fn revoke_tokens(
     Extension(caller): Extension<LocalCaller>,
     body: Bytes,
 ) -> Response {
-    match serde_json::from_slice::<TokenSelection>(&body) {
-        Ok(selection) => {
-            answer(move || token_admin::revoke(shared.admission.tokens(), &selection, caller.uid))
-                .await
-        }
-        Err(error) => not_understood(&error),
-    }
+    answer_with_tokens(&body, move |selection, take| {
+        token_admin::revoke(shared.admission.tokens(), selection, caller.uid, take)
+    })
+}
+
+/// Answers with tokens as they come, a line each, and no faster than they are read.
+fn answer_with_tokens(
+    body: &[u8],
+    work: impl FnOnce(&TokenSelection, &mut TakeTokens<'_>) -> Result<TokenListEnd, TokenCareError>
+    + Send
+    + 'static,
+) -> Response {
+    let selection: TokenSelection = match serde_json::from_slice(body) {
+        Ok(selection) => selection,
+        Err(error) => return not_understood(&error),
+    };
+    let (sender, mut receiver) = mpsc::channel(1);
+    request_log::on_a_thread(move || {
+        let send = |lines: &[TokenLine]| {
+            let mut text = Vec::new();
+            for line in lines {
+                text.extend(serde_json::to_vec(line).unwrap_or_default());
+                text.push(b'\n');
+            }
+            match sender.blocking_send(Bytes::from(text)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        };
+        let ended = work(&selection, &mut |tokens| {
+            let lines = tokens.into_iter().map(Box::new).map(TokenLine::Token);
+            send(&lines.collect::<Vec<_>>())
+        });
+        let last = ended.map_or_else(
+            |error| TokenLine::Failed(log_failure(&error.to_string())),
+            TokenLine::End,
+        );
+        // The client may have left.
+        let _: ControlFlow<()> = send(&[last]);
+    });
+    local_events::lines(move |context| receiver.poll_recv(context))
 }
 
 async fn prune_tokens(
@@ -204,6 +239,11 @@ fn not_understood(error: &serde_json::Error) -> Response {
 }
 
 fn refuse(why: &str) -> Response {
+    let body = ErrorBody::new(log_failure(why));
+    status::json(StatusCode::INTERNAL_SERVER_ERROR, &body)
+}
+
+fn log_failure(why: &str) -> String {
     tracing::warn!(why, "a local request failed");
-    status::json(StatusCode::INTERNAL_SERVER_ERROR, &ErrorBody::new(why))
+    why.to_owned()
 }

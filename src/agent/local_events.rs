@@ -9,8 +9,8 @@ use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::Shared;
 use crate::base::{sanitize, wait};
@@ -105,13 +105,14 @@ impl Drop for Client {
 impl Client {
     /// A client of this operation, and the answer that it reads.
     pub(crate) fn new(shared: Arc<Shared>, operation: &Operation) -> (Self, Response) {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, mut receiver) = mpsc::unbounded_channel();
         let left = shared.stopping.child_token();
-        let body = Body::new(EventBody {
-            events: receiver,
-            _left: left.clone().drop_guard(),
+        // Cancels what the client waits for when nothing reads it any more.
+        let guard = left.clone().drop_guard();
+        let response = lines(move |context| {
+            let _ = &guard;
+            receiver.poll_recv(context)
         });
-        let response = ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response();
         shared.clients.lock().push(left.clone());
         let client = Self {
             events: sender,
@@ -156,14 +157,18 @@ impl Progress for Client {
     }
 }
 
-/// The body of such an answer.
-struct EventBody {
-    events: UnboundedReceiver<Bytes>,
-    /// Cancels what the client waits for when nothing reads it any more.
-    _left: DropGuard,
+/// An answer of lines that are received one after the other.
+pub(super) fn lines(
+    receive: impl FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Unpin + Send + 'static,
+) -> Response {
+    let headers = [(CONTENT_TYPE, "application/x-ndjson")];
+    (headers, Body::new(Lines(receive))).into_response()
 }
 
-impl hyper::body::Body for EventBody {
+/// The body of such an answer.
+struct Lines<F>(F);
+
+impl<F: FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Unpin> hyper::body::Body for Lines<F> {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -171,8 +176,6 @@ impl hyper::body::Body for EventBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.events
-            .poll_recv(context)
-            .map(|event| event.map(|line| Ok(Frame::data(line))))
+        (self.0)(context).map(|lines| lines.map(|lines| Ok(Frame::data(lines))))
     }
 }

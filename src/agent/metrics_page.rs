@@ -1,6 +1,7 @@
 //! `/metrics`, which `--enable-metrics` turns on.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use crate::agent::cluster_api::{Whole, only, wrong_method};
 use crate::agent::metrics::MEDIA_TYPE;
 use crate::agent::{Shared, request_log};
 use crate::model::token_record::State as TokenState;
+use crate::store::database::StoreError;
 use crate::store::tokens::Tokens;
 use crate::wire::routes;
 
@@ -58,8 +60,11 @@ fn by_state(tokens: &Tokens) -> Option<BTreeMap<&'static str, i64>> {
         .map(|state| (state.into_str(), 0))
         .collect();
     let now = tokens.now();
-    for token in tokens.find("").ok()? {
-        *counts.entry(token.state(now).into_str()).or_default() += 1;
-    }
-    Some(counts)
+    let counted = tokens.find_in_batches("", |batch| {
+        for token in batch {
+            *counts.entry(token.state(now).into_str()).or_default() += 1;
+        }
+        Ok::<_, StoreError>(ControlFlow::Continue(()))
+    });
+    counted.ok().map(|()| counts)
 }

@@ -1,5 +1,7 @@
 //! `microk8s agent install` and `uninstall`, from what was typed to the exit status.
 
+use std::ops::ControlFlow;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, Ended, interrupt};
@@ -49,13 +51,17 @@ fn left_behind(node: &Node) -> Vec<String> {
         let Ok(Probe::Ready(agent)) = local::probe(&node.layout.socket(None)).await else {
             return Vec::new();
         };
-        let list = agent.find_tokens(&TokenSelection::All).await;
-        let tokens = list.map(|list| list.tokens).unwrap_or_default();
-        let usable = tokens.into_iter();
-        usable
-            .filter(|token| !token.state.is_over() && token.file.is_none())
-            .map(|token| token.id)
-            .collect()
+        let mut usable = Vec::new();
+        let found = agent.find_tokens(&TokenSelection::All, |token| {
+            if !token.state.is_over() && token.file.is_none() {
+                usable.push(token.id);
+            }
+            ControlFlow::Continue(())
+        });
+        match found.await {
+            Ok(_) => usable,
+            Err(_) => Vec::new(),
+        }
     });
     let usable: Vec<String> = usable.unwrap_or_default();
     if !usable.is_empty() {

@@ -1,6 +1,7 @@
 //! `microk8s completions`, and what its scripts ask for.
 
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::app::{self, Ended};
@@ -9,7 +10,7 @@ use crate::base::runtime;
 use crate::cli::completions::{self, Candidates, CompletionsArgs, Source};
 use crate::cli::output::{self, Printer};
 use crate::client::local::{self, LocalError, Probe};
-use crate::wire::local_v1::TokenSelection;
+use crate::wire::local_v1::{TokenEntry, TokenSelection};
 
 /// How long a TAB waits for the agent.
 const AGENT_ANSWERS: Duration = Duration::from_secs(1);
@@ -56,8 +57,13 @@ async fn ask_agent(source: Source) -> Vec<(String, String)> {
         Ok::<_, LocalError>(match source {
             Source::Nodes => completions::of_nodes(&agent.nodes().await?),
             Source::Tokens | Source::ValidTokens => {
-                let list = agent.find_tokens(&TokenSelection::All).await?;
-                completions::of_tokens(&list, source)
+                let mut found = Vec::new();
+                let take = |token: TokenEntry| {
+                    found.extend(completions::of_token(&token, source));
+                    ControlFlow::Continue(())
+                };
+                agent.find_tokens(&TokenSelection::All, take).await?;
+                found
             }
         })
     };

@@ -1,6 +1,7 @@
 //! `microk8s token`, from what was typed to the exit status.
 
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::app::{self, Ended};
@@ -10,7 +11,7 @@ use crate::cli::token::{self, TokenArgs, TokenCommand};
 use crate::cli::token_file::{self, TokenFileError};
 use crate::client::local::{LocalAgent, LocalError};
 use crate::model::token::TokenDigest;
-use crate::wire::local_v1::{PruneRequest, TokenSelection};
+use crate::wire::local_v1::{PruneRequest, TokenEntry, TokenSelection};
 
 pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
     let args: TokenArgs = app::read_arguments("token", arguments, printer)?;
@@ -40,16 +41,28 @@ async fn act(
     let format = command.format();
     Ok(match command {
         TokenCommand::List { .. } => {
-            let list = agent.find_tokens(selection).await?;
-            token::list(printer, &list, format)
+            let mut list = token::List::new(format);
+            let take = |token| list.token(printer, token);
+            let end = agent.find_tokens(selection, take).await?;
+            list.end(printer, &end)
         }
         TokenCommand::Show { .. } => {
-            let list = agent.find_tokens(selection).await?;
-            token::show(printer, &list, format)
+            let mut tokens = Vec::new();
+            let take = |token| {
+                tokens.push(token);
+                ControlFlow::Continue(())
+            };
+            let end = agent.find_tokens(selection, take).await?;
+            token::show(printer, &tokens, &end, format)
         }
         TokenCommand::Revoke { .. } => {
-            let list = agent.revoke_tokens(selection).await?;
-            token::revoked(printer, &list, format)
+            let mut ids = Vec::new();
+            let take = |token: TokenEntry| {
+                ids.push(token.id);
+                ControlFlow::Continue(())
+            };
+            let end = agent.revoke_tokens(selection, take).await?;
+            token::revoked(printer, &ids, &end, format)
         }
         TokenCommand::Prune { unused_for, .. } => {
             let unused_seconds = *unused_for;

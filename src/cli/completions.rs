@@ -5,7 +5,7 @@ use clap::{Arg, Args, ValueEnum, ValueHint};
 use crate::base::{sanitize, time_text};
 use crate::cli;
 use crate::model::token_record::State;
-use crate::wire::local_v1::{NodeList, TokenList};
+use crate::wire::local_v1::{NodeList, TokenEntry};
 
 /// The arguments of `completions`.
 #[derive(Debug, Args)]
@@ -191,27 +191,24 @@ fn about(help: Option<&clap::builder::StyledStr>) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Tokens by their ids, each with what it is for.
-pub(crate) fn of_tokens(list: &TokenList, source: Source) -> Vec<(String, String)> {
-    let is_meant =
-        |state| source == Source::Tokens || matches!(state, State::Issued | State::Reserved);
-    let tokens = list.tokens.iter().filter(|token| is_meant(token.state));
-    tokens
-        .map(|token| {
-            let end = token.expires.map_or_else(
-                || "never expires".to_owned(),
-                |end| format!("expires {}", time_text::moment(end)),
-            );
-            let mut words = vec![
-                token.state.into_str().to_owned(),
-                format!("role {}", token.role),
-                end,
-            ];
-            words.extend(token.node.as_ref().map(|node| format!("node {node}")));
-            words.extend(token.description.as_deref().map(sanitize::for_terminal));
-            (token.id.clone(), words.join(", "))
-        })
-        .collect()
+/// A token by its id, with what it is for, where it is meant.
+pub(crate) fn of_token(token: &TokenEntry, source: Source) -> Option<(String, String)> {
+    let is_valid = matches!(token.state, State::Issued | State::Reserved);
+    if source != Source::Tokens && !is_valid {
+        return None;
+    }
+    let end = token.expires.map_or_else(
+        || "never expires".to_owned(),
+        |end| format!("expires {}", time_text::moment(end)),
+    );
+    let mut words = vec![
+        token.state.into_str().to_owned(),
+        format!("role {}", token.role),
+        end,
+    ];
+    words.extend(token.node.as_ref().map(|node| format!("node {node}")));
+    words.extend(token.description.as_deref().map(sanitize::for_terminal));
+    Some((token.id.clone(), words.join(", ")))
 }
 
 /// Nodes by their names, each with its address and role; those without a name by their addresses.

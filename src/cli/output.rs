@@ -91,6 +91,46 @@ pub(crate) fn structured(value: &impl Serialize, format: Format) -> String {
     }
 }
 
+/// The text of a list for programs, as [`structured`] gives it, an item at a time.
+#[derive(Debug)]
+pub(crate) struct StructuredList {
+    format: Format,
+    is_empty: bool,
+}
+
+impl StructuredList {
+    /// A list to be printed in this format.
+    pub(crate) fn new(format: Format) -> Self {
+        Self {
+            format,
+            is_empty: true,
+        }
+    }
+
+    /// The text up to the end of the next item.
+    pub(crate) fn item(&mut self, value: &impl Serialize) -> String {
+        let text = structured(&[value], self.format);
+        let is_first = std::mem::take(&mut self.is_empty);
+        let Some(end) = self.json_end() else {
+            return text;
+        };
+        let item = text.strip_suffix(end).unwrap_or(&text);
+        item.replacen('[', if is_first { "[" } else { "," }, 1)
+    }
+
+    /// The text after the last item.
+    pub(crate) fn end(&self) -> String {
+        if self.is_empty {
+            return structured(&[(); 0], self.format);
+        }
+        self.json_end().unwrap_or_default().to_owned()
+    }
+
+    fn json_end(&self) -> Option<&'static str> {
+        (self.format != Format::Yaml).then_some("\n]\n")
+    }
+}
+
 /// Prints an error and what to do about it.
 pub(crate) fn error(printer: &mut dyn Printer, text: &str, hint: Option<&str>) {
     printer.err(&format!("error: {text}"));
@@ -164,14 +204,17 @@ pub(crate) fn refuse(
 pub(crate) fn print(printer: &mut dyn Printer, text: &str, status: ExitStatus) -> ExitStatus {
     match printer.out(text) {
         Ok(()) => status,
-        Err(lost) => {
-            if lost.status() != ExitStatus::Success {
-                let text = format!("cannot write to standard output: {}", lost.0);
-                error(printer, &text, None);
-            }
-            lost.status()
-        }
+        Err(lost) => report_lost(printer, &lost),
     }
+}
+
+/// Says why standard output takes no more, and what the exit status is.
+pub(crate) fn report_lost(printer: &mut dyn Printer, lost: &OutputLost) -> ExitStatus {
+    if lost.status() != ExitStatus::Success {
+        let text = format!("cannot write to standard output: {}", lost.0);
+        error(printer, &text, None);
+    }
+    lost.status()
 }
 
 #[cfg(test)]

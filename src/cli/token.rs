@@ -2,15 +2,16 @@
 //! given on standard input; it is never shown.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::{sanitize, time_text};
-use crate::cli::output::{self, Format, Printer, structured};
+use crate::cli::output::{self, Format, OutputLost, Printer, StructuredList, structured};
 use crate::model::token_record::State;
-use crate::wire::local_v1::{Pruned, TokenEntry, TokenList};
+use crate::wire::local_v1::{Pruned, TokenEntry, TokenListEnd};
 
 /// The arguments of `token`.
 #[derive(Debug, Args)]
@@ -87,48 +88,96 @@ impl TokenCommand {
     }
 }
 
-/// Prints the list of tokens.
-pub(crate) fn list(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
-    for notice in &list.notices {
+/// Prints the list of tokens: the table when all are known, so that its columns fit, and for programs
+/// each token as it comes.
+#[derive(Debug)]
+pub(crate) struct List {
+    text: Option<Vec<TokenEntry>>,
+    structured: StructuredList,
+    printed: Result<(), OutputLost>,
+}
+
+impl List {
+    /// A list to be printed in this format.
+    pub(crate) fn new(format: Format) -> Self {
+        Self {
+            text: (format == Format::Text).then(Vec::new),
+            structured: StructuredList::new(format),
+            printed: Ok(()),
+        }
+    }
+
+    /// The next token. Breaks off when nothing reads the list any more.
+    pub(crate) fn token(
+        &mut self,
+        printer: &mut dyn Printer,
+        token: TokenEntry,
+    ) -> ControlFlow<()> {
+        match &mut self.text {
+            Some(tokens) => tokens.push(token),
+            None => {
+                let text = self.structured.item(&Shown::new(&token));
+                self.printed = printer.out(&text);
+            }
+        }
+        match self.printed {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// All tokens were given.
+    pub(crate) fn end(self, printer: &mut dyn Printer, end: &TokenListEnd) -> ExitStatus {
+        if let Err(lost) = self.printed {
+            return output::report_lost(printer, &lost);
+        }
+        warn(printer, end);
+        let text = match self.text {
+            Some(tokens) if tokens.is_empty() => "There are no tokens.\n".to_owned(),
+            Some(tokens) => table(tokens, end.now),
+            None => self.structured.end(),
+        };
+        output::print(printer, &text, ExitStatus::Success)
+    }
+}
+
+fn warn(printer: &mut dyn Printer, end: &TokenListEnd) {
+    for notice in &end.notices {
         printer.err(&format!("warning: {notice}"));
     }
-    let text = match format {
-        Format::Text if list.tokens.is_empty() => "There are no tokens.\n".to_owned(),
-        Format::Text => table(list),
-        other => structured(&shown(list), other),
-    };
-    output::print(printer, &text, ExitStatus::Success)
 }
 
 /// Prints one token.
-pub(crate) fn show(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
-    let text = match (format, list.tokens.first()) {
-        (Format::Text, Some(token)) => details(token, list.now),
+pub(crate) fn show(
+    printer: &mut dyn Printer,
+    tokens: &[TokenEntry],
+    end: &TokenListEnd,
+    format: Format,
+) -> ExitStatus {
+    let text = match (format, tokens.first()) {
+        (Format::Text, Some(token)) => details(token, end.now),
         (other, Some(token)) => structured(&Shown::new(token), other),
         (_, None) => String::new(),
     };
     output::print(printer, &text, ExitStatus::Success)
 }
 
-/// Says which tokens were taken back.
-pub(crate) fn revoked(printer: &mut dyn Printer, list: &TokenList, format: Format) -> ExitStatus {
-    for notice in &list.notices {
-        printer.err(&format!("warning: {notice}"));
-    }
+/// Says which tokens were revoked, by their ids.
+pub(crate) fn revoked(
+    printer: &mut dyn Printer,
+    ids: &[String],
+    end: &TokenListEnd,
+    format: Format,
+) -> ExitStatus {
+    warn(printer, end);
     let text = match format {
-        Format::Text if list.tokens.is_empty() => "Nothing was revoked.\n".to_owned(),
-        Format::Text => list
-            .tokens
+        Format::Text if ids.is_empty() => "Nothing was revoked.\n".to_owned(),
+        Format::Text => ids
             .iter()
-            .map(|token| format!("Revoked token {}.\n", token.id))
-            .chain(
-                (list.tokens.len() > 1).then(|| format!("Revoked {} tokens.\n", list.tokens.len())),
-            )
+            .map(|id| format!("Revoked token {id}.\n"))
+            .chain((ids.len() > 1).then(|| format!("Revoked {} tokens.\n", ids.len())))
             .collect(),
-        other => {
-            let ids: Vec<&str> = list.tokens.iter().map(|token| token.id.as_str()).collect();
-            structured(&serde_json::json!({ "revoked": ids }), other)
-        }
+        other => structured(&serde_json::json!({ "revoked": ids }), other),
     };
     output::print(printer, &text, ExitStatus::Success)
 }
@@ -205,11 +254,8 @@ impl<'a> Shown<'a> {
     }
 }
 
-fn shown(list: &TokenList) -> Vec<Shown<'_>> {
-    list.tokens.iter().map(Shown::new).collect()
-}
-
-fn table(list: &TokenList) -> String {
+fn table(mut tokens: Vec<TokenEntry>, now: i64) -> String {
+    tokens.sort_by(|a, b| (b.issued_at, &a.id).cmp(&(a.issued_at, &b.id)));
     let header = [
         "ID",
         "STATE",
@@ -222,13 +268,9 @@ fn table(list: &TokenList) -> String {
         "DESCRIPTION",
     ];
     let mut rows = vec![header.map(str::to_owned)];
-    let issuers: HashSet<_> = list
-        .tokens
-        .iter()
-        .flat_map(|token| &token.issued_on)
-        .collect();
+    let issuers: HashSet<_> = tokens.iter().flat_map(|token| &token.issued_on).collect();
     let on = |token: &TokenEntry| on(token).filter(|_| issuers.len() > 1).unwrap_or_default();
-    for token in &list.tokens {
+    for token in &tokens {
         rows.push([
             token.id.clone(),
             token.state.into_str().to_owned(),
@@ -236,11 +278,11 @@ fn table(list: &TokenList) -> String {
             uses(token),
             token
                 .expires
-                .map_or_else(|| "never".to_owned(), |end| relative(end, list.now)),
+                .map_or_else(|| "never".to_owned(), |end| relative(end, now)),
             token.node.clone().unwrap_or_else(dash),
             token
                 .issued_at
-                .map_or_else(dash, |at| relative(at, list.now) + &on(token)),
+                .map_or_else(dash, |at| relative(at, now) + &on(token)),
             // Names come from other machines; one is one line and no more.
             token
                 .last_use
@@ -370,25 +412,32 @@ mod tests {
         }
     }
 
-    fn one() -> TokenList {
-        TokenList {
-            now: NOW,
-            tokens: vec![token()],
-            notices: Vec::new(),
+    /// What is printed of these tokens.
+    fn printed(tokens: &[TokenEntry], format: Format) -> String {
+        let mut printer = Kept::default();
+        let mut list = List::new(format);
+        for token in tokens {
+            assert!(list.token(&mut printer, token.clone()).is_continue());
         }
+        let end = TokenListEnd {
+            now: NOW,
+            notices: Vec::new(),
+        };
+        assert_eq!(list.end(&mut printer, &end), ExitStatus::Success);
+        printer.out
     }
 
     #[test]
-    fn a_list_is_a_table_for_people() {
-        let mut printer = Kept::default();
+    fn a_list_is_a_table_for_people_with_the_last_issued_token_first() {
+        let older = TokenEntry {
+            issued_at: Some(NOW - 3600),
+            ..token()
+        };
         assert_eq!(
-            list(&mut printer, &one(), Format::Text),
-            ExitStatus::Success
-        );
-        assert_eq!(
-            printer.out,
+            printed(&[older, token()], Format::Text),
             "ID            STATE     ROLE    USES LEFT  EXPIRES  NODE  ISSUED     USED BY  DESCRIPTION\n\
-             0123456789ab  reserved  worker  0          in 2 h   -     2 min ago  n2?[2J   for the rack\n"
+             0123456789ab  reserved  worker  0          in 2 h   -     2 min ago  n2?[2J   for the rack\n\
+             0123456789ab  reserved  worker  0          in 2 h   -     1 h ago    n2?[2J   for the rack\n"
         );
     }
 
@@ -410,11 +459,22 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_is_printed_a_token_at_a_time_has_the_text_of_the_whole_one() {
+        for count in 0..4 {
+            let tokens = vec![token(); count];
+            let shown: Vec<Shown<'_>> = tokens.iter().map(Shown::new).collect();
+            for format in [Format::Json, Format::Yaml] {
+                assert_eq!(printed(&tokens, format), structured(&shown, format));
+            }
+        }
+    }
+
+    #[test]
     fn json_and_yaml_say_the_same() {
         let json: serde_json::Value =
-            serde_json::from_str(&structured(&shown(&one()), Format::Json)).unwrap();
+            serde_json::from_str(&printed(&[token()], Format::Json)).unwrap();
         let yaml: serde_json::Value =
-            serde_saphyr::from_str(&structured(&shown(&one()), Format::Yaml)).unwrap();
+            serde_saphyr::from_str(&printed(&[token()], Format::Yaml)).unwrap();
         assert_eq!(json, yaml);
         assert_eq!(json[0]["expires"], "2025-11-24T18:00:00Z");
         assert_eq!(json[0]["state"], "reserved");

@@ -1,6 +1,7 @@
 //! Requests to the node's own agent, over its socket.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
     AddTokenRequest, ClusterHealth, Hello, IssuedToken, NodeDirectory, NodeList, PROTOCOL,
-    PruneRequest, Pruned, TokenList, TokenSelection,
+    PruneRequest, Pruned, TokenEntry, TokenLine, TokenListEnd, TokenSelection,
 };
 use crate::wire::operation::{Event, Operation};
 use crate::wire::routes;
@@ -115,20 +116,51 @@ impl LocalAgent {
         self.post(routes::LOCAL_TOKENS, request).await
     }
 
-    /// Looks tokens up.
+    /// Looks tokens up; `take` is given each as it comes, and may break off.
     pub(crate) async fn find_tokens(
         &self,
         which: &TokenSelection,
-    ) -> Result<TokenList, LocalError> {
-        self.post(routes::LOCAL_TOKENS_FIND, which).await
+        take: impl FnMut(TokenEntry) -> ControlFlow<()>,
+    ) -> Result<TokenListEnd, LocalError> {
+        self.tokens(routes::LOCAL_TOKENS_FIND, which, take).await
     }
 
-    /// Revokes tokens; the answer lists those that were still usable.
+    /// Revokes tokens; `take` is given those that were still usable.
     pub(crate) async fn revoke_tokens(
         &self,
         which: &TokenSelection,
-    ) -> Result<TokenList, LocalError> {
-        self.post(routes::LOCAL_TOKENS_REVOKE, which).await
+        take: impl FnMut(TokenEntry) -> ControlFlow<()>,
+    ) -> Result<TokenListEnd, LocalError> {
+        self.tokens(routes::LOCAL_TOKENS_REVOKE, which, take).await
+    }
+
+    async fn tokens(
+        &self,
+        path: &str,
+        which: &TokenSelection,
+        mut take: impl FnMut(TokenEntry) -> ControlFlow<()>,
+    ) -> Result<TokenListEnd, LocalError> {
+        let mut ended = Err(LocalError::Interrupted);
+        let request = self.client.post(url(path)).json(which);
+        self.lines(request, |line| match line {
+            TokenLine::Token(token) => {
+                let flow = take(*token);
+                if flow.is_break() {
+                    ended = Ok(TokenListEnd::default());
+                }
+                flow
+            }
+            TokenLine::End(end) => {
+                ended = Ok(end);
+                ControlFlow::Continue(())
+            }
+            TokenLine::Failed(why) => {
+                ended = Err(LocalError::Refused(why));
+                ControlFlow::Continue(())
+            }
+        })
+        .await?;
+        ended
     }
 
     /// Removes the tokens that are over, and unused ones where that is asked for.
@@ -153,28 +185,46 @@ impl LocalAgent {
         mut on_event: impl FnMut(Event),
     ) -> Result<(), LocalError> {
         let request = self.client.post(url(routes::LOCAL_OPERATION));
-        let mut response = self.send(request.json(operation)).await?;
-        let mut buffer = Vec::new();
         let mut ended = false;
+        self.lines(request.json(operation), |event| {
+            ended |= matches!(event, Event::End(_));
+            on_event(event);
+            ControlFlow::Continue(())
+        })
+        .await?;
+        if ended {
+            Ok(())
+        } else {
+            Err(LocalError::Interrupted)
+        }
+    }
+
+    /// Gives each line of an answer to `take` when it is there, until that breaks off.
+    async fn lines<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+        mut take: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<(), LocalError> {
+        let mut response = self.send(request).await?;
+        let mut buffer = Vec::new();
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|_| LocalError::Interrupted)?
         {
             buffer.extend_from_slice(&chunk);
-            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = buffer.drain(..=end).collect();
-                let event = serde_json::from_slice(&line)
+            let complete = buffer.iter().rposition(|byte| *byte == b'\n');
+            let rest = buffer.split_off(complete.map_or(0, |end| end + 1));
+            for line in buffer.split_inclusive(|byte| *byte == b'\n') {
+                let line = serde_json::from_slice(line)
                     .map_err(|_| LocalError::NotUnderstood(self.socket.clone()))?;
-                ended |= matches!(event, Event::End(_));
-                on_event(event);
+                if take(line).is_break() {
+                    return Ok(());
+                }
             }
+            buffer = rest;
         }
-        if ended {
-            Ok(())
-        } else {
-            Err(LocalError::Interrupted)
-        }
+        Ok(())
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, LocalError> {

@@ -41,10 +41,19 @@ struct Metadata {
     resource_version: String,
 }
 
+/// Some of the Secrets.
 #[derive(Deserialize)]
-struct Page {
+pub(crate) struct Page {
     metadata: PageMetadata,
-    items: Vec<SecretObject>,
+    /// They.
+    pub(crate) items: Vec<SecretObject>,
+}
+
+impl Page {
+    /// Where the next page begins; nothing after the last one.
+    pub(crate) fn next(&self) -> Option<String> {
+        Some(self.metadata.next.clone()).filter(|next| !next.is_empty())
+    }
 }
 
 #[derive(Deserialize)]
@@ -124,28 +133,35 @@ impl Secrets {
         &self,
         each: &mut dyn FnMut(SecretObject) -> bool,
     ) -> Result<(), KubernetesError> {
-        let first = format!("{}&limit={PAGE}", self.selection());
-        let mut path = first.clone();
+        let mut position = String::new();
         loop {
-            let next = match self.ask::<Page>(Method::GET, &path, &Value::Null) {
-                // The list took so long that its version is gone: it goes on at a later one.
-                Err(KubernetesError::Refused {
-                    status: 410,
-                    next: Some(next),
-                    ..
-                }) => next,
-                page => {
-                    let page = page?;
-                    if !page.items.into_iter().all(&mut *each) {
-                        return Ok(());
-                    }
-                    page.metadata.next
-                }
-            };
-            if next.is_empty() {
+            let page = self.page(&position)?;
+            let next = page.next();
+            if !page.items.into_iter().all(&mut *each) {
                 return Ok(());
             }
-            path = format!("{first}&continue={next}");
+            match next {
+                Some(next) => position = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The page of the list that begins there; the first one for the empty text.
+    pub(crate) fn page(&self, position: &str) -> Result<Page, KubernetesError> {
+        let first = format!("{}&limit={PAGE}", self.selection());
+        let at = |position: &str| match position {
+            "" => first.clone(),
+            position => format!("{first}&continue={position}"),
+        };
+        match self.ask(Method::GET, &at(position), &Value::Null) {
+            // The list took so long that its version is gone: it goes on at a later one.
+            Err(KubernetesError::Refused {
+                status: 410,
+                next: Some(next),
+                ..
+            }) => self.ask(Method::GET, &at(&next), &Value::Null),
+            page => page,
         }
     }
 

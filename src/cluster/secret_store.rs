@@ -37,8 +37,8 @@ const AT_ONCE: usize = 8;
 const REMEMBERED: Duration = Duration::from_secs(300);
 /// How many records are in memory at most.
 const REMEMBERED_RECORDS: usize = 1000;
-/// For how long it is known from a list when time changes which token.
-const LIST_AGE: Duration = Duration::from_secs(300);
+/// How often all tokens are looked through for those that are due, where that does not take longer.
+const SEARCH_PERIOD: Duration = Duration::from_secs(300);
 /// After how many seconds a request may be granted that the API server could not serve, where it does
 /// not say.
 const COME_AGAIN: u64 = 10;
@@ -55,15 +55,16 @@ struct Row {
 pub(crate) struct SecretStore {
     secrets: Secrets,
     next_change: NextChange,
-    due: Mutex<Option<Due>>,
+    search: Mutex<Option<Search>>,
     /// What was read and written lately, and when.
     remembered: Mutex<HashMap<TokenDigest, (Instant, Stored)>>,
 }
 
-/// When time changes which token, as a list told.
-struct Due {
-    listed: Instant,
-    moments: HashMap<TokenDigest, i64>,
+/// How far the tokens were looked through for those that are due.
+struct Search {
+    begun: Instant,
+    /// Where the next page begins, where there is one.
+    next: Option<String>,
 }
 
 impl SecretStore {
@@ -72,7 +73,7 @@ impl SecretStore {
         Self {
             secrets: Secrets::new(kubeconfig, KIND),
             next_change,
-            due: Mutex::default(),
+            search: Mutex::default(),
             remembered: Mutex::default(),
         }
     }
@@ -117,9 +118,6 @@ impl SecretStore {
             change: swap.change,
         });
         self.remember(swap.key, stored);
-        if let Some(due) = lock(&self.due).as_mut() {
-            due.note(swap.key, swap.next.as_ref(), &self.next_change);
-        }
         Ok(Swapped::Done)
     }
 
@@ -132,27 +130,6 @@ impl SecretStore {
         match stored {
             Some(stored) => remembered.insert(key, (Instant::now(), stored)),
             None => remembered.remove(&key),
-        };
-    }
-
-    fn list_due(&self) -> Result<Due, StoreError> {
-        let mut due = Due {
-            listed: Instant::now(),
-            moments: HashMap::new(),
-        };
-        self.list("", &mut |digest, stored| {
-            due.note(digest, Some(&stored.record), &self.next_change);
-            ControlFlow::Continue(())
-        })?;
-        Ok(due)
-    }
-}
-
-impl Due {
-    fn note(&mut self, digest: TokenDigest, record: Option<&TokenRecord>, next: &NextChange) {
-        match record.and_then(|record| next(record)) {
-            Some(moment) => self.moments.insert(digest, moment),
-            None => self.moments.remove(&digest),
         };
     }
 }
@@ -218,19 +195,30 @@ impl TokenStore for SecretStore {
         listed.map_err(|error| store_error(error, "list", ""))
     }
 
+    /// Looks at one page: however many tokens there are, each call costs as much, and none is kept.
     fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
-        let is_old = |due: &Due| due.listed.elapsed() > LIST_AGE;
-        if lock(&self.due).as_ref().is_none_or(is_old) {
-            let listed = self.list_due()?;
-            *lock(&self.due) = Some(listed);
-        }
-        let due = lock(&self.due);
-        let moments = due.iter().flat_map(|due| &due.moments);
-        Ok(moments
-            .filter(|(_, moment)| **moment <= now)
-            .map(|(digest, _)| *digest)
-            .take(limit)
-            .collect())
+        let mut search = lock(&self.search);
+        let (begun, position) = match search.take() {
+            Some(Search { begun, next: None }) if begun.elapsed() < SEARCH_PERIOD => {
+                *search = Some(Search { begun, next: None });
+                return Ok(Vec::new());
+            }
+            Some(Search {
+                begun,
+                next: Some(next),
+            }) => (begun, next),
+            Some(Search { next: None, .. }) | None => (Instant::now(), String::new()),
+        };
+        let page = self.secrets.page(&position);
+        let page = page.map_err(|error| store_error(error, "list", ""))?;
+        let next = page.next();
+        *search = Some(Search { begun, next });
+        let tokens = page.items.iter().filter_map(|secret| {
+            let stored = read_secret(secret).ok()?;
+            let moment = (self.next_change)(&stored.record)?;
+            digest_of(secret.name()).filter(|_| moment <= now)
+        });
+        Ok(tokens.take(limit).collect())
     }
 
     fn revision(&self) -> Result<Option<u64>, StoreError> {

@@ -1,5 +1,7 @@
 //! Looking after tokens: listing them, taking them back, forgetting those that are over.
 
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
 use crate::store::token_store::TokenStore;
 use crate::store::tokens::{ListedToken, Shared, Tokens};
 use crate::wire::local_v1::{
-    PruneRequest, Pruned, TokenEntry, TokenList, TokenSelection, TokenUse,
+    PruneRequest, Pruned, TokenEntry, TokenListEnd, TokenSelection, TokenUse,
 };
 
 /// The tokens of a node, which belong to the cluster that it is in.
@@ -82,50 +84,52 @@ pub(crate) enum TokenCareError {
     Store(#[from] StoreError),
 }
 
-/// The tokens that are meant, the last issued first.
+/// Is given tokens, some at a time, and may break off.
+pub(crate) type TakeTokens<'a> = dyn FnMut(Vec<TokenEntry>) -> ControlFlow<()> + 'a;
+
+/// Gives the tokens that are meant to `take`, of those that it gets at a time the last issued first.
 pub(crate) fn find(
     tokens: &Tokens,
     selection: &TokenSelection,
-) -> Result<TokenList, TokenCareError> {
+    take: &mut TakeTokens<'_>,
+) -> Result<TokenListEnd, TokenCareError> {
     let now = tokens.now();
-    let mut entries: Vec<TokenEntry> = select(tokens, selection)?
-        .iter()
-        .map(|token| entry(token, now))
-        .collect();
-    entries.sort_by(|a, b| (b.issued_at, &a.id).cmp(&(a.issued_at, &b.id)));
-    Ok(TokenList {
+    in_batches(tokens, selection, |batch| {
+        let mut entries: Vec<_> = batch.iter().map(|token| entry(token, now)).collect();
+        entries.sort_by(|a, b| (b.issued_at, &a.id).cmp(&(a.issued_at, &b.id)));
+        Ok(take(entries))
+    })?;
+    Ok(TokenListEnd {
         now,
-        tokens: entries,
         notices: tokens.notices(),
     })
 }
 
-/// Revokes the selected tokens and returns those that were still usable. When one of them is
-/// unknown, none is revoked.
+/// Revokes the tokens that are meant, and gives those to `take` that were still usable. When one of
+/// them is unknown, none is revoked.
 pub(crate) fn revoke(
     tokens: &Tokens,
     selection: &TokenSelection,
     uid: u32,
-) -> Result<TokenList, TokenCareError> {
+    take: &mut TakeTokens<'_>,
+) -> Result<TokenListEnd, TokenCareError> {
     let now = tokens.now();
-    let mut selected = select(tokens, selection)?;
-    let revoked = tokens.revoke(&selected, uid)?;
     let mut notices = tokens.notices();
-    if *selection != TokenSelection::All {
-        let others = selected
-            .iter()
-            .filter(|token| !revoked.contains(&token.digest));
-        notices.extend(others.map(|token| {
-            let token = entry(token, now);
-            format!("token {} is {} already", token.id, token.state.into_str())
-        }));
-    }
-    selected.retain(|token| revoked.contains(&token.digest));
-    Ok(TokenList {
-        now,
-        tokens: selected.iter().map(|token| entry(token, now)).collect(),
-        notices,
-    })
+    in_batches(tokens, selection, |batch| {
+        let revoked: HashSet<_> = tokens.revoke(&batch, uid)?.into_iter().collect();
+        let is_revoked = |token: &&ListedToken| revoked.contains(&token.digest);
+        let (usable, others): (Vec<_>, Vec<_>) = batch.iter().partition(is_revoked);
+        if *selection != TokenSelection::All {
+            notices.extend(others.into_iter().map(|token| {
+                let token = entry(token, now);
+                format!("token {} is {} already", token.id, token.state.into_str())
+            }));
+        }
+        // All of them are to be revoked, whether the client still listens or not.
+        let _: ControlFlow<()> = take(usable.into_iter().map(|token| entry(token, now)).collect());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(TokenListEnd { now, notices })
 }
 
 /// Removes every token that is over, and unused ones where that is asked for.
@@ -139,9 +143,14 @@ pub(crate) fn prune(
     })
 }
 
-fn select(tokens: &Tokens, selection: &TokenSelection) -> Result<Vec<ListedToken>, TokenCareError> {
+/// Gives the tokens that are meant to `work`: those that are named at once, all of them some at a time.
+fn in_batches(
+    tokens: &Tokens,
+    selection: &TokenSelection,
+    mut work: impl FnMut(Vec<ListedToken>) -> Result<ControlFlow<()>, TokenCareError>,
+) -> Result<(), TokenCareError> {
     match selection {
-        TokenSelection::All => Ok(tokens.find("")?),
+        TokenSelection::All => tokens.find_in_batches("", work),
         TokenSelection::Token(token) => {
             let digest = token.digest();
             let mut found = tokens.find(&digest.to_string())?;
@@ -149,7 +158,7 @@ fn select(tokens: &Tokens, selection: &TokenSelection) -> Result<Vec<ListedToken
             if found.is_empty() {
                 return Err(TokenCareError::NoSuchToken);
             }
-            Ok(found)
+            work(found).map(drop)
         }
         TokenSelection::Ids(ids) => {
             let mut all: Vec<ListedToken> = Vec::new();
@@ -167,7 +176,7 @@ fn select(tokens: &Tokens, selection: &TokenSelection) -> Result<Vec<ListedToken
                     (Some(_), true) => {}
                 }
             }
-            Ok(all)
+            work(all).map(drop)
         }
     }
 }

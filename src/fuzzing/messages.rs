@@ -64,7 +64,7 @@ pub(super) fn json(body: &[u8]) {
     is_kept::<local_v1::AddTokenRequest>(body);
     is_kept::<local_v1::IssuedToken>(body);
     is_kept::<local_v1::TokenSelection>(body);
-    is_kept::<local_v1::TokenList>(body);
+    is_kept::<local_v1::TokenLine>(body);
     is_kept::<local_v1::PruneRequest>(body);
     is_kept::<local_v1::Pruned>(body);
     is_kept::<local_v1::NodeList>(body);

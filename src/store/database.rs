@@ -53,7 +53,7 @@ const SCHEMA_KEY: &str = "schema";
 const CHANGES_KEY: &str = "changes";
 
 /// How much of the file is kept in memory.
-const CACHE: usize = 4 << 20;
+const CACHE: usize = 1 << 20;
 /// How long those who read may take until a database is closed.
 const CLOSES: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(1);

@@ -62,8 +62,9 @@ pub(crate) trait TokenStore: Send + Sync {
 
     /// Up to `limit` tokens for which time has something to change by now. Nothing depends on it in
     /// time, because a record is brought up to date at each use: a store that others change as well
-    /// may answer from what it listed some minutes ago. A token whose record was written since is
-    /// judged anew, so that a caller who writes what it is given comes to an end.
+    /// may look at some of its tokens at each call, and come to each within minutes. A token whose
+    /// record was written since is judged anew, so that a caller who writes what it is given comes to
+    /// an end.
     fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError>;
 
     /// How far the whole store has come: a number that grows with time, and is less than one that was
@@ -86,6 +87,34 @@ pub(crate) struct Stored {
     pub(crate) version: Version,
     /// The change that wrote it ([`Swap::change`]), which a store keeps beside the record.
     pub(crate) change: ChangeId,
+}
+
+/// How many records of a store are looked at at once.
+pub(crate) const BATCH: usize = 500;
+
+/// Gives the records whose key begins like this to `work`, [`BATCH`] at a time, until it breaks off;
+/// says whether it did. No more of them are in memory.
+pub(crate) fn in_batches<E: From<StoreError>>(
+    store: &dyn TokenStore,
+    beginning: &str,
+    mut work: impl FnMut(Vec<(TokenDigest, Stored)>) -> Result<ControlFlow<()>, E>,
+) -> Result<ControlFlow<()>, E> {
+    let mut batch = Vec::new();
+    let mut outcome = Ok(ControlFlow::Continue(()));
+    store.list(beginning, &mut |key, stored| {
+        batch.push((key, stored));
+        if batch.len() == BATCH {
+            outcome = work(std::mem::take(&mut batch));
+        }
+        match outcome {
+            Ok(flow) => flow,
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    match outcome? {
+        ControlFlow::Continue(()) if !batch.is_empty() => work(batch),
+        flow => Ok(flow),
+    }
 }
 
 /// A version of a record; only its store can read it.

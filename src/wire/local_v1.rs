@@ -11,7 +11,7 @@ use crate::model::token_terms::{RoleLimit, Terms};
 use crate::wire::preflight_v1::Finding;
 
 /// The version of the local protocol. It grows when an older program would misunderstand.
-pub(crate) const PROTOCOL: u32 = 7;
+pub(crate) const PROTOCOL: u32 = 8;
 
 /// `GET /local/hello`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,14 +86,24 @@ pub enum TokenSelection {
     Token(Token),
 }
 
-/// The tokens that were found (`POST /local/v1/tokens/find`) or taken back
-/// (`POST /local/v1/tokens/revoke`); the request is a [`TokenSelection`].
+/// A line of the answer to `POST /local/v1/tokens/find` or `POST /local/v1/tokens/revoke`, which has
+/// the tokens that were found or revoked; the request is a [`TokenSelection`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum TokenLine {
+    /// A token.
+    Token(Box<TokenEntry>),
+    /// The last line.
+    End(TokenListEnd),
+    /// The last line when it failed: why.
+    Failed(String),
+}
+
+/// What is said when all tokens were.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct TokenList {
+pub(crate) struct TokenListEnd {
     /// The agent's time, in unix seconds.
     pub(crate) now: i64,
-    /// The tokens.
-    pub(crate) tokens: Vec<TokenEntry>,
     /// What the operator should know of the token database.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) notices: Vec<String>,

@@ -12,7 +12,7 @@ use microk8s::base::wait;
 use microk8s::model::endpoint::AGENT_PORT;
 
 use crate::lab::systemd::{Machine, UNIT};
-use crate::lab::{Host, Lab, STALL_TIMEOUT, tell};
+use crate::lab::{Host, Lab, STALL_TIMEOUT, nightly};
 
 const STOCK: &str = "snap.microk8s.daemon-cluster-agent";
 const STOCK_UNIT: &str = "[Service]
@@ -25,8 +25,6 @@ ExecStart=/usr/local/bin/microk8s agent --bind 0.0.0.0:25000 --socket /run/stock
 WantedBy=multi-user.target
 ";
 const UNIT_FILE: &str = "/etc/systemd/system/microk8s-cluster-agent.service";
-/// With this in the environment there are as many rounds as it takes to trust a switch.
-const NIGHTLY: &str = "MICROK8S_TEST_NIGHTLY";
 
 /// A lab whose n1 is a machine of the snap, served by the agent of the snap.
 fn lab() -> Option<(Lab, Machine)> {
@@ -90,11 +88,7 @@ fn switch_in_a_join(machine: &Machine, n2: &Host, line: &str, command: &str) {
 fn agents_take_turns_while_nodes_join_and_no_token_is_lost() {
     let Some((lab, machine)) = lab() else { return };
     let n2 = lab.host("n2");
-    let rounds = match std::env::var_os(NIGHTLY) {
-        Some(_) => 10,
-        None => 2,
-    };
-    tell(&format!("{rounds} rounds (10 with {NIGHTLY})"));
+    let rounds = nightly::number(2, 10);
     let planned = machine.shell("microk8s agent install --dry-run").ok();
     assert!(planned.contains(UNIT_FILE), "{planned}");
     let snaps = ["enabled active ", "inactive "].map(str::to_owned);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::killed;
 use crate::lab::agent::Agent;
 use crate::lab::faulty_wire::{Direction, Fault, FaultyWire};
+use crate::lab::nightly;
 use crate::lab::stopped_join::StoppedJoin;
 use crate::lab::{Host, Lab, Output, network};
 
@@ -50,11 +50,8 @@ fn ready<'a>(lab: &'a Lab, role: &str) -> (Agent, &'a Host, String) {
 
 /// Has a node join again and again over a wire that breaks one stride later each time, until one join
 /// gets to its end. A token that was lost would be refused with another code.
-fn breaks(fault: Fault, (ordinary, nightly): (usize, usize), options: &str) {
-    let stride = match std::env::var_os(killed::NIGHTLY) {
-        Some(_) => nightly,
-        None => ordinary,
-    };
+fn breaks(fault: Fault, (ordinary, each): (usize, usize), options: &str) {
+    let stride = if nightly::is_wanted() { each } else { ordinary };
     for (role, direction) in [
         ("--worker", Direction::Request),
         ("--worker", Direction::Answer),

@@ -273,12 +273,13 @@ fn a_token_file_may_hold_all_that_add_node_all_prints() {
     assert_eq!(joined.code, Some(0), "{joined:?}");
 }
 
-/// Passes a request on to n1's agent as n2, and closes the connection after the answer.
-fn pass_on(n2: &Host, request: &crate::lab::peer::Request) -> Reply {
-    let body = n2.scratch().join("body");
+/// Passes a request of a node on to the agent at this address, and closes the connection after the
+/// answer.
+pub fn pass_on(of: &Host, to: &str, request: &crate::lab::peer::Request) -> Reply {
+    let body = of.scratch().join("body");
     fs::write(&body, &request.body).unwrap();
-    let url = format!("https://10.99.0.11:25000{}", request.path);
-    let answer = n2.run(&[
+    let url = format!("https://{to}:25000{}", request.path);
+    let answer = of.run(&[
         "curl",
         "--http1.1",
         "-sk",
@@ -314,8 +315,8 @@ fn a_worker_joins_through_an_address_behind_which_each_connection_reaches_anothe
         let url = url_of(n1).replace("10.99.0.11", "10.99.0.13");
         let bare = url.rsplit_once('/').unwrap().0.to_owned();
         let shared = lab.clone();
-        let front = Peer::in_front_of(n3, [n1, n3], move |request| {
-            pass_on(shared.host("n2"), request)
+        let front = Peer::in_front_of((n3, 25000), [n1, n3], move |request| {
+            pass_on(shared.host("n2"), "10.99.0.11", request)
         });
         let url = if has_fingerprint { url } else { bare };
         let joined = lab
@@ -348,7 +349,7 @@ fn no_other_certificate_is_accepted_in_the_middle_of_a_join_than_one_of_the_clus
         "hostname_override": "10.99.0.12", "callback_token": "x", "kubeproxy": "x",
     });
     // n3 is in no cluster with n1, whose certificate the first connection shows.
-    let front = Peer::in_front_of(n1, [n1, n3], move |_| {
+    let front = Peer::in_front_of((n1, 25000), [n1, n3], move |_| {
         Reply::Bytes(http("200 OK", &answer.to_string()).into_bytes())
     });
     let before = n2.snapshot();

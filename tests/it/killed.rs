@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::lab::agent::Agent;
 use crate::lab::snapshot::Snapshot;
 use crate::lab::standins::Running;
-use crate::lab::{Host, Lab, Output, STALL_TIMEOUT, nodes, skip, tell};
+use crate::lab::{Host, Lab, Output, STALL_TIMEOUT, nightly, nodes, skip, tell};
 use crate::leaving::{assert_of_one_authority, cluster};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -42,17 +42,15 @@ const KILLED_AT: [(&str, usize, usize); 6] = [
     ("unlinkat", 7, usize::MAX),
 ];
 
-/// Where this is set, commands are killed at each of those calls, not only at every few.
-pub const NIGHTLY: &str = "MICROK8S_TEST_NIGHTLY";
-
 /// At every which of the moments a test kills, which it says aloud. An odd stride meets the moments
 /// before a change and those after one alike.
 pub fn stride(ordinary: usize) -> usize {
-    if std::env::var_os(NIGHTLY).is_some() {
+    if nightly::is_wanted() {
         return 1;
     }
     tell(&format!(
-        "killed at every {ordinary}th moment; {NIGHTLY}=1 kills at each"
+        "killed at every {ordinary}th moment; {}=1 kills at each",
+        nightly::VARIABLE
     ));
     ordinary
 }

@@ -15,6 +15,7 @@ pub mod faulty_wire;
 pub mod kubernetes;
 pub mod namespaces;
 pub mod network;
+pub mod nightly;
 pub mod nodes;
 pub mod peer;
 pub mod pem;

@@ -77,6 +77,7 @@ mod token_clock;
 mod token_faults;
 mod token_input;
 mod token_life;
+mod token_list;
 mod token_store;
 mod tokens;
 mod undoing;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use microk8s::base::wait;
 use microk8s::model::role::Role;
@@ -12,12 +12,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::lab::program::program;
 use crate::lab::shared_api::SharedApi;
 use crate::lab::swarm::agent::StandaloneAgent;
 use crate::lab::swarm::{Attempt, Outcome, Step, Swarm};
 use crate::lab::wire::Mode;
-use crate::lab::{STALL_TIMEOUT, scratch};
+use crate::lab::{STALL_TIMEOUT, nightly, scratch};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How many nodes join an agent at once.
@@ -82,15 +81,17 @@ fn number_from(variable: &str) -> Option<usize> {
     Some(text.parse().unwrap())
 }
 
-/// 60 tokens, so that the suite stays quick; `SHARED_TOKENS=500` gives more, and ten rounds of faults
-/// instead of three.
+/// 60 tokens and one etcd, so that the suite stays quick; `SHARED_TOKENS=500` gives more, on three members
+/// of etcd, and ten rounds of faults instead of three.
 #[test]
 fn each_token_admits_exactly_one_node_of_those_that_present_it_to_all_control_planes() {
-    let Some(mut cluster) = SharedApi::start(3, 1, &[]) else {
+    let nightly = nightly::is_wanted().then_some(500);
+    let wanted = number_from("SHARED_TOKENS").or(nightly);
+    let members = if wanted.is_some() { 3 } else { 1 };
+    let Some(mut cluster) = SharedApi::start(3, members, &[]) else {
         return;
     };
     let swarms = swarms(&cluster);
-    let wanted = number_from("SHARED_TOKENS");
     let tokens = cluster.control_planes[0].agent.issue(wanted.unwrap_or(30));
     let nodes = attempts(&swarms, &tokens);
     let outcomes = present(&swarms, &nodes, &AtomicUsize::new(0));
@@ -175,12 +176,7 @@ fn name_of(token: &str) -> String {
 
 /// The program on a standalone node.
 fn run(node: &StandaloneAgent, arguments: &[&str]) -> Output {
-    Command::new(program())
-        .args(arguments)
-        .env("MICROK8S_NODE_DIR", node.node_dir())
-        .env("MICROK8S_SOCKET", node.socket())
-        .output()
-        .unwrap()
+    node.command(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -504,85 +500,6 @@ fn an_api_server_that_is_too_busy_is_asked_again_until_it_answers() {
     assert_eq!(refused.len(), 1, "no request was refused");
 }
 
-/// The median of the times that these joins take, one after the other.
-fn time_of_joins(swarm: &Swarm, tokens: &[String]) -> Duration {
-    let mut times: Vec<Duration> = tokens
-        .iter()
-        .map(|token| {
-            let attempt = worker(swarm, token);
-            let begun = Instant::now();
-            assert_eq!(join_one(swarm, &attempt), Outcome::Admitted);
-            begun.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-/// 600 tokens, which are two pages of a list; `SHARED_SECRETS=20000` gives more. A join that read all
-/// tokens would take many times as long.
-#[test]
-fn many_tokens_in_the_api_make_no_join_slower_and_no_agent_large() {
-    let Some(cluster) = SharedApi::start(1, 1, &[]) else {
-        return;
-    };
-    let swarm = &swarms(&cluster)[0];
-    let agent = &cluster.control_planes[0].agent;
-    let count = number_from("SHARED_SECRETS").unwrap_or(600);
-    let few = time_of_joins(swarm, &agent.issue(21));
-    let waiting = agent.issue(count);
-    let many = time_of_joins(swarm, &agent.issue(21));
-    let begun = Instant::now();
-    let list = run(agent, &["token", "list", "--format", "json"]);
-    let listed = begun.elapsed();
-    let memory = agent.memory("VmHWM");
-    eprintln!(
-        "{count} tokens: a join takes {few:?} before and {many:?} after, the list {listed:?}, the agent at most {memory} KiB"
-    );
-    let list: Value = serde_json::from_str(&text(&list.stdout)).unwrap();
-    let listed = list.as_array().unwrap().len();
-    assert!(listed >= waiting.len(), "{listed} are listed");
-    assert!(many < few * 3, "{few:?} and {many:?}");
-    assert!(memory <= 48 << 10, "{memory} KiB");
-}
-
-/// What the API server was asked, and has answered.
-fn answered(cluster: &SharedApi) -> Vec<Value> {
-    let log = std::fs::read_to_string(cluster.place().join("audit-0.log")).unwrap();
-    // The last line may not be whole yet.
-    let lines = log
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'));
-    lines
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|event| event["stage"] == "ResponseComplete")
-        .collect()
-}
-
-/// How often the API server gave a token's Secret, and how often it changed one.
-fn requests(cluster: &SharedApi) -> (usize, usize) {
-    let answered = answered(cluster).into_iter();
-    let verbs: Vec<Value> = answered
-        .filter(|event| event["responseStatus"]["code"] == 200)
-        .filter(|event| {
-            let name = event["objectRef"]["name"].as_str();
-            name.is_some_and(|name| name.starts_with("microk8s-join-token-"))
-        })
-        .map(|event| event["verb"].clone())
-        .collect();
-    let count = |verb| verbs.iter().filter(|found| **found == verb).count();
-    (count("get"), count("update"))
-}
-
-/// How often the API server was asked for all tokens.
-fn lists(cluster: &SharedApi) -> usize {
-    let asked_for_all = |event: &&Value| {
-        let uri = event["requestURI"].as_str().unwrap();
-        event["verb"] == "list" && uri.contains("join-token") && uri.contains("limit=500")
-    };
-    answered(cluster).iter().filter(asked_for_all).count()
-}
-
 /// Each request is a round trip, and each change a flush of the disk of etcd: a token is read once, and
 /// changed when the node is admitted and when each of its certificates is signed. An agent that starts reads no token that stays as it is.
 #[test]
@@ -592,17 +509,17 @@ fn a_workers_join_costs_the_api_server_few_requests() {
     };
     let tokens = cluster.control_planes[0].agent.issue(10);
     cluster.control_planes[0].agent.terminate();
-    let before = lists(&cluster);
+    let before = cluster.lists();
     cluster.control_planes[0].agent.start_again();
     // It looks for tokens that are to be moved, for those that have changed, and for those that are due.
-    let is_up_to_date = || (lists(&cluster) >= before + 3).then_some(());
+    let is_up_to_date = || (cluster.lists() >= before + 3).then_some(());
     wait::until(STALL_TIMEOUT, POLL_INTERVAL, is_up_to_date).unwrap();
-    assert_eq!(requests(&cluster), (0, 0));
+    assert_eq!(cluster.requests(), (0, 0));
     let swarm = &swarms(&cluster)[0];
     for token in &tokens {
         assert_eq!(join_one(swarm, &worker(swarm, token)), Outcome::Admitted);
     }
-    let (reads, changes) = requests(&cluster);
+    let (reads, changes) = cluster.requests();
     eprintln!("ten joins: {reads} reads and {changes} changes");
     assert!(
         reads <= 10 && changes <= 30,

@@ -1,6 +1,8 @@
 //! Where the tokens of a cluster are kept, with a real API server for each control plane.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -8,19 +10,21 @@ use microk8s::base::wait;
 use serde_json::{Value, json};
 
 use crate::compat::requests::curl;
+use crate::connection_strings::pass_on;
+use crate::lab::agent::Agent;
 use crate::lab::kubernetes::{Authorization, Kubernetes};
-use crate::lab::{Host, Lab, STALL_TIMEOUT};
+use crate::lab::peer::Peer;
+use crate::lab::{Host, Lab, STALL_TIMEOUT, nightly};
 use crate::removing::datastore;
 
 const PAUSE: Duration = Duration::from_millis(250);
-const EACH: usize = 70;
 const IN_CLUSTER: &str = "tokens are kept in the cluster's API";
 
-/// Issues tokens with these numbers, one after the other.
-fn issue(host: &Host, first: usize) {
+/// Issues so many tokens, with numbers from this one on, one after the other.
+fn issue(host: &Host, first: usize, count: usize) {
     let line = format!(
         "for n in $(seq {first} {}); do microk8s add-node --token $(printf %032d $n) >/dev/null || exit 1; done",
-        first + EACH - 1
+        first + count - 1
     );
     host.shell(&line).ok();
 }
@@ -67,8 +71,33 @@ fn secrets(kubernetes: &Kubernetes, host: &Host) -> usize {
         .len()
 }
 
+/// n2 joins n1, which has an API server, and both keep their tokens there by then. `meanwhile` runs
+/// beside that.
+fn add_second(
+    lab: &Lab,
+    kubernetes: &mut Kubernetes,
+    first: &Agent,
+    meanwhile: impl FnOnce() + Send,
+) -> Agent {
+    let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    let line = n1.join_line();
+    thread::scope(|scope| {
+        scope.spawn(meanwhile);
+        n2.shell(&line).ok();
+        kubernetes.add(n2);
+        for node in [n1, n2] {
+            datastore(node, &["10.99.0.11", "10.99.0.12"]);
+        }
+        first.wait_for(IN_CLUSTER);
+    });
+    let second = n2.agent();
+    second.wait_for(IN_CLUSTER);
+    second
+}
+
 #[test]
-fn tokens_move_to_the_clusters_api_with_the_second_control_plane_and_back_when_it_is_gone() {
+fn tokens_move_to_the_clusters_api_with_the_second_control_plane_and_back_and_each_admits_one_node()
+{
     let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
         return;
     };
@@ -76,24 +105,14 @@ fn tokens_move_to_the_clusters_api_with_the_second_control_plane_and_back_when_i
     let Some(mut kubernetes) = Kubernetes::start(n1, Authorization::NodeAndRbac) else {
         return;
     };
+    let each = nightly::number(14, 70);
     let agent = n1.agent();
-    let line = n1.join_line();
-    issue(n1, 0);
+    issue(n1, 0, each);
     // Others are issued while the second control plane joins, and its API server starts.
-    thread::scope(|scope| {
-        scope.spawn(|| issue(n1, EACH));
-        n2.shell(&line).ok();
-        kubernetes.add(n2);
-        for node in [n1, n2] {
-            datastore(node, &["10.99.0.11", "10.99.0.12"]);
-        }
-        agent.wait_for(IN_CLUSTER);
-    });
-    let second = n2.agent();
-    second.wait_for(IN_CLUSTER);
-    let moved = || (secrets(&kubernetes, n2) > 2 * EACH).then_some(());
+    let second = add_second(&lab, &mut kubernetes, &agent, || issue(n1, each, each));
+    let moved = || (secrets(&kubernetes, n2) > 2 * each).then_some(());
     assert!(wait::until(STALL_TIMEOUT, PAUSE, moved).is_some());
-    let mut all = issued(2 * EACH);
+    let mut all = issued(2 * each);
     for node in [n1, n2] {
         let mut found = listed(node);
         found.retain(|(state, _), _| state == "issued");
@@ -108,15 +127,65 @@ fn tokens_move_to_the_clusters_api_with_the_second_control_plane_and_back_when_i
     kubernetes.end(n2);
     drop(second);
     thread::scope(|scope| {
-        scope.spawn(|| issue(n1, 2 * EACH));
+        scope.spawn(|| issue(n1, 2 * each, each));
         datastore(n1, &["10.99.0.11"]);
         let back = || (secrets(&kubernetes, n1) == 0).then_some(());
         assert!(wait::until(STALL_TIMEOUT, PAUSE, back).is_some());
     });
-    all = issued(3 * EACH - 1);
+    all = issued(3 * each - 1);
     let mut found = listed(n1);
     found.retain(|(state, _), _| state == "issued");
     assert_eq!(found, all);
-    assert_eq!(join(n2, "n4", "10.99.0.11", 7), (500, "in-use".to_owned()));
-    assert_eq!(join(n3, "n3", "10.99.0.11", 7).0, 200, "its use is its own");
+    for token in 0..3 * each {
+        // The use of the one that was used before is its node's own.
+        assert_eq!(join(n3, "n3", "10.99.0.11", token).0, 200, "{token}");
+        let refused = join(n2, "n4", "10.99.0.11", token);
+        assert_eq!(refused, (500, "in-use".to_owned()), "{token}");
+    }
+}
+
+#[test]
+fn a_worker_whose_requests_reach_one_control_plane_after_the_other_joins_the_cluster() {
+    let Some(lab) = Lab::new(&["n1", "n2", "n3"]).map(Arc::new) else {
+        return;
+    };
+    let (n1, n2, n3) = (lab.host("n1"), lab.host("n2"), lab.host("n3"));
+    let Some(mut kubernetes) = Kubernetes::start(n1, Authorization::NodeAndRbac) else {
+        return;
+    };
+    let agent = n1.agent();
+    let _second = add_second(&lab, &mut kubernetes, &agent, || {});
+    let line = n1
+        .join_line()
+        .replace("10.99.0.11:25000", "10.99.0.12:25001");
+    let (shared, asked) = (lab.clone(), AtomicUsize::new(0));
+    let front = Peer::in_front_of((n2, 25001), [n1, n2], move |request| {
+        let planes = ["10.99.0.11", "10.99.0.12"];
+        let to = planes[asked.fetch_add(1, Ordering::SeqCst) % planes.len()];
+        pass_on(shared.host("n3"), to, request)
+    });
+    let joined = n3.shell(&format!("{line} --worker"));
+    assert_eq!(joined.code, Some(0), "{joined:?}\n{}", agent.log());
+    let paths: Vec<String> = front.requests().into_iter().map(|one| one.path).collect();
+    assert_eq!(
+        paths,
+        [
+            "/cluster/api/v2.0/join",
+            "/cluster/api/v1.0/sign-cert",
+            "/cluster/api/v1.0/sign-cert",
+            "/cluster/api/v2.0/join/outcome",
+        ]
+    );
+    assert!(front.connections() >= 4, "{}", front.connections());
+    let used = listed(n2);
+    let used: Vec<_> = used
+        .iter()
+        .filter(|((state, _), _)| state == "used")
+        .collect();
+    // That of the second control plane, and the worker's.
+    assert_eq!(
+        used.iter().map(|(_, count)| **count).sum::<usize>(),
+        2,
+        "{used:?}"
+    );
 }

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::model::token::TokenDigest;
 use crate::model::token_record::{TokenRecord, Transit, TransitPhase};
 use crate::store::database::{Flush, StoreError};
-use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore, Version};
+use crate::store::token_store::{self, ChangeId, Stored, Swap, Swapped, TokenStore, Version};
 
 /// After how many seconds a token is there again that another node moves.
 const MOVED: u64 = 5;
@@ -203,35 +203,40 @@ impl Stores {
         if place == Place::Local {
             return Ok(0);
         }
-        let mut keys = HashSet::new();
-        self.local.list("", &mut |key, stored| {
-            if place == Place::Cluster || stored.record.transit().is_some() {
-                keys.insert(key);
-            }
-            ControlFlow::Continue(())
+        let mut moved = self.settle_those(self.local.as_ref(), |stored| {
+            place == Place::Cluster || stored.record.transit().is_some()
         })?;
         let is_searched = self.state().is_searched;
         if place == Place::ToLocal || !is_searched {
-            shared.list("", &mut |key, stored| {
-                let is_own = stored
-                    .record
-                    .transit()
-                    .is_some_and(|transit| transit.by == self.name);
-                if is_own || (place == Place::ToLocal && self.takes(&stored)) {
-                    keys.insert(key);
-                }
-                ControlFlow::Continue(())
+            moved += self.settle_those(shared.as_ref(), |stored| {
+                let transit = stored.record.transit();
+                let is_own = transit.is_some_and(|transit| transit.by == self.name);
+                is_own || (place == Place::ToLocal && self.takes(stored))
             })?;
-        }
-        for key in &keys {
-            self.settle(key)?;
         }
         self.state().is_searched = true;
         if place == Place::ToLocal && self.place()? == place {
             let taken = self.state().taken;
             self.change(Place::Local, taken)?;
         }
-        Ok(keys.len())
+        Ok(moved)
+    }
+
+    /// Brings the tokens in a store for which this holds to the one in use; says how many.
+    fn settle_those(
+        &self,
+        store: &dyn TokenStore,
+        holds: impl Fn(&Stored) -> bool,
+    ) -> Result<usize, StoreError> {
+        let mut settled = 0;
+        let _: ControlFlow<()> = token_store::in_batches(store, "", |batch| {
+            for (key, _) in batch.iter().filter(|(_, stored)| holds(stored)) {
+                self.settle(key)?;
+                settled += 1;
+            }
+            Ok::<_, StoreError>(ControlFlow::Continue(()))
+        })?;
+        Ok(settled)
     }
 
     /// Whether a token of the cluster's store comes to this node.

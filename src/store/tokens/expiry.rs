@@ -56,57 +56,69 @@ impl ListedToken {
 impl Tokens {
     /// All tokens whose SHA-256 begins like this, those in MicroK8s's files as well.
     pub(crate) fn find(&self, beginning: &str) -> Result<Vec<ListedToken>, StoreError> {
-        let moment = self.moment();
-        let now = moment.now;
         let mut found = Vec::new();
-        self.records
-            .store()
-            .list(beginning, &mut |digest, stored| {
-                let mut record = stored.record;
-                moment.reconcile(&mut record, |_| None);
-                if record.is_of_lines() {
-                    return ControlFlow::Continue(());
-                }
-                found.push(ListedToken {
-                    digest,
-                    record: Some(record),
-                    in_file: Listed::Not,
-                    file: None,
-                });
-                ControlFlow::Continue(())
-            })?;
-        let mut places: HashMap<TokenDigest, usize> = found
-            .iter()
-            .enumerate()
-            .map(|(at, token)| (token.digest, at))
-            .collect();
+        self.find_in_batches(beginning, |batch| {
+            found.extend(batch);
+            Ok::<_, StoreError>(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    /// The same, some at a time, until `work` breaks off. What MicroK8s's files hold is in memory
+    /// meanwhile, and of the store no more than these few.
+    pub(crate) fn find_in_batches<E: From<StoreError>>(
+        &self,
+        beginning: &str,
+        mut work: impl FnMut(Vec<ListedToken>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
+        let moment = self.moment();
+        // The files first: a line that is used up meanwhile has become a record.
+        let mut in_files = HashMap::new();
         for (file, name) in [
             (&self.cluster_file, token_files::CLUSTER_TOKENS),
             (&self.persistent_file, token_files::PERSISTENT_TOKENS),
         ] {
-            for (digest, in_file) in with_file(file, |file| file.entries(now))? {
-                if !digest.begins_with(beginning) {
+            let entries = with_file(file, |file| file.entries(moment.now))?.into_iter();
+            let entries = entries.filter(|(digest, _)| digest.begins_with(beginning));
+            in_files.extend(entries.map(|(digest, in_file)| (digest, (in_file, Some(name)))));
+        }
+        let flow = token_store::in_batches(self.records.store(), beginning, |batch| {
+            let mut listed = Vec::with_capacity(batch.len());
+            for (digest, stored) in batch {
+                let mut record = stored.record;
+                moment.reconcile(&mut record, |_| None);
+                if record.is_of_lines() {
                     continue;
                 }
-                let at = *places.entry(digest).or_insert_with(|| {
-                    found.push(ListedToken {
-                        digest,
-                        record: None,
-                        in_file,
-                        file: None,
-                    });
-                    found.len() - 1
+                let (in_file, file) = in_files.remove(&digest).unwrap_or((Listed::Not, None));
+                listed.push(ListedToken {
+                    digest,
+                    record: Some(record),
+                    in_file,
+                    file,
                 });
-                (found[at].in_file, found[at].file) = (in_file, Some(name));
             }
+            work(listed)
+        })?;
+        if flow.is_continue() && !in_files.is_empty() {
+            let rest = in_files
+                .into_iter()
+                .map(|(digest, (in_file, file))| ListedToken {
+                    digest,
+                    record: None,
+                    in_file,
+                    file,
+                });
+            // Nothing comes after them.
+            let _: ControlFlow<()> = work(rest.collect())?;
         }
-        Ok(found)
+        Ok(())
     }
 
-    /// Looks into the store, to see whether it can be looked into at all.
+    /// Looks into the node's own database, to see whether it can be looked into at all.
     pub(crate) fn look(&self) {
         // What it answers is of no interest, nor whether that is an error.
-        let _ = self.records.store().due(self.now(), 1);
+        let _ = token_store::noted_revision(&self.database, "");
     }
 
     /// Revokes tokens and returns those that were still usable.
@@ -154,18 +166,21 @@ impl Tokens {
                 && !record.has_line()
         };
         let now = self.now();
-        let over: Vec<TokenDigest> = self
-            .find("")?
-            .into_iter()
-            .filter(|token| {
-                let is_listed = token.in_file.is_usable();
-                token.record.as_ref().is_some_and(|record| {
-                    is_done(record, now) && (record.state(now).is_over() || !is_listed)
+        let mut forgotten = 0;
+        self.find_in_batches("", |batch| {
+            let over: Vec<TokenDigest> = batch
+                .into_iter()
+                .filter(|token| {
+                    let is_listed = token.in_file.is_usable();
+                    token.record.as_ref().is_some_and(|record| {
+                        is_done(record, now) && (record.state(now).is_over() || !is_listed)
+                    })
                 })
-            })
-            .map(|token| token.digest)
-            .collect();
-        let forgotten = self.forget_if(&over, Actor::Uid(uid), is_done)?;
+                .map(|token| token.digest)
+                .collect();
+            forgotten += self.forget_if(&over, Actor::Uid(uid), is_done)?;
+            Ok::<_, StoreError>(ControlFlow::Continue(()))
+        })?;
         Ok(forgotten + self.blank_expired(self.now())?)
     }
 
@@ -178,11 +193,11 @@ impl Tokens {
         self.notice_older_copy()?;
         self.settle_all(&is_member)?;
         let awaited: Vec<TokenDigest> = lock(&self.awaited).iter().copied().collect();
-        let still = self.reconcile(&awaited, &is_member)?;
+        let still = self.reconcile(self.read_all(&awaited)?, &is_member)?;
         lock(&self.awaited).retain(|digest| still.contains(digest) || !awaited.contains(digest));
         loop {
             let due = self.records.store().due(self.now(), EXPIRY_BATCH)?;
-            self.reconcile(&due, &is_member)?;
+            self.reconcile(self.read_all(&due)?, &is_member)?;
             let forgotten = self.forget_if(&due, Actor::Agent, |record, now| {
                 !record.has_line()
                     && record
@@ -230,15 +245,17 @@ impl Tokens {
         let is_older = seen.is_some_and(|seen| revision < seen);
         if is_older {
             let mut count = 0;
-            for batch in self.digests()?.chunks(EXPIRY_BATCH) {
-                let voided = self.records.edit_all(batch, false, |record| {
+            self.each_batch(|batch| {
+                let digests: Vec<_> = batch.iter().map(|(digest, _)| *digest).collect();
+                let voided = self.records.edit_all(&digests, false, |record| {
                     record.map_or((None, false), |mut record| {
                         let voided = record.make_void(VoidReason::OlderCopy, moment.now);
                         (Some(record), voided)
                     })
                 })?;
                 count += voided.values().filter(|voided| **voided).count();
-            }
+                Ok(())
+            })?;
             tracing::error!(
                 "the cluster's token store is an older copy, at {revision} after {}: {count} tokens in it are void, because they may have been used since",
                 seen.unwrap_or_default()
@@ -254,14 +271,30 @@ impl Tokens {
         Ok(())
     }
 
-    /// All tokens in the store.
-    fn digests(&self) -> Result<Vec<TokenDigest>, StoreError> {
-        let mut all = Vec::new();
-        self.records.store().list("", &mut |digest, _| {
-            all.push(digest);
-            ControlFlow::Continue(())
-        })?;
-        Ok(all)
+    /// All tokens in the store, some at a time.
+    fn each_batch(
+        &self,
+        mut work: impl FnMut(Vec<(TokenDigest, TokenRecord)>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let batches = token_store::in_batches(self.records.store(), "", |batch| {
+            let records = batch
+                .into_iter()
+                .map(|(digest, stored)| (digest, stored.record));
+            work(records.collect()).map(ControlFlow::Continue)
+        });
+        batches.map(drop)
+    }
+
+    /// Those of these tokens that are in the store.
+    fn read_all(
+        &self,
+        digests: &[TokenDigest],
+    ) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError> {
+        let read = digests.iter().map(|digest| {
+            let record = self.records.read(digest)?;
+            Ok(record.map(|record| (*digest, record)))
+        });
+        read.filter_map(Result::transpose).collect()
     }
 
     /// Brings all that is stored up to the cluster that the node is in and to its clock: once after
@@ -281,49 +314,44 @@ impl Tokens {
             return Ok(());
         }
         let moment = self.moment();
-        let mut changing = Vec::new();
-        self.records.store().list("", &mut |digest, stored| {
-            let mut record = stored.record.clone();
-            moment.reconcile(&mut record, |node| Some(is_member(node)));
-            if record != stored.record {
-                changing.push(digest);
-            }
-            ControlFlow::Continue(())
+        let is_changing = |(_, record): &(TokenDigest, TokenRecord)| {
+            let mut next = record.clone();
+            moment.reconcile(&mut next, |node| Some(is_member(node)));
+            next != *record
+        };
+        self.each_batch(|batch| {
+            let changing = batch.into_iter().filter(is_changing).collect();
+            self.reconcile(changing, is_member).map(drop)
         })?;
-        for batch in changing.chunks(EXPIRY_BATCH) {
-            self.reconcile(batch, is_member)?;
-        }
         self.admissions.keep_to(&current)?;
         *lock(&self.settled_for) = Some((current, now));
         Ok(())
     }
 
-    /// Settles tokens. Returns those with which control plane nodes are still joining.
+    /// Settles tokens, whose records these are. Returns those with which control plane nodes are still
+    /// joining.
     fn reconcile(
         &self,
-        digests: &[TokenDigest],
+        records: Vec<(TokenDigest, TokenRecord)>,
         is_member: &dyn Fn(&JoiningNode) -> bool,
     ) -> Result<HashSet<TokenDigest>, StoreError> {
         let moment = self.moment();
         let mut members = Members::new();
         let mut still = HashSet::new();
         let mut changing = Vec::new();
-        for digest in digests {
-            let Some(mut record) = self.records.read(digest)? else {
-                continue;
-            };
+        for (digest, mut record) in records {
             members.extend(members_of(&record, is_member));
             let before = record.clone();
             moment.reconcile(&mut record, |node| members.get(node).copied());
             if record.awaited().next().is_some() {
-                still.insert(*digest);
+                still.insert(digest);
             }
             // One that is due is written again also when only the moment has changed.
             let is_due = record
                 .next_change(moment.now, moment.window, KEPT)
                 .is_none_or(|at| at <= moment.now);
             if record != before || is_due {
-                changing.push(*digest);
+                changing.push(digest);
             }
         }
         let settled = self.records.edit_all(&changing, true, |record| {
@@ -343,7 +371,7 @@ impl Tokens {
         &self,
         digests: &[TokenDigest],
         actor: Actor,
-        holds: impl Fn(&TokenRecord, i64) -> bool + Send + 'static,
+        holds: impl Fn(&TokenRecord, i64) -> bool,
     ) -> Result<usize, StoreError> {
         let moment = self.moment();
         let forgotten = self.records.edit_all(digests, false, |record| {

@@ -97,10 +97,10 @@ impl Peer {
         Self::listen(host, ([0, 0, 0, 0], 25000), configs, speaks, None, answer)
     }
 
-    /// Several nodes behind one address of this host: a connection leads to the first of them, and
-    /// each later one to the second, with the certificates that they serve now.
+    /// Several nodes behind this port of a host: a connection leads to the first of them, and each
+    /// later one to the second, with the certificates that they serve now.
     pub fn in_front_of(
-        host: &Host,
+        (host, port): (&Host, u16),
         nodes: [&Host; 2],
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
@@ -108,7 +108,7 @@ impl Peer {
             let read = |name| node.read(&format!("certs/server.{name}")).into_bytes();
             tls_of(&read("crt"), &read("key"), None)
         };
-        let (address, speaks) = (([0, 0, 0, 0], 25000), Speaks::TlsAndThenAnother);
+        let (address, speaks) = (([0, 0, 0, 0], port), Speaks::TlsAndThenAnother);
         Self::listen(host, address, nodes.map(pair), speaks, None, answer)
     }
 

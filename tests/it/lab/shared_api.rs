@@ -274,6 +274,42 @@ impl SharedApi {
         self.control_planes[number].api
     }
 
+    /// How many requests with this verb the first API server was asked, and has answered, for which
+    /// this holds.
+    fn answered(&self, verb: &str, holds: impl Fn(&Value) -> bool) -> usize {
+        let log = fs::read_to_string(self.place().join("audit-0.log")).unwrap();
+        let verb = format!("\"verb\":\"{verb}\"");
+        // The last line may not be whole yet.
+        let lines = log
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n') && line.contains(&verb));
+        lines
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|event| event["stage"] == "ResponseComplete" && holds(event))
+            .count()
+    }
+
+    /// How often it gave a token's Secret, and how often it changed one.
+    pub fn requests(&self) -> (usize, usize) {
+        let is_of_token = |event: &Value| {
+            let name = event["objectRef"]["name"].as_str();
+            let is_token = name.is_some_and(|name| name.starts_with("microk8s-join-token-"));
+            is_token && event["responseStatus"]["code"] == 200
+        };
+        (
+            self.answered("get", is_of_token),
+            self.answered("update", is_of_token),
+        )
+    }
+
+    /// How often it was asked for all tokens.
+    pub fn lists(&self) -> usize {
+        self.answered("list", |event| {
+            let uri = event["requestURI"].as_str().unwrap();
+            uri.contains("join-token") && uri.contains("limit=500")
+        })
+    }
+
     /// The kubeconfig that a control plane's agent uses.
     pub fn kubeconfig(&self, number: usize) -> PathBuf {
         let node = self.control_planes[number].agent.node_dir();

@@ -17,6 +17,8 @@ pub enum Mode {
     Silent,
     /// It carries requests, and no answers from the first request on that has so many bytes.
     DeafAfter(usize),
+    /// It carries requests, and answers up to so many bytes in all.
+    MuteAfter(usize),
     /// It carries requests, and no answers.
     Deaf,
 }
@@ -57,6 +59,11 @@ impl Wire {
         self.address
     }
 
+    /// What it does.
+    pub fn mode(&self) -> Mode {
+        *self.state.mode.lock().unwrap()
+    }
+
     /// From now on it does this.
     pub fn set(&self, mode: Mode) {
         *self.state.mode.lock().unwrap() = mode;
@@ -94,15 +101,9 @@ impl State {
     /// Whether what was read may go on; not where it was held until the mode changed.
     #[expect(clippy::disallowed_methods, reason = "a slow wire takes time")]
     fn lets_pass(&self, is_request: bool, bytes: usize) -> bool {
-        let mode = *self.mode.lock().unwrap();
+        let mode = self.next_mode(is_request, bytes);
         match mode {
-            Mode::Open => return true,
-            Mode::DeafAfter(size) => {
-                if is_request && bytes >= size {
-                    *self.mode.lock().unwrap() = Mode::Deaf;
-                }
-                return true;
-            }
+            Mode::Open | Mode::DeafAfter(_) | Mode::MuteAfter(_) => return true,
             Mode::Deaf if is_request => return true,
             Mode::Slow(delay) => {
                 if is_request {
@@ -115,5 +116,23 @@ impl State {
         let held = self.mode.lock().unwrap();
         drop(self.changed.wait_while(held, |now| *now == mode).unwrap());
         false
+    }
+
+    /// What the wire does with what was read; it changes after that where it does so by itself.
+    fn next_mode(&self, is_request: bool, bytes: usize) -> Mode {
+        let mut mode = self.mode.lock().unwrap();
+        let now = *mode;
+        match now {
+            Mode::DeafAfter(size) if is_request && bytes >= size => *mode = Mode::Deaf,
+            Mode::MuteAfter(left) if !is_request && bytes <= left => {
+                *mode = Mode::MuteAfter(left - bytes);
+            }
+            Mode::MuteAfter(_) if !is_request => {
+                *mode = Mode::Deaf;
+                return Mode::Deaf;
+            }
+            _ => {}
+        }
+        now
     }
 }

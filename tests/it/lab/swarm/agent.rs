@@ -193,6 +193,22 @@ impl StandaloneAgent {
         self.process.as_ref().unwrap().id().cast_signed()
     }
 
+    /// From now on `VmHWM` is the most that it had since.
+    pub fn reset_peak(&self) {
+        let process = self.process.as_ref().unwrap().id();
+        fs::write(format!("/proc/{process}/clear_refs"), "5").unwrap();
+    }
+
+    /// The program, told to use this agent.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .env("MICROK8S_NODE_DIR", self.node_dir())
+            .env("MICROK8S_SOCKET", self.socket());
+        command
+    }
+
     /// Where it listens.
     pub fn endpoint(&self) -> SocketAddr {
         self.endpoint
