@@ -12,6 +12,7 @@ use microk8s::model::role::Role;
 use crate::figures::Figure;
 use crate::floors::Floors;
 use crate::it::lab::agent::Agent;
+use crate::it::lab::kubernetes::{Authorization, Kubernetes};
 use crate::it::lab::swarm::agent::{StandaloneAgent, new_tokens};
 use crate::it::lab::swarm::{Attempt, Outcome, Swarm};
 use crate::it::lab::{Lab, network};
@@ -267,13 +268,17 @@ impl Series {
     }
 }
 
-/// Workers that join the agent of a snap, whose programs are stand-ins: which of them it starts, and what that
-/// costs. Nothing on a machine that can have no hosts.
+/// Workers that join the agent of a snap beside a real API server: which programs it starts, and what that costs.
+/// Nothing on a machine that can have no hosts or no API server.
 pub fn of_snap(of: &str, extent: Extent, floors: &Floors) -> Vec<Figure> {
     let Some(lab) = Lab::new(&["n1", "n2"]) else {
         return Vec::new();
     };
     let (n1, n2) = (lab.host("n1"), lab.host("n2"));
+    // Without an API server the agent starts kubectl, to know why there is none.
+    let Some(_kubernetes) = Kubernetes::start(n1, Authorization::AlwaysAllow) else {
+        return Vec::new();
+    };
     let agent = Agent::start(n1, &[]);
     let endpoint = SocketAddr::from(([10, 99, 0, 11], AGENT_PORT));
     // Its threads stay in the namespace in which they are made.
