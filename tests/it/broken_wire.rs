@@ -18,9 +18,9 @@ const ROLES: [&str; 2] = ["--worker", ""];
 const AT: &str = "10.99.0.112:25000";
 const CONTACTED: &str = "10.99.0.11:25000";
 
-/// The codes of a join whose connection broke: in the contact, when certificates were signed, or when
-/// its time was over in the datastore.
-const CODES: [i32; 4] = [1, 8, 10, 12];
+/// The codes of a join whose connection broke: in the handshake, in the contact, when certificates were
+/// signed, or when its time was over in the datastore.
+const CODES: [i32; 5] = [1, 4, 8, 10, 12];
 
 /// How far apart the bytes are at which the connection breaks: in the ordinary run, and in the nightly.
 const STRIDES: [(usize, usize); 2] = [(701, 50), (1511, 211)];
@@ -50,13 +50,14 @@ fn ready<'a>(lab: &'a Lab, role: &str) -> (Agent, &'a Host, String) {
 
 /// Has a node join again and again over a wire that breaks one stride later each time, until one join
 /// gets to its end. A token that was lost would be refused with another code.
-fn breaks(fault: Fault, (ordinary, each): (usize, usize), options: &str) {
+fn breaks(fault: Fault, (ordinary, each): (usize, usize), timeouts: [&str; 2]) {
     let stride = if nightly::is_wanted() { each } else { ordinary };
-    for (role, direction) in [
-        ("--worker", Direction::Request),
-        ("--worker", Direction::Answer),
-        ("", Direction::Request),
-        ("", Direction::Answer),
+    let [worker, control_plane] = timeouts;
+    for (role, timeout, direction) in [
+        ("--worker", worker, Direction::Request),
+        ("--worker", worker, Direction::Answer),
+        ("", control_plane, Direction::Request),
+        ("", control_plane, Direction::Answer),
     ] {
         let Some(lab) = Lab::new(&["n1", "n2", "n3"]) else {
             return;
@@ -67,15 +68,15 @@ fn breaks(fault: Fault, (ordinary, each): (usize, usize), options: &str) {
         let before = n2.snapshot();
         let mut failed = 0;
         loop {
-            let after = stride / 3 + failed * stride;
+            let after = stride / 6 + failed * stride;
             let at = format!("{role} {direction:?} {fault:?} after {after}");
             wire.breaks(direction, after, fault);
-            let output = n2.shell(&format!("{line} {role} {options}"));
+            let output = n2.shell(&format!("{line} {role} {timeout}"));
             if output.code == Some(0) {
                 break;
             }
             if !wire.has_broken() {
-                // All was carried, and the time that these options give was too short on this machine.
+                // All was carried, and the time was too short on this machine.
                 n2.shell(&format!("{line} {role}")).ok();
                 break;
             }
@@ -90,22 +91,22 @@ fn breaks(fault: Fault, (ordinary, each): (usize, usize), options: &str) {
 
 #[test]
 fn a_connection_that_is_cut_at_any_byte_fails_the_join_alone() {
-    breaks(Fault::Cut, STRIDES[0], "");
+    breaks(Fault::Cut, STRIDES[0], ["", ""]);
 }
 
 #[test]
 fn a_connection_that_is_reset_at_any_byte_fails_the_join_alone() {
-    breaks(Fault::Reset, STRIDES[1], "");
+    breaks(Fault::Reset, STRIDES[1], ["", ""]);
 }
 
 #[test]
 fn a_byte_that_arrives_as_another_one_fails_the_join_alone() {
-    breaks(Fault::Corrupt, STRIDES[1], "--timeout 5");
+    breaks(Fault::Corrupt, STRIDES[1], ["--timeout 5", "--timeout 15"]);
 }
 
 #[test]
 fn a_connection_that_carries_nothing_any_more_fails_the_join_when_its_time_is_over() {
-    breaks(Fault::Stall, (4001, 701), "--timeout 2");
+    breaks(Fault::Stall, (2403, 701), ["--timeout 3", "--timeout 6"]);
 }
 
 #[test]
@@ -207,11 +208,12 @@ fn an_agent_that_may_open_no_more_files_refuses_a_join_and_costs_no_token() {
             .and_then(|rest| rest.split_whitespace().next())
             .unwrap()
             .to_owned();
-        // One for the connection, and then one more each time.
+        // None for the connection, also when one of them is about to be closed; then one more each time.
         let mut failed = 0;
-        for more in 1..40 {
-            limit(&(open() + more).to_string());
-            let output = n2.shell(&format!("{line} --timeout 10"));
+        let least = open() - 1;
+        for files in least..least + 40 {
+            limit(&files.to_string());
+            let output = n2.shell(&format!("{line} --timeout 5"));
             limit(&most);
             if output.code == Some(0) {
                 break;
@@ -219,12 +221,12 @@ fn an_agent_that_may_open_no_more_files_refuses_a_join_and_costs_no_token() {
             failed += 1;
             assert!(
                 output.stderr.contains("failed stage: "),
-                "{more}: {output:?}"
+                "{files}: {output:?}"
             );
-            assert_ne!(output.code, Some(101), "{more}: {output:?}");
-            assert!(before == n2.snapshot(), "{more}");
+            assert_ne!(output.code, Some(101), "{files}: {output:?}");
+            assert!(before == n2.snapshot(), "{files}");
         }
-        assert!((1..38).contains(&failed), "{failed}\n{}", agent.log());
+        assert!((1..40).contains(&failed), "{failed}\n{}", agent.log());
         assert!(!agent.log().contains("panicked"), "{}", agent.log());
     }
 }
