@@ -5,8 +5,9 @@
 //! for its caller alone. A database that fails is closed, and opened anew for the next one who needs
 //! it, so that a full disk takes no restart.
 //!
-//! A commit is one flush, and is undone where that fails ([`backend`]). The library's commits with two, and its quick repair, which needs them,
-//! would save reading the whole file after a crash; that is read each time that it is opened anyway.
+//! A commit is one flush, and is undone where that fails ([`backend`]). The library's commits with two
+//! flushes, and its quick repair, which needs them, would save reading the whole file after a crash;
+//! that is read each time that it is opened anyway.
 //! A change may also wait for the next flush ([`Flush::Soon`]): until then it can be read, and the
 //! end of the process loses it.
 //!

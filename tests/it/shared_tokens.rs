@@ -501,7 +501,8 @@ fn an_api_server_that_is_too_busy_is_asked_again_until_it_answers() {
 }
 
 /// Each request is a round trip, and each change a flush of the disk of etcd: a token is read once, and
-/// changed when the node is admitted and when each of its certificates is signed. An agent that starts reads no token that stays as it is.
+/// changed when the node is admitted and when each of its certificates is signed. An agent that starts
+/// reads no token that stays as it is.
 #[test]
 fn a_workers_join_costs_the_api_server_few_requests() {
     let Some(mut cluster) = SharedApi::start(1, 1, &[]) else {
