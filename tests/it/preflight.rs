@@ -6,6 +6,8 @@ mod faults;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -22,7 +24,7 @@ const UNKNOWN: &str = "0123456789abcdef0123456789abcdef";
 /// A lab on which a worker's join has no fault, with an agent on n1 and perhaps one on n2.
 struct Stage {
     agents: Vec<crate::lab::agent::Agent>,
-    _api_servers: Vec<std::net::TcpListener>,
+    _api_servers: Vec<network::Closing>,
     lab: Lab,
 }
 
@@ -36,7 +38,7 @@ impl Stage {
             .hosts()
             .iter()
             .filter(|host| host.name != "n2")
-            .map(|host| network::listen(host.namespace(), "0.0.0.0:16443"))
+            .map(|host| network::Closing::listen(host.namespace(), "0.0.0.0:16443"))
             .collect();
         let agents = lab
             .hosts()
@@ -71,6 +73,17 @@ impl Stage {
                 [host.snap_data(), host.snap_common()].map(|path| Snapshot::take(&path, &[]))
             })
             .collect()
+    }
+
+    /// The same once an agent has written what it may write up to a second after a join.
+    fn settled_trees(&self) -> Vec<[Snapshot; 2]> {
+        loop {
+            let trees = self.trees();
+            thread::sleep(Duration::from_millis(1500));
+            if trees == self.trees() {
+                return trees;
+            }
+        }
     }
 }
 
@@ -333,7 +346,7 @@ fn what_a_node_is_in_is_found_before_its_token_is_shown_to_anybody() {
 
         // Another cluster has to be left first, by a look and by a join.
         let elsewhere = connection(n3);
-        let before = stage.trees();
+        let before = stage.settled_trees();
         let found = look(n2, &format!("{elsewhere} --worker"));
         assert_eq!(
             found.with_severity("error"),
@@ -372,7 +385,7 @@ fn a_control_plane_node_of_a_cluster_does_not_join_another_one() {
         let n2 = stage.n2();
         n2.shell(&format!("microk8s join {}", connection(stage.n1())))
             .ok();
-        let before = stage.trees();
+        let before = stage.settled_trees();
         let refused = n2.shell(&format!(
             "microk8s join {}",
             connection(stage.lab.host("n3"))
@@ -440,7 +453,7 @@ fn an_interrupted_join_is_told_of_and_left_as_it_is() {
         .kill_caller("restart", "microk8s.daemon-kubelite");
     assert_ne!(n2.shell(&format!("microk8s join {line}")).code, Some(0));
     n2.stand_ins.repair_services();
-    let before = stage.trees();
+    let before = stage.settled_trees();
     let look = look(n2, &line);
     assert_eq!(
         look.severity("unfinished-change"),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use microk8s::base::wait;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket;
 
 /// What every namespace and directory of the lab is called, before the process's id.
 pub const PREFIX: &str = "microk8s-it";
@@ -201,6 +203,25 @@ pub fn listen(namespace: &str, address: impl ToSocketAddrs + Sync) -> TcpListene
         });
         bound.unwrap()
     })
+}
+
+/// A service that is there and answers nothing: it takes connections and closes them at once, until it
+/// is dropped.
+pub struct Closing(TcpListener);
+
+impl Closing {
+    pub fn listen(namespace: &str, address: &str) -> Self {
+        let listener = listen(namespace, address);
+        let accepting = listener.try_clone().unwrap();
+        thread::spawn(move || while accepting.accept().is_ok() {});
+        Self(listener)
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let _ = socket::shutdown(self.0.as_raw_fd(), socket::Shutdown::Both);
+    }
 }
 
 /// Takes connections at one address of a host, and goes on with them to another: who is called there
