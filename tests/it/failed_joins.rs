@@ -476,7 +476,7 @@ fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
             return;
         };
         let n2 = lab.host("n2");
-        let disk = SmallDisk::over(n2, &n2.snap_data(), "1m");
+        let disk = SmallDisk::over(n2, &n2.snap_data(), "4m");
         let _agents = (lab.host("n1").agent(), through_agent.then(|| n2.agent()));
         let line = format!("{} {role}", lab.host("n1").join_line());
         let mut failed = Vec::new();
@@ -488,6 +488,7 @@ fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
             if output.code == Some(0) {
                 break;
             }
+            eprintln!("{pages} pages: {output:?}");
             if output.stderr.contains("daemon-k8s-dqlite") {
                 // What the datastore writes when it starts has no room either.
                 assert_failed(&output, n2, &before, "services", 14);

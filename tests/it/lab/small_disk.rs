@@ -42,7 +42,9 @@ impl SmallDisk {
         assert!(!filled.success());
         let file = fs::File::options().write(true).open(&filler).unwrap();
         let length = file.metadata().unwrap().len();
-        file.set_len(length - 4096 * pages).unwrap();
+        let room = 4096 * pages;
+        assert!(length >= room, "the disk has no {pages} pages");
+        file.set_len(length - room).unwrap();
     }
 
     /// Takes away what filled it up.
