@@ -6,15 +6,15 @@ mod faults;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
+use microk8s::base::wait;
 use serde_json::Value;
 
 use crate::lab::peer::{Peer, Reply, Speaks};
 use crate::lab::small_disk::SmallDisk;
 use crate::lab::snapshot::Snapshot;
-use crate::lab::{Host, Lab, Output, network, schema, skip};
+use crate::lab::{Host, Lab, Output, STALL_TIMEOUT, network, schema, skip};
 
 const WORKER: &str = "--worker";
 const CONTROL_PLANE: &str = "";
@@ -77,13 +77,16 @@ impl Stage {
 
     /// The same once an agent has written what it may write up to a second after a join.
     fn settled_trees(&self) -> Vec<[Snapshot; 2]> {
-        loop {
+        let (mut last, pause) = (None, Duration::from_millis(1500));
+        wait::until(STALL_TIMEOUT, pause, || {
             let trees = self.trees();
-            thread::sleep(Duration::from_millis(1500));
-            if trees == self.trees() {
-                return trees;
+            if last.as_ref() == Some(&trees) {
+                return Some(trees);
             }
-        }
+            last = Some(trees);
+            None
+        })
+        .unwrap()
     }
 }
 
