@@ -166,9 +166,15 @@ impl ApiServer {
         protocols: &[&[u8]],
     ) -> Result<TlsStream<TcpStream>, ApiServerError> {
         let address = self.address();
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+        let open = async {
+            let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            // The body of a request is another packet than its head, and waits for no answer to that.
+            tcp.set_nodelay(true)?;
+            Ok(tcp)
+        };
+        let tcp = open
             .await
-            .map_err(|source| match source.kind() {
+            .map_err(|source: io::Error| match source.kind() {
                 io::ErrorKind::ConnectionRefused => ApiServerError::NothingListens(address.clone()),
                 _ => ApiServerError::Connection {
                     address: address.clone(),

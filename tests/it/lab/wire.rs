@@ -76,6 +76,10 @@ impl State {
         let Ok(far) = TcpStream::connect(server) else {
             return;
         };
+        // A wire holds no packet back until the one before is confirmed.
+        for end in [near, &far] {
+            end.set_nodelay(true).unwrap();
+        }
         thread::scope(|scope| {
             scope.spawn(|| self.copy(near, &far, true));
             scope.spawn(|| self.copy(&far, near, false));
