@@ -14,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
+use crate::base::mutex::lock;
 use crate::model::fingerprint::Fingerprint;
 use crate::pki::key::PrivateKey;
 
@@ -194,10 +195,7 @@ impl ServedCertificate {
     }
 
     fn complained(&self) -> std::sync::MutexGuard<'_, Option<Stamp>> {
-        self.0
-            .complained
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.complained)
     }
 
     fn read_current<T>(&self, look: impl FnOnce(&Current) -> T) -> T {

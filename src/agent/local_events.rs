@@ -1,7 +1,7 @@
 //! Answers of the local API that grow while what was asked for goes on: an event a line of JSON.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Shared;
+use crate::base::mutex::lock;
 use crate::base::{sanitize, wait};
 use crate::cluster::operation::Progress;
 use crate::wire::operation::{End, Event, Operation};
@@ -27,7 +28,7 @@ pub(super) struct Clients(Mutex<Vec<CancellationToken>>);
 
 impl Clients {
     fn lock(&self) -> MutexGuard<'_, Vec<CancellationToken>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -3,8 +3,10 @@
 //!
 //! The audit log is not among them, nor what was admitted or changed.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::base::mutex::lock;
 
 /// For how long lines of a kind are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -48,7 +50,7 @@ pub(crate) struct LastProblem(Mutex<Option<String>>);
 impl LastProblem {
     /// Whether this is something else than what was written last. It is to be written then.
     pub(crate) fn changes(&self, problem: Option<&str>) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.0);
         let changes = last.as_deref() != problem;
         if changes {
             *last = problem.map(str::to_owned);
@@ -119,10 +121,6 @@ fn say_left_out(count: &Mutex<Count>, lines: &str) {
         let seconds = time.as_secs();
         tracing::warn!("{left_out} more {lines} in the last {seconds} seconds");
     }
-}
-
-fn lock(count: &Mutex<Count>) -> MutexGuard<'_, Count> {
-    count.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

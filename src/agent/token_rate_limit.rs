@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
@@ -17,6 +17,7 @@ use crate::agent::connection_limiter::peer;
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::status::{self, Refused};
+use crate::base::mutex::lock;
 use crate::cluster::admission::Caller;
 use crate::model::token_record::Reason;
 use crate::wire::error_body::ErrorBody;
@@ -96,9 +97,7 @@ impl TokenRateLimit {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Record>> {
-        self.by_machine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.by_machine)
     }
 }
 

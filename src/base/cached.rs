@@ -4,6 +4,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::base::mutex::lock;
+
 /// An answer, and who waits for it.
 #[derive(Debug)]
 pub(crate) struct Cached<T> {
@@ -69,7 +71,7 @@ impl<T: Clone> Cached<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::Full;
@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
+use crate::base::mutex::lock;
 use crate::base::{runtime, wait};
 use crate::client::connection;
 use crate::client::pinned_tls::{self, Identity, OtherCertificate};
@@ -59,7 +60,7 @@ struct Beginning(Arc<Mutex<Vec<u8>>>);
 
 impl Beginning {
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn add(&self, bytes: &[u8]) {

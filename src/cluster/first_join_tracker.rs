@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::base::mutex::lock;
 use crate::cluster::first_join::history::{self, FirstJoins, Undo};
 use crate::cluster::first_join::{self, FirstJoinError, Needs, Presented};
 use crate::cluster::node::Node;
@@ -84,7 +85,7 @@ const ROUND: i64 = 60;
 
 impl FirstJoinTracker {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Makes the node ready. Those who need the same meanwhile wait for the one that sees to it, and

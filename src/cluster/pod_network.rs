@@ -5,9 +5,10 @@
 //! taken it; while it does, the agent tries again and again.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::base::mutex::lock;
 use crate::base::{atomic_file, wait};
 use crate::cluster::node::Node;
 use crate::cluster::node_lock;
@@ -76,7 +77,7 @@ pub(crate) fn catch_up(node: &Node) {
     let told = std::fs::read(&manifest).ok();
     if let Err(error) = node.platform.apply_manifest(&manifest) {
         let text = error.to_string();
-        let mut last_logged = LAST_LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_logged = lock(&LAST_LOGGED);
         // Once for each reason, not at every try.
         if *last_logged != text {
             tracing::warn!(%error, "the manifest of the pod network is not applied yet; the agent tries again");

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::base::mutex::lock;
 use crate::client::kubernetes::KubernetesError;
 use crate::client::secrets::{Kind, SecretObject, Secrets};
 use crate::model::token::TokenDigest;
@@ -226,10 +227,6 @@ impl TokenStore for SecretStore {
         let version = version.map_err(|error| store_error(error, "list", ""))?;
         Ok(version.parse().ok())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn name_of(key: &TokenDigest) -> String {

@@ -7,12 +7,13 @@
 //! used.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::base::atomic_file::{self, Access};
+use crate::base::mutex::lock;
 use crate::base::wait;
 use crate::platform::Action;
 use crate::platform::command::{self, CommandError};
@@ -63,7 +64,7 @@ impl DatastoreDemo {
 
     /// Starts, stops or restarts it.
     pub fn control(&self, action: Action) -> Result<(), CommandError> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.running);
         if matches!(action, Action::Stop | Action::Restart) {
             *running = None;
         }

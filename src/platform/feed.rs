@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::base::mutex::lock;
 use crate::base::{io_error_text, sanitize};
 use crate::platform::command::STRAGGLERS;
 
@@ -152,7 +153,7 @@ impl LastWords {
         let reader = tokio::spawn(async move {
             let mut buffer = [0; LAST_WORDS];
             while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-                let mut kept = sink.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut kept = lock(&sink);
                 kept.extend_from_slice(&buffer[..count]);
                 let too_many = kept.len().saturating_sub(LAST_WORDS);
                 kept.drain(..too_many);
@@ -165,7 +166,7 @@ impl LastWords {
     /// longer than is due to a program that has ended.
     async fn text(self) -> String {
         let _ = timeout(STRAGGLERS, self.reader).await;
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         sanitize::for_log(String::from_utf8_lossy(&kept).trim(), LAST_WORDS)
     }
 }

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+use crate::base::mutex::lock;
 use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::join_id::JoinId;
 use crate::model::node::JoiningNode;
@@ -227,7 +228,7 @@ impl Admissions {
 
     /// The nodes, read anew where the database is another one.
     fn known(&self) -> Result<MutexGuard<'_, Known>, StoreError> {
-        let mut known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.nodes);
         let epoch = self.database.epoch();
         if known.epoch != Some(epoch) {
             if known.epoch.is_some() {

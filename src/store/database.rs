@@ -27,7 +27,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::clock::Clock;
+use crate::base::mutex::lock;
 use crate::base::{atomic_file, panics, time_text, wait};
 use crate::store::audit;
 
@@ -641,10 +642,6 @@ fn read_meta(database: &redb::Database) -> Result<(Option<u64>, u64), Fault> {
     };
     let read = |key| -> Result<Option<u64>, Fault> { Ok(table.get(key)?.map(|row| row.value())) };
     Ok((read(SCHEMA_KEY)?, read(CHANGES_KEY)?.unwrap_or_default()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A value as a row of a table.

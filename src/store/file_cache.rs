@@ -11,10 +11,12 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
+
+use crate::base::mutex::lock;
 
 /// Kernels stamp files with the time of their last tick, and a tick takes up to 10 ms: two changes
 /// within this time may look like one.
@@ -106,7 +108,7 @@ impl FileCache {
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<TypeId, HashMap<PathBuf, Kept>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

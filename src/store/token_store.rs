@@ -11,12 +11,13 @@ pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use crate::base::mutex::lock;
 use crate::model::token::TokenDigest;
 use crate::model::token_record::TokenRecord;
 use crate::store::database::{Flush, StoreError};
@@ -323,10 +324,10 @@ impl Records {
                 next = (waiting.change)(next);
             }
             next = next.filter(|record| !record.is_empty());
-            if next == before && is_remembered {
-                continue;
-            }
             if next == before {
+                if is_remembered {
+                    continue;
+                }
                 return Ok(());
             }
             let swap = Swap {
@@ -409,8 +410,4 @@ impl Stored {
 #[expect(clippy::disallowed_methods, reason = "the pause between two attempts")]
 fn pause() {
     std::thread::sleep(PAUSE.mul_f64(rand::rng().random()));
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,9 +14,10 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::base::clock::Clock;
+use crate::base::mutex::lock;
 use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::node::JoiningNode;
 use crate::model::token::{Token, TokenDigest};
@@ -514,8 +515,4 @@ fn audit_happening(digest: &TokenDigest, event: &TokenEvent) {
 
 fn nodes_of(held: &[(JoiningNode, usize)]) -> Vec<JoiningNode> {
     held.iter().map(|(node, _)| node.clone()).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

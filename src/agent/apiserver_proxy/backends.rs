@@ -7,13 +7,15 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
+
+use crate::base::mutex::lock;
 
 /// How long one API server may take to answer before the next one is asked as well.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -122,7 +124,7 @@ impl Backends {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Backend>>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.list)
     }
 }
 

@@ -1,8 +1,7 @@
 //! Letting a worker into a cluster on MicroK8s's own etcd, by the older interface.
 
-use std::sync::PoisonError;
-
 use crate::base::atomic_file::{self, Access};
+use crate::base::mutex::lock;
 use crate::base::secret::Secret;
 use crate::cluster::admission::checks::Asked;
 use crate::cluster::admission::error::NodeFile;
@@ -111,10 +110,7 @@ impl Admission {
         let layout = &self.node.layout;
         let path = layout.credential(known_users::FILE);
         // The file is read and written anew by one join at a time.
-        let _one_at_a_time = self
-            .token_files
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = lock(&self.token_files);
         let users = self.read(NodeFile::TokenOf("system:node"), &path)?;
         if let Some(token) = known_users::token_of(&users, &format!("system:node:{node}")) {
             return Ok((token, false));

@@ -6,8 +6,8 @@
 //! serves the cluster's API, or has its datastore, is never taken for gone.
 
 use std::net::IpAddr;
-use std::sync::PoisonError;
 
+use crate::base::mutex::lock;
 use crate::cluster::admission::checks::Asked;
 use crate::cluster::admission::{Admission, AdmitError, Caller};
 use crate::cluster::first_join;
@@ -57,11 +57,7 @@ pub(super) struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let mut held = self
-            .admission
-            .held
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.admission.held);
         if let Some(place) = held.iter().position(|node| *node == self.node) {
             held.swap_remove(place);
         }
@@ -79,7 +75,7 @@ impl Admission {
 
     /// Keeps the name for this node while it is being admitted.
     pub(super) fn hold_name(&self, node: &JoiningNode) -> Result<Held<'_>, AdmitError> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held);
         let is_other = |other: &&JoiningNode| other.name == node.name && *other != node;
         if let Some(other) = held.iter().find(is_other) {
             return Err(taken(node, Some(other.address)));

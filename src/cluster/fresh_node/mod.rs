@@ -17,6 +17,7 @@ use rand::TryRng;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::file_lock::FileLock;
+use crate::base::mutex::lock;
 use crate::base::secret::Secret;
 use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca, Profile};
@@ -415,15 +416,10 @@ pub(crate) fn generate_keys(
         .min(names.len());
     let work = || -> Result<(), PkiError> {
         loop {
-            let next = wanted
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .pop();
+            let next = lock(&wanted).pop();
             let Some(name) = next else { return Ok(()) };
             let key = PrivateKey::generate(Bits::Rsa2048)?;
-            made.lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .insert(name, key);
+            lock(&made).insert(name, key);
         }
     };
     thread::scope(|scope| {

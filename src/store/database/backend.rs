@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
-use super::lock;
+use crate::base::mutex::lock;
 
 /// The file.
 #[derive(Debug)]

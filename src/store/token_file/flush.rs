@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::base::mutex::lock;
 use crate::store::file_cache::FileId;
 
 /// A write that is to reach the disk: how many were made before it, in whatever file.
@@ -78,7 +79,7 @@ impl Flush {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.progress)
     }
 }
 

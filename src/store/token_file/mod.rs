@@ -22,12 +22,13 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use self::flush::Flush;
 use self::index::Index;
 use self::line::{End, Line};
+use crate::base::mutex::lock;
 use crate::model::token::{Token, TokenDigest};
 use crate::store::file_cache::Stamp;
 use crate::store::token_files::Listed;
@@ -256,6 +257,6 @@ impl TokenFile {
 
     fn index(&self) -> MutexGuard<'_, Index> {
         // A panic left it complete, or without the state that it was read in.
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.index)
     }
 }

@@ -18,8 +18,9 @@ mod tests;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::base::mutex::lock;
 use crate::model::token::TokenDigest;
 use crate::model::token_record::{TokenRecord, Transit, TransitPhase};
 use crate::store::database::{Flush, StoreError};
@@ -268,7 +269,7 @@ impl Stores {
         let Some(shared) = &self.shared else {
             return Ok(self.local.read(key)?.map(|stored| (Side::Local, stored)));
         };
-        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let _moving = lock(&self.moving);
         for _ in 0..STEPS {
             let place = self.place()?;
             let (local, away) = (self.local.read(key)?, shared.read(key)?);
@@ -382,7 +383,7 @@ impl Stores {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn side(&self, side: Side) -> &dyn TokenStore {
