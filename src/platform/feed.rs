@@ -242,7 +242,11 @@ mod tests {
     fn a_program_whose_input_breaks_off_is_ended_with_what_it_started() {
         let folder = tempfile::tempdir().unwrap();
         let done = folder.path().join("done");
-        let line = format!("(cat > /dev/null; touch {}) & wait", done.display());
+        // Without a descriptor of its own, what is in the background reads from /dev/null.
+        let line = format!(
+            "exec 3<&0; (cat <&3 > /dev/null; touch {}) & wait",
+            done.display()
+        );
         block_on(async {
             let mut feed = Feed::start(shell(&line), STALL_TIMEOUT).unwrap();
             assert!(feed.write(b"half").await.unwrap());

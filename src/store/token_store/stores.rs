@@ -78,12 +78,14 @@ pub(crate) struct Stores {
     /// This node's name.
     name: String,
     state: Mutex<State>,
-    /// One token at a time is moved.
+    /// One token at a time is moved, and none while the store in use changes.
     moving: Mutex<()>,
 }
 
 struct State {
     place: Option<Place>,
+    /// How often that was changed.
+    changes: u64,
     logged: Option<Place>,
     taken: Taken,
     /// The cluster's store was searched for what this node began to move before.
@@ -133,6 +135,7 @@ impl Stores {
             name,
             state: Mutex::new(State {
                 place: None,
+                changes: 0,
                 logged: None,
                 taken: Taken::Own,
                 is_searched: false,
@@ -172,11 +175,14 @@ impl Stores {
     }
 
     fn change(&self, place: Place, taken: Taken) -> Result<(), StoreError> {
-        if self.place()? != place {
+        let _moving = lock(&self.moving);
+        let is_new = self.place()? != place;
+        if is_new {
             (self.note)(Some(place))?;
         }
         let mut state = self.state();
         (state.place, state.taken) = (Some(place), taken);
+        state.changes += u64::from(is_new);
         Ok(())
     }
 
@@ -247,6 +253,7 @@ impl Stores {
 
     /// The record of a token, wherever it counts.
     fn find(&self, key: &TokenDigest) -> Result<Option<(Side, Stored)>, StoreError> {
+        let changes = self.state().changes;
         let place = self.place()?;
         // The own store is read first: what is not there any more is in the other one by then.
         let own = self.local.read(key)?;
@@ -259,7 +266,8 @@ impl Stores {
         };
         match found {
             Some(stored) if stored.record.transit().is_none() => Ok(Some((side, stored))),
-            None if place != Place::ToLocal => Ok(None),
+            // Had the store in use changed meanwhile, the token could have moved past both reads.
+            None if place != Place::ToLocal && self.state().changes == changes => Ok(None),
             _ => self.settle(key),
         }
     }
@@ -468,8 +476,14 @@ impl TokenStore for Arc<Stores> {
         let place = self.place()?;
         let mut given = HashSet::new();
         let mut is_over = false;
-        for side in [Side::Local, Side::Shared] {
-            if is_over || (side == Side::Shared && place == Place::Local) {
+        // What comes to the own store meanwhile may be missed in both: it is looked for once more.
+        let sides: &[Side] = match place {
+            Place::Local => &[Side::Local],
+            Place::Cluster => &[Side::Local, Side::Shared],
+            Place::ToLocal => &[Side::Local, Side::Shared, Side::Local],
+        };
+        for &side in sides {
+            if is_over {
                 break;
             }
             self.side(side).list(beginning, &mut |key, stored| {
@@ -479,7 +493,7 @@ impl TokenStore for Arc<Stores> {
                 if is_elsewhere || given.contains(&key) {
                     return ControlFlow::Continue(());
                 }
-                if side == Side::Local && place != Place::Local {
+                if place == Place::ToLocal || (side == Side::Local && place == Place::Cluster) {
                     given.insert(key);
                 }
                 let version = side.version(&stored.version);

@@ -14,11 +14,22 @@ struct Dying {
     /// How many changes come before that, in both stores.
     left: Arc<AtomicUsize>,
     fate: Fate,
+    meanwhile: Meanwhile,
 }
+
+/// What happens once, just before a store is read.
+type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
 impl Dying {
     fn dead() -> StoreError {
         StoreError::Interrupted
+    }
+
+    fn let_happen(&self) {
+        let meanwhile = lock(&self.meanwhile).take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
     }
 
     fn is_dead(&self) -> bool {
@@ -28,6 +39,7 @@ impl Dying {
 
 impl TokenStore for Dying {
     fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError> {
+        self.let_happen();
         match self.is_dead() {
             true => Err(Self::dead()),
             false => self.store.read(key),
@@ -52,6 +64,7 @@ impl TokenStore for Dying {
         beginning: &str,
         take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
+        self.let_happen();
         self.store.list(beginning, take)
     }
 
@@ -66,6 +79,8 @@ struct World {
     local: Arc<Memory>,
     shared: Arc<Memory>,
     noted: Arc<Mutex<Place>>,
+    before_local: Meanwhile,
+    before_shared: Meanwhile,
 }
 
 impl World {
@@ -74,17 +89,20 @@ impl World {
             local: Arc::default(),
             shared: Arc::default(),
             noted: Arc::new(Mutex::new(Place::Local)),
+            before_local: Arc::default(),
+            before_shared: Arc::default(),
         }
     }
 
     /// An agent of this node, which dies after so many changes.
     fn agent(&self, name: &str, left: usize, fate: Fate) -> Arc<Stores> {
         let left = Arc::new(AtomicUsize::new(left));
-        let dying = |store: &Arc<Memory>| -> Box<dyn TokenStore> {
+        let dying = |store: &Arc<Memory>, meanwhile: &Meanwhile| -> Box<dyn TokenStore> {
             Box::new(Dying {
                 store: store.clone(),
                 left: left.clone(),
                 fate,
+                meanwhile: meanwhile.clone(),
             })
         };
         let noted = self.noted.clone();
@@ -93,9 +111,9 @@ impl World {
             *noted = place.unwrap_or(*noted);
             Ok(*noted)
         };
-        let shared = Some(dying(&self.shared));
+        let shared = Some(dying(&self.shared, &self.before_shared));
         Arc::new(Stores::new(
-            dying(&self.local),
+            dying(&self.local, &self.before_local),
             shared,
             Box::new(note),
             name.to_owned(),
@@ -206,6 +224,49 @@ fn a_token_that_is_unknown_waits_for_no_token_that_is_moved() {
     std::thread::spawn(move || told.send(reader.read(&key()).unwrap().is_none()));
     let limit = std::time::Duration::from_secs(10);
     assert_eq!(answer.recv_timeout(limit), Ok(true));
+}
+
+#[test]
+fn a_token_that_moves_between_two_reads_is_found() {
+    for (from, to) in [
+        (Place::Local, Place::Cluster),
+        (Place::Cluster, Place::Local),
+    ] {
+        let world = World::new();
+        let stores = world.healthy();
+        use_store(&stores, from).unwrap();
+        issue(&stores, &key());
+        let read_last = match from {
+            Place::Cluster => &world.before_shared,
+            Place::Local | Place::ToLocal => &world.before_local,
+        };
+        let mover = stores.clone();
+        *lock(read_last) = Some(Box::new(move || {
+            use_store(&mover, to).unwrap();
+        }));
+        assert!(stores.read(&key()).unwrap().is_some(), "{from:?}");
+        assert!(lock(read_last).is_none());
+    }
+}
+
+#[test]
+fn a_list_misses_no_token_that_comes_to_the_own_store_meanwhile() {
+    let world = World::new();
+    let stores = world.healthy();
+    use_store(&stores, Place::Cluster).unwrap();
+    issue(&stores, &key());
+    stores.use_local(Taken::All).unwrap();
+    let mover = stores.clone();
+    *lock(&world.before_shared) = Some(Box::new(move || {
+        mover.read(&key()).unwrap();
+    }));
+    let mut listed = 0;
+    let take = &mut |_, _| {
+        listed += 1;
+        ControlFlow::Continue(())
+    };
+    stores.list("", take).unwrap();
+    assert_eq!(listed, 1);
 }
 
 #[test]
