@@ -63,6 +63,8 @@ pub(crate) fn acceptor(
         .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(served.clone()));
+    // A ticket is paid for at each connection, and no client of a join comes back with one.
+    config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

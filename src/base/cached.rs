@@ -17,9 +17,16 @@ pub(crate) struct Cached<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    answer: Option<(Instant, T)>,
+    answer: Option<Answer<T>>,
     is_asked: bool,
     waiting: usize,
+}
+
+#[derive(Debug)]
+struct Answer<T> {
+    asked: Instant,
+    came: Instant,
+    value: T,
 }
 
 impl<T: Clone> Cached<T> {
@@ -42,12 +49,21 @@ impl<T: Clone> Cached<T> {
     /// Returns the cached answer, waits for a call that is already running, or calls `ask`.
     /// `None` when too many wait.
     pub(crate) fn get(&self, ask: impl FnOnce() -> T) -> Option<T> {
+        self.get_if(|answer| answer.came.elapsed() < self.keep, ask)
+    }
+
+    /// Returns no answer that was asked for before now: the next call of `ask` is for all who wait while
+    /// one is running. `None` when too many wait.
+    pub(crate) fn get_new(&self, ask: impl FnOnce() -> T) -> Option<T> {
+        let now = Instant::now();
+        self.get_if(|answer| answer.asked >= now, ask)
+    }
+
+    fn get_if(&self, is_good: impl Fn(&Answer<T>) -> bool, ask: impl FnOnce() -> T) -> Option<T> {
         let mut state = self.lock();
         loop {
-            if let Some((since, answer)) = &state.answer
-                && since.elapsed() < self.keep
-            {
-                return Some(answer.clone());
+            if let Some(answer) = state.answer.as_ref().filter(|answer| is_good(answer)) {
+                return Some(answer.value.clone());
             }
             if !state.is_asked {
                 break;
@@ -65,9 +81,14 @@ impl<T: Clone> Cached<T> {
         state.is_asked = true;
         drop(state);
         let _over = Over(self);
-        let answer = ask();
-        self.lock().answer = Some((Instant::now(), answer.clone()));
-        Some(answer)
+        let asked = Instant::now();
+        let value = ask();
+        self.lock().answer = Some(Answer {
+            asked,
+            came: Instant::now(),
+            value: value.clone(),
+        });
+        Some(value)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -127,6 +148,35 @@ mod tests {
             }
             assert_eq!(second(), Some(7), "it is remembered");
         });
+    }
+
+    #[test]
+    fn those_who_want_a_new_answer_share_the_next_question_and_not_the_one_under_way() {
+        let (remembered, asked) = (Cached::new(LONG, 9), AtomicUsize::new(0));
+        let (go, gate) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let (remembered, asked) = (&remembered, &asked);
+            scope.spawn(move || {
+                remembered.get_new(|| {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    gate.recv().unwrap();
+                    0
+                })
+            });
+            wait::until(LONG, Duration::from_millis(1), || {
+                (asked.load(Ordering::SeqCst) == 1).then_some(())
+            });
+            let next = || remembered.get_new(|| asked.fetch_add(1, Ordering::SeqCst));
+            let others = [scope.spawn(next), scope.spawn(next), scope.spawn(next)];
+            wait::until(LONG, Duration::from_millis(1), || {
+                (remembered.lock().waiting == 3).then_some(())
+            });
+            go.send(()).unwrap();
+            for other in others {
+                assert_eq!(other.join().unwrap(), Some(1));
+            }
+        });
+        assert_eq!(remembered.get_new(|| 2), Some(2));
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub(crate) struct Admission {
     /// What the first join changes on this node, and who relies on it.
     first_join_tracker: FirstJoinTracker,
     asked_members: members::Asked,
+    kubernetes: names::Question,
     /// The nodes that are being admitted right now.
     held: Mutex<Vec<JoiningNode>>,
     /// MicroK8s's file of users and their tokens is read and written anew by one join at a time.
@@ -85,6 +86,7 @@ impl Admission {
             tokens,
             first_join_tracker: FirstJoinTracker::default(),
             asked_members: members::not_asked(),
+            kubernetes: names::not_asked(),
             held: Mutex::default(),
             token_files: Mutex::default(),
         }

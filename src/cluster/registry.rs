@@ -18,6 +18,8 @@ const QUESTION_LIMIT: Duration = Duration::from_secs(7);
 /// just have restarted it.
 const RESTART_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(500);
+/// How many objects an answer of the API server has at most: a node has some ten kilobytes.
+const PAGE: usize = 500;
 
 /// What Kubernetes knows.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -81,10 +83,25 @@ impl Registry {
     fn in_api(node: &Node) -> Option<Self> {
         let mut registry = Self::default();
         for (path, kind) in [("/api/v1/nodes", "Node"), ("/api/v1/services", "Service")] {
-            registry.add(node.in_api(path)?["items"].as_array()?, Some(kind));
+            registry.add_pages(kind, |next| {
+                node.in_api(&format!("{path}?limit={PAGE}&continue={next}"))
+            })?;
         }
         registry.add([&node.in_api(API_SERVERS_PATH)?], None);
         Some(registry)
+    }
+
+    /// Takes in a list of one kind, of which `page` gives the part that begins there.
+    fn add_pages(&mut self, kind: &str, page: impl Fn(&str) -> Option<Value>) -> Option<()> {
+        let mut next = String::new();
+        loop {
+            let page = page(&next)?;
+            self.add(page["items"].as_array()?, Some(kind));
+            match page["metadata"]["continue"].as_str() {
+                Some(more) if !more.is_empty() => more.clone_into(&mut next),
+                _ => return Some(()),
+            }
+        }
     }
 
     fn read(text: &str) -> Option<Self> {
@@ -143,21 +160,20 @@ impl Registry {
             })
     }
 
-    /// The addresses of others than the node that is called so and joins from this address: of API
-    /// servers, services, load balancers and nodes. A node at the same address is the same machine
-    /// under an earlier name.
-    pub(crate) fn addresses_of_others(&self, name: &str, address: IpAddr) -> Vec<IpAddr> {
+    /// Whether an address is that of an API server, service, load balancer or node other than the
+    /// node that is called so and joins from there. A node there is the same machine under an earlier
+    /// name.
+    pub(crate) fn is_address_of_other(&self, address: IpAddr, name: &str, from: IpAddr) -> bool {
         let others = self
             .nodes
             .iter()
-            .filter(|node| node.name != name && !node.addresses.contains(&address));
+            .filter(|node| node.name != name && !node.addresses.contains(&from));
         let of_nodes = others.flat_map(|node| &node.addresses);
         let of_services = self.services.iter().flat_map(|service| &service.addresses);
         of_nodes
             .chain(of_services)
             .chain(&self.api_servers)
-            .copied()
-            .collect()
+            .any(|other| *other == address)
     }
 }
 
@@ -197,6 +213,8 @@ fn is_ready(node: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -247,9 +265,28 @@ mod tests {
     }
 
     #[test]
+    fn a_list_in_parts_is_read_to_its_end_or_not_at_all() {
+        let part = |name: &str, next: &str| {
+            let items = [json!({"metadata": {"name": name}})];
+            Some(json!({"metadata": {"continue": next}, "items": items}))
+        };
+        let pages = |next: &str| match next {
+            "" => part("n1", "a"),
+            "a" => part("n2", ""),
+            _ => None,
+        };
+        let mut registry = Registry::default();
+        assert_eq!(registry.add_pages("Node", pages), Some(()));
+        assert!(registry.node("n1").is_some() && registry.node("n2").is_some());
+        let first = |next: &str| pages(next).filter(|_| next.is_empty());
+        assert_eq!(registry.add_pages("Node", first), None);
+    }
+
+    #[test]
     fn a_node_shares_its_addresses_with_its_own_earlier_name_alone() {
         let registry = registry();
-        let others = registry.addresses_of_others("w2", ip("10.99.0.12"));
+        let is_others =
+            |address, name, from| registry.is_address_of_other(ip(address), name, ip(from));
         for foreign in [
             "10.99.0.11",
             "203.0.113.1",
@@ -259,12 +296,10 @@ mod tests {
             "10.99.0.88",
             "10.99.0.13",
         ] {
-            assert!(others.contains(&ip(foreign)), "{foreign}");
+            assert!(is_others(foreign, "w2", "10.99.0.12"), "{foreign}");
         }
-        assert!(!others.contains(&ip("10.99.0.12")));
-        let renamed = registry.addresses_of_others("w9", ip("10.99.0.12"));
-        assert!(!renamed.contains(&ip("10.99.0.12")));
-        let other = registry.addresses_of_others("w9", ip("10.99.0.14"));
-        assert!(other.contains(&ip("10.99.0.12")));
+        assert!(!is_others("10.99.0.12", "w2", "10.99.0.12"));
+        assert!(!is_others("10.99.0.12", "w9", "10.99.0.12"));
+        assert!(is_others("10.99.0.12", "w9", "10.99.0.14"));
     }
 }

@@ -45,9 +45,9 @@ pub enum Expected {
 /// Who else there is: what no joining node may claim to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReservedIdentity {
-    /// Names of other nodes.
+    /// Names that are taken.
     pub names: Vec<String>,
-    /// Addresses of other nodes.
+    /// Addresses of others.
     pub addresses: Vec<IpAddr>,
     /// Networks of services, as base address and prefix length.
     pub networks: Vec<(IpAddr, u8)>,
@@ -167,6 +167,16 @@ fn wrong_subject(found: Option<Subject>, allowed: &str) -> Violation {
         ),
         allowed: allowed.to_owned(),
     }
+}
+
+/// The addresses that a request asks for.
+pub(crate) fn claimed_addresses(request: &ParsedRequest) -> Result<Vec<IpAddr>, Violation> {
+    let names = alternative_names(request)?;
+    let addresses = names.iter().filter_map(|name| match name {
+        AltName::Ip(ip) => Some(*ip),
+        AltName::Dns(_) => None,
+    });
+    Ok(addresses.collect())
 }
 
 /// The node whose kubelet a request says that it is for.

@@ -1,8 +1,8 @@
 //! The nodes that this one admitted: its own list, whichever store the tokens rest in. It decides
 //! nothing about a token or a certificate; the token's record does.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use redb::{ReadableTable, TableDefinition};
@@ -53,9 +53,33 @@ pub(crate) struct Admissions {
 /// The nodes as the database has them, or will have when what is queued is written.
 #[derive(Default)]
 struct Known {
-    nodes: HashMap<String, AdmittedNode>,
+    nodes: BTreeMap<Key, AdmittedNode>,
+    /// The same by their addresses.
+    by_address: BTreeSet<(IpAddr, String)>,
     /// The database that they were read from ([`Database::epoch`]); none before they are.
     epoch: Option<u64>,
+}
+
+/// A name and an address.
+type Key = (String, IpAddr);
+
+/// The address before all others.
+const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Known {
+    fn put(&mut self, key: Key, next: Option<AdmittedNode>) -> Option<AdmittedNode> {
+        let (name, address) = key.clone();
+        match next {
+            Some(next) => {
+                self.by_address.insert((address, name));
+                self.nodes.insert(key, next)
+            }
+            None => {
+                self.by_address.remove(&(address, name));
+                self.nodes.remove(&key)
+            }
+        }
+    }
 }
 
 impl Admissions {
@@ -93,10 +117,10 @@ impl Admissions {
     fn put(
         &self,
         known: &mut Known,
-        key: String,
+        key: Key,
         next: Option<AdmittedNode>,
     ) -> Result<Option<AdmittedNode>, StoreError> {
-        let (row, at) = (next.as_ref().map(to_row), key.clone());
+        let (row, at) = (next.as_ref().map(to_row), format!("{}@{}", key.0, key.1));
         self.database.queue(Flush::Soon, move |transaction| {
             let mut table = transaction.open_table(NODES)?;
             match &row {
@@ -105,10 +129,7 @@ impl Admissions {
             };
             Ok(())
         })?;
-        Ok(match next {
-            Some(next) => known.nodes.insert(key, next),
-            None => known.nodes.remove(&key),
-        })
+        Ok(known.put(key, next))
     }
 
     /// Forgets the nodes of other clusters than this one.
@@ -207,11 +228,37 @@ impl Admissions {
             .cloned())
     }
 
-    /// The nodes that this one admitted.
+    /// The nodes that this one admitted, by their names.
     pub(crate) fn nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
-        let mut nodes = self.nodes_that(|_| true)?;
-        nodes.sort_by_key(node_order);
-        Ok(nodes)
+        self.nodes_that(|_| true)
+    }
+
+    /// Those of this name.
+    pub(crate) fn named(&self, name: &str) -> Result<Vec<AdmittedNode>, StoreError> {
+        let current = (self.cluster)();
+        let known = self.known()?;
+        let from_there_on = known.nodes.range((name.to_owned(), FIRST_ADDRESS)..);
+        let of_name = from_there_on.take_while(|((of, _), _)| of == name);
+        let found = of_name.filter(|(_, node)| is_here(node, &current));
+        Ok(found.map(|(_, node)| node.clone()).collect())
+    }
+
+    /// Whether one of another name is at this address.
+    pub(crate) fn is_address_of_other(
+        &self,
+        address: IpAddr,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        let current = (self.cluster)();
+        let known = self.known()?;
+        let from_there_on = known.by_address.range((address, String::new())..);
+        let mut others = from_there_on
+            .take_while(|(at, _)| *at == address)
+            .filter(|(_, of)| of != name);
+        Ok(others.any(|(at, of)| {
+            let found = known.nodes.get(&(of.clone(), *at));
+            found.is_some_and(|node| is_here(node, &current))
+        }))
     }
 
     /// The nodes among them for which this holds.
@@ -235,19 +282,25 @@ impl Admissions {
                 // What is queued is to be read as well; what fails of it counts once more.
                 let _ = self.database.write(Flush::Soon, |_| Ok(()));
             }
-            known.nodes = self.read_nodes()?;
-            known.epoch = Some(epoch);
+            let nodes = self.read_nodes()?;
+            *known = Known {
+                epoch: Some(epoch),
+                ..Known::default()
+            };
+            for node in nodes {
+                known.put(node_key(&node.node), Some(node));
+            }
         }
         Ok(known)
     }
 
-    fn read_nodes(&self) -> Result<HashMap<String, AdmittedNode>, StoreError> {
+    fn read_nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
         self.database.read(|transaction| {
-            let mut read = HashMap::new();
+            let mut read = Vec::new();
             if let Some(table) = there(transaction.open_table(NODES))? {
                 for entry in table.iter()? {
-                    let (key, row) = entry?;
-                    read.insert(key.value().to_owned(), from_row(row.value())?);
+                    let (_, row) = entry?;
+                    read.push(from_row(row.value())?);
                 }
             }
             Ok(read)
@@ -260,10 +313,6 @@ fn is_here(admitted: &AdmittedNode, current: &CurrentCluster) -> bool {
     !current.is_other_than(admitted.cluster.as_ref())
 }
 
-fn node_key(node: &JoiningNode) -> String {
-    format!("{}@{}", node.name, node.address)
-}
-
-fn node_order(admitted: &AdmittedNode) -> (String, IpAddr) {
-    (admitted.node.name.clone(), admitted.node.address)
+fn node_key(node: &JoiningNode) -> Key {
+    (node.name.clone(), node.address)
 }

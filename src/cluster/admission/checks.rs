@@ -3,10 +3,8 @@
 //!
 //! A join ends at the first check that it does not pass; a look at a join goes through all of them.
 
-use std::cell::OnceCell;
 use std::net::IpAddr;
 
-use crate::cluster::admission::names::Known;
 use crate::cluster::admission::{Admission, AdmitError, Caller, joining_node};
 use crate::cluster::first_join::Needs;
 use crate::model::endpoint;
@@ -31,7 +29,6 @@ pub(super) struct Asked<'a> {
     callback: &'a str,
     handles_x509: bool,
     handles_custom_etcd: bool,
-    known: OnceCell<Known>,
 }
 
 impl<'a> Asked<'a> {
@@ -54,7 +51,6 @@ impl<'a> Asked<'a> {
             callback: "",
             handles_x509: request.can_handle_x509_auth,
             handles_custom_etcd: request.can_handle_custom_etcd,
-            known: OnceCell::new(),
         }
     }
 
@@ -75,13 +71,7 @@ impl<'a> Asked<'a> {
             callback: request.callback.expose(),
             handles_x509: request.can_handle_x509_auth,
             handles_custom_etcd: false,
-            known: OnceCell::new(),
         }
-    }
-
-    /// What Kubernetes says; it is asked at the first call.
-    pub(crate) fn known(&self, admission: &Admission) -> &Known {
-        self.known.get_or_init(|| admission.ask_kubernetes())
     }
 }
 

@@ -6,12 +6,14 @@
 //! serves the cluster's API, or has its datastore, is never taken for gone.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::base::cached::Cached;
 use crate::base::mutex::lock;
 use crate::cluster::admission::checks::Asked;
 use crate::cluster::admission::{Admission, AdmitError, Caller};
 use crate::cluster::first_join;
-use crate::cluster::kubernetes::ListError;
 use crate::cluster::registry::{Registered, Registry};
 use crate::model::endpoint;
 use crate::model::node::{JoiningNode, NodeName};
@@ -20,14 +22,22 @@ use crate::model::token_record::LEASE;
 use crate::pki::name::AltName;
 use crate::store::admissions::AdmittedNode;
 
-/// What Kubernetes says, asked once for a request.
+/// What Kubernetes says.
+#[derive(Clone)]
 pub(super) enum Known {
     /// This.
-    Registry(Registry),
+    Registry(Arc<Registry>),
     /// Nothing: there is no Kubernetes.
     Nothing,
-    /// It did not answer.
-    Silent(ListError),
+    /// It did not answer; why.
+    Silent(Arc<str>),
+}
+
+/// The question to Kubernetes, one at a time: it is asked once for all who wait for its turn.
+pub(super) type Question = Cached<Known>;
+
+pub(super) fn not_asked() -> Question {
+    Cached::new(Duration::ZERO, usize::MAX)
 }
 
 impl Known {
@@ -44,6 +54,8 @@ impl Known {
 pub(super) enum Name {
     /// Free, or its own.
     Free,
+    /// Free as far as this node knows: Kubernetes did not say.
+    Unchecked,
     /// That of a node at this address, which is gone.
     Left(IpAddr),
 }
@@ -66,11 +78,12 @@ impl Drop for Held<'_> {
 
 impl Admission {
     pub(super) fn ask_kubernetes(&self) -> Known {
-        match Registry::ask(&self.node) {
-            Ok(Some(registry)) => Known::Registry(registry),
+        let ask = || match Registry::ask(&self.node) {
+            Ok(Some(registry)) => Known::Registry(Arc::new(registry)),
             Ok(None) => Known::Nothing,
-            Err(error) => Known::Silent(error),
-        }
+            Err(error) => Known::Silent(error.to_string().into()),
+        };
+        self.kubernetes.get_new(ask).unwrap_or_else(ask)
     }
 
     /// Keeps the name for this node while it is being admitted.
@@ -104,7 +117,8 @@ impl Admission {
         if self.own_names().iter().any(|own| own == name.as_str()) {
             return Err(taken(&asked.claim.node, None));
         }
-        self.holder(&asked.claim.node, asked.claim.role, asked.known(self))
+        let known = self.ask_kubernetes();
+        self.holder(&asked.claim.node, asked.claim.role, &known)
     }
 
     /// Whether another machine has the name, by what Kubernetes, the datastore and this node know.
@@ -116,9 +130,8 @@ impl Admission {
     ) -> Result<Name, AdmitError> {
         let members = first_join::datastore_members(&self.node).unwrap_or_default();
         let is_member = |address: IpAddr| members.iter().any(|member| member.is_at(address));
-        let records = self.tokens.admissions().nodes_that(|other| {
-            other.node.name == node.name && other.node.address != node.address
-        })?;
+        let mut records = self.tokens.admissions().named(&node.name)?;
+        records.retain(|other| other.node.address != node.address);
         let now = self.tokens.now();
         // A member of the datastore, or a node whose join may be under way.
         let has_it = |other: &&AdmittedNode| {
@@ -142,7 +155,7 @@ impl Admission {
                 let other = holding.or_else(|| records.iter().find(worker));
                 return match other {
                     Some(other) => Err(taken(node, Some(other.node.address))),
-                    None => Ok(Name::Free),
+                    None => Ok(Name::Unchecked),
                 };
             }
         };

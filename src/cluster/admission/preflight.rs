@@ -8,7 +8,7 @@
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
 use crate::cluster::admission::checks::{self, Asked};
-use crate::cluster::admission::names::{Known, Name};
+use crate::cluster::admission::names::Name;
 use crate::cluster::admission::{Admission, AdmitError, Caller, voters};
 use crate::cluster::first_join;
 use crate::cluster::strictness;
@@ -218,10 +218,8 @@ impl Admission {
                 ContactedNode,
                 format!("run `microk8s remove-node {name} --force` if that node is gone and will not come back; else give the joining machine another name"),
             ),
-            Ok(Name::Free) if matches!(asked.known(self), Known::Registry(_)) => {
-                Finding::ok(CHECK, passed)
-            }
-            Ok(Name::Free) => Finding::unchecked(
+            Ok(Name::Free) => Finding::ok(CHECK, passed),
+            Ok(Name::Unchecked) => Finding::unchecked(
                 CHECK,
                 format!("the contacted node cannot ask Kubernetes whether another node is named {name}"),
             ),

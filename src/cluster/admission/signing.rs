@@ -51,27 +51,34 @@ impl Admission {
             .tokens
             .certificate_request(&request.token, caller.remote, claimed)?
             .ok_or_else(unknown)?;
-        let node = right.node.as_ref();
-        let expected = match right.purpose {
-            CertificatePurpose::Proxy => Expected::Proxy,
-            CertificatePurpose::Etcd => Expected::Etcd,
+        let judge =
+            |expected: &Expected| csr_policy::judge(&parsed, expected).map_err(AdmitError::Policy);
+        let approved = match right.purpose {
+            CertificatePurpose::Proxy => judge(&Expected::Proxy)?,
+            CertificatePurpose::Etcd => judge(&Expected::Etcd)?,
             CertificatePurpose::Kubelet => {
+                let node = right.node.as_ref();
                 let name = node.map(|node| node.name.as_str()).or(claimed);
                 let joining = JoiningNode {
                     name: name.unwrap_or_default().to_owned(),
                     address: node.map_or(caller.remote, |node| node.address),
                 };
-                Expected::Kubelet {
-                    node: node
-                        .map(|node| NodeName::parse(&node.name))
-                        .transpose()
-                        .map_err(|_| unknown())?,
-                    address: joining.address,
-                    reserved: self.reserved(&joining, node.is_some(), caller)?,
+                let node = node.map(|node| NodeName::parse(&node.name));
+                let node = node.transpose().map_err(|_| unknown())?;
+                let asked = csr_policy::claimed_addresses(&parsed).map_err(AdmitError::Policy)?;
+                let known = self.ask_kubernetes();
+                if node.is_none() {
+                    // Whether the name is free was seen when the node was admitted, unless MicroK8s's
+                    // agent did that.
+                    self.holder(&joining, Role::Worker, &known)?;
                 }
+                judge(&Expected::Kubelet {
+                    node,
+                    address: joining.address,
+                    reserved: self.reserved(&joining, &asked, &known, caller)?,
+                })?
             }
         };
-        let approved = csr_policy::judge(&parsed, &expected).map_err(AdmitError::Policy)?;
         let layout = &self.node.layout;
         let certificate = layout
             .parsed(&layout.cert("ca.crt"), ca::parse_certificate)
@@ -93,18 +100,14 @@ impl Admission {
         })
     }
 
-    /// Who else there is: what a joining node may not pose as. Whether its name is free was seen when
-    /// it was admitted, unless MicroK8s's agent did that.
+    /// What a joining node may not pose as, of the addresses that it asks for.
     fn reserved(
         &self,
         node: &JoiningNode,
-        is_admitted: bool,
+        asked: &[IpAddr],
+        known: &Known,
         caller: Caller,
     ) -> Result<ReservedIdentity, AdmitError> {
-        let known = self.ask_kubernetes();
-        if !is_admitted {
-            self.holder(node, Role::Worker, &known)?;
-        }
         let mut reserved = ReservedIdentity {
             names: self.own_names(),
             addresses: vec![caller.local],
@@ -116,20 +119,19 @@ impl Admission {
             reserved.addresses.extend(member.ip());
         }
         if let Some(registry) = known.registry() {
-            let others = registry.addresses_of_others(&node.name, node.address);
-            reserved.addresses.extend(others);
+            let is_others =
+                |ip: &&IpAddr| registry.is_address_of_other(**ip, &node.name, node.address);
+            reserved.addresses.extend(asked.iter().filter(is_others));
         }
         // Here the node's own are left out, wherever else they are listed.
         let own =
             |address: &IpAddr| reserved.left_out.contains(address) && *address != caller.local;
         reserved.addresses.retain(|address| !own(address));
-        let others = self
-            .tokens
-            .admissions()
-            .nodes_that(|other| other.node.name != node.name)?;
-        for other in others {
-            reserved.addresses.push(other.node.address);
-            reserved.names.push(other.node.name);
+        let admissions = self.tokens.admissions();
+        for address in asked {
+            if admissions.is_address_of_other(*address, &node.name)? {
+                reserved.addresses.push(*address);
+            }
         }
         Ok(reserved)
     }

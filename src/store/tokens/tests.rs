@@ -444,6 +444,45 @@ fn nodes_behind_one_address_get_their_own_certificates_each() {
 }
 
 #[test]
+fn admitted_nodes_are_found_by_their_names_and_addresses_also_after_a_restart() {
+    let node = |n: u8| JoiningNode {
+        // The first two share an address.
+        address: [10, 99, 0, n.max(3)].into(),
+        ..node(n)
+    };
+    let mut f = fixture();
+    f.add(&Terms::lasting(Lifetime::Seconds(600)));
+    for n in [2, 3] {
+        assert_eq!(f.join(&node(n)), Ok(()));
+    }
+    assert_eq!(f.join(&node(4)), Ok(()));
+    for _ in 0..2 {
+        let admissions = f.tokens.admissions();
+        let found = admissions.named(&node(2).name).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].node, node(2));
+        assert_eq!(admissions.named("n").unwrap(), []);
+        let is_others =
+            |address, name: &str| admissions.is_address_of_other(address, name).unwrap();
+        assert!(
+            is_others(node(2).address, &node(2).name),
+            "the third is there as well"
+        );
+        assert!(!is_others(node(4).address, &node(4).name));
+        assert!(is_others(node(4).address, "another"));
+        assert!(!is_others(node(5).address, "another"));
+        f = f.restart();
+    }
+    f.tokens.forget(&node(4).name).unwrap();
+    assert!(
+        !f.tokens
+            .admissions()
+            .is_address_of_other(node(4).address, "another")
+            .unwrap()
+    );
+}
+
+#[test]
 fn as_many_nodes_behind_one_address_get_a_certificate_of_kube_proxy_as_were_let_in() {
     let counted = Terms {
         uses: Some(3.try_into().unwrap()),
