@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use rustls::ServerConfig;
+use rustls::{CipherSuite, ServerConfig};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -58,11 +58,17 @@ pub(crate) fn acceptor(
         MinTls::Tls12 => &[&rustls::version::TLS12, &rustls::version::TLS13],
         MinTls::Tls13 => &[&rustls::version::TLS13],
     };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // As MicroK8s's agent does: processors know SHA-256, which the others of TLS 1.3 do without.
+    let first = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != first);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(served.clone()));
+    config.ignore_client_order = true;
     // A ticket is paid for at each connection, and no client of a join comes back with one.
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];

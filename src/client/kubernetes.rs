@@ -42,6 +42,9 @@ struct Connection {
     authorization: Option<HeaderValue>,
 }
 
+/// An answer, and the connection on which it comes.
+type Answer = (Arc<Connection>, Response<Incoming>);
+
 /// A request.
 pub(crate) struct Call<'a> {
     pub(crate) method: Method,
@@ -143,11 +146,11 @@ impl Kubernetes {
     ) -> Result<T, KubernetesError> {
         let end = Instant::now() + limit;
         let read = async {
-            let response = self.open(call, end).await?;
+            let (connection, response) = self.open(call, end).await?;
             let body = timeout_at(end, read_body(response)).await;
             match body.unwrap_or_else(|_| Err("it did not end in time".to_owned())) {
                 Ok(body) => Ok(body),
-                Err(why) => Err(self.no_answer(why).await),
+                Err(why) => Err(self.no_answer(&connection, why).await),
             }
         };
         let body = block_on(read)?;
@@ -156,24 +159,20 @@ impl Kubernetes {
     }
 
     /// The beginning of a good answer. What the server was too busy for is asked for again.
-    async fn open(
-        &self,
-        call: &Call<'_>,
-        end: Instant,
-    ) -> Result<Response<Incoming>, KubernetesError> {
+    async fn open(&self, call: &Call<'_>, end: Instant) -> Result<Answer, KubernetesError> {
         let mut was_authorized_anew = false;
         loop {
-            let response = self.send(call, end).await?;
+            let (connection, response) = self.send(call, end).await?;
             let status = response.status();
             if status.is_success() {
-                return Ok(response);
+                return Ok((connection, response));
             }
             let retry_after = response.headers().get(RETRY_AFTER);
             let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
             if status == StatusCode::UNAUTHORIZED && !was_authorized_anew {
                 // The kubeconfig may have changed since this connection was opened.
                 was_authorized_anew = true;
-                self.close().await;
+                self.close(&connection).await;
                 continue;
             }
             let pause = retry_after.map_or(PAUSE, Duration::from_secs);
@@ -197,11 +196,7 @@ impl Kubernetes {
     }
 
     /// Sends a request, a second time where the connection turns out to be closed.
-    async fn send(
-        &self,
-        call: &Call<'_>,
-        end: Instant,
-    ) -> Result<Response<Incoming>, KubernetesError> {
+    async fn send(&self, call: &Call<'_>, end: Instant) -> Result<Answer, KubernetesError> {
         let mut is_second = false;
         loop {
             let late = |_| Err(ApiServerError::TimedOut("the API server".to_owned()).into());
@@ -209,29 +204,32 @@ impl Kubernetes {
             let request = connection.request(call)?;
             let mut sender = connection.sender.clone();
             match timeout_at(end, sender.try_send_request(request)).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => return Ok((connection, response)),
                 Ok(Err(mut error)) => {
                     let was_sent = error.take_message().is_none();
-                    let error = self.no_answer(error.into_error().to_string()).await;
+                    let why = error.into_error().to_string();
+                    let error = self.no_answer(&connection, why).await;
                     if was_sent || is_second {
                         return Err(error);
                     }
                     is_second = true;
                 }
-                Err(late) => return Err(self.no_answer(late.to_string()).await),
+                Err(late) => return Err(self.no_answer(&connection, late.to_string()).await),
             }
         }
     }
 
     /// The error for an answer that did not come. The next request takes another connection.
-    async fn no_answer(&self, why: String) -> KubernetesError {
-        let connection = self.connection.lock().await.take();
-        let address = connection.map_or_else(String::new, |closed| closed.address.clone());
+    async fn no_answer(&self, connection: &Arc<Connection>, why: String) -> KubernetesError {
+        self.close(connection).await;
+        let address = connection.address.clone();
         KubernetesError::NoAnswer { address, why }
     }
 
-    async fn close(&self) {
-        self.connection.lock().await.take();
+    /// Keeps this connection no longer. Another one may have taken its place meanwhile.
+    async fn close(&self, connection: &Arc<Connection>) {
+        let mut kept = self.connection.lock().await;
+        kept.take_if(|kept| Arc::ptr_eq(kept, connection));
     }
 
     async fn connect(&self) -> Result<Arc<Connection>, KubernetesError> {

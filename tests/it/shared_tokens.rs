@@ -109,6 +109,11 @@ fn each_token_admits_exactly_one_node_of_those_that_present_it_to_all_control_pl
     for round in 0..rounds {
         round_of_faults(&mut cluster, &swarms, count, round, &mut random);
     }
+    // Requests that fail together on one connection all say with whom.
+    for plane in &cluster.control_planes {
+        let log = plane.agent.log();
+        assert!(!log.contains("API server at  "), "{log}");
+    }
 }
 
 /// While nodes join, one of three things happens to a control plane, and is over before they have ended:
