@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use microk8s::base::wait;
 use microk8s::model::role::Role;
@@ -22,7 +22,7 @@ const LIST: [&str; 4] = ["token", "list", "--format", "json"];
 const MOST: u64 = 48 << 10;
 /// By how much more it may be for more tokens, in KiB. The memory that a process has in use moves by
 /// itself: what it has freed may stay with it.
-const TOLERANCE: u64 = 6 << 10;
+const TOLERANCE: u64 = 8 << 10;
 
 /// Lists the tokens; says how many there are.
 fn list(agent: &StandaloneAgent) -> usize {
@@ -30,6 +30,18 @@ fn list(agent: &StandaloneAgent) -> usize {
     assert!(output.status.success(), "{output:?}");
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
     list.as_array().unwrap().len()
+}
+
+/// How long the first token of the list takes.
+fn time_to_first(agent: &StandaloneAgent) -> Duration {
+    let begun = Instant::now();
+    let command = agent.command(&LIST).stdout(Stdio::piped()).spawn();
+    let mut listing = command.unwrap();
+    let lines = BufReader::new(listing.stdout.take().unwrap()).lines();
+    assert!(lines.map(Result::unwrap).any(|line| is_id(&line)));
+    let took = begun.elapsed();
+    listing.wait().unwrap();
+    took
 }
 
 fn is_id(line: &str) -> bool {
@@ -117,9 +129,12 @@ fn many_tokens_in_the_api_make_no_agent_larger_and_no_join_ask_more() {
     let (with_few, asked_with_few) = cost(&cluster, &swarm);
     agent.issue(many - few);
     let (with_many, asked_with_many) = cost(&cluster, &swarm);
+    let first = time_to_first(agent);
     tell(&format!(
-        "{few} tokens: at most {with_few} KiB, ten joins {asked_with_few:?} reads and changes; {many}: {with_many} KiB, {asked_with_many:?}"
+        "{few} tokens: at most {with_few} KiB, ten joins {asked_with_few:?} reads and changes; {many}: {with_many} KiB, {asked_with_many:?}, the first one listed after {first:?}"
     ));
+    // Elsewhere the machine may be busy.
+    assert!(!nightly::is_wanted() || first < Duration::from_secs(1));
     assert_eq!(list(agent), many + 20);
     let (reads, changes) = asked_with_few;
     assert!(asked_with_many.0 * 10 <= reads * 11 && asked_with_many.1 * 10 <= changes * 11);
