@@ -47,28 +47,21 @@ pub(super) fn token_file(input: &[u8]) {
         [high, low, content @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), content),
         _ => return,
     };
+    let scan = |from: usize, to: usize, lines: &mut Vec<_>| {
+        line::scan(&content[from..to], 7 + from as u64, |start, line| {
+            lines.push((start, line.text.to_owned(), line.end, line.span.clone()));
+        })
+    };
     let mut whole = Vec::new();
-    let end = line::scan(content, 7, |start, line| {
-        whole.push((start, line.text.to_owned(), line.end, line.span.clone()));
-    });
+    let end = scan(0, content.len(), &mut whole);
     assert!((7..=7 + content.len() as u64).contains(&end));
     let mut pieces = Vec::new();
-    let mut add = |start: u64, line: &line::Line<'_>| {
-        pieces.push((start, line.text.to_owned(), line.end, line.span.clone()));
-    };
-    let first = &content[..at.min(content.len())];
-    let so_far = line::scan(first, 7, &mut add);
+    let so_far = scan(0, at.min(content.len()), &mut pieces);
+    // A line that was not ended yet is looked at once more, and may be none by then.
+    pieces.retain(|(start, ..)| *start < so_far);
     let rest = usize::try_from(so_far - 7).expect("it is a place in the content");
-    line::scan(&content[rest..], so_far, &mut add);
-    // A line that was not ended yet is seen once more.
-    let mut seen = HashMap::new();
-    for (place, piece) in pieces.into_iter().enumerate() {
-        seen.insert(piece.0, (place, piece));
-    }
-    let mut seen: Vec<_> = seen.into_values().collect();
-    seen.sort_by_key(|(_, piece)| piece.0);
-    let seen: Vec<_> = seen.into_iter().map(|(_, piece)| piece).collect();
-    assert_eq!(seen, whole);
+    scan(rest, content.len(), &mut pieces);
+    assert_eq!(pieces, whole);
     for (start, text, _, span) in &whole {
         let start = usize::try_from(start - 7).expect("it is a place in the content");
         let raw = &content[start + span.start..start + span.end];

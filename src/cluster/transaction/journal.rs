@@ -101,9 +101,12 @@ fn read_file(
             Ok(Line::Done { undone }) => done.push(undone),
             Ok(Line::Many(undos)) => undos.into_iter().for_each(|undo| add(undo, entries)),
             Ok(Line::One(undo)) => add(undo, entries),
-            // The power went while it was written: none of its changes was made.
+            // The power went while it was written: none of its changes was made. What takes its place
+            // keeps the line before it from being taken for one like it.
             Err(_) if start > 0 && end == text.len() && !is_json(line) => {
-                atomic_file::truncate(path, start as u64).map_err(file_error("write", path))?;
+                atomic_file::truncate(path, start as u64)
+                    .and_then(|()| atomic_file::append(path, b"\n"))
+                    .map_err(file_error("write", path))?;
             }
             Err(error) => unreadable.push(JournalError::Entry {
                 path: path.to_owned(),

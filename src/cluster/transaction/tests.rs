@@ -192,11 +192,29 @@ fn a_record_that_is_cut_off_undoes_nothing_and_holds_nothing_up() {
         for tail in [&record[..cut], &[0, 0, 0xff, b'\n']] {
             std::fs::write(&journal, [&whole, tail].concat()).unwrap();
             assert!(journal::read(&folder_of(&layout)).unwrap().1.is_empty());
-            assert_eq!(std::fs::read(&journal).unwrap(), whole);
+            assert_eq!(
+                std::fs::read(&journal).unwrap(),
+                [&whole, &b"\n"[..]].concat()
+            );
         }
     }
     recover(&layout, host.as_ref()).unwrap();
     assert_eq!(tree(layout.data()), before);
+}
+
+#[test]
+fn a_damaged_record_before_one_that_is_cut_off_is_named_each_time() {
+    let (_dir, layout) = node();
+    let host = Arc::new(ScriptedPlatform::default());
+    kill(change(&layout, &host));
+    let journal = folder_of(&layout).join("0000.json");
+    let whole = std::fs::read(&journal).unwrap();
+    let damaged = [&whole, &b"{\"undo\":\"remove-f\n{\"un"[..]].concat();
+    std::fs::write(&journal, damaged).unwrap();
+    for _ in 0..3 {
+        let unreadable = journal::read(&folder_of(&layout)).unwrap().1;
+        assert_eq!(unreadable.len(), 1);
+    }
 }
 
 #[test]
