@@ -478,6 +478,9 @@ fn a_full_disk_fails_the_join_at_whichever_step_it_is_met() {
         let n2 = lab.host("n2");
         let disk = SmallDisk::over(n2, &n2.snap_data(), "4m");
         let _agents = (lab.host("n1").agent(), through_agent.then(|| n2.agent()));
+        if through_agent {
+            n2.wait_for_database();
+        }
         let line = format!("{} {role}", lab.host("n1").join_line());
         let mut failed = Vec::new();
         // From a disk on which not even the journal fits to one on which all does.

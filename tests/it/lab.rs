@@ -329,6 +329,11 @@ impl Host {
         Agent::start(self, &[])
     }
 
+    /// Waits until the agent of this host has its token database open, which is after it is ready.
+    pub fn wait_for_database(&self) {
+        self.shell("microk8s token list").ok();
+    }
+
     /// A command by which another host joins through this one, with a new token.
     pub fn join_line(&self) -> String {
         self.join_line_with("")

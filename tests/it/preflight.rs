@@ -580,6 +580,9 @@ fn a_disk_that_cannot_be_written_ends_a_join_and_its_dry_run_alike() {
         // Before the agent starts, which would not see it come.
         let disk = SmallDisk::over(n2, &n2.snap_data(), "2m");
         let _agents = (n1.agent(), through_agent.then(|| n2.agent()));
+        if through_agent {
+            n2.wait_for_database();
+        }
         let line = format!("{} {role}", connection(n1));
         let alike = |says: &str| {
             let found = look(n2, &line);
