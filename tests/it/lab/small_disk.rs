@@ -1,10 +1,17 @@
 //! A disk that can be full.
 
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use super::{Host, nodes};
+use microk8s::base::wait;
+use nix::sys::statvfs::statvfs;
+
+use super::{Host, STALL_TIMEOUT, nodes};
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A small disk in the place of a folder of a node, with what the folder holds. When it is dropped
 /// it goes, with all that is on it.
@@ -35,21 +42,31 @@ impl SmallDisk {
 
     /// Fills it up, but for so many pages.
     pub fn fill_up_to(&self, pages: u64) {
-        let filler = self.filler();
+        let mut file = fs::File::create(self.filler()).unwrap();
         // More than any of these disks holds, and not enough to hurt where none is mounted.
-        let line = format!("head -c 64m /dev/zero > {} 2>/dev/null", filler.display());
-        let filled = Command::new("sh").args(["-c", &line]).status().unwrap();
-        assert!(!filled.success());
-        let file = fs::File::options().write(true).open(&filler).unwrap();
+        let error = (0..64 << 8).find_map(|_| file.write_all(&[0; 4096]).err());
+        let kind = error.map(|error| error.kind());
+        assert_eq!(kind, Some(ErrorKind::StorageFull));
         let length = file.metadata().unwrap().len();
         let room = 4096 * pages;
-        assert!(length >= room, "the disk has no {pages} pages");
+        assert!(
+            length >= room,
+            "of {pages} pages the disk has {length} bytes"
+        );
         file.set_len(length - room).unwrap();
     }
 
     /// Takes away what filled it up.
     pub fn make_room(&self) {
-        fs::remove_file(self.filler()).unwrap();
+        let filler = self.filler();
+        let pages = fs::metadata(&filler).unwrap().len() / 4096;
+        fs::remove_file(&filler).unwrap();
+        // A process that another test is starting may have it open for a moment.
+        let is_free = || {
+            let free = statvfs(&self.0).unwrap().blocks_free();
+            (free >= pages / 2).then_some(())
+        };
+        wait::until(STALL_TIMEOUT, POLL_INTERVAL, is_free).expect("there is room again");
     }
 
     fn filler(&self) -> PathBuf {
