@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -95,10 +95,12 @@ pub(crate) fn new_log(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Cuts a file off after so many bytes, durably.
-pub(crate) fn truncate(path: &Path, length: u64) -> io::Result<()> {
+/// Puts this end in the place of all that a file holds from there on, durably. It is written over what is
+/// there, which needs no room on a full disk.
+pub(crate) fn replace_end(path: &Path, from: u64, end: &[u8]) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
-    file.set_len(length)?;
+    file.write_all_at(end, from)?;
+    file.set_len(from + end.len() as u64)?;
     file.sync_all()
 }
 

@@ -104,8 +104,7 @@ fn read_file(
             // The power went while it was written: none of its changes was made. What takes its place
             // keeps the line before it from being taken for one like it.
             Err(_) if start > 0 && end == text.len() && !is_json(line) => {
-                atomic_file::truncate(path, start as u64)
-                    .and_then(|()| atomic_file::append(path, b"\n"))
+                atomic_file::replace_end(path, start as u64, b"\n")
                     .map_err(file_error("write", path))?;
             }
             Err(error) => unreadable.push(JournalError::Entry {
