@@ -22,7 +22,9 @@ const LIST: [&str; 4] = ["token", "list", "--format", "json"];
 const MOST: u64 = 48 << 10;
 /// By how much more it may be for more tokens, in KiB. The memory that a process has in use moves by
 /// itself: what it has freed may stay with it.
-const TOLERANCE: u64 = 8 << 10;
+const TOLERANCE: u64 = 6 << 10;
+/// By how much more for the most tokens of a node, in KiB: measured, and not explained.
+const OF_VERY_MANY: u64 = 2 << 10;
 
 /// Lists the tokens; says how many there are.
 fn list(agent: &StandaloneAgent) -> usize {
@@ -161,5 +163,10 @@ fn many_tokens_of_a_node_make_its_agent_no_larger() {
     tell(&format!(
         "{few} tokens: at most {with_few} KiB; {many}: {with_many} KiB"
     ));
-    assert!(with_many <= with_few + TOLERANCE && with_many <= MOST);
+    let more = if nightly::is_wanted() {
+        OF_VERY_MANY
+    } else {
+        0
+    };
+    assert!(with_many <= with_few + TOLERANCE + more && with_many <= MOST);
 }
