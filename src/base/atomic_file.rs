@@ -37,11 +37,16 @@ pub(crate) enum Access {
 
 impl Access {
     /// Mode 0600, owned by the user of this process.
-    pub(crate) const PRIVATE: Self = Self::Set {
-        mode: 0o600,
-        uid: None,
-        gid: None,
-    };
+    pub(crate) const PRIVATE: Self = Self::mode(0o600);
+
+    /// This mode, owned by the user of this process.
+    pub(crate) const fn mode(mode: u32) -> Self {
+        Self::Set {
+            mode,
+            uid: None,
+            gid: None,
+        }
+    }
 }
 
 /// Replaces the content of `path`, or creates it, durably. A link stays one: what it leads to is

@@ -8,6 +8,7 @@ pub mod env_vars;
 pub mod exit_status;
 pub(crate) mod file_lock;
 pub(crate) mod io_error_text;
+pub(crate) mod missing;
 pub(crate) mod mutex;
 pub(crate) mod panics;
 pub(crate) mod runtime;

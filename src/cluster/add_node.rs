@@ -88,7 +88,6 @@ pub(crate) enum AddNodeError {
         /// Which one.
         path: PathBuf,
         /// Why.
-        #[source]
         source: io::Error,
     },
     /// The addresses.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::file_lock::{FileLock, FileLockError};
+use crate::base::missing::none_if_missing;
 use crate::base::wait;
 use crate::cluster::node::Node;
 use crate::platform::{CommandError, Service, ServiceState, network, snap, unit};
@@ -62,11 +63,7 @@ pub(crate) enum SwitchError {
     #[error("`{UNIT_FILE}` is not a unit of this program")]
     ForeignUnit,
     #[error("cannot use `{}`: {source}", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    File { path: PathBuf, source: io::Error },
     #[error("{0}; the agent that served before serves again")]
     Undone(StepError),
     #[error("{failed}; undoing it failed, too: {then}")]
@@ -133,7 +130,7 @@ impl Step {
             Self::Unit(text) => {
                 let path = Path::new(UNIT_FILE);
                 match text {
-                    Some(text) => atomic_file::write(path, text.as_bytes(), READABLE)?,
+                    Some(text) => atomic_file::write(path, text.as_bytes(), Access::mode(0o644))?,
                     None => atomic_file::remove(path)?,
                 }
                 unit::systemctl(&["daemon-reload"])?;
@@ -153,11 +150,10 @@ impl Step {
     }
 }
 
-const READABLE: Access = Access::Set {
-    mode: 0o644,
-    uid: None,
-    gid: None,
-};
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> SwitchError {
+    let path = path.to_owned();
+    move |source| SwitchError::File { path, source }
+}
 
 /// The steps of a switch, after all that can be checked before. Empty where the agent serves already.
 pub(crate) struct Switch {
@@ -182,20 +178,14 @@ impl Switch {
         let lock = FileLock::try_take_folder(Path::new(UNIT_FOLDER));
         let lock = lock.map_err(|error| match error {
             FileLockError::Held => SwitchError::Busy,
-            FileLockError::Io(source) => SwitchError::File {
-                path: PathBuf::from(UNIT_FOLDER),
-                source,
-            },
+            FileLockError::Io(error) => file_error(Path::new(UNIT_FOLDER))(error),
         })?;
-        let unit_before = match fs::read_to_string(UNIT_FILE) {
-            Ok(text) if text.contains("microk8s agent") => Some(text),
-            Ok(_) => return Err(SwitchError::ForeignUnit),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(source) => {
-                let path = PathBuf::from(UNIT_FILE);
-                return Err(SwitchError::File { path, source });
-            }
-        };
+        let unit_before = none_if_missing(fs::read_to_string(UNIT_FILE))
+            .map_err(file_error(Path::new(UNIT_FILE)))?;
+        let is_foreign = |text: &String| !text.contains("microk8s agent");
+        if unit_before.as_ref().is_some_and(is_foreign) {
+            return Err(SwitchError::ForeignUnit);
+        }
         let snaps_runs = node.platform.service_state(Service::ClusterAgent) == ServiceState::Active;
         let own_runs = unit::systemctl(&["is-active", "--quiet", UNIT]).is_ok();
         let steps = match to {
@@ -271,15 +261,9 @@ impl Switch {
 
 /// This program, which root is going to run as a service: no other user may be able to change it.
 fn program() -> Result<PathBuf, SwitchError> {
-    let path = std::env::current_exe().map_err(|source| SwitchError::File {
-        path: PathBuf::from("/proc/self/exe"),
-        source,
-    })?;
+    let path = std::env::current_exe().map_err(file_error(Path::new("/proc/self/exe")))?;
     for part in path.ancestors() {
-        let found = fs::metadata(part).map_err(|source| SwitchError::File {
-            path: part.to_owned(),
-            source,
-        })?;
+        let found = fs::metadata(part).map_err(file_error(part))?;
         if found.uid() != 0 || (found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0) {
             let why = "users other than root can change it, or a folder above it";
             return Err(SwitchError::Program { path, why });

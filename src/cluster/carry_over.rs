@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::file_lock::{FileLock, FileLockError};
+use crate::base::missing::none_if_missing;
 use crate::cluster::join;
 use crate::cluster::node::Node;
 use crate::store::layout::Layout;
@@ -34,7 +35,6 @@ pub(crate) enum CarryOverError {
         /// Which one.
         path: PathBuf,
         /// Why.
-        #[source]
         source: io::Error,
     },
 }
@@ -50,19 +50,15 @@ pub(crate) fn carry_over(node: &Node) -> Result<Option<PathBuf>, CarryOverError>
     revision.check()?;
     let note = node.layout.common().join(NOTE);
     let own = revision.directory();
-    let last = match fs::read_to_string(&note) {
-        Ok(text) => Some(PathBuf::from(text.trim_end())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(file(&note, error)),
-    };
+    let last = none_if_missing(fs::read_to_string(&note)).map_err(|error| file(&note, error))?;
+    let last = last.map(|text| PathBuf::from(text.trim_end()));
     if last.as_deref() == Some(own) {
         return Ok(None);
     }
     let taken = match last {
         // Only revisions of one snap are the same node.
         Some(last) if last.parent() == own.parent() && last.is_dir() => {
-            let old = node.layout.at(&last);
-            let old = Node::of_snap(old);
+            let old = Node::of_snap(node.layout.at(&last));
             take(&old, &node.layout)?.then_some(last)
         }
         _ => None,
@@ -70,12 +66,8 @@ pub(crate) fn carry_over(node: &Node) -> Result<Option<PathBuf>, CarryOverError>
     let folder = note.parent().unwrap_or(&note);
     atomic_file::make_folder(folder, 0o755).map_err(|error| file(folder, error))?;
     let line = format!("{}\n", own.display());
-    let access = Access::Set {
-        mode: 0o644,
-        uid: None,
-        gid: None,
-    };
-    atomic_file::write(&note, line.as_bytes(), access).map_err(|error| file(&note, error))?;
+    atomic_file::write(&note, line.as_bytes(), Access::mode(0o644))
+        .map_err(|error| file(&note, error))?;
     Ok(taken)
 }
 
@@ -96,10 +88,9 @@ fn take(old: &Node, new: &Layout) -> Result<bool, CarryOverError> {
         }
     }
     let database = old.layout.token_database();
-    let content = match fs::read(&database) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(file(&database, error)),
+    let content = none_if_missing(fs::read(&database)).map_err(|error| file(&database, error))?;
+    let Some(content) = content else {
+        return Ok(false);
     };
     let own = new.own_state();
     atomic_file::make_folder(&own, 0o700).map_err(|error| file(&own, error))?;

@@ -23,7 +23,6 @@ pub(crate) enum MoveError {
         /// Which one.
         path: std::path::PathBuf,
         /// Why.
-        #[source]
         source: io::Error,
     },
     /// Its service.

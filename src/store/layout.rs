@@ -370,6 +370,15 @@ pub(crate) struct ReadError {
     pub(crate) source: io::Error,
 }
 
+/// What came of reading a file: `None` where it is not there.
+pub(crate) fn none_if_missing<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl ReadError {
     /// Whether the file is just not there.
     pub(crate) fn is_missing(&self) -> bool {

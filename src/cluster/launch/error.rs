@@ -51,7 +51,6 @@ pub(crate) enum LaunchError {
         /// The add-on or repository.
         name: String,
         /// Why.
-        #[source]
         source: CommandError,
     },
 }

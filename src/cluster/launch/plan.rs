@@ -2,7 +2,6 @@
 //! that read them. Finding out changes nothing.
 
 use std::fs::{self, FileType};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::base::atomic_file::Access;
@@ -14,7 +13,7 @@ use crate::cluster::transaction::Step;
 use crate::model::launch_configuration::{Part, Values};
 use crate::platform::{Action, Service};
 use crate::store::args_file::ArgsFile;
-use crate::store::layout::{Lock, ReadError};
+use crate::store::layout::{Lock, ReadError, none_if_missing};
 use crate::store::token_files::PERSISTENT_TOKENS;
 
 /// The mode of a new file (recording `http-configure-update`).
@@ -236,14 +235,11 @@ fn folders_of(base: &Path, name: &str) -> Vec<PathBuf> {
 
 /// What is at a path itself.
 fn kind(path: &Path) -> Result<Option<FileType>, ReadError> {
-    match fs::symlink_metadata(path) {
-        Ok(found) => Ok(Some(found.file_type())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ReadError {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+    let found = fs::symlink_metadata(path).map_err(|source| ReadError {
+        path: path.to_owned(),
+        source,
+    });
+    Ok(none_if_missing(found)?.map(|found| found.file_type()))
 }
 
 /// The services that read a file below `args` when they start.

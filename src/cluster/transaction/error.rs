@@ -16,7 +16,6 @@ pub(crate) enum JournalError {
         /// With what.
         path: PathBuf,
         /// Why it failed.
-        #[source]
         source: io::Error,
     },
     /// A service.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{JournalError, Step, file_error, finish};
 use crate::base::atomic_file::{self, Access};
+use crate::base::missing::none_if_missing;
 use crate::base::wait;
 use crate::cluster::forget;
 use crate::platform::{Action, Platform, Service};
@@ -49,11 +50,8 @@ impl CommitPoint {
 
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, JournalError> {
         let path = folder.join(FILE);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(file_error("read", &path)(error)),
-        };
+        let text = none_if_missing(std::fs::read(&path)).map_err(file_error("read", &path))?;
+        let Some(text) = text else { return Ok(None) };
         let read = serde_json::from_slice(&text).map_err(|error| JournalError::Entry {
             path,
             why: error.to_string(),

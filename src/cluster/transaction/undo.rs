@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{JournalError, file_error};
 use crate::base::atomic_file::{self, Access};
+use crate::base::missing::none_if_missing;
 use crate::base::secret::Secret;
 use crate::base::wait;
 use crate::cluster::datastore_place;
@@ -97,17 +98,14 @@ impl Undo {
 
     /// What makes the file what it is now, and how many bytes on the disk that takes.
     pub(crate) fn of_file(path: &Path) -> Result<(Self, usize), JournalError> {
-        let found = match fs::metadata(path) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let path = path.to_owned();
-                return Ok((Self::RemoveFile { path }, 0));
-            }
-            Err(error) => return Err(file_error("read", path)(error)),
+        let found = none_if_missing(fs::metadata(path)).map_err(file_error("read", path))?;
+        let path = path.to_owned();
+        let Some(found) = found else {
+            return Ok((Self::RemoveFile { path }, 0));
         };
-        let content = fs::read(path).map_err(file_error("read", path))?;
+        let content = fs::read(&path).map_err(file_error("read", &path))?;
         let undo = Self::RestoreFile {
-            path: path.to_owned(),
+            path,
             mode: found.mode() & 0o7777,
             uid: found.uid(),
             gid: found.gid(),
