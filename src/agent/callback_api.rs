@@ -336,11 +336,11 @@ fn header(headers: &HeaderMap, name: &str) -> Token {
 /// A stranger learns MicroK8s's text, and that there is a limit to unknown tokens, whatever the
 /// reason is; that is in the log.
 fn refuse(shared: &Shared, request: &str, caller: Caller, refused: &Refused) -> Response {
-    let (address, reason) = (caller.remote, &refused.0);
+    let address = caller.remote;
     if !shared.token_rate_limit.is_over(address) && log_limit::is_written(Kind::Callback) {
-        tracing::warn!(request, %address, outcome = "refused", %reason, "{refused}");
+        tracing::warn!(request, %address, outcome = "refused", reason = %refused, "Invalid token");
     }
-    status::unknown_callback(refused)
+    status::unknown_callback()
 }
 
 pub(super) fn not_understood(request: &str, caller: Caller, error: &DecodeError) -> Response {

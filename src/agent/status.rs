@@ -10,7 +10,6 @@ use tokio::task::JoinError;
 
 use crate::agent::status_map;
 use crate::cluster::admission::AdmitError;
-use crate::cluster::callback;
 use crate::cluster::capi::RemoveError;
 use crate::cluster::configure::ConfigureError;
 use crate::cluster::image_import::ImportError;
@@ -73,8 +72,8 @@ pub(crate) fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> R
 
 /// The answer to a callback that is refused. It counts as an unknown token even where the token
 /// is right, so that the caller does not learn the difference.
-pub(crate) fn unknown_callback(refused: &callback::Refused) -> Response {
-    let body = ErrorBody::new(refused.to_string());
+pub(crate) fn unknown_callback() -> Response {
+    let body = ErrorBody::new("Invalid token".to_owned());
     let mut answer = json(StatusCode::INTERNAL_SERVER_ERROR, &body);
     let mark = Refused(Reason::Unknown.into_str());
     answer.extensions_mut().insert(mark);
@@ -89,7 +88,6 @@ pub(crate) fn not_configured(error: &ConfigureError) -> Response {
         | ConfigureError::Argument { .. }
         | ConfigureError::Addon(_) => StatusCode::BAD_REQUEST,
         ConfigureError::Update { .. }
-        | ConfigureError::Read { .. }
         | ConfigureError::Restart { .. }
         | ConfigureError::Switch { .. }
         | ConfigureError::NodeLock(_)

@@ -39,15 +39,9 @@ const KNOWN_FOR: Duration = Duration::from_secs(5);
 /// known by a file, and must not have to stand behind them.
 const MAY_WAIT: usize = 8;
 
-/// Why a callback is not taken. A stranger is told MicroK8s's text and no more; the reason is for
-/// the log.
+/// Why a callback is not taken: for the log. A stranger is told MicroK8s's text and no more.
 #[derive(Debug, thiserror::Error)]
-#[error("Invalid token")]
-pub(crate) struct Refused(#[source] pub Reason);
-
-/// The reason of a [`Refused`].
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Reason {
+pub(crate) enum Refused {
     /// It is no callback token of this node's.
     #[error("the callback token is unknown")]
     Unknown,
@@ -85,15 +79,13 @@ impl Callbacks {
     /// Whether the caller may have this node do something. The token is checked first, so that a
     /// caller without one does not make this node ask the datastore.
     pub(crate) fn check(&self, token: &Token, caller: Caller) -> Result<(), Refused> {
-        let owner = callback_tokens::owner(&self.node.layout, token)
-            .map_err(|error| Refused(error.into()))?
-            .ok_or(Refused(Reason::Unknown))?;
+        let owner = callback_tokens::owner(&self.node.layout, token)?.ok_or(Refused::Unknown)?;
         if self.from == CallbackFrom::Any || self.is_this_node(caller) {
             return Ok(());
         }
         match owner {
-            Owner::Worker => Err(Refused(Reason::NotThisNode(caller.remote))),
-            Owner::Cluster => self.is_control_plane(caller.remote).map_err(Refused),
+            Owner::Worker => Err(Refused::NotThisNode(caller.remote)),
+            Owner::Cluster => self.is_control_plane(caller.remote),
         }
     }
 
@@ -107,12 +99,12 @@ impl Callbacks {
             })
     }
 
-    fn is_control_plane(&self, address: IpAddr) -> Result<(), Reason> {
+    fn is_control_plane(&self, address: IpAddr) -> Result<(), Refused> {
         let is_among = |known: &BTreeSet<IpAddr>| {
             known
                 .contains(&address)
                 .then_some(())
-                .ok_or(Reason::NotControlPlane(address))
+                .ok_or(Refused::NotControlPlane(address))
         };
         let node = &self.node;
         if node.layout.has(Lock::Clustered) {
@@ -120,7 +112,7 @@ impl Callbacks {
         }
         if !node.layout.has(Lock::HaCluster) {
             // A cluster without high availability has one control plane node: this one.
-            return Err(Reason::NotControlPlane(address));
+            return Err(Refused::NotControlPlane(address));
         }
         if !node.uses_dqlite() {
             return is_among(&*self.ask(by_kubernetes)?);
@@ -137,11 +129,11 @@ impl Callbacks {
     fn ask(
         &self,
         ask: fn(&Node) -> Result<BTreeSet<IpAddr>, String>,
-    ) -> Result<Arc<BTreeSet<IpAddr>>, Reason> {
+    ) -> Result<Arc<BTreeSet<IpAddr>>, Refused> {
         self.known
             .get(|| ask(&self.node).map(Arc::new))
             .unwrap_or_else(|| Err("too many callers wait for an answer".to_owned()))
-            .map_err(Reason::ControlPlaneUnknown)
+            .map_err(Refused::ControlPlaneUnknown)
     }
 }
 
@@ -248,11 +240,9 @@ mod tests {
     }
 
     impl Place {
-        fn check(&self, from: CallbackFrom, token: &str, address: &str) -> Result<(), Reason> {
+        fn check(&self, from: CallbackFrom, token: &str, address: &str) -> Result<(), Refused> {
             let caller = Caller::new(address.parse().unwrap(), "10.99.0.11".parse().unwrap());
-            Callbacks::new(self.node.clone(), from)
-                .check(&Token::presented(token), caller)
-                .map_err(|refused| refused.0)
+            Callbacks::new(self.node.clone(), from).check(&Token::presented(token), caller)
         }
 
         fn takes(&self, token: &str, address: &str) -> bool {
@@ -282,7 +272,7 @@ mod tests {
         for address in ["10.99.0.120", "10.99.0.1", "10.1.5.3", "fd00::1"] {
             let refused = place.check(CallbackFrom::Cluster, "CLUSTER", address);
             assert!(
-                matches!(refused, Err(Reason::NotControlPlane(_))),
+                matches!(refused, Err(Refused::NotControlPlane(_))),
                 "{address}"
             );
         }
@@ -309,7 +299,7 @@ mod tests {
         for token in ["", "nope", "CLUSTER2"] {
             for from in [CallbackFrom::Cluster, CallbackFrom::Any] {
                 let refused = place.check(from, token, "10.99.0.12");
-                assert!(matches!(refused, Err(Reason::Unknown)), "{token}");
+                assert!(matches!(refused, Err(Refused::Unknown)), "{token}");
             }
         }
         assert!(place.host.calls().is_empty());
@@ -319,7 +309,7 @@ mod tests {
     fn where_the_control_plane_is_unknown_no_other_node_is_accepted_but_by_the_operators_word() {
         let place = place(None);
         let refused = place.check(CallbackFrom::Cluster, "CLUSTER", "10.99.0.13");
-        assert!(matches!(refused, Err(Reason::ControlPlaneUnknown(_))));
+        assert!(matches!(refused, Err(Refused::ControlPlaneUnknown(_))));
         place
             .check(CallbackFrom::Any, "CLUSTER", "10.99.0.13")
             .unwrap();
@@ -342,7 +332,7 @@ mod tests {
         assert!(!place.takes("CLUSTER", "10.99.0.13"));
         assert!(place.takes(own.expose(), "127.0.0.1"));
         let refused = place.check(CallbackFrom::Cluster, own.expose(), "10.99.0.12");
-        assert!(matches!(refused, Err(Reason::NotThisNode(_))));
+        assert!(matches!(refused, Err(Refused::NotThisNode(_))));
     }
 
     #[test]

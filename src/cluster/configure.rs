@@ -6,6 +6,7 @@
 //! arguments are the old ones again. Add-ons are MicroK8s's own scripts and come last, because they
 //! cannot be undone.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use crate::cluster::transaction::{JournalError, Step, Transaction};
 use crate::model::launch_configuration;
 use crate::platform::{Action, CommandError, Service};
 use crate::store::args_file::ArgsFile;
-use crate::store::layout::{Lock, ReadError};
-use crate::wire::cluster_v1::{AddonChange, ConfigureRequest, ServiceChange, Switch};
+use crate::store::layout::{Lock, none_if_missing};
+use crate::wire::cluster_v1::{ConfigureRequest, ServiceChange, Switch};
 
 /// How MicroK8s begins the names of its services.
 const PREFIX: &str = "microk8s.daemon-";
@@ -52,17 +53,7 @@ pub(crate) enum ConfigureError {
         /// Whose.
         service: String,
         /// Why.
-        #[source]
-        source: JournalError,
-    },
-    /// Arguments cannot be read; nothing has changed.
-    #[error("Failed to update arguments of service {service:?}: {source}")]
-    Read {
-        /// Whose.
-        service: String,
-        /// Why.
-        #[source]
-        source: ReadError,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A service did not restart; the arguments are the old ones.
     #[error("Failed to restart service {service:?}: {}", .source.in_microk8s_words())]
@@ -70,7 +61,6 @@ pub(crate) enum ConfigureError {
         /// As it was named in the request.
         service: String,
         /// Why.
-        #[source]
         source: CommandError,
     },
     /// An add-on's script failed.
@@ -81,7 +71,6 @@ pub(crate) enum ConfigureError {
         /// What was wanted.
         to: Switch,
         /// Why.
-        #[source]
         source: CommandError,
     },
     /// Something else changes the node.
@@ -130,7 +119,8 @@ pub(crate) fn configure(
         .map(|change| Wanted::check(node, change))
         .collect::<Result<_, _>>()?;
     for addon in &request.addons {
-        check_addon(addon)?;
+        launch_configuration::addon(&addon.name)
+            .map_err(|_| ConfigureError::Addon(addon.name.clone()))?;
     }
     let (this_agent, others): (Vec<_>, Vec<_>) = once_each(&services)
         .into_iter()
@@ -280,10 +270,7 @@ fn apply(
         Ok(())
     });
     done.map_err(|error| match (files.get(running), error) {
-        (Some(file), source) => ConfigureError::Update {
-            service: file.service.clone(),
-            source,
-        },
+        (Some(file), error) => not_updated(&file.service, error),
         (None, JournalError::Service(source)) => {
             restarts[running - files.len()].not_restarted(source)
         }
@@ -292,6 +279,13 @@ fn apply(
     // What the disk says of it is in the log.
     let _ = transaction.commit()?;
     Ok(())
+}
+
+fn not_updated(service: &str, error: impl Error + Send + Sync + 'static) -> ConfigureError {
+    ConfigureError::Update {
+        service: service.to_owned(),
+        source: Box::new(error),
+    }
 }
 
 /// A file of arguments that reads otherwise from now on.
@@ -313,10 +307,9 @@ fn new_files(node: &Node, services: &[Wanted<'_>]) -> Result<Vec<NewFile>, Confi
             Some(place) => place,
             None => {
                 let service = configured.change.name.clone();
-                let before = match node.layout.read_bytes(path) {
-                    Ok(content) => Some(content),
-                    Err(error) if error.is_missing() => None,
-                    Err(source) => return Err(ConfigureError::Read { service, source }),
+                let before = match none_if_missing(node.layout.read_bytes(path)) {
+                    Ok(before) => before,
+                    Err(error) => return Err(not_updated(&service, error)),
                 };
                 files.push(NewFile {
                     path: path.clone(),
@@ -369,10 +362,6 @@ fn is_argument(key: &str) -> bool {
     let strange = |c: char| c.is_whitespace() || c.is_control() || c == '=';
     key.strip_prefix("--")
         .is_some_and(|name| !name.is_empty() && !name.contains(strange))
-}
-
-fn check_addon(addon: &AddonChange) -> Result<(), ConfigureError> {
-    launch_configuration::addon(&addon.name).map_err(|_| ConfigureError::Addon(addon.name.clone()))
 }
 
 #[cfg(test)]
@@ -451,12 +440,7 @@ mod tests {
 
     #[test]
     fn addons_are_names_and_no_paths_or_options() {
-        let check = |name: &str| {
-            check_addon(&AddonChange {
-                name: name.to_owned(),
-                to: None,
-            })
-        };
+        let check = launch_configuration::addon;
         for name in [
             "dns",
             "nosuch",

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::cluster::node::Node;
-use crate::platform::CommandError;
 use crate::wire::cluster_v1::UpgradeRequest;
 
 /// Why a phase was not gone through; the texts are those of MicroK8s's agent (recording
@@ -13,30 +12,7 @@ use crate::wire::cluster_v1::UpgradeRequest;
 pub(crate) struct UpgradeError {
     upgrade: String,
     phase: String,
-    why: Box<Why>,
-}
-
-/// What went wrong in an upgrade.
-#[derive(Debug, thiserror::Error)]
-enum Why {
-    /// No phase of that name.
-    #[error("unknown upgrade phase {0:?}")]
-    UnknownPhase(String),
-    /// Not the name of a folder: a path leads anywhere.
-    #[error("unknown upgrade {0:?}")]
-    NoName(String),
-    /// MicroK8s has no such upgrade, or not this phase of it.
-    #[error("could not find script {0}")]
-    NoScript(String),
-    /// The script.
-    #[error("failed to execute {script}: {:?}", .source.in_microk8s_words())]
-    Failed {
-        /// Which one.
-        script: String,
-        /// How it ended.
-        #[source]
-        source: CommandError,
-    },
+    why: String,
 }
 
 /// Goes through one phase. Its script may take `limit`, and is ended then.
@@ -48,31 +24,28 @@ pub(crate) fn run(
     attempt(node, request, limit).map_err(|why| UpgradeError {
         upgrade: request.upgrade.clone(),
         phase: request.phase.clone(),
-        why: Box::new(why),
+        why,
     })
 }
 
-fn attempt(node: &Node, request: &UpgradeRequest, limit: Duration) -> Result<(), Why> {
+fn attempt(node: &Node, request: &UpgradeRequest, limit: Duration) -> Result<(), String> {
     let name = match request.phase.as_str() {
         "prepare" => "prepare-node.sh",
         "commit" => "commit-node.sh",
         "rollback" => "rollback-node.sh",
-        other => return Err(Why::UnknownPhase(other.to_owned())),
+        other => return Err(format!("unknown upgrade phase {other:?}")),
     };
     if !is_name(&request.upgrade) {
-        return Err(Why::NoName(request.upgrade.clone()));
+        return Err(format!("unknown upgrade {:?}", request.upgrade));
     }
     let script = node.layout.upgrade_scripts(&request.upgrade).join(name);
-    let shown = script.display().to_string();
+    let shown = script.display();
     if !script.is_file() {
-        return Err(Why::NoScript(shown));
+        return Err(format!("could not find script {shown}"));
     }
     node.platform
         .run_script(&script, limit)
-        .map_err(|source| Why::Failed {
-            script: shown,
-            source,
-        })
+        .map_err(|error| format!("failed to execute {shown}: {:?}", error.in_microk8s_words()))
 }
 
 /// The name of a folder beside the others, and no way out of there.
