@@ -11,7 +11,7 @@ use crate::model::membership::{Membership, OwnRole};
 use crate::model::role::Role;
 use crate::pki::ca;
 use crate::store::database::StoreError;
-use crate::store::dqlite::{self, Member};
+use crate::store::dqlite::Member;
 use crate::store::layout::{Layout, Lock};
 use crate::store::tokens::Tokens;
 use crate::wire::local_v1::{NodeEntry, NodeList};
@@ -130,10 +130,9 @@ fn members(node: &Node) -> Vec<Member> {
     let asked = node
         .platform
         .has_datastore()
-        .then(|| node.platform.datastore_members(&node.layout.backend()));
+        .then(|| node.datastore_members().ok());
     asked
-        .and_then(Result::ok)
-        .and_then(|answer| dqlite::read_shell_answer(&answer).ok())
+        .flatten()
         .or_else(|| first_join::datastore_members(node).ok())
         .unwrap_or_default()
 }

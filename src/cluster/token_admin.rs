@@ -11,7 +11,7 @@ use crate::cluster::secret_store::SecretStore;
 use crate::cluster::transaction;
 use crate::model::cluster_id::CurrentCluster;
 use crate::model::token::TokenDigest;
-use crate::model::token_record::Issuer;
+use crate::model::token_record::{Issuer, TokenRecord};
 use crate::model::token_terms::RoleLimit;
 use crate::pki::ca;
 use crate::store::database::StoreError;
@@ -189,58 +189,48 @@ fn entry(token: &ListedToken, now: i64) -> TokenEntry {
         Listed::Not | Listed::Open | Listed::Expired => None,
     };
     let file = token.file.map(str::to_owned);
-    let Some(record) = &token.record else {
-        return TokenEntry {
-            id,
-            state,
-            role: RoleLimit::Any,
-            uses_left: match (token.in_file, token.file == Some(PERSISTENT_TOKENS)) {
-                (Listed::Open, false) => Some(1),
-                (Listed::Open | Listed::Until(_), _) => None,
-                (Listed::Not | Listed::Expired, _) => Some(0),
-            },
-            expires: expires_in_file,
-            node: None,
-            issued_at: None,
-            issued_by: None,
-            issued_on: None,
-            file,
-            admissions: 0,
-            last_use: None,
-            revoked_at: None,
-            revoked_by: None,
-            void_since: None,
-            void_because: None,
-            description: None,
-        };
-    };
+    let record = token.record.as_ref();
+    let revoked = record.and_then(TokenRecord::revoked);
+    let void = record.and_then(|record| record.void(now));
     TokenEntry {
         id,
         state,
-        role: record.role(),
-        uses_left: record.uses_left(now),
-        expires: record.expires().max(expires_in_file),
-        node: record.node().map(ToString::to_string),
-        issued_at: Some(record.issued_at()),
-        issued_by: match record.issuer() {
-            Issuer::Uid(uid) => Some(uid),
-            Issuer::TokenFile => None,
+        role: record.map_or(RoleLimit::Any, TokenRecord::role),
+        uses_left: match record {
+            Some(record) => record.uses_left(now),
+            None => uses_left_of_line(token),
         },
-        issued_on: record.issued_on().map(str::to_owned),
+        expires: record.and_then(TokenRecord::expires).max(expires_in_file),
+        node: record.and_then(TokenRecord::node).map(ToString::to_string),
+        issued_at: record.map(TokenRecord::issued_at),
+        issued_by: match record.map(TokenRecord::issuer) {
+            Some(Issuer::Uid(uid)) => Some(uid),
+            Some(Issuer::TokenFile) | None => None,
+        },
+        issued_on: record.and_then(TokenRecord::issued_on).map(str::to_owned),
         file,
-        admissions: record.admissions(),
-        last_use: record.last_use().map(|last| TokenUse {
+        admissions: record.map_or(0, TokenRecord::admissions),
+        last_use: record.and_then(TokenRecord::last_use).map(|last| TokenUse {
             node: last.node.name.clone(),
             address: last.node.address,
             role: last.role,
             at: last.at,
         }),
-        revoked_at: record.revoked().map(|revoked| revoked.at),
-        revoked_by: record.revoked().map(|revoked| revoked.uid),
-        void_since: record.void(now).map(|void| void.at),
-        void_because: record.void(now).map(|void| void.why.as_str().to_owned()),
+        revoked_at: revoked.map(|revoked| revoked.at),
+        revoked_by: revoked.map(|revoked| revoked.uid),
+        void_since: void.map(|void| void.at),
+        void_because: void.map(|void| void.why.as_str().to_owned()),
         description: record
-            .description()
+            .and_then(TokenRecord::description)
             .map(|description| description.as_str().to_owned()),
+    }
+}
+
+/// How many nodes a line of a token file still admits, of which there is no record.
+fn uses_left_of_line(token: &ListedToken) -> Option<u32> {
+    match token.in_file {
+        Listed::Open if token.file != Some(PERSISTENT_TOKENS) => Some(1),
+        Listed::Open | Listed::Until(_) => None,
+        Listed::Not | Listed::Expired => Some(0),
     }
 }
