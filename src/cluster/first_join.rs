@@ -25,11 +25,11 @@ use crate::model::token::{Token, TokenDigest};
 use crate::platform::InterfaceAddress;
 use crate::store::callback_tokens;
 use crate::store::dqlite::{self, Malformed, Member};
-use crate::store::layout::{Lock, ReadError};
+use crate::store::layout::{Lock, ReadError, none_if_missing};
 use crate::store::token_files::CALLBACK_TOKEN;
 use crate::store::tokens::Tokens;
 
-use history::{FirstJoins, TooOften};
+use history::{History, TooOften};
 
 /// Why the node could not be made ready for others.
 #[derive(Debug, thiserror::Error)]
@@ -177,10 +177,9 @@ pub(crate) fn foretell(node: &Node, needs: &Needs, now: i64) -> Result<(), First
     match Duties::of(node, needs)? {
         Some(Duties {
             datastore: Some(_), ..
-        }) => {
-            let joins = FirstJoins::new(&node.layout);
-            joins.check(now).map_err(FirstJoinError::TooOften)
-        }
+        }) => History::of_first_joins(&node.layout)
+            .check(now)
+            .map_err(FirstJoinError::TooOften),
         _ => Ok(()),
     }
 }
@@ -203,9 +202,9 @@ pub(crate) fn make_ready(
     let Some(duties) = Duties::of(node, needs)? else {
         return Ok(false);
     };
-    let joins = FirstJoins::new(&node.layout);
+    let joins = || History::of_first_joins(&node.layout);
     let restarts_datastore = duties.datastore.is_some();
-    joins
+    joins()
         .begin(presented.now, &presented.token, restarts_datastore)
         .map_err(FirstJoinError::History)?
         .map_err(FirstJoinError::TooOften)?;
@@ -216,7 +215,7 @@ pub(crate) fn make_ready(
     let Err(error) = done else {
         return Ok(true);
     };
-    if restarts_datastore && let Err(error) = joins.note_restart(presented.now) {
+    if restarts_datastore && let Err(error) = joins().note_restart(presented.now) {
         tracing::warn!(%error, "it cannot be written down that the datastore restarts once more");
     }
     if let Err(undo) = transaction.roll_back() {
@@ -237,11 +236,8 @@ impl Duties {
                 duties.datastore = place_of_datastore(node, contacted)?;
             }
             duties.callback_token = !layout.credential(CALLBACK_TOKEN).exists();
-            duties.manifest = match layout.text(&layout.cni_manifest()) {
-                Ok(manifest) => cni::reach(manifest.expose(), other),
-                Err(error) if error.is_missing() => None,
-                Err(error) => return Err(error.into()),
-            };
+            let manifest = none_if_missing(layout.text(&layout.cni_manifest()))?;
+            duties.manifest = manifest.and_then(|text| cni::reach(text.expose(), other));
         }
         let any = duties.datastore.is_some()
             || duties.callback_token

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::base::mutex::lock;
-use crate::cluster::first_join::history::{self, FirstJoins, Undo};
+use crate::cluster::first_join::history::{History, REMEMBERED, Undo};
 use crate::cluster::first_join::{self, FirstJoinError, Needs, Presented};
 use crate::cluster::node::Node;
 use crate::cluster::{node_lock, transaction};
@@ -123,7 +123,7 @@ impl FirstJoinTracker {
         }
         if transaction::is_deferred(&node.layout) && self.is_news(&presented.token) {
             let _step = self.wait_for_step();
-            if let Err(error) = FirstJoins::new(&node.layout).note_asked(&presented.token) {
+            if let Err(error) = History::of_first_joins(&node.layout).note_asked(&presented.token) {
                 tracing::warn!(%error, "the token of a join cannot be written down");
             }
         }
@@ -133,7 +133,7 @@ impl FirstJoinTracker {
     /// Whether a token is to be written down as one that asked. Of very many the rest does not count.
     fn is_news(&self, token: &TokenDigest) -> bool {
         let mut state = self.lock();
-        state.noted.len() < history::REMEMBERED && state.noted.insert(*token)
+        state.noted.len() < REMEMBERED && state.noted.insert(*token)
     }
 
     /// Waits until nothing is being undone; from then on nothing is, until what is given is dropped.
@@ -225,8 +225,8 @@ impl FirstJoinTracker {
         if !none_waits && tokens.now() < until {
             return;
         }
-        let joins = FirstJoins::new(&node.layout);
-        let undo = joins.undo(tokens.now());
+        let joins = || History::of_first_joins(&node.layout);
+        let undo = joins().undo(tokens.now());
         if undo == Undo::Later {
             if !std::mem::replace(&mut self.lock().logged_later, true) {
                 tracing::info!(
@@ -254,7 +254,7 @@ impl FirstJoinTracker {
                 let Ok(_turn) = node_lock::take_now(node) else {
                     return;
                 };
-                if let Err(error) = joins.note_undo(tokens.now()) {
+                if let Err(error) = joins().note_undo(tokens.now()) {
                     tracing::error!(%error, "what the first join changed is not undone: it cannot be written down");
                     return;
                 }

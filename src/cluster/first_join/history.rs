@@ -5,11 +5,12 @@
 //! here bounds that, whatever tokens and nodes ask for and however often the agent starts anew.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::atomic_file::{self, Access};
+use crate::base::missing::none_if_missing;
 use crate::model::token::TokenDigest;
 use crate::store::layout::Layout;
 
@@ -32,9 +33,11 @@ const MONTH: u64 = 30 * DAY;
 /// How many tokens are remembered of the joins that one undo was for, and how many undos.
 pub(crate) const REMEMBERED: usize = 32;
 
-/// What was done for joining nodes.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What was done for joining nodes, on the disk. Changes must come one after the other.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct History {
+    #[serde(skip)]
+    path: PathBuf,
     /// When a service was restarted for them, in unix seconds.
     #[serde(default)]
     restarts: Vec<i64>,
@@ -46,7 +49,7 @@ pub(crate) struct History {
     asked: Vec<TokenDigest>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Undone {
     at: i64,
     tokens: Vec<TokenDigest>,
@@ -64,45 +67,93 @@ pub(crate) enum Undo {
 }
 
 impl History {
+    /// The restarts of a node's datastore for joining nodes, and what they were for.
+    pub(crate) fn of_first_joins(layout: &Layout) -> Self {
+        Self::load(layout.own_state().join("first-join.history"))
+    }
+
     /// The history in a file; an empty one where there is none, or none that can be read.
-    pub(crate) fn load(path: &Path) -> Self {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
-            Err(error) => {
-                tracing::warn!(%error, "cannot read `{}`", path.display());
-                return Self::default();
-            }
-        };
-        serde_json::from_str(&text).unwrap_or_else(|error| {
+    fn load(path: PathBuf) -> Self {
+        let text = none_if_missing(std::fs::read_to_string(&path)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read `{}`", path.display());
+            None
+        });
+        let read = text.map_or_else(|| Ok(Self::default()), |text| serde_json::from_str(&text));
+        let history = read.unwrap_or_else(|error| {
             tracing::warn!(%error, "`{}` is damaged, and begins anew", path.display());
             Self::default()
-        })
+        });
+        Self { path, ..history }
     }
 
-    fn save(&self, path: &Path) -> io::Result<()> {
+    fn save(&self) -> io::Result<()> {
         let text = serde_json::to_string(self)?;
-        atomic_file::write(path, text.as_bytes(), Access::PRIVATE)
+        atomic_file::write(&self.path, text.as_bytes(), Access::PRIVATE)
     }
 
-    /// After how many seconds there is room for so many restarts of at most `limit`: none where there
-    /// is room now.
-    fn wait(&self, now: i64, restarts: usize, limit: usize) -> u64 {
+    /// Whether there is room for so many restarts of at most `limit`.
+    fn check_room(&self, now: i64, restarts: usize, limit: usize) -> Result<(), TooOften> {
         let mut recent: Vec<i64> = self.restarts.clone();
         recent.retain(|at| is_within(*at, now, HOUR));
         recent.sort_unstable();
         let too_many = (recent.len() + restarts).saturating_sub(limit);
         let Some(leaves) = too_many.checked_sub(1).and_then(|last| recent.get(last)) else {
-            return 0;
+            return Ok(());
         };
         let leaves = leaves.saturating_add_unsigned(HOUR);
-        u64::try_from(leaves.saturating_sub(now))
+        let seconds = u64::try_from(leaves.saturating_sub(now))
             .unwrap_or(0)
-            .clamp(1, 2 * HOUR)
+            .clamp(1, 2 * HOUR);
+        Err(TooOften { seconds })
+    }
+
+    /// Whether there is room for a first join.
+    pub(crate) fn check(&self, now: i64) -> Result<(), TooOften> {
+        self.check_room(now, OF_A_JOIN, OF_DATASTORE)
+    }
+
+    /// The node is about to be made ready for others, as this token asks. It is on the disk before the
+    /// datastore restarts.
+    pub(crate) fn begin(
+        mut self,
+        now: i64,
+        token: &TokenDigest,
+        restarts_datastore: bool,
+    ) -> io::Result<Result<(), TooOften>> {
+        if restarts_datastore {
+            if let Err(too_often) = self.check(now) {
+                return Ok(Err(too_often));
+            }
+            self.add_restart(now);
+        }
+        self.asked = vec![*token];
+        self.save().map(Ok)
+    }
+
+    /// The service is restarted once more.
+    pub(crate) fn note_restart(mut self, now: i64) -> io::Result<()> {
+        self.add_restart(now);
+        self.save()
+    }
+
+    fn add_restart(&mut self, now: i64) {
+        self.restarts.retain(|at| is_within(*at, now, HOUR));
+        self.restarts.push(now);
+    }
+
+    /// Another node asks to join with this token, now that this one is ready. It waits for no disk: a
+    /// power loss, which no node that joins can bring about, may take it back.
+    pub(crate) fn note_asked(mut self, token: &TokenDigest) -> io::Result<()> {
+        if self.asked.len() >= REMEMBERED || self.asked.contains(token) {
+            return Ok(());
+        }
+        self.asked.push(*token);
+        let text = serde_json::to_string(&self)?;
+        atomic_file::write_unflushed(&self.path, text.as_bytes(), Access::PRIVATE).map(drop)
     }
 
     /// Whether a first join on which no node relies is undone.
-    fn undo(&self, now: i64) -> Undo {
+    pub(crate) fn undo(&self, now: i64) -> Undo {
         let has_failed_before = |token| {
             let mut undone = self.undone.iter();
             undone.any(|undone| undone.tokens.contains(token))
@@ -117,19 +168,15 @@ impl History {
             .checked_sub(1);
         let pause = doublings.map_or(0, |by| UNDO_PAUSE.saturating_mul(2_u64.saturating_pow(by)));
         let waits = recent.iter().any(|at| is_within(*at, now, pause.min(DAY)));
-        match waits || self.wait(now, OF_AN_UNDO, OF_DATASTORE) > 0 {
+        match waits || self.check_room(now, OF_AN_UNDO, OF_DATASTORE).is_err() {
             true => Undo::Later,
             false => Undo::Now,
         }
     }
 
-    fn note_restart(&mut self, now: i64) {
-        self.restarts.retain(|at| is_within(*at, now, HOUR));
-        self.restarts.push(now);
-    }
-
-    fn note_undo(&mut self, now: i64) {
-        self.note_restart(now);
+    /// The first join is about to be undone.
+    pub(crate) fn note_undo(mut self, now: i64) -> io::Result<()> {
+        self.add_restart(now);
         self.undone
             .retain(|undone| is_within(undone.at, now, MONTH));
         if self.undone.len() >= REMEMBERED {
@@ -137,15 +184,7 @@ impl History {
         }
         let tokens = std::mem::take(&mut self.asked);
         self.undone.push(Undone { at: now, tokens });
-    }
-
-    /// Says whether that is news.
-    fn note_asked(&mut self, token: &TokenDigest) -> bool {
-        let is_news = self.asked.len() < REMEMBERED && !self.asked.contains(token);
-        if is_news {
-            self.asked.push(*token);
-        }
-        is_news
+        self.save()
     }
 }
 
@@ -162,93 +201,16 @@ pub(crate) struct TooOften {
     pub(crate) seconds: u64,
 }
 
-/// Restarts of the datastore for joining nodes, and what they were for, on the disk. Calls must come one
-/// after the other.
-#[derive(Debug)]
-pub(crate) struct FirstJoins {
-    path: PathBuf,
-}
-
-impl FirstJoins {
-    /// Those of a node.
-    pub(crate) fn new(layout: &Layout) -> Self {
-        let path = layout.own_state().join("first-join.history");
-        Self { path }
-    }
-
-    /// Whether there is room for a first join.
-    pub(crate) fn check(&self, now: i64) -> Result<(), TooOften> {
-        match History::load(&self.path).wait(now, OF_A_JOIN, OF_DATASTORE) {
-            0 => Ok(()),
-            seconds => Err(TooOften { seconds }),
-        }
-    }
-
-    /// The node is about to be made ready for others, as this token asks. It is on the disk before the
-    /// datastore restarts.
-    pub(crate) fn begin(
-        &self,
-        now: i64,
-        token: &TokenDigest,
-        restarts_datastore: bool,
-    ) -> io::Result<Result<(), TooOften>> {
-        let mut history = History::load(&self.path);
-        if restarts_datastore {
-            let seconds = history.wait(now, OF_A_JOIN, OF_DATASTORE);
-            if seconds > 0 {
-                return Ok(Err(TooOften { seconds }));
-            }
-            history.note_restart(now);
-        }
-        history.asked = vec![*token];
-        history.save(&self.path).map(Ok)
-    }
-
-    /// The datastore is restarted once more, since it did not come up.
-    pub(crate) fn note_restart(&self, now: i64) -> io::Result<()> {
-        let mut history = History::load(&self.path);
-        history.note_restart(now);
-        history.save(&self.path)
-    }
-
-    /// Another node asks to join with this token, now that this one is ready. It waits for no disk: a
-    /// power loss, which no node that joins can bring about, may take it back.
-    pub(crate) fn note_asked(&self, token: &TokenDigest) -> io::Result<()> {
-        let mut history = History::load(&self.path);
-        if history.note_asked(token) {
-            let text = serde_json::to_string(&history)?;
-            atomic_file::write_unflushed(&self.path, text.as_bytes(), Access::PRIVATE)?;
-        }
-        Ok(())
-    }
-
-    /// Whether a first join on which no node relies is undone.
-    pub(crate) fn undo(&self, now: i64) -> Undo {
-        History::load(&self.path).undo(now)
-    }
-
-    /// It is about to be undone.
-    pub(crate) fn note_undo(&self, now: i64) -> io::Result<()> {
-        let mut history = History::load(&self.path);
-        history.note_undo(now);
-        history.save(&self.path)
-    }
-}
-
 /// The API server is about to be restarted, so that it reads the tokens of users again. It is on the
 /// disk before. Calls must come one after the other.
 pub(crate) fn begin_api_server_restart(
     layout: &Layout,
     now: i64,
 ) -> io::Result<Result<(), TooOften>> {
-    let path = layout.own_state().join("api-server.history");
-    let mut history = History::load(&path);
-    match history.wait(now, 1, OF_API_SERVER) {
-        0 => {
-            history.note_restart(now);
-            history.save(&path).map(Ok)
-        }
-        seconds => Ok(Err(TooOften { seconds })),
+    let history = History::load(layout.own_state().join("api-server.history"));
+    match history.check_room(now, 1, OF_API_SERVER) {
+        Ok(()) => history.note_restart(now).map(Ok),
+        Err(too_often) => Ok(Err(too_often)),
     }
 }
 
@@ -276,7 +238,7 @@ mod tests {
     fn day_of_failed_joins(token_of: impl Fn(usize) -> TokenDigest, move_fails: bool) -> Vec<i64> {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("history");
-        let joins = FirstJoins { path };
+        let joins = || History::load(path.clone());
         let (mut made, mut is_ready, mut is_final) = (Vec::new(), false, false);
         for number in 0..1440 {
             let now = 1_000_000 + 60 * i64::try_from(number).unwrap();
@@ -285,19 +247,19 @@ mod tests {
                 break;
             }
             if is_ready {
-                joins.note_asked(&token).unwrap();
-            } else if joins.begin(now, &token, true).unwrap().is_ok() {
+                joins().note_asked(&token).unwrap();
+            } else if joins().begin(now, &token, true).unwrap().is_ok() {
                 made.push(now);
                 is_ready = !move_fails;
                 if move_fails {
-                    joins.note_restart(now).unwrap();
+                    joins().note_restart(now).unwrap();
                     made.push(now);
                 }
             }
             if is_ready {
-                match joins.undo(now) {
+                match joins().undo(now) {
                     Undo::Now => {
-                        joins.note_undo(now).unwrap();
+                        joins().note_undo(now).unwrap();
                         made.push(now);
                         is_ready = false;
                     }
@@ -334,13 +296,16 @@ mod tests {
     fn a_clock_that_was_wrong_blocks_nothing_for_longer_than_an_hour() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("history");
-        let joins = FirstJoins { path };
+        let joins = || History::load(path.clone());
         for _ in 0..OF_DATASTORE {
-            joins.note_restart(4_000_000_000).unwrap();
+            joins().note_restart(4_000_000_000).unwrap();
         }
-        let refused = joins.begin(4_000_000_000, &token(0), true).unwrap();
+        let refused = joins().begin(4_000_000_000, &token(0), true).unwrap();
         assert_eq!(refused, Err(TooOften { seconds: 3600 }));
-        assert_eq!(joins.begin(1_700_000_000, &token(0), true).unwrap(), Ok(()));
+        assert_eq!(
+            joins().begin(1_700_000_000, &token(0), true).unwrap(),
+            Ok(())
+        );
     }
 
     #[test]
@@ -348,6 +313,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("history");
         std::fs::write(&path, "\u{0}nope").unwrap();
-        assert_eq!(History::load(&path), History::default());
+        assert!(History::load(path).restarts.is_empty());
     }
 }
