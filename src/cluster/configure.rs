@@ -126,7 +126,11 @@ pub(crate) fn configure(
         .into_iter()
         .partition(|configured| configured.service == Service::ClusterAgent);
     if services.iter().any(Wanted::is_a_change) {
-        let _turn = node_lock::lock_and_recover::<ConfigureError>(node, node_lock::recover)?;
+        let _turn = node_lock::lock_and_recover::<ConfigureError>(
+            node,
+            node_lock::BUSY_LIMIT,
+            node_lock::recover,
+        )?;
         change_services(node, &new_files(node, &services)?, &others)?;
     }
     // The node lock is free again: an add-on's script may itself have this node configured.

@@ -192,7 +192,11 @@ pub(crate) fn make_ready(
     needs: &Needs,
     presented: &Presented,
 ) -> Result<bool, FirstJoinError> {
-    let _turn = node_lock::lock_and_recover::<FirstJoinError>(node, node_lock::recover)?;
+    let _turn = node_lock::lock_and_recover::<FirstJoinError>(
+        node,
+        node_lock::BUSY_LIMIT,
+        node_lock::recover,
+    )?;
     // It may have joined another cluster while this waited.
     if node.is_worker() {
         let control_plane = callback::control_plane_of_worker(node);

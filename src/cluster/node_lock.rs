@@ -15,10 +15,10 @@ use crate::cluster::transaction::{self, Ending, JournalError};
 use crate::store::revision::NotCurrent;
 
 /// How long another change of the node may take to end, and how often that is looked at.
-const BUSY_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const BUSY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a command waits for that: one that was ended is being taken back right now. It does not
 /// wait for more in silence.
-const COMMAND_LIMIT: Duration = Duration::from_secs(1);
+pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The right to change the node, until it is dropped.
@@ -43,7 +43,6 @@ pub(crate) enum NodeLockError {
         /// Which folder.
         path: PathBuf,
         /// Why.
-        #[source]
         source: io::Error,
     },
 }
@@ -105,32 +104,12 @@ pub(crate) fn take(node: &Node) -> Result<NodeLock, NodeLockError> {
 
 /// Waits for the node lock, and then recovers from a change that was killed, with [`recover`] or a
 /// function that calls it.
-pub(crate) fn lock_and_recover<E>(
+pub(crate) fn lock_and_recover<E: From<NodeLockError> + From<JournalError>>(
     node: &Node,
-    recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
-) -> Result<NodeLock, E>
-where
-    E: From<NodeLockError> + From<JournalError>,
-{
-    tidied(node, take(node)?, recover)
-}
-
-/// [`lock_and_recover`] for a command: that another change is under way is said at once.
-pub(crate) fn lock_and_recover_soon<E>(
-    node: &Node,
-    recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
-) -> Result<NodeLock, E>
-where
-    E: From<NodeLockError> + From<JournalError>,
-{
-    tidied(node, take_within(node, COMMAND_LIMIT)?, recover)
-}
-
-fn tidied<E: From<JournalError>>(
-    node: &Node,
-    node_lock: NodeLock,
+    limit: Duration,
     recover: impl FnOnce(&Node) -> Result<Option<Ending>, JournalError>,
 ) -> Result<NodeLock, E> {
+    let node_lock = take_within(node, limit)?;
     if let Some(ending) = recover(node)? {
         tracing::warn!("{ending}");
     }

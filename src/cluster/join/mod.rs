@@ -111,7 +111,8 @@ fn attempt(
         // The turn could not be taken on a disk that is read-only or full.
         preflight::require_disk(node, &wanted_of(node, order))?;
     }
-    let _turn = node_lock::lock_and_recover_soon::<JoinError>(node, report::recover)?;
+    let _turn =
+        node_lock::lock_and_recover::<JoinError>(node, node_lock::COMMAND_LIMIT, report::recover)?;
     complete(Change::new(node, end), urls, order, runs_in, progress)
 }
 

@@ -85,7 +85,11 @@ impl Launch<'_> {
             return Err(LaunchError::Guarded);
         }
         // Free again for an add-on's script, which may itself have this node configured.
-        let _lock = node_lock::lock_and_recover_soon::<JoinError>(node, join::recover_in_turn)?;
+        let _lock = node_lock::lock_and_recover::<JoinError>(
+            node,
+            node_lock::COMMAND_LIMIT,
+            join::recover_in_turn,
+        )?;
         let plan = Plan::of(node, &self.configuration.parts)?;
         if let Some(warning) = plan.warning(order.is_some()) {
             progress.tell(Event::warning(warning));

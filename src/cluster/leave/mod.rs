@@ -69,7 +69,11 @@ fn attempt(
     dry_run: bool,
     progress: &mut dyn Progress,
 ) -> Result<End, LeaveError> {
-    let _turn = node_lock::lock_and_recover_soon::<LeaveError>(node, join::recover_in_turn)?;
+    let _turn = node_lock::lock_and_recover::<LeaveError>(
+        node,
+        node_lock::COMMAND_LIMIT,
+        join::recover_in_turn,
+    )?;
     let plan = Plan::prepare(node)?;
     let role = plan.role;
     if plan.ends_cluster {

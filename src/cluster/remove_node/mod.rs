@@ -71,7 +71,11 @@ fn attempt(
     order: &RemoveOrder,
     progress: &mut dyn Progress,
 ) -> Result<End, RemoveError> {
-    let _turn = node_lock::lock_and_recover_soon::<RemoveError>(node, join::recover_in_turn)?;
+    let _turn = node_lock::lock_and_recover::<RemoveError>(
+        node,
+        node_lock::COMMAND_LIMIT,
+        join::recover_in_turn,
+    )?;
     if node.layout.has(Lock::Clustered) {
         return Err(RemoveError::OnWorker);
     }
