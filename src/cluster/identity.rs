@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use crate::base::secret::Secret;
 use crate::cluster::fresh_node::client_certificates;
 use crate::cluster::node::Node;
+use crate::cluster::transaction::Steps;
 use crate::pki::PkiError;
 use crate::pki::ca::{Ca, LONG, Profile};
 use crate::pki::key::{Bits, PrivateKey};
 use crate::pki::kubeconfig::{self, Identity};
-use crate::store::layout::ReadError;
+use crate::store::layout::{ReadError, none_if_missing};
 
 /// Why an identity cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -43,17 +44,16 @@ impl NodeKey {
         if let Some(found) = Self::read(node, name)? {
             return Ok(found);
         }
-        Self::new(PrivateKey::generate(Bits::Rsa2048)?)
+        Ok(Self::new(PrivateKey::generate(Bits::Rsa2048)?)?)
     }
 
     /// The node's key of this name, where it has one.
     pub(crate) fn read(node: &Node, name: &str) -> Result<Option<Self>, IdentityError> {
         let path = node.layout.cert(&format!("{name}.key"));
-        let pem = match node.layout.read(&path) {
-            Ok(pem) => Secret::new(pem),
-            Err(error) if error.is_missing() => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(pem) = none_if_missing(node.layout.read(&path))? else {
+            return Ok(None);
         };
+        let pem = Secret::new(pem);
         let unusable = |source| PkiError::KeyFile {
             path,
             source: Box::new(source),
@@ -66,7 +66,7 @@ impl NodeKey {
     }
 
     /// A key that was made just now.
-    pub(crate) fn new(key: PrivateKey) -> Result<Self, IdentityError> {
+    pub(crate) fn new(key: PrivateKey) -> Result<Self, PkiError> {
         let pem = key.to_pem()?;
         Ok(Self {
             key,
@@ -102,13 +102,26 @@ pub(crate) fn api_server_url(host: &str, port: &str) -> String {
 /// A certificate and kubeconfig of the node under an authority.
 pub(crate) struct Renewed {
     /// The name of its files below `certs`, without the ending.
-    pub(crate) name: &'static str,
-    /// Its key.
-    pub(crate) key: NodeKey,
-    /// The certificate, PEM.
-    pub(crate) certificate: String,
+    name: &'static str,
+    key: NodeKey,
+    /// PEM.
+    certificate: String,
     /// The kubeconfig that holds it: name and text.
-    pub(crate) kubeconfig: Option<(&'static str, Secret)>,
+    kubeconfig: Option<(String, Secret)>,
+}
+
+impl Renewed {
+    /// Writes all of it. A key that the node had stays as it is.
+    pub(crate) fn write(&self, steps: &mut Steps<'_>) {
+        if self.key.is_new {
+            steps.key(self.name, &self.key.pem);
+        }
+        let path = steps.node().layout.cert(&format!("{}.crt", self.name));
+        steps.rewrite(&path, &self.certificate, 0o644);
+        if let Some((name, text)) = &self.kubeconfig {
+            steps.kubeconfig(name, text);
+        }
+    }
 }
 
 /// The node's client certificates under this authority, for the keys that `key` gives by their names.

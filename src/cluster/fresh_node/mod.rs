@@ -10,14 +10,12 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::thread;
 
 use rand::TryRng;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::file_lock::FileLock;
-use crate::base::mutex::lock;
 use crate::base::secret::Secret;
 use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca, Profile};
@@ -28,8 +26,11 @@ use crate::pki::name::{AltName, Subject};
 use crate::store::dqlite::{self, DatastoreRole, Member};
 use crate::store::layout::Layout;
 
+/// With this key the API server calls kubelets.
+const API_SERVER: &str = "apiserver-kubelet-client";
+
 /// The private keys of a node of its own: a fresh one, and one that has left a cluster.
-pub(super) const KEYS: [&str; 11] = [
+const KEYS: [&str; 11] = [
     "ca",
     "serviceaccount",
     "server",
@@ -40,7 +41,7 @@ pub(super) const KEYS: [&str; 11] = [
     "proxy",
     "scheduler",
     "controller",
-    "apiserver-kubelet-client",
+    API_SERVER,
 ];
 
 /// What a node is to be like.
@@ -68,7 +69,6 @@ pub enum FreshNodeError {
         /// Which one.
         path: PathBuf,
         /// Why.
-        #[source]
         source: io::Error,
     },
     /// A key or certificate cannot be made.
@@ -137,12 +137,7 @@ impl Writer<'_> {
 
     fn file(&mut self, path: &str, content: &str, mode: u32) -> Result<(), FreshNodeError> {
         let path = self.root.join(path);
-        let access = Access::Set {
-            mode,
-            uid: None,
-            gid: None,
-        };
-        atomic_file::write(&path, content.as_bytes(), access)
+        atomic_file::write(&path, content.as_bytes(), Access::mode(mode))
             .map_err(|source| FreshNodeError::Write { path, source })
     }
 
@@ -165,67 +160,62 @@ impl Writer<'_> {
         self.file(path, &template.replace("HOSTNAME", &fresh.hostname), 0o644)
     }
 
-    fn key(&mut self, path: &str, key: &PrivateKey) -> Result<Secret, FreshNodeError> {
+    fn key(&mut self, name: &str, key: &PrivateKey) -> Result<Secret, FreshNodeError> {
         let pem = key.to_pem()?;
-        self.file(path, pem.expose(), 0o600)?;
+        self.file(&format!("certs/{name}.key"), pem.expose(), 0o600)?;
         Ok(pem)
     }
 
+    /// An authority with this key, and its certificate as PEM.
+    fn authority(
+        &mut self,
+        name: &str,
+        key: PrivateKey,
+        make: fn(PrivateKey) -> Result<(Ca, String), PkiError>,
+    ) -> Result<(Ca, String), FreshNodeError> {
+        self.key(name, &key)?;
+        let (ca, pem) = make(key)?;
+        self.file(&format!("certs/{name}.crt"), &pem, 0o644)?;
+        self.file(&format!("certs/{name}.srl"), &random_serial()?, 0o644)?;
+        Ok((ca, pem))
+    }
+
+    fn server(
+        &mut self,
+        name: &str,
+        key: &PrivateKey,
+        subject: &Subject,
+        names: &[AltName],
+        ca: &Ca,
+    ) -> Result<(), FreshNodeError> {
+        self.key(name, key)?;
+        let request = csr::create(subject, names, key)?;
+        self.file(&format!("certs/{name}.csr"), &request, 0o644)?;
+        let profile = Profile::Server(names.to_vec());
+        let certificate = ca.issue(subject, key, profile, ca::YEAR)?;
+        self.file(&format!("certs/{name}.crt"), &certificate, 0o644)
+    }
+
     fn certificates(&mut self, fresh: &FreshNode) -> Result<(), FreshNodeError> {
-        let mut keys = generate_keys(&KEYS)?;
-        let mut take = |name: &str| {
-            keys.remove(name)
-                .ok_or(PkiError::Crypto("find a key that was made"))
-        };
-
-        let server_names = server_names(fresh);
-        let ca_key = take("ca")?;
-        self.key("certs/ca.key", &ca_key)?;
-        let (ca, ca_pem) = authority(ca_key)?;
-        self.file("certs/ca.crt", &ca_pem, 0o644)?;
-        self.file("certs/ca.srl", &random_serial()?, 0o644)?;
-        self.key("certs/serviceaccount.key", &take("serviceaccount")?)?;
-
-        let server = take("server")?;
-        self.key("certs/server.key", &server)?;
+        let mut keys = NewKeys::generate()?;
+        let names = server_names(fresh);
+        let (ca, ca_pem) = self.authority("ca", keys.take("ca")?, authority)?;
+        self.key("serviceaccount", &keys.take("serviceaccount")?)?;
         let subject = Subject::microk8s_server();
-        self.file(
-            "certs/server.csr",
-            &csr::create(&subject, &server_names, &server)?,
-            0o644,
-        )?;
-        let certificate = ca.issue(
-            &subject,
-            &server,
-            Profile::Server(server_names.clone()),
-            ca::YEAR,
-        )?;
-        self.file("certs/server.crt", &certificate, 0o644)?;
-
-        let front_key = take("front-proxy-ca")?;
-        self.key("certs/front-proxy-ca.key", &front_key)?;
-        let (front_ca, front_pem) = front_proxy_authority(front_key)?;
-        self.file("certs/front-proxy-ca.crt", &front_pem, 0o644)?;
-        self.file("certs/front-proxy-ca.srl", &random_serial()?, 0o644)?;
-        let front = take("front-proxy-client")?;
-        self.key("certs/front-proxy-client.key", &front)?;
-        let subject = Subject::common_name("front-proxy-client");
-        self.file(
-            "certs/front-proxy-client.csr",
-            &csr::create(&subject, &server_names, &front)?,
-            0o644,
-        )?;
-        let certificate =
-            front_ca.issue(&subject, &front, Profile::Server(server_names), ca::YEAR)?;
-        self.file("certs/front-proxy-client.crt", &certificate, 0o644)?;
-
-        for user in client_certificates(&fresh.hostname, &fresh.addresses) {
-            let key = take(user.file)?;
-            let key_pem = self.key(&format!("certs/{}.key", user.file), &key)?;
-            let certificate =
-                ca.issue(&user.subject, &key, Profile::Client(user.names), ca::LONG)?;
-            self.file(&format!("certs/{}.crt", user.file), &certificate, 0o644)?;
-            if let Some((name, user)) = user.kubeconfig {
+        self.server("server", &keys.take("server")?, &subject, &names, &ca)?;
+        let key = keys.take("front-proxy-ca")?;
+        let (ca_of_proxy, _) = self.authority("front-proxy-ca", key, front_proxy_authority)?;
+        let (name, key) = ("front-proxy-client", keys.take("front-proxy-client")?);
+        let subject = Subject::common_name(name);
+        self.server(name, &key, &subject, &names, &ca_of_proxy)?;
+        for client in client_certificates(&fresh.hostname, &fresh.addresses) {
+            let name = client.file;
+            let key = keys.take(name)?;
+            let key_pem = self.key(name, &key)?;
+            let profile = Profile::Client(client.names);
+            let certificate = ca.issue(&client.subject, &key, profile, ca::LONG)?;
+            self.file(&format!("certs/{name}.crt"), &certificate, 0o644)?;
+            if let Some((name, user)) = client.kubeconfig {
                 let identity = Identity::Certificate {
                     certificate: &certificate,
                     key: &key_pem,
@@ -294,50 +284,34 @@ pub(crate) struct ClientCertificate {
     /// The names that it carries.
     pub(crate) names: Vec<AltName>,
     /// The kubeconfig that holds it, and the user in there.
-    pub(crate) kubeconfig: Option<(&'static str, String)>,
+    pub(crate) kubeconfig: Option<(String, String)>,
 }
 
 /// The client certificates of a control plane node, in the order in which MicroK8s makes them.
 pub(crate) fn client_certificates(hostname: &str, addresses: &[IpAddr]) -> Vec<ClientCertificate> {
-    let plain = |file, subject, config: Option<(&'static str, &str)>| ClientCertificate {
+    const ADMINISTRATORS: Option<&str> = Some("system:masters");
+    let kubelet = format!("system:node:{hostname}");
+    let clients = [
+        ("kubelet", kubelet.as_str(), Some("system:nodes")),
+        ("client", "admin", ADMINISTRATORS),
+        ("proxy", "system:kube-proxy", None),
+        ("scheduler", "system:kube-scheduler", None),
+        ("controller", "system:kube-controller-manager", None),
+        (API_SERVER, "kube-apiserver-kubelet-client", ADMINISTRATORS),
+    ];
+    let with_files = clients.map(|(file, user, group)| ClientCertificate {
         file,
-        subject,
-        names: Vec::new(),
-        kubeconfig: config.map(|(name, user)| (name, user.to_owned())),
-    };
-    vec![
-        ClientCertificate {
-            file: "kubelet",
-            subject: Subject::kubelet(hostname),
-            names: node_names(hostname, addresses),
-            kubeconfig: Some(("kubelet.config", format!("system:node:{hostname}"))),
+        subject: match group {
+            Some(group) => Subject::user_in_group(user, group),
+            None => Subject::common_name(user),
         },
-        plain(
-            "client",
-            Subject::user_in_group("admin", "system:masters"),
-            Some(("client.config", "admin")),
-        ),
-        plain(
-            "proxy",
-            Subject::common_name("system:kube-proxy"),
-            Some(("proxy.config", "system:kube-proxy")),
-        ),
-        plain(
-            "scheduler",
-            Subject::common_name("system:kube-scheduler"),
-            Some(("scheduler.config", "system:kube-scheduler")),
-        ),
-        plain(
-            "controller",
-            Subject::common_name("system:kube-controller-manager"),
-            Some(("controller.config", "system:kube-controller-manager")),
-        ),
-        plain(
-            "apiserver-kubelet-client",
-            Subject::user_in_group("kube-apiserver-kubelet-client", "system:masters"),
-            None,
-        ),
-    ]
+        names: match file {
+            "kubelet" => node_names(hostname, addresses),
+            _ => Vec::new(),
+        },
+        kubeconfig: (file != API_SERVER).then(|| (format!("{file}.config"), user.to_owned())),
+    });
+    with_files.into()
 }
 
 /// A node's own names: its host name and its addresses.
@@ -405,34 +379,33 @@ fn random_serial() -> Result<String, FreshNodeError> {
     Ok(format!("{digits}\n"))
 }
 
-/// New keys, made on all processors at once: they are most of the work of a fresh node.
-pub(crate) fn generate_keys(
-    names: &[&'static str],
-) -> Result<HashMap<&'static str, PrivateKey>, PkiError> {
-    let made = Mutex::new(HashMap::new());
-    let wanted = Mutex::new(names.to_vec());
-    let workers = thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(names.len());
-    let work = || -> Result<(), PkiError> {
-        loop {
-            let next = lock(&wanted).pop();
-            let Some(name) = next else { return Ok(()) };
-            let key = PrivateKey::generate(Bits::Rsa2048)?;
-            lock(&made).insert(name, key);
+/// The private keys of a node of its own, by the names of their files.
+pub(crate) struct NewKeys(HashMap<&'static str, PrivateKey>);
+
+impl NewKeys {
+    /// Makes them, on all processors at once: they are most of the work of a fresh node.
+    pub(crate) fn generate() -> Result<Self, PkiError> {
+        let keys = thread::scope(|scope| {
+            let started = KEYS.map(|name| {
+                let key = scope.spawn(|| PrivateKey::generate(Bits::Rsa2048));
+                (name, key)
+            });
+            let made = started.into_iter().map(|(name, key)| {
+                let failed = Err(PkiError::Crypto("generate RSA keys in parallel"));
+                Ok((name, key.join().unwrap_or(failed)?))
+            });
+            made.collect::<Result<_, PkiError>>()
+        })?;
+        Ok(Self(keys))
+    }
+
+    /// A key that nothing else has.
+    pub(crate) fn take(&mut self, name: &str) -> Result<PrivateKey, PkiError> {
+        match self.0.remove(name) {
+            Some(key) => Ok(key),
+            None => PrivateKey::generate(Bits::Rsa2048),
         }
-    };
-    thread::scope(|scope| {
-        let started: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        started.into_iter().try_for_each(|worker| {
-            worker
-                .join()
-                .unwrap_or(Err(PkiError::Crypto("generate RSA keys in parallel")))
-        })
-    })?;
-    Ok(made
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
 }
 
 #[cfg(test)]

@@ -289,12 +289,7 @@ impl Plan {
         }
         self.token_authentication(change)?;
         for renewed in &self.renewed {
-            change.key(renewed.name, &renewed.key);
-            let path = layout.cert(&format!("{}.crt", renewed.name));
-            change.steps.rewrite(&path, &renewed.certificate, 0o644);
-            if let Some((name, text)) = &renewed.kubeconfig {
-                change.steps.kubeconfig(name, text);
-            }
+            renewed.write(&mut change.steps);
         }
         for (name, certificate) in &self.servers {
             change.steps.rewrite(&layout.cert(name), certificate, 0o644);

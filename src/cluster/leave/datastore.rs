@@ -36,42 +36,30 @@ pub(super) fn own_entry(node: &Node) -> Option<Member> {
     dqlite::read_info(&info).ok()
 }
 
-/// The only voter may not leave, or the others lose the data (recording `leave-only-voter`).
-pub(super) fn check_voters(node: &Node) -> Result<(), LeaveError> {
-    let members = node.datastore_members()?;
-    let mut voters = members
-        .iter()
-        .filter(|member| member.role == DatastoreRole::Voter);
-    let only = match (voters.next(), voters.next()) {
-        (Some(only), None) if members.len() > 1 => only,
-        _ => return Ok(()),
-    };
-    match own_entry(node) {
-        Some(own) if own.address == only.address => Err(LeaveError::OnlyVoter),
-        _ => Ok(()),
-    }
-}
-
-/// The members to ask to forget this node: none when it is alone, or forgotten already.
+/// The members to ask to forget this node: none when it is alone, or forgotten already. The only voter
+/// may not leave, or the others lose the data (recording `leave-only-voter`).
 pub(super) fn other_members(node: &Node) -> Result<Others, LeaveError> {
     let members = node.datastore_members()?;
-    let own = own_entry(node);
-    let is_own = |member: &&Member| {
-        let own = own.as_ref();
-        own.is_some_and(|own| member.address == own.address)
-    };
-    let other = members.iter().find(|member| !is_own(member));
+    let own = own_entry(node).map(|own| own.address);
+    let is_own = |member: &&Member| own.as_ref() == Some(&member.address);
     let listed = members.iter().find(is_own);
+    let other = members.iter().find(|member| !is_own(member));
+    let Some((own, other)) = listed.zip(other) else {
+        return Ok(match members.len() {
+            0..=1 => Others::None,
+            _ => Others::HaveForgotten,
+        });
+    };
     let is_voter = |member: &&Member| member.role == DatastoreRole::Voter;
-    Ok(match listed.zip(other) {
-        Some((own, other)) => Others::Remain(Forget {
-            own: own.address.clone(),
-            contacted: other.address.clone(),
-            needs_own_vote: is_voter(&own) && members.iter().filter(is_voter).count() == 2,
-        }),
-        None if members.len() <= 1 => Others::None,
-        None => Others::HaveForgotten,
-    })
+    let voters = members.iter().filter(is_voter).count();
+    if is_voter(&own) && voters == 1 {
+        return Err(LeaveError::OnlyVoter);
+    }
+    Ok(Others::Remain(Forget {
+        own: own.address.clone(),
+        contacted: other.address.clone(),
+        needs_own_vote: is_voter(&own) && voters == 2,
+    }))
 }
 
 /// The workers that lose their cluster with its last control plane node, as far as they are known.

@@ -1,23 +1,19 @@
 //! All that a leave is going to do, before anything is changed.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
-use crate::cluster::fresh_node;
-use crate::cluster::identity::{self, IdentityError, NodeKey};
-use crate::cluster::leave::datastore::{Forget, Others, check_voters, other_members, own_entry};
+use crate::cluster::fresh_node::{self, NewKeys};
+use crate::cluster::identity::{self, NodeKey};
+use crate::cluster::leave::datastore::{Forget, Others, other_members, own_entry};
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::transaction::{self, Step};
 use crate::model::endpoint;
 use crate::model::role::Role;
-use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca};
-use crate::pki::key::{Bits, PrivateKey};
 use crate::platform::{Action, Service};
 use crate::store::dqlite;
 use crate::store::known_users;
@@ -67,13 +63,9 @@ impl Plan {
             return Err(LeaveError::NotMarked(mark));
         }
         let mut steps = Steps::new(node)?;
-        for service in [
-            Service::ApiserverProxy,
-            Service::Kubelite,
-            Service::K8sDqlite,
-        ] {
-            steps.steps.service(Action::Stop, service);
-        }
+        steps.steps.service(Action::Stop, Service::ApiserverProxy);
+        steps.steps.service(Action::Stop, Service::Kubelite);
+        steps.steps.service(Action::Stop, Service::K8sDqlite);
         steps.steps.arguments("kubelet", |arguments| {
             arguments.set("--client-ca-file", OWN_CA);
             arguments.set("--node-labels", OWN_LABELS);
@@ -116,15 +108,12 @@ impl Plan {
         if node.uses_dqlite() && !node.platform.has_datastore() {
             return Err(LeaveError::OnlyControlPlane);
         }
-        let (forget, ends_cluster, stays_listed) = if node.uses_dqlite() {
-            check_voters(node)?;
-            match other_members(node)? {
-                Others::Remain(forget) => (Some(forget), false, true),
-                Others::HaveForgotten => (None, false, false),
-                Others::None => (None, true, false),
-            }
-        } else {
-            (None, false, true)
+        let others = node.uses_dqlite().then(|| other_members(node));
+        let (forget, ends_cluster, stays_listed) = match others.transpose()? {
+            Some(Others::Remain(forget)) => (Some(forget), false, true),
+            Some(Others::HaveForgotten) => (None, false, false),
+            Some(Others::None) => (None, true, false),
+            None => (None, false, true),
         };
         let mut steps = Steps::new(node)?;
         steps.steps.service(Action::Stop, Service::Kubelite);
@@ -179,39 +168,27 @@ impl Plan {
     }
 }
 
-/// A plan shows what it does, and none of its keys.
-impl fmt::Debug for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.in_words(Path::new("/")))
-            .finish()
-    }
-}
-
 /// The steps so far.
 struct Steps<'a> {
-    node: &'a Node,
     steps: transaction::Steps<'a>,
-    /// Keys that were made and are not used yet, by the names of their files.
-    keys: HashMap<&'static str, PrivateKey>,
+    /// Keys that the cluster does not know.
+    keys: NewKeys,
 }
 
 impl<'a> Steps<'a> {
     fn new(node: &'a Node) -> Result<Self, LeaveError> {
         Ok(Self {
-            node,
             steps: transaction::Steps::new(node),
-            // All are new; making them takes time, so it is done side by side.
-            keys: fresh_node::generate_keys(&fresh_node::KEYS)?,
+            keys: NewKeys::generate()?,
         })
     }
 
     /// A new authority, and everything that the old one signed.
     fn new_authority(&mut self) -> Result<(), LeaveError> {
-        let layout = &self.node.layout;
-        let key = self.new_key("ca")?;
+        let layout = &self.steps.node().layout;
+        let key = self.keys.take("ca")?;
         let pem = key.to_pem()?;
-        let accounts = self.new_key("serviceaccount")?.to_pem()?;
+        let accounts = self.keys.take("serviceaccount")?.to_pem()?;
         let (ca, certificate) = fresh_node::authority(key)?;
         self.steps
             .rewrite(&layout.cert("ca.crt"), &certificate, 0o644);
@@ -220,19 +197,14 @@ impl<'a> Steps<'a> {
         self.renew(&ca, &certificate)
     }
 
-    /// A key that the cluster does not know.
-    fn new_key(&mut self, name: &str) -> Result<PrivateKey, LeaveError> {
-        Ok(take_key(&mut self.keys, name)?)
-    }
-
     /// A certificate of a server, where the node has one, and its key.
     fn renew_server(&mut self, name: &str, ca: &Ca) -> Result<(), LeaveError> {
-        let layout = &self.node.layout;
+        let layout = &self.steps.node().layout;
         let path = layout.cert(&format!("{name}.crt"));
         let Ok(old) = layout.read(&path) else {
             return Ok(());
         };
-        let key = self.new_key(name)?;
+        let key = self.keys.take(name)?;
         self.steps.key(name, &key.to_pem()?);
         self.steps
             .rewrite(&path, &ca.reissue_server_for(&key, &old)?, 0o644);
@@ -242,12 +214,12 @@ impl<'a> Steps<'a> {
     /// The API servers of the cluster trust this node's authority for their front proxies, so the
     /// node gets another.
     fn renew_front_proxy(&mut self) -> Result<(), LeaveError> {
-        let layout = &self.node.layout;
+        let layout = &self.steps.node().layout;
         let path = layout.cert("front-proxy-ca.crt");
         if !path.exists() {
             return Ok(());
         }
-        let key = self.new_key("front-proxy-ca")?;
+        let key = self.keys.take("front-proxy-ca")?;
         let pem = key.to_pem()?;
         let (ca, certificate) = fresh_node::front_proxy_authority(key)?;
         self.steps.key("front-proxy-ca", &pem);
@@ -257,26 +229,19 @@ impl<'a> Steps<'a> {
 
     /// New keys, certificates and kubeconfigs of the node's own services, signed by `ca`.
     fn renew(&mut self, ca: &Ca, ca_pem: &str) -> Result<(), LeaveError> {
-        let layout = &self.node.layout;
         self.renew_server("server", ca)?;
         self.renew_front_proxy()?;
-        let keys = &mut self.keys;
-        let mut new_key = |name: &str| NodeKey::new(take_key(keys, name)?);
-        for renewed in identity::renew(self.node, ca, ca_pem, None, &mut new_key)? {
-            let name = renewed.name;
-            self.steps.key(name, &renewed.key.pem);
-            let path = layout.cert(&format!("{name}.crt"));
-            self.steps.rewrite(&path, &renewed.certificate, 0o644);
-            if let Some((name, text)) = renewed.kubeconfig {
-                self.steps.kubeconfig(name, &text);
-            }
+        let (node, keys) = (self.steps.node(), &mut self.keys);
+        let mut new_key = |name: &str| Ok(NodeKey::new(keys.take(name)?)?);
+        for renewed in identity::renew(node, ca, ca_pem, None, &mut new_key)? {
+            renewed.write(&mut self.steps);
         }
         Ok(())
     }
 
     /// The tokens with which members call each other, and those of the cluster's users.
     fn forget_tokens(&mut self) -> Result<(), LeaveError> {
-        let layout = &self.node.layout;
+        let layout = &self.steps.node().layout;
         self.steps.remove(&layout.credential(CALLBACK_TOKEN));
         self.steps.remove(&layout.credential(CALLBACK_DIGEST));
         self.steps.remove(&layout.credential(CALLBACK_TOKENS));
@@ -284,7 +249,7 @@ impl<'a> Steps<'a> {
             self.steps.remove(&layout.credential(name));
         }
         let users = layout.credential(known_users::FILE);
-        let arguments = self.node.arguments("kube-apiserver")?;
+        let arguments = self.steps.node().arguments("kube-apiserver")?;
         if arguments.get("--token-auth-file").is_some() {
             let administrator = known_users::with_admin_token("", &random_text(32));
             self.steps.write(&users, &administrator, Privacy::Group);
@@ -297,7 +262,7 @@ impl<'a> Steps<'a> {
 
     /// An API server that used an etcd of the cluster's uses the node's own datastore again.
     fn own_datastore(&mut self) -> Result<(), LeaveError> {
-        let layout = &self.node.layout;
+        let layout = &self.steps.node().layout;
         self.steps.arguments("kube-apiserver", |arguments| {
             arguments.set("--etcd-servers", OWN_DATASTORE);
             for key in ["--etcd-cafile", "--etcd-certfile", "--etcd-keyfile"] {
@@ -313,16 +278,13 @@ impl<'a> Steps<'a> {
 
     /// A new, empty datastore is made ready beside the old one; what puts it to use comes last.
     fn new_datastore(&mut self) -> Result<Vec<Step>, LeaveError> {
-        let layout = &self.node.layout;
+        let layout = &self.steps.node().layout;
         let (backend, next) = (layout.backend(), layout.backend_next());
-        let (certificate, key, mode) = match own_identity(self.node) {
+        let (certificate, key, mode) = match own_identity(self.steps.node()) {
             Some((certificate, key)) => (certificate, key, 0o640),
             None => {
-                let hostname = self
-                    .node
-                    .platform
-                    .host_name()
-                    .map_err(IdentityError::Machine)?;
+                let platform = &self.steps.node().platform;
+                let hostname = platform.host_name().map_err(LeaveError::Machine)?;
                 let (certificate, key) = fresh_node::datastore_identity(&hostname)?;
                 (certificate, key, 0o644)
             }
@@ -332,7 +294,7 @@ impl<'a> Steps<'a> {
             .rewrite(&next.join("cluster.crt"), &certificate, mode);
         self.steps
             .rewrite(&next.join("cluster.key"), key.expose(), 0o600);
-        let init = dqlite::init_alone_yaml(&lonely_address(self.node));
+        let init = dqlite::init_alone_yaml(&lonely_address(self.steps.node()));
         self.steps.rewrite(&next.join("init.yaml"), &init, 0o644);
         let start = |service| Step::Service {
             action: Action::Start,
@@ -347,14 +309,6 @@ impl<'a> Steps<'a> {
             start(Service::Kubelite),
         ])
     }
-}
-
-fn take_key(
-    keys: &mut HashMap<&'static str, PrivateKey>,
-    name: &str,
-) -> Result<PrivateKey, PkiError> {
-    keys.remove(name)
-        .map_or_else(|| PrivateKey::generate(Bits::Rsa2048), Ok)
 }
 
 /// The certificate and key of the datastore that the node had before it joined, where they are
