@@ -35,7 +35,7 @@ pub(crate) const API_SERVERS_PATH: &str = "/api/v1/namespaces/default/endpoints/
 const SOON: Duration = Duration::from_secs(7);
 
 /// A node, as Kubernetes lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// Its name; empty where it has none.
     pub(crate) name: String,
@@ -46,6 +46,8 @@ pub(crate) struct Listed {
     /// Whether it is ready, as Kubernetes has it: `True`, `False`, or `Unknown` when its kubelet is
     /// silent; nothing before the kubelet has reported for the first time.
     pub(crate) ready: Option<String>,
+    /// What must be done before Kubernetes lets it go.
+    pub(crate) finalizers: Vec<String>,
 }
 
 /// Why the API servers are not known.
@@ -115,40 +117,14 @@ pub(crate) fn names_of(host: &dyn Platform, address: IpAddr) -> Vec<String> {
     has_it.map(|node| node.name).collect()
 }
 
-/// What Kubernetes says of one node.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Known {
-    /// Its internal addresses, as it says itself.
-    pub(crate) addresses: Vec<IpAddr>,
-    /// What must be done before Kubernetes lets it go.
-    pub(crate) finalizers: Vec<String>,
-    /// Whether it calls itself a control plane node.
-    pub(crate) claims_control_plane: bool,
-}
-
 /// The node of this name, or `None` where there is no Kubernetes to ask.
-pub(crate) fn find(host: &dyn Platform, name: &str) -> Result<Option<Known>, CommandError> {
+pub(crate) fn find(host: &dyn Platform, name: &str) -> Result<Option<Listed>, CommandError> {
     let found = host.kubectl(&["get", "no", name, "-o", "json"])?;
-    Ok(found.map(|found| {
-        let node: Value = serde_json::from_str(&found).unwrap_or_default();
-        let finalizers = node["metadata"]["finalizers"].as_array();
-        Known {
-            addresses: internal_addresses(&node),
-            finalizers: finalizers
-                .into_iter()
-                .flatten()
-                .filter_map(|one| one.as_str().map(str::to_owned))
-                .collect(),
-            claims_control_plane: claims_control_plane(&node),
-        }
-    }))
+    Ok(found.map(|found| read_node(&serde_json::from_str(&found).unwrap_or_default())))
 }
 
-fn claims_control_plane(node: &Value) -> bool {
-    node["metadata"]["labels"].get(CONTROL_PLANE).is_some()
-}
-
-fn ready(node: &Value) -> Option<String> {
+/// Whether the kubelet of a node is ready, as Kubernetes has it.
+pub(super) fn ready(node: &Value) -> Option<String> {
     let conditions = node["status"]["conditions"].as_array()?;
     let ready = conditions.iter().find(|one| one["type"] == "Ready")?;
     ready["status"].as_str().map(str::to_owned)
@@ -156,30 +132,34 @@ fn ready(node: &Value) -> Option<String> {
 
 fn read(list: &str) -> Option<Vec<Listed>> {
     let list: Value = serde_json::from_str(list).ok()?;
-    let read = |node: &Value| {
-        let metadata = &node["metadata"];
-        Listed {
-            name: metadata["name"].as_str().unwrap_or_default().to_owned(),
-            addresses: internal_addresses(node),
-            claims_control_plane: claims_control_plane(node),
-            ready: ready(node),
-        }
-    };
     let items = list["items"].as_array()?;
-    Some(items.iter().map(read).collect())
+    Some(items.iter().map(read_node).collect())
+}
+
+fn read_node(node: &Value) -> Listed {
+    let metadata = &node["metadata"];
+    let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
+    Listed {
+        name: metadata["name"].as_str().unwrap_or_default().to_owned(),
+        addresses: internal_addresses(node),
+        claims_control_plane: metadata["labels"].get(CONTROL_PLANE).is_some(),
+        ready: ready(node),
+        finalizers: finalizers
+            .filter_map(|one| one.as_str().map(str::to_owned))
+            .collect(),
+    }
 }
 
 fn read_endpoints(answer: &Value) -> Option<BTreeSet<IpAddr>> {
-    if answer["kind"] != "Endpoints" {
-        return None;
-    }
-    let subsets = answer["subsets"].as_array().into_iter().flatten();
-    let addresses = subsets.flat_map(|subset| subset["addresses"].as_array().into_iter().flatten());
-    Some(
-        addresses
-            .filter_map(|entry| endpoint::read_address(entry["ip"].as_str()?))
-            .collect(),
-    )
+    (answer["kind"] == "Endpoints").then(|| addresses_of(answer).collect())
+}
+
+/// The addresses behind a service.
+pub(super) fn addresses_of(endpoints: &Value) -> impl Iterator<Item = IpAddr> {
+    let subsets = endpoints["subsets"].as_array().into_iter().flatten();
+    subsets
+        .flat_map(|subset| subset["addresses"].as_array().into_iter().flatten())
+        .filter_map(|entry| endpoint::read_address(entry["ip"].as_str()?))
 }
 
 fn internal_addresses(node: &Value) -> Vec<IpAddr> {
@@ -211,7 +191,7 @@ mod tests {
             name: name.to_owned(),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             claims_control_plane,
-            ready: None,
+            ..Listed::default()
         };
         let n1 = listed("n1", &["10.99.0.11", "fd00::b"], true);
         let [n2, nameless] = ["n2", ""].map(|name| listed(name, &[], false));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::base::wait;
-use crate::cluster::kubernetes::{API_SERVERS_PATH, ListError};
+use crate::cluster::kubernetes::{self, API_SERVERS_PATH, ListError};
 use crate::cluster::node::Node;
 use crate::model::endpoint;
 use crate::platform::CommandError;
@@ -124,15 +124,14 @@ impl Registry {
                     addresses: addresses_of_service(item),
                 }),
                 Some("Endpoints") if (namespace, name.as_str()) == ("default", "kubernetes") => {
-                    let subsets = item["subsets"].as_array().into_iter().flatten();
-                    let listed = subsets.flat_map(|subset| entries(&subset["addresses"], "ip"));
-                    self.api_servers.extend(listed);
+                    self.api_servers.extend(kubernetes::addresses_of(item));
                 }
                 Some("Endpoints") => {}
                 _ => self.nodes.push(Registered {
                     name,
                     addresses: entries(&item["status"]["addresses"], "address").collect(),
-                    is_ready: is_ready(item),
+                    // A kubelet that has never said anything may come.
+                    is_ready: kubernetes::ready(item).is_none_or(|ready| ready == "True"),
                 }),
             }
         }
@@ -198,17 +197,6 @@ fn entries<'a>(list: &'a Value, key: &'a str) -> impl Iterator<Item = IpAddr> + 
 
 fn address(text: &Value) -> Option<IpAddr> {
     text.as_str()?.parse().ok().map(endpoint::plain)
-}
-
-/// Whether a kubelet is there. One that has never said anything may come.
-fn is_ready(node: &Value) -> bool {
-    let mut conditions = node["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    conditions
-        .find(|condition| condition["type"] == "Ready")
-        .is_none_or(|ready| ready["status"] == "True")
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use crate::base::sanitize;
 use crate::cluster::identity::IdentityError;
 use crate::cluster::node::MembersError;
 use crate::cluster::node_lock::NodeLockError;
+use crate::cluster::operation::Progress;
 use crate::cluster::transaction::JournalError;
 use crate::model::join_stage::JoinStage;
 use crate::pki::PkiError;
 use crate::platform::CommandError;
 use crate::store::dqlite::Malformed;
 use crate::store::layout::ReadError;
-use crate::wire::operation::Failure;
+use crate::wire::operation::{Event, Failure};
 
 /// Why a leave failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,6 @@ pub(crate) enum LeaveError {
         /// The member that was asked first.
         contacted: String,
         /// Why.
-        #[source]
         source: CommandError,
     },
     /// A file of the node.
@@ -151,13 +151,13 @@ impl LeaveError {
     }
 }
 
-/// What the shell of the datastore said, which MicroK8s's command lets through.
-pub(crate) fn said(error: &CommandError) -> Option<String> {
-    match error {
-        CommandError::Failed { output, .. } if !output.trim().is_empty() => {
-            Some(sanitize::for_terminal(output.trim_end()))
-        }
-        _ => None,
+/// Passes on what the shell of the datastore said, which MicroK8s's command lets through.
+pub(crate) fn tell_what_it_said(error: &CommandError, progress: &mut dyn Progress) {
+    if let CommandError::Failed { output, .. } = error
+        && !output.trim().is_empty()
+    {
+        let text = sanitize::for_terminal(output.trim_end());
+        progress.tell(Event::Stderr { text });
     }
 }
 

@@ -30,7 +30,7 @@ use crate::wire::operation::{End, Event};
 
 use datastore::Forget;
 pub(crate) use error::LeaveError;
-pub(crate) use error::{not_forgotten, said};
+pub(crate) use error::{not_forgotten, tell_what_it_said};
 use plan::Plan;
 
 /// How long the node's own API server is waited for: MicroK8s asks ten times, five seconds apart,
@@ -41,9 +41,8 @@ const UP_FIRST_PAUSE: Duration = Duration::from_millis(100);
 const UP_LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A line of MicroK8s (recording `leave-ok`).
 const NEW_CERTIFICATES: &str = "Generating new cluster certificates.";
-/// How long the datastore is asked to forget this node: without its vote, and with it.
+/// How long the datastore is asked to forget this node: without its vote, and again with it.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
-const ASK_WITH_VOTE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Leaves the cluster, or only says how it would; says how that ended. `tokens` are those of the node's
 /// agent.
@@ -54,10 +53,8 @@ pub(super) fn leave(
     progress: &mut dyn Progress,
 ) -> End {
     attempt(node, tokens, dry_run, progress).unwrap_or_else(|error| {
-        if let LeaveError::NotForgotten { source, .. } = &error
-            && let Some(text) = said(source)
-        {
-            progress.tell(Event::Stderr { text });
+        if let LeaveError::NotForgotten { source, .. } = &error {
+            tell_what_it_said(source, progress);
         }
         End::Failed(error.outcome())
     })
@@ -94,14 +91,13 @@ fn attempt(
         "changing the files and services of the node",
     ));
     let mut transaction = Transaction::begin(node)?;
-    let mut forgotten = false;
-    match follow(node, &mut transaction, plan, &mut forgotten, progress) {
+    match follow(node, &mut transaction, plan, progress) {
         Ok(committed) => {
             if let Some(message) = committed.warning("left the cluster") {
                 progress.tell(Event::warning(message));
             }
         }
-        Err(error) => take_back(transaction, forgotten, error)?,
+        Err(error) => take_back(transaction, error)?,
     }
     forget_nodes(tokens, progress);
     start_alone(node, progress);
@@ -119,12 +115,11 @@ fn warn_workers(workers: &[String], progress: &mut dyn Progress) {
     )));
 }
 
-/// Takes the steps of the plan, and says in `forgotten` whether the datastore has forgotten this node.
+/// Takes the steps of the plan.
 fn follow(
     node: &Node,
     transaction: &mut Transaction,
     plan: Plan,
-    forgotten: &mut bool,
     progress: &mut dyn Progress,
 ) -> Result<Committed, LeaveError> {
     if plan.role == Role::Worker {
@@ -160,7 +155,6 @@ fn follow(
         "asking the datastore to forget this node",
     ));
     ask_to_forget(node, forget, progress)?;
-    *forgotten = true;
     point.forgotten = true;
     transaction
         .enter_commit_point(&point)
@@ -181,16 +175,12 @@ fn follow(
 
 /// Takes everything back: `error` made the leave fail. When there is no way back any more it is
 /// completed, and is no failure.
-fn take_back(
-    transaction: Transaction,
-    forgotten: bool,
-    error: LeaveError,
-) -> Result<(), LeaveError> {
-    match transaction.roll_back() {
-        Ok(Ending::TakenBack) => Err(error),
-        Ok(Ending::Completed) => Ok(()),
-        Err(undo) if forgotten => Err(LeaveError::NotCompleted(undo)),
-        Err(undo) => Err(LeaveError::NotTakenBack {
+fn take_back(transaction: Transaction, error: LeaveError) -> Result<(), LeaveError> {
+    match (transaction.roll_back(), error) {
+        (Ok(Ending::TakenBack), error) => Err(error),
+        (Ok(Ending::Completed), _) => Ok(()),
+        (Err(undo), LeaveError::NotCompleted(_)) => Err(LeaveError::NotCompleted(undo)),
+        (Err(undo), error) => Err(LeaveError::NotTakenBack {
             error: Box::new(error),
             undo,
         }),
@@ -213,8 +203,8 @@ fn still_wanted(progress: &dyn Progress) -> Result<(), LeaveError> {
 fn ask_to_forget(node: &Node, own: &Forget, progress: &dyn Progress) -> Result<(), LeaveError> {
     let (host, backend) = (node.platform.as_ref(), node.layout.backend());
     let is_over = || progress.is_cancelled();
-    let ask = |limit| forget::ask(host, &backend, &own.own, limit, &is_over);
-    let Err(first) = ask(ASK_LIMIT) else {
+    let ask = || forget::ask(host, &backend, &own.own, ASK_LIMIT, &is_over);
+    let Err(first) = ask() else {
         return Ok(());
     };
     still_wanted(progress)?;
@@ -227,7 +217,7 @@ fn ask_to_forget(node: &Node, own: &Forget, progress: &dyn Progress) -> Result<(
     }
     let with_own_vote = || -> Result<(), CommandError> {
         host.service(Action::Start, Service::K8sDqlite)?;
-        ask(ASK_WITH_VOTE_LIMIT)?;
+        ask()?;
         host.service(Action::Stop, Service::K8sDqlite)
     };
     with_own_vote().map_err(|second| {

@@ -69,7 +69,6 @@ pub(crate) enum RemoveError {
         /// The node.
         node: String,
         /// Why.
-        #[source]
         source: CommandError,
     },
     /// The datastore could not be asked.
@@ -84,7 +83,6 @@ pub(crate) enum RemoveError {
         /// The member that was asked first.
         contacted: String,
         /// Why.
-        #[source]
         source: CommandError,
     },
     /// Kubernetes did not delete the node.
@@ -93,7 +91,6 @@ pub(crate) enum RemoveError {
         /// The node.
         node: String,
         /// Why.
-        #[source]
         source: CommandError,
     },
     /// A file of this node.

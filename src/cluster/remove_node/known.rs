@@ -7,17 +7,20 @@
 use std::net::IpAddr;
 
 use super::error::RemoveError;
-use crate::cluster::kubernetes::{self, Known};
+use crate::cluster::kubernetes::{self, Listed};
 use crate::cluster::node::Node;
 use crate::model::endpoint;
 use crate::model::node::NodeName;
 use crate::model::role::Role;
 use crate::platform::CommandError;
+use crate::store::admissions::AdmittedNode;
 use crate::store::dqlite::Member;
 use crate::store::tokens::Tokens;
 
 /// Whether Kubernetes has a node of that name.
+#[derive(Default)]
 pub(super) enum InKubernetes {
+    #[default]
     Yes,
     /// It says that it has none.
     No(CommandError),
@@ -28,6 +31,7 @@ pub(super) enum InKubernetes {
 }
 
 /// The node that is to be removed.
+#[derive(Default)]
 pub(super) struct Target {
     /// Its name; what was typed where no name is known.
     pub(crate) name: String,
@@ -40,8 +44,10 @@ pub(super) struct Target {
     /// Nodes of Kubernetes that all claim the address that was typed: which one is meant is not known.
     pub(crate) claimed_by: Vec<String>,
     /// What Kubernetes says of it.
-    pub(crate) known: Known,
+    pub(crate) known: Listed,
     pub(crate) in_kubernetes: InKubernetes,
+    /// All nodes that this node admitted.
+    admissions: Vec<AdmittedNode>,
 }
 
 /// A member of the datastore.
@@ -70,12 +76,7 @@ impl Target {
     pub(crate) fn only_named(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            typed: None,
-            admitted: Vec::new(),
-            is_worker: false,
-            claimed_by: Vec::new(),
-            known: Known::default(),
-            in_kubernetes: InKubernetes::Yes,
+            ..Self::default()
         }
     }
 
@@ -88,14 +89,14 @@ impl Target {
         let host = node.platform.as_ref();
         let mut target = Self::only_named(&normalized(typed));
         target.typed = endpoint::read_address(typed);
-        let admissions = match tokens {
-            Some(tokens) => tokens.admissions().nodes()?,
-            None => Vec::new(),
-        };
+        if let Some(tokens) = tokens {
+            target.admissions = tokens.admissions().nodes()?;
+        }
         if let Some(address) = target.typed {
             let mut claimed = kubernetes::names_of(host, address);
             // A node that was admitted from there has the address, whatever others say of themselves.
-            let recorded = admissions.iter().find(|one| one.node.address == address);
+            let mut recorded = target.admissions.iter();
+            let recorded = recorded.find(|one| one.node.address == address);
             if let Some(recorded) = recorded {
                 target.name = normalized(&recorded.node.name);
             } else if claimed.len() > 1 {
@@ -112,9 +113,8 @@ impl Target {
             Err(error) if is_not_found(&error) => target.in_kubernetes = InKubernetes::No(error),
             Err(error) => target.in_kubernetes = InKubernetes::NotAsked(error),
         }
-        let of_name = admissions
-            .iter()
-            .filter(|one| normalized(&one.node.name) == target.name);
+        let of_name = target.admissions.iter();
+        let of_name = of_name.filter(|one| normalized(&one.node.name) == target.name);
         let of_name: Vec<_> = of_name.collect();
         target.is_worker =
             !of_name.is_empty() && of_name.iter().all(|one| one.role == Role::Worker);
@@ -167,12 +167,7 @@ impl Target {
 
     /// The node as a member of the datastore; the last one cannot be removed. Where nothing is going to
     /// be done to a member, which is so without `force`, a member that may be the node counts as the node.
-    pub(crate) fn find_in_datastore(
-        &self,
-        node: &Node,
-        tokens: Option<&Tokens>,
-        force: bool,
-    ) -> Result<Found, RemoveError> {
+    pub(crate) fn find_in_datastore(&self, node: &Node, force: bool) -> Result<Found, RemoveError> {
         if !node.platform.has_datastore() || !node.uses_dqlite() {
             return Ok(Found::Nothing);
         }
@@ -185,12 +180,12 @@ impl Target {
             return self.member(found, &members);
         }
         let Some(found) = at(&self.admitted).or_else(|| at(&self.known.addresses)) else {
-            return self.unaccounted(node, tokens, &members);
+            return Ok(self.unaccounted(node, &members));
         };
         if !force {
             return self.member(found, &members);
         }
-        match self.doubt(node, tokens, found)? {
+        match self.doubt(node, found)? {
             None => self.member(found, &members),
             Some(why) => Ok(Found::InDoubt {
                 members: vec![found.address.clone()],
@@ -223,12 +218,7 @@ impl Target {
     }
 
     /// Why the node may not be the member whose address it claims.
-    fn doubt(
-        &self,
-        node: &Node,
-        tokens: Option<&Tokens>,
-        claimed: &Member,
-    ) -> Result<Option<String>, RemoveError> {
+    fn doubt(&self, node: &Node, claimed: &Member) -> Result<Option<String>, RemoveError> {
         let address = &claimed.address;
         let is_admitted = self.admitted.iter().any(|one| claimed.is_at(*one));
         if let Some(admitted) = self.admitted.first().filter(|_| !is_admitted) {
@@ -242,13 +232,9 @@ impl Target {
         if node.own_addresses().into_iter().any(is_there) {
             others.push(node.platform.host_name().unwrap_or_default());
         }
-        if let Some(tokens) = tokens {
-            let admitted = tokens.admissions().nodes()?;
-            let of_other = admitted
-                .into_iter()
-                .filter(|one| is_there(one.node.address));
-            others.extend(of_other.map(|one| one.node.name));
-        }
+        let admitted = self.admissions.iter();
+        let admitted = admitted.filter(|one| is_there(one.node.address));
+        others.extend(admitted.map(|one| one.node.name.clone()));
         let listed = match kubernetes::nodes(node.platform.as_ref()) {
             Ok(listed) => listed,
             // What is recorded has to do.
@@ -278,45 +264,32 @@ impl Target {
 
     /// A control plane node that another node admitted may be in the datastore at an address that
     /// Kubernetes does not know it by.
-    fn unaccounted(
-        &self,
-        node: &Node,
-        tokens: Option<&Tokens>,
-        members: &[Member],
-    ) -> Result<Found, RemoveError> {
+    fn unaccounted(&self, node: &Node, members: &[Member]) -> Found {
         let may_be = self.known.claims_control_plane && self.admitted.is_empty();
         if !matches!(self.in_kubernetes, InKubernetes::Yes) || !may_be {
-            return Ok(Found::Nothing);
+            return Found::Nothing;
         }
         let mut accounted = node.own_addresses();
-        if let Some(tokens) = tokens {
-            let admitted = tokens.admissions().nodes()?;
-            accounted.extend(admitted.into_iter().map(|one| one.node.address));
-        }
-        let is_own = |member: &&Member| !accounted.iter().any(|ip| member.is_at(*ip));
-        if members.iter().filter(is_own).count() == 0 {
-            return Ok(Found::Nothing);
+        accounted.extend(self.admissions.iter().map(|one| one.node.address));
+        let is_unaccounted = |member: &&Member| !accounted.iter().any(|ip| member.is_at(*ip));
+        let mut members: Vec<&Member> = members.iter().filter(is_unaccounted).collect();
+        if members.is_empty() {
+            return Found::Nothing;
         }
         let listed = kubernetes::nodes(node.platform.as_ref()).unwrap_or_default();
         let others = listed.into_iter().filter(|one| one.name != self.name);
         let of_others: Vec<IpAddr> = others.flat_map(|one| one.addresses).collect();
-        let members: Vec<String> = members
-            .iter()
-            .filter(is_own)
-            .filter(|member| !of_others.iter().any(|ip| member.is_at(*ip)))
-            .map(|member| member.address.clone())
-            .collect();
-        Ok(if members.is_empty() {
-            Found::Nothing
-        } else {
-            Found::InDoubt {
-                members,
-                why: format!(
-                    "{} is a control plane node, and the datastore does not list it at an address that Kubernetes knows",
-                    self.name
-                ),
-            }
-        })
+        members.retain(|member| !of_others.iter().any(|ip| member.is_at(*ip)));
+        if members.is_empty() {
+            return Found::Nothing;
+        }
+        Found::InDoubt {
+            members: members.iter().map(|one| one.address.clone()).collect(),
+            why: format!(
+                "{} is a control plane node, and the datastore does not list it at an address that Kubernetes knows",
+                self.name
+            ),
+        }
     }
 }
 
@@ -332,12 +305,7 @@ pub(super) fn is_own(node: &Node, typed: &str) -> bool {
         return node.own_addresses().contains(&endpoint::plain(address));
     }
     let typed = normalized(typed);
-    let override_name = node.arguments("kubelet").ok().and_then(|arguments| {
-        let name = arguments.get("--hostname-override")?;
-        Some(name.to_owned())
-    });
-    let host_name = node.platform.host_name().ok();
-    [host_name, override_name]
+    [node.platform.host_name().ok(), node.overriding_name()]
         .into_iter()
         .flatten()
         .any(|own| normalized(&own) == typed)

@@ -17,16 +17,15 @@ use crate::base::atomic_file::Access;
 use crate::base::secret::Secret;
 use crate::cluster::forget;
 use crate::cluster::join;
-use crate::cluster::leave::said;
+use crate::cluster::leave::tell_what_it_said;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::node_lock;
 use crate::cluster::operation::Progress;
 use crate::cluster::transaction::{Step, Transaction};
 use crate::model::endpoint;
 use crate::model::join_stage::JoinStage;
-use crate::platform::CommandError;
 use crate::store::known_users;
-use crate::store::layout::Lock;
+use crate::store::layout::{Lock, ReadError, none_if_missing};
 use crate::store::token_files::CALLBACK_TOKENS;
 use crate::store::tokens::Tokens;
 use crate::wire::operation::{End, Event, RemoveOrder};
@@ -44,25 +43,16 @@ pub(super) fn remove_node(
     order: &RemoveOrder,
     progress: &mut dyn Progress,
 ) -> End {
-    match attempt(node, tokens, order, progress) {
-        Ok(end) => end,
-        Err(error) => {
-            if let RemoveError::NotForgotten { source, .. } = &error {
-                tell_what_it_said(source, progress);
-            }
-            End::Failed(error.outcome())
+    attempt(node, tokens, order, progress).unwrap_or_else(|error| {
+        if let RemoveError::NotForgotten { source, .. } = &error {
+            tell_what_it_said(source, progress);
         }
-    }
+        End::Failed(error.outcome())
+    })
 }
 
 fn deletion() -> Event {
     Event::stage(JoinStage::ApiServer, "deleting the node in Kubernetes")
-}
-
-fn tell_what_it_said(error: &CommandError, progress: &mut dyn Progress) {
-    if let Some(text) = said(error) {
-        progress.tell(Event::Stderr { text });
-    }
 }
 
 fn attempt(
@@ -76,7 +66,7 @@ fn attempt(
         node_lock::COMMAND_LIMIT,
         join::recover_in_turn,
     )?;
-    if node.layout.has(Lock::Clustered) {
+    if node.is_worker() {
         return Err(RemoveError::OnWorker);
     }
     let removal = Removal {
@@ -192,7 +182,7 @@ impl Removal<'_> {
         target: &mut Target,
         progress: &mut dyn Progress,
     ) -> Result<bool, RemoveError> {
-        match target.find_in_datastore(self.node, self.tokens, self.order.force)? {
+        match target.find_in_datastore(self.node, self.order.force)? {
             Found::Nothing => Ok(false),
             Found::Member(_) if !self.order.force => {
                 Err(RemoveError::Registered(self.order.node.clone()))
@@ -318,16 +308,13 @@ impl Removal<'_> {
             "removing what this node keeps of it",
         ));
         let layout = &self.node.layout;
-        let read = |name: &str| match layout.read(&layout.credential(name)) {
-            Ok(text) => Ok(Some(Secret::new(text))),
-            Err(error) if error.is_missing() => Ok(None),
-            Err(error) => Err(error),
+        let read = |name: &str| -> Result<Option<Secret>, ReadError> {
+            let text = none_if_missing(layout.read(&layout.credential(name)))?;
+            Ok(text.map(Secret::new))
         };
-        let callbacks = read(CALLBACK_TOKENS)?;
-        let left = without_callback(callbacks.as_ref().map_or("", Secret::expose), target);
-        let mut known = callbacks
-            .as_ref()
-            .is_some_and(|old| old.expose() != left.expose());
+        let callbacks = read(CALLBACK_TOKENS)?.unwrap_or_default();
+        let left = without_callback(callbacks.expose(), target);
+        let mut known = left != callbacks;
         let mut changes = Vec::new();
         // MicroK8s writes this file whenever a node goes (recording `remove-node-no-callback-file`).
         if known || !target.is_ghost() {
