@@ -57,6 +57,18 @@ pub(crate) enum MembersError {
     Malformed(#[from] Malformed),
 }
 
+impl MembersError {
+    /// Why an operation that has to know the members fails.
+    pub(crate) fn of_operation(&self) -> String {
+        match self {
+            Self::NoAnswer(error) => {
+                format!("cannot ask the datastore who is in the cluster: {error}")
+            }
+            Self::Malformed(error) => error.to_string(),
+        }
+    }
+}
+
 impl Node {
     /// The node of a snap, or a standalone one.
     pub(crate) fn new(layout: Layout, platform: Arc<dyn Platform>) -> Self {
@@ -91,6 +103,20 @@ impl Node {
     /// As in MicroK8s, the lock `cis-hardening` takes files away from the group (recording
     /// `join-cis-hardening`).
     pub(crate) fn access(&self, privacy: Privacy) -> Access {
+        let Sharing { mode, gid } = self.sharing(privacy);
+        Access::Set {
+            mode,
+            uid: None,
+            gid,
+        }
+    }
+
+    /// How a token file is shared.
+    pub(crate) fn token_file_sharing(&self) -> Sharing {
+        self.sharing(Privacy::Group)
+    }
+
+    fn sharing(&self, privacy: Privacy) -> Sharing {
         let gid = self.platform.group().gid;
         let (mode, gid) = match privacy {
             _ if self.layout.has(Lock::CisHardening) => (0o600, None),
@@ -99,22 +125,8 @@ impl Node {
             Privacy::GroupReads if gid.is_some() => (0o640, gid),
             Privacy::GroupReads => (0o600, None),
         };
-        Access::Set {
-            mode,
-            uid: None,
-            gid: gid.or(Some(nix::unistd::getegid().as_raw())),
-        }
-    }
-
-    /// How a token file is shared.
-    pub(crate) fn token_file_sharing(&self) -> Sharing {
-        match self.access(Privacy::Group) {
-            Access::Set { mode, gid, .. } => Sharing { mode, gid },
-            Access::Keep { or } => Sharing {
-                mode: or,
-                gid: None,
-            },
-        }
+        let gid = gid.or(Some(nix::unistd::getegid().as_raw()));
+        Sharing { mode, gid }
     }
 
     /// The arguments of a service.

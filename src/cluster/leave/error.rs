@@ -13,7 +13,6 @@ use crate::cluster::transaction::JournalError;
 use crate::model::join_stage::JoinStage;
 use crate::pki::PkiError;
 use crate::platform::CommandError;
-use crate::store::dqlite::Malformed;
 use crate::store::layout::ReadError;
 use crate::wire::operation::{Event, Failure};
 
@@ -40,12 +39,9 @@ pub(crate) enum LeaveError {
     /// The machine does not know its name or addresses.
     #[error("cannot tell this machine's name and addresses: {0}")]
     Machine(#[source] io::Error),
-    /// The datastore could not be asked.
-    #[error("cannot ask the datastore who is in the cluster: {0}")]
-    NotAsked(#[source] CommandError),
-    /// What the datastore says of itself is not understood.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
+    /// The datastore did not say who is in the cluster.
+    #[error("{}", .0.of_operation())]
+    Members(#[from] MembersError),
     /// The datastore did not forget the node.
     #[error("the datastore did not forget this node: {source}")]
     NotForgotten {
@@ -91,15 +87,6 @@ impl From<IdentityError> for LeaveError {
     }
 }
 
-impl From<MembersError> for LeaveError {
-    fn from(error: MembersError) -> Self {
-        match error {
-            MembersError::NoAnswer(error) => Self::NotAsked(error),
-            MembersError::Malformed(error) => Self::Malformed(error),
-        }
-    }
-}
-
 impl LeaveError {
     /// How a leave ends that fails with this. The lines of MicroK8s are those of recordings `leave-*`.
     pub(crate) fn outcome(&self) -> Failure {
@@ -123,10 +110,10 @@ impl LeaveError {
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s("Not in clustering mode.")
                 .hint("make that file, which marks a worker, and run the command again; nothing was changed"),
-            Self::NotAsked(_) => at(JoinStage::Preflight).hint(
+            Self::Members(MembersError::NoAnswer(_)) => at(JoinStage::Preflight).hint(
                 "a leave needs a datastore that answers: read the log of this node's datastore, and whether most of the voters run",
             ),
-            Self::Machine(_) | Self::Malformed(_) => at(JoinStage::Preflight),
+            Self::Machine(_) | Self::Members(MembersError::Malformed(_)) => at(JoinStage::Preflight),
             Self::NotForgotten { contacted, source } => at(JoinStage::Datastore)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s(&not_forgotten(contacted, source))

@@ -8,7 +8,6 @@ use crate::cluster::transaction::JournalError;
 use crate::model::join_stage::JoinStage;
 use crate::platform::CommandError;
 use crate::store::database::StoreError;
-use crate::store::dqlite::Malformed;
 use crate::store::layout::ReadError;
 use crate::wire::operation::Failure;
 
@@ -71,12 +70,9 @@ pub(crate) enum RemoveError {
         /// Why.
         source: CommandError,
     },
-    /// The datastore could not be asked.
-    #[error("cannot ask the datastore who is in the cluster: {0}")]
-    NoAnswer(#[source] CommandError),
-    /// What the datastore or Kubernetes says is not understood.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
+    /// The datastore did not say who is in the cluster.
+    #[error("{}", .0.of_operation())]
+    Members(#[from] MembersError),
     /// The datastore did not forget the node.
     #[error("the datastore did not forget the node: {source}")]
     NotForgotten {
@@ -102,15 +98,6 @@ pub(crate) enum RemoveError {
     /// The nodes that this one admitted.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-impl From<MembersError> for RemoveError {
-    fn from(error: MembersError) -> Self {
-        match error {
-            MembersError::NoAnswer(error) => Self::NoAnswer(error),
-            MembersError::Malformed(error) => Self::Malformed(error),
-        }
-    }
 }
 
 impl RemoveError {
@@ -152,9 +139,9 @@ impl RemoveError {
             Self::NotAsked { .. } => at(JoinStage::Preflight).hint(
                 "make sure that the API server runs; with --force the node is removed from the datastore all the same",
             ),
-            Self::NoAnswer(_) => at(JoinStage::Preflight).hint(VOTERS),
+            Self::Members(MembersError::NoAnswer(_)) => at(JoinStage::Preflight).hint(VOTERS),
             Self::ThisNode(_) => at(JoinStage::Preflight).hint("to take this node out of its cluster, run `microk8s leave`"),
-            Self::Malformed(_) => at(JoinStage::Preflight),
+            Self::Members(MembersError::Malformed(_)) => at(JoinStage::Preflight),
             Self::NotForgotten { contacted, source } => at(JoinStage::Datastore)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s(&not_forgotten(contacted, source))
