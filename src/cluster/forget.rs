@@ -13,8 +13,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Asks the datastore in this folder to forget the member at `address`, for at most `limit`, or
 /// until `is_over`.
 ///
-/// It is asked more than once: while its members find a new leader, or settle who has a vote, they
-/// refuse any other change. What seemed to fail may have been done, so the list counts as well.
+/// What seemed to fail may have been done, so the list counts as well.
 ///
 /// # Errors
 ///
@@ -26,21 +25,38 @@ pub(crate) fn ask(
     limit: Duration,
     is_over: &dyn Fn() -> bool,
 ) -> Result<(), CommandError> {
-    let mut last = CommandError::NotAvailable("the datastore was not asked");
-    let asked = wait::until(limit, PAUSE, || {
-        match host.remove_datastore_member(backend, address) {
-            Ok(()) => return Some(Ok(())),
-            Err(error @ (CommandError::Failed { .. } | CommandError::TimedOut { .. })) => {
-                last = error;
-            }
-            // A program that is not there will not come.
-            Err(error) => return Some(Err(error)),
+    insist(limit, PAUSE, || {
+        let done = host.remove_datastore_member(backend, address);
+        match &done {
+            Err(error) if !may_pass(error) => done,
+            Err(_) if lists(host, backend, address) == Some(false) => Ok(()),
+            Err(_) if is_over() => Err(CommandError::NotAvailable("interrupted")),
+            _ => done,
         }
-        (lists(host, backend, address) == Some(false))
-            .then_some(Ok(()))
-            .or_else(|| is_over().then_some(Err(CommandError::NotAvailable("interrupted"))))
+    })
+}
+
+/// Asks the datastore more than once, for at most `limit`: while its members find a new leader, or
+/// settle who has a vote, they refuse any other change.
+pub(super) fn insist(
+    limit: Duration,
+    pause: Duration,
+    mut ask: impl FnMut() -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let mut last = Ok(());
+    wait::until(limit, pause, || {
+        last = ask();
+        (!last.as_ref().is_err_and(may_pass)).then_some(())
     });
-    asked.unwrap_or(Err(last))
+    last
+}
+
+/// A program that is not there will not come.
+fn may_pass(error: &CommandError) -> bool {
+    matches!(
+        error,
+        CommandError::Failed { .. } | CommandError::TimedOut { .. }
+    )
 }
 
 /// Whether the datastore lists a member at this address; nothing when it does not answer.

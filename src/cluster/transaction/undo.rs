@@ -15,7 +15,7 @@ use crate::base::atomic_file::{self, Access};
 use crate::base::missing::none_if_missing;
 use crate::base::secret::Secret;
 use crate::base::wait;
-use crate::cluster::datastore_place;
+use crate::cluster::{datastore_place, forget};
 use crate::platform::{Action, CommandError, Platform, Service};
 
 /// How long a request of a service that was stopped may take to reach the datastore.
@@ -261,21 +261,8 @@ fn leave_datastore(
     if let Err(error) = host.service(Action::Stop, Service::K8sDqlite) {
         tracing::warn!(%error, "the datastore of this node does not stop before it is forgotten");
     }
-    let mut last = None;
-    // While its members settle another change they refuse this one.
-    let forgotten = wait::until(SETTLED, ON_ITS_WAY, || {
-        match host.leave_datastore(backend, servers, own) {
-            Err(error @ (CommandError::Failed { .. } | CommandError::TimedOut { .. })) => {
-                last = Some(error);
-                None
-            }
-            done => Some(done),
-        }
-    });
-    match (forgotten, last) {
-        (None, Some(error)) => return Err(error),
-        (forgotten, _) => forgotten.unwrap_or(Ok(()))?,
-    }
+    let leave = || host.leave_datastore(backend, servers, own);
+    forget::insist(SETTLED, ON_ITS_WAY, leave)?;
     wait::between_looks(ON_ITS_WAY);
-    host.leave_datastore(backend, servers, own)
+    leave()
 }
