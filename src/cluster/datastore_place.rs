@@ -29,13 +29,8 @@ pub(crate) enum MoveError {
     #[error(transparent)]
     Service(#[from] CommandError),
     /// It does not come up at its new address.
-    #[error("the datastore did not come up at {address} within {seconds} seconds")]
-    NotMoved {
-        /// Where it should be.
-        address: String,
-        /// How long it was waited for.
-        seconds: u64,
-    },
+    #[error("the datastore did not come up at {0} within {limit} seconds", limit = LIMIT.as_secs())]
+    NotMoved(String),
 }
 
 /// Moves the datastore in this folder to `address`, `address:port`, by restarting it. One that is
@@ -43,11 +38,10 @@ pub(crate) enum MoveError {
 pub(crate) fn change(host: &dyn Platform, backend: &Path, address: &str) -> Result<(), MoveError> {
     let order = backend.join("update.yaml");
     let is_there = || {
-        let members = members(backend)?;
-        let [only] = &members[..] else {
-            return Some(true);
-        };
-        Some(only.address == address)
+        members(backend).is_some_and(|members| match &members[..] {
+            [only] => only.address == address,
+            _ => true,
+        })
     };
     let tidy = |source| MoveError::Write {
         path: order.clone(),
@@ -56,7 +50,7 @@ pub(crate) fn change(host: &dyn Platform, backend: &Path, address: &str) -> Resu
     // An earlier order that was not carried out, or not even complete.
     atomic_file::remove_unfinished(&order).map_err(tidy)?;
     atomic_file::remove(&order).map_err(tidy)?;
-    if is_there() == Some(true) {
+    if is_there() {
         return Ok(());
     }
     let text = dqlite::update_yaml(address);
@@ -64,11 +58,8 @@ pub(crate) fn change(host: &dyn Platform, backend: &Path, address: &str) -> Resu
     atomic_file::write(&order, text.as_bytes(), access).map_err(tidy)?;
     host.service(Action::Restart, Service::K8sDqlite)?;
     // The file may be half written, or away for a moment, while the service starts.
-    let moved = || (is_there() == Some(true)).then_some(());
-    wait::until(LIMIT, POLL_INTERVAL, moved).ok_or(MoveError::NotMoved {
-        address: address.to_owned(),
-        seconds: LIMIT.as_secs(),
-    })
+    wait::until(LIMIT, POLL_INTERVAL, || is_there().then_some(()))
+        .ok_or_else(|| MoveError::NotMoved(address.to_owned()))
 }
 
 fn members(backend: &Path) -> Option<Vec<Member>> {

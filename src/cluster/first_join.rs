@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rand::RngExt;
+use rand::distr::{Alphanumeric, SampleString};
 
 use crate::base::io_error_text;
 use crate::base::secret::Secret;
@@ -93,7 +93,7 @@ impl FirstJoinError {
             }
             Self::Malformed(_)
             | Self::NodeLock(NodeLockError::Busy)
-            | Self::Move(MoveError::NotMoved { .. })
+            | Self::Move(MoveError::NotMoved(_))
             | Self::Addresses(_)
             | Self::NotOurs(_)
             | Self::Worker(_)
@@ -107,11 +107,6 @@ impl FirstJoinError {
             Self::TooOften(too_often) => Some(too_often.seconds),
             _ => None,
         }
-    }
-
-    /// Whether it concerns no other node than the one that asked.
-    pub(crate) fn is_of_one_node(&self) -> bool {
-        matches!(self, Self::NotOurs(_))
     }
 }
 
@@ -155,7 +150,7 @@ impl Presented {
 }
 
 /// What is still to be changed for it.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Duties {
     /// Where the datastore listens, and where it has to.
     datastore: Option<(String, String)>,
@@ -243,11 +238,7 @@ impl Duties {
             let manifest = none_if_missing(layout.text(&layout.cni_manifest()))?;
             duties.manifest = manifest.and_then(|text| cni::reach(text.expose(), other));
         }
-        let any = duties.datastore.is_some()
-            || duties.callback_token
-            || duties.manifest.is_some()
-            || duties.reissues;
-        Ok(any.then_some(duties))
+        Ok((duties != Self::default()).then_some(duties))
     }
 
     fn fulfil(&self, node: &Node, transaction: &mut Transaction) -> Result<(), FirstJoinError> {
@@ -356,13 +347,7 @@ pub(crate) fn own_callback_token(node: &Node) -> Result<Secret, ReadError> {
 
 /// Letters and digits, from a generator that the operating system seeds.
 pub(crate) fn random_text(length: usize) -> Secret {
-    const CHARACTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let mut random = rand::rng();
-    Secret::new(
-        (0..length)
-            .map(|_| char::from(CHARACTERS[random.random_range(0..CHARACTERS.len())]))
-            .collect::<String>(),
-    )
+    Secret::new(Alphanumeric.sample_string(&mut rand::rng(), length))
 }
 
 #[cfg(test)]

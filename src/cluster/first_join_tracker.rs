@@ -100,8 +100,10 @@ impl FirstJoinTracker {
         while !first_join::is_ready(node, needs)? {
             let mut step = match self.begin_step() {
                 Ok(step) => step,
-                Err(Some(failure)) if !failure.is_of_one_node() => return Err(failure),
-                Err(_) => continue,
+                // Only the node that asked failed: it was contacted at another address.
+                Err(Some(failure)) if matches!(*failure, FirstJoinError::NotOurs(_)) => continue,
+                Err(Some(failure)) => return Err(failure),
+                Err(None) => continue,
             };
             match first_join::make_ready(node, needs, presented) {
                 Ok(false) => {}
@@ -138,13 +140,11 @@ impl FirstJoinTracker {
 
     /// Waits until nothing is being undone; from then on nothing is, until what is given is dropped.
     fn begin_to_ask(&self) -> Asking<'_> {
-        let mut state = self.lock();
-        while state.in_step && state.asking == 0 {
-            state = self
-                .step_ended
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let undoes = |state: &mut State| state.in_step && state.asking == 0;
+        let mut state = self
+            .step_ended
+            .wait_while(self.lock(), undoes)
+            .unwrap_or_else(PoisonError::into_inner);
         state.asking += 1;
         state.asked += 1;
         Asking(self)
@@ -158,12 +158,11 @@ impl FirstJoinTracker {
             return Ok(self.step());
         }
         let steps = state.steps;
-        while state.in_step && state.steps == steps {
-            state = self
-                .step_ended
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let lasts = |state: &mut State| state.in_step && state.steps == steps;
+        let state = self
+            .step_ended
+            .wait_while(state, lasts)
+            .unwrap_or_else(PoisonError::into_inner);
         Err(state.failure.clone())
     }
 

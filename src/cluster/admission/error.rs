@@ -350,10 +350,7 @@ mod tests {
                 path: PATH.into(),
                 source: denied(),
             }),
-            FirstJoinError::Move(MoveError::NotMoved {
-                address: "10.99.0.11:19001".to_owned(),
-                seconds: 60,
-            }),
+            FirstJoinError::Move(MoveError::NotMoved("10.99.0.11:19001".to_owned())),
             FirstJoinError::Addresses(denied()),
             FirstJoinError::TooOften(TooOften { seconds: 61 }),
         ];
