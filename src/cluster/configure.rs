@@ -99,7 +99,7 @@ impl Switch {
 }
 
 /// What is left to do for the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Configured {
     /// This agent is to restart, which ends the request as well: it comes when all else is done,
@@ -263,10 +263,9 @@ fn apply(
     let written = files
         .iter()
         .map(|file| Step::write(&file.path, &file.content, Access::Keep { or: NEW_FILE }));
-    let restarted = restarts.iter().map(|configured| Step::Service {
-        action: Action::Restart,
-        service: configured.service,
-    });
+    let restarted = restarts
+        .iter()
+        .map(|configured| Step::restart(configured.service));
     let steps: Vec<Step> = written.chain(restarted).collect();
     let mut running = 0;
     let done = transaction.apply(&steps, |number| {
@@ -311,10 +310,8 @@ fn new_files(node: &Node, services: &[Wanted<'_>]) -> Result<Vec<NewFile>, Confi
             Some(place) => place,
             None => {
                 let service = configured.change.name.clone();
-                let before = match none_if_missing(node.layout.read_bytes(path)) {
-                    Ok(before) => before,
-                    Err(error) => return Err(not_updated(&service, error)),
-                };
+                let before = none_if_missing(node.layout.read_bytes(path))
+                    .map_err(|error| not_updated(&service, error))?;
                 files.push(NewFile {
                     path: path.clone(),
                     service,

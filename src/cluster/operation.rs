@@ -46,7 +46,7 @@ pub(crate) fn run(
     runs_in: RunsIn,
     progress: &mut dyn Progress,
 ) -> Configured {
-    let mut restarts_agent = false;
+    let mut configured = Configured::default();
     let end = match operation {
         Operation::Join(order) => match order.urls.split_first() {
             Some(urls) if !order.dry_run => join::join(node, urls, order, runs_in, progress),
@@ -55,11 +55,11 @@ pub(crate) fn run(
         Operation::Leave { dry_run } => leave::leave(node, tokens, *dry_run, progress),
         Operation::RemoveNode(order) => remove_node::remove_node(node, tokens, order, progress),
         Operation::Launch(order) => {
-            let (end, configured) = launch::run(node, order, runs_in, progress);
-            restarts_agent = configured.restarts_agent;
+            let end;
+            (end, configured) = launch::run(node, order, runs_in, progress);
             end
         }
     };
     progress.tell(Event::End(end));
-    Configured { restarts_agent }
+    configured
 }

@@ -4,12 +4,9 @@ use std::path::PathBuf;
 
 use crate::base::exit_status::ExitStatus;
 use crate::cluster::join::JoinError;
-use crate::cluster::node_lock::NodeLockError;
-use crate::cluster::transaction::JournalError;
 use crate::model::join_stage::JoinStage;
 use crate::model::launch_configuration::InvalidLaunchConfiguration;
 use crate::platform::CommandError;
-use crate::store::layout::ReadError;
 use crate::wire::operation::Failure;
 
 /// Why a launch configuration was not applied. Nothing has changed, unless a variant says otherwise.
@@ -39,7 +36,7 @@ pub(crate) enum LaunchError {
     },
     /// A file, a service, or the join.
     #[error(transparent)]
-    Join(#[from] JoinError),
+    Join(JoinError),
     /// It is not wanted any more.
     #[error("the launch configuration was interrupted")]
     Interrupted,
@@ -55,20 +52,9 @@ pub(crate) enum LaunchError {
     },
 }
 
-impl From<ReadError> for LaunchError {
-    fn from(error: ReadError) -> Self {
-        Self::Join(error.into())
-    }
-}
-
-impl From<NodeLockError> for LaunchError {
-    fn from(error: NodeLockError) -> Self {
-        Self::Join(error.into())
-    }
-}
-
-impl From<JournalError> for LaunchError {
-    fn from(error: JournalError) -> Self {
+/// What makes a join fail makes a launch fail.
+impl<E: Into<JoinError>> From<E> for LaunchError {
+    fn from(error: E) -> Self {
         Self::Join(error.into())
     }
 }

@@ -107,20 +107,17 @@ impl Launch<'_> {
     /// Changes files and restarts services, with a join in between; all of it, or nothing.
     fn change(
         &self,
-        plan: Plan<'_>,
+        mut plan: Plan<'_>,
         order: Option<&JoinOrder>,
         progress: &mut Staged<'_>,
     ) -> Result<(), LaunchError> {
         let mut change = Change::new(self.node, wait::end_of(JOIN_LIMIT));
-        let steps = plan.steps(self.restarts_services());
-        change.extend(steps.last, steps.kubelet);
-        if !steps.files.is_empty() {
+        let files = plan.files();
+        change.extend(plan.last(self.restarts_services()), plan.kubelet);
+        if !files.is_empty() {
             progress.changes_begin();
             join::begin(JoinStage::Apply, progress);
-            steps
-                .files
-                .into_iter()
-                .for_each(|step| change.steps.push(step));
+            files.into_iter().for_each(|step| change.steps.push(step));
             if let Err(error) = change.apply(progress) {
                 return Err(change.take_back(error).into());
             }
@@ -165,14 +162,9 @@ impl Launch<'_> {
 
     /// Adds repositories, and switches add-ons.
     fn switch_addons(&self, progress: &mut Staged<'_>) -> Result<(), LaunchError> {
-        let has_addons = |part: &&Part| !part.addons.is_empty() || !part.repositories.is_empty();
-        let mut parts = self
-            .configuration
-            .parts
-            .iter()
-            .filter(has_addons)
-            .peekable();
-        if self.pre_init || parts.peek().is_none() {
+        let has_addons = |part: &Part| !part.addons.is_empty() || !part.repositories.is_empty();
+        let mut parts = self.configuration.parts.iter();
+        if self.pre_init || !parts.clone().any(has_addons) {
             return Ok(());
         }
         if self.node.is_worker() {

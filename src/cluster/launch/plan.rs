@@ -2,6 +2,7 @@
 //! that read them. Finding out changes nothing.
 
 use std::fs::{self, FileType};
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use crate::base::atomic_file::Access;
@@ -11,7 +12,7 @@ use crate::cluster::launch::error::LaunchError;
 use crate::cluster::node::Node;
 use crate::cluster::transaction::Step;
 use crate::model::launch_configuration::{Part, Values};
-use crate::platform::{Action, Service};
+use crate::platform::Service;
 use crate::store::args_file::ArgsFile;
 use crate::store::layout::{Lock, ReadError, none_if_missing};
 use crate::store::token_files::PERSISTENT_TOKENS;
@@ -55,15 +56,6 @@ pub(super) struct Plan<'a> {
     folders: Vec<PathBuf>,
     files: Vec<File>,
     tokens: Vec<Step>,
-    kubelet: Values,
-}
-
-/// The steps of a plan.
-pub(super) struct Steps {
-    /// Come first.
-    pub(super) files: Vec<Step>,
-    /// Come last: tokens, which a join would take away, and services.
-    pub(super) last: Vec<Step>,
     /// Arguments that a join would take away.
     pub(super) kubelet: Values,
 }
@@ -193,26 +185,26 @@ impl<'a> Plan<'a> {
         )
     }
 
-    /// The steps. This agent restarts when all is done; that is the caller's.
-    pub(super) fn steps(self, restarts: bool) -> Steps {
-        let services = self.services();
-        let folders = self.folders.into_iter().map(Step::MakeFolder);
+    /// The steps that come first.
+    pub(super) fn files(&self) -> Vec<Step> {
+        let folders = self.folders.iter().cloned().map(Step::MakeFolder);
         let files = self.files.iter().map(|file| {
             let access = Access::Keep { or: file.new_mode };
             Step::write(&file.path, &file.after, access)
         });
-        let restarts = services
-            .into_iter()
-            .filter(|service| restarts && *service != Service::ClusterAgent)
-            .map(|service| Step::Service {
-                action: Action::Restart,
-                service,
-            });
-        Steps {
-            files: folders.chain(files).collect(),
-            last: self.tokens.into_iter().chain(restarts).collect(),
-            kubelet: self.kubelet,
+        folders.chain(files).collect()
+    }
+
+    /// The steps that come last: tokens, which a join would take away, and services. This agent
+    /// restarts when all is done; that is the caller's.
+    pub(super) fn last(&mut self, restarts: bool) -> Vec<Step> {
+        let mut steps = mem::take(&mut self.tokens);
+        if restarts {
+            let mut services = self.services();
+            services.retain(|service| *service != Service::ClusterAgent);
+            steps.extend(services.into_iter().map(Step::restart));
         }
+        steps
     }
 }
 

@@ -77,6 +77,14 @@ impl Step {
             access,
         }
     }
+
+    /// Restarts a service.
+    pub(crate) const fn restart(service: Service) -> Self {
+        Self::Service {
+            action: Action::Restart,
+            service,
+        }
+    }
 }
 
 /// The steps so far, in the terms of a node.
