@@ -23,7 +23,7 @@ use crate::cluster::token_admin::{self, TakeTokens, TokenCareError};
 use crate::cluster::{health, status as cluster_status};
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
-    AddTokenRequest, Hello, NodeDirectory, PROTOCOL, PruneRequest, TokenLine, TokenListEnd,
+    AddTokenRequest, Hello, NodeDirectory, PROTOCOL, PruneRequest, Pruned, TokenLine, TokenListEnd,
     TokenSelection,
 };
 use crate::wire::operation::Operation;
@@ -143,7 +143,13 @@ async fn prune_tokens(
 ) -> Response {
     match serde_json::from_slice::<PruneRequest>(&body) {
         Ok(request) => {
-            answer(move || token_admin::prune(shared.admission.tokens(), request, caller.uid)).await
+            let tokens = move || {
+                shared
+                    .admission
+                    .tokens()
+                    .prune(request.unused_seconds, caller.uid)
+            };
+            answer(move || tokens().map(|pruned| Pruned { pruned })).await
         }
         Err(error) => not_understood(&error),
     }

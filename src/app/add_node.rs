@@ -11,7 +11,7 @@ use crate::base::exit_status::ExitStatus;
 use crate::cli::add_node::{self, AddNodeArgs};
 use crate::cli::output::{self, Printer};
 use crate::cli::{self, argparse, texts};
-use crate::cluster::add_node::{NotHere, issue_into_file, refuse_unfit, refuse_worker};
+use crate::cluster::add_node::{NotHere, issue_into_file, refuse_unfit};
 use crate::cluster::node::Node;
 use crate::model::token_terms::RoleLimit;
 use crate::wire::local_v1::IssuedToken;
@@ -21,7 +21,16 @@ const CONNECTS: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended {
     let node = app::find_node_or_say(printer)?;
-    refuse_worker(&node).map_err(|why| refuse(printer, why))?;
+    if node.is_worker() {
+        let hint = "run `microk8s add-node` on a control plane node";
+        let text = texts::ADD_NODE_ON_WORKER;
+        return Err(output::refuse(
+            printer,
+            text,
+            "a worker issues no tokens",
+            Some(hint),
+        ));
+    }
     app::check_permission(&node, printer)?;
     refuse_unfit(&node).map_err(|why| refuse(printer, why))?;
     let args: AddNodeArgs = match cli::read("add-node", arguments) {
@@ -80,11 +89,6 @@ fn warn_where_nothing_listens(node: &Node, mut issued: IssuedToken) -> IssuedTok
 
 fn refuse(printer: &mut dyn Printer, why: NotHere) -> ExitStatus {
     match why {
-        NotHere::Worker => {
-            let hint = "run `microk8s add-node` on a control plane node";
-            let text = texts::ADD_NODE_ON_WORKER;
-            output::refuse(printer, text, "a worker issues no tokens", Some(hint))
-        }
         NotHere::OldCa { strict } => {
             output::print(printer, &texts::old_ca(strict), ExitStatus::Failure)
         }

@@ -21,8 +21,6 @@ use crate::wire::local_v1::{AddTokenRequest, IssuedToken};
 /// Why `add-node` may not run on a node; the texts are MicroK8s's (recordings `add-node-*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotHere {
-    /// The node is a worker.
-    Worker,
     /// The node's CA dates from before clusters.
     OldCa {
         /// The snap is confined strictly, so it is not installed with `--classic`.
@@ -30,15 +28,6 @@ pub(crate) enum NotHere {
     },
     /// The node was stopped.
     Stopped,
-}
-
-/// Whether the node is a worker, and so issues no tokens.
-pub(crate) fn refuse_worker(node: &Node) -> Result<(), NotHere> {
-    if node.layout.has(Lock::Clustered) {
-        Err(NotHere::Worker)
-    } else {
-        Ok(())
-    }
 }
 
 /// Whether the node can issue tokens at all.
@@ -123,7 +112,9 @@ pub(crate) fn issue(
     request: AddTokenRequest,
     uid: u32,
 ) -> Result<IssuedToken, AddNodeError> {
-    refuse_worker(node).map_err(|_| AddNodeError::Worker)?;
+    if node.is_worker() {
+        return Err(AddNodeError::Worker);
+    }
     let all = request.all;
     let mut issued = describe(node, serving, &request, tokens.now())?;
     let (granted, added_again) = tokens.add(&issued.token, &request.terms, uid)?;

@@ -199,17 +199,15 @@ impl TokenStore for SecretStore {
     /// Looks at one page: however many tokens there are, each call costs as much, and none is kept.
     fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
         let mut search = lock(&self.search);
-        let (begun, position) = match search.take() {
-            Some(Search { begun, next: None }) if begun.elapsed() < SEARCH_PERIOD => {
-                *search = Some(Search { begun, next: None });
-                return Ok(Vec::new());
-            }
-            Some(Search {
-                begun,
-                next: Some(next),
-            }) => (begun, next),
-            Some(Search { next: None, .. }) | None => (Instant::now(), String::new()),
-        };
+        if let Some(Search { begun, next: None }) = &*search
+            && begun.elapsed() < SEARCH_PERIOD
+        {
+            return Ok(Vec::new());
+        }
+        let under_way = search
+            .take()
+            .and_then(|last| Some((last.begun, last.next?)));
+        let (begun, position) = under_way.unwrap_or_else(|| (Instant::now(), String::new()));
         let page = self.secrets.page(&position);
         let page = page.map_err(|error| store_error(error, "list", ""))?;
         let next = page.next();
@@ -260,6 +258,11 @@ fn read_secret(secret: &SecretObject) -> Result<Stored, StoreError> {
 fn store_error(error: KubernetesError, verb: &str, name: &str) -> StoreError {
     let why = error.to_string();
     let is_write = !matches!(verb, "get" | "list");
+    let unavailable = |why, seconds: Option<u64>, is_unsure| StoreError::Unavailable {
+        why,
+        seconds: seconds.unwrap_or(COME_AGAIN),
+        is_unsure,
+    };
     match error {
         KubernetesError::Refused {
             status: 401 | 403, ..
@@ -271,28 +274,18 @@ fn store_error(error: KubernetesError, verb: &str, name: &str) -> StoreError {
             status,
             retry_after,
             ..
-        } if status == 429 || status >= 500 => StoreError::Unavailable {
-            why,
-            seconds: retry_after.unwrap_or(COME_AGAIN),
-            is_unsure: is_write && status >= 500,
-        },
+        } if status == 429 || status >= 500 => {
+            unavailable(why, retry_after, is_write && status >= 500)
+        }
         KubernetesError::Refused { .. } => StoreError::Secret {
             name: format!("{NAMESPACE}/{name}"),
             why,
         },
         KubernetesError::NoAnswer { .. } | KubernetesError::Unreadable(_) => {
-            StoreError::Unavailable {
-                why,
-                seconds: COME_AGAIN,
-                is_unsure: is_write,
-            }
+            unavailable(why, None, is_write)
         }
         KubernetesError::Kubeconfig(_) | KubernetesError::NoConnection(_) => {
-            StoreError::Unavailable {
-                why,
-                seconds: COME_AGAIN,
-                is_unsure: false,
-            }
+            unavailable(why, None, false)
         }
     }
 }

@@ -65,14 +65,11 @@ pub(crate) fn nodes(node: &Node, tokens: &Tokens, bind: IpAddr) -> Result<NodeLi
     }
     // A node may call itself what it likes; an API server is at its address, or is not.
     let claims = listed.iter().any(|other| other.claims_control_plane);
-    let serving = claims
-        .then(|| {
-            kubernetes::api_servers(node.platform.as_ref())
-                .ok()
-                .flatten()
-        })
-        .flatten()
-        .unwrap_or_default();
+    let serving = match claims {
+        true => kubernetes::api_servers(node.platform.as_ref()).unwrap_or_default(),
+        false => None,
+    };
+    let serving = serving.unwrap_or_default();
     for other in listed {
         let Some(address) = other.addresses.first().copied() else {
             continue;

@@ -19,9 +19,7 @@ use crate::store::layout::{Layout, Lock};
 use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
 use crate::store::token_store::TokenStore;
 use crate::store::tokens::{ListedToken, Shared, Tokens};
-use crate::wire::local_v1::{
-    PruneRequest, Pruned, TokenEntry, TokenListEnd, TokenSelection, TokenUse,
-};
+use crate::wire::local_v1::{TokenEntry, TokenListEnd, TokenSelection, TokenUse};
 
 /// The tokens of a node, which belong to the cluster that it is in.
 pub(crate) fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
@@ -130,17 +128,6 @@ pub(crate) fn revoke(
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(TokenListEnd { now, notices })
-}
-
-/// Removes every token that is over, and unused ones where that is asked for.
-pub(crate) fn prune(
-    tokens: &Tokens,
-    request: PruneRequest,
-    uid: u32,
-) -> Result<Pruned, TokenCareError> {
-    Ok(Pruned {
-        pruned: tokens.prune(request.unused_seconds, uid)?,
-    })
 }
 
 /// Gives the tokens that are meant to `work`: those that are named at once, all of them some at a time.

@@ -221,16 +221,19 @@ impl Lists {
         findings
     }
 
+    /// Why Kubernetes lists no node.
+    fn no_kubernetes(&self) -> Option<&'static str> {
+        match &self.kubernetes {
+            Ok(_) => None,
+            Err(Missing::None(why)) => Some(why),
+            Err(Missing::NoAnswer(_)) => Some("Kubernetes does not answer"),
+        }
+    }
+
     fn ready(&self, member: &Member, answers: bool) -> Finding {
-        let kubernetes = match &self.kubernetes {
-            Err(Missing::None(why)) => return Finding::unchecked(READY, *why),
-            Err(Missing::NoAnswer(_)) => {
-                return Finding::unchecked(READY, "Kubernetes does not answer");
-            }
-            Ok(_) => member.kubernetes.as_ref(),
-        };
-        let Some(listed) = kubernetes else {
-            return Finding::unchecked(READY, "Kubernetes does not list this node");
+        let Some(listed) = &member.kubernetes else {
+            let why = self.no_kubernetes();
+            return Finding::unchecked(READY, why.unwrap_or("Kubernetes does not list this node"));
         };
         let remedy = match answers {
             true => "look on that node why its kubelet is not ready: `snap logs microk8s.daemon-kubelite`".to_owned(),
@@ -282,12 +285,8 @@ impl Lists {
         if member.kubernetes.is_some() {
             return Finding::ok(LISTED, format!("listed by {by}"));
         }
-        match &self.kubernetes {
-            Err(Missing::None(why)) => return Finding::unchecked(LISTED, *why),
-            Err(Missing::NoAnswer(_)) => {
-                return Finding::unchecked(LISTED, "Kubernetes does not answer");
-            }
-            Ok(_) => {}
+        if let Some(why) = self.no_kubernetes() {
+            return Finding::unchecked(LISTED, why);
         }
         const KUBELET: &str = "see that its kubelet runs: `snap services microk8s`";
         if member.is_own {

@@ -11,7 +11,6 @@ use std::net::IpAddr;
 
 use crate::cluster::join;
 use crate::cluster::node::Node;
-use crate::cluster::token_admin;
 use crate::model::role::Role;
 use crate::store::database::StoreError;
 use crate::store::tokens::Tokens;
@@ -76,9 +75,4 @@ fn on_worker(node: &Node) -> Vec<Member> {
         other
     });
     std::iter::once(Member::own(node)).chain(others).collect()
-}
-
-/// The authority of the cluster, PEM.
-fn authority(node: &Node) -> String {
-    token_admin::authority(&node.layout).unwrap_or_default()
 }

@@ -9,10 +9,10 @@ use crate::client::clock_reading;
 use crate::client::pinned_tls::Identity;
 use crate::client::remote::{self, Peer, RemoteError, Wait};
 use crate::cluster::control_planes;
-use crate::cluster::health::authority;
 use crate::cluster::health::lists::Member;
 use crate::cluster::join::{self, preflight};
 use crate::cluster::node::Node;
+use crate::cluster::token_admin;
 use crate::model::endpoint;
 use crate::model::role::Role;
 use crate::pki::ca;
@@ -47,7 +47,7 @@ pub(super) struct Probed {
 
 /// Asks all nodes, many at once; the answers are in the order of the nodes.
 pub(super) fn all(node: &Node, members: &[Member]) -> Vec<Probed> {
-    let authority = authority(node);
+    let authority = token_admin::authority(&node.layout).unwrap_or_default();
     let end = wait::end_of(ALL_LIMIT);
     let mut probed = Vec::new();
     for some in members.chunks(AT_ONCE) {

@@ -31,7 +31,7 @@ use crate::store::tokens::Tokens;
 use crate::wire::operation::{End, Event, RemoveOrder};
 
 pub(crate) use error::RemoveError;
-use known::{Found, InDatastore, InKubernetes, Target};
+use known::{Found, InKubernetes, Target};
 
 /// How long the datastore is asked to forget the node.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
@@ -195,7 +195,13 @@ impl Removal<'_> {
                     JoinStage::Datastore,
                     "asking the datastore to forget the node",
                 ));
-                self.forget(&found)?;
+                let (host, backend) = (self.node.platform.as_ref(), self.node.layout.backend());
+                forget::ask(host, &backend, &found.address, ASK_LIMIT, &|| false).map_err(
+                    |source| RemoveError::NotForgotten {
+                        contacted: found.other.clone(),
+                        source,
+                    },
+                )?;
                 if target.is_other_than(&found) {
                     progress.tell(Event::warning(format!(
                         "{} says in Kubernetes that it has this address, and was admitted from another one: it stays; remove it by its name where that is wanted",
@@ -262,16 +268,6 @@ impl Removal<'_> {
         self.delete_now(name)?;
         self.forget_here(&Target::only_named(name), progress)?;
         Ok(End::Removed)
-    }
-
-    fn forget(&self, found: &InDatastore) -> Result<(), RemoveError> {
-        let (host, backend) = (self.node.platform.as_ref(), self.node.layout.backend());
-        forget::ask(host, &backend, &found.address, ASK_LIMIT, &|| false).map_err(|source| {
-            RemoveError::NotForgotten {
-                contacted: found.other.clone(),
-                source,
-            }
-        })
     }
 
     /// It may have gone since it was looked up, which is no failure.
