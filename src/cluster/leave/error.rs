@@ -1,6 +1,5 @@
 //! Why a leave failed, and what is said of it.
 
-use std::io;
 use std::path::PathBuf;
 
 use crate::base::exit_status::ExitStatus;
@@ -13,7 +12,6 @@ use crate::cluster::transaction::JournalError;
 use crate::model::join_stage::JoinStage;
 use crate::pki::PkiError;
 use crate::platform::CommandError;
-use crate::store::layout::ReadError;
 use crate::wire::operation::{Event, Failure};
 
 /// Why a leave failed.
@@ -36,9 +34,6 @@ pub(crate) enum LeaveError {
     /// A worker without the mark of one.
     #[error("this worker has no `{}`", .0.display())]
     NotMarked(PathBuf),
-    /// The machine does not know its name or addresses.
-    #[error("cannot tell this machine's name and addresses: {0}")]
-    Machine(#[source] io::Error),
     /// The datastore did not say who is in the cluster.
     #[error("{}", .0.of_operation())]
     Members(#[from] MembersError),
@@ -50,12 +45,9 @@ pub(crate) enum LeaveError {
         /// Why.
         source: CommandError,
     },
-    /// A file of the node.
+    /// A file of the node, a key or certificate, or what the machine does not know of itself.
     #[error(transparent)]
-    Read(#[from] ReadError),
-    /// A key or certificate.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
+    Identity(IdentityError),
     /// A change.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -77,13 +69,10 @@ pub(crate) enum LeaveError {
     },
 }
 
-impl From<IdentityError> for LeaveError {
-    fn from(error: IdentityError) -> Self {
-        match error {
-            IdentityError::Read(error) => Self::Read(error),
-            IdentityError::Pki(error) => Self::Pki(error),
-            IdentityError::Machine(error) => Self::Machine(error),
-        }
+/// What keeps a node from having an identity of its own keeps it from leaving.
+impl<E: Into<IdentityError>> From<E> for LeaveError {
+    fn from(error: E) -> Self {
+        Self::Identity(error.into())
     }
 }
 
@@ -113,12 +102,12 @@ impl LeaveError {
             Self::Members(MembersError::NoAnswer(_)) => at(JoinStage::Preflight).hint(
                 "a leave needs a datastore that answers: read the log of this node's datastore, and whether most of the voters run",
             ),
-            Self::Machine(_) | Self::Members(MembersError::Malformed(_)) => at(JoinStage::Preflight),
+            Self::Identity(IdentityError::Machine(_)) | Self::Members(MembersError::Malformed(_)) => at(JoinStage::Preflight),
             Self::NotForgotten { contacted, source } => at(JoinStage::Datastore)
                 .exits(ExitStatus::NOT_REMOVED)
                 .microk8s(&not_forgotten(contacted, source))
                 .hint("this node is as it was; make sure that most voters of the datastore run and reach each other on its port, 19001, then run the command again"),
-            Self::Pki(PkiError::KeyFile { .. }) => at(JoinStage::Apply).hint(
+            Self::Identity(IdentityError::Pki(PkiError::KeyFile { .. })) => at(JoinStage::Apply).hint(
                 "put a key that can be used there, or move the file away, and a new key is made; nothing was changed",
             ),
             Self::Journal(JournalError::Service(_)) => at(JoinStage::Apply).hint(
@@ -129,7 +118,7 @@ impl LeaveError {
                     .exits(ExitStatus::NotTakenBack)
                     .hint(undo.hint_of_undoing())
             }
-            Self::Read(_) | Self::Pki(_) | Self::Journal(_) => at(JoinStage::Apply),
+            Self::Identity(_) | Self::Journal(_) => at(JoinStage::Apply),
             Self::NotCompleted(_) => at(JoinStage::Services).hint(
                 "fix the cause; the next start of the node's agent, or the next command, completes the leave",
             ),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::fresh_node::{self, NewKeys};
-use crate::cluster::identity::{self, NodeKey};
+use crate::cluster::identity::{self, IdentityError, NodeKey};
 use crate::cluster::leave::datastore::{Forget, Others, other_members, own_entry};
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::{Node, Privacy};
@@ -284,7 +284,7 @@ impl<'a> Steps<'a> {
             Some((certificate, key)) => (certificate, key, 0o640),
             None => {
                 let platform = &self.steps.node().platform;
-                let hostname = platform.host_name().map_err(LeaveError::Machine)?;
+                let hostname = platform.host_name().map_err(IdentityError::Machine)?;
                 let (certificate, key) = fresh_node::datastore_identity(&hostname)?;
                 (certificate, key, 0o644)
             }
