@@ -242,12 +242,7 @@ impl Transaction {
                 }
                 self.rename(from, to)?;
             }
-            Step::MarkManifest(mark) => {
-                atomic_file::write_unflushed(mark, b"", Access::PRIVATE)
-                    .map_err(file_error("write", mark))?;
-                self.note_change(mark);
-                self.unflushed.insert(mark.clone());
-            }
+            Step::MarkManifest(mark) => self.take(&Step::write(mark, b"", Access::PRIVATE))?,
             Step::Service { action, service } => {
                 self.touched.push(*service);
                 self.platform.service(*action, *service)?;

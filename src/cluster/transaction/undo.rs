@@ -30,13 +30,7 @@ pub(super) enum Undo {
     /// The file was not there.
     RemoveFile { path: PathBuf },
     /// The file was like this.
-    RestoreFile {
-        path: PathBuf,
-        mode: u32,
-        uid: u32,
-        gid: u32,
-        content: Secret,
-    },
+    RestoreFile(OldFile),
     /// The folder was not there.
     RemoveFolder { path: PathBuf },
     /// What is at `to` was at `from`, once what was at `to` is `aside`.
@@ -62,12 +56,23 @@ pub(super) enum Undo {
     Tell { report: Secret },
 }
 
+/// A file as it was.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OldFile {
+    path: PathBuf,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    /// In base64.
+    content: Secret,
+}
+
 impl Undo {
     /// What it reads or changes.
     fn paths(&self) -> Vec<&Path> {
         match self {
             Self::RemoveFile { path }
-            | Self::RestoreFile { path, .. }
+            | Self::RestoreFile(OldFile { path, .. })
             | Self::RemoveFolder { path }
             | Self::MarkManifest { mark: path }
             | Self::LeaveDatastore { backend: path, .. }
@@ -87,7 +92,7 @@ impl Undo {
 
     /// Whether a key or another credential is at its place now.
     pub(crate) fn is_of_secret(&self) -> bool {
-        let (Self::RemoveFile { path } | Self::RestoreFile { path, .. }) = self else {
+        let (Self::RemoveFile { path } | Self::RestoreFile(OldFile { path, .. })) = self else {
             return false;
         };
         path.extension().is_some_and(|extension| extension == "key")
@@ -104,13 +109,13 @@ impl Undo {
             return Ok((Self::RemoveFile { path }, 0));
         };
         let content = fs::read(&path).map_err(file_error("read", &path))?;
-        let undo = Self::RestoreFile {
+        let undo = Self::RestoreFile(OldFile {
             path,
             mode: found.mode() & 0o7777,
             uid: found.uid(),
             gid: found.gid(),
             content: Secret::new(STANDARD.encode(&content)),
-        };
+        });
         Ok((undo, content.len()))
     }
 }
@@ -120,7 +125,7 @@ impl Undo {
 pub(super) fn undo(change: &Undo, host: &dyn Platform) -> Result<(), JournalError> {
     match change {
         Undo::RemoveFile { path } => remove_file(path)?,
-        Undo::RestoreFile { .. } => restore_file(change)?,
+        Undo::RestoreFile(file) => restore_file(file)?,
         Undo::RemoveFolder { path } => {
             if path.exists() {
                 atomic_file::remove_folder(path).map_err(file_error("remove", path))?;
@@ -198,24 +203,15 @@ fn remove_file(path: &Path) -> Result<(), JournalError> {
     tidied
 }
 
-fn restore_file(change: &Undo) -> Result<(), JournalError> {
-    let Undo::RestoreFile {
-        path,
-        mode,
-        uid,
-        gid,
-        content,
-    } = change
-    else {
-        return Ok(());
-    };
+fn restore_file(file: &OldFile) -> Result<(), JournalError> {
+    let (path, mode, uid, gid) = (&file.path, file.mode, file.uid, file.gid);
     let tidied = atomic_file::remove_unfinished(path).map_err(file_error("tidy", path));
-    let content = STANDARD.decode(content.expose()).map_err(|error| {
+    let content = STANDARD.decode(file.content.expose()).map_err(|error| {
         file_error("restore", path)(io::Error::new(io::ErrorKind::InvalidData, error))
     })?;
     let is_as_it_was = || {
         fs::metadata(path)
-            .is_ok_and(|now| (now.mode() & 0o7777, now.uid(), now.gid()) == (*mode, *uid, *gid))
+            .is_ok_and(|now| (now.mode() & 0o7777, now.uid(), now.gid()) == (mode, uid, gid))
             && fs::read(path).is_ok_and(|now| now == content)
     };
     if is_as_it_was() {
@@ -225,9 +221,9 @@ fn restore_file(change: &Undo) -> Result<(), JournalError> {
         return tidied;
     }
     let access = Access::Set {
-        mode: *mode,
-        uid: Some(*uid),
-        gid: Some(*gid),
+        mode,
+        uid: Some(uid),
+        gid: Some(gid),
     };
     let restored = atomic_file::write(path, &content, access).or_else(|error| {
         // A folder that cannot be changed still has files that can be written. On a full disk that
@@ -239,7 +235,7 @@ fn restore_file(change: &Undo) -> Result<(), JournalError> {
             return Err(error);
         }
         atomic_file::overwrite(path, &content)
-            .and_then(|()| atomic_file::set_access(path, *mode, Some(*uid), Some(*gid)))
+            .and_then(|()| atomic_file::set_access(path, mode, Some(uid), Some(gid)))
             .map_err(|_| error)
     });
     match restored {
