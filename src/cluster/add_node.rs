@@ -115,12 +115,10 @@ pub(crate) fn issue(
     if node.is_worker() {
         return Err(AddNodeError::Worker);
     }
-    let all = request.all;
     let mut issued = describe(node, serving, &request, tokens.now())?;
-    let (granted, added_again) = tokens.add(&issued.token, &request.terms, uid)?;
-    (issued.granted, issued.added_again) = (granted, added_again);
+    (issued.granted, issued.added_again) = tokens.add(&issued.token, &request.terms, uid)?;
     issued.notices = tokens.notices();
-    if all {
+    if request.all {
         add_others(node, serving, tokens.are_shared(), &mut issued);
     }
     Ok(issued)

@@ -20,7 +20,6 @@ use crate::cluster::{first_join, join, token_admin};
 use crate::model::endpoint;
 use crate::model::fingerprint::Fingerprint;
 use crate::store::dqlite::Member;
-use crate::store::layout::ReadError;
 
 /// How long an API server may take to answer. All are asked at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -153,11 +152,12 @@ pub(crate) fn others(node: &Node, own: Fingerprint) -> Others {
 /// answers.
 pub(crate) fn ask(node: &Node, address: IpAddr, limit: Duration) -> Result<u16, String> {
     let layout = &node.layout;
-    let read = |name| layout.read(&layout.cert(name));
-    let material = || -> Result<_, ReadError> {
-        Ok((read("kubelet.crt")?, Secret::new(read("kubelet.key")?)))
+    let read = |name| {
+        layout
+            .read(&layout.cert(name))
+            .map_err(|error| error.to_string())
     };
-    let (certificate, key) = material().map_err(|error| error.to_string())?;
+    let (certificate, key) = (read("kubelet.crt")?, Secret::new(read("kubelet.key")?));
     let authority = token_admin::authority(layout).ok_or("the cluster's authority is not known")?;
     let port = join::api_port(node);
     ApiServer::new(&address.to_string(), port, &authority, &certificate, &key)

@@ -87,7 +87,7 @@ pub(crate) fn api_servers(host: &dyn Platform) -> Result<Option<BTreeSet<IpAddr>
 /// [`api_servers`], over the connection that the agent keeps where that answers.
 pub(crate) fn api_servers_of(node: &Node) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
     match node.in_api(API_SERVERS_PATH) {
-        Some(answer) => Ok(Some(read_endpoints(&answer).ok_or(ListError::NoList)?)),
+        Some(answer) => read_endpoints(&answer).map(Some).ok_or(ListError::NoList),
         None => api_servers(node.platform.as_ref()),
     }
 }
@@ -98,13 +98,11 @@ pub(crate) fn api_servers_soon(host: &dyn Platform) -> Result<Option<BTreeSet<Ip
 }
 
 fn read_api_servers(answer: Option<String>) -> Result<Option<BTreeSet<IpAddr>>, ListError> {
-    answer
-        .map(|answer| {
-            let answer = serde_json::from_str(&answer).ok();
-            let servers = answer.as_ref().and_then(read_endpoints);
-            servers.ok_or(ListError::NoList)
-        })
-        .transpose()
+    let Some(answer) = answer else {
+        return Ok(None);
+    };
+    let answer = serde_json::from_str(&answer).unwrap_or_default();
+    read_endpoints(&answer).map(Some).ok_or(ListError::NoList)
 }
 
 /// The names of the nodes with this internal address. Each node says of itself which it has.

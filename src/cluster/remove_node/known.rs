@@ -50,18 +50,15 @@ pub(super) struct Target {
     admissions: Vec<AdmittedNode>,
 }
 
-/// A member of the datastore.
-pub(super) struct InDatastore {
-    /// As the datastore lists it.
-    pub(crate) address: String,
-    /// The first of the members that stay.
-    pub(crate) other: String,
-}
-
 /// What the datastore knows of the node.
 pub(super) enum Found {
     Nothing,
-    Member(InDatastore),
+    Member {
+        /// As the datastore lists it.
+        address: String,
+        /// The first of the members that stay.
+        other: String,
+    },
     /// These members may be the node, and nothing that can be relied on says so.
     InDoubt {
         /// As the datastore lists them.
@@ -196,8 +193,8 @@ impl Target {
 
     /// Whether Kubernetes' node of the address that was typed was admitted from another one: the member
     /// of the datastore at that address is another node then.
-    pub(crate) fn is_other_than(&self, member: &InDatastore) -> bool {
-        let address = endpoint::address_of(&member.address).map(endpoint::plain);
+    pub(crate) fn is_other_than(&self, member: &str) -> bool {
+        let address = endpoint::address_of(member).map(endpoint::plain);
         self.typed.is_some()
             && self.typed == address
             && !self.admitted.is_empty()
@@ -211,10 +208,10 @@ impl Target {
         let Some(other) = members.iter().find(|other| other.address != found.address) else {
             return Err(RemoveError::LastMember(self.name.clone()));
         };
-        Ok(Found::Member(InDatastore {
+        Ok(Found::Member {
             address: found.address.clone(),
             other: other.address.clone(),
-        }))
+        })
     }
 
     /// Why the node may not be the member whose address it claims.

@@ -184,10 +184,10 @@ impl Removal<'_> {
     ) -> Result<bool, RemoveError> {
         match target.find_in_datastore(self.node, self.order.force)? {
             Found::Nothing => Ok(false),
-            Found::Member(_) if !self.order.force => {
+            Found::Member { .. } if !self.order.force => {
                 Err(RemoveError::Registered(self.order.node.clone()))
             }
-            Found::Member(found) => {
+            Found::Member { address, other } => {
                 if target.is_ghost() {
                     progress.tell(Event::line("Removing node entry found in dqlite."));
                 }
@@ -196,13 +196,13 @@ impl Removal<'_> {
                     "asking the datastore to forget the node",
                 ));
                 let (host, backend) = (self.node.platform.as_ref(), self.node.layout.backend());
-                forget::ask(host, &backend, &found.address, ASK_LIMIT, &|| false).map_err(
-                    |source| RemoveError::NotForgotten {
-                        contacted: found.other.clone(),
+                forget::ask(host, &backend, &address, ASK_LIMIT, &|| false).map_err(|source| {
+                    RemoveError::NotForgotten {
+                        contacted: other,
                         source,
-                    },
-                )?;
-                if target.is_other_than(&found) {
+                    }
+                })?;
+                if target.is_other_than(&address) {
                     progress.tell(Event::warning(format!(
                         "{} says in Kubernetes that it has this address, and was admitted from another one: it stays; remove it by its name where that is wanted",
                         target.name
