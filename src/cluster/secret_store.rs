@@ -18,7 +18,7 @@ use crate::client::secrets::{Kind, SecretObject, Secrets};
 use crate::model::token::TokenDigest;
 use crate::model::token_record::TokenRecord;
 use crate::store::database::StoreError;
-use crate::store::token_store::{ChangeId, NextChange, Stored, Swap, Swapped, TokenStore, Version};
+use crate::store::token_store::{ChangeId, NextChange, Stored, Swap, TokenStore};
 
 const NAMESPACE: &str = "kube-system";
 const KIND: Kind = Kind {
@@ -79,7 +79,8 @@ impl SecretStore {
         }
     }
 
-    fn swap_one(&self, swap: &Swap) -> Result<Swapped, StoreError> {
+    /// Returns the token where its record is another one than was expected.
+    fn swap_one(&self, swap: &Swap) -> Result<Option<TokenDigest>, StoreError> {
         let name = name_of(&swap.key);
         let row = |record: &TokenRecord| {
             let row = Row {
@@ -91,26 +92,25 @@ impl SecretStore {
             [(KEY, STANDARD.encode(text))]
         };
         self.remember(swap.key, None);
-        let version = |written: Option<SecretObject>| {
-            written.map(|secret| Some(Version::new(secret.version())))
-        };
+        let version =
+            |written: Option<SecretObject>| written.map(|secret| Some(secret.version().to_owned()));
         let (verb, written) = match (&swap.expected, &swap.next) {
-            (None, None) => return Ok(Swapped::Conflict),
+            (None, None) => return Ok(Some(swap.key)),
             (None, Some(record)) => {
                 let created = self.secrets.create(&name, &row(record));
                 ("create", created.map(version))
             }
             (Some(expected), Some(record)) => {
-                let replaced = self.secrets.replace(&name, expected.as_str(), &row(record));
+                let replaced = self.secrets.replace(&name, expected, &row(record));
                 ("update", replaced.map(version))
             }
             (Some(expected), None) => {
-                let deleted = self.secrets.delete(&name, expected.as_str());
+                let deleted = self.secrets.delete(&name, expected);
                 ("delete", deleted.map(|deleted| deleted.then_some(None)))
             }
         };
         let Some(version) = written.map_err(|error| store_error(error, verb, &name))? else {
-            return Ok(Swapped::Conflict);
+            return Ok(Some(swap.key));
         };
         let stored = swap.next.clone().zip(version);
         let stored = stored.map(|(record, version)| Stored {
@@ -119,7 +119,7 @@ impl SecretStore {
             change: swap.change,
         });
         self.remember(swap.key, stored);
-        Ok(Swapped::Done)
+        Ok(None)
     }
 
     /// Keeps in memory what is known of a token now; `None` where nothing is known for certain.
@@ -151,11 +151,11 @@ impl TokenStore for SecretStore {
         (since.elapsed() < REMEMBERED).then(|| stored.clone())
     }
 
-    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
-        let mut outcomes = Vec::new();
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<TokenDigest>, StoreError> {
+        let mut conflicts = Vec::new();
         for some in swaps.chunks(AT_ONCE) {
             if let [one] = some {
-                outcomes.push(self.swap_one(one)?);
+                conflicts.extend(self.swap_one(one)?);
                 continue;
             }
             let swapped = thread::scope(|scope| {
@@ -168,15 +168,15 @@ impl TokenStore for SecretStore {
                     .map(|one| one.join().unwrap_or(Err(StoreError::Interrupted)))
                     .collect::<Result<Vec<_>, _>>()
             });
-            outcomes.extend(swapped?);
+            conflicts.extend(swapped?.into_iter().flatten());
         }
-        Ok(outcomes)
+        Ok(conflicts)
     }
 
     fn list(
         &self,
         beginning: &str,
-        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+        take: &mut dyn FnMut(TokenDigest, TokenRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let listed = self.secrets.list(&mut |secret| {
             let Some(digest) = digest_of(secret.name()) else {
@@ -186,7 +186,7 @@ impl TokenStore for SecretStore {
                 return true;
             }
             match read_secret(&secret) {
-                Ok(stored) => take(digest, stored).is_continue(),
+                Ok(stored) => take(digest, stored.record).is_continue(),
                 Err(error) => {
                     tracing::warn!("{error}");
                     true
@@ -250,7 +250,7 @@ fn read_secret(secret: &SecretObject) -> Result<Stored, StoreError> {
     }
     Ok(Stored {
         record: row.record,
-        version: Version::new(secret.version()),
+        version: secret.version().to_owned(),
         change: row.change,
     })
 }

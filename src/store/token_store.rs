@@ -29,11 +29,8 @@ pub(crate) use stores::{Place, Stores, Taken};
 
 /// Keeps the records of tokens. Every method blocks, and is called on threads that may.
 pub(crate) trait TokenStore: Send + Sync {
-    /// The record of a token; `None` when there is none. Never an older one than what a [`swap`] that
-    /// was [done] before has written, by any node.
-    ///
-    /// [`swap`]: TokenStore::swap
-    /// [done]: Swapped::Done
+    /// The record of a token; `None` when there is none. Never an older one than what a
+    /// [`swap`](TokenStore::swap) that was done before has written, by any node.
     fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError>;
 
     /// The record of a token as it was lately, where that is in memory. It may have changed since: what
@@ -42,15 +39,15 @@ pub(crate) trait TokenStore: Send + Sync {
         None
     }
 
-    /// Does each of these changes whose token is as it is expected to be, durably unless it may be
-    /// [flushed soon](Swap::flush), and says what became of each, in their order. They are
-    /// independent: a store may do them together or one after the other.
+    /// Does each of these changes whose record is the one that is expected, durably unless it may be
+    /// [flushed soon](Swap::flush). Returns the tokens of the others: nothing was done with these. The
+    /// changes are independent: a store may do them together or one after the other.
     ///
     /// After an error any of them may have been done or not. Where the answer to a change may have
     /// been lost, so that it may even be done later, the error is one that
     /// [is unsure](StoreError::is_unsure); the caller reads the record again and finds out by
     /// [`Stored::change`]. A store does not repeat a change on its own.
-    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError>;
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<TokenDigest>, StoreError>;
 
     /// Gives all tokens to `take`, one after the other, whose SHA-256 begins like this (hexadecimal
     /// digits; all of them for the empty text), until it breaks off. Holds only some of them in
@@ -58,7 +55,7 @@ pub(crate) trait TokenStore: Send + Sync {
     fn list(
         &self,
         beginning: &str,
-        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+        take: &mut dyn FnMut(TokenDigest, TokenRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
 
     /// Up to `limit` tokens for which time has something to change by now. Nothing depends on it in
@@ -84,8 +81,8 @@ pub(crate) type NextChange = Arc<dyn Fn(&TokenRecord) -> Option<i64> + Send + Sy
 pub(crate) struct Stored {
     /// The record.
     pub(crate) record: TokenRecord,
-    /// Its version, for [`Swap::expected`].
-    pub(crate) version: Version,
+    /// Its version, for [`Swap::expected`]; only the store can read it.
+    pub(crate) version: String,
     /// The change that wrote it ([`Swap::change`]), which a store keeps beside the record.
     pub(crate) change: ChangeId,
 }
@@ -98,12 +95,12 @@ pub(crate) const BATCH: usize = 500;
 pub(crate) fn in_batches<E: From<StoreError>>(
     store: &dyn TokenStore,
     beginning: &str,
-    mut work: impl FnMut(Vec<(TokenDigest, Stored)>) -> Result<ControlFlow<()>, E>,
+    mut work: impl FnMut(Vec<(TokenDigest, TokenRecord)>) -> Result<ControlFlow<()>, E>,
 ) -> Result<ControlFlow<()>, E> {
     let mut batch = Vec::new();
     let mut outcome = Ok(ControlFlow::Continue(()));
-    store.list(beginning, &mut |key, stored| {
-        batch.push((key, stored));
+    store.list(beginning, &mut |key, record| {
+        batch.push((key, record));
         if batch.len() == BATCH {
             outcome = work(std::mem::take(&mut batch));
         }
@@ -115,22 +112,6 @@ pub(crate) fn in_batches<E: From<StoreError>>(
     match outcome? {
         ControlFlow::Continue(()) if !batch.is_empty() => work(batch),
         flow => Ok(flow),
-    }
-}
-
-/// A version of a record; only its store can read it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Version(String);
-
-impl Version {
-    /// The version that a store names so.
-    pub(crate) fn new(name: impl ToString) -> Self {
-        Self(name.to_string())
-    }
-
-    /// How the store names it.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -158,22 +139,13 @@ pub(crate) struct Swap {
     /// Which token.
     pub(crate) key: TokenDigest,
     /// The version that the record must still have; `None`: there must be no record.
-    pub(crate) expected: Option<Version>,
+    pub(crate) expected: Option<String>,
     /// The record from then on; `None` removes it.
     pub(crate) next: Option<TokenRecord>,
     /// The name of the change, to be kept beside the record.
     pub(crate) change: ChangeId,
     /// When it has to be on the disk.
     pub(crate) flush: Flush,
-}
-
-/// What became of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Swapped {
-    /// It is done, and durable, or will be soon.
-    Done,
-    /// It is not: the record is another one than was expected.
-    Conflict,
 }
 
 /// For how long a change is tried again where others come first, or its answer is lost.
@@ -226,12 +198,8 @@ impl Records {
         Ok(self.store.read(key)?.map(|stored| stored.record))
     }
 
-    /// The same, or as it was lately: only where an [`edit`](Records::edit) decides.
-    pub(crate) fn recent(&self, key: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
-        self.find(key, Some)
-    }
-
-    /// What is found in the record of a token, first in the one that is in memory.
+    /// What is found in the record of a token, first in the one that is in memory: only where an
+    /// [`edit`](Records::edit) decides.
     pub(crate) fn find<T>(
         &self,
         key: &TokenDigest,
@@ -244,18 +212,10 @@ impl Records {
         }
     }
 
-    /// Durably changes the record of a token, and brings out what came of it. `change` is called again
-    /// where another change came first; nothing is written where it changes nothing.
+    /// Changes the record of a token, durably as soon as `flush` says, and brings out what came of it.
+    /// `change` is called again where another change came first; nothing is written where it changes
+    /// nothing.
     pub(crate) fn edit<T: Send + 'static>(
-        &self,
-        key: &TokenDigest,
-        change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.edit_and(Flush::Now, key, change)
-    }
-
-    /// [`edit`](Records::edit), durable as soon as `flush` says.
-    pub(crate) fn edit_and<T: Send + 'static>(
         &self,
         flush: Flush,
         key: &TokenDigest,
@@ -338,7 +298,7 @@ impl Records {
                 flush,
             };
             match self.store.swap(&[swap]) {
-                Ok(outcomes) if outcomes == [Swapped::Done] => return Ok(()),
+                Ok(conflicts) if conflicts.is_empty() => return Ok(()),
                 Ok(_) if is_remembered => continue,
                 Ok(_) => {}
                 Err(error) if error.is_unsure() => lost = Some(error),
@@ -383,12 +343,7 @@ impl Records {
             if swaps.is_empty() {
                 break;
             }
-            let outcomes = self.store.swap(&swaps)?;
-            let conflicts = swaps.iter().zip(outcomes);
-            left = conflicts
-                .filter(|(_, outcome)| *outcome == Swapped::Conflict)
-                .map(|(swap, _)| swap.key)
-                .collect();
+            left = self.store.swap(&swaps)?;
             if !left.is_empty() {
                 if begun.elapsed() > TRIED {
                     return Err(StoreError::Contended);
@@ -401,7 +356,7 @@ impl Records {
 }
 
 impl Stored {
-    fn parts(self) -> (Option<TokenRecord>, Option<Version>) {
+    fn parts(self) -> (Option<TokenRecord>, Option<String>) {
         (Some(self.record), Some(self.version))
     }
 }

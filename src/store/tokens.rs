@@ -13,7 +13,6 @@ mod reservation;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::base::clock::Clock;
@@ -23,7 +22,7 @@ use crate::model::node::JoiningNode;
 use crate::model::token::{Token, TokenDigest};
 use crate::model::token_record::{
     Added, Grant, GrantedTerms, Issuer, JoinRequest, LEASE, Reason, Refusal, TokenEvent,
-    TokenRecord, VoidReason,
+    TokenRecord,
 };
 use crate::model::token_terms::{Lifetime, Terms};
 use crate::store::admissions::Admissions;
@@ -96,20 +95,29 @@ impl Moment {
         events
     }
 
-    /// A token that is issued now, in this cluster.
-    fn issue(&self, terms: &Terms, issuer: Issuer) -> TokenRecord {
-        let mut record = TokenRecord::issue(terms, self.now, issuer);
+    /// A token is issued in this cluster, perhaps once more.
+    fn issue(
+        &self,
+        record: Option<TokenRecord>,
+        terms: &Terms,
+        issuer: Issuer,
+    ) -> (TokenRecord, Option<Added>) {
+        let (mut record, added) = match record {
+            None => (TokenRecord::issue(terms, self.now, issuer), None),
+            Some(mut record) => {
+                let added = record.add(terms, self.now, issuer);
+                (record, Some(added))
+            }
+        };
         record.keep_to(&self.cluster, self.now);
         record.set_issued_on(&self.node);
-        record
+        (record, added)
     }
 
-    /// A token is issued once more, in this cluster.
-    fn add(&self, record: &mut TokenRecord, terms: &Terms, issuer: Issuer) -> Added {
-        let added = record.add(terms, self.now, issuer);
-        record.keep_to(&self.cluster, self.now);
-        record.set_issued_on(&self.node);
-        added
+    /// A line in MicroK8s's file issues a token for one use, whatever it was before.
+    fn issue_by_line(&self, record: Option<TokenRecord>) -> TokenRecord {
+        let terms = Terms::lasting(Lifetime::OneUse);
+        self.issue(record, &terms, Issuer::TokenFile).0
     }
 }
 
@@ -123,13 +131,14 @@ fn members_of(record: &TokenRecord, is_member: &dyn Fn(&JoiningNode) -> bool) ->
         .collect()
 }
 
-/// A token that would admit a node.
+/// A token that would admit a node, as it was judged.
+#[derive(Clone)]
 struct Found {
     source: Source,
+    /// What the datastore says of the control plane nodes that joined with it.
     members: Members,
-    seen: Option<TokenRecord>,
-    /// The record that admits the node; none where a line does that admits any number.
-    record: Option<TokenRecord>,
+    /// Its record in the store.
+    stored: Option<TokenRecord>,
 }
 
 /// Where a token was found.
@@ -165,8 +174,7 @@ impl Tokens {
         });
         let (time, next, again) = (clock.clone(), due.clone(), due.clone());
         let void_all = move |transaction: &redb::WriteTransaction| {
-            let now = time.unix_seconds();
-            token_store::void_all(transaction, VoidReason::OlderCopy, now, &*next)
+            token_store::void_all(transaction, time.unix_seconds(), &*next)
         };
         let database = Arc::new(Database::new(
             layout.token_database(),
@@ -262,16 +270,15 @@ impl Tokens {
     ) -> Result<(GrantedTerms, Option<Added>), StoreError> {
         let (digest, moment) = (token.digest(), self.moment());
         let terms = terms.clone();
-        let (events, granted, added) = self.records.edit(&digest, move |record| {
-            let Some(mut record) = record else {
-                let record = moment.issue(&terms, Issuer::Uid(uid));
-                let granted = record.grant(moment.now);
-                return (Some(record), (Vec::new(), granted, None));
-            };
-            let events = moment.reconcile(&mut record, |_| None);
-            let added = moment.add(&mut record, &terms, Issuer::Uid(uid));
-            (Some(record), (events, added.after.clone(), Some(added)))
-        })?;
+        let issue = move |mut record: Option<TokenRecord>| {
+            let events = record
+                .as_mut()
+                .map_or_else(Vec::new, |record| moment.reconcile(record, |_| None));
+            let (record, added) = moment.issue(record, &terms, Issuer::Uid(uid));
+            let granted = record.grant(moment.now);
+            (Some(record), (events, granted, added))
+        };
+        let (events, granted, added) = self.records.edit(Flush::Now, &digest, issue)?;
         self.note(&digest, &events)?;
         let event = match &added {
             None => "issued",
@@ -305,12 +312,12 @@ impl Tokens {
     ) -> Result<Result<Reservation<'_>, Refusal>, StoreError> {
         let digest = token.digest();
         let holders = self.holders(&digest);
-        let stored = self.records.recent(&digest)?;
-        let found = match self.judge(token, claim, &holders, &is_member, stored)? {
+        let stored = self.records.find(&digest, Some)?;
+        let (found, record) = match self.judge(token, claim, &holders, &is_member, stored)? {
             Ok(found) => found,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Some(record) = &found.record
+        if let Some(record) = record
             && found.source.is_counted()
         {
             // Others may have come to hold it while files and the datastore were looked at. One that
@@ -333,13 +340,13 @@ impl Tokens {
             tokens: self,
             token: token.clone(),
             claim: claim.clone(),
-            source: found.source,
-            members: found.members,
-            seen: found.seen,
+            found,
             is_committed: false,
         }))
     }
 
+    /// Finds what would admit the node, with the record that does; without one where a line does that
+    /// admits any number.
     fn judge(
         &self,
         token: &Token,
@@ -347,43 +354,34 @@ impl Tokens {
         holders: &[JoiningNode],
         is_member: &dyn Fn(&JoiningNode) -> bool,
         stored: Option<TokenRecord>,
-    ) -> Result<Result<Found, Refusal>, StoreError> {
+    ) -> Result<Result<(Found, Option<TokenRecord>), Refusal>, StoreError> {
         if !token.is_well_formed() {
             return Ok(Err(Reason::Unknown.into()));
         }
         let moment = self.moment();
         let now = moment.now;
-        let digest = token.digest();
-        let is_open = look_up(&self.persistent_file, token, now)?.is_usable();
-        if is_open {
-            return Ok(Ok(Found {
-                source: Source::OpenLine,
-                members: Members::new(),
-                seen: stored,
-                record: None,
-            }));
-        }
         let mut record = stored.clone();
-        let members = record
-            .as_ref()
-            .map(|record| members_of(record, is_member))
-            .unwrap_or_default();
+        let mut found = Found {
+            source: Source::OpenLine,
+            members: Members::new(),
+            stored,
+        };
+        if self.persistent_file.look_up(token, now)?.is_usable() {
+            return Ok(Ok((found, None)));
+        }
         let mut refusal = None;
         if let Some(record) = &mut record {
-            moment.reconcile(record, |node| members.get(node).copied());
+            found.members = members_of(record, is_member);
+            moment.reconcile(record, |node| found.members.get(node).copied());
             match record.judge(claim, holders, now, self.window) {
                 Ok(grant) => {
-                    return Ok(Ok(Found {
-                        source: Source::Store(grant),
-                        members,
-                        seen: stored,
-                        record: Some(record.clone()),
-                    }));
+                    found.source = Source::Store(grant);
+                    return Ok(Ok((found, Some(record.clone()))));
                 }
                 Err(why) => refusal = Some(why),
             }
         }
-        let mut in_file = look_up(&self.cluster_file, token, now)?;
+        let mut in_file = self.cluster_file.look_up(token, now)?;
         if in_file == Listed::Open && record.as_ref().is_some_and(TokenRecord::has_line) {
             // The line of a use that a crash kept from being taken out.
             self.take_line_out(token)?;
@@ -391,25 +389,19 @@ impl Tokens {
         }
         // A line that was used up between the two looks has become a record of the token.
         if in_file == Listed::Not {
-            let present = self.records.read(&digest)?;
-            if present != stored {
+            let present = self.records.read(&token.digest())?;
+            if present != found.stored {
                 return self.judge(token, claim, holders, is_member, present);
             }
         }
-        let found = |source, record| Found {
-            source,
-            members,
-            seen: stored,
-            record,
-        };
         Ok(match in_file {
-            Listed::Until(_) => Ok(found(Source::OpenLine, None)),
+            Listed::Until(_) => Ok((found, None)),
             // The line counts from the moment it is written, also for a token used before.
             Listed::Open => {
-                let issued = issue_by_line(record, &moment);
-                issued
-                    .judge(claim, holders, now, self.window)
-                    .map(|_| found(Source::Line, Some(issued.clone())))
+                found.source = Source::Line;
+                let issued = moment.issue_by_line(record);
+                let judged = issued.judge(claim, holders, now, self.window);
+                judged.map(|_| (found, Some(issued)))
             }
             Listed::Expired => Err(refusal.unwrap_or_else(|| Reason::Expired.into())),
             Listed::Not => Err(refusal.unwrap_or_else(|| Reason::Unknown.into())),
@@ -429,15 +421,14 @@ impl Tokens {
 
     /// Takes a token that was used out of MicroK8s's file, and remembers that it is.
     fn take_line_out(&self, token: &Token) -> Result<(), StoreError> {
-        with_file(&self.cluster_file, |file| file.consume(token))?;
-        self.records
-            .edit_and(Flush::Soon, &token.digest(), |record| {
-                let record = record.map(|mut record| {
-                    record.set_has_line(false);
-                    record
-                });
-                (record, ())
-            })
+        self.cluster_file.consume(token)?;
+        self.records.edit(Flush::Soon, &token.digest(), |record| {
+            let record = record.map(|mut record| {
+                record.set_has_line(false);
+                record
+            });
+            (record, ())
+        })
     }
 
     fn holders(&self, digest: &TokenDigest) -> Vec<JoiningNode> {
@@ -464,40 +455,11 @@ impl Tokens {
     }
 }
 
-/// A token that a line in MicroK8s's file issues, for one use.
-fn by_line(moment: &Moment) -> TokenRecord {
-    moment.issue(&Terms::lasting(Lifetime::OneUse), Issuer::TokenFile)
-}
-
 /// A token that a line in one of MicroK8s's files issues for any number of uses.
 fn by_open_line(moment: &Moment) -> TokenRecord {
     let mut record = TokenRecord::of_line(moment.now);
     record.keep_to(&moment.cluster, moment.now);
     record
-}
-
-/// A token that a line issues for one use, whatever it was before.
-fn issue_by_line(record: Option<TokenRecord>, moment: &Moment) -> TokenRecord {
-    match record {
-        None => by_line(moment),
-        Some(mut record) => {
-            let terms = Terms::lasting(Lifetime::OneUse);
-            moment.add(&mut record, &terms, Issuer::TokenFile);
-            record
-        }
-    }
-}
-
-fn look_up(file: &TokenFile, token: &Token, now: i64) -> Result<Listed, StoreError> {
-    with_file(file, |file| file.look_up(token, now))
-}
-
-/// Does something with a token file; an error names the file.
-fn with_file<T>(
-    file: &TokenFile,
-    work: impl FnOnce(&TokenFile) -> io::Result<T>,
-) -> Result<T, StoreError> {
-    work(file).map_err(|source| StoreError::file(file.path(), source))
 }
 
 fn audit_happening(digest: &TokenDigest, event: &TokenEvent) {

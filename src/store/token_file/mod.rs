@@ -21,7 +21,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -30,6 +30,7 @@ use self::index::Index;
 use self::line::{End, Line};
 use crate::base::mutex::lock;
 use crate::model::token::{Token, TokenDigest};
+use crate::store::database::StoreError;
 use crate::store::file_cache::Stamp;
 use crate::store::token_files::Listed;
 
@@ -64,17 +65,6 @@ impl Lines<'_> {
     }
 }
 
-/// What one pass over a file came to.
-#[derive(Debug, PartialEq, Eq)]
-enum Pass {
-    /// The file has no such line.
-    NoLine,
-    /// It had so many.
-    Blanked(usize),
-    /// It may have one, and is to be read again to know.
-    Changed,
-}
-
 impl TokenFile {
     /// Follows the file there, which is not looked at yet.
     pub(crate) fn new(path: PathBuf) -> Self {
@@ -85,17 +75,17 @@ impl TokenFile {
         }
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Looks a token up; `now` is in unix seconds.
     ///
     /// When the file was rewritten in place and the token's line is where it was, further lines of
     /// the token before the old end of the file may be missed until the file is next read. Whether
     /// the token can be used does not depend on them.
-    pub(crate) fn look_up(&self, token: &Token, now: i64) -> io::Result<Listed> {
+    pub(crate) fn look_up(&self, token: &Token, now: i64) -> Result<Listed, StoreError> {
+        self.try_look_up(token, now)
+            .map_err(|error| self.error(error))
+    }
+
+    fn try_look_up(&self, token: &Token, now: i64) -> io::Result<Listed> {
         if token.expose().is_empty() {
             return Ok(Listed::Not);
         }
@@ -126,13 +116,13 @@ impl TokenFile {
 
     /// Takes out every line of the token that has no time, as far as [`Self::look_up`] knows them;
     /// durable when it returns. Says whether there was one.
-    pub(crate) fn consume(&self, token: &Token) -> io::Result<bool> {
+    pub(crate) fn consume(&self, token: &Token) -> Result<bool, StoreError> {
         Ok(self.blank(Lines::OneUse(token))? > 0)
     }
 
     /// Takes out every line of the tokens with these digests, for which the whole file is read;
     /// durable when it returns. Says how many there were.
-    pub(crate) fn take_out(&self, digests: &HashSet<TokenDigest>) -> io::Result<usize> {
+    pub(crate) fn take_out(&self, digests: &HashSet<TokenDigest>) -> Result<usize, StoreError> {
         if digests.is_empty() {
             return Ok(0);
         }
@@ -143,7 +133,7 @@ impl TokenFile {
     /// how many it was. A line whose time cannot be read stays.
     ///
     /// The file is not even opened unless it changed or a known time has run out.
-    pub(crate) fn blank_expired(&self, now: i64) -> io::Result<usize> {
+    pub(crate) fn blank_expired(&self, now: i64) -> Result<usize, StoreError> {
         {
             let index = self.index();
             if let Some(seen) = index.seen
@@ -158,16 +148,18 @@ impl TokenFile {
 
     /// Every token that is listed, once and in the order of the file, with what [`Self::look_up`]
     /// says of it at `now`. The whole file is read.
-    pub(crate) fn entries(&self, now: i64) -> io::Result<Vec<(TokenDigest, Listed)>> {
+    pub(crate) fn entries(&self, now: i64) -> Result<Vec<(TokenDigest, Listed)>, StoreError> {
         let mut entries: Vec<(TokenDigest, Listed)> = Vec::new();
         let mut places = HashMap::new();
         // This takes no lock: it needs no index and changes nothing.
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
-            Err(error) => return Err(error),
+        let read = || {
+            let file = File::open(&self.path)?;
+            line::read(&file, 0, file.metadata()?.len())
         };
-        let content = line::read(&file, 0, file.metadata()?.len())?;
+        let content = match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
+            read => read.map_err(|error| self.error(error))?,
+        };
         line::scan(&content, 0, |_, line| {
             let digest = line.digest();
             let place = *places.entry(digest).or_insert_with(|| {
@@ -183,30 +175,35 @@ impl TokenFile {
     ///
     /// Canonical's tools replace the file and `sed -i` does, so it is gone through again until it
     /// has no such line.
-    fn blank(&self, lines: Lines<'_>) -> io::Result<usize> {
+    fn blank(&self, lines: Lines<'_>) -> Result<usize, StoreError> {
         let called = Instant::now();
         let mut count = 0;
         for _ in 0..MAX_PASSES {
-            match self.pass(lines, called, count > 0, || {})? {
-                Pass::NoLine => break,
-                Pass::Blanked(more) => count += more,
-                Pass::Changed => {}
+            let pass = self.pass(lines, called, count > 0, || {});
+            match pass.map_err(|error| self.error(error))? {
+                Some(more) => count += more,
+                None => break,
             }
         }
         Ok(count)
     }
 
-    /// One pass; `meanwhile` is what others do between finding the lines and blanking them.
+    fn error(&self, error: io::Error) -> StoreError {
+        StoreError::file(&self.path, error)
+    }
+
+    /// One pass; `meanwhile` is what others do between finding the lines and blanking them. Says how many
+    /// it blanked; `None` where the file has no such line, 0 where it has to be read again to know.
     fn pass(
         &self,
         lines: Lines<'_>,
         called: Instant,
         has_found: bool,
         meanwhile: impl FnOnce(),
-    ) -> io::Result<Pass> {
+    ) -> io::Result<Option<usize>> {
         let mut index = self.index();
         let Some(file) = self.open(File::options().read(true).write(true), &mut index)? else {
-            return Ok(Pass::NoLine);
+            return Ok(None);
         };
         index.follow(&file)?;
         let starts = match lines {
@@ -229,10 +226,7 @@ impl TokenFile {
             if may_be_missed && index.may_miss_lines(called) {
                 index.clear();
             }
-            return Ok(match index.seen {
-                Some(_) => Pass::NoLine,
-                None => Pass::Changed,
-            });
+            return Ok(index.seen.is_none().then_some(0));
         }
         // An expired line that a crash brings back is as expired as it was.
         if !matches!(lines, Lines::Expired(_)) {
@@ -240,7 +234,7 @@ impl TokenFile {
             drop(index);
             self.flush.wait(written, || file.sync_data())?;
         }
-        Ok(Pass::Blanked(count))
+        Ok(Some(count))
     }
 
     /// Opens the file; where there is none, nothing is known of it any more.

@@ -10,9 +10,7 @@ use crate::model::node::JoiningNode;
 use crate::model::token::TokenDigest;
 use crate::model::token_record::{CertificatePurpose, LEASE, TokenRecord, VoidReason};
 use crate::store::database::{Database, Fault, Flush, StoreError, from_row, to_row};
-use crate::store::token_store::{
-    ChangeId, NextChange, Place, Stored, Swap, Swapped, TokenStore, Version,
-};
+use crate::store::token_store::{ChangeId, NextChange, Place, Stored, Swap, TokenStore};
 
 const TOKENS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tokens");
 /// When time changes which token.
@@ -37,7 +35,7 @@ impl From<Row> for Stored {
     fn from(row: Row) -> Self {
         Self {
             record: row.record,
-            version: Version::new(row.change),
+            version: row.change.to_string(),
             change: row.change,
         }
     }
@@ -60,7 +58,7 @@ impl LocalStore {
         &self,
         from: Bound<TokenDigest>,
         beginning: &str,
-    ) -> Result<Vec<(TokenDigest, Stored)>, StoreError> {
+    ) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError> {
         self.database.read(|transaction| {
             let Some(table) = there(transaction.open_table(TOKENS))? else {
                 return Ok(Vec::new());
@@ -74,7 +72,7 @@ impl LocalStore {
                 else {
                     break;
                 };
-                found.push((digest, from_row::<Row>(row.value())?.into()));
+                found.push((digest, from_row::<Row>(row.value())?.record));
             }
             Ok(found)
         })
@@ -87,29 +85,24 @@ impl TokenStore for LocalStore {
             let Some(table) = there(transaction.open_table(TOKENS))? else {
                 return Ok(None);
             };
-            let row = table.get(key.as_bytes().as_slice())?;
-            row.map(|row| from_row::<Row>(row.value()).map(Stored::from))
-                .transpose()
+            Ok(row_of(&table, key.as_bytes())?.map(Stored::from))
         })
     }
 
-    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<TokenDigest>, StoreError> {
         let (swaps, due) = (swaps.to_vec(), self.due.clone());
         let flush = swaps.iter().map(|swap| swap.flush);
         let flush = flush.fold(Flush::Soon, Flush::max);
         self.database.write(flush, move |transaction| {
             let mut tokens = transaction.open_table(TOKENS)?;
             let mut moments = transaction.open_table(DUE)?;
-            let mut outcomes = Vec::with_capacity(swaps.len());
+            let mut conflicts = Vec::new();
             for swap in &swaps {
                 let key = swap.key.as_bytes().as_slice();
-                let old = tokens
-                    .get(key)?
-                    .map(|row| from_row::<Row>(row.value()))
-                    .transpose()?;
-                let version = old.as_ref().map(|row| Version::new(row.change));
+                let old = row_of(&tokens, key)?;
+                let version = old.as_ref().map(|row| row.change.to_string());
                 if version != swap.expected {
-                    outcomes.push(Swapped::Conflict);
+                    conflicts.push(swap.key);
                     continue;
                 }
                 let next = swap.next.clone().map(|record| Row {
@@ -118,16 +111,15 @@ impl TokenStore for LocalStore {
                     record,
                 });
                 put(&mut tokens, &mut moments, key, old.as_ref(), next.as_ref())?;
-                outcomes.push(Swapped::Done);
             }
-            Ok(outcomes)
+            Ok(conflicts)
         })
     }
 
     fn list(
         &self,
         beginning: &str,
-        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+        take: &mut dyn FnMut(TokenDigest, TokenRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let Some(first) = TokenDigest::first_with(beginning) else {
             return Ok(());
@@ -139,8 +131,8 @@ impl TokenStore for LocalStore {
                 return Ok(());
             };
             from = Bound::Excluded(*last);
-            for (digest, stored) in page {
-                if take(digest, stored).is_break() {
+            for (digest, record) in page {
+                if take(digest, record).is_break() {
                     return Ok(());
                 }
             }
@@ -164,6 +156,14 @@ impl TokenStore for LocalStore {
 
 type Tokens<'a> = Table<'a, &'static [u8], &'static [u8]>;
 type Moments<'a> = Table<'a, (i64, &'static [u8]), ()>;
+
+fn row_of(
+    tokens: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<Row>, Fault> {
+    let row = tokens.get(key)?;
+    row.map(|row| from_row(row.value())).transpose()
+}
 
 /// Puts a row in the place of another one.
 fn put(
@@ -190,7 +190,6 @@ fn put(
 /// were. A record that cannot be read goes: an unknown token admits no node.
 pub(crate) fn void_all(
     transaction: &WriteTransaction,
-    why: VoidReason,
     now: i64,
     due: impl Fn(&TokenRecord) -> Option<i64>,
 ) -> Result<usize, Fault> {
@@ -202,7 +201,7 @@ pub(crate) fn void_all(
         let old = from_row::<Row>(row.value()).ok();
         let next = old.as_ref().map(|row| {
             let mut record = row.record.clone();
-            record.make_void(why, now);
+            record.make_void(VoidReason::OlderCopy, now);
             record
         });
         if old.is_none() || next.as_ref() != old.as_ref().map(|row| &row.record) {
@@ -243,10 +242,7 @@ pub(crate) fn carry_over(
     for entry in transaction.open_table(RIGHTS)?.iter()? {
         let (key, row) = entry?;
         let (key, right) = (key.value().0, from_row::<Right>(row.value())?);
-        let old = tokens
-            .get(key)?
-            .map(|row| from_row::<Row>(row.value()))
-            .transpose()?;
+        let old = row_of(&tokens, key)?;
         let since = right.until.saturating_sub(LEASE);
         let mut record = old
             .as_ref()
@@ -265,15 +261,12 @@ pub(crate) fn carry_over(
 
 /// Which store is in use.
 const PLACE: TableDefinition<'_, (), u8> = TableDefinition::new("place");
-const PLACES: [Place; 3] = [Place::Local, Place::Cluster, Place::ToLocal];
 
 /// Writes down which store is in use, where that is given, and reads it.
 pub(crate) fn place(database: &Database, now: Option<Place>) -> Result<Place, StoreError> {
     if let Some(now) = now {
-        let number = PLACES.iter().position(|place| *place == now);
-        let number = u8::try_from(number.unwrap_or_default()).unwrap_or_default();
         database.write(Flush::Now, move |transaction| {
-            transaction.open_table(PLACE)?.insert((), number)?;
+            transaction.open_table(PLACE)?.insert((), now as u8)?;
             Ok(())
         })?;
     }
@@ -281,9 +274,8 @@ pub(crate) fn place(database: &Database, now: Option<Place>) -> Result<Place, St
         let Some(table) = there(transaction.open_table(PLACE))? else {
             return Ok(Place::Local);
         };
-        let number = table.get(())?.map(|number| usize::from(number.value()));
-        let place = number.and_then(|number| PLACES.get(number));
-        Ok(place.copied().unwrap_or(Place::Local))
+        let place = table.get(())?.and_then(|row| Place::from_repr(row.value()));
+        Ok(place.unwrap_or(Place::Local))
     })
 }
 

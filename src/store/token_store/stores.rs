@@ -20,26 +20,29 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use strum::FromRepr;
+
 use crate::base::mutex::lock;
 use crate::model::token::TokenDigest;
 use crate::model::token_record::{TokenRecord, Transit, TransitPhase};
 use crate::store::database::{Flush, StoreError};
-use crate::store::token_store::{self, ChangeId, Stored, Swap, Swapped, TokenStore, Version};
+use crate::store::token_store::{self, ChangeId, Stored, Swap, TokenStore};
 
 /// After how many seconds a token is there again that another node moves.
 const MOVED: u64 = 5;
 /// How many steps a move has at most, those included that another node's change has repeated.
 const STEPS: usize = 50;
 
-/// Which store is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which store is in use. The numbers are those in the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRepr)]
+#[repr(u8)]
 pub(crate) enum Place {
     /// The node's own.
-    Local,
+    Local = 0,
     /// The cluster's.
-    Cluster,
+    Cluster = 1,
     /// The node's own, and tokens may still be in the cluster's.
-    ToLocal,
+    ToLocal = 2,
 }
 
 impl Place {
@@ -58,9 +61,10 @@ impl Place {
 }
 
 /// Which tokens of the cluster's store come to this node's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// Those that this node issued.
+    #[default]
     Own,
     /// All: there is no other control plane.
     All,
@@ -82,6 +86,7 @@ pub(crate) struct Stores {
     moving: Mutex<()>,
 }
 
+#[derive(Default)]
 struct State {
     place: Option<Place>,
     /// How often that was changed.
@@ -101,22 +106,19 @@ enum Side {
 
 impl Side {
     /// A version of a record there, as callers know it.
-    fn version(self, version: &Version) -> Version {
-        let side = match self {
-            Self::Local => 'l',
-            Self::Shared => 's',
-        };
-        Version::new(format!("{side}{}", version.as_str()))
+    fn version(self, version: &str) -> String {
+        match self {
+            Self::Local => format!("l{version}"),
+            Self::Shared => format!("s{version}"),
+        }
     }
 
     /// Where a record is of this version, and its version there.
-    fn of(version: &Version) -> Option<(Self, Version)> {
-        let text = version.as_str();
-        let side = match text.chars().next()? {
-            'l' => Self::Local,
-            _ => Self::Shared,
-        };
-        Some((side, Version::new(text.get(1..)?)))
+    fn of(version: &str) -> Option<(Self, &str)> {
+        match version.split_at_checked(1)? {
+            ("l", version) => Some((Self::Local, version)),
+            (_, version) => Some((Self::Shared, version)),
+        }
     }
 }
 
@@ -133,13 +135,7 @@ impl Stores {
             shared,
             note,
             name,
-            state: Mutex::new(State {
-                place: None,
-                changes: 0,
-                logged: None,
-                taken: Taken::Own,
-                is_searched: false,
-            }),
+            state: Mutex::default(),
             moving: Mutex::default(),
         }
     }
@@ -210,15 +206,15 @@ impl Stores {
         if place == Place::Local {
             return Ok(0);
         }
-        let mut moved = self.settle_those(self.local.as_ref(), |stored| {
-            place == Place::Cluster || stored.record.transit().is_some()
+        let mut moved = self.settle_those(self.local.as_ref(), |record| {
+            place == Place::Cluster || record.transit().is_some()
         })?;
         let is_searched = self.state().is_searched;
         if place == Place::ToLocal || !is_searched {
-            moved += self.settle_those(shared.as_ref(), |stored| {
-                let transit = stored.record.transit();
+            moved += self.settle_those(shared.as_ref(), |record| {
+                let transit = record.transit();
                 let is_own = transit.is_some_and(|transit| transit.by == self.name);
-                is_own || (place == Place::ToLocal && self.takes(stored))
+                is_own || (place == Place::ToLocal && self.takes(record))
             })?;
         }
         self.state().is_searched = true;
@@ -233,11 +229,11 @@ impl Stores {
     fn settle_those(
         &self,
         store: &dyn TokenStore,
-        holds: impl Fn(&Stored) -> bool,
+        holds: impl Fn(&TokenRecord) -> bool,
     ) -> Result<usize, StoreError> {
         let mut settled = 0;
         let _: ControlFlow<()> = token_store::in_batches(store, "", |batch| {
-            for (key, _) in batch.iter().filter(|(_, stored)| holds(stored)) {
+            for (key, _) in batch.iter().filter(|(_, record)| holds(record)) {
                 self.settle(key)?;
                 settled += 1;
             }
@@ -247,8 +243,8 @@ impl Stores {
     }
 
     /// Whether a token of the cluster's store comes to this node.
-    fn takes(&self, stored: &Stored) -> bool {
-        self.state().taken == Taken::All || stored.record.issued_on() == Some(&self.name)
+    fn takes(&self, record: &TokenRecord) -> bool {
+        self.state().taken == Taken::All || record.issued_on() == Some(&self.name)
     }
 
     /// The record of a token, wherever it counts.
@@ -327,7 +323,7 @@ impl Stores {
                 (_, Some(away)) if place == Place::Cluster => {
                     return Ok(Some((Side::Shared, away)));
                 }
-                (None, Some(away)) if place == Place::ToLocal && self.takes(&away) => {
+                (None, Some(away)) if place == Place::ToLocal && self.takes(&away.record) => {
                     self.leave(shared.as_ref(), key, away)?;
                 }
                 (local, _) => return Ok(local.map(|stored| (Side::Local, stored))),
@@ -437,41 +433,36 @@ impl TokenStore for Arc<Stores> {
         is_there.then_some(Stored { version, ..stored })
     }
 
-    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<TokenDigest>, StoreError> {
         let in_use = match self.place()? {
             Place::Cluster => Side::Shared,
             Place::Local | Place::ToLocal => Side::Local,
         };
-        let mut of = [Vec::new(), Vec::new()];
-        for (at, swap) in swaps.iter().enumerate() {
-            let read = swap.expected.as_ref().and_then(Side::of);
-            let (side, version) = match read {
-                Some((side, version)) => (side, Some(version)),
-                None => (in_use, None),
-            };
+        let (mut local, mut shared) = (Vec::new(), Vec::new());
+        for swap in swaps {
+            let read = swap.expected.as_deref().and_then(Side::of);
             let swap = Swap {
-                expected: version,
+                expected: read.map(|(_, version)| version.to_owned()),
                 ..swap.clone()
             };
-            of[usize::from(side == Side::Shared)].push((at, swap));
-        }
-        let mut outcomes = vec![Swapped::Conflict; swaps.len()];
-        for (side, some) in [Side::Local, Side::Shared].into_iter().zip(of) {
-            if some.is_empty() {
-                continue;
-            }
-            let (places, swaps): (Vec<usize>, Vec<Swap>) = some.into_iter().unzip();
-            for (at, outcome) in places.into_iter().zip(self.side(side).swap(&swaps)?) {
-                outcomes[at] = outcome;
+            match read.map_or(in_use, |(side, _)| side) {
+                Side::Local => local.push(swap),
+                Side::Shared => shared.push(swap),
             }
         }
-        Ok(outcomes)
+        let mut conflicts = Vec::new();
+        for (side, swaps) in [(Side::Local, local), (Side::Shared, shared)] {
+            if !swaps.is_empty() {
+                conflicts.extend(self.side(side).swap(&swaps)?);
+            }
+        }
+        Ok(conflicts)
     }
 
     fn list(
         &self,
         beginning: &str,
-        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+        take: &mut dyn FnMut(TokenDigest, TokenRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let place = self.place()?;
         let mut given = HashSet::new();
@@ -486,18 +477,17 @@ impl TokenStore for Arc<Stores> {
             if is_over {
                 break;
             }
-            self.side(side).list(beginning, &mut |key, stored| {
+            self.side(side).list(beginning, &mut |key, record| {
                 // One that is on its way may be in both.
                 let is_elsewhere =
-                    side == Side::Shared && place == Place::ToLocal && !self.takes(&stored);
+                    side == Side::Shared && place == Place::ToLocal && !self.takes(&record);
                 if is_elsewhere || given.contains(&key) {
                     return ControlFlow::Continue(());
                 }
                 if place == Place::ToLocal || (side == Side::Local && place == Place::Cluster) {
                     given.insert(key);
                 }
-                let version = side.version(&stored.version);
-                let flow = take(key, Stored { version, ..stored });
+                let flow = take(key, record);
                 is_over = flow.is_break();
                 flow
             })?;

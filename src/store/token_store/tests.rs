@@ -33,12 +33,13 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    fn apply(&self, swap: &Swap) -> Swapped {
+    /// Does the change; returns its token where that has another record than was expected.
+    fn apply(&self, swap: &Swap) -> Option<TokenDigest> {
         let number = self.swaps.fetch_add(1, Ordering::SeqCst);
         let mut records = lock(&self.records);
         let found = records.get(&swap.key).map(|stored| stored.version.clone());
         if found != swap.expected {
-            return Swapped::Conflict;
+            return Some(swap.key);
         }
         let before = match swap.next.clone() {
             None => records.remove(&swap.key),
@@ -46,13 +47,13 @@ impl Memory {
                 swap.key,
                 Stored {
                     record,
-                    version: Version::new(number),
+                    version: number.to_string(),
                     change: swap.change,
                 },
             ),
         };
         lock(&self.outdated).extend(before.map(|before| (swap.key, before)));
-        Swapped::Done
+        None
     }
 }
 
@@ -65,14 +66,14 @@ impl TokenStore for Arc<Memory> {
         lock(&self.outdated).get(key).cloned()
     }
 
-    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<TokenDigest>, StoreError> {
         for late in std::mem::take(&mut *lock(&self.late)) {
             self.apply(&late);
         }
         let fate = lock(&self.fates).pop().unwrap_or(Fate::Answered);
-        let done = match fate {
+        let conflicts = match fate {
             Fate::Answered | Fate::AnswerLost => {
-                swaps.iter().map(|swap| self.apply(swap)).collect()
+                swaps.iter().filter_map(|swap| self.apply(swap)).collect()
             }
             Fate::RequestLost => Vec::new(),
             Fate::Late => {
@@ -81,7 +82,7 @@ impl TokenStore for Arc<Memory> {
             }
         };
         match fate {
-            Fate::Answered => Ok(done),
+            Fate::Answered => Ok(conflicts),
             Fate::AnswerLost | Fate::RequestLost | Fate::Late => Err(StoreError::Unavailable {
                 why: "the connection broke off".to_owned(),
                 seconds: 1,
@@ -93,10 +94,10 @@ impl TokenStore for Arc<Memory> {
     fn list(
         &self,
         beginning: &str,
-        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+        take: &mut dyn FnMut(TokenDigest, TokenRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         for (key, stored) in lock(&self.records).clone() {
-            if key.begins_with(beginning) && take(key, stored).is_break() {
+            if key.begins_with(beginning) && take(key, stored.record).is_break() {
                 break;
             }
         }
@@ -119,7 +120,7 @@ pub(crate) fn key() -> TokenDigest {
 /// Issues the token, unless it is issued; says whether it was not.
 fn issue(records: &Records) -> bool {
     records
-        .edit(&key(), |record| {
+        .edit(Flush::Now, &key(), |record| {
             let is_new = record.is_none();
             let terms = Terms::lasting(Lifetime::OneUse);
             let issued = record.unwrap_or_else(|| TokenRecord::issue(&terms, 0, Issuer::Uid(0)));
@@ -146,7 +147,7 @@ fn a_change_of_another_writer_is_not_taken_for_the_one_whose_answer_was_lost() {
     let other = Records::new(Box::new(store.clone()));
     lock(&store.fates).push(Fate::RequestLost);
     let mut is_first = true;
-    let is_new = records.edit(&key(), move |record| {
+    let is_new = records.edit(Flush::Now, &key(), move |record| {
         // The other one issues the same token, with the same record.
         if std::mem::take(&mut is_first) {
             lock(&store.fates).push(Fate::Answered);
@@ -176,7 +177,7 @@ fn changes_of_one_token_that_come_together_are_all_done_without_a_conflict() {
                             let was_alive = record.revoke(1, uid);
                             (Some(record), was_alive)
                         };
-                        records.edit(&key(), revoke).unwrap()
+                        records.edit(Flush::Now, &key(), revoke).unwrap()
                     }
                 })
             })

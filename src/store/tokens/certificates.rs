@@ -7,7 +7,7 @@ use crate::model::token::{Token, TokenDigest};
 use crate::model::token_record::{CertificatePurpose, TokenRecord};
 use crate::store::database::{Flush, StoreError};
 use crate::store::token_files::Listed;
-use crate::store::tokens::{Tokens, look_up, with_file};
+use crate::store::tokens::Tokens;
 
 /// A certificate that a node may have signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Tokens {
         if !token.is_well_formed() {
             return Ok(None);
         }
-        let listed = look_up(&self.certificate_file, token, self.now())?;
+        let listed = self.certificate_file.look_up(token, self.now())?;
         let purpose = CertificatePurpose::ALL
             .into_iter()
             .find(|purpose| token.expose().ends_with(purpose.suffix()));
@@ -101,10 +101,10 @@ impl Tokens {
         request: &CertificateRequest,
     ) -> Result<bool, StoreError> {
         let (Some(node), Some(join)) = (&request.node, &request.join) else {
-            return with_file(&self.certificate_file, |file| file.consume(token));
+            return self.certificate_file.consume(token);
         };
         let (moment, purpose, by) = (self.moment(), request.purpose, node.clone());
-        let (events, served) = self.records.edit_and(Flush::Soon, join, move |record| {
+        let (events, served) = self.records.edit(Flush::Soon, join, move |record| {
             let Some(mut record) = record else {
                 return (None, (Vec::new(), None));
             };

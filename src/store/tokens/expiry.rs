@@ -12,7 +12,7 @@ use crate::store::audit::{self, Actor};
 use crate::store::database::StoreError;
 use crate::store::token_files::{self, Listed};
 use crate::store::token_store;
-use crate::store::tokens::{Members, Tokens, by_line, lock, members_of, with_file};
+use crate::store::tokens::{Members, Tokens, lock, members_of};
 
 /// For how long, in seconds, a token is kept after its end, so that a node that still presents it
 /// is told why it is refused.
@@ -78,14 +78,13 @@ impl Tokens {
             (&self.cluster_file, token_files::CLUSTER_TOKENS),
             (&self.persistent_file, token_files::PERSISTENT_TOKENS),
         ] {
-            let entries = with_file(file, |file| file.entries(moment.now))?.into_iter();
+            let entries = file.entries(moment.now)?.into_iter();
             let entries = entries.filter(|(digest, _)| digest.begins_with(beginning));
             in_files.extend(entries.map(|(digest, in_file)| (digest, (in_file, Some(name)))));
         }
         let flow = token_store::in_batches(self.records.store(), beginning, |batch| {
             let mut listed = Vec::with_capacity(batch.len());
-            for (digest, stored) in batch {
-                let mut record = stored.record;
+            for (digest, mut record) in batch {
                 moment.reconcile(&mut record, |_| None);
                 if record.is_of_lines() {
                     continue;
@@ -130,7 +129,7 @@ impl Tokens {
         let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
         let moment = self.moment();
         let was_alive = self.records.edit_all(&digests, false, |record| {
-            let mut record = record.unwrap_or_else(|| by_line(&moment));
+            let mut record = record.unwrap_or_else(|| moment.issue_by_line(None));
             moment.reconcile(&mut record, |_| None);
             let was_alive = record.revoke(moment.now, uid);
             (Some(record), was_alive)
@@ -141,7 +140,7 @@ impl Tokens {
             .map(|token| token.digest)
             .collect();
         for file in [&self.cluster_file, &self.persistent_file] {
-            with_file(file, |file| file.take_out(&in_files))?;
+            file.take_out(&in_files)?;
         }
         let mut revoked = Vec::new();
         for token in tokens {
@@ -229,7 +228,8 @@ impl Tokens {
     fn notice_older_copy(&self) -> Result<(), StoreError> {
         let moment = self.moment();
         let cluster = moment.cluster.id.filter(|_| !moment.cluster.is_changing);
-        let Some((revision, cluster)) = self.records.store().revision()?.zip(cluster) else {
+        let store = self.records.store();
+        let Some((revision, cluster)) = store.revision()?.zip(cluster) else {
             return Ok(());
         };
         let last = lock(&self.revision)
@@ -245,7 +245,7 @@ impl Tokens {
         let is_older = seen.is_some_and(|seen| revision < seen);
         if is_older {
             let mut count = 0;
-            self.each_batch(|batch| {
+            let _: ControlFlow<()> = token_store::in_batches(store, "", |batch| {
                 let digests: Vec<_> = batch.iter().map(|(digest, _)| *digest).collect();
                 let voided = self.records.edit_all(&digests, false, |record| {
                     record.map_or((None, false), |mut record| {
@@ -254,7 +254,7 @@ impl Tokens {
                     })
                 })?;
                 count += voided.values().filter(|voided| **voided).count();
-                Ok(())
+                Ok::<_, StoreError>(ControlFlow::Continue(()))
             })?;
             tracing::error!(
                 "the cluster's token store is an older copy, at {revision} after {}: {count} tokens in it are void, because they may have been used since",
@@ -269,20 +269,6 @@ impl Tokens {
         let written = if is_written { written } else { moment.now };
         *lock(&self.revision) = Some((cluster, revision, written));
         Ok(())
-    }
-
-    /// All tokens in the store, some at a time.
-    fn each_batch(
-        &self,
-        mut work: impl FnMut(Vec<(TokenDigest, TokenRecord)>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let batches = token_store::in_batches(self.records.store(), "", |batch| {
-            let records = batch
-                .into_iter()
-                .map(|(digest, stored)| (digest, stored.record));
-            work(records.collect()).map(ControlFlow::Continue)
-        });
-        batches.map(drop)
     }
 
     /// Those of these tokens that are in the store.
@@ -319,9 +305,10 @@ impl Tokens {
             moment.reconcile(&mut next, |node| Some(is_member(node)));
             next != *record
         };
-        self.each_batch(|batch| {
+        let _: ControlFlow<()> = token_store::in_batches(self.records.store(), "", |batch| {
             let changing = batch.into_iter().filter(is_changing).collect();
-            self.reconcile(changing, is_member).map(drop)
+            self.reconcile(changing, is_member)?;
+            Ok::<_, StoreError>(ControlFlow::Continue(()))
         })?;
         self.admissions.keep_to(&current)?;
         *lock(&self.settled_for) = Some((current, now));
@@ -392,6 +379,6 @@ impl Tokens {
 
     /// Takes lines out of MicroK8s's file whose time ran out until then.
     fn blank_expired(&self, until: i64) -> Result<usize, StoreError> {
-        with_file(&self.cluster_file, |file| file.blank_expired(until))
+        self.cluster_file.blank_expired(until)
     }
 }

@@ -39,7 +39,7 @@ impl Tokens {
             };
             (Some(record), (was_admitted, was_counted, release))
         };
-        let edited = self.records.edit_and(Flush::Soon, &join, end)?;
+        let edited = self.records.edit(Flush::Soon, &join, end)?;
         let (was_admitted, was_counted, release) = edited;
         if !was_admitted && admitted.is_none() {
             return Ok(None);
@@ -81,8 +81,8 @@ impl Tokens {
             |node: &JoiningNode| node.name == name_or_address || Some(node.address) == address;
         let gone = self.admissions.nodes_that(|other| is_meant(&other.node))?;
         let mut joining = Vec::new();
-        self.records.store().list("", &mut |digest, stored| {
-            if stored.record.users().any(is_meant) {
+        self.records.store().list("", &mut |digest, record| {
+            if record.users().any(is_meant) {
                 joining.push(digest);
             }
             ControlFlow::Continue(())

@@ -1,13 +1,13 @@
 //! A token that is held for a node while that is being admitted, and the use that the node gets.
 
-use super::{Members, Moment, Source, Tokens, by_open_line, issue_by_line, lock, look_up};
+use super::{Found, Moment, Source, Tokens, by_open_line, lock};
 use crate::model::role::Role;
 use crate::model::token::Token;
 use crate::model::token_record::{
     CertificatePurpose, Grant, JoinRequest, Reason, Refusal, TokenEvent, TokenRecord,
 };
 use crate::store::admissions::AdmittedNode;
-use crate::store::database::StoreError;
+use crate::store::database::{Flush, StoreError};
 use crate::store::token_files::Listed;
 
 /// A token that one joining node holds while it is being admitted; dropping it gives it back.
@@ -16,11 +16,7 @@ pub(crate) struct Reservation<'a> {
     pub(super) tokens: &'a Tokens,
     pub(super) token: Token,
     pub(super) claim: JoinRequest,
-    pub(super) source: Source,
-    /// What the datastore says of the control plane nodes that joined with it.
-    pub(super) members: Members,
-    /// The record of the token when it was judged.
-    pub(super) seen: Option<TokenRecord>,
+    pub(super) found: Found,
     pub(super) is_committed: bool,
 }
 
@@ -36,14 +32,14 @@ impl Reservation<'_> {
         let digest = self.token.digest();
         let moment = tokens.moment();
         let now = moment.now;
-        let in_file = || look_up(&tokens.cluster_file, &self.token, now);
-        let has_line = match self.source {
+        let in_file = || tokens.cluster_file.look_up(&self.token, now);
+        let has_line = match self.found.source {
             // Who has a token of the store in the file too has one token, not two.
             Source::Line | Source::Store(Grant::Counted) => in_file()? == Listed::Open,
             Source::Store(Grant::Open) => false,
             Source::OpenLine => {
                 // It may have been taken out since it was looked up.
-                let persistent = look_up(&tokens.persistent_file, &self.token, now)?;
+                let persistent = tokens.persistent_file.look_up(&self.token, now)?;
                 if !persistent.is_usable() && !matches!(in_file()?, Listed::Until(_)) {
                     return Ok(Err(Reason::Revoked.into()));
                 }
@@ -113,14 +109,16 @@ impl Reservation<'_> {
         hands_out: bool,
         moment: Moment,
     ) -> Result<(Vec<TokenEvent>, Result<(), Refused>), StoreError> {
-        let (claim, source, certificates) =
-            (self.claim.clone(), self.source, certificates.to_vec());
-        let (members, seen) = (self.members.clone(), self.seen.clone());
-        let digest = self.token.digest();
-        self.tokens.records.edit(&digest, move |record| {
+        let (claim, certificates) = (self.claim.clone(), certificates.to_vec());
+        let Found {
+            source,
+            members,
+            stored,
+        } = self.found.clone();
+        let admit = move |record: Option<TokenRecord>| {
             let mut events = Vec::new();
             // A line issues the token once: not when it was used or revoked meanwhile.
-            let is_unchanged = record == seen;
+            let is_unchanged = record == stored;
             let settled = record.map(|mut record| {
                 events = moment.reconcile(&mut record, |node| members.get(node).copied());
                 record
@@ -129,7 +127,7 @@ impl Reservation<'_> {
             let is_issued =
                 |record: &TokenRecord| record.is_of_lines() || !record.state(moment.now).is_over();
             let record = match source {
-                Source::Line if has_line && is_unchanged => Some(issue_by_line(settled, &moment)),
+                Source::Line if has_line && is_unchanged => Some(moment.issue_by_line(settled)),
                 Source::OpenLine if is_unchanged || settled.is_none() => {
                     let issued = settled.filter(is_issued);
                     Some(issued.unwrap_or_else(|| by_open_line(&moment)))
@@ -159,7 +157,9 @@ impl Reservation<'_> {
                 }
             };
             (Some(record), (events, admitted))
-        })
+        };
+        let digest = self.token.digest();
+        self.tokens.records.edit(Flush::Now, &digest, admit)
     }
 }
 
@@ -181,7 +181,7 @@ impl From<Reason> for Refused {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         let digest = self.token.digest();
-        if self.source.is_counted() {
+        if self.found.source.is_counted() {
             let mut held = lock(&self.tokens.held);
             if let Some(all) = held.get_mut(&digest) {
                 for (_, requests) in all.iter_mut().filter(|(node, _)| *node == self.claim.node) {

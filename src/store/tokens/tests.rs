@@ -14,7 +14,7 @@ use crate::model::token_record::{CertificatePurpose, RETRY_WINDOW, Release, Stat
 use crate::model::token_terms::RoleLimit;
 use crate::store::database::Flush;
 use crate::store::token_store::tests::Memory;
-use crate::store::token_store::{ChangeId, Stored, Swap, Swapped, TokenStore};
+use crate::store::token_store::{ChangeId, Stored, Swap, TokenStore};
 
 struct Fixture {
     layout: Layout,
@@ -1089,7 +1089,7 @@ impl TokenStore for Overtaken {
         self.store.read(key)
     }
 
-    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<TokenDigest>, StoreError> {
         if let Some(first) = lock(&self.overtaking).take() {
             first(&self.store);
         }
@@ -1099,7 +1099,7 @@ impl TokenStore for Overtaken {
     fn list(
         &self,
         beginning: &str,
-        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+        take: &mut dyn FnMut(TokenDigest, TokenRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         self.store.list(beginning, take)
     }
@@ -1135,7 +1135,7 @@ fn nothing_is_signed_for_a_use_that_is_given_back_at_that_very_moment() {
                 change: ChangeId::new(),
                 flush: Flush::Now,
             };
-            assert_eq!(store.swap(&[swap]).unwrap(), [Swapped::Done]);
+            assert_eq!(store.swap(&[swap]).unwrap(), []);
         };
         f.tokens.records = Records::new(Box::new(Overtaken {
             store: LocalStore::new(f.tokens.database.clone(), Arc::new(|_| None)),

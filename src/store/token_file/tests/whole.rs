@@ -1,6 +1,7 @@
 //! The same answers as from reading the whole file each time, whatever happens to it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use proptest::prelude::*;
 
@@ -154,14 +155,14 @@ fn step() -> impl Strategy<Value = Step> {
 fn show_the_last_change(file: &TokenFile) {
     let limit = Duration::from_secs(10);
     wait::until(limit, Duration::from_millis(1), || {
-        let Ok(metadata) = std::fs::metadata(file.path()) else {
+        let Ok(metadata) = std::fs::metadata(&file.path) else {
             return Some(());
         };
         if file.index().seen != Some(Stamp::new(&metadata)) {
             return Some(());
         }
-        let content = std::fs::read(file.path()).unwrap();
-        std::fs::write(file.path(), content).unwrap();
+        let content = std::fs::read(&file.path).unwrap();
+        std::fs::write(&file.path, content).unwrap();
         None
     })
     .unwrap();
@@ -177,7 +178,7 @@ struct Run {
 
 impl Run {
     fn take(&mut self, step: &Step) {
-        let before = std::fs::read(self.file.path()).unwrap_or_default();
+        let before = std::fs::read(&self.file.path).unwrap_or_default();
         let may_pass_over = self.written_anew == Some(loads(&self.file));
         let file = &self.file;
         match step {
@@ -186,16 +187,16 @@ impl Run {
                 self.written_anew = Some(loads(file));
                 match step {
                     Step::Replace(text) => replace(file, text),
-                    Step::WriteAnew(text) => std::fs::write(file.path(), text).unwrap(),
+                    Step::WriteAnew(text) => std::fs::write(&file.path, text).unwrap(),
                     Step::SwapAndAppend(more) => {
                         let content = String::from_utf8(before).unwrap();
                         let swapped = content
                             .replace("aa", "\0")
                             .replace("ab", "aa")
                             .replace('\0', "ab");
-                        std::fs::write(file.path(), swapped + more).unwrap();
+                        std::fs::write(&file.path, swapped + more).unwrap();
                     }
-                    _ => drop(std::fs::remove_file(file.path())),
+                    _ => drop(std::fs::remove_file(&file.path)),
                 }
                 show_the_last_change(file);
             }
@@ -206,12 +207,12 @@ impl Run {
             Step::ChangeMode => {
                 use std::os::unix::fs::PermissionsExt;
                 let mode = std::fs::Permissions::from_mode(0o660);
-                let _ = std::fs::set_permissions(file.path(), mode);
+                let _ = std::fs::set_permissions(&file.path, mode);
             }
             Step::LookUp(name, now) => {
                 let token = Token::presented(name);
                 let ours = file.look_up(&token, *now).unwrap();
-                let theirs = look_up(file.path(), &token, *now).unwrap();
+                let theirs = look_up(&file.path, &token, *now).unwrap();
                 let is_close = may_pass_over && ours.is_usable() && theirs.is_usable();
                 assert!(ours == theirs || is_close, "{ours:?}, not {theirs:?}");
             }
@@ -246,7 +247,7 @@ impl Run {
                     .filter_map(|(_, line)| parse(line))
                     .map(|(text, _)| {
                         let token = Token::presented(text);
-                        let listed = look_up(file.path(), &token, *now).unwrap();
+                        let listed = look_up(&file.path, &token, *now).unwrap();
                         (token.digest(), listed)
                     })
                     .collect();
@@ -259,7 +260,7 @@ impl Run {
     /// Holds the file against what should be left of it; some of what should have gone may be
     /// left if it was missed.
     fn compare(&self, before: &[u8], left: &[u8], may_pass_over: bool) {
-        let now = std::fs::read(self.file.path()).unwrap_or_default();
+        let now = std::fs::read(&self.file.path).unwrap_or_default();
         let show = String::from_utf8_lossy;
         assert_eq!(now.len(), left.len());
         if may_pass_over {
@@ -277,7 +278,7 @@ proptest! {
         let (_dir, file) = file(&before);
         let token = Token::presented(&wanted);
         let found = file.look_up(&token, 0).unwrap();
-        prop_assert_eq!(found, look_up(file.path(), &token, 0).unwrap());
+        prop_assert_eq!(found, look_up(&file.path, &token, 0).unwrap());
         let consumed = file.consume(&token).unwrap();
         let after = content(&file);
         prop_assert_eq!(after.len(), before.len());

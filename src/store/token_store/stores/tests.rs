@@ -46,7 +46,7 @@ impl TokenStore for Dying {
         }
     }
 
-    fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<TokenDigest>, StoreError> {
         if self.is_dead() {
             return Err(Self::dead());
         }
@@ -62,7 +62,7 @@ impl TokenStore for Dying {
     fn list(
         &self,
         beginning: &str,
-        take: &mut dyn FnMut(TokenDigest, Stored) -> ControlFlow<()>,
+        take: &mut dyn FnMut(TokenDigest, TokenRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         self.let_happen();
         self.store.list(beginning, take)
@@ -146,7 +146,7 @@ fn use_store(stores: &Stores, place: Place) -> Result<usize, StoreError> {
 }
 
 fn issue(stores: &Arc<Stores>, key: &TokenDigest) {
-    let issued = Records::new(Box::new(stores.clone())).edit(key, |_| {
+    let issued = Records::new(Box::new(stores.clone())).edit(Flush::Now, key, |_| {
         let terms = Terms::lasting(Lifetime::OneUse);
         (Some(TokenRecord::issue(&terms, 0, Issuer::Uid(0))), ())
     });
@@ -154,7 +154,7 @@ fn issue(stores: &Arc<Stores>, key: &TokenDigest) {
 }
 
 fn revoke(stores: &Arc<Stores>, key: &TokenDigest) -> bool {
-    let revoked = Records::new(Box::new(stores.clone())).edit(key, |record| {
+    let revoked = Records::new(Box::new(stores.clone())).edit(Flush::Now, key, |record| {
         let mut record = record.expect("no token is lost");
         let was_alive = record.revoke(1, 0);
         (Some(record), was_alive)
@@ -311,11 +311,12 @@ fn a_node_that_is_to_use_its_own_store_takes_what_it_issued_and_leaves_the_rest(
     });
     for (key, node) in keys.iter().zip(["n1", "n2"]) {
         issue(&stores, key);
-        let issued_on = Records::new(Box::new(stores.clone())).edit(key, move |record| {
-            let mut record = record.unwrap();
-            record.set_issued_on(node);
-            (Some(record), ())
-        });
+        let issued_on =
+            Records::new(Box::new(stores.clone())).edit(Flush::Now, key, move |record| {
+                let mut record = record.unwrap();
+                record.set_issued_on(node);
+                (Some(record), ())
+            });
         issued_on.unwrap();
     }
     stores.use_local(Taken::Own).unwrap();
