@@ -241,7 +241,12 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 /// Removes the file without waiting for the disk; says whether it was there.
 pub(crate) fn remove_unflushed(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
+    was_there(fs::remove_file(path))
+}
+
+/// Whether there was what was to be removed.
+fn was_there(removed: io::Result<()>) -> io::Result<bool> {
+    match removed {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -316,11 +321,7 @@ pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
 
 /// Removes a folder and all in it without waiting for the disk; says whether it was there.
 pub(crate) fn remove_folder_unflushed(path: &Path) -> io::Result<bool> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    was_there(fs::remove_dir_all(path))
 }
 
 /// The folder that holds this name.

@@ -39,25 +39,23 @@ pub(crate) fn check_room(path: &Path, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// What helps against an error with a file, where an operator can do something about it.
-fn cure(error: &io::Error) -> Option<&'static str> {
-    Some(match error.raw_os_error().map(Errno::from_raw)? {
-        Errno::EACCES => "let this user read and write it and its folder",
-        Errno::EPERM => {
-            "`lsattr` shows whether it or its folder is immutable, and `chattr -i` changes that"
+/// What helps against an error with a file, where an operator can do something about it, as the end
+/// of a message.
+pub(crate) fn cure_of(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EACCES) => "; let this user read and write it and its folder",
+        Some(Errno::EPERM) => {
+            "; `lsattr` shows whether it or its folder is immutable, and `chattr -i` changes that"
         }
-        Errno::EROFS => "its file system is mounted read-only: mount it for writing",
-        Errno::ENOSPC | Errno::EDQUOT => "make room on its file system",
-        Errno::EFBIG => "raise the limit for the size of files (`ulimit -f`, `LimitFSIZE=`)",
-        Errno::EIO => "the disk fails: read the log of the kernel (`dmesg`)",
-        Errno::ENOTDIR => "move away what stands in the place of a folder",
-        _ => return None,
-    })
-}
-
-/// `cure` as the end of a message.
-pub(crate) fn cure_of(error: &io::Error) -> String {
-    cure(error).map_or_else(String::new, |cure| format!("; {cure}"))
+        Some(Errno::EROFS) => "; its file system is mounted read-only: mount it for writing",
+        Some(Errno::ENOSPC | Errno::EDQUOT) => "; make room on its file system",
+        Some(Errno::EFBIG) => {
+            "; raise the limit for the size of files (`ulimit -f`, `LimitFSIZE=`)"
+        }
+        Some(Errno::EIO) => "; the disk fails: read the log of the kernel (`dmesg`)",
+        Some(Errno::ENOTDIR) => "; move away what stands in the place of a folder",
+        _ => "",
+    }
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub(crate) fn change(host: &dyn Platform, backend: &Path, address: &str) -> Resu
     if is_there() {
         return Ok(());
     }
-    let text = dqlite::update_yaml(address);
+    let text = dqlite::address_yaml(address);
     let access = Access::Keep { or: 0o640 };
     atomic_file::write(&order, text.as_bytes(), access).map_err(tidy)?;
     host.service(Action::Restart, Service::K8sDqlite)?;

@@ -65,6 +65,7 @@ pub(crate) struct LaunchConfiguration {
 pub(crate) struct Part {
     has_version: bool,
     has_fields: bool,
+    /// Names in the objects below it that are not known.
     unknown: Vec<String>,
     /// Admits any number of nodes to the cluster.
     pub(crate) persistent_token: Option<Token>,
@@ -87,7 +88,6 @@ pub(crate) struct Part {
 /// A cluster to join.
 #[derive(Default)]
 pub(crate) struct Join {
-    unknown: Vec<String>,
     /// By which node, and with what.
     pub(crate) url: Option<JoinUrl>,
     /// As a worker.
@@ -97,7 +97,6 @@ pub(crate) struct Join {
 /// A repository of add-ons.
 #[derive(Default)]
 pub(crate) struct Repository {
-    unknown: Vec<String>,
     /// Its name.
     pub(crate) name: String,
     /// Where it is.
@@ -109,7 +108,6 @@ pub(crate) struct Repository {
 /// An add-on.
 #[derive(Default)]
 pub(crate) struct Addon {
-    unknown: Vec<String>,
     /// Its name, perhaps with its repository's before it.
     pub(crate) name: String,
     /// Whether it is to be disabled.
@@ -168,9 +166,16 @@ impl LaunchConfiguration {
                 max_total_scalar_bytes: 4 * MAX_BYTES,
             },
         };
-        let parts: Vec<Part> = serde_saphyr::from_multiple_with_options(text, options)
+        let documents: Vec<Object<Part>> = serde_saphyr::from_multiple_with_options(text, options)
             .map_err(|error| Invalid::Yaml(in_words(&error)))?;
-        let mut parts: Vec<Part> = parts.into_iter().filter(|part| part.has_fields).collect();
+        let (mut parts, mut unknown) = (Vec::new(), Vec::new());
+        for mut document in documents {
+            unknown.append(&mut document.unknown);
+            unknown.append(&mut document.fields.unknown);
+            parts.extend(Some(document.fields).filter(|part| part.has_fields));
+        }
+        unknown.sort();
+        unknown.dedup();
         if let Some(place) = parts.iter().position(|part| !part.has_version) {
             let document = place + 1;
             return Err(Invalid::NoVersion { document });
@@ -178,12 +183,6 @@ impl LaunchConfiguration {
         if parts.iter().filter(|part| part.join.is_some()).count() > 1 {
             return Err(Invalid::JoinedTwice);
         }
-        let mut unknown: Vec<String> = parts
-            .iter_mut()
-            .flat_map(|part| part.unknown.drain(..))
-            .collect();
-        unknown.sort();
-        unknown.dedup();
         Ok(Self { parts, unknown })
     }
 
@@ -216,54 +215,53 @@ fn in_words(error: &serde_saphyr::Error) -> String {
         )
 }
 
-/// A mapping with fields that have names.
-trait Object: Default {
+/// Fields that have names.
+trait Fields: Default {
     /// Takes the value of a field from the map; says whether there is such a field.
-    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error>;
-    /// The names of fields that are not known.
-    fn unknown(&mut self) -> &mut Vec<String>;
+    fn read<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error>;
     /// What is wrong with the fields together.
     fn fault(&self) -> Option<&'static str> {
         None
     }
 }
 
-struct Fields<T>(T);
+/// A mapping with such fields.
+#[derive(Default)]
+struct Object<T> {
+    fields: T,
+    /// The names of those that are not known.
+    unknown: Vec<String>,
+}
 
-impl<'de, T: Object> Visitor<'de> for Fields<T> {
-    type Value = T;
+impl<'de, T: Fields> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de, T: Fields> Visitor<'de> for Object<T> {
+    type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("fields")
     }
 
-    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<T, M::Error> {
+    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<Self, M::Error> {
         while let Some(name) = map.next_key::<String>()? {
-            if !self.0.field(&name, &mut map)? {
+            if !self.fields.read(&name, &mut map)? {
                 map.next_value::<IgnoredAny>()?;
-                self.0.unknown().push(name);
+                self.unknown.push(name);
             }
         }
-        match self.0.fault() {
-            None => Ok(self.0),
+        match self.fields.fault() {
+            None => Ok(self),
             Some(why) => Err(M::Error::custom(why)),
         }
     }
 }
 
-macro_rules! objects {
-    ($($object:ty),*) => {$(
-        impl<'de> Deserialize<'de> for $object {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_map(Fields(Self::default()))
-            }
-        }
-    )*};
-}
-objects!(Part, Join, Repository, Addon);
-
-impl Object for Part {
-    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
+impl Fields for Part {
+    fn read<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
         self.has_fields = true;
         match name {
             "version" => self.has_version = map.next_value_seed(Text(version))?.is_some(),
@@ -274,11 +272,9 @@ impl Object for Part {
                 self.persistent_token = text.as_deref().map(Token::presented);
             }
             "join" => {
-                let join: Option<Join> = map.next_value()?;
-                self.join = self
-                    .known(name, join)
-                    .into_iter()
-                    .find(|join| join.url.is_some());
+                let join: Option<Object<Join>> = map.next_value()?;
+                let join = join.map(|join| self.below(name, join));
+                self.join = join.filter(|join| join.url.is_some());
             }
             "extraSANs" => self.extra_sans = map.next_value_seed(List(Text(san)))?,
             "extraConfigFiles" => self.config_files = map.next_value_seed(Contents(path_below))?,
@@ -286,12 +282,14 @@ impl Object for Part {
                 self.registries = map.next_value_seed(Contents(file_name))?;
             }
             "addonRepositories" => {
-                let list: Option<Vec<Repository>> = map.next_value()?;
-                self.repositories = self.known(name, list.into_iter().flatten());
+                let list: Option<Vec<Object<Repository>>> = map.next_value()?;
+                let list = list.into_iter().flatten();
+                self.repositories = list.map(|one| self.below(name, one)).collect();
             }
             "addons" => {
-                let list: Option<Vec<Addon>> = map.next_value()?;
-                self.addons = self.known(name, list.into_iter().flatten());
+                let list: Option<Vec<Object<Addon>>> = map.next_value()?;
+                let list = list.into_iter().flatten();
+                self.addons = list.map(|one| self.below(name, one)).collect();
             }
             _ => {
                 let Some((_, file)) = SETTINGS.iter().find(|(field, _)| *field == name) else {
@@ -308,27 +306,20 @@ impl Object for Part {
         }
         Ok(true)
     }
-
-    fn unknown(&mut self) -> &mut Vec<String> {
-        &mut self.unknown
-    }
 }
 
 impl Part {
-    /// Notes what is not known of the objects in this field.
-    fn known<T: Object>(&mut self, field: &str, objects: impl IntoIterator<Item = T>) -> Vec<T> {
-        let mut objects: Vec<T> = objects.into_iter().collect();
-        let unknown = objects
-            .iter_mut()
-            .flat_map(|object| object.unknown().drain(..));
+    /// The fields of an object in the field of this name.
+    fn below<T>(&mut self, field: &str, object: Object<T>) -> T {
+        let names = object.unknown.iter();
         self.unknown
-            .extend(unknown.map(|name| format!("{field}.{name}")));
-        objects
+            .extend(names.map(|name| format!("{field}.{name}")));
+        object.fields
     }
 }
 
-impl Object for Join {
-    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
+impl Fields for Join {
+    fn read<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
         match name {
             "url" => {
                 let text = map.next_value_seed(Text(url))?;
@@ -340,17 +331,13 @@ impl Object for Join {
         Ok(true)
     }
 
-    fn unknown(&mut self) -> &mut Vec<String> {
-        &mut self.unknown
-    }
-
     fn fault(&self) -> Option<&'static str> {
         (self.worker && self.url.is_none()).then_some("`join` has no `url`")
     }
 }
 
-impl Object for Repository {
-    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
+impl Fields for Repository {
+    fn read<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
         match name {
             "name" => self.name = map.next_value_seed(Text(word))?.unwrap_or_default(),
             "url" => self.url = map.next_value_seed(Text(word))?.unwrap_or_default(),
@@ -360,18 +347,14 @@ impl Object for Repository {
         Ok(true)
     }
 
-    fn unknown(&mut self) -> &mut Vec<String> {
-        &mut self.unknown
-    }
-
     fn fault(&self) -> Option<&'static str> {
         let is_whole = !self.name.is_empty() && !self.url.is_empty();
         (!is_whole).then_some("a repository needs a `name` and a `url`")
     }
 }
 
-impl Object for Addon {
-    fn field<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
+impl Fields for Addon {
+    fn read<'de, M: MapAccess<'de>>(&mut self, name: &str, map: &mut M) -> Result<bool, M::Error> {
         match name {
             "name" => self.name = map.next_value_seed(Text(addon))?.unwrap_or_default(),
             "disable" => self.disable = flag(map)?,
@@ -379,10 +362,6 @@ impl Object for Addon {
             _ => return Ok(false),
         }
         Ok(true)
-    }
-
-    fn unknown(&mut self) -> &mut Vec<String> {
-        &mut self.unknown
     }
 
     fn fault(&self) -> Option<&'static str> {

@@ -95,29 +95,19 @@ impl Ca {
         )
     }
 
-    /// Signs anew what another authority signed: same subject, key and names; PEM.
-    pub(crate) fn reissue_server(&self, certificate: &str) -> Result<String, PkiError> {
-        let old = parse(certificate)?;
-        let key = old.tbs_certificate().subject_public_key_info().clone();
-        self.reissue(&old, key)
-    }
-
-    /// Signs anew what another authority signed, for another key: same subject and names; PEM.
-    pub(crate) fn reissue_server_for(
+    /// Signs anew what another authority signed, for this key where one is given: same subject and
+    /// names, and the same key otherwise; PEM.
+    pub(crate) fn reissue_server(
         &self,
-        key: &PrivateKey,
         certificate: &str,
+        key: Option<&PrivateKey>,
     ) -> Result<String, PkiError> {
-        let key = SubjectPublicKeyInfoOwned::from_der(&key.public_key()?)?;
-        self.reissue(&parse(certificate)?, key)
-    }
-
-    fn reissue(
-        &self,
-        old: &Certificate,
-        key: SubjectPublicKeyInfoOwned,
-    ) -> Result<String, PkiError> {
+        let old = parse(certificate)?;
         let old = old.tbs_certificate();
+        let key = match key {
+            Some(key) => SubjectPublicKeyInfoOwned::from_der(&key.public_key()?)?,
+            None => old.subject_public_key_info().clone(),
+        };
         let subject = Subject::from_name(old.subject()).ok_or_else(|| {
             PkiError::malformed(
                 "server certificate",
@@ -326,27 +316,16 @@ pub(crate) fn subject_of(pem: &str) -> Result<String, PkiError> {
     Ok(parse(pem)?.tbs_certificate().subject().to_string())
 }
 
-fn parse(pem: &str) -> Result<Certificate, PkiError> {
-    parse_certificate(pem.as_bytes())
-}
-
 /// The first certificate in a PEM text.
-pub(crate) fn parse_certificate(pem: &[u8]) -> Result<Certificate, PkiError> {
+pub(crate) fn parse(pem: impl AsRef<[u8]>) -> Result<Certificate, PkiError> {
     Certificate::from_der(&certificate_der(pem)?)
         .map_err(|error| PkiError::malformed("certificate", error))
 }
 
 fn names_of(certificate: &x509_cert::TbsCertificate) -> Result<Vec<AltName>, PkiError> {
-    Ok(certificate
-        .get_extension::<SubjectAltName>()?
-        .map(|(_, names)| {
-            names
-                .0
-                .iter()
-                .filter_map(AltName::from_general_name)
-                .collect()
-        })
-        .unwrap_or_default())
+    let present = certificate.get_extension::<SubjectAltName>()?;
+    let names = present.iter().flat_map(|(_, names)| names.0.iter());
+    Ok(names.filter_map(AltName::from_general_name).collect())
 }
 
 #[cfg(test)]
@@ -452,7 +431,7 @@ mod tests {
                 YEAR,
             )
             .unwrap();
-        let pem = second.reissue_server(&old).unwrap();
+        let pem = second.reissue_server(&old, None).unwrap();
         assert!(is_signed_by(&certificate_der(&pem).unwrap(), &second_pem));
         let (old, new) = (parse(&old).unwrap(), parse(&pem).unwrap());
         assert_eq!(

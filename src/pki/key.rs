@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::rsa::KeyPair;
+pub use aws_lc_rs::rsa::KeySize as Bits;
 use der::asn1::Any;
 use der::oid::ObjectIdentifier;
 use der::oid::db::rfc5912::{
@@ -22,15 +23,6 @@ use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
 use crate::pki::PkiError;
-
-/// How long a new key is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bits {
-    /// What everything but the datastore uses.
-    Rsa2048,
-    /// The datastore's key (recording `fresh-node.json`).
-    Rsa4096,
-}
 
 /// How keys sign, one way a kind: what `openssl x509 -req -sha256` would do, but with the hash that
 /// fits a curve's length.
@@ -54,12 +46,8 @@ pub struct PrivateKey {
 impl PrivateKey {
     /// A new key.
     pub fn generate(bits: Bits) -> Result<Self, PkiError> {
-        let size = match bits {
-            Bits::Rsa2048 => KeySize::Rsa2048,
-            Bits::Rsa4096 => KeySize::Rsa4096,
-        };
         let failed = |_| PkiError::Crypto("generate an RSA key");
-        let pair = KeyPair::generate(size).map_err(failed)?;
+        let pair = KeyPair::generate(bits).map_err(failed)?;
         let der: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
         Self::from_der(PrivatePkcs8KeyDer::from(der.as_ref().to_vec()).into())
     }

@@ -3,7 +3,6 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use der::asn1::{BitString, OctetString};
 use der::oid::AssociatedOid;
-use der::oid::ObjectIdentifier;
 use der::oid::db::rfc5280::{ID_KP_CLIENT_AUTH, ID_KP_SERVER_AUTH};
 use der::{Encode, Sequence};
 use x509_cert::certificate::Version;
@@ -148,12 +147,8 @@ impl Profile {
 }
 
 pub(super) fn alternative_names(names: &[AltName]) -> Result<SubjectAltName, PkiError> {
-    Ok(SubjectAltName(
-        names
-            .iter()
-            .map(AltName::to_general_name)
-            .collect::<Result<_, _>>()?,
-    ))
+    let names = names.iter().map(AltName::to_general_name);
+    Ok(SubjectAltName(names.collect::<Result<_, _>>()?))
 }
 
 /// The identifier of a key: the SHA-1 of its bits, as RFC 5280 has it (4.2.1.2, method 1).
@@ -168,16 +163,8 @@ pub(super) fn extension<T: AssociatedOid + Encode>(
     critical: bool,
     value: &T,
 ) -> Result<Extension, PkiError> {
-    extension_of(T::OID, critical, value)
-}
-
-fn extension_of(
-    oid: ObjectIdentifier,
-    critical: bool,
-    value: &impl Encode,
-) -> Result<Extension, PkiError> {
     Ok(Extension {
-        extn_id: oid,
+        extn_id: T::OID,
         critical,
         extn_value: OctetString::new(value.to_der()?)?,
     })

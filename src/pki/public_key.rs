@@ -1,6 +1,6 @@
 //! Public keys of others: which ones are strong enough for a certificate.
 
-use der::asn1::{AnyRef, UintRef};
+use der::asn1::UintRef;
 use der::oid::db::rfc5912::{
     ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1, SECP_521_R_1,
 };
@@ -59,9 +59,7 @@ pub(crate) fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
             check_rsa(bits)
         }
         ID_EC_PUBLIC_KEY => {
-            let curve: Option<ObjectIdentifier> =
-                parameters.and_then(|curve| AnyRef::from(curve).decode_as().ok());
-            let length = match curve {
+            let length = match curve(key) {
                 Some(SECP_256_R_1) => 65,
                 Some(SECP_384_R_1) => 97,
                 Some(SECP_521_R_1) => 133,
@@ -77,6 +75,14 @@ pub(crate) fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
         ID_ED_25519 => Err(WeakKey::Malformed),
         _ => Err(WeakKey::Kind),
     }
+}
+
+/// The curve of an elliptic key, where it names one.
+pub(crate) fn curve(key: &SubjectPublicKeyInfoOwned) -> Option<ObjectIdentifier> {
+    let algorithm = &key.algorithm;
+    let named = algorithm.parameters.as_ref();
+    let named = named.filter(|_| algorithm.oid == ID_EC_PUBLIC_KEY)?;
+    named.decode_as().ok()
 }
 
 fn check_rsa(bits: &[u8]) -> Result<(), WeakKey> {

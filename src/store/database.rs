@@ -19,43 +19,31 @@
 mod backend;
 mod counter;
 mod error;
+mod file;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use redb::backends::FileBackend;
 use redb::{Durability, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::clock::Clock;
 use crate::base::mutex::lock;
-use crate::base::{atomic_file, panics, time_text, wait};
-use crate::store::audit;
+use crate::base::{panics, wait};
 
-use backend::Backend;
 use counter::Counter;
 pub(crate) use error::{Fault, StoreError};
 
-/// The version of what the tables hold.
-const SCHEMA: u64 = 3;
-/// The version before, which is carried over.
-const EARLIER_SCHEMA: u64 = 2;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const SCHEMA_KEY: &str = "schema";
 /// How many changes there were.
 const CHANGES_KEY: &str = "changes";
 
-/// How much of the file is kept in memory.
-const CACHE: usize = 1 << 20;
 /// How long those who read may take until a database is closed.
 const CLOSES: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(1);
@@ -83,16 +71,6 @@ pub(crate) enum Flush {
     Soon,
     /// Before its caller goes on.
     Now,
-}
-
-/// A change that is queued, and may be waited for.
-pub(crate) struct Queued(mpsc::Receiver<Result<(), StoreError>>);
-
-impl Queued {
-    /// What came of it.
-    pub(crate) fn wait(self) -> Result<(), StoreError> {
-        self.0.recv().map_err(|_| StoreError::Interrupted)?
-    }
 }
 
 /// What the writer is asked for.
@@ -134,6 +112,22 @@ struct Shared {
     open: Mutex<Option<Arc<Open>>>,
     /// How often what was read, or written, has turned out not to be so.
     epoch: AtomicU64,
+}
+
+impl Shared {
+    /// The open database; not the one that `failed`.
+    fn opened(&self, failed: Option<u64>) -> Option<Arc<Open>> {
+        let open = lock(&self.open);
+        open.clone().filter(|open| failed != Some(open.number))
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    fn next_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// The database.
@@ -185,7 +179,7 @@ impl Database {
     /// Counts how often what was read or queued before is no longer so: a damaged file was set aside,
     /// a change failed, or one was lost before it was flushed.
     pub(crate) fn epoch(&self) -> u64 {
-        self.shared.epoch.load(Ordering::SeqCst)
+        self.shared.epoch()
     }
 
     /// The damaged files beside this one, with the time at which each was set aside.
@@ -215,28 +209,21 @@ impl Database {
         &self,
         mut work: impl FnMut(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        let mut is_first = true;
         let mut failed = None;
         loop {
             let epoch = self.epoch();
             let open = self.open(failed)?;
             let number = open.number;
-            let attempt = || {
-                let transaction = open.get()?.begin_read()?;
-                work(&transaction)
+            let fault = match attempt(|| work(&open.get()?.begin_read()?)) {
+                Ok(value) => return Ok(value),
+                Err(fault) => fault,
             };
-            let fault =
-                match panics::caught(attempt).unwrap_or_else(|why| Err(Fault::Panicked(why))) {
-                    Ok(value) => return Ok(value),
-                    Err(fault) => fault,
-                };
             drop(open);
             // After a failure the state in memory may not be the one on disk.
             self.open(Some(number))?;
-            if !is_first || self.epoch() == epoch {
+            if failed.is_some() || self.epoch() == epoch {
                 return Err(fault.into_error(&self.shared.path));
             }
-            is_first = false;
             failed = Some(number);
         }
     }
@@ -254,7 +241,7 @@ impl Database {
             *lock(&kept) = Some(work(transaction)?);
             Ok(())
         };
-        self.queue(flush, work)?.wait()?;
+        wait_for(self.send(|told| Job::Write(Box::new(work), flush, told))?)?;
         let value = lock(&value).take();
         value.ok_or(StoreError::Interrupted)
     }
@@ -265,25 +252,22 @@ impl Database {
         &self,
         flush: Flush,
         work: impl FnMut(&WriteTransaction) -> Result<(), Fault> + Send + 'static,
-    ) -> Result<Queued, StoreError> {
+    ) -> Result<(), StoreError> {
         self.send(|told| Job::Write(Box::new(work), flush, told))
-            .map(Queued)
+            .map(drop)
     }
 
     /// Waits until all that was written or queued before is on disk.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        self.queue(Flush::Now, |_| Ok(()))?.wait()
+        self.write(Flush::Now, |_| Ok(()))
     }
 
     /// The open database; not the one that `failed`.
     fn open(&self, failed: Option<u64>) -> Result<Arc<Open>, StoreError> {
-        if let Some(open) = &*lock(&self.shared.open)
-            && failed != Some(open.number)
-        {
-            return Ok(open.clone());
+        match self.shared.opened(failed) {
+            Some(open) => Ok(open),
+            None => wait_for(self.send(|told| Job::Open { failed, told })?),
         }
-        let answer = self.send(|told| Job::Open { failed, told })?;
-        answer.recv().map_err(|_| StoreError::Interrupted)?
     }
 
     fn send<T>(
@@ -356,7 +340,7 @@ impl Writer {
         let least = if is_late { Flush::Now } else { Flush::Soon };
         let together = self.write(&mut jobs, least);
         if let Err(error) = &together {
-            self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+            self.shared.next_epoch();
             tracing::debug!(%error, "a change of the token database failed");
         }
         let is_of_one = matches!(
@@ -383,10 +367,10 @@ impl Writer {
         let flush = jobs.iter().map(|job| job.1).fold(least, Flush::max);
         let mut failed = None;
         loop {
-            let epoch = self.epoch();
+            let epoch = self.shared.epoch();
             let open = self.open(failed)?;
             let changes = self.changes + 1;
-            let attempt = || -> Result<(), Fault> {
+            let written = attempt(|| {
                 let mut transaction = open.get()?.begin_write()?;
                 if flush == Flush::Soon {
                     transaction.set_durability(Durability::None)?;
@@ -396,46 +380,39 @@ impl Writer {
                 }
                 transaction.open_table(META)?.insert(CHANGES_KEY, changes)?;
                 Ok(transaction.commit()?)
-            };
-            let fault =
-                match panics::caught(attempt).unwrap_or_else(|why| Err(Fault::Panicked(why))) {
-                    Ok(()) => {
-                        self.changes = changes;
-                        if flush == Flush::Soon {
-                            let by = || Instant::now() + FLUSH_DELAY;
-                            self.flush_by.get_or_insert_with(by);
-                        } else {
-                            self.flush_by = None;
-                            // Of what a crash may take back nothing is counted.
-                            self.counter.write(changes);
-                        }
-                        return Ok(());
+            });
+            let fault = match written {
+                Ok(()) => {
+                    self.changes = changes;
+                    if flush == Flush::Soon {
+                        let by = || Instant::now() + FLUSH_DELAY;
+                        self.flush_by.get_or_insert_with(by);
+                    } else {
+                        self.flush_by = None;
+                        // Of what a crash may take back nothing is counted.
+                        self.counter.write(changes);
                     }
-                    Err(fault) => fault,
-                };
+                    return Ok(());
+                }
+                Err(fault) => fault,
+            };
             let number = open.number;
             drop(open);
             self.open(Some(number))?;
-            if failed.is_some() || self.epoch() == epoch {
+            if failed.is_some() || self.shared.epoch() == epoch {
                 return Err(fault.into_error(&self.shared.path));
             }
             failed = Some(number);
         }
     }
 
-    fn epoch(&self) -> u64 {
-        self.shared.epoch.load(Ordering::SeqCst)
-    }
-
     fn open(&mut self, failed: Option<u64>) -> Result<Arc<Open>, StoreError> {
-        if let Some(open) = &*lock(&self.shared.open)
-            && failed != Some(open.number)
-        {
-            return Ok(open.clone());
+        if let Some(open) = self.shared.opened(failed) {
+            return Ok(open);
         }
         self.close();
         if failed.is_some() && self.flush_by.take().is_some() {
-            self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+            self.shared.next_epoch();
             tracing::error!(
                 "what was written to the token database within the last second may be lost: a certificate that was signed may be signed once more for its node"
             );
@@ -463,185 +440,16 @@ impl Writer {
         // Those who read have it until they have read.
         wait::until(CLOSES, PAUSE, || Arc::get_mut(&mut open).map(|_| ()));
     }
-
-    fn open_file(&mut self) -> Result<redb::Database, StoreError> {
-        let path = self.shared.path.clone();
-        let found = match std::fs::metadata(&path) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(),
-            Err(error) => return Err(StoreError::file(&path, error)),
-        };
-        if !found.is_file() {
-            return Err(self.damaged("it is not a file"));
-        }
-        // An empty file would be taken for a new database.
-        if found.len() == 0 {
-            return Err(self.damaged("it is empty"));
-        }
-        let opened = panics::caught(|| -> Result<_, StoreError> {
-            let mut database = build(&path, false)?;
-            // Whether it had to be put in order is of no interest: an older state is noticed below.
-            database
-                .check_integrity()
-                .map_err(|error| error::of_opening(&path, error))?;
-            let (schema, changes) =
-                read_meta(&database).map_err(|fault| fault.into_error(&path))?;
-            Ok((database, schema, changes))
-        });
-        let (database, schema, changes) = match opened {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(StoreError::Record { why, .. } | StoreError::Failed { why, .. })) | Err(why) => {
-                return Err(self.damaged(&why));
-            }
-            Ok(Err(error)) => return Err(error),
-        };
-        match schema {
-            Some(SCHEMA) => {}
-            Some(EARLIER_SCHEMA) => {
-                self.maintain(&database, changes, |writer, transaction| {
-                    (writer.carry_over)(transaction)?;
-                    transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
-                    Ok(())
-                })?;
-            }
-            Some(found) if found > SCHEMA => {
-                return Err(StoreError::Newer {
-                    path,
-                    found: found.to_string(),
-                });
-            }
-            _ => return Err(self.damaged("it is not of this program's making")),
-        }
-        self.changes = changes;
-        let newest = self.counter.read();
-        if let Some(newest) = newest.filter(|newest| changes < *newest) {
-            self.void_older_copy(&database, newest)?;
-        }
-        Ok(database)
-    }
-
-    /// Changes a database before anything else does, which is then the change of this number.
-    fn maintain<T>(
-        &self,
-        database: &redb::Database,
-        changes: u64,
-        work: impl Fn(&Self, &WriteTransaction) -> Result<T, Fault>,
-    ) -> Result<T, StoreError> {
-        let attempt = || -> Result<T, Fault> {
-            let transaction = database.begin_write()?;
-            let value = work(self, &transaction)?;
-            transaction.open_table(META)?.insert(CHANGES_KEY, changes)?;
-            transaction.commit()?;
-            Ok(value)
-        };
-        panics::caught(attempt)
-            .unwrap_or_else(|why| Err(Fault::Panicked(why)))
-            .map_err(|fault| fault.into_error(&self.shared.path))
-    }
-
-    /// An older copy may hold tokens as valid that were used since.
-    fn void_older_copy(
-        &mut self,
-        database: &redb::Database,
-        newest: u64,
-    ) -> Result<(), StoreError> {
-        let changes = newest + 1;
-        let voided = self.maintain(database, changes, |writer, transaction| {
-            (writer.void_all)(transaction)
-        })?;
-        self.changes = changes;
-        self.counter.write(changes);
-        let path = self.shared.path.display();
-        tracing::error!(
-            "the token database `{path}` is an older copy: {voided} tokens in it are void, because they may have been used since"
-        );
-        audit::database("older-copy", &format!("{voided} tokens are void"));
-        Ok(())
-    }
-
-    /// The damaged file is kept under another name, for examination.
-    fn set_aside(&self, why: &str) -> Result<(), StoreError> {
-        let path = &self.shared.path;
-        let time = time_text::moment(self.clock.unix_seconds()).replace(['-', ':'], "");
-        let name = |number: u32| match number {
-            0 => path.with_extension(format!("redb.{SET_ASIDE}{time}")),
-            _ => path.with_extension(format!("redb.{SET_ASIDE}{time}.{number}")),
-        };
-        let aside = (0..)
-            .map(name)
-            .find(|aside| std::fs::symlink_metadata(aside).is_err())
-            .unwrap_or_else(|| name(0));
-        atomic_file::rename(path, &aside).map_err(|source| StoreError::file(path, source))?;
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
-        let aside = aside.display();
-        tracing::error!(
-            "the token database `{}` is damaged ({why}); it was set aside as `{aside}`, and tokens that were issued before are unknown",
-            path.display()
-        );
-        audit::database("database-damaged", &format!("set aside as {aside}"));
-        Ok(())
-    }
-
-    /// A new database gets its name when it is complete.
-    fn create(&mut self) -> Result<redb::Database, StoreError> {
-        let path = &self.shared.path;
-        let unfinished = path.with_extension("redb.new");
-        let to_file = |source| StoreError::file(&unfinished, source);
-        atomic_file::remove(&unfinished).map_err(to_file)?;
-        let database = build(&unfinished, true)?;
-        // It is newer than all copies of those that were here before.
-        let changes = self.counter.read().map_or(1, |newest| newest + 1);
-        let set_up = || -> Result<(), Fault> {
-            let transaction = database.begin_write()?;
-            {
-                let mut meta = transaction.open_table(META)?;
-                meta.insert(SCHEMA_KEY, SCHEMA)?;
-                meta.insert(CHANGES_KEY, changes)?;
-            }
-            Ok(transaction.commit()?)
-        };
-        set_up().map_err(|fault| fault.into_error(&unfinished))?;
-        atomic_file::rename(&unfinished, path).map_err(to_file)?;
-        self.changes = changes;
-        self.counter.write(changes);
-        Ok(database)
-    }
-
-    fn damaged(&self, why: &str) -> StoreError {
-        StoreError::Damaged {
-            path: self.shared.path.clone(),
-            why: why.to_owned(),
-        }
-    }
 }
 
-fn build(path: &Path, is_new: bool) -> Result<redb::Database, StoreError> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(is_new)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| StoreError::file(path, source))?;
-    let opened = FileBackend::new(file).and_then(|backend| {
-        redb::Database::builder()
-            .set_cache_size(CACHE)
-            .create_with_backend(Backend::new(backend))
-    });
-    opened.map_err(|error| error::of_opening(path, error))
+/// Does something with the library; a panic of it is a fault.
+fn attempt<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    panics::caught(work).unwrap_or_else(|why| Err(Fault::Panicked(why)))
 }
 
-/// The version of what the tables hold, and how many changes there were.
-fn read_meta(database: &redb::Database) -> Result<(Option<u64>, u64), Fault> {
-    let transaction = database.begin_read()?;
-    let table = match transaction.open_table(META) {
-        Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, 0)),
-        Err(error) => return Err(error.into()),
-    };
-    let read = |key| -> Result<Option<u64>, Fault> { Ok(table.get(key)?.map(|row| row.value())) };
-    Ok((read(SCHEMA_KEY)?, read(CHANGES_KEY)?.unwrap_or_default()))
+/// What the writer says.
+fn wait_for<T>(told: mpsc::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    told.recv().map_err(|_| StoreError::Interrupted)?
 }
 
 /// A value as a row of a table.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, FromRepr};
 
 use crate::model::endpoint;
 
@@ -22,49 +23,48 @@ pub(crate) struct Member {
 }
 
 /// What a node does in the datastore.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, FromRepr, EnumString,
+)]
+#[serde(try_from = "WrittenRole", into = "u64")]
+#[strum(serialize_all = "kebab-case")]
+#[repr(u64)]
 pub(crate) enum DatastoreRole {
     /// Has a vote.
     #[default]
-    Voter,
+    Voter = 0,
     /// Has the data and no vote.
-    StandBy,
+    StandBy = 1,
     /// Has neither.
-    Spare,
+    Spare = 2,
 }
 
-impl Serialize for DatastoreRole {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u8(match self {
-            Self::Voter => 0,
-            Self::StandBy => 1,
-            Self::Spare => 2,
-        })
+/// MicroK8s's files hold a number, the dqlite shell of Debian prints a word.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenRole {
+    Number(u64),
+    Word(String),
+}
+
+impl From<DatastoreRole> for u64 {
+    fn from(role: DatastoreRole) -> Self {
+        role as Self
     }
 }
 
-impl<'de> Deserialize<'de> for DatastoreRole {
-    /// MicroK8s's files hold a number, the dqlite shell of Debian prints a word.
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Number(u64),
-            Word(String),
-        }
-        match Written::deserialize(deserializer)? {
-            Written::Number(0) => Ok(Self::Voter),
-            Written::Number(1) => Ok(Self::StandBy),
-            Written::Number(2) => Ok(Self::Spare),
-            Written::Number(other) => Err(serde::de::Error::custom(format_args!(
-                "no datastore role {other}"
-            ))),
-            Written::Word(word) => match word.as_str() {
-                "voter" => Ok(Self::Voter),
-                "stand-by" => Ok(Self::StandBy),
-                "spare" => Ok(Self::Spare),
-                _ => Err(serde::de::Error::custom("an unknown datastore role")),
-            },
+impl TryFrom<WrittenRole> for DatastoreRole {
+    type Error = String;
+
+    fn try_from(written: WrittenRole) -> Result<Self, String> {
+        match written {
+            WrittenRole::Number(number) => {
+                Self::from_repr(number).ok_or_else(|| format!("no datastore role {number}"))
+            }
+            WrittenRole::Word(word) => {
+                let known = word.parse();
+                known.map_err(|_| "an unknown datastore role".to_owned())
+            }
         }
     }
 }
@@ -127,7 +127,6 @@ pub(crate) fn read_shell_answer(text: &str) -> Result<Vec<Member>, Malformed> {
 
 /// `cluster.yaml`, as the datastore itself writes it.
 pub(crate) fn cluster_yaml(members: &[Member]) -> String {
-    let role = |member: &Member| serde_json::to_string(&member.role).unwrap_or_default();
     members
         .iter()
         .map(|member| {
@@ -135,7 +134,7 @@ pub(crate) fn cluster_yaml(members: &[Member]) -> String {
                 "- Address: {}\n  ID: {}\n  Role: {}\n",
                 quoted(&member.address),
                 member.id,
-                role(member)
+                u64::from(member.role)
             )
         })
         .collect()
@@ -152,20 +151,16 @@ pub(crate) fn info_yaml(member: &Member) -> String {
 /// `init.yaml`: the datastore joins this cluster when it starts (recording
 /// `join-controlplane-ok`).
 pub(crate) fn init_yaml(own: &str, voters: &[String]) -> String {
-    let mut text = format!("Address: {}\nCluster:\n", quoted(own));
+    let mut text = address_yaml(own) + "Cluster:\n";
     for voter in voters {
         text.push_str(&format!("- {}\n", quoted(voter)));
     }
     text
 }
 
-/// `init.yaml` of a node that begins a cluster of its own (recording `leave-alone`).
-pub(crate) fn init_alone_yaml(own: &str) -> String {
-    format!("Address: {}\n", quoted(own))
-}
-
-/// `update.yaml`: the datastore moves to another address when it starts.
-pub(crate) fn update_yaml(own: &str) -> String {
+/// `init.yaml` of a node that begins a cluster of its own (recording `leave-alone`), and
+/// `update.yaml`, by which the datastore moves to another address when it starts.
+pub(crate) fn address_yaml(own: &str) -> String {
     format!("Address: {}\n", quoted(own))
 }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use strum::IntoStaticStr;
+
 use crate::base::env_vars;
 use crate::base::secret::Secret;
 use crate::store::file_cache::FileCache;
@@ -50,46 +52,34 @@ const SNAP_COMMON_DIR: &str = "/var/snap/microk8s/common";
 const PACKAGE_DIR: &str = "/var/lib/microk8s";
 
 /// Lock files below `var/lock` (recordings `fresh-node.json`, `*-stopped*`, `*-not-ha`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub(crate) enum Lock {
     /// The node runs the control plane on dqlite.
     HaCluster,
     /// All of Kubernetes runs in one service, kubelite.
+    #[strum(serialize = "lite.lock")]
     Lite,
     /// The node is a worker.
+    #[strum(serialize = "clustered.lock")]
     Clustered,
     /// The node was stopped by `microk8s stop`.
+    #[strum(serialize = "stopped.lock")]
     Stopped,
     /// Certificates are not re-issued when addresses change.
     NoCertReissue,
     /// The datastore service does not run here.
+    #[strum(serialize = "no-k8s-dqlite")]
     NoK8sDqlite,
     /// The API server proxy does not run here.
     NoApiserverProxy,
     /// A join is under way.
     JoinInProgress,
     /// The node has little memory.
+    #[strum(serialize = "low-memory-guard.lock")]
     LowMemoryGuard,
     /// Files are not shared with the group.
     CisHardening,
-}
-
-impl Lock {
-    /// The file's name.
-    pub(crate) const fn file_name(self) -> &'static str {
-        match self {
-            Self::HaCluster => "ha-cluster",
-            Self::Lite => "lite.lock",
-            Self::Clustered => "clustered.lock",
-            Self::Stopped => "stopped.lock",
-            Self::NoCertReissue => "no-cert-reissue",
-            Self::NoK8sDqlite => "no-k8s-dqlite",
-            Self::NoApiserverProxy => "no-apiserver-proxy",
-            Self::JoinInProgress => "join-in-progress",
-            Self::LowMemoryGuard => "low-memory-guard.lock",
-            Self::CisHardening => "cis-hardening",
-        }
-    }
 }
 
 impl Layout {
@@ -121,12 +111,8 @@ impl Layout {
     /// A standalone node below `root`: `current` and `common`, as below `/var/snap/microk8s`.
     pub fn standalone(root: &Path) -> Self {
         Self {
-            snap: PathBuf::from(SNAP_DIR),
-            data: root.join("current"),
-            common: root.join("common"),
             kind: Kind::Standalone,
-            revision: None,
-            files: FileCache::default(),
+            ..Self::new(SNAP_DIR, root.join("current"), root.join("common"))
         }
     }
 
@@ -255,7 +241,7 @@ impl Layout {
 
     /// A lock file.
     pub(crate) fn lock(&self, lock: Lock) -> PathBuf {
-        self.data.join("var/lock").join(lock.file_name())
+        self.data.join("var/lock").join(<&str>::from(lock))
     }
 
     /// Whether a lock file is there.
@@ -316,18 +302,12 @@ impl Layout {
 
     /// Reads a file, with its path in the error.
     pub(crate) fn read_bytes(&self, path: &Path) -> Result<Vec<u8>, ReadError> {
-        std::fs::read(path).map_err(|source| ReadError {
-            path: path.to_owned(),
-            source,
-        })
+        std::fs::read(path).map_err(|source| ReadError::new(path, source))
     }
 
     /// Reads a file as text, with its path in the error.
     pub(crate) fn read(&self, path: &Path) -> Result<String, ReadError> {
-        std::fs::read_to_string(path).map_err(|source| ReadError {
-            path: path.to_owned(),
-            source,
-        })
+        std::fs::read_to_string(path).map_err(|source| ReadError::new(path, source))
     }
 
     /// What `parse` makes of a file, which is read again when it has changed.
@@ -340,21 +320,16 @@ impl Layout {
         path: &Path,
         parse: impl FnOnce(&[u8]) -> Result<T, E>,
     ) -> Result<Result<Arc<T>, E>, ReadError> {
-        self.files.get(path, parse).map_err(|source| ReadError {
-            path: path.to_owned(),
-            source,
-        })
+        let parsed = self.files.get(path, parse);
+        parsed.map_err(|source| ReadError::new(path, source))
     }
 
     /// A file as text, which is read again when it has changed.
     pub(crate) fn text(&self, path: &Path) -> Result<Arc<Secret>, ReadError> {
         let parse = |content: &[u8]| std::str::from_utf8(content).map(Secret::new);
-        self.parsed(path, parse)?.map_err(|_| ReadError {
-            path: path.to_owned(),
-            source: io::Error::new(
-                io::ErrorKind::InvalidData,
-                "stream did not contain valid UTF-8",
-            ),
+        self.parsed(path, parse)?.map_err(|_| {
+            let why = "stream did not contain valid UTF-8";
+            ReadError::new(path, io::Error::new(io::ErrorKind::InvalidData, why))
         })
     }
 }
@@ -380,6 +355,11 @@ pub(crate) fn none_if_missing<T>(read: Result<T, ReadError>) -> Result<Option<T>
 }
 
 impl ReadError {
+    fn new(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        Self { path, source }
+    }
+
     /// Whether the file is just not there.
     pub(crate) fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound

@@ -81,7 +81,7 @@ impl Admission {
         };
         let layout = &self.node.layout;
         let certificate = layout
-            .parsed(&layout.cert("ca.crt"), ca::parse_certificate)
+            .parsed(&layout.cert("ca.crt"), |pem: &[u8]| ca::parse(pem))
             .map_err(unsignable)?;
         let key = layout
             .parsed(&layout.cert("ca.key"), PrivateKey::from_pem_bytes)

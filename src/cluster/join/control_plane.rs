@@ -327,7 +327,7 @@ fn reissue_servers(node: &Node, ca: &Ca) -> Result<Vec<(&'static str, String)>, 
     let read = |name: &str| layout.read(&layout.cert(name));
     let mut servers = Vec::new();
     if let Ok(old) = read("server.crt") {
-        servers.push(("server.crt", ca.reissue_server(&old)?));
+        servers.push(("server.crt", ca.reissue_server(&old, None)?));
     }
     // The authority of the front proxy is the node's own, and stays.
     if let (Ok(old), Ok(certificate), Ok(key)) = (
@@ -336,7 +336,7 @@ fn reissue_servers(node: &Node, ca: &Ca) -> Result<Vec<(&'static str, String)>, 
         read("front-proxy-ca.key"),
     ) {
         let front = Ca::from_pem(&certificate, Secret::new(key).expose())?;
-        servers.push(("front-proxy-client.crt", front.reissue_server(&old)?));
+        servers.push(("front-proxy-client.crt", front.reissue_server(&old, None)?));
     }
     Ok(servers)
 }

@@ -207,7 +207,7 @@ impl<'a> Steps<'a> {
         let key = self.keys.take(name)?;
         self.steps.key(name, &key.to_pem()?);
         self.steps
-            .rewrite(&path, &ca.reissue_server_for(&key, &old)?, 0o644);
+            .rewrite(&path, &ca.reissue_server(&old, Some(&key))?, 0o644);
         Ok(())
     }
 
@@ -294,7 +294,7 @@ impl<'a> Steps<'a> {
             .rewrite(&next.join("cluster.crt"), &certificate, mode);
         self.steps
             .rewrite(&next.join("cluster.key"), key.expose(), 0o600);
-        let init = dqlite::init_alone_yaml(&lonely_address(self.steps.node()));
+        let init = dqlite::address_yaml(&lonely_address(self.steps.node()));
         self.steps.rewrite(&next.join("init.yaml"), &init, 0o644);
         let start = |service| Step::Service {
             action: Action::Start,

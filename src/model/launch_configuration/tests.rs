@@ -153,6 +153,19 @@ fn what_is_wrong_is_named_with_its_line() {
             "neither a host name nor an address at line 3",
         ),
         (
+            "version: 0.1.0\nextraSANs:\n- a b\n- c\n\naddons: []\n",
+            "neither a host name nor an address at line 3",
+        ),
+        (
+            "version: 0.1.0\nextraEtcdArgs:\n  a: 1\n  --b: 2\naddons: []\n",
+            "begins with a dash at line 3",
+        ),
+        (
+            "version: 0.1.0\nextraEtcdArgs:\n  --a: \"1\\n\"\n  --b: 2\naddons: []\n",
+            "control character at line 3",
+        ),
+        ("version: 9\naddons: []\n", "are at line 1"),
+        (
             "version: 0.1.0\naddons:\n- disable: true",
             "an addon needs a `name` at line 3",
         ),

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::model::join_url::JoinUrl;
 use crate::model::launch_configuration::Values;
@@ -21,33 +21,11 @@ impl<'de> DeserializeSeed<'de> for Text {
     type Value = Option<String>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_option(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Text {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-
-    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        self.0(text)
-            .map(|()| Some(text.to_owned()))
-            .map_err(E::custom)
+        let text = Option::<String>::deserialize(deserializer)?;
+        match text.as_deref().map(self.0) {
+            Some(Err(why)) => Err(D::Error::custom(why)),
+            Some(Ok(())) | None => Ok(text),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redb::DatabaseError;
 
 use crate::base::disk;
-use crate::store::database::SCHEMA;
+use crate::store::database::file::SCHEMA;
 
 /// The formats of redb's files that this program may meet when a later version of it wrote them.
 const LATER_FORMATS: std::ops::RangeInclusive<u8> = 4..=9;
@@ -123,13 +123,7 @@ const COME_AGAIN: u64 = 10;
 impl StoreError {
     /// Whether a change may have been done although this is its answer.
     pub(crate) fn is_unsure(&self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable {
-                is_unsure: true,
-                ..
-            }
-        )
+        matches!(self, Self::Unavailable { is_unsure, .. } if *is_unsure)
     }
 
     /// After how many seconds the same may succeed; `None` where this node has to be put right first.
@@ -159,10 +153,10 @@ impl StoreError {
 }
 
 /// What helps, behind what is wrong.
-fn cure_of(error: &redb::Error) -> String {
+fn cure_of(error: &redb::Error) -> &'static str {
     match error {
         redb::Error::Io(error) => disk::cure_of(error),
-        _ => String::new(),
+        _ => "",
     }
 }
 
@@ -196,25 +190,12 @@ impl Fault {
     }
 }
 
-/// Errors of the library, each of its own type.
-macro_rules! faults {
-    ($($error:ty),*) => {
-        $(impl From<$error> for Fault {
-            fn from(error: $error) -> Self {
-                Self::Database(error.into())
-            }
-        })*
-    };
+/// The library has an error type for each step.
+impl<E: Into<redb::Error>> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self::Database(error.into())
+    }
 }
-
-faults!(
-    redb::Error,
-    redb::StorageError,
-    redb::TableError,
-    redb::TransactionError,
-    redb::SetDurabilityError,
-    redb::CommitError
-);
 
 /// What an error at the opening of a database means.
 pub(crate) fn of_opening(path: &Path, error: DatabaseError) -> StoreError {

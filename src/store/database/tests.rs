@@ -1,10 +1,13 @@
 //! The database in real files, whole and damaged.
 
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicBool;
 
 use redb::{ReadableTable, ReadableTableMetadata};
 
+use super::file::{EARLIER_SCHEMA, SCHEMA, SCHEMA_KEY};
 use super::*;
 use crate::base::clock::ManualClock;
 
@@ -181,7 +184,8 @@ fn a_queued_change_that_fails_is_told_by_the_epoch_and_fails_alone() {
     let database = f.open();
     put(&database, 1).unwrap();
     let epoch = database.epoch();
-    drop(database.queue(Flush::Soon, |_| Err(Fault::Record("no JSON".to_owned()))));
+    let queued = database.queue(Flush::Soon, |_| Err(Fault::Record("no JSON".to_owned())));
+    queued.unwrap();
     put(&database, 2).unwrap();
     assert_ne!(database.epoch(), epoch);
     assert_eq!(count(&database).unwrap(), 2);
