@@ -17,8 +17,7 @@ use crate::pki::ca;
 use crate::store::database::StoreError;
 use crate::store::layout::{Layout, Lock};
 use crate::store::token_files::{Listed, PERSISTENT_TOKENS};
-use crate::store::token_store::TokenStore;
-use crate::store::tokens::{ListedToken, Shared, Tokens};
+use crate::store::tokens::{ListedToken, Tokens};
 use crate::wire::local_v1::{TokenEntry, TokenListEnd, TokenSelection, TokenUse};
 
 /// The tokens of a node, which belong to the cluster that it is in.
@@ -26,12 +25,15 @@ pub(crate) fn open(node: &Node, clock: Arc<dyn Clock>, window: i64) -> Tokens {
     let layout = node.layout.clone();
     let cluster = move || current_cluster(&layout);
     let kubeconfig = node.layout.credential("client.config");
-    let make = |due| -> Box<dyn TokenStore> { Box::new(SecretStore::new(kubeconfig.clone(), due)) };
-    let shared = Shared {
-        node: node.name().unwrap_or_default(),
-        store: Some(&make),
-    };
-    Tokens::new(&node.layout, clock, window, Arc::new(cluster), shared)
+    let name = node.name().unwrap_or_default();
+    Tokens::new(
+        &node.layout,
+        clock,
+        window,
+        Arc::new(cluster),
+        name,
+        |due| Box::new(SecretStore::new(kubeconfig, due)),
+    )
 }
 
 /// The certificate authority (PEM) of the cluster that the node is in.

@@ -40,7 +40,7 @@ use crate::model::cluster_id::{ClusterId, CurrentCluster};
 use crate::model::join_id::JoinId;
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
-use crate::model::token_terms::{Description, Lifetime, RoleLimit, Terms};
+use crate::model::token_terms::{Description, RoleLimit, Terms};
 
 /// For how long, in seconds, an admitted worker may have its certificates signed. After that a use
 /// that was not reported is free again.
@@ -126,27 +126,31 @@ struct Counted {
 impl TokenRecord {
     /// A new token.
     pub(crate) fn issue(terms: &Terms, now: i64, issuer: Issuer) -> Self {
-        let grant = GrantedTerms::asked_by(terms, now);
-        let (open_until, counted) = match grant.uses {
-            None => (grant.until, None),
-            Some(uses) => (
-                None,
-                Some(Counted {
-                    uses,
-                    until: grant.until,
-                    spent: 0,
-                    asked: Some(uses),
-                }),
-            ),
+        let granted = GrantedTerms::asked_by(terms, now);
+        let mut record = Self {
+            description: terms.description.clone(),
+            ..Self::without_terms(now, issuer)
         };
+        let uses = granted.uses.unwrap_or_default();
+        record.set_terms(granted, uses, 0);
+        record
+    }
+
+    /// What is known of a token that a line in a file of MicroK8s issues for any number of nodes: the
+    /// line has its terms, the record the nodes that are joining with it.
+    pub(crate) fn of_line(now: i64) -> Self {
+        Self::without_terms(now, Issuer::TokenFile)
+    }
+
+    fn without_terms(now: i64, issuer: Issuer) -> Self {
         Self {
             issued_at: now,
             issuer,
-            open_until,
-            counted,
-            role: grant.role,
-            node: grant.node,
-            description: terms.description.clone(),
+            open_until: None,
+            counted: None,
+            role: RoleLimit::default(),
+            node: None,
+            description: None,
             revoked: None,
             tries: Vec::new(),
             last: None,
@@ -160,14 +164,22 @@ impl TokenRecord {
         }
     }
 
-    /// What is known of a token that a line in a file of MicroK8s issues for any number of nodes: the
-    /// line has its terms, the record the nodes that are joining with it.
-    pub(crate) fn of_line(now: i64) -> Self {
-        let terms = Terms::lasting(Lifetime::OneUse);
-        Self {
-            counted: None,
-            ..Self::issue(&terms, now, Issuer::TokenFile)
-        }
+    /// Of the counted uses there are `uses` in all, and `spent` are used for good.
+    fn set_terms(&mut self, granted: GrantedTerms, uses: u32, spent: u32) {
+        (self.open_until, self.counted) = match granted.uses {
+            None => (granted.until, None),
+            Some(_) => (
+                None,
+                Some(Counted {
+                    uses,
+                    until: granted.until,
+                    spent,
+                    asked: granted.uses,
+                }),
+            ),
+        };
+        self.role = granted.role;
+        self.node = granted.node;
     }
 
     /// The token is issued once more: its terms become those that are given now. Expects a record that
@@ -196,20 +208,7 @@ impl TokenRecord {
             Some(counted) if is_count_kept => counted.uses.min(asked),
             _ => asked,
         };
-        (self.open_until, self.counted) = match next.uses {
-            None => (next.until, None),
-            Some(asked) => (
-                None,
-                Some(Counted {
-                    uses: total,
-                    until: next.until,
-                    spent,
-                    asked: Some(asked),
-                }),
-            ),
-        };
-        self.role = next.role;
-        self.node.clone_from(&next.node);
+        self.set_terms(next, total, spent);
         if terms.description.is_some() {
             self.description.clone_from(&terms.description);
         }

@@ -88,8 +88,7 @@ impl ParsedRequest {
         if request.to_der()? != *der {
             return Err(bad(&"it is not in DER"));
         }
-        public_key::check(&request.info.public_key)
-            .map_err(|why| PkiError::malformed("key for a certificate", why))?;
+        public_key::check(&request.info.public_key)?;
         verify(
             &request.info.public_key,
             &request.algorithm,

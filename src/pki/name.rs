@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use der::asn1::{Any, Ia5String, OctetString, PrintableStringRef, Utf8StringRef};
+use der::asn1::{Any, Ia5String, PrintableStringRef, Utf8StringRef};
 use der::oid::ObjectIdentifier;
 use der::oid::db::rfc4519::{C, CN, L, O, OU, ST};
 use der::{Decode, Encode, Tag, Tagged};
@@ -135,12 +135,7 @@ impl AltName {
     pub(crate) fn to_general_name(&self) -> Result<GeneralName, PkiError> {
         Ok(match self {
             Self::Dns(name) => GeneralName::DnsName(Ia5String::new(name)?),
-            Self::Ip(IpAddr::V4(address)) => {
-                GeneralName::IpAddress(OctetString::new(address.octets())?)
-            }
-            Self::Ip(IpAddr::V6(address)) => {
-                GeneralName::IpAddress(OctetString::new(address.octets())?)
-            }
+            Self::Ip(address) => GeneralName::from(*address),
         })
     }
 

@@ -82,6 +82,10 @@ impl Profile {
         issuer: &Issuer<'_>,
     ) -> Result<Option<Extensions>, PkiError> {
         let own_key_id = SubjectKeyIdentifier(key_id(key)?);
+        let constraints = |ca| BasicConstraints {
+            ca,
+            path_len_constraint: None,
+        };
         let authority = |with_name: bool| AuthorityKeyIdentifier {
             key_identifier: issuer.key_id.clone(),
             authority_cert_issuer: with_name
@@ -90,32 +94,14 @@ impl Profile {
         };
         Ok(match self {
             Self::Authority => Some(vec![
-                extension(
-                    true,
-                    &BasicConstraints {
-                        ca: true,
-                        path_len_constraint: None,
-                    },
-                )?,
+                extension(true, &constraints(true))?,
                 extension(true, &KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign))?,
                 extension(false, &own_key_id)?,
-                extension(
-                    false,
-                    &AuthorityKeyIdentifier {
-                        key_identifier: Some(own_key_id.0.clone()),
-                        ..AuthorityKeyIdentifier::default()
-                    },
-                )?,
+                extension(false, &authority(false))?,
             ]),
             Self::Server(names) => Some(vec![
                 extension(false, &authority(true))?,
-                extension(
-                    false,
-                    &BasicConstraints {
-                        ca: false,
-                        path_len_constraint: None,
-                    },
-                )?,
+                extension(false, &constraints(false))?,
                 extension(
                     false,
                     &KeyUsage(

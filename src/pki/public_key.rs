@@ -8,6 +8,8 @@ use der::oid::db::rfc8410::ID_ED_25519;
 use der::{Decode, Sequence, Tag, Tagged};
 use x509_cert::spki::{ObjectIdentifier, SubjectPublicKeyInfoOwned};
 
+use crate::pki::PkiError;
+
 /// The lengths of RSA keys that are taken, in bits.
 const LEAST_BITS: usize = 2048;
 const MOST_BITS: usize = 8192;
@@ -15,26 +17,12 @@ const MOST_BITS: usize = 8192;
 /// the way in wherever a verifier was careless.
 const LEAST_EXPONENT: u64 = 65_537;
 
-/// Why a key gets no certificate.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum WeakKey {
-    /// An RSA key that is too short, or so long that every use of it would be slow.
-    #[error("an RSA key of {0} bits, and only {LEAST_BITS} to {MOST_BITS} bits are taken")]
-    RsaLength(usize),
-    /// An RSA key with an exponent that is too small, or larger than any verifier takes.
-    #[error(
-        "an RSA key with an unusual exponent, and only odd ones from {LEAST_EXPONENT} to 64 bits are taken"
-    )]
-    RsaExponent,
-    /// Another curve, or none.
-    #[error("a key on an elliptic curve that is not P-256, P-384 or P-521")]
-    Curve,
-    /// Another kind of key.
-    #[error("a key that is neither RSA nor ECDSA nor Ed25519")]
-    Kind,
-    /// Not what it says that it is.
-    #[error("a key that is malformed")]
-    Malformed,
+fn refused(why: impl ToString) -> PkiError {
+    PkiError::malformed("key for a certificate", why)
+}
+
+fn malformed() -> PkiError {
+    refused("a key that is malformed")
 }
 
 /// RFC 8017, A.1.1.
@@ -45,16 +33,13 @@ struct RsaPublicKey<'a> {
 }
 
 /// Makes sure that a key may be certified: RSA of 2048 to 8192 bits, on P-256, P-384 or P-521, or Ed25519.
-pub(crate) fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
+pub(crate) fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), PkiError> {
     let parameters = key.algorithm.parameters.as_ref();
-    let bits = key
-        .subject_public_key
-        .as_bytes()
-        .ok_or(WeakKey::Malformed)?;
+    let bits = key.subject_public_key.as_bytes().ok_or_else(malformed)?;
     match key.algorithm.oid {
         RSA_ENCRYPTION => {
             if parameters.map(Tagged::tag) != Some(Tag::Null) {
-                return Err(WeakKey::Malformed);
+                return Err(malformed());
             }
             check_rsa(bits)
         }
@@ -63,17 +48,21 @@ pub(crate) fn check(key: &SubjectPublicKeyInfoOwned) -> Result<(), WeakKey> {
                 Some(SECP_256_R_1) => 65,
                 Some(SECP_384_R_1) => 97,
                 Some(SECP_521_R_1) => 133,
-                _ => return Err(WeakKey::Curve),
+                _ => {
+                    return Err(refused(
+                        "a key on an elliptic curve that is not P-256, P-384 or P-521",
+                    ));
+                }
             };
             // The point is written out, as every tool does.
             match bits {
                 [4, ..] if bits.len() == length => Ok(()),
-                _ => Err(WeakKey::Malformed),
+                _ => Err(malformed()),
             }
         }
         ID_ED_25519 if parameters.is_none() && bits.len() == 32 => Ok(()),
-        ID_ED_25519 => Err(WeakKey::Malformed),
-        _ => Err(WeakKey::Kind),
+        ID_ED_25519 => Err(malformed()),
+        _ => Err(refused("a key that is neither RSA nor ECDSA nor Ed25519")),
     }
 }
 
@@ -85,18 +74,20 @@ pub(crate) fn curve(key: &SubjectPublicKeyInfoOwned) -> Option<ObjectIdentifier>
     named.decode_as().ok()
 }
 
-fn check_rsa(bits: &[u8]) -> Result<(), WeakKey> {
-    let key = RsaPublicKey::from_der(bits).map_err(|_| WeakKey::Malformed)?;
+fn check_rsa(bits: &[u8]) -> Result<(), PkiError> {
+    let key = RsaPublicKey::from_der(bits).map_err(|_| malformed())?;
     let modulus = key.modulus.as_bytes();
     let length = modulus.first().map_or(0, |first| {
         modulus.len() * 8 - first.leading_zeros() as usize
     });
     if !(LEAST_BITS..=MOST_BITS).contains(&length) {
-        return Err(WeakKey::RsaLength(length));
+        return Err(refused(format_args!(
+            "an RSA key of {length} bits, and only {LEAST_BITS} to {MOST_BITS} bits are taken"
+        )));
     }
     // An even modulus is the product of no two large primes.
     if modulus.last().is_none_or(|last| last % 2 == 0) {
-        return Err(WeakKey::Malformed);
+        return Err(malformed());
     }
     let exponent = key.exponent.as_bytes();
     let value = exponent
@@ -105,5 +96,9 @@ fn check_rsa(bits: &[u8]) -> Result<(), WeakKey> {
             Some(value.checked_mul(256)? + u64::from(*byte))
         })
         .filter(|value| *value >= LEAST_EXPONENT && value % 2 == 1);
-    value.map(drop).ok_or(WeakKey::RsaExponent)
+    value.map(drop).ok_or_else(|| {
+        refused(format_args!(
+            "an RSA key with an unusual exponent, and only odd ones from {LEAST_EXPONENT} to 64 bits are taken"
+        ))
+    })
 }

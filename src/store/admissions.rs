@@ -15,7 +15,6 @@ use crate::model::node::JoiningNode;
 use crate::model::role::Role;
 use crate::model::token::TokenDigest;
 use crate::store::database::{Database, Flush, StoreError, from_row, to_row};
-use crate::store::token_store::there;
 use crate::store::tokens::AskCluster;
 
 const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
@@ -295,15 +294,9 @@ impl Admissions {
     }
 
     fn read_nodes(&self) -> Result<Vec<AdmittedNode>, StoreError> {
-        self.database.read(|transaction| {
-            let mut read = Vec::new();
-            if let Some(table) = there(transaction.open_table(NODES))? {
-                for entry in table.iter()? {
-                    let (_, row) = entry?;
-                    read.push(from_row(row.value())?);
-                }
-            }
-            Ok(read)
+        self.database.read(NODES, |table| {
+            let rows = table.iter()?;
+            rows.map(|entry| from_row(entry?.1.value())).collect()
         })
     }
 }

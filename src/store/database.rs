@@ -29,7 +29,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use redb::{Durability, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{
+    Durability, Key, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError, Value,
+    WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -204,17 +207,23 @@ impl Database {
         found
     }
 
-    /// Reads; `work` may be called a second time.
-    pub(crate) fn read<T>(
+    /// Reads a table; one that was never written to holds nothing. `work` may be called a second time.
+    pub(crate) fn read<K: Key + 'static, V: Value + 'static, T: Default>(
         &self,
-        mut work: impl FnMut(&ReadTransaction) -> Result<T, Fault>,
+        table: TableDefinition<'_, K, V>,
+        mut work: impl FnMut(&ReadOnlyTable<K, V>) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
+        let mut read = |open: &Open| match open.get()?.begin_read()?.open_table(table) {
+            Ok(table) => work(&table),
+            Err(TableError::TableDoesNotExist(_)) => Ok(T::default()),
+            Err(error) => Err(error.into()),
+        };
         let mut failed = None;
         loop {
             let epoch = self.epoch();
             let open = self.open(failed)?;
             let number = open.number;
-            let fault = match attempt(|| work(&open.get()?.begin_read()?)) {
+            let fault = match attempt(|| read(&open)) {
                 Ok(value) => return Ok(value),
                 Err(fault) => fault,
             };

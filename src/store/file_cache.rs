@@ -6,7 +6,6 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -67,7 +66,7 @@ impl Stamp {
 type Kept = (Stamp, Arc<dyn Any + Send + Sync>);
 
 /// What was parsed of which file, by what it was parsed to. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct FileCache(Arc<Mutex<HashMap<TypeId, HashMap<PathBuf, Kept>>>>);
 
 impl FileCache {
@@ -111,21 +110,6 @@ impl FileCache {
         lock(&self.0)
     }
 }
-
-impl fmt::Debug for FileCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("FileCache")
-    }
-}
-
-/// It changes nothing of what its owner is.
-impl PartialEq for FileCache {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for FileCache {}
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use crate::store::file_cache::FileCache;
 use crate::store::revision::{NotCurrent, Revision};
 
 /// A node directory. The paths are MicroK8s's (recording `fresh-node.json`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Layout {
     snap: PathBuf,
     data: PathBuf,

@@ -22,9 +22,7 @@ use crate::model::token::TokenDigest;
 use crate::model::token_record::TokenRecord;
 use crate::store::database::{Flush, StoreError};
 
-pub(crate) use local::{
-    LocalStore, carry_over, note_revision, noted_revision, place, there, void_all,
-};
+pub(crate) use local::{LocalStore, carry_over, note_revision, noted_revision, place, void_all};
 pub(crate) use stores::{Place, Stores, Taken};
 
 /// Keeps the records of tokens. Every method blocks, and is called on threads that may.

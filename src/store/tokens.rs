@@ -62,14 +62,6 @@ pub(crate) struct Tokens {
     awaited: Mutex<HashSet<TokenDigest>>,
 }
 
-/// The store that the control planes of a cluster share.
-pub(crate) struct Shared<'a> {
-    /// The name of this node.
-    pub(crate) node: String,
-    /// Makes the store, where there may be one.
-    pub(crate) store: Option<&'a dyn Fn(NextChange) -> Box<dyn TokenStore>>,
-}
-
 /// Tells in which cluster the node is.
 pub(crate) type AskCluster = Arc<dyn Fn() -> CurrentCluster + Send + Sync>;
 
@@ -159,14 +151,15 @@ impl Source {
 }
 
 impl Tokens {
-    /// The node's tokens. The database is opened lazily, so that an unusable one only affects what
-    /// needs it.
+    /// The tokens of the node of this name; `make_shared` makes the store that the control planes of a
+    /// cluster share. The database is opened lazily, so that an unusable one only affects what needs it.
     pub(crate) fn new(
         layout: &Layout,
         clock: Arc<dyn Clock>,
         window: i64,
         cluster: AskCluster,
-        shared: Shared<'_>,
+        name: String,
+        make_shared: impl FnOnce(NextChange) -> Box<dyn TokenStore>,
     ) -> Self {
         let time = clock.clone();
         let due: NextChange = Arc::new(move |record: &TokenRecord| {
@@ -186,9 +179,9 @@ impl Tokens {
         let noted = database.clone();
         let stores = Arc::new(Stores::new(
             Box::new(LocalStore::new(database.clone(), due.clone())),
-            shared.store.map(|make| make(due)),
+            make_shared(due),
             Box::new(move |place| token_store::place(&noted, place)),
-            shared.node,
+            name,
         ));
         let file = |name| TokenFile::new(layout.credential(name));
         Self {

@@ -60,11 +60,7 @@ fn put(database: &Database, key: u64) -> Result<(), StoreError> {
 }
 
 fn count(database: &Database) -> Result<u64, StoreError> {
-    database.read(|transaction| match transaction.open_table(TABLE) {
-        Ok(table) => Ok(table.len()?),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
-        Err(error) => Err(error.into()),
-    })
+    database.read(TABLE, |table| Ok(table.len()?))
 }
 
 #[test]
@@ -361,15 +357,11 @@ fn bytes_that_are_overwritten_anywhere_never_end_in_a_panic() {
         let database = open.unwrap_or_else(|| f.open());
         let works = || -> Result<(), StoreError> {
             count(&database)?;
-            database.read(|transaction| match transaction.open_table(TABLE) {
-                Ok(table) => {
-                    for row in table.iter()? {
-                        row?;
-                    }
-                    Ok(())
+            database.read(TABLE, |table| {
+                for row in table.iter()? {
+                    row?;
                 }
-                Err(redb::TableError::TableDoesNotExist(_)) => Ok(()),
-                Err(error) => Err(error.into()),
+                Ok(())
             })?;
             for key in 0..50 {
                 put(&database, 37 * key)?;

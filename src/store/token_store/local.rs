@@ -3,7 +3,7 @@
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use redb::{ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
+use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::model::node::JoiningNode;
@@ -59,10 +59,7 @@ impl LocalStore {
         from: Bound<TokenDigest>,
         beginning: &str,
     ) -> Result<Vec<(TokenDigest, TokenRecord)>, StoreError> {
-        self.database.read(|transaction| {
-            let Some(table) = there(transaction.open_table(TOKENS))? else {
-                return Ok(Vec::new());
-            };
+        self.database.read(TOKENS, |table| {
             let from = from.as_ref().map(|key| key.as_bytes().as_slice());
             let mut found = Vec::new();
             for entry in table.range::<&[u8]>((from, Bound::Unbounded))?.take(PAGE) {
@@ -81,12 +78,8 @@ impl LocalStore {
 
 impl TokenStore for LocalStore {
     fn read(&self, key: &TokenDigest) -> Result<Option<Stored>, StoreError> {
-        self.database.read(|transaction| {
-            let Some(table) = there(transaction.open_table(TOKENS))? else {
-                return Ok(None);
-            };
-            Ok(row_of(&table, key.as_bytes())?.map(Stored::from))
-        })
+        let read = |table: &ReadOnlyTable<_, _>| row_of(table, key.as_bytes());
+        Ok(self.database.read(TOKENS, read)?.map(Stored::from))
     }
 
     fn swap(&self, swaps: &[Swap]) -> Result<Vec<TokenDigest>, StoreError> {
@@ -94,23 +87,17 @@ impl TokenStore for LocalStore {
         let flush = swaps.iter().map(|swap| swap.flush);
         let flush = flush.fold(Flush::Soon, Flush::max);
         self.database.write(flush, move |transaction| {
-            let mut tokens = transaction.open_table(TOKENS)?;
-            let mut moments = transaction.open_table(DUE)?;
+            let mut tables = Tables::open(transaction, &*due)?;
             let mut conflicts = Vec::new();
             for swap in &swaps {
-                let key = swap.key.as_bytes().as_slice();
-                let old = row_of(&tokens, key)?;
+                let key = swap.key.as_bytes();
+                let old = row_of(&tables.tokens, key)?;
                 let version = old.as_ref().map(|row| row.change.to_string());
                 if version != swap.expected {
                     conflicts.push(swap.key);
                     continue;
                 }
-                let next = swap.next.clone().map(|record| Row {
-                    due: due(&record),
-                    change: swap.change,
-                    record,
-                });
-                put(&mut tokens, &mut moments, key, old.as_ref(), next.as_ref())?;
+                tables.put(key, old, swap.next.clone(), swap.change)?;
             }
             Ok(conflicts)
         })
@@ -140,10 +127,7 @@ impl TokenStore for LocalStore {
     }
 
     fn due(&self, now: i64, limit: usize) -> Result<Vec<TokenDigest>, StoreError> {
-        self.database.read(|transaction| {
-            let Some(table) = there(transaction.open_table(DUE))? else {
-                return Ok(Vec::new());
-            };
+        self.database.read(DUE, |table| {
             let end = now.saturating_add(1);
             let mut found = Vec::new();
             for entry in table.range(..(end, [].as_slice()))?.take(limit) {
@@ -154,8 +138,50 @@ impl TokenStore for LocalStore {
     }
 }
 
-type Tokens<'a> = Table<'a, &'static [u8], &'static [u8]>;
-type Moments<'a> = Table<'a, (i64, &'static [u8]), ()>;
+/// The tables of tokens, to be changed together.
+struct Tables<'a, D> {
+    tokens: Table<'a, &'static [u8], &'static [u8]>,
+    moments: Table<'a, (i64, &'static [u8]), ()>,
+    due: D,
+}
+
+impl<'a, D: Fn(&TokenRecord) -> Option<i64>> Tables<'a, D> {
+    fn open(transaction: &'a WriteTransaction, due: D) -> Result<Self, Fault> {
+        Ok(Self {
+            tokens: transaction.open_table(TOKENS)?,
+            moments: transaction.open_table(DUE)?,
+            due,
+        })
+    }
+
+    /// Puts a record in the place of a row, by this change.
+    fn put(
+        &mut self,
+        key: &[u8],
+        old: Option<Row>,
+        next: Option<TokenRecord>,
+        change: ChangeId,
+    ) -> Result<(), Fault> {
+        if let Some(old) = old.and_then(|row| row.due) {
+            self.moments.remove((old, key))?;
+        }
+        let Some(record) = next else {
+            self.tokens.remove(key)?;
+            return Ok(());
+        };
+        let due = (self.due)(&record);
+        if let Some(due) = due {
+            self.moments.insert((due, key), ())?;
+        }
+        let row = Row {
+            due,
+            change,
+            record,
+        };
+        self.tokens.insert(key, to_row(&row).as_slice())?;
+        Ok(())
+    }
+}
 
 fn row_of(
     tokens: &impl ReadableTable<&'static [u8], &'static [u8]>,
@@ -165,27 +191,6 @@ fn row_of(
     row.map(|row| from_row(row.value())).transpose()
 }
 
-/// Puts a row in the place of another one.
-fn put(
-    tokens: &mut Tokens<'_>,
-    moments: &mut Moments<'_>,
-    key: &[u8],
-    old: Option<&Row>,
-    next: Option<&Row>,
-) -> Result<(), Fault> {
-    if let Some(old) = old.and_then(|row| row.due) {
-        moments.remove((old, key))?;
-    }
-    if let Some(due) = next.and_then(|row| row.due) {
-        moments.insert((due, key), ())?;
-    }
-    match next {
-        Some(row) => tokens.insert(key, to_row(row).as_slice())?,
-        None => tokens.remove(key)?,
-    };
-    Ok(())
-}
-
 /// Makes all tokens void that still admit a node, or have certificates signed; says how many those
 /// were. A record that cannot be read goes: an unknown token admits no node.
 pub(crate) fn void_all(
@@ -193,10 +198,9 @@ pub(crate) fn void_all(
     now: i64,
     due: impl Fn(&TokenRecord) -> Option<i64>,
 ) -> Result<usize, Fault> {
-    let mut tokens = transaction.open_table(TOKENS)?;
-    let mut moments = transaction.open_table(DUE)?;
+    let mut tables = Tables::open(transaction, due)?;
     let mut changed = Vec::new();
-    for entry in tokens.iter()? {
+    for entry in tables.tokens.iter()? {
         let (key, row) = entry?;
         let old = from_row::<Row>(row.value()).ok();
         let next = old.as_ref().map(|row| {
@@ -208,15 +212,11 @@ pub(crate) fn void_all(
             changed.push((key.value().to_vec(), old, next));
         }
     }
-    for (key, old, next) in &mut changed {
-        let next = next.take().map(|record| Row {
-            due: due(&record),
-            change: ChangeId::new(),
-            record,
-        });
-        put(&mut tokens, &mut moments, key, old.as_ref(), next.as_ref())?;
+    let count = changed.len();
+    for (key, old, next) in changed {
+        tables.put(&key, old, next, ChangeId::new())?;
     }
-    Ok(changed.len())
+    Ok(count)
 }
 
 /// The rights to certificates in a table of their own, by the join token and the node, as the version
@@ -237,23 +237,17 @@ pub(crate) fn carry_over(
     transaction: &WriteTransaction,
     due: impl Fn(&TokenRecord) -> Option<i64>,
 ) -> Result<(), Fault> {
-    let mut tokens = transaction.open_table(TOKENS)?;
-    let mut moments = transaction.open_table(DUE)?;
+    let mut tables = Tables::open(transaction, due)?;
     for entry in transaction.open_table(RIGHTS)?.iter()? {
         let (key, row) = entry?;
         let (key, right) = (key.value().0, from_row::<Right>(row.value())?);
-        let old = row_of(&tokens, key)?;
+        let old = row_of(&tables.tokens, key)?;
         let since = right.until.saturating_sub(LEASE);
         let mut record = old
             .as_ref()
             .map_or_else(|| TokenRecord::of_line(since), |row| row.record.clone());
         record.restore_grants(right.node, right.purposes, since, right.is_counted);
-        let next = Row {
-            due: due(&record),
-            change: ChangeId::new(),
-            record,
-        };
-        put(&mut tokens, &mut moments, key, old.as_ref(), Some(&next))?;
+        tables.put(key, old, Some(record), ChangeId::new())?;
     }
     transaction.delete_table(RIGHTS)?;
     Ok(())
@@ -270,12 +264,9 @@ pub(crate) fn place(database: &Database, now: Option<Place>) -> Result<Place, St
             Ok(())
         })?;
     }
-    database.read(|transaction| {
-        let Some(table) = there(transaction.open_table(PLACE))? else {
-            return Ok(Place::Local);
-        };
+    database.read(PLACE, |table| {
         let place = table.get(())?.and_then(|row| Place::from_repr(row.value()));
-        Ok(place.unwrap_or(Place::Local))
+        Ok(place.unwrap_or_default())
     })
 }
 
@@ -284,10 +275,7 @@ const REVISIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("revision
 
 /// How far the shared store of this cluster had come.
 pub(crate) fn noted_revision(database: &Database, of: &str) -> Result<Option<u64>, StoreError> {
-    database.read(|transaction| {
-        let Some(table) = there(transaction.open_table(REVISIONS))? else {
-            return Ok(None);
-        };
+    database.read(REVISIONS, |table| {
         Ok(table.get(of)?.map(|revision| revision.value()))
     })
 }
@@ -305,13 +293,4 @@ pub(crate) fn note_revision(
         table.insert(of.as_str(), revision)?;
         Ok(())
     })
-}
-
-/// A table that was never written to counts as empty.
-pub(crate) fn there<T>(opened: Result<T, TableError>) -> Result<Option<T>, Fault> {
-    match opened {
-        Ok(table) => Ok(Some(table)),
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -34,10 +34,11 @@ const MOVED: u64 = 5;
 const STEPS: usize = 50;
 
 /// Which store is in use. The numbers are those in the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRepr)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRepr)]
 #[repr(u8)]
 pub(crate) enum Place {
     /// The node's own.
+    #[default]
     Local = 0,
     /// The cluster's.
     Cluster = 1,
@@ -77,7 +78,7 @@ pub(crate) type Note = Box<dyn Fn(Option<Place>) -> Result<Place, StoreError> + 
 /// Both stores.
 pub(crate) struct Stores {
     local: Box<dyn TokenStore>,
-    shared: Option<Box<dyn TokenStore>>,
+    shared: Box<dyn TokenStore>,
     note: Note,
     /// This node's name.
     name: String,
@@ -123,10 +124,10 @@ impl Side {
 }
 
 impl Stores {
-    /// The stores of the node of this name; `shared` is the cluster's, where there may be one.
+    /// The stores of the node of this name; `shared` is the cluster's.
     pub(crate) fn new(
         local: Box<dyn TokenStore>,
-        shared: Option<Box<dyn TokenStore>>,
+        shared: Box<dyn TokenStore>,
         note: Note,
         name: String,
     ) -> Self {
@@ -147,9 +148,6 @@ impl Stores {
 
     /// Which store is in use.
     pub(crate) fn place(&self) -> Result<Place, StoreError> {
-        if self.shared.is_none() {
-            return Ok(Place::Local);
-        }
         if let Some(place) = self.state().place {
             return Ok(place);
         }
@@ -193,16 +191,12 @@ impl Stores {
 
     /// Whether the cluster's store answers.
     pub(crate) fn answers(&self) -> bool {
-        self.shared
-            .as_ref()
-            .is_some_and(|shared| shared.revision().is_ok())
+        self.shared.revision().is_ok()
     }
 
     /// Moves what is still in the store that is not in use. Says how many tokens that were.
     pub(crate) fn move_all(&self) -> Result<usize, StoreError> {
-        let (place, Some(shared)) = (self.place()?, &self.shared) else {
-            return Ok(0);
-        };
+        let place = self.place()?;
         if place == Place::Local {
             return Ok(0);
         }
@@ -211,7 +205,7 @@ impl Stores {
         })?;
         let is_searched = self.state().is_searched;
         if place == Place::ToLocal || !is_searched {
-            moved += self.settle_those(shared.as_ref(), |record| {
+            moved += self.settle_those(self.shared.as_ref(), |record| {
                 let transit = record.transit();
                 let is_own = transit.is_some_and(|transit| transit.by == self.name);
                 is_own || (place == Place::ToLocal && self.takes(record))
@@ -253,12 +247,10 @@ impl Stores {
         let place = self.place()?;
         // The own store is read first: what is not there any more is in the other one by then.
         let own = self.local.read(key)?;
-        let (side, found) = match (place, &self.shared) {
-            (Place::Cluster, Some(shared)) => match own {
-                None => (Side::Shared, shared.read(key)?),
-                Some(_) => return self.settle(key),
-            },
-            _ => (Side::Local, own),
+        let (side, found) = match (place, own) {
+            (Place::Cluster, None) => (Side::Shared, self.shared.read(key)?),
+            (Place::Cluster, Some(_)) => return self.settle(key),
+            (Place::Local | Place::ToLocal, own) => (Side::Local, own),
         };
         match found {
             Some(stored) if stored.record.transit().is_none() => Ok(Some((side, stored))),
@@ -270,13 +262,11 @@ impl Stores {
 
     /// Brings a token to the store in use, by as many steps as are left, and gives its record.
     fn settle(&self, key: &TokenDigest) -> Result<Option<(Side, Stored)>, StoreError> {
-        let Some(shared) = &self.shared else {
-            return Ok(self.local.read(key)?.map(|stored| (Side::Local, stored)));
-        };
+        let (own, clusters) = (self.local.as_ref(), self.shared.as_ref());
         let _moving = lock(&self.moving);
         for _ in 0..STEPS {
             let place = self.place()?;
-            let (local, away) = (self.local.read(key)?, shared.read(key)?);
+            let (local, away) = (own.read(key)?, clusters.read(key)?);
             let phase = |stored: &Option<Stored>| {
                 let transit = stored.as_ref()?.record.transit()?;
                 Some(transit.phase)
@@ -295,36 +285,34 @@ impl Stores {
             let leaves = |phase| matches!(phase, Some(TransitPhase::Leaving | TransitPhase::Left));
             match (local, away) {
                 (local, away) if leaves(phase(&local)) => {
-                    let (from, to) = (self.local.as_ref(), shared.as_ref());
-                    self.step(key, (from, local), (to, away))?;
+                    self.step(key, (own, local), (clusters, away))?;
                 }
                 (local, away) if leaves(phase(&away)) => {
-                    let (from, to) = (shared.as_ref(), self.local.as_ref());
-                    self.step(key, (from, away), (to, local))?;
+                    self.step(key, (clusters, away), (own, local))?;
                 }
                 // A copy whose original is gone: it was deleted by hand, or the copy was made late.
                 (Some(copy), _) if copy.record.transit().is_some() => {
-                    swap(self.local.as_ref(), key, Some(copy), None)?;
+                    swap(own, key, Some(copy), None)?;
                 }
                 (_, Some(copy)) if copy.record.transit().is_some() => {
-                    swap(shared.as_ref(), key, Some(copy), None)?;
+                    swap(clusters, key, Some(copy), None)?;
                 }
                 (None, None) => return Ok(None),
                 (Some(local), None) if place == Place::Cluster => {
-                    self.leave(self.local.as_ref(), key, local)?;
+                    self.leave(own, key, local)?;
                 }
                 // It was issued on two nodes: the one in the cluster's store counts.
                 (Some(local), Some(_)) if place == Place::Cluster => {
                     tracing::warn!(
                         "the token {key} was issued on another node as well: what that one says of it counts"
                     );
-                    swap(self.local.as_ref(), key, Some(local), None)?;
+                    swap(own, key, Some(local), None)?;
                 }
                 (_, Some(away)) if place == Place::Cluster => {
                     return Ok(Some((Side::Shared, away)));
                 }
                 (None, Some(away)) if place == Place::ToLocal && self.takes(&away.record) => {
-                    self.leave(shared.as_ref(), key, away)?;
+                    self.leave(clusters, key, away)?;
                 }
                 (local, _) => return Ok(local.map(|stored| (Side::Local, stored))),
             }
@@ -391,9 +379,9 @@ impl Stores {
     }
 
     fn side(&self, side: Side) -> &dyn TokenStore {
-        match (side, &self.shared) {
-            (Side::Shared, Some(shared)) => shared.as_ref(),
-            (Side::Shared | Side::Local, _) => self.local.as_ref(),
+        match side {
+            Side::Local => self.local.as_ref(),
+            Side::Shared => self.shared.as_ref(),
         }
     }
 }
@@ -424,8 +412,7 @@ impl TokenStore for Arc<Stores> {
     }
 
     fn remembered(&self, key: &TokenDigest) -> Option<Stored> {
-        let shared = self.shared.as_ref()?;
-        let stored = shared.remembered(key)?;
+        let stored = self.shared.remembered(key)?;
         let is_there = self.place().ok()? == Place::Cluster
             && self.local.read(key).ok()?.is_none()
             && stored.record.transit().is_none();
@@ -504,9 +491,9 @@ impl TokenStore for Arc<Stores> {
     }
 
     fn revision(&self) -> Result<Option<u64>, StoreError> {
-        match (self.place()?, &self.shared) {
-            (Place::Cluster, Some(shared)) => shared.revision(),
-            _ => Ok(None),
+        match self.place()? {
+            Place::Cluster => self.shared.revision(),
+            Place::Local | Place::ToLocal => Ok(None),
         }
     }
 }

@@ -58,17 +58,16 @@ impl Reservation<'_> {
         // It comes to the disk with the record of the token.
         let before = tokens.admissions.admit(node.clone())?;
         let admitted = self.admit(certificates, has_line, hands_out, moment);
-        if !matches!(admitted, Ok((_, Ok(()))))
+        if !matches!(admitted, Ok((_, Ok(Ok(())))))
             && let Err(error) = tokens.admissions.take_back(&node, before)
         {
             tracing::error!(%error, "a node that was not admitted is still in the list of nodes");
         }
         let (events, admitted) = admitted?;
         tokens.note(&digest, &events)?;
-        match admitted {
+        match admitted? {
             Ok(()) => self.is_committed = true,
-            Err(Refused::Token(refusal)) => return Ok(Err(refusal)),
-            Err(Refused::Full) => return Err(StoreError::Full),
+            Err(refusal) => return Ok(Err(refusal)),
         }
         // Then that was its earlier join.
         let was_released = events.contains(&TokenEvent::LeaseRanOut(node.node.clone()));
@@ -101,14 +100,14 @@ impl Reservation<'_> {
         Ok(Ok(()))
     }
 
-    /// Writes down that the use is the node's.
+    /// Writes down that the use is the node's. Within the answer of the store is what the token says.
     pub(super) fn admit(
         &self,
         certificates: &[CertificatePurpose],
         has_line: bool,
         hands_out: bool,
         moment: Moment,
-    ) -> Result<(Vec<TokenEvent>, Result<(), Refused>), StoreError> {
+    ) -> Result<(Vec<TokenEvent>, Admitted), StoreError> {
         let (claim, certificates) = (self.claim.clone(), certificates.to_vec());
         let Found {
             source,
@@ -135,7 +134,7 @@ impl Reservation<'_> {
                 _ => settled,
             };
             let Some(mut record) = record else {
-                return (None, (events, Err(Reason::Unknown.into())));
+                return (None, (events, Ok(Err(Reason::Unknown.into()))));
             };
             // It may have been revoked, or another node admitted, since it was reserved.
             let judged = match source {
@@ -146,14 +145,14 @@ impl Reservation<'_> {
                 }
             };
             let admitted = match judged {
-                Err(refusal) => Err(Refused::Token(refusal)),
-                Ok(_) if !record.has_room_for(&claim) => Err(Refused::Full),
+                Err(refusal) => Ok(Err(refusal)),
+                Ok(_) if !record.has_room_for(&claim) => Err(StoreError::Full),
                 Ok(grant) => {
                     record.admit(&claim, grant, &certificates, hands_out, moment.now);
                     if source != Source::OpenLine {
                         record.set_has_line(has_line);
                     }
-                    Ok(())
+                    Ok(Ok(()))
                 }
             };
             (Some(record), (events, admitted))
@@ -163,20 +162,8 @@ impl Reservation<'_> {
     }
 }
 
-/// Why a node is not admitted in the end.
-#[derive(Debug)]
-pub(super) enum Refused {
-    /// The token.
-    Token(Refusal),
-    /// As many nodes are joining with it as its record has room for.
-    Full,
-}
-
-impl From<Reason> for Refused {
-    fn from(reason: Reason) -> Self {
-        Self::Token(reason.into())
-    }
-}
+/// Whether a node is admitted in the end.
+type Admitted = Result<Result<(), Refusal>, StoreError>;
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {

@@ -34,11 +34,10 @@ fn cluster(name: &str) -> CurrentCluster {
 fn open(layout: &Layout, clock: &Arc<ManualClock>, cluster: &Arc<Mutex<CurrentCluster>>) -> Tokens {
     let cluster = cluster.clone();
     let ask = move || lock(&cluster).clone();
-    let shared = Shared {
-        node: "n1".to_owned(),
-        store: None,
-    };
-    Tokens::new(layout, clock.clone(), RETRY_WINDOW, Arc::new(ask), shared)
+    let (clock, name) = (clock.clone(), "n1".to_owned());
+    Tokens::new(layout, clock, RETRY_WINDOW, Arc::new(ask), name, |_| {
+        Box::new(Arc::new(Memory::default()))
+    })
 }
 
 /// A control plane node that shares this store with others.
@@ -56,13 +55,11 @@ fn open_shared(
     name: &str,
     store: &Arc<Memory>,
 ) -> Tokens {
-    let make = |_| -> Box<dyn TokenStore> { Box::new(store.clone()) };
-    let shared = Shared {
-        node: name.to_owned(),
-        store: Some(&make),
-    };
-    let ask = || cluster("first");
-    let tokens = Tokens::new(layout, clock.clone(), RETRY_WINDOW, Arc::new(ask), shared);
+    let ask = Arc::new(|| cluster("first"));
+    let (clock, name) = (clock.clone(), name.to_owned());
+    let tokens = Tokens::new(layout, clock, RETRY_WINDOW, ask, name, |_| {
+        Box::new(store.clone())
+    });
     tokens.stores().use_cluster().unwrap();
     tokens
 }
@@ -256,7 +253,7 @@ impl Fixture {
         let (_, admitted) = reservation
             .admit(&WORKER, true, false, self.tokens.moment())
             .unwrap();
-        admitted.unwrap();
+        admitted.unwrap().unwrap();
     }
 
     fn sign(&self, suffix: &str, node: &JoiningNode) -> bool {

@@ -111,7 +111,7 @@ impl World {
             *noted = place.unwrap_or(*noted);
             Ok(*noted)
         };
-        let shared = Some(dying(&self.shared, &self.before_shared));
+        let shared = dying(&self.shared, &self.before_shared);
         Arc::new(Stores::new(
             dying(&self.local, &self.before_local),
             shared,
@@ -278,7 +278,7 @@ fn a_copy_that_arrives_when_the_token_is_gone_is_taken_away() {
     use_store(&stores, Place::Cluster).unwrap();
     world.shared.records.lock().unwrap().clear();
     let copy = copy.with_transit(stores.transit(TransitPhase::Arriving));
-    swap(stores.shared.as_deref().unwrap(), &key(), None, Some(copy)).unwrap();
+    swap(stores.shared.as_ref(), &key(), None, Some(copy)).unwrap();
     assert_eq!(stores.read(&key()).unwrap(), None);
     assert!(world.shared.records.lock().unwrap().is_empty());
 }
