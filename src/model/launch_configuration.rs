@@ -16,7 +16,7 @@ use crate::model::token::Token;
 
 pub(crate) use texts::addon;
 use texts::{
-    Contents, List, Map, Text, argument, file_name, flag, line, path_below, san, token, url,
+    List, Map, Text, argument, contents, file_name, flag, line, path_below, san, token, url,
     variable, version, word,
 };
 
@@ -276,11 +276,9 @@ impl Fields for Part {
                 let join = join.map(|join| self.below(name, join));
                 self.join = join.filter(|join| join.url.is_some());
             }
-            "extraSANs" => self.extra_sans = map.next_value_seed(List(Text(san)))?,
-            "extraConfigFiles" => self.config_files = map.next_value_seed(Contents(path_below))?,
-            "containerdRegistryConfigs" => {
-                self.registries = map.next_value_seed(Contents(file_name))?;
-            }
+            "extraSANs" => self.extra_sans = map.next_value_seed(List(san))?,
+            "extraConfigFiles" => self.config_files = contents(map, path_below)?,
+            "containerdRegistryConfigs" => self.registries = contents(map, file_name)?,
             "addonRepositories" => {
                 let list: Option<Vec<Object<Repository>>> = map.next_value()?;
                 let list = list.into_iter().flatten();
@@ -358,7 +356,7 @@ impl Fields for Addon {
         match name {
             "name" => self.name = map.next_value_seed(Text(addon))?.unwrap_or_default(),
             "disable" => self.disable = flag(map)?,
-            "args" => self.arguments = map.next_value_seed(List(Text(line)))?.unwrap_or_default(),
+            "args" => self.arguments = map.next_value_seed(List(line))?.unwrap_or_default(),
             _ => return Ok(false),
         }
         Ok(true)

@@ -258,16 +258,10 @@ impl TokenRecord {
         window: i64,
     ) -> Result<Grant, Refusal> {
         if let Some(revoked) = self.revoked {
-            return Err(Refusal {
-                seconds_ago: Some(ago(revoked.at, now)),
-                ..Reason::Revoked.into()
-            });
+            return Err(Reason::Revoked.since(Some(revoked.at), now));
         }
         if self.state(now) == State::Void {
-            return Err(Refusal {
-                seconds_ago: self.void.map(|void| ago(void.at, now)),
-                ..Reason::Void.into()
-            });
+            return Err(Reason::Void.since(self.void.map(|void| void.at), now));
         }
         let is_open = self.is_open(now);
         if !is_open && self.live_count(now).is_none() {
@@ -313,8 +307,7 @@ impl TokenRecord {
             });
         Err(Refusal {
             node: holder.map(|(node, _)| node.to_string()),
-            seconds_ago: holder.map(|(_, at)| ago(at, now)),
-            ..Reason::InUse.into()
+            ..Reason::InUse.since(holder.map(|(_, at)| at), now)
         })
     }
 
@@ -542,11 +535,6 @@ impl TokenRecord {
             counted.spent = counted.spent.saturating_add(uses);
         }
     }
-}
-
-/// How many seconds ago it was; none for what a clock that is ahead wrote.
-fn ago(at: i64, now: i64) -> i64 {
-    now.saturating_sub(at).max(0)
 }
 
 /// Whether an end has come; nothing without one ends.

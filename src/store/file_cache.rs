@@ -10,7 +10,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
@@ -67,7 +67,7 @@ type Kept = (Stamp, Arc<dyn Any + Send + Sync>);
 
 /// What was parsed of which file, by what it was parsed to. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FileCache(Arc<Mutex<HashMap<TypeId, HashMap<PathBuf, Kept>>>>);
+pub(crate) struct FileCache(Arc<Mutex<HashMap<(TypeId, PathBuf), Kept>>>);
 
 impl FileCache {
     /// What `parse` makes of this file, which it is not asked again while the file stays as it is.
@@ -80,9 +80,9 @@ impl FileCache {
         path: &Path,
         parse: impl FnOnce(&[u8]) -> Result<T, E>,
     ) -> io::Result<Result<Arc<T>, E>> {
-        let kind = TypeId::of::<T>();
+        let key = (TypeId::of::<T>(), path.to_owned());
         let found = Stamp::new(&fs::metadata(path)?);
-        if let Some((stamp, value)) = self.kept().get(&kind).and_then(|kept| kept.get(path))
+        if let Some((stamp, value)) = lock(&self.0).get(&key)
             && *stamp == found
             && let Ok(value) = value.clone().downcast()
         {
@@ -99,15 +99,9 @@ impl FileCache {
             Err(error) => return Ok(Err(error)),
         };
         if stamp.is_settled(now) && Stamp::of(&file)? == stamp {
-            let mut kept = self.kept();
-            let kept = kept.entry(kind).or_default();
-            kept.insert(path.to_owned(), (stamp, value.clone()));
+            lock(&self.0).insert(key, (stamp, value.clone()));
         }
         Ok(Ok(value))
-    }
-
-    fn kept(&self) -> MutexGuard<'_, HashMap<TypeId, HashMap<PathBuf, Kept>>> {
-        lock(&self.0)
     }
 }
 

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::store::file_cache::FileId;
+
 /// The link of snapd.
 const CURRENT: &str = "current";
 
@@ -18,11 +20,8 @@ const CURRENT: &str = "current";
 pub(crate) struct Revision {
     directory: PathBuf,
     link: PathBuf,
-    identity: Identity,
+    identity: FileId,
 }
-
-/// Device and inode of a directory.
-pub(crate) type Identity = (u64, u64);
 
 /// Where a node directory is, seen from what led to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +73,7 @@ impl Revision {
     }
 
     /// Device and inode of the directory.
-    pub(crate) fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> FileId {
         self.identity
     }
 
@@ -111,7 +110,7 @@ fn is_revision(path: &Path) -> bool {
         .is_some_and(|number| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()))
 }
 
-fn identity(path: &Path) -> io::Result<Identity> {
+fn identity(path: &Path) -> io::Result<FileId> {
     let found = fs::metadata(path)?;
     Ok((found.dev(), found.ino()))
 }

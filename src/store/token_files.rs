@@ -80,14 +80,13 @@ pub(crate) fn append(path: &Path, line: &str, sharing: Sharing) -> io::Result<()
     }
     let separator = if last[0] == b'\n' { "" } else { "\n" };
     file.write_all(format!("{separator}{line}\n").as_bytes())?;
-    if sharing.gid.is_some() {
-        // Only root and members of the group may; the file is usable either way.
-        let _ = std::os::unix::fs::fchown(&file, None, sharing.gid);
-    }
-    let mode = if sharing.gid.is_some() {
-        sharing.mode
-    } else {
-        sharing.mode & 0o700
+    let mode = match sharing.gid {
+        None => sharing.mode & 0o700,
+        Some(gid) => {
+            // Only root and members of the group may; the file is usable either way.
+            let _ = std::os::unix::fs::fchown(&file, None, Some(gid));
+            sharing.mode
+        }
     };
     let _ = file.set_permissions(std::fs::Permissions::from_mode(mode));
     file.sync_all()

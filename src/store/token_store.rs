@@ -11,7 +11,7 @@ pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -158,7 +158,7 @@ type Change = Box<dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord> + Send>;
 struct Waiting {
     change: Change,
     flush: Flush,
-    outcome: Arc<Mutex<Option<Result<(), StoreError>>>>,
+    told: mpsc::Sender<Result<(), StoreError>>,
 }
 
 /// The changes of one token that wait. The one whose turn it is does all of them at once.
@@ -220,7 +220,7 @@ impl Records {
         mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
     ) -> Result<T, StoreError> {
         let value = Arc::new(Mutex::new(None));
-        let (kept, outcome) = (value.clone(), Arc::new(Mutex::new(None)));
+        let (kept, (told, outcome)) = (value.clone(), mpsc::channel());
         let waiting = Waiting {
             change: Box::new(move |record| {
                 let (next, value) = change(record);
@@ -228,7 +228,7 @@ impl Records {
                 next
             }),
             flush,
-            outcome: outcome.clone(),
+            told,
         };
         let queue = lock(&self.queues).entry(*key).or_default().clone();
         lock(&queue.waiting).push(waiting);
@@ -238,7 +238,7 @@ impl Records {
             if !batch.is_empty() {
                 let changed = self.change(key, &mut batch);
                 for waiting in batch {
-                    *lock(&waiting.outcome) = Some(changed.clone());
+                    let _ = waiting.told.send(changed.clone());
                 }
             }
         }
@@ -251,8 +251,7 @@ impl Records {
             queues.remove(key);
         }
         drop(queues);
-        let outcome = lock(&outcome).take();
-        outcome.unwrap_or(Err(StoreError::Interrupted))?;
+        outcome.recv().map_err(|_| StoreError::Interrupted)??;
         let value = lock(&value).take();
         value.ok_or(StoreError::Interrupted)
     }
@@ -266,13 +265,11 @@ impl Records {
         let mut remembered = self.store.remembered(key);
         loop {
             let is_remembered = remembered.is_some();
-            let stored = match remembered
-                .take()
-                .map_or_else(|| self.store.read(key), |one| Ok(Some(one)))
-            {
-                Ok(stored) => stored,
-                Err(error) => return Err(lost.unwrap_or(error)),
+            let stored = match remembered.take() {
+                Some(stored) => Ok(Some(stored)),
+                None => self.store.read(key),
             };
+            let stored = stored.map_err(|error| lost.take().unwrap_or(error))?;
             if lost.is_some() && stored.as_ref().is_some_and(|stored| stored.change == id) {
                 return Ok(());
             }

@@ -30,7 +30,7 @@ impl<'de> DeserializeSeed<'de> for Text {
 }
 
 /// A list of texts; nothing for null.
-pub(super) struct List(pub(super) Text);
+pub(super) struct List(pub(super) Check);
 
 impl<'de> DeserializeSeed<'de> for List {
     type Value = Option<Vec<String>>;
@@ -61,7 +61,7 @@ impl<'de> Visitor<'de> for List {
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut texts: S) -> Result<Self::Value, S::Error> {
         let mut list = Vec::new();
-        while let Some(text) = texts.next_element_seed(self.0)? {
+        while let Some(text) = texts.next_element_seed(Text(self.0))? {
             list.extend(text);
         }
         Ok(Some(list))
@@ -108,18 +108,13 @@ impl<'de> Visitor<'de> for Map {
 }
 
 /// Names of files with their contents.
-pub(super) struct Contents(pub(super) Check);
-
-impl<'de> DeserializeSeed<'de> for Contents {
-    type Value = Vec<(String, String)>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        let files = Map(self.0, |_| Ok(())).deserialize(deserializer)?;
-        Ok(files
-            .into_iter()
-            .map(|(name, content)| (name, content.unwrap_or_default()))
-            .collect())
-    }
+pub(super) fn contents<'de, M: MapAccess<'de>>(
+    map: &mut M,
+    name: Check,
+) -> Result<Vec<(String, String)>, M::Error> {
+    let files = map.next_value_seed(Map(name, |_| Ok(())))?.into_iter();
+    let files = files.map(|(name, content)| (name, content.unwrap_or_default()));
+    Ok(files.collect())
 }
 
 /// Three numbers, from 0.1.0 to 0.2.0.

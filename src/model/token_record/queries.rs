@@ -2,7 +2,7 @@
 
 use super::token_use::{Phase, TokenUse};
 use super::{
-    Counted, Issuer, LastUse, Reason, Refusal, Revoked, State, TokenRecord, Void, ago, is_over,
+    Counted, Issuer, LastUse, Reason, Refusal, Revoked, State, TokenRecord, Void, is_over,
 };
 use crate::model::node::{JoiningNode, NodeName};
 use crate::model::role::Role;
@@ -20,10 +20,7 @@ impl TokenRecord {
 
     fn state_in_its_cluster(&self, now: i64) -> State {
         if let Some(revoked) = self.revoked {
-            let had_ended = self
-                .expires()
-                .is_some_and(|end| is_over(Some(end), revoked.at));
-            return match had_ended {
+            return match is_over(self.expires(), revoked.at) {
                 true => State::Expired,
                 false => State::Revoked,
             };
@@ -111,8 +108,8 @@ impl TokenRecord {
 
     /// When it was issued, or last used, in unix seconds.
     pub(crate) fn last_activity(&self) -> i64 {
-        let last = self.last.as_ref().map(|last| last.at);
-        last.max(Some(self.issued_at)).unwrap_or(self.issued_at)
+        let last = self.last.as_ref();
+        last.map_or(self.issued_at, |last| last.at.max(self.issued_at))
     }
 
     /// Who issued it.
@@ -231,17 +228,14 @@ impl TokenRecord {
         if self.state(now) == State::Used {
             return self.used(now);
         }
-        Refusal {
-            seconds_ago: self.expires().map(|end| ago(end, now)),
-            ..Reason::Expired.into()
-        }
+        Reason::Expired.since(self.expires(), now)
     }
 
     pub(super) fn used(&self, now: i64) -> Refusal {
+        let last = self.last.as_ref();
         Refusal {
-            node: self.last.as_ref().map(|last| last.node.to_string()),
-            seconds_ago: self.last.as_ref().map(|last| ago(last.at, now)),
-            ..Reason::Used.into()
+            node: last.map(|last| last.node.to_string()),
+            ..Reason::Used.since(last.map(|last| last.at), now)
         }
     }
 }

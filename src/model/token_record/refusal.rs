@@ -40,6 +40,17 @@ pub(crate) enum Reason {
     Other,
 }
 
+impl Reason {
+    /// The refusal for this reason, which came about at `at`.
+    pub(super) fn since(self, at: Option<i64>, now: i64) -> Refusal {
+        Refusal {
+            // A clock that was ahead may have written the time.
+            seconds_ago: at.map(|at| now.saturating_sub(at).max(0)),
+            ..self.into()
+        }
+    }
+}
+
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         Self {

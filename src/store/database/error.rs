@@ -16,13 +16,13 @@ const LATER_FORMATS: std::ops::RangeInclusive<u8> = 4..=9;
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum StoreError {
     /// The database.
-    #[error("cannot use the token database `{}`: {source}{}", path.display(), cure_of(source))]
+    #[error("cannot use the token database `{}`: I/O error: {source}{}", path.display(), disk::cure_of(source))]
     Database {
         /// Where it is.
         path: PathBuf,
-        /// What it says.
+        /// Why.
         #[source]
-        source: Arc<redb::Error>,
+        source: Arc<io::Error>,
     },
     /// Another process has it open.
     #[error(
@@ -152,14 +152,6 @@ impl StoreError {
     }
 }
 
-/// What helps, behind what is wrong.
-fn cure_of(error: &redb::Error) -> &'static str {
-    match error {
-        redb::Error::Io(error) => disk::cure_of(error),
-        _ => "",
-    }
-}
-
 /// Why something in a transaction failed.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -178,7 +170,7 @@ impl Fault {
         match self {
             Self::Record(why) => StoreError::Record { path, why },
             Self::Panicked(why) => StoreError::Failed { path, why },
-            Self::Database(error @ redb::Error::Io(_)) => StoreError::Database {
+            Self::Database(redb::Error::Io(error)) => StoreError::Database {
                 path,
                 source: Arc::new(error),
             },
@@ -221,9 +213,9 @@ pub(crate) fn of_opening(path: &Path, error: DatabaseError) -> StoreError {
         {
             damaged(error.to_string())
         }
-        DatabaseError::Storage(error @ redb::StorageError::Io(_)) => StoreError::Database {
+        DatabaseError::Storage(redb::StorageError::Io(error)) => StoreError::Database {
             path,
-            source: Arc::new(error.into()),
+            source: Arc::new(error),
         },
         other => damaged(other.to_string()),
     }
