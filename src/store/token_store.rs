@@ -151,8 +151,8 @@ const TRIED: Duration = Duration::from_secs(15);
 /// The longest pause before it is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Makes the next record of a token out of the present one.
-type Change = Box<dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord> + Send>;
+/// Changes the record of a token, where there is one, adds it or takes it away.
+type Change = Box<dyn FnMut(&mut Option<TokenRecord>) + Send>;
 
 /// A change that waits for its turn.
 struct Waiting {
@@ -217,16 +217,12 @@ impl Records {
         &self,
         flush: Flush,
         key: &TokenDigest,
-        mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T) + Send + 'static,
+        mut change: impl FnMut(&mut Option<TokenRecord>) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let value = Arc::new(Mutex::new(None));
         let (kept, (told, outcome)) = (value.clone(), mpsc::channel());
         let waiting = Waiting {
-            change: Box::new(move |record| {
-                let (next, value) = change(record);
-                *lock(&kept) = Some(value);
-                next
-            }),
+            change: Box::new(move |record| *lock(&kept) = Some(change(record))),
             flush,
             told,
         };
@@ -273,10 +269,10 @@ impl Records {
             if lost.is_some() && stored.as_ref().is_some_and(|stored| stored.change == id) {
                 return Ok(());
             }
-            let (before, expected) = stored.map_or((None, None), Stored::parts);
+            let (before, expected) = parts(stored);
             let mut next = before.clone();
             for waiting in &mut *batch {
-                next = (waiting.change)(next);
+                (waiting.change)(&mut next);
             }
             next = next.filter(|record| !record.is_empty());
             if next == before {
@@ -313,7 +309,7 @@ impl Records {
         &self,
         keys: &[TokenDigest],
         always: bool,
-        mut change: impl FnMut(Option<TokenRecord>) -> (Option<TokenRecord>, T),
+        mut change: impl FnMut(&mut Option<TokenRecord>) -> T,
     ) -> Result<HashMap<TokenDigest, T>, StoreError> {
         let begun = Instant::now();
         let mut values = HashMap::new();
@@ -321,10 +317,10 @@ impl Records {
         while !left.is_empty() {
             let mut swaps = Vec::new();
             for key in &left {
-                let (before, expected) = self.store.read(key)?.map_or((None, None), Stored::parts);
-                let (next, value) = change(before.clone());
+                let (before, expected) = parts(self.store.read(key)?);
+                let mut next = before.clone();
+                values.insert(*key, change(&mut next));
                 let next = next.filter(|record| !record.is_empty());
-                values.insert(*key, value);
                 if next != before || (always && next.is_some()) {
                     swaps.push(Swap {
                         key: *key,
@@ -350,10 +346,8 @@ impl Records {
     }
 }
 
-impl Stored {
-    fn parts(self) -> (Option<TokenRecord>, Option<String>) {
-        (Some(self.record), Some(self.version))
-    }
+fn parts(stored: Option<Stored>) -> (Option<TokenRecord>, Option<String>) {
+    stored.map(|stored| (stored.record, stored.version)).unzip()
 }
 
 /// A pause of a random length: of several that were in each other's way one comes first.

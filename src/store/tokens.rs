@@ -263,13 +263,14 @@ impl Tokens {
     ) -> Result<(GrantedTerms, Option<Added>), StoreError> {
         let (digest, moment) = (token.digest(), self.moment());
         let terms = terms.clone();
-        let issue = move |mut record: Option<TokenRecord>| {
+        let issue = move |record: &mut Option<TokenRecord>| {
             let events = record
                 .as_mut()
                 .map_or_else(Vec::new, |record| moment.reconcile(record, |_| None));
-            let (record, added) = moment.issue(record, &terms, Issuer::Uid(uid));
-            let granted = record.grant(moment.now);
-            (Some(record), (events, granted, added))
+            let (issued, added) = moment.issue(record.take(), &terms, Issuer::Uid(uid));
+            let granted = issued.grant(moment.now);
+            *record = Some(issued);
+            (events, granted, added)
         };
         let (events, granted, added) = self.records.edit(Flush::Now, &digest, issue)?;
         self.note(&digest, &events)?;
@@ -416,11 +417,9 @@ impl Tokens {
     fn take_line_out(&self, token: &Token) -> Result<(), StoreError> {
         self.cluster_file.consume(token)?;
         self.records.edit(Flush::Soon, &token.digest(), |record| {
-            let record = record.map(|mut record| {
+            if let Some(record) = record {
                 record.set_has_line(false);
-                record
-            });
-            (record, ())
+            }
         })
     }
 

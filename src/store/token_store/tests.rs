@@ -123,8 +123,8 @@ fn issue(records: &Records) -> bool {
         .edit(Flush::Now, &key(), |record| {
             let is_new = record.is_none();
             let terms = Terms::lasting(Lifetime::OneUse);
-            let issued = record.unwrap_or_else(|| TokenRecord::issue(&terms, 0, Issuer::Uid(0)));
-            (Some(issued), is_new)
+            record.get_or_insert_with(|| TokenRecord::issue(&terms, 0, Issuer::Uid(0)));
+            is_new
         })
         .unwrap()
 }
@@ -155,8 +155,8 @@ fn a_change_of_another_writer_is_not_taken_for_the_one_whose_answer_was_lost() {
         }
         let is_new = record.is_none();
         let terms = Terms::lasting(Lifetime::OneUse);
-        let issued = record.unwrap_or_else(|| TokenRecord::issue(&terms, 0, Issuer::Uid(0)));
-        (Some(issued), is_new)
+        record.get_or_insert_with(|| TokenRecord::issue(&terms, 0, Issuer::Uid(0)));
+        is_new
     });
     assert!(!is_new.unwrap());
 }
@@ -172,10 +172,8 @@ fn changes_of_one_token_that_come_together_are_all_done_without_a_conflict() {
                 scope.spawn({
                     let records = &records;
                     move || {
-                        let revoke = move |record: Option<TokenRecord>| {
-                            let mut record = record.unwrap();
-                            let was_alive = record.revoke(1, uid);
-                            (Some(record), was_alive)
+                        let revoke = move |record: &mut Option<TokenRecord>| {
+                            record.as_mut().unwrap().revoke(1, uid)
                         };
                         records.edit(Flush::Now, &key(), revoke).unwrap()
                     }

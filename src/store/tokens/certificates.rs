@@ -105,12 +105,11 @@ impl Tokens {
         };
         let (moment, purpose, by) = (self.moment(), request.purpose, node.clone());
         let (events, served) = self.records.edit(Flush::Soon, join, move |record| {
-            let Some(mut record) = record else {
-                return (None, (Vec::new(), None));
+            let Some(record) = record else {
+                return (Vec::new(), None);
             };
-            let events = moment.reconcile(&mut record, |_| None);
-            let served = record.hand_out(&by, purpose, moment.now);
-            (Some(record), (events, served))
+            let events = moment.reconcile(record, |_| None);
+            (events, record.hand_out(&by, purpose, moment.now))
         })?;
         self.note(join, &events)?;
         let Some(served) = served else {

@@ -129,10 +129,9 @@ impl Tokens {
         let digests: Vec<TokenDigest> = tokens.iter().map(|token| token.digest).collect();
         let moment = self.moment();
         let was_alive = self.records.edit_all(&digests, false, |record| {
-            let mut record = record.unwrap_or_else(|| moment.issue_by_line(None));
-            moment.reconcile(&mut record, |_| None);
-            let was_alive = record.revoke(moment.now, uid);
-            (Some(record), was_alive)
+            let record = record.get_or_insert_with(|| moment.issue_by_line(None));
+            moment.reconcile(record, |_| None);
+            record.revoke(moment.now, uid)
         })?;
         let in_files: HashSet<TokenDigest> = tokens
             .iter()
@@ -248,10 +247,10 @@ impl Tokens {
             let _: ControlFlow<()> = token_store::in_batches(store, "", |batch| {
                 let digests: Vec<_> = batch.iter().map(|(digest, _)| *digest).collect();
                 let voided = self.records.edit_all(&digests, false, |record| {
-                    record.map_or((None, false), |mut record| {
-                        let voided = record.make_void(VoidReason::OlderCopy, moment.now);
-                        (Some(record), voided)
-                    })
+                    let make_void = |record: &mut TokenRecord| {
+                        record.make_void(VoidReason::OlderCopy, moment.now)
+                    };
+                    record.as_mut().is_some_and(make_void)
                 })?;
                 count += voided.values().filter(|voided| **voided).count();
                 Ok::<_, StoreError>(ControlFlow::Continue(()))
@@ -286,20 +285,19 @@ impl Tokens {
     /// Brings all that is stored up to the cluster that the node is in and to its clock: once after
     /// each start, after each change of the cluster, and when the clock was put back.
     fn settle_all(&self, is_member: &dyn Fn(&JoiningNode) -> bool) -> Result<(), StoreError> {
-        let current = (self.cluster)();
+        let moment = self.moment();
+        let (current, now) = (&moment.cluster, moment.now);
         // What a join or leave has begun may be taken back.
         if current.is_changing {
             return Ok(());
         }
-        let now = self.now();
         if let Some((cluster, last)) = &mut *lock(&self.settled_for)
-            && *cluster == current
+            && cluster == current
             && *last <= now
         {
             *last = now;
             return Ok(());
         }
-        let moment = self.moment();
         let is_changing = |(_, record): &(TokenDigest, TokenRecord)| {
             let mut next = record.clone();
             moment.reconcile(&mut next, |node| Some(is_member(node)));
@@ -310,8 +308,8 @@ impl Tokens {
             self.reconcile(changing, is_member)?;
             Ok::<_, StoreError>(ControlFlow::Continue(()))
         })?;
-        self.admissions.keep_to(&current)?;
-        *lock(&self.settled_for) = Some((current, now));
+        self.admissions.keep_to(current)?;
+        *lock(&self.settled_for) = Some((current.clone(), now));
         Ok(())
     }
 
@@ -342,9 +340,8 @@ impl Tokens {
             }
         }
         let settled = self.records.edit_all(&changing, true, |record| {
-            record.map_or((None, Vec::new()), |mut record| {
-                let events = moment.reconcile(&mut record, |node| members.get(node).copied());
-                (Some(record), events)
+            record.as_mut().map_or_else(Vec::new, |record| {
+                moment.reconcile(record, |node| members.get(node).copied())
             })
         })?;
         for (digest, events) in settled {
@@ -362,12 +359,12 @@ impl Tokens {
     ) -> Result<usize, StoreError> {
         let moment = self.moment();
         let forgotten = self.records.edit_all(digests, false, |record| {
-            let forget = record.as_ref().is_some_and(|record| {
+            let forgotten = record.take_if(|record| {
                 let mut settled = record.clone();
                 moment.reconcile(&mut settled, |_| None);
                 holds(&settled, moment.now)
             });
-            (record.filter(|_| !forget), forget)
+            forgotten.is_some()
         })?;
         let mut count = 0;
         for (digest, _) in forgotten.iter().filter(|(_, forgotten)| **forgotten) {

@@ -27,9 +27,9 @@ impl Tokens {
             return Ok(Some(Release::Outdated));
         }
         let (by, of) = (node.clone(), join_id.cloned());
-        let end = move |record: Option<TokenRecord>| {
-            let Some(mut record) = record else {
-                return (None, (false, false, Release::None));
+        let end = move |record: &mut Option<TokenRecord>| {
+            let Some(record) = record else {
+                return (false, false, Release::None);
             };
             let was_admitted = record.has_admitted(&by);
             let (was_counted, release) = match record.is_of_other_join(&by, of.as_ref()) {
@@ -37,7 +37,7 @@ impl Tokens {
                 false if has_joined => (record.complete(&by), Release::None),
                 false => (false, record.fail(&by)),
             };
-            (Some(record), (was_admitted, was_counted, release))
+            (was_admitted, was_counted, release)
         };
         let edited = self.records.edit(Flush::Soon, &join, end)?;
         let (was_admitted, was_counted, release) = edited;
@@ -88,18 +88,13 @@ impl Tokens {
             ControlFlow::Continue(())
         })?;
         self.records.edit_all(&joining, false, |record| {
-            let record = record.map(|mut record| {
-                let users: Vec<_> = record
-                    .users()
-                    .filter(|user| is_meant(user))
-                    .cloned()
-                    .collect();
-                for user in users {
-                    record.complete(&user);
-                }
-                record
-            });
-            (record, ())
+            let Some(record) = record else {
+                return;
+            };
+            let users = record.users().filter(|user| is_meant(user));
+            for user in users.cloned().collect::<Vec<_>>() {
+                record.complete(&user);
+            }
         })?;
         self.admissions.forget(&gone)?;
         Ok(!gone.is_empty() || !joining.is_empty())

@@ -114,18 +114,17 @@ impl Reservation<'_> {
             members,
             stored,
         } = self.found.clone();
-        let admit = move |record: Option<TokenRecord>| {
+        let admit = move |slot: &mut Option<TokenRecord>| {
             let mut events = Vec::new();
             // A line issues the token once: not when it was used or revoked meanwhile.
-            let is_unchanged = record == stored;
-            let settled = record.map(|mut record| {
-                events = moment.reconcile(&mut record, |node| members.get(node).copied());
-                record
-            });
-            let settled = settled.filter(|record| !record.is_empty());
+            let is_unchanged = *slot == stored;
+            if let Some(record) = slot {
+                events = moment.reconcile(record, |node| members.get(node).copied());
+            }
+            let settled = slot.take().filter(|record| !record.is_empty());
             let is_issued =
                 |record: &TokenRecord| record.is_of_lines() || !record.state(moment.now).is_over();
-            let record = match source {
+            *slot = match source {
                 Source::Line if has_line && is_unchanged => Some(moment.issue_by_line(settled)),
                 Source::OpenLine if is_unchanged || settled.is_none() => {
                     let issued = settled.filter(is_issued);
@@ -133,12 +132,12 @@ impl Reservation<'_> {
                 }
                 _ => settled,
             };
-            let Some(mut record) = record else {
-                return (None, (events, Ok(Err(Reason::Unknown.into()))));
+            let Some(record) = slot else {
+                return (events, Ok(Err(Reason::Unknown.into())));
             };
             // It may have been revoked, or another node admitted, since it was reserved.
             let judged = match source {
-                Source::OpenLine if is_issued(&record) => Ok(Grant::Open),
+                Source::OpenLine if is_issued(record) => Ok(Grant::Open),
                 Source::OpenLine => Err(Reason::Revoked.into()),
                 Source::Line | Source::Store(_) => {
                     record.judge(&claim, &[], moment.now, moment.window)
@@ -155,7 +154,7 @@ impl Reservation<'_> {
                     Ok(Ok(()))
                 }
             };
-            (Some(record), (events, admitted))
+            (events, admitted)
         };
         let digest = self.token.digest();
         self.tokens.records.edit(Flush::Now, &digest, admit)

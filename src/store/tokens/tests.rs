@@ -824,9 +824,8 @@ fn expiry_gets_through_more_tokens_than_it_takes_at_once() {
         .map(|n| Token::presented(&format!("{n:032}")).digest())
         .collect();
     let now = f.tokens.now();
-    let issue = |_| {
-        let record = TokenRecord::issue(&lasting(60), now, Issuer::Uid(0));
-        (Some(record), ())
+    let issue = |record: &mut Option<TokenRecord>| {
+        *record = Some(TokenRecord::issue(&lasting(60), now, Issuer::Uid(0)));
     };
     f.tokens.records.edit_all(&tokens, false, issue).unwrap();
     f.clock.advance(60);

@@ -146,18 +146,17 @@ fn use_store(stores: &Stores, place: Place) -> Result<usize, StoreError> {
 }
 
 fn issue(stores: &Arc<Stores>, key: &TokenDigest) {
-    let issued = Records::new(Box::new(stores.clone())).edit(Flush::Now, key, |_| {
+    let issued = Records::new(Box::new(stores.clone())).edit(Flush::Now, key, |record| {
         let terms = Terms::lasting(Lifetime::OneUse);
-        (Some(TokenRecord::issue(&terms, 0, Issuer::Uid(0))), ())
+        *record = Some(TokenRecord::issue(&terms, 0, Issuer::Uid(0)));
     });
     issued.unwrap();
 }
 
 fn revoke(stores: &Arc<Stores>, key: &TokenDigest) -> bool {
     let revoked = Records::new(Box::new(stores.clone())).edit(Flush::Now, key, |record| {
-        let mut record = record.expect("no token is lost");
-        let was_alive = record.revoke(1, 0);
-        (Some(record), was_alive)
+        let record = record.as_mut().expect("no token is lost");
+        record.revoke(1, 0)
     });
     revoked.unwrap()
 }
@@ -313,9 +312,7 @@ fn a_node_that_is_to_use_its_own_store_takes_what_it_issued_and_leaves_the_rest(
         issue(&stores, key);
         let issued_on =
             Records::new(Box::new(stores.clone())).edit(Flush::Now, key, move |record| {
-                let mut record = record.unwrap();
-                record.set_issued_on(node);
-                (Some(record), ())
+                record.as_mut().unwrap().set_issued_on(node);
             });
         issued_on.unwrap();
     }
