@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::token_terms::{Lifetime, Uses};
+use crate::model::token_terms::{Lifetime, Terms, Uses};
 
 const NOW: i64 = 1_000_000;
 
