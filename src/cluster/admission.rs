@@ -113,27 +113,22 @@ impl Admission {
             &asked,
             || self.answer(request, caller),
             |answer, _| {
-                let answer = self.with_callback_token(answer, request)?;
-                Ok(match asked.claim.role {
-                    Role::Worker => Admitted {
-                        answer: cluster_v2::JoinResponse {
-                            control_plane_nodes: Some(self.control_plane_nodes(caller)?),
-                            ..answer
-                        },
-                        certificates: vec![CertificatePurpose::Kubelet, CertificatePurpose::Proxy],
-                        hands_out: false,
-                    },
-                    Role::ControlPlane => {
-                        let voters = match self.node.uses_dqlite() {
-                            true => Some(voters(&self.members(caller.remote)?.list)),
-                            false => None,
-                        };
-                        Admitted {
-                            answer: cluster_v2::JoinResponse { voters, ..answer },
-                            certificates: Vec::new(),
-                            hands_out: false,
-                        }
+                let mut answer = self.with_callback_token(answer, request)?;
+                let mut certificates = Vec::new();
+                match asked.claim.role {
+                    Role::Worker => {
+                        answer.control_plane_nodes = Some(self.control_plane_nodes(caller)?);
+                        certificates = vec![CertificatePurpose::Kubelet, CertificatePurpose::Proxy];
                     }
+                    Role::ControlPlane if self.node.uses_dqlite() => {
+                        answer.voters = Some(voters(&self.members(caller.remote)?.list));
+                    }
+                    Role::ControlPlane => {}
+                }
+                Ok(Admitted {
+                    answer,
+                    certificates,
+                    hands_out: false,
                 })
             },
         )

@@ -76,74 +76,40 @@ impl<'a> Asked<'a> {
 }
 
 /// A check, by its name. What it says of a join that passes is for people.
-pub(super) struct Check {
-    pub(crate) name: &'static str,
-    pub(crate) preflight: fn(&Admission, &Asked<'_>) -> Result<String, AdmitError>,
-}
+type Check = (
+    &'static str,
+    fn(&Admission, &Asked<'_>) -> Result<String, AdmitError>,
+);
 
-const SAME_ADDRESS: Check = Check {
-    name: "same-address",
-    preflight: Admission::check_address,
-};
-const REACHABLE_ADDRESS: Check = Check {
-    name: "reachable-address",
-    preflight: Admission::check_reach,
-};
 /// The check of the node's name, for which Kubernetes is asked.
-pub(super) const NODE_NAME: Check = Check {
-    name: "node-name",
-    preflight: Admission::check_name,
-};
+pub(super) const NODE_NAME: &str = "node-name";
 
 /// The checks of a join on dqlite, or on an etcd outside.
 const V2: &[Check] = &[
-    Check {
-        name: "high-availability",
-        preflight: Admission::check_is_ha,
-    },
-    Check {
-        name: "agent-port",
-        preflight: Admission::check_port,
-    },
-    SAME_ADDRESS,
-    REACHABLE_ADDRESS,
-    Check {
-        name: "host-name",
-        preflight: Admission::check_resolution,
-    },
-    NODE_NAME,
-    Check {
-        name: "datastore-entry",
-        preflight: Admission::check_datastore,
-    },
+    ("high-availability", Admission::check_is_ha),
+    ("agent-port", Admission::check_port),
+    ("same-address", Admission::check_address),
+    ("reachable-address", Admission::check_reach),
+    ("host-name", Admission::check_resolution),
+    (NODE_NAME, Admission::check_name),
+    ("datastore-entry", Admission::check_datastore),
 ];
 
 /// The checks of a join on MicroK8s's own etcd.
 const V1: &[Check] = &[
-    Check {
-        name: "high-availability",
-        preflight: Admission::check_is_not_ha,
-    },
-    SAME_ADDRESS,
-    REACHABLE_ADDRESS,
-    Check {
-        name: "authentication",
-        preflight: Admission::check_authentication,
-    },
-    NODE_NAME,
-    Check {
-        name: "request",
-        preflight: Admission::check_words,
-    },
+    ("high-availability", Admission::check_is_not_ha),
+    ("same-address", Admission::check_address),
+    ("reachable-address", Admission::check_reach),
+    ("authentication", Admission::check_authentication),
+    (NODE_NAME, Admission::check_name),
+    ("request", Admission::check_words),
 ];
 
 impl Admission {
     /// Makes sure that a join passes all its checks.
     pub(super) fn check(&self, asked: &Asked<'_>) -> Result<(), AdmitError> {
-        asked
-            .checks
-            .iter()
-            .try_for_each(|check| (check.preflight)(self, asked).map(drop))
+        let mut checks = asked.checks.iter();
+        checks.try_for_each(|(_, check)| check(self, asked).map(drop))
     }
 
     fn check_is_ha(&self, _: &Asked<'_>) -> Result<String, AdmitError> {

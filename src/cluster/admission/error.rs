@@ -1,6 +1,5 @@
 //! Why a node is not admitted, and what the answer says of it.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -144,41 +143,32 @@ pub(crate) enum AdmitError {
 
 /// What a file of this node holds that a joining node needs. The first four texts are those of
 /// MicroK8s's agent, the others are like them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
 pub(crate) enum NodeFile {
     /// The certificate of the cluster's authority.
+    #[strum(to_string = "Failed reading cluster CA")]
     ClusterCa,
     /// Its key.
+    #[strum(to_string = "Failed to retrieve cluster CA key")]
     ClusterCaKey,
     /// The certificates and the key for an etcd outside.
+    #[strum(to_string = "Failed to read etcd certificates")]
     EtcdCertificates,
     /// The tokens of users: this user's is in it.
+    #[strum(to_string = "Failed to retrieve token for {0} user")]
     TokenOf(&'static str),
     /// The key of service accounts.
+    #[strum(to_string = "Failed to retrieve service account key")]
     ServiceAccountKey,
     /// The certificate of the datastore, or its key.
+    #[strum(to_string = "Failed to retrieve dqlite cluster certificate and key")]
     DatastoreCertificate,
     /// The token that this node's agent is called with.
+    #[strum(to_string = "Failed to retrieve callback token")]
     CallbackToken,
     /// The arguments of a service.
+    #[strum(to_string = "Failed to retrieve {0} arguments")]
     Arguments(&'static str),
-}
-
-impl fmt::Display for NodeFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClusterCa => f.write_str("Failed reading cluster CA"),
-            Self::ClusterCaKey => f.write_str("Failed to retrieve cluster CA key"),
-            Self::EtcdCertificates => f.write_str("Failed to read etcd certificates"),
-            Self::TokenOf(user) => write!(f, "Failed to retrieve token for {user} user"),
-            Self::ServiceAccountKey => f.write_str("Failed to retrieve service account key"),
-            Self::DatastoreCertificate => {
-                f.write_str("Failed to retrieve dqlite cluster certificate and key")
-            }
-            Self::CallbackToken => f.write_str("Failed to retrieve callback token"),
-            Self::Arguments(service) => write!(f, "Failed to retrieve {service} arguments"),
-        }
-    }
 }
 
 impl NodeFile {

@@ -6,8 +6,7 @@ use std::time::Duration;
 use crate::base::cached::Cached;
 use crate::cluster::admission::{Admission, AdmitError};
 use crate::cluster::first_join;
-use crate::cluster::node::Node;
-use crate::store::dqlite::{self, Member};
+use crate::store::dqlite::Member;
 
 /// For how long an answer of the datastore is believed: joins that come together ask it once.
 const KNOWN_FOR: Duration = Duration::from_secs(2);
@@ -36,31 +35,20 @@ impl Admission {
         let by_file = first_join::datastore_members(&self.node)?;
         let is_listed = by_file.iter().any(|member| member.is_at(address));
         let answer = match is_listed && self.node.runs_datastore() {
-            true => self.asked_members.get(|| ask(&self.node)),
+            true => self.asked_members.get(|| {
+                let listed = self.node.datastore_members();
+                listed.map_err(|error| error.to_string())
+            }),
             false => None,
         };
-        Ok(match answer {
-            Some(Ok(list)) => Members {
-                list,
-                is_confirmed: true,
-            },
+        let (list, is_confirmed) = match answer {
+            Some(Ok(list)) => (list, true),
             Some(Err(error)) => {
                 tracing::warn!(%address, %error, "the datastore cannot be asked whether it lists a joining node");
-                Members {
-                    list: by_file,
-                    is_confirmed: false,
-                }
+                (by_file, false)
             }
-            None => Members {
-                list: by_file,
-                is_confirmed: false,
-            },
-        })
+            None => (by_file, false),
+        };
+        Ok(Members { list, is_confirmed })
     }
-}
-
-fn ask(node: &Node) -> Result<Vec<Member>, String> {
-    let answer = node.platform.datastore_members(&node.layout.backend());
-    let answer = answer.map_err(|error| error.to_string())?;
-    dqlite::read_shell_answer(&answer).map_err(|error| error.to_string())
 }

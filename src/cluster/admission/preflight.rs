@@ -7,7 +7,7 @@
 
 use crate::base::exit_status::ExitStatus;
 use crate::base::sanitize;
-use crate::cluster::admission::checks::{self, Asked};
+use crate::cluster::admission::checks::{Asked, NODE_NAME};
 use crate::cluster::admission::names::Name;
 use crate::cluster::admission::{Admission, AdmitError, Caller, voters};
 use crate::cluster::first_join;
@@ -62,17 +62,18 @@ impl Admission {
             Err(error) => return Err(error),
         };
         let mut findings = vec![token];
-        for check in asked.checks {
-            findings.push(match (check.preflight)(self, asked) {
-                Ok(passed) if check.name == checks::NODE_NAME.name => self.namesake(asked, passed),
-                Ok(passed) => Finding::ok(check.name, passed),
-                Err(error @ AdmitError::SameAddress(_)) => {
-                    // This node's own name and place in the datastore are in no other node's way.
-                    findings.push(self.refusal(check.name, &error, asked));
-                    break;
-                }
-                Err(error) => self.refusal(check.name, &error, asked),
+        for (name, check) in asked.checks {
+            let checked = check(self, asked);
+            // This node's own name and place in the datastore are in no other node's way.
+            let is_last = matches!(checked, Err(AdmitError::SameAddress(_)));
+            findings.push(match checked {
+                Ok(passed) if *name == NODE_NAME => self.namesake(asked, passed),
+                Ok(passed) => Finding::ok(name, passed),
+                Err(error) => self.refusal(name, &error, asked),
             });
+            if is_last {
+                break;
+            }
         }
         // What keeps this node from giving an answer, or from being made ready.
         let now = self.tokens.now();
@@ -112,74 +113,54 @@ impl Admission {
 
     /// What a join would be refused for, and what cures it.
     fn refusal(&self, check: &str, error: &AdmitError, asked: &Asked<'_>) -> Finding {
-        let exit = ExitStatus::Refused.code();
+        let joining = |remedy: &str| (Joining, remedy.to_owned());
+        let contacted = |remedy: &str| (ContactedNode, remedy.to_owned());
         let mut message = error.told();
         let (on, remedy) = match error {
-            AdmitError::Worker(_) => (
-                Joining,
-                "take a connection string that `microk8s add-node` prints on a control plane node".to_owned(),
+            AdmitError::Worker(_) => joining(
+                "take a connection string that `microk8s add-node` prints on a control plane node",
+            ),
+            AdmitError::NoDatastore if self.node.is_standalone() => contacted(
+                "run its agent with `--datastore-demo`, or join as a worker with `--worker`",
             ),
             AdmitError::NoDatastore => {
-                let how = match self.node.is_standalone() {
-                    true => "run its agent with `--datastore-demo`",
-                    false => "start its service k8s-dqlite",
-                };
-                (ContactedNode, format!("{how}, or join as a worker with `--worker`"))
+                contacted("start its service k8s-dqlite, or join as a worker with `--worker`")
             }
-            AdmitError::NotHa => (
-                ContactedNode,
-                "run `microk8s enable ha-cluster`, or disable it on the joining node".to_owned(),
+            AdmitError::NotHa => {
+                contacted("run `microk8s enable ha-cluster`, or disable it on the joining node")
+            }
+            AdmitError::IsHa => joining("run `microk8s enable ha-cluster`"),
+            AdmitError::Port(port) => joining(&format!(
+                "set the port in `--bind` of `args/cluster-agent` to {port}, and restart the agent"
+            )),
+            AdmitError::SameAddress(_) => joining(
+                "take the connection string of another node: this one leads to the joining node itself",
             ),
-            AdmitError::IsHa => (Joining, "run `microk8s enable ha-cluster`".to_owned()),
-            AdmitError::Port(port) => (
-                Joining,
-                format!("set the port in `--bind` of `args/cluster-agent` to {port}, and restart the agent"),
-            ),
-            AdmitError::SameAddress(_) => (
-                Joining,
-                "take the connection string of another node: this one leads to the joining node itself".to_owned(),
-            ),
-            AdmitError::LinkLocal(_) => (
-                Joining,
-                "take a connection string with another address of the contacted node".to_owned(),
-            ),
+            AdmitError::LinkLocal(_) => {
+                joining("take a connection string with another address of the contacted node")
+            }
             AdmitError::Name { name, address } => {
-                let found = self.node.platform.resolve(name).into_iter();
-                let mut found: Vec<String> =
-                    found.map(|ip| endpoint::plain(ip).to_string()).collect();
-                found.dedup();
-                let elsewhere = !found.is_empty();
-                message.push_str(&match elsewhere {
-                    true => format!("; it resolves to {} there", found.join(", ")),
-                    false => "; it does not resolve there at all".to_owned(),
-                });
-                let instead = if elsewhere { ", in place of what names it now" } else { "" };
-                (
-                    ContactedNode,
-                    format!("add the line `{address} {name}` to /etc/hosts{instead}, or correct the DNS"),
-                )
+                let (found, instead) = self.found_at(name);
+                message.push_str(&found);
+                contacted(&format!(
+                    "add the line `{address} {name}` to /etc/hosts{instead}, or correct the DNS"
+                ))
             }
-            AdmitError::NoName(_) | AdmitError::NameTaken { by: None, .. } => (
-                Joining,
-                "give the machine another name with `hostnamectl set-hostname NAME`".to_owned(),
+            AdmitError::NoName(_) | AdmitError::NameTaken { by: None, .. } => {
+                joining("give the machine another name with `hostnamectl set-hostname NAME`")
+            }
+            AdmitError::NameTaken { name, by: Some(_) } => contacted(&remove_or_rename(name)),
+            AdmitError::NotAsked(_) => contacted(
+                "make sure that its API server answers: `microk8s kubectl get nodes` asks it",
             ),
-            AdmitError::NameTaken { name, by: Some(_) } => (
-                ContactedNode,
-                format!("run `microk8s remove-node {name} --force` if that node is gone and will not come back; else give the joining machine another name"),
-            ),
-            AdmitError::NotAsked(_) => (
-                ContactedNode,
-                "make sure that its API server answers: `microk8s kubectl get nodes` asks it".to_owned(),
-            ),
-            AdmitError::AlreadyKnown { address, .. } => (
-                ContactedNode,
-                format!("run `microk8s remove-node {address} --force`: it forgets the node that had this address"),
-            ),
+            AdmitError::AlreadyKnown { address, .. } => contacted(&format!(
+                "run `microk8s remove-node {address} --force`: it forgets the node that had this address"
+            )),
             AdmitError::NeedsX509 | AdmitError::NeedsCustomEtcd | AdmitError::Unusable(_) => {
-                (Joining, "install the contacted node's version of MicroK8s".to_owned())
+                joining("install the contacted node's version of MicroK8s")
             }
             AdmitError::InvalidToken(_) => {
-                (ContactedNode, "issue another token with `microk8s add-node`".to_owned())
+                contacted("issue another token with `microk8s add-node`")
             }
             AdmitError::Unsignable(_)
             | AdmitError::Policy(_)
@@ -194,35 +175,54 @@ impl Admission {
                 let (address, node) = (asked.caller.remote, sanitize::for_log(asked.hostname, 80));
                 let why = sanitize::for_log(&error.to_string(), 500);
                 tracing::warn!(%address, node, check, "a join would fail: {why}");
-                let remedy = match error.retry_after() {
-                    Some(seconds) => format!("join again in {} minutes", seconds.div_ceil(60)),
-                    None => "read the log of its cluster agent".to_owned(),
-                };
-                (ContactedNode, remedy)
+                match error.retry_after() {
+                    Some(seconds) => {
+                        contacted(&format!("join again in {} minutes", seconds.div_ceil(60)))
+                    }
+                    None => contacted("read the log of its cluster agent"),
+                }
             }
         };
-        Finding::error(check, message, exit).with_remedy(on, remedy)
+        Finding::error(check, message, ExitStatus::Refused.code()).with_remedy(on, remedy)
+    }
+
+    /// Where a name leads on this node, and what a line in /etc/hosts would replace.
+    fn found_at(&self, name: &str) -> (String, &'static str) {
+        let found = self.node.platform.resolve(name).into_iter();
+        let mut found: Vec<String> = found.map(|ip| endpoint::plain(ip).to_string()).collect();
+        found.dedup();
+        if found.is_empty() {
+            return ("; it does not resolve there at all".to_owned(), "");
+        }
+        let found = format!("; it resolves to {} there", found.join(", "));
+        (found, ", in place of what names it now")
     }
 
     /// Whose place the node would take by its name.
     fn namesake(&self, asked: &Asked<'_>, passed: String) -> Finding {
-        const CHECK: &str = checks::NODE_NAME.name;
         let name = &asked.claim.node.name;
         match self.name_of(asked) {
-            Err(error) => self.refusal(CHECK, &error, asked),
-            Ok(Name::Left(other)) => Finding::warning(
-                CHECK,
-                format!("a node named {name} was in the cluster with the address {other}, and does not run; this one would take its place"),
-            )
-            .with_remedy(
-                ContactedNode,
-                format!("run `microk8s remove-node {name} --force` if that node is gone and will not come back; else give the joining machine another name"),
-            ),
-            Ok(Name::Free) => Finding::ok(CHECK, passed),
-            Ok(Name::Unchecked) => Finding::unchecked(
-                CHECK,
-                format!("the contacted node cannot ask Kubernetes whether another node is named {name}"),
-            ),
+            Err(error) => self.refusal(NODE_NAME, &error, asked),
+            Ok(Name::Left(other)) => {
+                let message = format!(
+                    "a node named {name} was in the cluster with the address {other}, and does not run; this one would take its place"
+                );
+                Finding::warning(NODE_NAME, message)
+                    .with_remedy(ContactedNode, remove_or_rename(name))
+            }
+            Ok(Name::Free) => Finding::ok(NODE_NAME, passed),
+            Ok(Name::Unchecked) => {
+                let message = format!(
+                    "the contacted node cannot ask Kubernetes whether another node is named {name}"
+                );
+                Finding::unchecked(NODE_NAME, message)
+            }
         }
     }
+}
+
+fn remove_or_rename(name: &str) -> String {
+    format!(
+        "run `microk8s remove-node {name} --force` if that node is gone and will not come back; else give the joining machine another name"
+    )
 }

@@ -5,7 +5,6 @@ use crate::cluster::admission::checks::Asked;
 use crate::cluster::{first_join, kubernetes};
 use crate::model::role::Role;
 use crate::model::token_record::LEASE;
-use crate::store::dqlite;
 use crate::wire::preflight_v1::Standing;
 
 impl Admission {
@@ -19,14 +18,10 @@ impl Admission {
             if members.len() < 2 {
                 return Standing::Unknown;
             }
-            let backend = self.node.layout.backend();
-            let listed = self.node.platform.datastore_members(&backend).ok();
-            return match listed.and_then(|text| dqlite::read_shell_answer(&text).ok()) {
-                Some(listed) if listed.iter().any(|member| member.is_at(address)) => {
-                    Standing::Member
-                }
-                Some(_) => Standing::NotMember,
-                None => Standing::Unknown,
+            return match self.node.datastore_members() {
+                Ok(listed) if listed.iter().any(|member| member.is_at(address)) => Standing::Member,
+                Ok(_) => Standing::NotMember,
+                Err(_) => Standing::Unknown,
             };
         }
         let now = self.tokens.now();
