@@ -4,6 +4,7 @@
 //! an argument file that MicroK8s's wrappers, which are shell scripts, would evaluate.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use crate::base::secret::Secret;
 use crate::cluster::join::error::JoinError;
@@ -36,19 +37,17 @@ impl<T> Answer<T> {
 
     /// A field that the join needs.
     pub(crate) fn need<V>(&self, field: &'static str, value: Option<V>) -> Result<V, JoinError> {
-        value.ok_or_else(|| JoinError::MissingField {
-            from: self.from.clone(),
-            field,
-        })
+        value.ok_or_else(|| self.of_no_use(format!("has no field `{field}`")))
     }
 
     /// Says that a field is of no use.
-    pub(crate) fn bad(&self, field: &'static str, why: impl ToString) -> JoinError {
-        JoinError::BadField {
-            from: self.from.clone(),
-            field,
-            why: why.to_string(),
-        }
+    pub(crate) fn bad(&self, field: &'static str, why: impl Display) -> JoinError {
+        self.of_no_use(format!("has a field `{field}` that cannot be used: {why}"))
+    }
+
+    fn of_no_use(&self, why: String) -> JoinError {
+        let from = self.from.clone();
+        JoinError::BadAnswer { from, why }
     }
 
     /// Fields that become parts of argument files, kubeconfigs and messages: each a single word
@@ -198,15 +197,14 @@ impl Answer<cluster_v2::JoinResponse> {
     /// are expected.
     pub(crate) fn check(&self) -> Result<(), JoinError> {
         self.port(self.apiport.as_deref())?;
-        for (field, value) in [
-            ("service_account_key", &self.service_account_key),
-            ("ca_key", &self.ca_key),
-            ("cluster_key", &self.cluster_key),
-            ("etcd_key", &self.etcd_key),
-        ] {
-            self.texts(&[(field, value.as_ref().map(Secret::expose))])?;
+        fn key(key: &Option<Secret>) -> Option<&str> {
+            key.as_ref().map(Secret::expose)
         }
         self.texts(&[
+            ("service_account_key", key(&self.service_account_key)),
+            ("ca_key", key(&self.ca_key)),
+            ("cluster_key", key(&self.cluster_key)),
+            ("etcd_key", key(&self.etcd_key)),
             ("ca", self.ca.as_deref()),
             ("cluster_cert", self.cluster_cert.as_deref()),
             ("etcd_ca", self.etcd_ca.as_deref()),

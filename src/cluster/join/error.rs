@@ -127,29 +127,11 @@ pub(crate) enum JoinError {
         /// As what this node wanted to join.
         role: Role,
     },
-    /// The answer is no JSON, or JSON of another kind.
-    #[error("the answer of {from} is not understood: {why}")]
-    NotUnderstood {
+    /// The answer cannot be used.
+    #[error("the answer of {from} {why}")]
+    BadAnswer {
         /// Whose answer.
         from: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The answer lacks something.
-    #[error("the answer of {from} has no field `{field}`")]
-    MissingField {
-        /// Whose answer.
-        from: String,
-        /// What it lacks.
-        field: &'static str,
-    },
-    /// A field of the answer is of no use.
-    #[error("the answer of {from} has a field `{field}` that cannot be used: {why}")]
-    BadField {
-        /// Whose answer.
-        from: String,
-        /// Which field.
-        field: &'static str,
         /// What is wrong with it.
         why: String,
     },

@@ -332,13 +332,13 @@ impl Contact {
         // The parser's own text would quote the answer, which holds keys.
         serde_json::from_str(reply.body.expose())
             .map(|fields| Answer::new(from.clone(), fields))
-            .map_err(|error| JoinError::NotUnderstood {
-                from,
-                why: if error.is_data() {
-                    format!("a field has the wrong type, at column {}", error.column())
-                } else {
-                    "it is no JSON".to_owned()
-                },
+            .map_err(|error| {
+                let why = match error.is_data() {
+                    true => format!("a field has the wrong type, at column {}", error.column()),
+                    false => "it is no JSON".to_owned(),
+                };
+                let why = format!("is not understood: {why}");
+                JoinError::BadAnswer { from, why }
             })
     }
 }
