@@ -268,6 +268,12 @@ impl Node {
         Ok(dqlite::read_shell_answer(&answer)?)
     }
 
+    /// This node, as its datastore knows itself.
+    pub(crate) fn own_member(&self) -> Option<Member> {
+        let path = self.layout.backend().join("info.yaml");
+        dqlite::read_info(&self.layout.read(&path).ok()?).ok()
+    }
+
     /// What the node is, in a cluster or on its own.
     pub(crate) fn role(&self) -> Role {
         match self.is_worker() {

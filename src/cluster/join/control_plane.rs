@@ -124,12 +124,8 @@ impl Plan {
         ca::check_pair(&certificate, key.expose())
             .map_err(|error| answer.bad("cluster_key", error))?;
         // The port of the datastore is that of the one that the node has.
-        let port = node
-            .layout
-            .read(&node.layout.backend().join("info.yaml"))
-            .ok()
-            .and_then(|info| dqlite::read_info(&info).ok())
-            .map_or(endpoint::DATASTORE_PORT, |info| info.port());
+        let own_member = node.own_member();
+        let port = own_member.map_or(endpoint::DATASTORE_PORT, |member| member.port());
         Ok(Datastore::Dqlite(Dqlite {
             certificate,
             key,

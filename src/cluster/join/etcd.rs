@@ -75,7 +75,7 @@ impl Plan {
             key: &server_key,
         };
         let etcd_request = csr::create(wanted.subject, wanted.names, &server_key.key)?;
-        let token = contact.token().clone();
+        let token = contact.token.clone();
         let etcd_certificate = contact.sign(&wanted, token, etcd_request.clone(), &ca)?;
         let authentication = if mode == "Cert" {
             Authentication::Certificates(Identities::obtain(

@@ -42,7 +42,6 @@ use crate::wire::operation::{End, Event, JoinOrder};
 pub(super) use change::Change;
 pub(crate) use endpoints::{api_port, known as known_api_servers};
 pub(crate) use error::JoinError;
-use membership::Membership;
 use peer::Contact;
 pub(crate) use report::{recover as recover_in_turn, settle_when_free};
 
@@ -109,7 +108,7 @@ fn attempt(
     let end = wait::end_of(Duration::from_secs(order.timeout_seconds));
     if !node.layout.own_state().exists() {
         // The turn could not be taken on a disk that is read-only or full.
-        preflight::require_disk(node, &wanted_of(node, order))?;
+        preflight::require_disk(node, order)?;
     }
     let _turn =
         node_lock::lock_and_recover::<JoinError>(node, node_lock::COMMAND_LIMIT, report::recover)?;
@@ -159,13 +158,6 @@ enum Met {
     Contact(Box<Contact>),
 }
 
-fn wanted_of(node: &Node, order: &JoinOrder) -> preflight::Wanted {
-    preflight::Wanted {
-        role: role_here(node, order.role),
-        node_ip: order.node_ip,
-    }
-}
-
 /// Looks at this node, and contacts the other one.
 fn meet(
     node: &Node,
@@ -175,14 +167,12 @@ fn meet(
     end: Instant,
     progress: &mut dyn Progress,
 ) -> Result<Met, JoinError> {
-    let wanted = wanted_of(node, order);
-    preflight::require_local(node, &wanted)?;
+    preflight::require_local(node, order)?;
 
     let wait = Wait::until(end, progress.cancelled());
     let mut contact = reach(node, urls, order, runs_in, &wait, progress)?;
-    if let Some(member) = Membership::of(node) {
-        let own_role = member.role();
-        if let Some(stale) = member.confirm(node, &mut contact, &wait)? {
+    if let Some(own_role) = membership::role_of(node) {
+        if let Some(stale) = membership::confirm(node, own_role, &mut contact, &wait)? {
             endpoints::repair(node, &stale, order, end, progress)?;
             progress.tell(Event::warning(format!(
                 "this worker did not reach the API servers that it knew; it is set to {} now",
@@ -202,7 +192,7 @@ fn meet(
         return Ok(Met::Member(own_role));
     }
     contact.greet()?;
-    preflight::require_greeted(node, &wanted, &contact, progress)?;
+    preflight::require_greeted(node, order, &contact, progress)?;
     Ok(Met::Contact(Box::new(contact)))
 }
 
@@ -314,7 +304,7 @@ fn prepare(
     let theirs = answer.cluster_cidr.clone();
     if role == Role::ControlPlane {
         // Another agent than ours does not tell.
-        let silent = || contact.awaits_outcome().then(BTreeMap::new);
+        let silent = || contact.awaits_outcome.then(BTreeMap::new);
         let limits = answer.api_server_limits.clone().or_else(silent);
         warn_of_looser_api_server(node, contact.address(), limits, progress)?;
     }
@@ -364,9 +354,9 @@ fn check_answer(
     seen: Option<&str>,
     progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
-    let (clock, told) = contact.greeting();
+    let (clock, told) = contact.greeting;
     if clock.is_none() {
-        let checked = preflight::judge_clock(contact.clock(), role, contact.address());
+        let checked = preflight::judge_clock(contact.clock, role, contact.address());
         preflight::warn(checked, progress)?;
     }
     if told.is_none() {

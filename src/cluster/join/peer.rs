@@ -61,19 +61,20 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Contact {
     peer: Peer,
     endpoint: SocketAddr,
-    token: Token,
+    /// The token that it is asked with.
+    pub(crate) token: Token,
     /// How this join is named to an agent of ours: a report of an earlier join must not end it.
     join_id: Option<JoinId>,
     /// How long it is waited for, whatever it answers until then.
     wait: Wait,
     /// The node let this one in and wants to hear how the join ends, or may have done so.
-    awaits_outcome: bool,
+    pub(crate) awaits_outcome: bool,
     /// Who takes the callbacks of this node can check them by a digest.
     takes_digest: bool,
     /// What its last answer told of its clock.
-    clock: Option<ClockReading>,
+    pub(crate) clock: Option<ClockReading>,
     /// What its first answer told of its clock, and of the address at which it sees this node.
-    greeting: (Option<ClockReading>, Option<IpAddr>),
+    pub(crate) greeting: (Option<ClockReading>, Option<IpAddr>),
 }
 
 impl Contact {
@@ -135,29 +136,9 @@ impl Contact {
         }
     }
 
-    /// What [`Self::greet`] brought.
-    pub(crate) fn greeting(&self) -> (Option<ClockReading>, Option<IpAddr>) {
-        self.greeting
-    }
-
-    /// What the last answer told of the node's clock.
-    pub(crate) fn clock(&self) -> Option<ClockReading> {
-        self.clock
-    }
-
-    /// The token that it is asked with.
-    pub(crate) fn token(&self) -> &Token {
-        &self.token
-    }
-
     /// The node's address.
     pub(crate) fn address(&self) -> IpAddr {
         self.endpoint.ip()
-    }
-
-    /// Whether the agent that answered is one of ours.
-    pub(crate) fn awaits_outcome(&self) -> bool {
-        self.awaits_outcome
     }
 
     /// Says how the join ended, where the other node wants to know: it gives the token back, or

@@ -92,7 +92,7 @@ impl Plan {
                 path: template_path,
                 why,
             })?;
-        let token = contact.token().clone();
+        let token = contact.token.clone();
         let identities = Identities::obtain(
             node,
             contact,
@@ -200,7 +200,7 @@ impl Identities {
         let addresses = node
             .addresses(node.agent_bind().ip())
             .map_err(JoinError::Machine)?;
-        let addresses = foremost(addresses, [contact.greeting().1, node_ip]);
+        let addresses = foremost(addresses, [contact.greeting.1, node_ip]);
         let mut obtain = |name,
                           token,
                           subject: &Subject,

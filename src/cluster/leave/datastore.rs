@@ -4,7 +4,7 @@ use crate::cluster::kubernetes;
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::Node;
 use crate::model::role::Role;
-use crate::store::dqlite::{self, DatastoreRole, Member};
+use crate::store::dqlite::{DatastoreRole, Member};
 use crate::store::tokens::Tokens;
 
 /// The datastore's part.
@@ -27,20 +27,11 @@ pub(super) enum Others {
     None,
 }
 
-/// This node, as its datastore knows itself.
-pub(super) fn own_entry(node: &Node) -> Option<Member> {
-    let info = node
-        .layout
-        .read(&node.layout.backend().join("info.yaml"))
-        .ok()?;
-    dqlite::read_info(&info).ok()
-}
-
 /// The members to ask to forget this node: none when it is alone, or forgotten already. The only voter
 /// may not leave, or the others lose the data (recording `leave-only-voter`).
 pub(super) fn other_members(node: &Node) -> Result<Others, LeaveError> {
     let members = node.datastore_members()?;
-    let own = own_entry(node).map(|own| own.address);
+    let own = node.own_member().map(|own| own.address);
     let is_own = |member: &&Member| own.as_ref() == Some(&member.address);
     let listed = members.iter().find(is_own);
     let other = members.iter().find(|member| !is_own(member));

@@ -7,7 +7,7 @@ use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::fresh_node::{self, NewKeys};
 use crate::cluster::identity::{self, IdentityError, NodeKey};
-use crate::cluster::leave::datastore::{Forget, Others, other_members, own_entry};
+use crate::cluster::leave::datastore::{Forget, Others, other_members};
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::transaction::{self, Step};
@@ -327,7 +327,9 @@ fn own_identity(node: &Node) -> Option<(String, Secret)> {
 /// Where the datastore of a node on its own listens: on the loopback (recording `leave-alone`),
 /// but beside a standalone agent that shares the machine with others, at that one's address.
 fn lonely_address(node: &Node) -> String {
-    let port = own_entry(node).map_or(endpoint::DATASTORE_PORT, |own| own.port());
+    let port = node
+        .own_member()
+        .map_or(endpoint::DATASTORE_PORT, |own| own.port());
     let bind = node.agent_bind().ip();
     let address = if node.is_standalone() && !bind.is_unspecified() {
         bind

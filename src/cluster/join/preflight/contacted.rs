@@ -8,9 +8,8 @@ use crate::base::sanitize;
 use crate::client::remote::{self, Wait};
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::membership::Membership;
 use crate::cluster::join::peer::Contact;
-use crate::cluster::join::{requested_role, role_here, source_address};
+use crate::cluster::join::{membership, requested_role, role_here, source_address};
 use crate::cluster::node::Node;
 use crate::cluster::strictness;
 use crate::model::join_stage::JoinStage;
@@ -22,7 +21,7 @@ use crate::wire::preflight_v1::Machine::{ContactedNode, JoiningNode};
 use crate::wire::preflight_v1::{Finding, JoinCheck, Severity};
 
 use super::greeted::{self, OWN_ADDRESS};
-use super::{Wanted, clock, failed, told, version};
+use super::{clock, failed, told, version};
 
 /// How long a port may take to answer.
 const PORT_LIMIT: Duration = Duration::from_secs(5);
@@ -36,7 +35,7 @@ const TEXT: usize = 1000;
 const ALL: [&str; 19] = [
     "connection",
     "fingerprint",
-    "membership",
+    MEMBERSHIP,
     clock::CHECK,
     OWN_ADDRESS,
     "cluster-agent",
@@ -54,6 +53,7 @@ const ALL: [&str; 19] = [
     "api-server-limits",
     "datastore",
 ];
+const MEMBERSHIP: &str = "membership";
 /// The first of those that the contacted node does.
 const TOKEN: &str = "token";
 const HIGH_AVAILABILITY: &str = "high-availability";
@@ -87,23 +87,6 @@ fn leave_out(from: &str, to: &str, why: &str, tell: &mut dyn FnMut(Finding)) {
         .for_each(|check| tell(Finding::unchecked(check, why)));
 }
 
-/// What this node compares with what it has, or tries to reach, in order.
-const COMPARED: [fn(&Look<'_>, &JoinCheck) -> Option<Finding>; 5] = [
-    |look, answer| look.version(answer),
-    |look, answer| look.pod_network(answer),
-    |look, answer| look.api_server(answer),
-    |look, answer| look.api_server_limits(answer),
-    |look, answer| look.datastore(answer),
-];
-
-/// What the node is before it joins.
-enum Place {
-    Alone,
-    Member(Role),
-    /// In a cluster, but not as a member of the contacted one.
-    Refused,
-}
-
 struct Look<'a> {
     node: &'a Node,
     order: &'a JoinOrder,
@@ -115,8 +98,11 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn tell(&mut self, finding: Finding) {
-        (self.tell)(finding);
+    /// Tells what a check found, where it found anything.
+    fn tell(&mut self, finding: impl Into<Option<Finding>>) {
+        if let Some(finding) = finding.into() {
+            (self.tell)(finding);
+        }
     }
 
     fn leave_out(&mut self, from: &str, to: &str, why: &str) {
@@ -134,7 +120,7 @@ impl Look<'_> {
                 self.tell(failed("fingerprint", &error, JoinStage::Identity));
                 // What it says cannot be believed, and it is told no token.
                 let why = "the contacted node is not the one of the connection string";
-                self.leave_out("membership", END, why);
+                self.leave_out(MEMBERSHIP, END, why);
                 return None;
             }
             Err(error) => {
@@ -154,20 +140,13 @@ impl Look<'_> {
         };
         self.tell(connected);
         self.tell_identity();
-        let member = match self.membership(&mut contact) {
-            Place::Member(role) => Some(role),
-            Place::Alone => None,
-            Place::Refused => {
-                let why = "this node has to leave its cluster first";
-                self.leave_out(clock::CHECK, END, why);
-                return None;
-            }
-        };
-        if member.is_none() {
-            self.greet(&mut contact);
-            self.ask(&mut contact);
+        if let Some(role) = membership::role_of(self.node) {
+            return self.confirm(role, &mut contact);
         }
-        member
+        self.tell(Finding::ok(MEMBERSHIP, "this node is not in a cluster"));
+        self.greet(&mut contact);
+        self.ask(&mut contact);
+        None
     }
 
     /// What the contacted node tells without a token.
@@ -175,11 +154,7 @@ impl Look<'_> {
         if let Err(error) = contact.greet() {
             self.tell(failed("cluster-agent", &error, JoinStage::Contact));
         }
-        let wanted = Wanted {
-            role: self.role,
-            node_ip: self.order.node_ip,
-        };
-        for (check, checked) in greeted::check(self.node, &wanted, contact) {
+        for (check, checked) in greeted::check(self.node, self.order, contact) {
             self.tell(told(check, checked, JoinStage::Contact));
         }
     }
@@ -200,21 +175,20 @@ impl Look<'_> {
         });
     }
 
-    fn membership(&mut self, contact: &mut Contact) -> Place {
-        const CHECK: &str = "membership";
-        let Some(member) = Membership::of(self.node) else {
-            self.tell(Finding::ok(CHECK, "this node is not in a cluster"));
-            return Place::Alone;
-        };
-        let role = member.role();
-        let stale = match member.confirm(self.node, contact, &Wait::within(Duration::MAX)) {
+    /// Says as what the node is a member, where it is one of the contacted cluster.
+    fn confirm(&mut self, role: Role, contact: &mut Contact) -> Option<Role> {
+        let wait = Wait::within(Duration::MAX);
+        let stale = match membership::confirm(self.node, role, contact, &wait) {
             Ok(stale) => stale,
             Err(error) => {
-                self.tell(failed(CHECK, &error, JoinStage::Contact));
-                return Place::Refused;
+                self.tell(failed(MEMBERSHIP, &error, JoinStage::Contact));
+                let why = "this node has to leave its cluster first";
+                self.leave_out(clock::CHECK, END, why);
+                return None;
             }
         };
         let message = format!("this node is a {role} node of the cluster already");
+        let asked = self.order.role;
         self.tell(if let Some(stale) = stale {
             let old: Vec<String> = stale.old.iter().map(ToString::to_string).collect();
             let message = format!(
@@ -222,21 +196,15 @@ impl Look<'_> {
                 old.join(", ")
             );
             let remedy = format!("the join would set it to {}", stale.new);
-            Finding::warning(CHECK, message).with_remedy(JoiningNode, remedy)
-        } else if role == self.order.role {
-            Finding::ok(CHECK, message)
+            Finding::warning(MEMBERSHIP, message).with_remedy(JoiningNode, remedy)
+        } else if role == asked {
+            Finding::ok(MEMBERSHIP, message)
         } else {
-            let asked = self.order.role;
-            Finding::warning(
-                CHECK,
-                format!("{message}, and would not become a {asked} node"),
-            )
-            .with_remedy(
-                JoiningNode,
-                "to change its role, run `microk8s leave` first",
-            )
+            let message = format!("{message}, and would not become a {asked} node");
+            let remedy = "to change its role, run `microk8s leave` first";
+            Finding::warning(MEMBERSHIP, message).with_remedy(JoiningNode, remedy)
         });
-        Place::Member(role)
+        Some(role)
     }
 
     /// Has the contacted node look at the join.
@@ -251,11 +219,11 @@ impl Look<'_> {
                     "the contacted node tells what it would refuse",
                 ));
                 self.take_over(&answer);
-                for check in COMPARED {
-                    if let Some(finding) = check(self, &answer) {
-                        self.tell(finding);
-                    }
-                }
+                self.tell(self.version(&answer));
+                self.tell(self.pod_network(&answer));
+                self.tell(self.api_server(&answer));
+                self.tell(self.api_server_limits(&answer));
+                self.tell(self.datastore(&answer));
             }
             Ok(None) => {
                 let why = "the contacted node runs MicroK8s's own agent, or an older one of this program, which does not tell";
@@ -264,7 +232,11 @@ impl Look<'_> {
                 self.same_address(why);
                 self.leave_out(REACHABLE_ADDRESS, END, why);
             }
-            Err(error) if is_about_token(&error) => {
+            Err(
+                error @ JoinError::Refused {
+                    refusal: Some(_), ..
+                },
+            ) => {
                 self.tell(Finding::ok(CHECK, "an agent answers"));
                 self.tell(failed(TOKEN, &error, JoinStage::Admission));
                 let why = "the contacted node tells no more without a token that admits this node";
@@ -315,10 +287,10 @@ impl Look<'_> {
         }
     }
 
-    fn version(&self, answer: &JoinCheck) -> Option<Finding> {
+    fn version(&self, answer: &JoinCheck) -> Finding {
         let own = self.node.platform.microk8s_version();
         let theirs = answer.version.as_deref().map(cleaned);
-        Some(version::judge(own.as_deref(), theirs.as_deref(), self.role))
+        version::judge(own.as_deref(), theirs.as_deref(), self.role)
     }
 
     fn pod_network(&self, answer: &JoinCheck) -> Option<Finding> {
@@ -345,23 +317,21 @@ impl Look<'_> {
     }
 
     /// A worker lives off the API server; a control plane node has its own.
-    fn api_server(&self, answer: &JoinCheck) -> Option<Finding> {
+    fn api_server(&self, answer: &JoinCheck) -> Finding {
         const CHECK: &str = "api-server";
         let Some(port) = answer.apiport.as_ref().and_then(|port| port.parse().ok()) else {
             let message = "the contacted node names no API server";
-            return Some(Finding::unchecked(CHECK, message));
+            return Finding::unchecked(CHECK, message);
         };
         let endpoint = SocketAddr::new(self.url.address, port);
-        Some(match self.reach(endpoint) {
-            Ok(()) => Finding::ok(CHECK, format!("{endpoint} can be reached")),
-            Err(why) => {
-                let finding = match self.role {
-                    Role::Worker => Finding::error(CHECK, why, ExitStatus::NoApiServer.code()),
-                    Role::ControlPlane => Finding::warning(CHECK, why),
-                };
-                with_remedy_of_port(finding, port)
-            }
-        })
+        let Err(why) = self.reach(endpoint) else {
+            return Finding::ok(CHECK, format!("{endpoint} can be reached"));
+        };
+        let finding = match self.role {
+            Role::Worker => Finding::error(CHECK, why, ExitStatus::NoApiServer.code()),
+            Role::ControlPlane => Finding::warning(CHECK, why),
+        };
+        with_remedy_of_port(finding, port)
     }
 
     /// Every API server of the cluster decides for itself what it admits.
@@ -387,11 +357,11 @@ impl Look<'_> {
     }
 
     /// The datastore's nodes speak to each other, each to each.
-    fn datastore(&self, answer: &JoinCheck) -> Option<Finding> {
+    fn datastore(&self, answer: &JoinCheck) -> Finding {
         const CHECK: &str = "datastore";
         let has_dqlite = self.node.layout.has(Lock::HaCluster);
         if self.role == Role::Worker || !has_dqlite {
-            return Some(Finding::ok(CHECK, "a worker does not need it"));
+            return Finding::ok(CHECK, "a worker does not need it");
         }
         let voters = answer.voters.iter().take(VOTERS);
         let voters: Vec<SocketAddr> = voters.filter_map(|voter| voter.parse().ok()).collect();
@@ -399,26 +369,25 @@ impl Look<'_> {
         match &voters[..] {
             [] => {
                 let message = "the contacted node names no datastore of its own";
-                return Some(Finding::unchecked(CHECK, message));
+                return Finding::unchecked(CHECK, message);
             }
             [alone] if alone.ip().is_loopback() && !contacted.is_loopback() => {
                 let port = alone.port();
                 let message = format!(
                     "the datastore moves to {contacted}:{port} when the first node joins; until then nothing listens there"
                 );
-                return Some(Finding::unchecked(CHECK, message));
+                return Finding::unchecked(CHECK, message);
             }
             _ => {}
         }
         for voter in &voters {
             if let Err(why) = self.reach(*voter) {
                 let finding = Finding::error(CHECK, why, ExitStatus::NotListed.code());
-                return Some(with_remedy_of_port(finding, voter.port()));
+                return with_remedy_of_port(finding, voter.port());
             }
         }
         let all: Vec<String> = voters.iter().map(ToString::to_string).collect();
-        let message = format!("{} can be reached", all.join(", "));
-        Some(Finding::ok(CHECK, message))
+        Finding::ok(CHECK, format!("{} can be reached", all.join(", ")))
     }
 
     fn reach(&self, endpoint: SocketAddr) -> Result<(), String> {
@@ -438,15 +407,4 @@ fn with_remedy_of_port(finding: Finding, port: u16) -> Finding {
         "make sure that the service runs (`microk8s status`), and let TCP port {port} through the firewalls between the nodes"
     );
     finding.with_remedy(ContactedNode, remedy)
-}
-
-/// Whether the contacted node refused because of the token.
-fn is_about_token(error: &JoinError) -> bool {
-    matches!(
-        error,
-        JoinError::Refused {
-            refusal: Some(_),
-            ..
-        }
-    )
 }

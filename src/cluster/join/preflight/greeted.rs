@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use crate::cluster::join::error::JoinError;
 use crate::cluster::join::peer::Contact;
-use crate::cluster::join::worker;
+use crate::cluster::join::{role_here, worker};
 use crate::cluster::node::Node;
 use crate::model::role::Role;
+use crate::wire::operation::JoinOrder;
 use crate::wire::preflight_v1::Finding;
 use crate::wire::preflight_v1::Machine::JoiningNode;
 
-use super::{Checked, Wanted, clock};
+use super::{Checked, clock};
 
 pub(super) const OWN_ADDRESS: &str = "own-address";
 const CERTIFIED: &str = "certificate-addresses";
@@ -18,19 +19,17 @@ const CERTIFIED: &str = "certificate-addresses";
 /// The checks, in the order in which a join would fail: what each is called, and what it found.
 pub(crate) fn check(
     node: &Node,
-    wanted: &Wanted,
+    order: &JoinOrder,
     contact: &Contact,
 ) -> Vec<(&'static str, Checked)> {
-    let (clock, seen) = contact.greeting();
+    let role = role_here(node, order.role);
+    let (clock, seen) = contact.greeting;
     let mut checked = vec![
-        (
-            clock::CHECK,
-            clock::judge(clock, wanted.role, contact.address()),
-        ),
-        (OWN_ADDRESS, own_address(node, wanted.role, seen)),
+        (clock::CHECK, clock::judge(clock, role, contact.address())),
+        (OWN_ADDRESS, own_address(node, role, seen)),
     ];
-    if wanted.role == Role::Worker {
-        let addresses = certified_addresses(node, [seen, wanted.node_ip]);
+    if role == Role::Worker {
+        let addresses = certified_addresses(node, [seen, order.node_ip]);
         checked.extend(addresses.map(|found| (CERTIFIED, found)));
     }
     checked

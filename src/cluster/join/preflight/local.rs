@@ -1,6 +1,6 @@
 //! What can be checked on the joining node alone.
 
-use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use crate::base::disk;
 use crate::base::exit_status::ExitStatus;
@@ -22,36 +22,21 @@ use crate::wire::preflight_v1::Machine::JoiningNode;
 
 use super::{failed, told};
 
-/// What the node is to be.
-pub(crate) struct Wanted {
-    /// As what it joins.
-    pub(crate) role: Role,
-    /// The address that the operator named for it.
-    pub(crate) node_ip: Option<IpAddr>,
-}
-
-/// A check of this node alone: nothing where there is nothing to check.
-pub(super) struct Check {
-    pub(crate) name: &'static str,
-    pub(crate) look: fn(&Node, &Wanted) -> Result<Option<Finding>, JoinError>,
-}
+/// A check of this node alone, by its name: nothing where there is nothing to check.
+type Check = (
+    &'static str,
+    fn(&Node, &JoinOrder) -> Result<Option<Finding>, JoinError>,
+);
 
 const DISK: &str = "disk";
+const NODE_FILES: &str = "node-files";
+const NODE_IP: &str = "node-ip";
 
 /// The checks of a join and of its dry run, in the order in which a join would fail.
-pub(super) const CHECKS: &[Check] = &[
-    Check {
-        name: DISK,
-        look: check_disk,
-    },
-    Check {
-        name: "node-files",
-        look: check_node,
-    },
-    Check {
-        name: "node-ip",
-        look: check_address,
-    },
+pub(super) const CHECKS: [Check; 3] = [
+    (DISK, check_disk),
+    (NODE_FILES, check_node),
+    (NODE_IP, check_address),
 ];
 
 /// How much room the changes of a join take at least, with what undoes them, in bytes.
@@ -67,16 +52,11 @@ pub(crate) fn check(node: &Node, order: &JoinOrder, tell: &mut dyn FnMut(Finding
         tell(Finding::ok("connection-string", message));
     }
     tell(memory_guard(node, order));
-    let wanted = Wanted {
-        role: role_here(node, order.role),
-        node_ip: order.node_ip,
-    };
-    for check in CHECKS {
-        let found = (check.look)(node, &wanted).transpose();
-        if let Some(checked) = found {
-            tell(told(check.name, checked, JoinStage::Preflight));
+    for (name, check) in CHECKS {
+        if let Some(checked) = check(node, order).transpose() {
+            tell(told(name, checked, JoinStage::Preflight));
         }
-        if check.name == DISK {
+        if name == DISK {
             tell(unfinished_change(node));
         }
     }
@@ -127,26 +107,22 @@ fn hostpath_storage(node: &Node) -> Finding {
 }
 
 /// Makes sure that the files which a join changes can be changed.
-pub(super) fn check_disk(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError> {
+pub(super) fn check_disk(node: &Node, order: &JoinOrder) -> Result<Option<Finding>, JoinError> {
     let layout = &node.layout;
-    let unwritable = |path: &std::path::Path| {
-        let path = path.to_owned();
+    let unwritable = |path: &PathBuf| {
+        let path = path.clone();
         move |source| JoinError::Unwritable { path, source }
     };
+    let mut folders = vec![layout.data().to_owned()];
+    folders.extend(["args", "certs", "credentials"].map(|name| layout.data().join(name)));
     let locks = layout.lock(Lock::NoCertReissue);
-    let folders = [
-        Some(layout.data().to_owned()),
-        Some(layout.data().join("args")),
-        Some(layout.data().join("certs")),
-        Some(layout.data().join("credentials")),
-        locks.parent().map(std::path::Path::to_owned),
-        Some(layout.own_state()),
-    ];
-    for folder in folders.into_iter().flatten().filter(|path| path.is_dir()) {
-        disk::check_folder(&folder).map_err(unwritable(&folder))?;
-        disk::check_room(&folder, ROOM).map_err(unwritable(&folder))?;
+    folders.extend(locks.parent().map(Path::to_owned));
+    folders.push(layout.own_state());
+    for folder in folders.iter().filter(|path| path.is_dir()) {
+        disk::check_folder(folder).map_err(unwritable(folder))?;
+        disk::check_room(folder, ROOM).map_err(unwritable(folder))?;
     }
-    for file in changed_files(node, wanted.role) {
+    for file in changed_files(node, role_here(node, order.role)) {
         disk::check_file(&file).map_err(unwritable(&file))?;
     }
     let message = "the files of this node can be changed";
@@ -154,7 +130,7 @@ pub(super) fn check_disk(node: &Node, wanted: &Wanted) -> Result<Option<Finding>
 }
 
 /// Files that a join in this role replaces, where they are there.
-fn changed_files(node: &Node, role: Role) -> Vec<std::path::PathBuf> {
+fn changed_files(node: &Node, role: Role) -> Vec<PathBuf> {
     let layout = &node.layout;
     let mut files: Vec<_> = ["kubelet", "kube-proxy", "kube-apiserver"]
         .map(|service| layout.args(service))
@@ -185,8 +161,8 @@ fn changed_files(node: &Node, role: Role) -> Vec<std::path::PathBuf> {
 
 /// Makes sure that what the join reads and changes can be read and changed, before the contacted
 /// node is asked for anything: a request may use its token up.
-fn check_node(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError> {
-    let role = wanted.role;
+fn check_node(node: &Node, order: &JoinOrder) -> Result<Option<Finding>, JoinError> {
+    let role = role_here(node, order.role);
     if role == Role::ControlPlane && !node.platform.has_datastore() {
         return Err(JoinError::NoDatastore);
     }
@@ -212,13 +188,13 @@ fn check_node(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError
     }
     NodeName::of_new_node(&node.name().map_err(JoinError::Machine)?)?;
     let message = format!("what a join as a {role} needs is there");
-    Ok(Some(Finding::ok("node-files", message)))
+    Ok(Some(Finding::ok(NODE_FILES, message)))
 }
 
 /// A kubelet does not start with an address that is none of its machine's, or that no other
 /// machine can reach.
-fn check_address(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinError> {
-    let Some(address) = wanted.node_ip else {
+fn check_address(node: &Node, order: &JoinOrder) -> Result<Option<Finding>, JoinError> {
+    let Some(address) = order.node_ip else {
         return Ok(None);
     };
     let interfaces = node.platform.interfaces().map_err(JoinError::Machine)?;
@@ -229,5 +205,5 @@ fn check_address(node: &Node, wanted: &Wanted) -> Result<Option<Finding>, JoinEr
         return Err(JoinError::UnreachableAddress(address));
     }
     let message = format!("{address} is an address of this machine");
-    Ok(Some(Finding::ok("node-ip", message)))
+    Ok(Some(Finding::ok(NODE_IP, message)))
 }

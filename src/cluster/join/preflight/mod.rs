@@ -21,7 +21,6 @@ use crate::wire::preflight_v1::{Finding, Severity};
 
 pub(in crate::cluster) use clock::judge as judge_clock;
 pub(super) use greeted::own_address;
-pub(super) use local::Wanted;
 
 /// What a check found that a join can go on with, or why it fails.
 pub(super) type Checked = Result<Finding, JoinError>;
@@ -46,25 +45,24 @@ pub(in crate::cluster) fn check(
 }
 
 /// Makes sure that a join passes the checks of this node alone, before anything is sent.
-pub(super) fn require_local(node: &Node, wanted: &Wanted) -> Result<(), JoinError> {
-    local::CHECKS
-        .iter()
-        .try_for_each(|check| (check.look)(node, wanted).map(drop))
+pub(super) fn require_local(node: &Node, order: &JoinOrder) -> Result<(), JoinError> {
+    let mut checks = local::CHECKS.iter();
+    checks.try_for_each(|(_, check)| check(node, order).map(drop))
 }
 
 /// The one of these checks that has to come before the lock of the node can be taken.
-pub(super) fn require_disk(node: &Node, wanted: &Wanted) -> Result<(), JoinError> {
-    local::check_disk(node, wanted).map(drop)
+pub(super) fn require_disk(node: &Node, order: &JoinOrder) -> Result<(), JoinError> {
+    local::check_disk(node, order).map(drop)
 }
 
 /// Makes sure that a join passes the checks that need no more than the contacted node's first answer.
 pub(super) fn require_greeted(
     node: &Node,
-    wanted: &Wanted,
+    order: &JoinOrder,
     contact: &Contact,
     progress: &mut dyn Progress,
 ) -> Result<(), JoinError> {
-    greeted::check(node, wanted, contact)
+    greeted::check(node, order, contact)
         .into_iter()
         .try_for_each(|(_, checked)| warn(checked, progress))
 }
