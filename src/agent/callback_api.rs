@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
 use http_body_util::BodyExt;
+use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -31,8 +32,8 @@ use crate::cluster::image_import::ImportError;
 use crate::cluster::node::Node;
 use crate::cluster::{capi, configure, upgrade};
 use crate::model::token::Token;
-use crate::wire::cluster_v1::{self, ConfigureRequest, UpgradeRequest};
-use crate::wire::cluster_v2::{Imported, RemoveRequest};
+use crate::wire::cluster_v1::{ConfigureRequest, UpgradeRequest};
+use crate::wire::cluster_v2::RemoveRequest;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
 use crate::wire::routes;
@@ -141,7 +142,7 @@ async fn configure(
 }
 
 fn ok() -> Response {
-    status::json(StatusCode::OK, &cluster_v1::Done::default())
+    status::json(StatusCode::OK, &json!({"result": "ok"}))
 }
 
 /// The end of the agent is the end of its answers.
@@ -192,7 +193,9 @@ async fn import_image(
                 (done, body)
             };
             match shared.imports.spawn(import.in_current_span()).await {
-                Ok((Ok(()), _)) => return status::json(StatusCode::OK, &Imported::default()),
+                Ok((Ok(()), _)) => {
+                    return status::json(StatusCode::OK, &json!({"status": "OK"}));
+                }
                 Ok((Err(error), rest)) => {
                     body = rest;
                     status::not_imported(&error)

@@ -34,7 +34,7 @@ pub struct JoinRequest {
 impl JoinRequest {
     /// Reads a request as MicroK8s's agent does.
     pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        let fields = Fields::read(body, "v1.JoinRequest", "JoinRequest")?;
+        let fields = Fields::read(body, "v1.JoinRequest")?;
         Ok(Self {
             token: Token::presented(fields.text("token")?),
             hostname: fields.text("hostname")?.to_owned(),
@@ -83,7 +83,7 @@ pub struct SignCertRequest {
 impl SignCertRequest {
     /// Reads a request as MicroK8s's agent does.
     pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        let fields = Fields::read(body, "v1.SignCertRequest", "SignCertRequest")?;
+        let fields = Fields::read(body, "v1.SignCertRequest")?;
         Ok(Self {
             token: Token::presented(fields.text("token")?),
             request: fields.text("request")?.to_owned(),
@@ -146,7 +146,7 @@ impl ConfigureRequest {
     /// `"yes"`, and `enable` wins over `disable` (recordings `http-configure-restart`,
     /// `http-configure-addon`).
     pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        let fields = Fields::read(body, "v1.ConfigureRequest", "ConfigureRequest")?;
+        let fields = Fields::read(body, "v1.ConfigureRequest")?;
         let services = fields.objects("service", "ConfigureServiceRequest")?;
         let addons = fields.objects("addon", "ConfigureAddonRequest")?;
         let service = |fields: &Fields| {
@@ -190,24 +190,12 @@ pub(crate) struct UpgradeRequest {
 impl UpgradeRequest {
     /// Reads a request as MicroK8s's agent does.
     pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        let fields = Fields::read(body, "v1.UpgradeRequest", "UpgradeRequest")?;
+        let fields = Fields::read(body, "v1.UpgradeRequest")?;
         Ok(Self {
             callback: Token::presented(fields.text("callback")?),
             upgrade: fields.text("upgrade")?.to_owned(),
             phase: fields.text("phase")?.to_owned(),
         })
-    }
-}
-
-/// The answer to a [`ConfigureRequest`] or an [`UpgradeRequest`] that was carried out.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Done {
-    result: &'static str,
-}
-
-impl Default for Done {
-    fn default() -> Self {
-        Self { result: "ok" }
     }
 }
 

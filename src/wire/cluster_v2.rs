@@ -41,13 +41,16 @@ pub struct JoinRequest {
 
 /// The role in a request, as MicroK8s's client writes it (recordings `join-worker-ok`,
 /// `join-controlplane-flag`, `join-controlplane-ok`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum RequestedRole {
-    /// `"as-worker"`.
+    /// The operator asked for a worker.
+    #[serde(rename = "as-worker")]
     Worker,
-    /// `"as-master"`: the operator asked for it.
+    /// The operator asked for a control plane node.
+    #[serde(rename = "as-master")]
     ControlPlane,
     /// `null`: no role was given, which means control plane.
+    #[serde(untagged)]
     Unsaid,
 }
 
@@ -61,21 +64,11 @@ impl RequestedRole {
     }
 }
 
-impl Serialize for RequestedRole {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Worker => serializer.serialize_str("as-worker"),
-            Self::ControlPlane => serializer.serialize_str("as-master"),
-            Self::Unsaid => serializer.serialize_none(),
-        }
-    }
-}
-
 impl JoinRequest {
     /// Reads a request as MicroK8s's agent does: `worker` means worker when it is exactly
     /// `true` or `"as-worker"`, and control plane whatever else it is.
     pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        let fields = Fields::read(body, "v2.JoinRequest", "JoinRequest")?;
+        let fields = Fields::read(body, "v2.JoinRequest")?;
         let is_worker = fields
             .get("worker")
             .is_some_and(|value| *value == true || *value == "as-worker");
@@ -119,7 +112,7 @@ pub struct JoinOutcome {
 impl JoinOutcome {
     /// Reads a report.
     pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        let fields = Fields::read(body, "v2.JoinOutcome", "JoinOutcome")?;
+        let fields = Fields::read(body, "v2.JoinOutcome")?;
         let outcome = match fields.text("outcome")? {
             "joined" => Outcome::Joined,
             // Whatever else it says, it has not joined.
@@ -226,26 +219,10 @@ pub(crate) struct RemoveRequest {
 impl RemoveRequest {
     /// Reads a request as MicroK8s's agent does.
     pub(crate) fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        let fields = Fields::read(
-            body,
-            "v2.RemoveFromDqliteRequest",
-            "RemoveFromDqliteRequest",
-        )?;
+        let fields = Fields::read(body, "v2.RemoveFromDqliteRequest")?;
         Ok(Self {
             remove_endpoint: fields.text("remove_endpoint")?.to_owned(),
         })
-    }
-}
-
-/// The answer to an image that was imported.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Imported {
-    status: &'static str,
-}
-
-impl Default for Imported {
-    fn default() -> Self {
-        Self { status: "OK" }
     }
 }
 

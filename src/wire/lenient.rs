@@ -43,28 +43,28 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Reads an object; `package` and `object` are MicroK8s's names for it, for error texts.
-    pub(crate) fn read(
-        body: &[u8],
-        package: &'static str,
-        object: &'static str,
-    ) -> Result<Self, DecodeError> {
+    /// Reads an object; `name` is MicroK8s's name for it with that of its package, for error texts.
+    pub(crate) fn read(body: &[u8], name: &'static str) -> Result<Self, DecodeError> {
         let value: Value =
             serde_json::from_slice(body).map_err(|error| match error.classify() {
                 serde_json::error::Category::Eof => DecodeError::CutOff,
                 _ => DecodeError::Syntax(error.to_string()),
             })?;
-        match value {
-            Value::Object(fields) => Ok(Self { object, fields }),
-            Value::Null => Ok(Self {
-                object,
-                fields: Map::new(),
-            }),
-            other => Err(DecodeError::NoObject {
-                found: type_of(&other),
-                wanted: package,
-            }),
-        }
+        let (_, object) = name.split_once('.').unwrap_or(("", name));
+        Self::of(object, value).map_err(|other| DecodeError::NoObject {
+            found: type_of(&other),
+            wanted: name,
+        })
+    }
+
+    /// The fields of a value, or the value that has none.
+    fn of(object: &'static str, value: Value) -> Result<Self, Value> {
+        let fields = match value {
+            Value::Object(fields) => fields,
+            Value::Null => Map::new(),
+            other => return Err(other),
+        };
+        Ok(Self { object, fields })
     }
 
     /// A list of objects, empty when missing; `object` is MicroK8s's name for one of them.
@@ -73,25 +73,17 @@ impl Fields {
         name: &str,
         object: &'static str,
     ) -> Result<Vec<Self>, DecodeError> {
-        let read = |item: &Value| match item {
-            Value::Object(fields) => Ok(Self {
-                object,
-                fields: fields.clone(),
-            }),
-            Value::Null => Ok(Self {
-                object,
-                fields: Map::new(),
-            }),
-            other => Err(self.wrong_type(name, other, object)),
-        };
-        self.list(name)?.iter().map(read).collect()
+        let items = self.list(name)?.iter().cloned();
+        let read =
+            |item| Self::of(object, item).map_err(|other| self.wrong_type(name, &other, object));
+        items.map(read).collect()
     }
 
     /// A list of texts, empty when missing.
     pub(crate) fn texts(&self, name: &str) -> Result<Vec<String>, DecodeError> {
         self.list(name)?
             .iter()
-            .map(|item| self.as_text(name, item))
+            .map(|item| self.as_text(name, item).map(str::to_owned))
             .collect()
     }
 
@@ -102,7 +94,7 @@ impl Fields {
             match item {
                 Value::Object(fields) => {
                     for (key, value) in fields {
-                        pairs.push((key.clone(), self.as_text(name, value)?));
+                        pairs.push((key.clone(), self.as_text(name, value)?.to_owned()));
                     }
                 }
                 Value::Null => {}
@@ -112,10 +104,10 @@ impl Fields {
         Ok(pairs)
     }
 
-    fn as_text(&self, name: &str, value: &Value) -> Result<String, DecodeError> {
+    fn as_text<'a>(&self, name: &str, value: &'a Value) -> Result<&'a str, DecodeError> {
         match value {
-            Value::Null => Ok(String::new()),
-            Value::String(text) => Ok(text.clone()),
+            Value::Null => Ok(""),
+            Value::String(text) => Ok(text),
             other => Err(self.wrong_type(name, other, "string")),
         }
     }
@@ -140,11 +132,7 @@ impl Fields {
 
     /// A text, empty when missing.
     pub(crate) fn text(&self, name: &str) -> Result<&str, DecodeError> {
-        match self.get(name) {
-            None => Ok(""),
-            Some(Value::String(text)) => Ok(text),
-            Some(other) => Err(self.wrong_type(name, other, "string")),
-        }
+        self.as_text(name, self.get(name).unwrap_or(&Value::Null))
     }
 
     /// A truth value, false when missing.
@@ -181,7 +169,7 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> Result<Fields, DecodeError> {
-        Fields::read(body.as_bytes(), "v2.JoinRequest", "JoinRequest")
+        Fields::read(body.as_bytes(), "v2.JoinRequest")
     }
 
     #[test]
@@ -241,7 +229,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_body_makes_the_reader_panic(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = Fields::read(&body, "v2.JoinRequest", "JoinRequest");
+            let _ = Fields::read(&body, "v2.JoinRequest");
         }
     }
 }

@@ -129,7 +129,6 @@ pub(crate) struct TokenEntry {
     /// The user who issued it; `null` for one from MicroK8s's file.
     pub(crate) issued_by: Option<u32>,
     /// The node that issued it, where that is known.
-    #[serde(default)]
     pub(crate) issued_on: Option<String>,
     /// MicroK8s's file in which it stands.
     pub(crate) file: Option<String>,
@@ -142,10 +141,8 @@ pub(crate) struct TokenEntry {
     /// The user who took it back.
     pub(crate) revoked_by: Option<u32>,
     /// When it was noticed that it is void, in unix seconds.
-    #[serde(default)]
     pub(crate) void_since: Option<i64>,
     /// Why it is void.
-    #[serde(default)]
     pub(crate) void_because: Option<String>,
     /// What the operator wrote down with it.
     pub(crate) description: Option<String>,

@@ -309,29 +309,23 @@ impl Failure {
 
     /// The same, with MicroK8s's own line beside the error.
     #[must_use]
-    pub(crate) fn microk8s(self, text: &str) -> Self {
-        Self {
-            microk8s_text: Some(sanitize::for_terminal(text)),
-            ..self
-        }
+    pub(crate) fn microk8s(mut self, text: &str) -> Self {
+        self.microk8s_text = Some(sanitize::for_terminal(text));
+        self
     }
 
     /// The same, with what to do.
     #[must_use]
-    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
-        Self {
-            hint: Some(hint.into()),
-            ..self
-        }
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
     }
 
     /// The same, with another exit code than the stage has.
     #[must_use]
-    pub(crate) fn exits(self, exit: ExitStatus) -> Self {
-        Self {
-            exit: exit.code(),
-            ..self
-        }
+    pub(crate) fn exits(mut self, exit: ExitStatus) -> Self {
+        self.exit = exit.code();
+        self
     }
 
     /// Whether time alone may cure it, so that `join --wait` tries again.
