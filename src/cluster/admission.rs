@@ -200,10 +200,7 @@ impl Admission {
     ) -> Result<Release, AdmitError> {
         self.refuse_as_worker()?;
         let node = joining_node(&request.hostname, caller);
-        let has_joined = match request.outcome {
-            cluster_v2::Outcome::Joined => true,
-            cluster_v2::Outcome::Failed => false,
-        };
+        let has_joined = request.outcome == cluster_v2::Outcome::Joined;
         let release = self
             .tokens
             .report(&request.token, &node, request.join_id.as_ref(), has_joined)?

@@ -55,16 +55,12 @@ impl Admission {
         let secret = |what, path: PathBuf| self.read(what, &path).map(Secret::new);
         let mut answer = self.common_answer(caller)?;
         answer.ca_key = Some(secret(NodeFile::ClusterCaKey, layout.cert("ca.key"))?);
-        let service_account_key = layout.cert("serviceaccount.key");
-        answer.service_account_key =
-            Some(secret(NodeFile::ServiceAccountKey, service_account_key)?);
+        let path = layout.cert("serviceaccount.key");
+        answer.service_account_key = Some(secret(NodeFile::ServiceAccountKey, path)?);
         let api_server = self.arguments("kube-apiserver")?;
         answer.api_server_limits =
             Some(strictness::of(&api_server)).filter(|limits| !limits.is_empty());
-        if api_server
-            .get("--token-auth-file")
-            .is_some_and(|file| !file.is_empty())
-        {
+        if takes_tokens(&api_server) {
             answer.admin_token = Some(self.known_token("admin")?);
         } else if !request.can_handle_x509_auth {
             return Err(AdmitError::NeedsX509);
@@ -93,25 +89,20 @@ impl Admission {
     /// The answer with the callback token, or with what a worker is to know of it.
     pub(super) fn with_callback_token(
         &self,
-        answer: cluster_v2::JoinResponse,
+        mut answer: cluster_v2::JoinResponse,
         request: &cluster_v2::JoinRequest,
     ) -> Result<cluster_v2::JoinResponse, AdmitError> {
         let callback_token = first_join::own_callback_token(&self.node)
             .map_err(NodeFile::CallbackToken.unreadable())?;
         // A worker does not need the token itself, and so cannot leak it. A control plane node does.
-        let has_digest =
-            request.worker.role() == Role::Worker && request.can_handle_callback_digest;
-        let (callback_token, digest) = if has_digest {
+        if request.worker.role() == Role::Worker && request.can_handle_callback_digest {
             let (own, digest) = callback::for_worker(&callback_token);
-            (own, Some(digest))
+            answer.callback_token = Some(own);
+            answer.callback_token_sha256 = Some(digest);
         } else {
-            (callback_token, None)
-        };
-        Ok(cluster_v2::JoinResponse {
-            callback_token: Some(callback_token),
-            callback_token_sha256: digest,
-            ..answer
-        })
+            answer.callback_token = Some(callback_token);
+        }
+        Ok(answer)
     }
 
     /// The addresses at which the joining worker finds the cluster's API servers.
@@ -137,4 +128,10 @@ impl Admission {
         let what = NodeFile::Arguments(service);
         self.node.arguments(service).map_err(what.unreadable())
     }
+}
+
+/// Whether an API server with these arguments takes tokens of users, as in MicroK8s's file of them.
+pub(super) fn takes_tokens(api_server: &ArgsFile) -> bool {
+    let file = api_server.get("--token-auth-file");
+    file.is_some_and(|file| !file.is_empty())
 }

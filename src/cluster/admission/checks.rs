@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use crate::cluster::admission::answer::takes_tokens;
 use crate::cluster::admission::{Admission, AdmitError, Caller, joining_node};
 use crate::cluster::first_join::Needs;
 use crate::model::endpoint;
@@ -200,10 +201,7 @@ impl Admission {
 
     fn check_authentication(&self, asked: &Asked<'_>) -> Result<String, AdmitError> {
         let api_server = self.arguments("kube-apiserver")?;
-        let token_auth = api_server
-            .get("--token-auth-file")
-            .is_some_and(|file| !file.is_empty());
-        if asked.handles_x509 || token_auth {
+        if asked.handles_x509 || takes_tokens(&api_server) {
             Ok("both nodes know a way for this one to prove who it is".to_owned())
         } else {
             Err(AdmitError::NeedsX509)

@@ -1,5 +1,8 @@
 //! Letting a worker into a cluster on MicroK8s's own etcd, by the older interface.
 
+use std::io;
+use std::path::Path;
+
 use crate::base::atomic_file::{self, Access};
 use crate::base::mutex::lock;
 use crate::base::secret::Secret;
@@ -42,19 +45,19 @@ impl Admission {
             certificates.extend([CertificatePurpose::Kubelet, CertificatePurpose::Proxy]);
         } else {
             answer.api_authn_mode = Some("Token".into());
-            answer.kubeproxy = Some(Token::presented(
-                self.known_token("system:kube-proxy")?.expose(),
-            ));
-            answer.kubelet = Some(Token::presented(
-                self.kubelet_token(&name, presented.now)?.expose(),
-            ));
+            let proxy = self.known_token("system:kube-proxy")?;
+            answer.kubeproxy = Some(Token::presented(proxy.expose()));
+            let kubelet = self.kubelet_token(&name, presented.now)?;
+            answer.kubelet = Some(Token::presented(kubelet.expose()));
         }
         let callback = format!(
             "{} {}",
             join_host_port(&name, &request.port),
             request.callback.expose()
         );
-        self.append(token_files::CALLBACK_TOKENS, &callback)?;
+        let path = self.node.layout.credential(token_files::CALLBACK_TOKENS);
+        token_files::append(&path, &callback, self.node.token_file_sharing())
+            .map_err(unwritten(&path))?;
         Ok(Admitted {
             answer,
             certificates,
@@ -96,48 +99,32 @@ impl Admission {
     /// The token of a node's kubelet, made when there is none. A new one counts once the API
     /// server has read the file again.
     fn kubelet_token(&self, node: &str, now: i64) -> Result<Secret, AdmitError> {
-        let (token, is_new) = self.known_or_new_token(node, now)?;
-        if is_new {
-            self.node
-                .platform
-                .service(Action::Restart, Service::Kubelite)?;
-        }
-        Ok(token)
-    }
-
-    /// The token, and whether it was made.
-    fn known_or_new_token(&self, node: &str, now: i64) -> Result<(Secret, bool), AdmitError> {
         let layout = &self.node.layout;
         let path = layout.credential(known_users::FILE);
         // The file is read and written anew by one join at a time.
-        let _one_at_a_time = lock(&self.token_files);
+        let one_at_a_time = lock(&self.token_files);
         let users = self.read(NodeFile::TokenOf("system:node"), &path)?;
         if let Some(token) = known_users::token_of(&users, &format!("system:node:{node}")) {
-            return Ok((token, false));
+            return Ok(token);
         }
-        let unwritten = |source| AdmitError::Write {
-            path: path.display().to_string(),
-            source,
-        };
         history::begin_api_server_restart(layout, now)
-            .map_err(unwritten)?
+            .map_err(unwritten(&path))?
             .map_err(AdmitError::TooManyRestarts)?;
         let token = first_join::random_text(32);
         let changed = Secret::new(known_users::with_kubelet(&users, &token, node));
         let access = Access::Keep { or: 0o600 };
-        atomic_file::write(&path, changed.expose().as_bytes(), access).map_err(unwritten)?;
-        Ok((token, true))
+        atomic_file::write(&path, changed.expose().as_bytes(), access).map_err(unwritten(&path))?;
+        drop(one_at_a_time);
+        self.node
+            .platform
+            .service(Action::Restart, Service::Kubelite)?;
+        Ok(token)
     }
+}
 
-    fn append(&self, file: &str, line: &str) -> Result<(), AdmitError> {
-        let path = self.node.layout.credential(file);
-        token_files::append(&path, line, self.node.token_file_sharing()).map_err(|source| {
-            AdmitError::Write {
-                path: path.display().to_string(),
-                source,
-            }
-        })
-    }
+fn unwritten(path: &Path) -> impl FnOnce(io::Error) -> AdmitError {
+    let path = path.display().to_string();
+    move |source| AdmitError::Write { path, source }
 }
 
 fn join_host_port(host: &str, port: &str) -> String {

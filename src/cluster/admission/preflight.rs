@@ -93,12 +93,11 @@ impl Admission {
             let value = arguments.get(key).filter(|value| !value.is_empty())?;
             Some(value.to_owned())
         };
-        let has_api_server = !self.node.is_standalone();
         Ok(JoinCheck {
             version: self.node.platform.microk8s_version(),
-            apiport: has_api_server
-                .then(|| argument("kube-apiserver", "--secure-port"))
-                .flatten(),
+            // A standalone node has no API server.
+            apiport: argument("kube-apiserver", "--secure-port")
+                .filter(|_| !self.node.is_standalone()),
             api_server_limits: self
                 .node
                 .arguments("kube-apiserver")
