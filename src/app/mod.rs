@@ -258,7 +258,8 @@ async fn find_agent(
 fn elsewhere<'a>(agent: &'a LocalAgent, node: &Node) -> Option<&'a NodeDirectory> {
     let own = node.layout.revision()?;
     agent
-        .directory()
+        .directory
+        .as_ref()
         .filter(|directory| directory.identity != own.identity())
 }
 

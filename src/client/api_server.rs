@@ -8,12 +8,11 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::header::HOST;
-use rustls::client::WantsClientCert;
+use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ConfigBuilder};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -42,33 +41,9 @@ pub(crate) enum ApiServerError {
     /// Nothing listens there.
     #[error("nothing listens at {0}")]
     NothingListens(String),
-    /// No connection, or one that was cut off.
-    #[error("{address}: {source}")]
-    Connection {
-        /// Where to.
-        address: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// It shows a certificate that the cluster's authority did not sign, or for another name.
-    #[error("TLS with {address} failed: {source}")]
-    Tls {
-        /// Who.
-        address: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// What came was no answer of HTTP.
-    #[error("{address} gave no answer of HTTP: {source}")]
-    Http {
-        /// Who.
-        address: String,
-        /// Why.
-        #[source]
-        source: hyper::Error,
-    },
+    /// No connection, no TLS with the expected certificate, or no answer of HTTP.
+    #[error("{0}")]
+    NoAnswer(String),
     /// It took too long.
     #[error("{0} did not answer in time")]
     TimedOut(String),
@@ -77,44 +52,39 @@ pub(crate) enum ApiServerError {
     SetUp(String),
 }
 
+impl ApiServerError {
+    pub(super) fn no_http(address: &str, error: &hyper::Error) -> Self {
+        Self::NoAnswer(format!("{address} gave no answer of HTTP: {error}"))
+    }
+}
+
 impl ApiServer {
-    /// The API server at this host and port, under this authority (PEM), with this client
-    /// certificate and key (PEM).
+    /// The API server at this host and port, under this authority (PEM); a client certificate (PEM) and
+    /// its key (PEM) are shown where given.
     pub(crate) fn new(
         host: &str,
         port: u16,
         authority: &str,
-        certificate: &str,
-        key: &Secret,
+        client: Option<(&str, &Secret)>,
     ) -> Result<Self, ApiServerError> {
-        let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(set_up)?;
-        let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(set_up)?;
-        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(set_up)?;
-        let identity = SingleCertAndKey::from(CertifiedKey::new(chain, key));
-        let builder = builder(authority)?;
-        let config = builder.with_client_cert_resolver(Arc::new(identity));
-        Ok(Self::with(host, port, config))
-    }
-
-    /// The same, for a client that shows no certificate.
-    pub(crate) fn without_certificate(
-        host: &str,
-        port: u16,
-        authority: &str,
-    ) -> Result<Self, ApiServerError> {
-        let config = builder(authority)?.with_no_client_auth();
-        Ok(Self::with(host, port, config))
-    }
-
-    fn with(host: &str, port: u16, config: ClientConfig) -> Self {
-        Self {
+        let identity = client.map(|(certificate, key)| identity(certificate, key));
+        let identity = identity.transpose()?;
+        let roots = pinned_tls::roots(authority).map_err(set_up)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(set_up)?
+            .with_root_certificates(roots);
+        let config = match identity {
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(identity)),
+            None => builder.with_no_client_auth(),
+        };
+        Ok(Self {
             config,
             host: host.to_owned(),
             port,
             name: host.to_owned(),
-        }
+        })
     }
 
     /// Expects a certificate for this name instead of the host's.
@@ -147,10 +117,7 @@ impl ApiServer {
     async fn exchange(&self, path: &str) -> Result<u16, ApiServerError> {
         let tls = self.connect(&[]).await?;
         let address = self.address();
-        let http = |source| ApiServerError::Http {
-            address: address.clone(),
-            source,
-        };
+        let http = |error| ApiServerError::no_http(&address, &error);
         let mut sender = connection::over(tls).await.map_err(http)?;
         let request = Request::get(path)
             .header(HOST, &address)
@@ -176,10 +143,7 @@ impl ApiServer {
             .await
             .map_err(|source: io::Error| match source.kind() {
                 io::ErrorKind::ConnectionRefused => ApiServerError::NothingListens(address.clone()),
-                _ => ApiServerError::Connection {
-                    address: address.clone(),
-                    source,
-                },
+                _ => ApiServerError::NoAnswer(format!("{address}: {source}")),
             })?;
         let name = ServerName::try_from(self.name.clone()).map_err(set_up)?;
         let mut config = self.config.clone();
@@ -187,7 +151,9 @@ impl ApiServer {
         TlsConnector::from(Arc::new(config))
             .connect(name, tcp)
             .await
-            .map_err(|source| ApiServerError::Tls { address, source })
+            .map_err(|error| {
+                ApiServerError::NoAnswer(format!("TLS with {address} failed: {error}"))
+            })
     }
 }
 
@@ -195,13 +161,11 @@ fn set_up(error: impl Display) -> ApiServerError {
     ApiServerError::SetUp(error.to_string())
 }
 
-fn builder(
-    authority: &str,
-) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, ApiServerError> {
-    let roots = pinned_tls::roots(authority).map_err(set_up)?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(set_up)?
-        .with_root_certificates(roots))
+fn identity(certificate: &str, key: &Secret) -> Result<SingleCertAndKey, ApiServerError> {
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(set_up)?;
+    let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(set_up)?;
+    let key = aws_lc_rs::sign::any_supported_type(&key).map_err(set_up)?;
+    Ok(CertifiedKey::new(chain, key).into())
 }

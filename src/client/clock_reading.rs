@@ -12,9 +12,11 @@ const GRAIN: i64 = 2;
 /// A look at another clock: what it showed, and what ours showed before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClockReading {
-    theirs: i64,
+    /// What the other clock showed, in unix seconds.
+    pub(crate) theirs: i64,
     sent: i64,
-    received: i64,
+    /// What ours showed when the answer was there.
+    pub(crate) received: i64,
 }
 
 /// The reading that an answer holds, to a request that was sent at this time.
@@ -29,11 +31,6 @@ pub(crate) fn of<B>(response: &Response<B>, sent: SystemTime) -> Option<ClockRea
 }
 
 impl ClockReading {
-    /// What the other clock showed, and what ours showed then, in unix seconds.
-    pub(crate) fn both(&self) -> (i64, i64) {
-        (self.theirs, self.received)
-    }
-
     /// By how many seconds the other clock is ahead of ours, at least; negative when it is behind,
     /// and 0 when both may show the same.
     pub(crate) fn seconds_ahead(&self) -> i64 {

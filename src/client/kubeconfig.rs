@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::base::secret::Secret;
-use crate::client::api_server::{ApiServer, ApiServerError};
+use crate::client::api_server::ApiServer;
 use crate::model::endpoint;
 
 /// The API server that a kubeconfig leads to.
@@ -53,21 +53,17 @@ pub(crate) fn access(text: &Secret, path: &Path) -> Result<Access, String> {
     let authority = pem(cluster, "certificate-authority")?;
     let authority = authority.ok_or("it names no authority for the server's certificate")?;
     let key = pem(user, "client-key")?;
-    let set_up = |error: ApiServerError| error.to_string();
-    if let (Some(certificate), Some(key)) = (pem(user, "client-certificate")?, key) {
-        let (authority, certificate) = (authority.expose(), certificate.expose());
-        let server = ApiServer::new(host, port, authority, certificate, &key).map_err(set_up)?;
-        return Ok(Access {
-            server,
-            token: None,
-        });
+    let client = pem(user, "client-certificate")?.zip(key);
+    let token = user["token"].as_str().filter(|_| client.is_none());
+    if client.is_none() && token.is_none() {
+        return Err("it holds neither a client certificate with its key nor a token".to_owned());
     }
-    let token = user["token"].as_str();
-    let token = token.ok_or("it holds neither a client certificate with its key nor a token")?;
-    let server = ApiServer::without_certificate(host, port, authority.expose());
+    let client = client.as_ref();
+    let client = client.map(|(certificate, key)| (certificate.expose(), key));
+    let server = ApiServer::new(host, port, authority.expose(), client);
     Ok(Access {
-        server: server.map_err(set_up)?,
-        token: Some(Secret::new(token)),
+        server: server.map_err(|error| error.to_string())?,
+        token: token.map(Secret::new),
     })
 }
 

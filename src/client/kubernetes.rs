@@ -248,26 +248,26 @@ impl Kubernetes {
                 .keep_alive_while_idle(true)
                 .handshake(TokioIo::new(tls))
                 .await
-                .map_err(|source| ApiServerError::Http {
-                    address: address.clone(),
-                    source,
-                })?;
+                .map_err(|error| ApiServerError::no_http(&address, &error))?;
             // Its errors reach the sender too.
             tokio::spawn(async { drop(driver.await) });
             Ok::<_, ApiServerError>(sender)
         };
         let late = |_| Err(ApiServerError::TimedOut(address.clone()));
         let sender = timeout(CONNECT_LIMIT, open).await.unwrap_or_else(late)?;
-        let bearer = |token: &str| HeaderValue::from_str(&format!("Bearer {token}"));
-        let authorization = access.token.map(|token| bearer(token.expose()));
-        let authorization = authorization.transpose().map_err(unusable)?;
+        let authorization = match access.token {
+            Some(token) => {
+                let value = format!("Bearer {}", token.expose());
+                let mut value = HeaderValue::from_str(&value).map_err(unusable)?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            None => None,
+        };
         let connection = Arc::new(Connection {
             sender,
             address,
-            authorization: authorization.map(|mut value| {
-                value.set_sensitive(true);
-                value
-            }),
+            authorization,
         });
         Ok(kept.insert(connection).clone())
     }

@@ -38,7 +38,8 @@ pub enum Probe {
 pub struct LocalAgent {
     client: reqwest::Client,
     socket: PathBuf,
-    directory: Option<NodeDirectory>,
+    /// The node directory that it works in, where it says so.
+    pub(crate) directory: Option<NodeDirectory>,
 }
 
 /// Why the agent did not do what it was asked to.
@@ -106,11 +107,6 @@ pub async fn probe(socket: &Path) -> Result<Probe, LocalError> {
 }
 
 impl LocalAgent {
-    /// The node directory that it works in, where it says so.
-    pub(crate) fn directory(&self) -> Option<&NodeDirectory> {
-        self.directory.as_ref()
-    }
-
     /// Issues a token.
     pub async fn add_token(&self, request: &AddTokenRequest) -> Result<IssuedToken, LocalError> {
         self.post(routes::LOCAL_TOKENS, request).await

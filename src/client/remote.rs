@@ -148,29 +148,14 @@ pub enum RemoteError {
         source: io::Error,
     },
     /// No answer to the attempt to connect.
-    #[error("no connection to {endpoint} within {seconds} seconds")]
-    NoConnection {
-        /// Where to.
-        endpoint: SocketAddr,
-        /// How long it was waited for.
-        seconds: u64,
-    },
+    #[error("no connection to {0} within {1} seconds")]
+    NoConnection(SocketAddr, u64),
     /// The connection was taken, and TLS was not answered.
-    #[error("{endpoint} took the connection, but did not set up TLS within {seconds} seconds")]
-    NoHandshake {
-        /// Who.
-        endpoint: SocketAddr,
-        /// How long it was waited for.
-        seconds: u64,
-    },
+    #[error("{0} took the connection, but did not set up TLS within {1} seconds")]
+    NoHandshake(SocketAddr, u64),
     /// The request was taken, and not answered, or not to its end.
-    #[error("{endpoint} took the request, but did not answer it within {seconds} seconds")]
-    NoAnswer {
-        /// Who.
-        endpoint: SocketAddr,
-        /// How long it was waited for.
-        seconds: u64,
-    },
+    #[error("{0} took the request, but did not answer it within {1} seconds")]
+    NoAnswer(SocketAddr, u64),
     /// The peer speaks no TLS.
     #[error("the peer does not speak TLS")]
     NotTls,
@@ -237,16 +222,16 @@ impl Peer {
         from: Option<IpAddr>,
         expected: Identity,
     ) -> Result<Self, RemoteError> {
-        let connected = connect(wait, endpoint, from, expected.clone());
-        let (connection, certificate) = block_on(connected)?;
-        Ok(Self {
+        let mut peer = Self {
             endpoint,
             from,
             expected,
-            certificate,
-            connection: Some(connection),
+            certificate: Vec::new(),
+            connection: None,
             may_repeat: false,
-        })
+        };
+        peer.connection = Some(block_on(peer.open(wait))?);
+        Ok(peer)
     }
 
     /// The certificate that the peer showed last, DER.
@@ -255,9 +240,10 @@ impl Peer {
     }
 
     /// From now on it is the one that is connected now, or a control plane node under this authority
-    /// (PEM), which that one has named. One that is of no use names no other.
-    pub(crate) fn trust(&mut self, authority: &str) {
-        let others = Identity::control_plane(authority).unwrap_or_default();
+    /// (PEM), which that one has named: behind a virtual address the next connection may lead to
+    /// another one. An authority that is of no use names no other.
+    pub(crate) fn trust(&mut self, authority: Option<&str>) {
+        let others = Identity::control_plane(authority.unwrap_or_default()).unwrap_or_default();
         self.expected = others.or(&self.certificate);
     }
 
@@ -303,7 +289,7 @@ impl Peer {
         let endpoint = self.endpoint;
         let mut connection = self.open(wait).await?;
         let asked = ask(&mut connection, endpoint, path, body);
-        let no_answer = |seconds| RemoteError::NoAnswer { endpoint, seconds };
+        let no_answer = |seconds| RemoteError::NoAnswer(endpoint, seconds);
         let reply = wait.for_work(asked, no_answer).await?;
         // An answer that is still to come must not be taken for that to the next request.
         self.connection = Some(connection);
@@ -318,60 +304,43 @@ impl Peer {
             return Ok(kept);
         }
         self.may_repeat = false;
-        let expected = self.expected.clone();
-        let (connection, certificate) = connect(wait, self.endpoint, self.from, expected).await?;
+        let (endpoint, from) = (self.endpoint, self.from);
+        let wait = wait.at_most(CONNECT_LIMIT);
+        let opened = async {
+            open_tcp(endpoint, from)
+                .await
+                .map_err(|source| RemoteError::Connect { endpoint, source })
+        };
+        let no_connection = |seconds| RemoteError::NoConnection(endpoint, seconds);
+        let tcp = wait.for_work(opened, no_connection).await?;
+        let no_handshake = |seconds| RemoteError::NoHandshake(endpoint, seconds);
+        wait.for_work(self.set_up(tcp), no_handshake).await
+    }
+
+    /// Sets up TLS and HTTP on a connection.
+    async fn set_up(&mut self, tcp: TcpStream) -> Result<Connection, RemoteError> {
+        let config = pinned_tls::config(self.expected.clone()).map_err(RemoteError::set_up)?;
+        let name = ServerName::IpAddress(self.endpoint.ip().into());
+        let tls = TlsConnector::from(config)
+            .connect(name, tcp)
+            .await
+            .map_err(|error| tls_error(self.endpoint, &error))?;
+        let (_, session) = tls.get_ref();
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let certificate = certificate
+            .ok_or_else(|| RemoteError::Tls("the peer showed no certificate".into()))?
+            .to_vec();
+        let beginning = Beginning::default();
+        let kept = beginning.clone();
+        let tls = InspectReader::new(tls, move |bytes: &[u8]| kept.add(bytes));
+        let sender = connection::over(tls).await.map_err(RemoteError::set_up)?;
         self.certificate = certificate;
-        Ok(connection)
+        Ok(Connection { sender, beginning })
     }
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
     runtime::block_on(work).unwrap_or_else(|error| Err(RemoteError::set_up(error)))
-}
-
-async fn connect(
-    wait: &Wait,
-    endpoint: SocketAddr,
-    from: Option<IpAddr>,
-    expected: Identity,
-) -> Result<(Connection, Vec<u8>), RemoteError> {
-    let wait = wait.at_most(CONNECT_LIMIT);
-    let opened = async {
-        open_tcp(endpoint, from)
-            .await
-            .map_err(|source| RemoteError::Connect { endpoint, source })
-    };
-    let no_connection = |seconds| RemoteError::NoConnection { endpoint, seconds };
-    let tcp = wait.for_work(opened, no_connection).await?;
-    let no_handshake = |seconds| RemoteError::NoHandshake { endpoint, seconds };
-    wait.for_work(set_up(tcp, endpoint, expected), no_handshake)
-        .await
-}
-
-/// Sets up TLS and HTTP on a connection.
-async fn set_up(
-    tcp: TcpStream,
-    endpoint: SocketAddr,
-    expected: Identity,
-) -> Result<(Connection, Vec<u8>), RemoteError> {
-    let config = pinned_tls::config(expected).map_err(RemoteError::set_up)?;
-    let name = ServerName::IpAddress(endpoint.ip().into());
-    let tls = TlsConnector::from(config)
-        .connect(name, tcp)
-        .await
-        .map_err(|error| tls_error(endpoint, &error))?;
-    let certificate = tls
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .ok_or_else(|| RemoteError::Tls("the peer showed no certificate".into()))?
-        .to_vec();
-    let beginning = Beginning::default();
-    let kept = beginning.clone();
-    let tls = InspectReader::new(tls, move |bytes: &[u8]| kept.add(bytes));
-    let sender = connection::over(tls).await.map_err(RemoteError::set_up)?;
-    Ok((Connection { sender, beginning }, certificate))
 }
 
 async fn open_tcp(endpoint: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {

@@ -133,18 +133,15 @@ impl Secrets {
         &self,
         each: &mut dyn FnMut(SecretObject) -> bool,
     ) -> Result<(), KubernetesError> {
-        let mut position = String::new();
-        loop {
+        let mut next = Some(String::new());
+        while let Some(position) = next {
             let page = self.page(&position)?;
-            let next = page.next();
+            next = page.next();
             if !page.items.into_iter().all(&mut *each) {
-                return Ok(());
-            }
-            match next {
-                Some(next) => position = next,
-                None => return Ok(()),
+                break;
             }
         }
+        Ok(())
     }
 
     /// The page of the list that begins there; the first one for the empty text.
@@ -207,10 +204,9 @@ impl Secrets {
         path: &str,
         body: &Value,
     ) -> Result<T, KubernetesError> {
-        let body = if body.is_null() {
-            Bytes::new()
-        } else {
-            Bytes::from(body.to_string())
+        let body = match body {
+            Value::Null => Bytes::new(),
+            body => Bytes::from(body.to_string()),
         };
         self.server.ask(&Call { method, path, body })
     }

@@ -160,7 +160,8 @@ pub(crate) fn ask(node: &Node, address: IpAddr, limit: Duration) -> Result<u16, 
     let (certificate, key) = (read("kubelet.crt")?, Secret::new(read("kubelet.key")?));
     let authority = token_admin::authority(layout).ok_or("the cluster's authority is not known")?;
     let port = join::api_port(node);
-    ApiServer::new(&address.to_string(), port, &authority, &certificate, &key)
+    let client = Some((certificate.as_str(), &key));
+    ApiServer::new(&address.to_string(), port, &authority, client)
         .and_then(|server| server.known_as(CONTROL_PLANE_NAME).ask(limit))
         .map_err(|error| error.to_string())
 }

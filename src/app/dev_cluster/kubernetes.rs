@@ -174,5 +174,6 @@ fn client_of(layout: &Layout, address: IpAddr) -> Result<ApiServer, Trouble> {
     let (authority, certificate) = (read("ca.crt")?, read("client.crt")?);
     let key = Secret::new(read("client.key")?);
     let host = address.to_string();
-    ApiServer::new(&host, API_SERVER_PORT, &authority, &certificate, &key).map_err(Trouble::new)
+    let client = Some((certificate.as_str(), &key));
+    ApiServer::new(&host, API_SERVER_PORT, &authority, client).map_err(Trouble::new)
 }

@@ -30,7 +30,8 @@ pub(crate) const NODE_LABELS: &str = "--node-labels";
 
 /// The changes that a join makes to its node.
 pub(crate) struct Change<'a> {
-    end: Instant,
+    /// When the join must be done.
+    pub(crate) end: Instant,
     /// What is still to be done.
     pub(crate) steps: Steps<'a>,
     /// How many of these come before the services.
@@ -65,11 +66,6 @@ impl<'a> Change<'a> {
     /// The node that changes.
     pub(crate) fn node(&self) -> &'a Node {
         self.steps.node()
-    }
-
-    /// When the join must be done.
-    pub(crate) fn end(&self) -> Instant {
-        self.end
     }
 
     /// The steps that follow are those of the services.

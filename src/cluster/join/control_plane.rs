@@ -47,8 +47,8 @@ pub(crate) struct Plan {
 enum Datastore {
     /// MicroK8s's own.
     Dqlite(Dqlite),
-    /// An etcd outside the cluster.
-    Etcd { servers: String },
+    /// An etcd outside the cluster, at these addresses.
+    Etcd(String),
 }
 
 /// What it takes to join the cluster's dqlite.
@@ -82,9 +82,7 @@ impl Plan {
         answer.need_callback_token()?;
         answer.check()?;
         let datastore = match &answer.etcd_servers {
-            Some(servers) => Datastore::Etcd {
-                servers: servers.clone(),
-            },
+            Some(servers) => Datastore::Etcd(servers.clone()),
             None => Self::dqlite(node, &answer, own)?,
         };
         let renewed =
@@ -143,26 +141,22 @@ impl Plan {
         let is_on = node.arguments("kube-apiserver")?.get(KEY).is_some();
         let Some(token) = &self.answer.admin_token else {
             if is_on {
-                change
-                    .steps
-                    .arguments("kube-apiserver", |arguments| arguments.remove(KEY))?;
+                let steps = &mut change.steps;
+                steps.arguments("kube-apiserver", |arguments| arguments.remove(KEY))?;
             }
             return Ok(());
         };
         let path = node.layout.credential(known_users::FILE);
-        let users = if is_on {
-            node.layout.read(&path).unwrap_or_default()
-        } else {
-            String::new()
+        let users = match is_on {
+            true => node.layout.read(&path).unwrap_or_default(),
+            false => String::new(),
         };
         let users = Secret::new(known_users::with_admin_token(&users, token));
-        change.steps.write(&path, users.expose(), Privacy::Group);
-        if is_on {
-            return Ok(());
+        let steps = &mut change.steps;
+        steps.write(&path, users.expose(), Privacy::Group);
+        if !is_on {
+            steps.arguments("kube-apiserver", |arguments| arguments.set(KEY, FILE))?;
         }
-        change
-            .steps
-            .arguments("kube-apiserver", |arguments| arguments.set(KEY, FILE))?;
         Ok(())
     }
 
@@ -183,14 +177,11 @@ impl Plan {
             to: layout.backend_backup(),
         });
         steps.make_folder(&backend);
-        let Dqlite {
-            certificate,
-            key,
-            voters,
-            own,
-        } = cluster;
+        let certificate = &cluster.certificate;
         steps.write(&backend.join("cluster.crt"), certificate, Privacy::Group);
-        steps.write(&backend.join("cluster.key"), key.expose(), Privacy::Root);
+        let key = cluster.key.expose();
+        steps.write(&backend.join("cluster.key"), key, Privacy::Root);
+        let (voters, own) = (&cluster.voters, &cluster.own);
         let init = dqlite::init_yaml(own, voters);
         steps.rewrite(&backend.join("init.yaml"), &init, 0o644);
         change.apply(progress)?;
@@ -204,13 +195,11 @@ impl Plan {
             stage: JoinStage::Datastore,
             message: "Waiting for this node to finish joining the cluster".to_owned(),
         });
-        let listed = wait_until_listed(change.node(), self.own, change.end(), progress);
+        let listed = wait_until_listed(change.node(), self.own, change.end, progress);
         progress.tell(Event::WaitingDone);
         still_wanted(progress)?;
         if !listed {
-            return Err(JoinError::NotListed {
-                seconds: order.timeout_seconds,
-            });
+            return Err(JoinError::NotListed(order.timeout_seconds));
         }
         change.steps.service(Action::Start, Service::Kubelite);
         change.apply(progress)
@@ -219,37 +208,28 @@ impl Plan {
     fn use_etcd(&self, change: &mut Change<'_>, servers: &str) -> Result<(), JoinError> {
         let answer = &self.answer;
         let layout = &change.node().layout;
-        let files = [
-            (
-                "--etcd-cafile",
-                "remote-etcd-ca.crt",
-                answer.etcd_ca.as_deref(),
-                Privacy::Group,
-            ),
+        let (ca, certificate) = (answer.etcd_ca.as_deref(), answer.etcd_cert.as_deref());
+        let key = answer.etcd_key.as_ref().map(Secret::expose);
+        let mut settings = Vec::new();
+        for (argument, name, content, privacy) in [
+            ("--etcd-cafile", "remote-etcd-ca.crt", ca, Privacy::Group),
             (
                 "--etcd-certfile",
                 "remote-etcd.crt",
-                answer.etcd_cert.as_deref(),
+                certificate,
                 Privacy::Group,
             ),
-            (
-                "--etcd-keyfile",
-                "remote-etcd.key",
-                answer.etcd_key.as_ref().map(Secret::expose),
-                Privacy::Root,
-            ),
-        ];
-        for (_, name, content, privacy) in files {
+            ("--etcd-keyfile", "remote-etcd.key", key, Privacy::Root),
+        ] {
             if let Some(content) = content.filter(|content| !content.is_empty()) {
                 change.steps.write(&layout.cert(name), content, privacy);
+                settings.push((argument, format!("${{SNAP_DATA}}/certs/{name}")));
             }
         }
         change.steps.arguments("kube-apiserver", |arguments| {
             arguments.set("--etcd-servers", servers);
-            for (key, name, content, _) in files {
-                if content.is_some_and(|content| !content.is_empty()) {
-                    arguments.set(key, &format!("${{SNAP_DATA}}/certs/{name}"));
-                }
+            for (argument, path) in &settings {
+                arguments.set(argument, path);
             }
         })?;
         change.lock(Lock::NoK8sDqlite)?;
@@ -257,9 +237,7 @@ impl Plan {
         change.steps.service(Action::Restart, Service::Kubelite);
         Ok(())
     }
-}
 
-impl Plan {
     /// Files and services change in the order of recording `join-controlplane-ok`.
     pub(crate) fn apply(
         &self,
@@ -277,11 +255,9 @@ impl Plan {
             ("ca.key", &answer.ca_key),
             ("serviceaccount.key", &answer.service_account_key),
         ] {
-            if let Some(key) = key {
-                change
-                    .steps
-                    .write(&layout.cert(name), key.expose(), Privacy::Root);
-            }
+            let Some(key) = key else { continue };
+            let path = layout.cert(name);
+            change.steps.write(&path, key.expose(), Privacy::Root);
         }
         self.token_authentication(change)?;
         for renewed in &self.renewed {
@@ -308,7 +284,7 @@ impl Plan {
         change.begin_services();
         match &self.datastore {
             Datastore::Dqlite(cluster) => self.join_dqlite(change, cluster, order, progress),
-            Datastore::Etcd { servers } => {
+            Datastore::Etcd(servers) => {
                 self.use_etcd(change, servers)?;
                 change.apply(progress)
             }

@@ -44,11 +44,8 @@ pub(crate) enum JoinError {
     #[error("the cluster's API server does not accept the certificate of this worker")]
     Rejected,
     /// The API server cannot be asked whether this node is still a member.
-    #[error("this node is a worker of the cluster, and the API server does not answer it: {why}")]
-    MemberUnanswered {
-        /// What came instead of an answer.
-        why: String,
-    },
+    #[error("this node is a worker of the cluster, and the API server does not answer it: {0}")]
+    MemberUnanswered(String),
     /// It is not known whether this node is still a member.
     #[error(
         "this node was made a {role} node of the cluster, and {contacted} cannot tell whether it still is one"
@@ -166,11 +163,8 @@ pub(crate) enum JoinError {
     )]
     UnknownAuthMode(String),
     /// The datastore did not list the node.
-    #[error("the datastore did not list this node within {seconds} seconds")]
-    NotListed {
-        /// How long it was waited for.
-        seconds: u64,
-    },
+    #[error("the datastore did not list this node within {0} seconds")]
+    NotListed(u64),
     /// The API server does not answer through the worker's proxy.
     #[error(
         "the API server did not answer through this node's proxy within {seconds} seconds: {why}"
@@ -182,11 +176,8 @@ pub(crate) enum JoinError {
         why: String,
     },
     /// The worker's proxy was started, and does not run.
-    #[error("this node's proxy to the API servers, `{service}`, does not run")]
-    NoProxy {
-        /// The proxy's service.
-        service: &'static str,
-    },
+    #[error("this node's proxy to the API servers, `{0}`, does not run")]
+    NoProxy(&'static str),
     /// A file of the node.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -216,8 +207,8 @@ impl JoinError {
             self,
             Self::Remote(
                 RemoteError::Connect { .. }
-                    | RemoteError::NoConnection { .. }
-                    | RemoteError::NoHandshake { .. }
+                    | RemoteError::NoConnection(..)
+                    | RemoteError::NoHandshake(..)
                     | RemoteError::NotTls
                     | RemoteError::Tls(_)
             )

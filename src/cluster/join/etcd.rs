@@ -14,7 +14,6 @@ use crate::cluster::node::{Node, Privacy};
 use crate::cluster::operation::Progress;
 use crate::model::join_stage::JoinStage;
 use crate::model::token::Token;
-use crate::model::token_record::CertificatePurpose;
 use crate::pki::csr;
 use crate::pki::kubeconfig::{self, Identity};
 use crate::pki::name::Subject;
@@ -24,7 +23,7 @@ use crate::wire::operation::JoinOrder;
 
 /// All that the join needs, before anything is changed.
 pub(crate) struct Plan {
-    answer: Answer<JoinResponse>,
+    pub(crate) answer: Answer<JoinResponse>,
     callback: Secret,
     ca: String,
     etcd: String,
@@ -78,14 +77,9 @@ impl Plan {
         let token = contact.token.clone();
         let etcd_certificate = contact.sign(&wanted, token, etcd_request.clone(), &ca)?;
         let authentication = if mode == "Cert" {
-            Authentication::Certificates(Identities::obtain(
-                node,
-                contact,
-                &ca,
-                proxy.with_suffix(CertificatePurpose::Proxy.suffix()),
-                kubelet.with_suffix(CertificatePurpose::Kubelet.suffix()),
-                order.node_ip,
-            )?)
+            let tokens = [&proxy, &kubelet];
+            let identities = Identities::obtain(node, contact, &ca, tokens, order.node_ip)?;
+            Authentication::Certificates(identities)
         } else {
             Authentication::Tokens { proxy, kubelet }
         };
@@ -100,16 +94,6 @@ impl Plan {
             server,
             authentication,
         })
-    }
-
-    /// The address at which the contacted node sees this one.
-    pub(crate) fn own_address(&self) -> Option<&str> {
-        self.answer.hostname_override.as_deref()
-    }
-
-    /// The cluster's pod network.
-    pub(crate) fn cluster_cidr(&self) -> Option<&str> {
-        self.answer.cluster_cidr.as_deref()
     }
 
     /// Changes the node.

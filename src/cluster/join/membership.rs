@@ -111,7 +111,7 @@ fn confirm_worker(
     match standing {
         Standing::Member => Ok(stale()),
         Standing::NotMember => Err(JoinError::Removed(ROLE)),
-        Standing::Unknown if asks => Err(JoinError::MemberUnanswered { why }),
+        Standing::Unknown if asks => Err(JoinError::MemberUnanswered(why)),
         Standing::Unknown => Err(unconfirmed(ROLE, contact)),
     }
 }
@@ -154,7 +154,7 @@ fn known_at(node: &Node, host: &str, port: u16) -> Known {
     let name = node.name().map_err(|error| error.to_string())?;
     let server = proxy::api_server(node, host, port).map_err(|error| error.to_string())?;
     let status = server
-        .ask_for(&format!("/api/v1/nodes/{name}"), API_LIMIT)
+        .and_then(|server| server.ask_for(&format!("/api/v1/nodes/{name}"), API_LIMIT))
         .map_err(|error| error.to_string())?;
     match status {
         200 => Ok(Ok(())),

@@ -126,7 +126,7 @@ pub(crate) fn complete(
 ) -> Result<End, JoinError> {
     let node = change.node();
     let role = role_here(node, order.role);
-    let mut contact = match meet(node, urls, order, runs_in, change.end(), progress) {
+    let mut contact = match meet(node, urls, order, runs_in, change.end, progress) {
         Ok(Met::Contact(contact)) => contact,
         Ok(Met::Member(role)) => {
             return match change.commit_if_begun(progress) {
@@ -211,8 +211,10 @@ fn reach(
             address: url.address,
             from_microk8s: node.layout.has(Lock::HaCluster),
         });
-        match Contact::connect(node, url, order, runs_in, wait, others.len() + 1) {
-            Ok(contact) => {
+        let connecting = wait.share(others.len() + 1);
+        match Contact::connect(node, url, order, &connecting, wait.clone()) {
+            Ok(mut contact) => {
+                contact.takes_digest = runs_in == RunsIn::Agent;
                 if !order.skip_verify && order.fingerprints().next().is_none() {
                     progress.tell(Event::warning(format!(
                         "the connection string has no fingerprint, so the identity of {} is not verified",
@@ -287,19 +289,15 @@ fn prepare(
     begin(JoinStage::Admission, progress);
     if !node.layout.has(Lock::HaCluster) {
         let plan = etcd::Plan::prepare(node, order, contact, progress)?;
-        check_answer(node, role, contact, plan.own_address(), progress)?;
-        warn_of_other_network(node, plan.cluster_cidr(), progress)?;
+        let seen = plan.answer.hostname_override.as_deref();
+        check_answer(node, role, contact, seen, progress)?;
+        warn_of_other_network(node, plan.answer.cluster_cidr.as_deref(), progress)?;
         return Ok(Plan::Etcd(plan));
     }
     let asked = requested_role(order.role, order.role_was_named);
     let answer = contact.join(node, asked)?;
-    check_answer(
-        node,
-        role,
-        contact,
-        answer.hostname_override.as_deref(),
-        progress,
-    )?;
+    let seen = answer.hostname_override.as_deref();
+    check_answer(node, role, contact, seen, progress)?;
     begin(JoinStage::Certificates, progress);
     let theirs = answer.cluster_cidr.clone();
     if role == Role::ControlPlane {
@@ -321,19 +319,17 @@ fn prepare(
 }
 
 fn still_wanted(progress: &dyn Progress) -> Result<(), JoinError> {
-    if progress.is_cancelled() {
-        Err(JoinError::Interrupted)
-    } else {
-        Ok(())
+    match progress.is_cancelled() {
+        true => Err(JoinError::Interrupted),
+        false => Ok(()),
     }
 }
 
 /// What the node joins as when this role is asked for: on etcd every node that joins is a worker.
 fn role_here(node: &Node, role: Role) -> Role {
-    if node.layout.has(Lock::HaCluster) {
-        role
-    } else {
-        Role::Worker
+    match node.layout.has(Lock::HaCluster) {
+        true => role,
+        false => Role::Worker,
     }
 }
 

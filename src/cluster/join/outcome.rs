@@ -80,7 +80,7 @@ impl JoinError {
             Self::Clock { .. } => at(Preflight, CureFirst, SET_CLOCK),
             Self::Translated(_) => at(Preflight, CureFirst, CONNECT_DIRECTLY),
             Self::Removed(_) | Self::Rejected => at(Preflight, CureFirst, LEAVE_AND_JOIN),
-            Self::MemberUnanswered { .. } => at(ApiServer, CureFirst, CHECK_CONTROL_PLANE),
+            Self::MemberUnanswered(_) => at(ApiServer, CureFirst, CHECK_CONTROL_PLANE),
             Self::Unconfirmed { .. } => at(Preflight, CureFirst, CHECK_DATASTORE),
             Self::Unreadable { .. } => at(Preflight, CureFirst, NODE_DIRECTORY),
             Self::OtherCluster(_) => at(Preflight, CureFirst, LEAVE_OTHER),
@@ -106,7 +106,7 @@ impl JoinError {
                 let hint = hint_of_unsigned(cause, *retry_after);
                 let failure = Failure {
                     retry_after: *retry_after,
-                    ..at(Certificates, cause.retry(), &hint)
+                    ..at(Certificates, cause.advice().0, &hint)
                 };
                 let text = behind_a_blank(text.as_deref());
                 failure.exits(ExitStatus::Failure).microk8s(&match status {
@@ -126,9 +126,9 @@ impl JoinError {
                 let (stage, hint) = of_journal(error, running);
                 at(stage, CureFirst, hint)
             }
-            Self::NotListed { .. } => at(Datastore, CureFirst, CHECK_DATASTORE_PORT),
+            Self::NotListed(_) => at(Datastore, CureFirst, CHECK_DATASTORE_PORT),
             Self::NoApiServer { .. } => at(ApiServer, CureFirst, CHECK_API_SERVERS),
-            Self::NoProxy { .. } => at(ApiServer, CureFirst, PROXYS_LOG),
+            Self::NoProxy(_) => at(ApiServer, CureFirst, PROXYS_LOG),
             Self::Interrupted => at(Interrupted, TryAgain, TAKEN_BACK),
             Self::NotTakenBack { undo, .. } => at(Undo, CureFirst, undo.hint_of_undoing()),
         }
@@ -174,11 +174,11 @@ fn of_remote(error: &RemoteError) -> Failure {
         failure.exits(ExitStatus::Failure).microk8s(&text)
     };
     match error {
-        RemoteError::Connect { .. } | RemoteError::NoConnection { .. } => {
+        RemoteError::Connect { .. } | RemoteError::NoConnection(..) => {
             at(Contact, TryAgain, CHECK_ADDRESS)
         }
-        RemoteError::NoHandshake { .. } => at(Contact, TryAgain, FOREIGN_OR_BUSY),
-        RemoteError::NoAnswer { .. } => at(Contact, TryAgain, NO_ANSWER),
+        RemoteError::NoHandshake(..) => at(Contact, TryAgain, FOREIGN_OR_BUSY),
+        RemoteError::NoAnswer(..) => at(Contact, TryAgain, NO_ANSWER),
         RemoteError::Closed | RemoteError::CutOff { .. } => {
             as_in_microk8s(at(Contact, TryAgain, PEERS_LOG))
         }
@@ -239,34 +239,33 @@ fn of_refused(
     }
 }
 
-/// The contacted node said no, in words or with a reason.
+/// What to do where the contacted node said no, in words or with a reason.
 fn of_refusal(
     cause: Cause,
     refusal: Option<&Refusal>,
     retry_after: Option<u64>,
     role: Role,
 ) -> (Retry, String) {
-    let (retry, mut hint) = match refusal {
-        Some(refusal) => {
-            let retry = match refusal.reason {
-                Reason::Other => Retry::CureFirst,
-                _ => Retry::NoRetry,
-            };
-            (retry, refusal::hint_of_token(refusal, role))
-        }
-        None => (cause.retry(), cause.hint().to_owned()),
-    };
-    if let Some(seconds) = retry_after {
-        let wait = in_words(seconds);
-        hint = match refusal {
-            Some(_) => format!(
-                "{hint}; this address presented too many such tokens, and is answered again in {wait}"
-            ),
-            None if cause == Cause::Store => hint,
-            None => format!(
+    let wait = retry_after.map(in_words);
+    let Some(refusal) = refusal else {
+        let (retry, hint) = cause.advice();
+        let hint = match wait.filter(|_| cause != Cause::Store) {
+            Some(wait) => format!(
                 "the contacted node has too much to do; try again in {wait}, the token can still be used"
             ),
+            None => hint.to_owned(),
         };
+        return (retry, hint);
+    };
+    let retry = match refusal.reason {
+        Reason::Other => Retry::CureFirst,
+        _ => Retry::NoRetry,
+    };
+    let mut hint = refusal::hint_of_token(refusal, role);
+    if let Some(wait) = wait {
+        hint.push_str(&format!(
+            "; this address presented too many such tokens, and is answered again in {wait}"
+        ));
     }
     (retry, hint)
 }
@@ -282,7 +281,7 @@ fn hint_of_unsigned(cause: Cause, retry_after: Option<u64>) -> String {
             "the contacted node has too much to do; try again in {}, this node can use the token again",
             in_words(seconds)
         ),
-        (Cause::Token, None) => cause.hint().to_owned(),
+        (Cause::Token, None) => cause.advice().1.to_owned(),
         _ => PEERS_LOG.to_owned(),
     }
 }

@@ -15,10 +15,9 @@ use crate::cluster::first_join::random_text;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::join::answer::Answer;
 use crate::cluster::join::error::JoinError;
-use crate::cluster::join::report::{self, Report};
+use crate::cluster::join::report::Report;
 use crate::cluster::join::source_address;
 use crate::cluster::node::Node;
-use crate::cluster::operation::RunsIn;
 use crate::model::endpoint;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::join_id::JoinId;
@@ -70,7 +69,7 @@ pub(crate) struct Contact {
     /// The node let this one in and wants to hear how the join ends, or may have done so.
     pub(crate) awaits_outcome: bool,
     /// Who takes the callbacks of this node can check them by a digest.
-    takes_digest: bool,
+    pub(crate) takes_digest: bool,
     /// What its last answer told of its clock.
     pub(crate) clock: Option<ClockReading>,
     /// What its first answer told of its clock, and of the address at which it sees this node.
@@ -79,32 +78,28 @@ pub(crate) struct Contact {
 
 impl Contact {
     /// Connects, and makes sure that it is a node of the connection strings before anything is sent.
-    /// `wait` bounds all that it is asked; `candidates` nodes share it for connecting.
+    /// `connecting` bounds that, and `wait` all that it is asked.
     pub(crate) fn connect(
         node: &Node,
         url: &JoinUrl,
         order: &JoinOrder,
-        runs_in: RunsIn,
-        wait: &Wait,
-        candidates: usize,
+        connecting: &Wait,
+        wait: Wait,
     ) -> Result<Self, JoinError> {
-        let peer = connect(node, url, order, &wait.share(candidates))?;
+        let endpoint = url.endpoint();
+        let expected = Identity::of(order.fingerprints());
+        let from = source_address(node, endpoint.ip());
+        let peer = Peer::connect(connecting, endpoint, from, expected);
+        let peer = peer.map_err(|error| match error {
+            RemoteError::OtherCertificate { source, .. } => JoinError::NotVerified {
+                address: endpoint.ip(),
+                source,
+            },
+            other => other.into(),
+        })?;
         Ok(Self {
-            takes_digest: runs_in == RunsIn::Agent,
-            ..Self::through(peer, url, wait.clone())
-        })
-    }
-
-    /// Connects, for a look at what a join would meet.
-    pub(crate) fn open(node: &Node, url: &JoinUrl, order: &JoinOrder) -> Result<Self, JoinError> {
-        let peer = connect(node, url, order, &Wait::within(LOOK_CONNECT_LIMIT))?;
-        Ok(Self::through(peer, url, Wait::within(Duration::MAX)))
-    }
-
-    fn through(peer: Peer, url: &JoinUrl, wait: Wait) -> Self {
-        Self {
             peer,
-            endpoint: url.endpoint(),
+            endpoint,
             token: url.token.clone(),
             join_id: None,
             wait,
@@ -112,7 +107,13 @@ impl Contact {
             takes_digest: false,
             clock: None,
             greeting: (None, None),
-        }
+        })
+    }
+
+    /// Connects, for a look at what a join would meet.
+    pub(crate) fn open(node: &Node, url: &JoinUrl, order: &JoinOrder) -> Result<Self, JoinError> {
+        let connecting = Wait::within(LOOK_CONNECT_LIMIT);
+        Self::connect(node, url, order, &connecting, Wait::within(Duration::MAX))
     }
 
     /// Asks for what the node tells without a token. One that gives no answer tells nothing.
@@ -145,8 +146,8 @@ impl Contact {
     /// knows that it is used. A node that cannot be told finds out in time.
     pub(crate) fn report(&mut self, node: &Node, outcome: cluster_v2::Outcome, wait: &Wait) {
         if self.awaits_outcome {
-            let (token, join_id) = (self.token.clone(), self.join_id.clone());
-            report::send(node, &mut self.peer, token, join_id, outcome, wait);
+            self.report_to_keep()
+                .send(node, &mut self.peer, outcome, wait);
         }
     }
 
@@ -174,14 +175,8 @@ impl Contact {
         let request = self.request(node, role)?;
         let answer: Answer<cluster_v2::JoinResponse> =
             self.ask(routes::V2_JOIN, &request, role.role())?;
-        self.trust(answer.ca.as_deref());
+        self.peer.trust(answer.ca.as_deref());
         Ok(answer)
-    }
-
-    /// Behind a virtual address the next connection may lead to another control plane node, which
-    /// shows a certificate of its own.
-    fn trust(&mut self, authority: Option<&str>) {
-        self.peer.trust(authority.unwrap_or_default());
     }
 
     fn request(
@@ -210,7 +205,7 @@ impl Contact {
         let request = self.request_v1(node, callback)?;
         let answer: Answer<cluster_v1::JoinResponse> =
             self.ask(routes::V1_JOIN, &request, Role::Worker)?;
-        self.trust(answer.ca.as_deref());
+        self.peer.trust(answer.ca.as_deref());
         Ok(answer)
     }
 
@@ -322,21 +317,6 @@ impl Contact {
                 JoinError::BadAnswer { from, why }
             })
     }
-}
-
-/// Connects to the node of a connection string, as far as the connection strings say which ones may
-/// answer there.
-fn connect(node: &Node, url: &JoinUrl, order: &JoinOrder, wait: &Wait) -> Result<Peer, JoinError> {
-    let endpoint = url.endpoint();
-    let expected = Identity::of(order.fingerprints());
-    let from = source_address(node, endpoint.ip());
-    Peer::connect(wait, endpoint, from, expected).map_err(|error| match error {
-        RemoteError::OtherCertificate { source, .. } => JoinError::NotVerified {
-            address: endpoint.ip(),
-            source,
-        },
-        other => other.into(),
-    })
 }
 
 fn refused(reply: &Reply, role: Role) -> JoinError {

@@ -52,10 +52,7 @@ pub(crate) fn wait_until_answered(
     let seconds = order.timeout_seconds;
     let set_up = |why: String| JoinError::NoApiServer { seconds, why };
     let (host, port) = host_and_port(server).map_err(set_up)?;
-    let server = api_server(node, &host, port).map_err(|error| match error {
-        Unusable::Read(error) => JoinError::Read(error),
-        Unusable::SetUp(error) => set_up(error.to_string()),
-    })?;
+    let server = api_server(node, &host, port)?.map_err(|error| set_up(error.to_string()))?;
     let server = Arc::new(server);
 
     let began = Instant::now();
@@ -92,23 +89,18 @@ pub(crate) fn wait_until_answered(
     }
 }
 
-/// Why an API server cannot be asked.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
-    /// A file of the node.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The certificates.
-    #[error(transparent)]
-    SetUp(#[from] ApiServerError),
-}
-
-/// The API server at this address, as this worker's kubelet would ask it.
-pub(crate) fn api_server(node: &Node, host: &str, port: u16) -> Result<ApiServer, Unusable> {
+/// The API server at this address, as this worker's kubelet would ask it; an error where its
+/// certificates are of no use.
+pub(crate) fn api_server(
+    node: &Node,
+    host: &str,
+    port: u16,
+) -> Result<Result<ApiServer, ApiServerError>, ReadError> {
     let read = |name| node.layout.read(&node.layout.cert(name));
     let key = Secret::new(read("kubelet.key")?);
     let (authority, certificate) = (read("ca.remote.crt")?, read("kubelet.crt")?);
-    Ok(ApiServer::new(host, port, &authority, &certificate, &key)?)
+    let client = Some((certificate.as_str(), &key));
+    Ok(ApiServer::new(host, port, &authority, client))
 }
 
 /// Where this worker's services reach its proxy.
@@ -132,9 +124,7 @@ fn is_not_there(node: &Node, began: Instant) -> Result<bool, JoinError> {
         ServiceState::Active => Ok(false),
         ServiceState::Unanswered if began.elapsed() < MAY_FAIL => Ok(false),
         ServiceState::Inactive if began.elapsed() < MAY_BE_DOWN => Ok(false),
-        ServiceState::Inactive => Err(JoinError::NoProxy {
-            service: PROXY.daemon(),
-        }),
+        ServiceState::Inactive => Err(JoinError::NoProxy(PROXY.daemon())),
         ServiceState::Unanswered | ServiceState::Unknown => {
             tracing::info!(
                 "the service manager does not tell whether {} runs, and nothing listens there: the API server was not asked",

@@ -64,6 +64,26 @@ const PHRASES: [(&str, Cause); 15] = [
     ("Internal error", Cause::Fault),
 ];
 
+// What helps. Hints hold no join command and no phrase that scripts look for in what commands print.
+const ASK_CONTROL_PLANE: &str =
+    "take a connection string that `microk8s add-node` prints on a control plane node";
+const BUSY: &str = "the contacted node has too much to do; the token can still be used";
+const ENABLE_HA: &str = "run `microk8s enable ha-cluster` on this node first";
+const FORGET_ADDRESS: &str = "the datastore still lists this address: remove the node of that address with `microk8s remove-node ADDRESS --force` on a control plane node, if it is this one";
+const ISSUE_TOKEN: &str = "the token is unknown there, was used or has expired: issue a new one on the contacted node with `microk8s add-node`";
+const MATCH_HA: &str = "the contacted node's cluster runs without high availability: enable it there with `microk8s enable ha-cluster`, or disable it here";
+const OTHER_ADDRESS: &str = "use an address of the contacted node that is reached from an address which other nodes can reach";
+const OTHER_PROGRAM: &str = "something other than a cluster agent answers there, or one of another version; take a fresh connection string from `microk8s add-node`";
+const READ_LOG: &str = "read the log of the contacted node's cluster agent, and fix what it names";
+const RENAME: &str = "give this node a host name of its own, of lower-case letters, digits, `-` and `.`, or remove the other node from the cluster first";
+const RESOLVE_NAME: &str = "have this node's host name resolve to that address on the contacted node, by its /etc/hosts or the DNS; the token can still be used where the contacted node runs this program";
+const RUN_ELSEWHERE: &str = "run the command on the node that is to join, not on the one that issued the token; where these are two nodes, something between them translates addresses";
+const SAME_VERSION: &str =
+    "the contacted node did not take what this version sends: use the same version on both nodes";
+const SET_PORT: &str = "have this node's agent listen on the port that the message names (`--bind` in args/cluster-agent), and restart it";
+const STORE_IS_SILENT: &str = "the token store of the cluster does not answer the contacted node: its log says why; try again, here or with the connection string of another control plane node; the token can still be used";
+const UPDATE: &str = "update MicroK8s on this node first";
+
 impl Cause {
     /// The cause, from the status and the text of an answer.
     pub(crate) fn of(status: u16, text: Option<&str>) -> Self {
@@ -81,71 +101,26 @@ impl Cause {
         }
     }
 
-    /// Whether the same command may succeed when it is run again.
-    pub(crate) const fn retry(self) -> Retry {
+    /// Whether the same command may succeed when it is run again, and what helps.
+    pub(crate) const fn advice(self) -> (Retry, &'static str) {
+        use Retry::{CureFirst, NoRetry, TryAgain};
         match self {
-            Self::Store | Self::Busy => Retry::TryAgain,
-            Self::NameNotResolved
-            | Self::NameUnusable
-            | Self::AlreadyListed
-            | Self::LinkLocal
-            | Self::Port
-            | Self::NotHa
-            | Self::IsHa
-            | Self::TooOld
-            | Self::Fault => Retry::CureFirst,
-            Self::Token | Self::SameAddress | Self::Worker | Self::Request | Self::NoAgent => {
-                Retry::NoRetry
-            }
-        }
-    }
-
-    /// What helps. Hints hold no join command and no phrase that scripts look for in what
-    /// commands print.
-    pub(crate) const fn hint(self) -> &'static str {
-        match self {
-            Self::Token => {
-                "the token is unknown there, was used or has expired: issue a new one on the contacted node with `microk8s add-node`"
-            }
-            Self::NameNotResolved => {
-                "have this node's host name resolve to that address on the contacted node, by its /etc/hosts or the DNS; the token can still be used where the contacted node runs this program"
-            }
-            Self::NameUnusable => {
-                "give this node a host name of its own, of lower-case letters, digits, `-` and `.`, or remove the other node from the cluster first"
-            }
-            Self::AlreadyListed => {
-                "the datastore still lists this address: remove the node of that address with `microk8s remove-node ADDRESS --force` on a control plane node, if it is this one"
-            }
-            Self::SameAddress => {
-                "run the command on the node that is to join, not on the one that issued the token; where these are two nodes, something between them translates addresses"
-            }
-            Self::LinkLocal => {
-                "use an address of the contacted node that is reached from an address which other nodes can reach"
-            }
-            Self::Port => {
-                "have this node's agent listen on the port that the message names (`--bind` in args/cluster-agent), and restart it"
-            }
-            Self::Worker => {
-                "take a connection string that `microk8s add-node` prints on a control plane node"
-            }
-            Self::NotHa => {
-                "the contacted node's cluster runs without high availability: enable it there with `microk8s enable ha-cluster`, or disable it here"
-            }
-            Self::IsHa => "run `microk8s enable ha-cluster` on this node first",
-            Self::TooOld => "update MicroK8s on this node first",
-            Self::Request => {
-                "the contacted node did not take what this version sends: use the same version on both nodes"
-            }
-            Self::NoAgent => {
-                "something other than a cluster agent answers there, or one of another version; take a fresh connection string from `microk8s add-node`"
-            }
-            Self::Store => {
-                "the token store of the cluster does not answer the contacted node: its log says why; try again, here or with the connection string of another control plane node; the token can still be used"
-            }
-            Self::Busy => "the contacted node has too much to do; the token can still be used",
-            Self::Fault => {
-                "read the log of the contacted node's cluster agent, and fix what it names"
-            }
+            Self::Token => (NoRetry, ISSUE_TOKEN),
+            Self::NameNotResolved => (CureFirst, RESOLVE_NAME),
+            Self::NameUnusable => (CureFirst, RENAME),
+            Self::AlreadyListed => (CureFirst, FORGET_ADDRESS),
+            Self::SameAddress => (NoRetry, RUN_ELSEWHERE),
+            Self::LinkLocal => (CureFirst, OTHER_ADDRESS),
+            Self::Port => (CureFirst, SET_PORT),
+            Self::Worker => (NoRetry, ASK_CONTROL_PLANE),
+            Self::NotHa => (CureFirst, MATCH_HA),
+            Self::IsHa => (CureFirst, ENABLE_HA),
+            Self::TooOld => (CureFirst, UPDATE),
+            Self::Request => (NoRetry, SAME_VERSION),
+            Self::NoAgent => (NoRetry, OTHER_PROGRAM),
+            Self::Store => (TryAgain, STORE_IS_SILENT),
+            Self::Busy => (TryAgain, BUSY),
+            Self::Fault => (CureFirst, READ_LOG),
         }
     }
 }
@@ -276,7 +251,7 @@ mod tests {
                 "already known to dqlite",
                 "acting as a node in a cluster",
             ] {
-                assert!(!cause.hint().contains(phrase), "{cause:?}");
+                assert!(!cause.advice().1.contains(phrase), "{cause:?}");
             }
         }
     }

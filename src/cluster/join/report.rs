@@ -37,7 +37,6 @@ pub(crate) struct Report {
     /// The token of the join.
     pub(crate) token: Token,
     /// How the join is named; nothing in a journal of an earlier version.
-    #[serde(default)]
     pub(crate) join_id: Option<JoinId>,
 }
 
@@ -47,42 +46,31 @@ impl Report {
         Secret::new(serde_json::to_string(self).unwrap_or_default())
     }
 
-    fn read(text: &Secret) -> Option<Self> {
-        serde_json::from_str(text.expose()).ok()
-    }
-
     /// Reports that the join failed, only to the node that was contacted then.
     fn say_failed(self, node: &Node) -> Result<(), RemoteError> {
         let from = source_address(node, self.endpoint.ip());
         let wait = Wait::within(LIMIT);
-        let mut peer = Peer::connect(&wait, self.endpoint, from, Identity::of([self.certificate]))?;
-        let outcome = Outcome::Failed;
-        send(node, &mut peer, self.token, self.join_id, outcome, &wait);
+        let expected = Identity::of([self.certificate.clone()]);
+        let mut peer = Peer::connect(&wait, self.endpoint, from, expected)?;
+        self.send(node, &mut peer, Outcome::Failed, &wait);
         Ok(())
     }
-}
 
-/// Says how a join ended. A node that cannot be told finds out in time; one that knows nothing of
-/// outcomes answers that it does not.
-pub(crate) fn send(
-    node: &Node,
-    peer: &mut Peer,
-    token: Token,
-    join_id: Option<JoinId>,
-    outcome: Outcome,
-    wait: &Wait,
-) {
-    let Ok(hostname) = node.name() else {
-        return;
-    };
-    let outcome = JoinOutcome {
-        token,
-        hostname,
-        outcome,
-        join_id,
-    };
-    if let Err(error) = peer.post(wait, routes::V2_JOIN_OUTCOME, &outcome) {
-        tracing::warn!(%error, "the contacted node could not be told how the join ended");
+    /// Says how the join ended. A node that cannot be told finds out in time; one that knows nothing
+    /// of outcomes answers that it does not.
+    pub(crate) fn send(self, node: &Node, peer: &mut Peer, outcome: Outcome, wait: &Wait) {
+        let Ok(hostname) = node.name() else {
+            return;
+        };
+        let outcome = JoinOutcome {
+            token: self.token,
+            hostname,
+            outcome,
+            join_id: self.join_id,
+        };
+        if let Err(error) = peer.post(wait, routes::V2_JOIN_OUTCOME, &outcome) {
+            tracing::warn!(%error, "the contacted node could not be told how the join ended");
+        }
     }
 }
 
@@ -99,7 +87,7 @@ fn reconcile(node: &Node) {
     let Some(text) = transaction::unreported(&node.layout) else {
         return;
     };
-    if let Some(report) = Report::read(&text) {
+    if let Ok(report) = serde_json::from_str::<Report>(text.expose()) {
         let endpoint = report.endpoint;
         if let Err(error) = report.say_failed(node) {
             tracing::warn!(%error, "{endpoint} could not be told that the interrupted join failed");

@@ -70,17 +70,15 @@ impl Plan {
             .read(&node.layout.args("traefik/traefik-template.yaml"))?;
         let template_path = node.layout.args("traefik/provider-template.yaml");
         let template = node.layout.read(&template_path)?;
-        let mut endpoints = vec![endpoint::join(
-            contact.address(),
-            parse_port(&answer, port)?,
-        )];
+        let port = port.parse().map_err(|error| answer.bad("apiport", error))?;
+        let mut endpoints = vec![endpoint::join(contact.address(), port)];
         let own_addresses = own_addresses(node, own)?;
         let others = answer.control_plane_nodes.iter().flatten();
         for other in answer.list("control_plane_nodes", others)? {
             let address = other
                 .parse()
                 .map_err(|error| answer.bad("control_plane_nodes", error))?;
-            let other = endpoint::join(address, parse_port(&answer, port)?);
+            let other = endpoint::join(address, port);
             // A worker that was a control plane node before may be listed still: its proxy would
             // lead to itself.
             if !endpoints.contains(&other) && !own_addresses.contains(&endpoint::plain(address)) {
@@ -93,14 +91,7 @@ impl Plan {
                 why,
             })?;
         let token = contact.token.clone();
-        let identities = Identities::obtain(
-            node,
-            contact,
-            &ca,
-            token.with_suffix(CertificatePurpose::Proxy.suffix()),
-            token.with_suffix(CertificatePurpose::Kubelet.suffix()),
-            order.node_ip,
-        )?;
+        let identities = Identities::obtain(node, contact, &ca, [&token, &token], order.node_ip)?;
         Ok(Self {
             answer,
             identities,
@@ -109,9 +100,7 @@ impl Plan {
             ca,
         })
     }
-}
 
-impl Plan {
     /// Files and services change in the order of recording `join-worker-ok`.
     pub(crate) fn apply(
         &self,
@@ -150,7 +139,7 @@ impl Plan {
             .service(Action::Restart, Service::ApiserverProxy);
         change.become_worker()?;
         change.apply(progress)?;
-        proxy::wait_until_answered(change.node(), &self.server, order, change.end(), progress)
+        proxy::wait_until_answered(change.node(), &self.server, order, change.end, progress)
     }
 }
 
@@ -159,10 +148,6 @@ fn own_addresses(node: &Node, known_as: IpAddr) -> Result<Vec<IpAddr>, JoinError
     let interfaces = node.platform.interfaces().map_err(JoinError::Machine)?;
     let own = interfaces.into_iter().map(|entry| entry.address);
     Ok(own.chain([known_as]).map(endpoint::plain).collect())
-}
-
-fn parse_port(answer: &Answer<JoinResponse>, port: &str) -> Result<u16, JoinError> {
-    port.parse().map_err(|error| answer.bad("apiport", error))
 }
 
 /// The addresses that a certificate names: no more than are signed beside the host name. Those that
@@ -187,13 +172,13 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// Has both signed; kube-proxy's first, as MicroK8s does (recording `join-sign-fails`).
+    /// Has both signed; kube-proxy's first, as MicroK8s does (recording `join-sign-fails`). The tokens
+    /// are those of kube-proxy and of the kubelet.
     pub(crate) fn obtain(
         node: &Node,
         contact: &mut Contact,
         ca: &str,
-        proxy_token: Token,
-        kubelet_token: Token,
+        [proxy_token, kubelet_token]: [&Token; 2],
         node_ip: Option<IpAddr>,
     ) -> Result<Self, JoinError> {
         let hostname = node.name().map_err(JoinError::Machine)?;
@@ -201,35 +186,24 @@ impl Identities {
             .addresses(node.agent_bind().ip())
             .map_err(JoinError::Machine)?;
         let addresses = foremost(addresses, [contact.greeting.1, node_ip]);
-        let mut obtain = |name,
-                          token,
-                          subject: &Subject,
-                          names: &[AltName]|
-         -> Result<(NodeKey, String), JoinError> {
-            let key = NodeKey::read_or_make(node, name)?;
+        let mut obtain = |certificate, token, subject: &Subject, names: &[AltName]| {
+            let key = NodeKey::read_or_make(node, certificate)?;
             let request = csr::create(subject, names, &key.key)?;
             let wanted = Wanted {
-                certificate: name,
+                certificate,
                 subject,
                 names,
                 key: &key,
             };
-            let certificate = contact.sign(&wanted, token, request, ca)?;
-            Ok((key, certificate))
+            let signed = contact.sign(&wanted, token, request, ca)?;
+            Ok::<_, JoinError>((key, signed))
         };
-        let proxy = obtain(
-            "proxy",
-            proxy_token,
-            &Subject::common_name("system:kube-proxy"),
-            &[],
-        )?;
+        let token = proxy_token.with_suffix(CertificatePurpose::Proxy.suffix());
+        let subject = Subject::common_name("system:kube-proxy");
+        let proxy = obtain("proxy", token, &subject, &[])?;
+        let token = kubelet_token.with_suffix(CertificatePurpose::Kubelet.suffix());
         let names = node_names(&hostname, &addresses);
-        let kubelet = obtain(
-            "kubelet",
-            kubelet_token,
-            &Subject::kubelet(&hostname),
-            &names,
-        )?;
+        let kubelet = obtain("kubelet", token, &Subject::kubelet(&hostname), &names)?;
         Ok(Self {
             proxy,
             kubelet,

@@ -40,11 +40,10 @@ pub(in crate::cluster) fn judge(
         return Ok(Finding::ok(CHECK, "the clocks of the two nodes agree"));
     }
     if is_too_much(ahead, role) {
-        let (theirs, ours) = clock.both();
         return Err(JoinError::Clock {
             contacted,
-            theirs,
-            ours,
+            theirs: clock.theirs,
+            ours: clock.received,
         });
     }
     let way = if ahead > 0 { "ahead of" } else { "behind" };
