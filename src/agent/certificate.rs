@@ -11,7 +11,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
 use crate::base::mutex::lock;
@@ -24,7 +23,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Files that do not fit for as long are no pair that is just being written.
 const HALF_WRITTEN: Duration = Duration::from_secs(5);
 /// How often it is looked whether the files have changed. `add-node` looks by itself.
-const LOOK_PAUSE: Duration = Duration::from_millis(250);
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// How often files that change while they are read are read again when the agent starts.
 const TRIES: usize = 5;
 
@@ -173,23 +172,6 @@ impl ServedCertificate {
             }
             Err(error) => {
                 tracing::debug!(%error, "the certificate's files changed, and do not fit yet");
-            }
-        }
-    }
-
-    /// Reads the files again when they change, for as long as this is polled.
-    pub(crate) async fn keep_up(self) {
-        let mut dry_runs = tokio::time::interval(LOOK_PAUSE);
-        dry_runs.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            dry_runs.tick().await;
-            let served = self.clone();
-            // Files may be slow, and nothing else waits for them here.
-            if tokio::task::spawn_blocking(move || served.refresh())
-                .await
-                .is_err()
-            {
-                tracing::error!("the certificate's files could not be looked at");
             }
         }
     }

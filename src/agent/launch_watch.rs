@@ -5,10 +5,8 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::local_events::LogWords;
@@ -26,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// A content that could not be applied.
-struct Failed {
+pub(super) struct Failed {
     digest: String,
     why: String,
     pause: Duration,
@@ -34,28 +32,10 @@ struct Failed {
 }
 
 /// What failed, by the names of the files.
-type Failures = HashMap<String, Failed>;
+pub(super) type Failures = HashMap<String, Failed>;
 
-/// Looks into the folder again and again.
-pub(super) async fn watch(shared: Arc<Shared>, interval: Duration) {
-    let mut pause = tokio::time::interval(interval);
-    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failures = Failures::new();
-    loop {
-        pause.tick().await;
-        let shared = shared.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            look(&shared, interval, &mut failures);
-            failures
-        });
-        failures = looked.await.unwrap_or_else(|panic| {
-            tracing::error!(%panic, "the watch of launch configurations failed unexpectedly");
-            Failures::new()
-        });
-    }
-}
-
-fn look(shared: &Shared, interval: Duration, failures: &mut Failures) {
+/// Looks into the folder once; called every `interval`.
+pub(super) fn look(shared: &Shared, interval: Duration, failures: &mut Failures) {
     let layout = &shared.admission.node().layout;
     let folder = layout.launch_configurations();
     let mut applied = Applied::read(layout);

@@ -29,7 +29,7 @@ mod token_rate_limit;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -44,6 +44,7 @@ use crate::agent::local_events::Clients;
 use crate::agent::log_limit::LastProblem;
 use crate::base::clock::SystemClock;
 use crate::base::file_lock::{FileLock, FileLockError};
+use crate::base::mutex::lock;
 use crate::base::runtime;
 use crate::base::{atomic_file, disk};
 use crate::cluster::admission::Admission;
@@ -435,11 +436,20 @@ fn start_periodic_work(shared: &Arc<Shared>, launch_interval: Option<Duration>) 
         keep_tokens_in_place,
     ];
     for work in works {
-        periodic.spawn(again_and_again(shared.clone(), work));
+        let shared = shared.clone();
+        periodic.spawn(again_and_again(PERIOD, move || work(&shared)));
     }
-    periodic.spawn(shared.served.clone().keep_up());
+    let served = shared.served.clone();
+    periodic.spawn(again_and_again(certificate::LOOK_PAUSE, move || {
+        served.refresh();
+    }));
     match launch_interval {
-        Some(interval) => drop(periodic.spawn(launch_watch::watch(shared.clone(), interval))),
+        Some(interval) => {
+            let (shared, mut failures) = (shared.clone(), launch_watch::Failures::new());
+            periodic.spawn(again_and_again(interval, move || {
+                launch_watch::look(&shared, interval, &mut failures);
+            }));
+        }
         None => tracing::info!("launch configurations are not looked for"),
     }
     periodic
@@ -460,16 +470,17 @@ async fn answers(shared: Arc<Shared>, pings: mpsc::Sender<service_manager::Ping>
             .is_ok()
 }
 
-/// Does something again and again until the agent stops, on a thread of its own. Each such work waits for
+/// Does something again and again until this is dropped, on a thread of its own. Each such work waits for
 /// its own end and for no other, so that it neither overlaps itself nor is held back by what another
 /// program takes.
-async fn again_and_again(shared: Arc<Shared>, work: fn(&Shared)) {
-    let mut pause = tokio::time::interval(PERIOD);
+async fn again_and_again(period: Duration, work: impl FnMut() + Send + 'static) {
+    let work = Arc::new(Mutex::new(work));
+    let mut pause = tokio::time::interval(period);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pause.tick().await;
-        let shared = shared.clone();
-        if let Err(panic) = tokio::task::spawn_blocking(move || work(&shared)).await {
+        let work = work.clone();
+        if let Err(panic) = tokio::task::spawn_blocking(move || lock(&work)()).await {
             tracing::error!(%panic, "a periodic task failed unexpectedly");
         }
     }

@@ -29,7 +29,6 @@ pub(super) struct List {
     backends: Arc<Backends>,
     provider: PathBuf,
     kubeconfig: PathBuf,
-    refresh_interval: Option<Duration>,
     /// The file's text when the list was read from it.
     text: String,
     /// What the log said last of a list that is of no use.
@@ -45,7 +44,6 @@ impl List {
             backends,
             provider: settings.provider.clone(),
             kubeconfig: settings.kubeconfig.clone(),
-            refresh_interval: settings.refresh_interval,
             text,
             logged_problem: LastProblem::default(),
         })
@@ -74,22 +72,8 @@ impl List {
         }
     }
 
-    /// Asks Kubernetes again and again, and writes what has changed into the file.
-    pub(super) async fn ask_kubernetes(self: Arc<Self>) {
-        let Some(refresh_interval) = self.refresh_interval else {
-            return;
-        };
-        let mut ticks = interval(refresh_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let list = self.clone();
-            // Neither the network nor a disk is waited for here.
-            let _ = tokio::task::spawn_blocking(move || list.refresh()).await;
-        }
-    }
-
-    fn refresh(&self) {
+    /// Asks Kubernetes, and writes what has changed into the file.
+    pub(super) fn refresh(&self) {
         let before = fs::read_to_string(&self.provider).ok();
         match ask(&self.kubeconfig) {
             Ok(addresses) => {

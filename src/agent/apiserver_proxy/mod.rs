@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::connection_limiter::allow_files;
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::service_manager::{Ping, ServiceManager, goes_around};
-use crate::agent::tcp;
+use crate::agent::{again_and_again, tcp};
 use crate::base::runtime;
 
 use backends::{Backends, InUse};
@@ -111,7 +111,9 @@ async fn serve(settings: &Settings, manager: Arc<ServiceManager>) -> Result<(), 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ProxyError::Runtime)?;
     let list = Arc::new(list);
     tokio::spawn(list.clone().follow_file());
-    tokio::spawn(list.ask_kubernetes());
+    if let Some(interval) = settings.refresh_interval {
+        tokio::spawn(again_and_again(interval, move || list.refresh()));
+    }
     let connections = TaskTracker::new();
     let (ping, pings) = mpsc::channel(1);
     let accepting = tokio::spawn(accept(listener, backends, connections.clone(), pings));
