@@ -64,22 +64,13 @@ async fn not_allowed(_body: Whole) -> StatusCode {
     StatusCode::METHOD_NOT_ALLOWED
 }
 
-/// What came of a callback.
-struct Done {
-    /// What was asked for, for the log.
-    what: String,
-    /// Why it failed, for the log.
-    error: Option<String>,
-    answer: Response,
-}
-
-/// Does what was asked for, when there is a place for it, and logs what came of it.
+/// Does what was asked for, when there is a place for it.
 async fn answered<R: Send + 'static>(
     shared: &Arc<Shared>,
     name: &'static str,
     caller: Caller,
     request: Result<R, DecodeError>,
-    work: impl FnOnce(&Shared, R) -> Result<Done, Refused> + Send + 'static,
+    work: impl FnOnce(&Shared, R) -> Result<Response, Refused> + Send + 'static,
 ) -> Response {
     let request = match request {
         Ok(request) => request,
@@ -90,13 +81,8 @@ async fn answered<R: Send + 'static>(
     };
     let own = shared.clone();
     let done = in_time(shared, move || {
-        let answer = match work(&own, request) {
-            Ok(done) => {
-                note(name, caller, &done.what, done.error);
-                done.answer
-            }
-            Err(refused) => refuse(&own, name, caller, &refused),
-        };
+        let answer = work(&own, request);
+        let answer = answer.unwrap_or_else(|refused| refuse(&own, name, caller, &refused));
         drop(place);
         answer
     });
@@ -124,18 +110,12 @@ async fn configure(
     answered(&shared, NAME, caller, request, move |shared, request| {
         shared.callbacks.check(&request.callback, caller)?;
         let node = shared.callbacks.node();
-        let done = configure::configure(node, &request, shared.timeout);
-        let error = done.as_ref().err().map(ToString::to_string);
-        let answer = match done {
+        let done = configure::configure(node, &request, shared.settings.timeout);
+        note(NAME, caller, &told(&request), done.as_ref().err());
+        Ok(match done {
             Ok(done) if done.restarts_agent => then_restart(ok(), node.clone()),
             Ok(_) => ok(),
             Err(error) => status::not_configured(&error),
-        };
-        let what = told(&request);
-        Ok(Done {
-            what,
-            error,
-            answer,
         })
     })
     .await
@@ -159,15 +139,10 @@ async fn upgrade(
     let request = UpgradeRequest::read(&body);
     answered(&shared, NAME, caller, request, move |shared, request| {
         shared.callbacks.check(&request.callback, caller)?;
-        let done = upgrade::run(shared.callbacks.node(), &request, shared.timeout);
-        let error = done.as_ref().err().map(ToString::to_string);
-        let answer = done.map_or_else(|error| status::not_upgraded(&error), |()| ok());
+        let done = upgrade::run(shared.callbacks.node(), &request, shared.settings.timeout);
         let what = format!("{} {}", request.upgrade, request.phase);
-        Ok(Done {
-            what,
-            error,
-            answer,
-        })
+        note(NAME, caller, &what, done.as_ref().err());
+        Ok(done.map_or_else(|error| status::not_upgraded(&error), |()| ok()))
     })
     .await
 }
@@ -241,8 +216,8 @@ async fn take_image(shared: &Shared, body: &mut Body) -> (Result<(), ImportError
     let mut count = 0;
     let take = async {
         let platform = &shared.callbacks.node().platform;
-        let mut runtime = platform.start_image_import(shared.timeout)?;
-        let stall_timeout = shared.timeout.min(IMAGE_IDLE);
+        let mut runtime = platform.start_image_import(shared.settings.timeout)?;
+        let stall_timeout = shared.settings.timeout.min(IMAGE_IDLE);
         while let Some(piece) = next_piece(body, stall_timeout).await? {
             count += piece.len();
             if !runtime.write(&piece).await? {
@@ -311,21 +286,16 @@ async fn remove_from_datastore(
     let token = header(&headers, routes::CAPI_TOKEN);
     answered(&shared, NAME, caller, request, move |shared, request| {
         let node = shared.callbacks.node();
-        let done = capi::remove(node, &shared.capi_token, &token, &request);
+        let done = capi::remove(node, &shared.settings.capi_token, &token, &request);
         // The text of the error shows the token that was presented.
         let error = done.as_ref().err().map(|error| match error {
             capi::RemoveError::InvalidToken(_) => "invalid CAPI auth token".to_owned(),
             other => other.to_string(),
         });
-        let answer = match done {
+        note(NAME, caller, &request.remove_endpoint, error);
+        Ok(match done {
             Ok(()) => status::json(StatusCode::OK, &()),
             Err(error) => status::not_removed(&error),
-        };
-        let what = request.remove_endpoint;
-        Ok(Done {
-            what,
-            error,
-            answer,
         })
     })
     .await
@@ -351,16 +321,16 @@ pub(super) fn not_understood(request: &str, caller: Caller, error: &DecodeError)
     if log_limit::is_written(Kind::NotUnderstood) {
         tracing::info!(request, %address, %error, outcome = "not understood");
     }
-    status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(error.to_string()))
+    status::failure(StatusCode::BAD_REQUEST, error)
 }
 
 /// What the log says of a request that was allowed.
-fn note(request: &str, caller: Caller, what: &str, error: Option<String>) {
+fn note(request: &str, caller: Caller, what: &str, error: Option<impl ToString>) {
     let (address, what) = (caller.remote, sanitize::for_log(what, 200));
     match error {
         None => tracing::info!(request, %address, what, outcome = "done"),
         Some(error) => {
-            let why = sanitize::for_log(&error, 500);
+            let why = sanitize::for_log(&error.to_string(), 500);
             tracing::warn!(request, %address, what, outcome = "failed", "{why}");
         }
     }

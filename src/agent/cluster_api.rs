@@ -22,7 +22,6 @@ use crate::agent::{
     token_rate_limit,
 };
 use crate::cluster::admission::Caller;
-use crate::wire::error_body::ErrorBody;
 use crate::wire::routes;
 
 /// The largest body that is taken; a certificate request has two kilobytes.
@@ -33,14 +32,10 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The routes for other nodes, and what is done around every request to one of them.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    let metrics_page = if shared.serves_metrics {
+    let metrics_page = if shared.settings.serves_metrics {
         metrics_page::router()
     } else {
         Router::new()
-    };
-    let watch = token_rate_limit::Watch {
-        token_rate_limit: shared.token_rate_limit.clone(),
-        metrics: shared.metrics.clone(),
     };
     Router::new()
         .route(routes::HEALTH, only(get(health).head(wrong_method)))
@@ -58,11 +53,11 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
             moved::remote,
         ))
         .layer(middleware::from_fn_with_state(
-            watch,
+            shared.clone(),
             token_rate_limit::layer,
         ))
         .layer(middleware::from_fn_with_state(
-            shared.metrics.clone(),
+            shared.clone(),
             request_log::remote,
         ))
         .layer(middleware::map_response(date::set))
@@ -115,8 +110,8 @@ impl Whole {
         match timeout(limit, Self::collect(body)).await {
             Ok(collected) => collected,
             Err(_) => {
-                let error = ErrorBody::new("The request did not come to its end in time");
-                Err(status::json(StatusCode::REQUEST_TIMEOUT, &error))
+                let error = "The request did not come to its end in time";
+                Err(status::failure(StatusCode::REQUEST_TIMEOUT, error))
             }
         }
     }
@@ -135,7 +130,7 @@ impl Whole {
                     let error = format!("The request's body cannot be read: {error}");
                     (StatusCode::BAD_REQUEST, error)
                 };
-                status::json(status, &ErrorBody::new(error))
+                status::failure(status, error)
             })?;
             if let Some(piece) = frame.data_ref() {
                 whole.extend_from_slice(piece);
@@ -151,7 +146,7 @@ async fn not_found(method: Method, uri: Uri, _body: Whole) -> Response {
     let path = uri.path();
     let plain = plain_path(path);
     if plain == path || method == Method::CONNECT {
-        return status::json(StatusCode::NOT_FOUND, &ErrorBody::new("Not found"));
+        return status::failure(StatusCode::NOT_FOUND, "Not found");
     }
     let location = match uri.query() {
         Some(query) => format!("{plain}?{query}"),
@@ -210,15 +205,15 @@ pub(super) async fn in_time<T: Send + 'static>(
     shared: &Shared,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Response> {
-    let limit = shared.timeout;
+    let limit = shared.settings.timeout;
     match timeout(limit, request_log::on_a_thread(work)).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(panic)) => Err(status::unexpected(&panic)),
         Err(_) => {
             shared.metrics.limit_hit(Limit::Timeout);
             let seconds = limit.as_secs();
-            let error = ErrorBody::new(format!("The request took longer than {seconds} seconds"));
-            Err(status::json(StatusCode::SERVICE_UNAVAILABLE, &error))
+            let error = format!("The request took longer than {seconds} seconds");
+            Err(status::failure(StatusCode::SERVICE_UNAVAILABLE, error))
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::agent::connection_limiter::{ConnectionLimiter, ConnectionPermit, Requ
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
 use crate::agent::service_manager::Ping;
-use crate::agent::{MinTls, tcp};
+use crate::agent::tcp;
 use crate::cluster::admission::Caller;
 
 /// How long a TLS handshake may take.
@@ -52,11 +52,11 @@ const HTTP1: &[u8] = b"http/1.1";
 /// TLS with the certificate that is served.
 pub(crate) fn acceptor(
     served: &ServedCertificate,
-    min_tls: MinTls,
+    has_tls12: bool,
 ) -> Result<TlsAcceptor, rustls::Error> {
-    let versions: &[&rustls::SupportedProtocolVersion] = match min_tls {
-        MinTls::Tls12 => &[&rustls::version::TLS12, &rustls::version::TLS13],
-        MinTls::Tls13 => &[&rustls::version::TLS13],
+    let versions: &[&rustls::SupportedProtocolVersion] = match has_tls12 {
+        true => &[&rustls::version::TLS12, &rustls::version::TLS13],
+        false => &[&rustls::version::TLS13],
     };
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     // As MicroK8s's agent does: processors know SHA-256, which the others of TLS 1.3 do without.

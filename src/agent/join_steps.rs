@@ -19,7 +19,6 @@ use crate::base::sanitize;
 use crate::cluster::admission::{Admission, AdmitError, Caller};
 use crate::model::role::Role;
 use crate::model::token::Token;
-use crate::model::token_record::Reason;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
 use crate::wire::preflight_v1::JoinCheck;
@@ -182,11 +181,7 @@ async fn perform<R: Send + Sync + 'static, A: Serialize + Send + 'static>(
         let reason = error.map(|error| status_map::of(error).1);
         (step.count)(&own.metrics, &request, reason);
         // An address over the rate limit gets no further lines: it can present any number of tokens.
-        let is_unknown = match error {
-            Some(AdmitError::InvalidToken(refusal)) => refusal.reason == Reason::Unknown,
-            Some(AdmitError::Worker(_)) => true,
-            _ => false,
-        };
+        let is_unknown = error.is_some_and(status_map::is_unknown_token);
         if !is_unknown || !own.token_rate_limit.is_over(caller.remote) {
             write_line(step, &request, caller, error);
         }

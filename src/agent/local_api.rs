@@ -21,7 +21,6 @@ use crate::cluster::add_node::{self, AddNodeError, Serving};
 use crate::cluster::operation::{self, RunsIn};
 use crate::cluster::token_admin::{self, TakeTokens, TokenCareError};
 use crate::cluster::{health, status as cluster_status};
-use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
     AddTokenRequest, Hello, NodeDirectory, PROTOCOL, PruneRequest, Pruned, TokenLine, TokenListEnd,
     TokenSelection,
@@ -241,12 +240,11 @@ fn not_understood(error: &serde_json::Error) -> Response {
         "the request is not understood (column {}); does the agent have another version?",
         error.column()
     );
-    status::json(StatusCode::BAD_REQUEST, &ErrorBody::new(text))
+    status::failure(StatusCode::BAD_REQUEST, text)
 }
 
 fn refuse(why: &str) -> Response {
-    let body = ErrorBody::new(log_failure(why));
-    status::json(StatusCode::INTERNAL_SERVER_ERROR, &body)
+    status::failure(StatusCode::INTERNAL_SERVER_ERROR, log_failure(why))
 }
 
 fn log_failure(why: &str) -> String {

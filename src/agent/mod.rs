@@ -81,8 +81,8 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     /// How long a request may take.
     pub(crate) timeout: Duration,
-    /// The oldest version of TLS that is spoken.
-    pub(crate) min_tls: MinTls,
+    /// Whether TLS 1.2 is spoken beside 1.3.
+    pub(crate) has_tls12: bool,
     /// For how long a node may use again the token that it used.
     pub(crate) retry_window: Duration,
     /// How many connections of other nodes are kept open.
@@ -97,15 +97,6 @@ pub(crate) struct Settings {
     pub(crate) capi_token: PathBuf,
     /// How often the agent looks for launch configurations, where it does.
     pub(crate) launch_interval: Option<Duration>,
-}
-
-/// The oldest version of TLS that is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MinTls {
-    /// TLS 1.2.
-    Tls12,
-    /// TLS 1.3.
-    Tls13,
 }
 
 /// Why the agent does not run.
@@ -177,15 +168,13 @@ struct Shared {
     admission: Admission,
     store_choice: StoreChoice,
     callbacks: Callbacks,
-    /// Where Cluster API puts its token.
-    capi_token: PathBuf,
+    settings: Settings,
     served: ServedCertificate,
+    /// Where the agent listens for other nodes.
     bind: SocketAddr,
-    timeout: Duration,
     metrics: Arc<Metrics>,
-    serves_metrics: bool,
     census: metrics_page::Census,
-    token_rate_limit: Arc<TokenRateLimit>,
+    token_rate_limit: TokenRateLimit,
     concurrency_limits: ConcurrencyLimits,
     /// For whom the agent is doing something by its local API.
     clients: Clients,
@@ -205,20 +194,18 @@ impl Shared {
         tokens: Tokens,
         served: ServedCertificate,
         bind: SocketAddr,
-        settings: &Settings,
+        settings: Settings,
     ) -> Self {
         Self {
             callbacks: Callbacks::new(node.clone(), settings.callback_from),
-            capi_token: settings.capi_token.clone(),
             admission: Admission::new(node, tokens),
             store_choice: StoreChoice::new(settings.token_store),
+            settings,
             served,
             bind,
-            timeout: settings.timeout,
             metrics: Metrics::new(),
-            serves_metrics: settings.serves_metrics,
             census: metrics_page::Census::default(),
-            token_rate_limit: Arc::default(),
+            token_rate_limit: TokenRateLimit::default(),
             concurrency_limits: ConcurrencyLimits::default(),
             clients: Clients::default(),
             imports: TaskTracker::new(),
@@ -283,7 +270,7 @@ pub(crate) fn run(node: Node, settings: Settings) -> Result<Option<PathBuf>, Age
     drop(starting);
     let runtime = runtime::build(&mut tokio::runtime::Builder::new_multi_thread())
         .map_err(AgentError::Runtime)?;
-    let result = runtime.block_on(serve(node.clone(), tokens, served, &settings, manager));
+    let result = runtime.block_on(serve(node, tokens, served, settings, manager));
     match result {
         Ok(Ending::AtOnce) => runtime.shutdown_background(),
         Ok(Ending::Drained | Ending::Moved(_)) | Err(_) => runtime.shutdown_timeout(LAST_DRAIN),
@@ -333,7 +320,7 @@ async fn serve(
     node: Node,
     tokens: Tokens,
     served: ServedCertificate,
-    settings: &Settings,
+    settings: Settings,
     manager: ServiceManager,
 ) -> Result<Ending, AgentError> {
     let listener = tcp::listen(settings.bind).map_err(|source| AgentError::Listen {
@@ -347,7 +334,8 @@ async fn serve(
         false => node.platform.group().gid,
     };
     let shared = Arc::new(Shared::new(node, tokens, served, bind, settings));
-    let acceptor = https::acceptor(&shared.served, settings.min_tls)?;
+    let settings = &shared.settings;
+    let acceptor = https::acceptor(&shared.served, settings.has_tls12)?;
     let socket = local_socket::bind(&settings.socket, group)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
@@ -355,7 +343,7 @@ async fn serve(
     let _too_large =
         signal(SignalKind::from_raw(Signal::SIGXFSZ as i32)).map_err(AgentError::Runtime)?;
 
-    let mut periodic = start_periodic_work(&shared, settings.launch_interval);
+    let mut periodic = start_periodic_work(&shared);
     let stop = CancellationToken::new();
     let server = https::Server {
         acceptor,
@@ -427,7 +415,7 @@ async fn serve(
     Ok(ending)
 }
 
-fn start_periodic_work(shared: &Arc<Shared>, launch_interval: Option<Duration>) -> JoinSet<()> {
+fn start_periodic_work(shared: &Arc<Shared>) -> JoinSet<()> {
     let mut periodic = JoinSet::new();
     let works: [fn(&Shared); 4] = [
         |shared| shared.admission.reconcile(),
@@ -443,7 +431,7 @@ fn start_periodic_work(shared: &Arc<Shared>, launch_interval: Option<Duration>) 
     periodic.spawn(again_and_again(certificate::LOOK_PAUSE, move || {
         served.refresh();
     }));
-    match launch_interval {
+    match shared.settings.launch_interval {
         Some(interval) => {
             let (shared, mut failures) = (shared.clone(), launch_watch::Failures::new());
             periodic.spawn(again_and_again(interval, move || {

@@ -1,12 +1,10 @@
 //! What the log and the metrics say of every request, whatever it asks for: who asked, for what,
 //! and how it was answered, with an id that is in each line of the log about it.
 
-use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Extension, MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -14,6 +12,7 @@ use rand::RngExt;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
+use crate::agent::Shared;
 use crate::agent::connection_limiter::RequestPermit;
 use crate::agent::local_socket::LocalCaller;
 use crate::agent::log_limit::{self, Kind};
@@ -28,59 +27,43 @@ const SHOWN_PATH: usize = 200;
 /// How much of a method's name is in the log.
 const SHOWN_METHOD: usize = 16;
 
-/// Identifies the log lines of one request. The answer has it as well ([`routes::REQUEST_ID`]),
-/// so that a client can refer to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RequestId(u64);
-
-impl RequestId {
-    fn new() -> Self {
-        Self(rand::rng().random::<u64>() >> 16)
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:012x}", self.0)
-    }
-}
-
 /// Watches a request from another node.
 pub(crate) async fn remote(
-    State(metrics): State<Arc<Metrics>>,
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
-    let address = request
-        .extensions()
-        .get()
-        .map(|caller: &Caller| caller.remote);
-    let asker = address.map_or(Asker::Unknown, Asker::Address);
     // The handler drops its own when it has the body.
     let _under_way: Option<Arc<RequestPermit>> = request.extensions().get().cloned();
-    watch(asker, Some(metrics), request, next).await
+    let metrics = shared.metrics.clone();
+    watch(caller.remote.to_string(), Some(metrics), request, next).await
 }
 
 /// Watches a request of the node's own command line.
-pub(crate) async fn local(request: Request, next: Next) -> Response {
-    let caller = request.extensions().get::<LocalCaller>();
-    let asker = caller.map_or(Asker::Unknown, |caller| Asker::Uid(caller.uid));
-    watch(asker, None, request, next).await
+pub(crate) async fn local(
+    Extension(caller): Extension<LocalCaller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    watch(format!("uid {}", caller.uid), None, request, next).await
 }
 
+/// Each log line of the request has an id, and so has the answer ([`routes::REQUEST_ID`]), so that a
+/// client can refer to it.
 async fn watch(
-    asker: Asker,
+    asker: String,
     metrics: Option<Arc<Metrics>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let id = RequestId::new();
+    let id = format!("{:012x}", rand::rng().random::<u64>() >> 16);
     // Among the lines that no level of the log leaves out are some about requests, and they too
     // need the id: hence the target.
     let span = tracing::info_span!(target: audit::TARGET, "request", %id);
     let watched = Watched::new(asker, metrics, &request, span.clone());
     let mut answer = next.run(request).instrument(span).await;
-    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+    if let Ok(id) = HeaderValue::try_from(id) {
         answer.headers_mut().insert(routes::REQUEST_ID, id);
     }
     watched.answered(answer.status());
@@ -96,26 +79,10 @@ pub(crate) fn on_a_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(move || span.in_scope(work))
 }
 
-/// Who asks.
-enum Asker {
-    Address(IpAddr),
-    Uid(u32),
-    Unknown,
-}
-
-impl fmt::Display for Asker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => write!(f, "{address}"),
-            Self::Uid(uid) => write!(f, "uid {uid}"),
-            Self::Unknown => f.write_str("-"),
-        }
-    }
-}
-
 /// A request under way; when it is dropped, the request is over.
 struct Watched {
-    asker: Asker,
+    asker: String,
+    /// Nothing for a request over the local API.
     metrics: Option<Arc<Metrics>>,
     method: Method,
     path: String,
@@ -126,7 +93,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(asker: Asker, metrics: Option<Arc<Metrics>>, request: &Request, span: Span) -> Self {
+    fn new(asker: String, metrics: Option<Arc<Metrics>>, request: &Request, span: Span) -> Self {
         if let Some(metrics) = &metrics {
             metrics.request_began();
         }
@@ -152,9 +119,7 @@ impl Watched {
     /// told to ask less often.
     fn is_noise(&self) -> bool {
         let is_look = self.method == Method::GET && self.status == Some(StatusCode::OK);
-        is_look
-            || matches!(self.asker, Asker::Uid(_))
-            || self.status == Some(StatusCode::TOO_MANY_REQUESTS)
+        is_look || self.metrics.is_none() || self.status == Some(StatusCode::TOO_MANY_REQUESTS)
     }
 
     fn write_line(&self, took: Duration) {

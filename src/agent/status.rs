@@ -14,26 +14,22 @@ use crate::cluster::capi::RemoveError;
 use crate::cluster::configure::ConfigureError;
 use crate::cluster::image_import::ImportError;
 use crate::cluster::upgrade::UpgradeError;
-use crate::model::token_record::Reason;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::lenient::DecodeError;
 use crate::wire::routes;
 
-/// Why a request was refused, in a word; a mark on its answer that does not travel. The limit on
-/// unknown tokens goes by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Refused(pub &'static str);
+/// A mark on an answer that refuses an unknown token; it does not travel. The limit on unknown tokens
+/// goes by it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnknownToken;
 
 /// The answer to a request that failed.
 pub(crate) fn refusal(error: &AdmitError) -> Response {
-    let (status, reason) = status_map::of(error);
-    // A worker knows no token, so every token that is presented there counts as unknown.
-    let mark = match error {
-        AdmitError::Worker(_) => Reason::Unknown.into_str(),
-        _ => reason,
-    };
+    let (status, _) = status_map::of(error);
     let mut answer = json(status, &body(error));
-    answer.extensions_mut().insert(Refused(mark));
+    if status_map::is_unknown_token(error) {
+        answer.extensions_mut().insert(UnknownToken);
+    }
     if let Some(seconds) = error.retry_after() {
         let headers = answer.headers_mut();
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -73,10 +69,8 @@ pub(crate) fn try_again(status: StatusCode, seconds: u64, body: &ErrorBody) -> R
 /// The answer to a callback that is refused. It counts as an unknown token even where the token
 /// is right, so that the caller does not learn the difference.
 pub(crate) fn unknown_callback() -> Response {
-    let body = ErrorBody::new("Invalid token".to_owned());
-    let mut answer = json(StatusCode::INTERNAL_SERVER_ERROR, &body);
-    let mark = Refused(Reason::Unknown.into_str());
-    answer.extensions_mut().insert(mark);
+    let mut answer = failure(StatusCode::INTERNAL_SERVER_ERROR, "Invalid token");
+    answer.extensions_mut().insert(UnknownToken);
     answer
 }
 
@@ -94,13 +88,12 @@ pub(crate) fn not_configured(error: &ConfigureError) -> Response {
         | ConfigureError::Journal(_)
         | ConfigureError::NotTakenBack { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    json(status, &ErrorBody::new(error.to_string()))
+    failure(status, error)
 }
 
 /// The answer to an upgrade that failed: always the same status (recording `http-upgrade`).
 pub(crate) fn not_upgraded(error: &UpgradeError) -> Response {
-    let status = StatusCode::INTERNAL_SERVER_ERROR;
-    json(status, &ErrorBody::new(error.to_string()))
+    failure(StatusCode::INTERNAL_SERVER_ERROR, error)
 }
 
 /// The answer to an image that was not imported (recording `http-image-import`).
@@ -112,7 +105,7 @@ pub(crate) fn not_imported(error: &ImportError) -> Response {
         ImportError::CutOff(_) => StatusCode::BAD_REQUEST,
         ImportError::NotTaken(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    json(status, &ErrorBody::new(error.to_string()))
+    failure(status, error)
 }
 
 /// The answer when the datastore was not asked to forget a member, or did not (recordings
@@ -126,10 +119,9 @@ pub(crate) fn not_removed(error: &RemoveError) -> Response {
         | RemoveError::MembersUnknown(_)
         | RemoveError::NotRemoved(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut answer = json(status, &ErrorBody::new(error.to_string()));
+    let mut answer = failure(status, error);
     if matches!(error, RemoveError::InvalidToken(_)) {
-        let mark = Refused(Reason::Unknown.into_str());
-        answer.extensions_mut().insert(mark);
+        answer.extensions_mut().insert(UnknownToken);
     }
     answer
 }
@@ -141,15 +133,21 @@ pub(crate) fn removal_not_understood(error: &DecodeError) -> Response {
     let mut letters = text.chars();
     let first = letters.next().map(|first| first.to_ascii_lowercase());
     let inner: String = first.into_iter().chain(letters).collect();
-    let error = ErrorBody::new(format!("Failed to unmarshal JSON: {inner}"));
-    json(StatusCode::BAD_REQUEST, &error)
+    failure(
+        StatusCode::BAD_REQUEST,
+        format!("Failed to unmarshal JSON: {inner}"),
+    )
 }
 
 /// The answer when the work for a request panicked.
 pub(crate) fn unexpected(panic: &JoinError) -> Response {
     tracing::error!(%panic, "a request failed unexpectedly");
-    let error = ErrorBody::new("Internal error");
-    json(StatusCode::INTERNAL_SERVER_ERROR, &error)
+    failure(StatusCode::INTERNAL_SERVER_ERROR, "Internal error")
+}
+
+/// An answer with the text of an error.
+pub(crate) fn failure(status: StatusCode, error: impl ToString) -> Response {
+    json(status, &ErrorBody::new(error.to_string()))
 }
 
 /// A JSON answer, without a newline at its end, as MicroK8s's.

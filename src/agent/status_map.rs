@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 
 use crate::cluster::admission::AdmitError;
+use crate::model::token_record::Reason;
 use crate::pki::csr_policy::Violation;
 
 /// MicroK8s's status for a refusal (recording `http-join-check-order`), and a word for it, which
@@ -37,6 +38,15 @@ pub(crate) fn of(error: &AdmitError) -> (StatusCode, &'static str) {
         AdmitError::NoKnownToken(_) => (FAULT, "no-known-token"),
         AdmitError::Service(_) => (FAULT, "service"),
         AdmitError::TooManyRestarts(_) => (fault_or_busy, "too-many-restarts"),
+    }
+}
+
+/// Whether a token that is not known was presented. A worker knows none, so every token counts there.
+pub(crate) fn is_unknown_token(error: &AdmitError) -> bool {
+    match error {
+        AdmitError::InvalidToken(refusal) => refusal.reason == Reason::Unknown,
+        AdmitError::Worker(_) => true,
+        _ => false,
     }
 }
 

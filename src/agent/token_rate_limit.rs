@@ -8,15 +8,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 
+use crate::agent::Shared;
 use crate::agent::connection_limiter::peer;
 use crate::agent::log_limit::{self, Kind};
-use crate::agent::metrics::{Limit, Metrics};
-use crate::agent::status::{self, Refused};
+use crate::agent::metrics::Limit;
+use crate::agent::status::{self, UnknownToken};
 use crate::base::mutex::lock;
 use crate::cluster::admission::Caller;
 use crate::model::token_record::Reason;
@@ -117,33 +118,24 @@ fn make_room(records: &mut HashMap<IpAddr, Record>, now: Instant) {
     records.retain(|_, record| record.forgiven > end);
 }
 
-/// What [`layer`] works with.
-#[derive(Clone)]
-pub(crate) struct Watch {
-    /// Who presented what.
-    pub(crate) token_rate_limit: Arc<TokenRateLimit>,
-    /// Where it is counted.
-    pub(crate) metrics: Arc<Metrics>,
-}
-
 /// Looks at the answers: one that refuses an unknown token becomes status 429, with `Retry-After`,
 /// for an address that presented too many of them.
-pub(crate) async fn layer(State(watch): State<Watch>, request: Request, next: Next) -> Response {
-    let address = request
-        .extensions()
-        .get()
-        .map(|caller: &Caller| caller.remote);
+pub(crate) async fn layer(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let address = caller.remote;
     let answer = next.run(request).await;
-    let refused: Option<&Refused> = answer.extensions().get();
-    let is_unknown = refused.is_some_and(|refused| refused.0 == Reason::Unknown.into_str());
-    let Some(address) = address.filter(|_| is_unknown) else {
+    if answer.extensions().get::<UnknownToken>().is_none() {
         return answer;
-    };
-    let Judged::TooMany { again, is_news } = watch.token_rate_limit.count(address, Instant::now())
+    }
+    let Judged::TooMany { again, is_news } = shared.token_rate_limit.count(address, Instant::now())
     else {
         return answer;
     };
-    watch.metrics.limit_hit(Limit::UnknownTokens);
+    shared.metrics.limit_hit(Limit::UnknownTokens);
     let seconds = again.as_secs().max(1);
     if is_news {
         tracing::warn!(%address, seconds, "too many unknown tokens from this address: further ones are answered with status 429, and no more logged");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agent::{self, AgentError, MinTls, Settings};
+use crate::agent::{self, AgentError, Settings};
 use crate::app::log::LastWords;
 use crate::app::{self, Ended, agent_switch, log};
 use crate::base::exit_status::ExitStatus;
@@ -269,9 +269,9 @@ fn from_file(
 }
 
 fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
-    let min_tls = match args.min_tls_version {
-        None | Some(MinTlsVersion::Tls12) => MinTls::Tls12,
-        Some(MinTlsVersion::Tls13) => MinTls::Tls13,
+    let has_tls12 = match args.min_tls_version {
+        None | Some(MinTlsVersion::Tls12) => true,
+        Some(MinTlsVersion::Tls13) => false,
         Some(MinTlsVersion::Tls10 | MinTlsVersion::Tls11) => {
             return Err(Refusal {
                 status: ExitStatus::Usage,
@@ -290,7 +290,7 @@ fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
             .unwrap_or_else(|| node.layout.cert("server.key")),
         socket: node.layout.socket(args.socket.as_deref()),
         timeout: Duration::from_secs(args.timeout.unwrap_or(TIMEOUT).max(1)),
-        min_tls,
+        has_tls12,
         callback_from: args.callback_from.unwrap_or_default(),
         token_store: args.token_store.unwrap_or_default(),
         capi_token: args
