@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::{self, AgentError, Settings};
@@ -20,9 +19,8 @@ use crate::cluster::node::Node;
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
 use crate::model::token_record::RETRY_WINDOW;
 use crate::platform::datastore_demo::DatastoreDemo;
-use crate::platform::standalone::StandalonePlatform;
 use crate::platform::{self, Action, Service, network, process};
-use crate::store::layout::{Kind, Layout};
+use crate::store::layout::Layout;
 
 /// MicroK8s's default of `--timeout`, in seconds.
 const TIMEOUT: u64 = 240;
@@ -96,7 +94,10 @@ fn try_run(
         process::end_with_parent(parent).map_err(Refusal::new)?;
     }
     let layout = Layout::find(typed.node_dir.as_deref()).map_err(Refusal::new)?;
-    let node = node_of(layout, &typed);
+    let datastore = typed
+        .datastore_demo
+        .then(|| DatastoreDemo::new(layout.backend()));
+    let node = app::node_of(layout, typed.node_name.clone(), datastore);
     if !node.layout.exists() {
         log::start(typed.log_format);
         make_node(&node, &typed)?;
@@ -191,21 +192,6 @@ fn variables_in(from: &Path, to: &Path) -> Vec<(String, String)> {
         variables.push((env_vars::SNAP_DATA.to_owned(), text(to)));
     }
     variables
-}
-
-/// The node, and beside a standalone one a datastore when one is wanted.
-fn node_of(layout: Layout, args: &AgentArgs) -> Node {
-    match layout.kind() {
-        Kind::Snap => Node::of_snap(layout),
-        Kind::Standalone => {
-            let datastore = args
-                .datastore_demo
-                .then(|| DatastoreDemo::new(layout.backend()));
-            let (name, has_units) = (args.node_name.clone(), layout.is_packages());
-            let platform = StandalonePlatform::new(name, datastore, has_units);
-            Node::new(layout, Arc::new(platform))
-        }
-    }
 }
 
 /// Lays out a standalone node that is not there yet. A snap's directory is made by the snap.

@@ -15,14 +15,14 @@ use tokio::sync::watch;
 use crate::app::{self, Ended};
 use crate::base::exit_status::ExitStatus;
 use crate::base::{atomic_file, env_vars, runtime, wait};
-
 use crate::cli::dev_cluster::DevClusterArgs;
 use crate::cli::output::{self, Printer};
 use crate::cli::token_file::quoted;
 use crate::client::local::{self, Probe};
 use crate::model::endpoint::{AGENT_PORT, DATASTORE_PORT};
+use crate::platform::command::Finished;
 use crate::platform::datastore_demo;
-use crate::platform::process::{self, ChildProcess, Finished};
+use crate::platform::process::{self, ChildProcess};
 use crate::store::layout::Layout;
 
 use kubernetes::Kubernetes;
@@ -227,15 +227,9 @@ impl<'a> Demo<'a> {
         let (first, others) = members
             .split_first()
             .ok_or_else(|| Trouble::new("there is no node"))?;
-        let mut kubernetes = match api_server {
-            Some(program) => Some(Kubernetes::start(
-                program,
-                place.path(),
-                first,
-                &self.signals,
-            )?),
-            None => None,
-        };
+        let mut kubernetes = api_server
+            .map(|program| Kubernetes::start(program, place.path(), first, &self.signals))
+            .transpose()?;
         for (number, node) in (2u8..).zip(others) {
             let role = if number <= args.control_planes {
                 None
@@ -415,11 +409,8 @@ impl<'a> Demo<'a> {
     /// Runs a command on a node; an error when it fails.
     fn run_on(&self, node: &DevNode, arguments: &[&str]) -> Result<Finished, Trouble> {
         let directory = &[(env_vars::MICROK8S_NODE_DIR, node.directory.as_path())];
-        let finished = process::run_to_end(&self.program, arguments, directory, || {
-            self.signals.is_over()
-        })?
-        .ok_or_else(|| self.signals.trouble())?;
-        if finished.code == Some(0) {
+        let finished = self.run_to_end(&self.program, arguments, directory)?;
+        if finished.status.success() {
             return Ok(finished);
         }
         let command = arguments.first().copied().unwrap_or_default();
@@ -431,16 +422,26 @@ impl<'a> Demo<'a> {
         )))
     }
 
+    /// Runs a program until it ends, or a signal asks this one to end.
+    fn run_to_end(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> Result<Finished, Trouble> {
+        process::run_to_end(program, arguments, variables, || self.signals.is_over())?
+            .ok_or_else(|| self.signals.trouble())
+    }
+
     /// The datastore's own list of its members.
     fn show_datastore(&mut self, first: &DevNode) -> Result<(), Trouble> {
         let server = SocketAddr::new(first.address.ip(), DATASTORE_PORT).to_string();
         let arguments = ["-s", &server, "k8s", ".cluster"];
         self.printer
             .out(&format!("\n$ dqlite {}\n", arguments.join(" ")))?;
-        let finished = process::run_to_end("dqlite", arguments, &[], || self.signals.is_over())?
-            .ok_or_else(|| self.signals.trouble())?;
+        let finished = self.run_to_end(Path::new("dqlite"), &arguments, &[])?;
         self.printer.out(&finished.output)?;
-        if finished.code == Some(0) {
+        if finished.status.success() {
             Ok(())
         } else {
             Err(Trouble::new(finished.errors.trim()))
@@ -474,8 +475,10 @@ fn free_addresses(count: usize, args: &DevClusterArgs) -> Result<Vec<SocketAddr>
                 .map(|address| is_free(address).then_some(address))
                 .collect()
         })
-        .ok_or_else(|| Trouble::Failed {
-            text: format!("no {count} loopback addresses with a free port were found"),
-            hint: Some("name a port on which no program listens, with --port".to_owned()),
+        .ok_or_else(|| {
+            Trouble::missing(
+                format!("no {count} loopback addresses with a free port were found"),
+                "name a port on which no program listens, with --port".to_owned(),
+            )
         })
 }

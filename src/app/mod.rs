@@ -34,6 +34,7 @@ use crate::cluster::carry_over::carry_over;
 use crate::cluster::node::Node;
 use crate::cluster::token_admin;
 use crate::model::token_record::RETRY_WINDOW;
+use crate::platform::datastore_demo::DatastoreDemo;
 use crate::platform::standalone::StandalonePlatform;
 use crate::store::database::StoreError;
 use crate::store::layout::{Kind, Layout};
@@ -125,13 +126,22 @@ fn of_the_one_program(word: &OsString) -> bool {
 /// The node of this machine.
 fn find_node() -> Result<Node, String> {
     let layout = Layout::find(None).map_err(|error| error.to_string())?;
-    Ok(match layout.kind() {
+    Ok(node_of(layout, None, None))
+}
+
+/// The node with this directory; a standalone one may have a name of its own, and a datastore beside it.
+fn node_of(layout: Layout, name: Option<String>, datastore: Option<DatastoreDemo>) -> Node {
+    match layout.kind() {
         Kind::Snap => Node::of_snap(layout),
         Kind::Standalone => {
-            let platform = StandalonePlatform::new(None, None, layout.is_packages());
+            let platform = StandalonePlatform {
+                name,
+                datastore,
+                has_units: layout.is_packages(),
+            };
             Node::new(layout, Arc::new(platform))
         }
-    })
+    }
 }
 
 /// [`find_node`], or the reason printed.

@@ -162,18 +162,22 @@ pub(super) fn prepare(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// How a program ended, and what it printed until then.
-pub(super) struct Ended {
-    pub(super) status: ExitStatus,
-    pub(super) output: String,
-    pub(super) errors: String,
+/// What a program that ran to its end printed, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// How it ended.
+    pub(crate) status: ExitStatus,
+    /// Standard output.
+    pub(crate) output: String,
+    /// Standard error.
+    pub(crate) errors: String,
 }
 
 /// Runs a program until it ends. Once `over` is true, kills it with all that it started.
 pub(super) fn run_unless(
     mut command: Command,
     over: impl Fn() -> bool,
-) -> io::Result<Option<Ended>> {
+) -> io::Result<Option<Finished>> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -209,7 +213,7 @@ pub(super) fn run_unless(
             status
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Some(Ended {
+        Ok(Some(Finished {
             status,
             output: text(&output),
             errors: text(&errors),

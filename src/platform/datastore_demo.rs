@@ -146,22 +146,6 @@ impl DatastoreDemo {
         }
         atomic_file::remove(update).map_err(not_started)
     }
-
-    /// Its members, as its shell prints them in JSON.
-    pub(crate) fn members(backend: &Path) -> Result<String, CommandError> {
-        shell(&servers_of(backend), datastore_shell::LIST)
-    }
-
-    /// Removes the member at this address.
-    pub(crate) fn remove(backend: &Path, address: &str) -> Result<(), CommandError> {
-        shell(&servers_of(backend), &datastore_shell::remove(address)).map(drop)
-    }
-
-    /// Has these members forget the one at `own`.
-    pub(crate) fn forget(servers: &[String], own: &str) -> Result<(), CommandError> {
-        let servers = servers.join(",");
-        datastore_shell::forget(own, |command| shell(&servers, command))
-    }
 }
 
 fn not_started(source: std::io::Error) -> CommandError {
@@ -177,11 +161,8 @@ fn read_place(file: &Path) -> Result<Place, CommandError> {
         .map_err(|error| not_started(std::io::Error::other(error.to_string())))
 }
 
-fn servers_of(backend: &Path) -> String {
-    format!("file://{}", backend.join(CLUSTER_FILE).display())
-}
-
-fn shell(servers: &str, command: &str) -> Result<String, CommandError> {
+/// Gives these members a command, through the datastore's shell.
+pub(super) fn shell(servers: &str, command: &str) -> Result<String, CommandError> {
     let arguments = ["-s", servers, "-f", "json", "k8s", command];
     command::run(SHELL, &arguments, datastore_shell::LIMIT)
 }

@@ -1,5 +1,6 @@
 //! The commands of dqlite's shell that a node needs, whichever way the shell is run.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::platform::command::CommandError;
@@ -14,8 +15,13 @@ pub(crate) fn remove(address: &str) -> String {
     format!(".remove {address}")
 }
 
+/// The members that the file in this folder lists.
+pub(super) fn servers_in(backend: &Path) -> String {
+    format!("file://{}", backend.join("cluster.yaml").display())
+}
+
 /// Has the datastore forget a member; one that it does not list is no error.
-pub(crate) fn forget(
+pub(super) fn forget(
     own: &str,
     shell: impl Fn(&str) -> Result<String, CommandError>,
 ) -> Result<(), CommandError> {

@@ -73,7 +73,10 @@ pub(crate) trait Platform: Send + Sync {
     fn service_state(&self, service: Service) -> ServiceState;
 
     /// Has Kubernetes apply a manifest.
-    fn apply_manifest(&self, path: &Path) -> Result<(), CommandError>;
+    fn apply_manifest(&self, path: &Path) -> Result<(), CommandError> {
+        let arguments = ["apply", "-f", &path.to_string_lossy()];
+        self.kubectl(&arguments).map(drop)
+    }
 
     /// What `kubectl` says to these arguments, or `None` where there is no Kubernetes to ask.
     fn kubectl(&self, arguments: &[&str]) -> Result<Option<String>, CommandError> {
@@ -90,6 +93,15 @@ pub(crate) trait Platform: Send + Sync {
     /// Whether a datastore runs here, so that the node can be a control plane node.
     fn has_datastore(&self) -> bool;
 
+    /// Gives these members of the datastore a command, through the shell with the certificate in this
+    /// folder.
+    fn datastore_shell(
+        &self,
+        backend: &Path,
+        servers: &str,
+        command: &str,
+    ) -> Result<String, CommandError>;
+
     /// Has these members of the datastore forget the one at `own`, through the shell with the
     /// certificate in this folder. One that they do not list is no error.
     fn leave_datastore(
@@ -97,14 +109,29 @@ pub(crate) trait Platform: Send + Sync {
         backend: &Path,
         servers: &[String],
         own: &str,
-    ) -> Result<(), CommandError>;
+    ) -> Result<(), CommandError> {
+        if !self.has_datastore() {
+            return Ok(());
+        }
+        let servers = servers.join(",");
+        datastore_shell::forget(own, |command| {
+            self.datastore_shell(backend, &servers, command)
+        })
+    }
 
     /// Has the members of the datastore in this folder forget the one at this address, which they
     /// list.
-    fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError>;
+    fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError> {
+        let servers = datastore_shell::servers_in(backend);
+        self.datastore_shell(backend, &servers, &datastore_shell::remove(address))
+            .map(drop)
+    }
 
     /// Asks the datastore in this folder, through its shell, for its members; JSON.
-    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError>;
+    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
+        let servers = datastore_shell::servers_in(backend);
+        self.datastore_shell(backend, &servers, datastore_shell::LIST)
+    }
 
     /// Whether MicroK8s has this command.
     fn has_microk8s(&self, command: &str) -> bool;

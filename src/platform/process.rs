@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 
 use crate::base::wait;
-use crate::platform::command;
+use crate::platform::command::{self, Finished};
 
 /// A program that runs beside this one. It is asked to end, then ended, when this is dropped.
 #[derive(Debug)]
@@ -98,17 +98,6 @@ pub(crate) fn end_with_parent(parent: i32) -> io::Result<()> {
     }
 }
 
-/// What a program that ran to its end printed, and how it ended.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    /// Standard output.
-    pub(crate) output: String,
-    /// Standard error.
-    pub(crate) errors: String,
-    /// Its exit code; `None` when a signal ended it.
-    pub(crate) code: Option<i32>,
-}
-
 /// Runs a program until it ends, with these variables added to its environment; `None` when `over`
 /// became true first and the program was killed.
 pub(crate) fn run_to_end(
@@ -119,12 +108,7 @@ pub(crate) fn run_to_end(
 ) -> io::Result<Option<Finished>> {
     let mut command = command::prepare(program);
     command.args(arguments).envs(variables.iter().copied());
-    let ended = command::run_unless(command, over)?;
-    Ok(ended.map(|ended| Finished {
-        output: ended.output,
-        errors: ended.errors,
-        code: ended.status.code(),
-    }))
+    command::run_unless(command, over)
 }
 
 /// Becomes another program, in an environment with these variables added; returns only when

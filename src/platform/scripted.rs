@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::platform::command::CommandError;
 use crate::platform::{
     Action, Feed, FeedError, Group, InterfaceAddress, Platform, Service, ServiceState,
+    datastore_shell,
 };
 
 /// A machine in memory.
@@ -108,12 +109,11 @@ impl Platform for ScriptedPlatform {
         Ok(())
     }
 
-    fn remove_datastore_member(&self, _backend: &Path, address: &str) -> Result<(), CommandError> {
-        self.call(format!("remove {address}"));
-        Ok(())
-    }
-
-    fn datastore_members(&self, _backend: &Path) -> Result<String, CommandError> {
+    fn datastore_shell(&self, _: &Path, _: &str, command: &str) -> Result<String, CommandError> {
+        if command != datastore_shell::LIST {
+            self.call(command.trim_start_matches('.').to_owned());
+            return Ok(String::new());
+        }
         self.call("members".into());
         self.members
             .clone()

@@ -8,8 +8,7 @@ use crate::base::env_vars;
 use crate::platform::command::{self, CommandError};
 use crate::platform::feed::{Feed, FeedError};
 use crate::platform::{
-    Action, Group, KUBECTL_LIMIT, Platform, SERVICE_LIMIT, Service, ServiceState, datastore_shell,
-    network, unit,
+    Action, Group, Platform, SERVICE_LIMIT, Service, ServiceState, datastore_shell, network, unit,
 };
 
 /// What the service manager may take to tell a service's state.
@@ -52,28 +51,6 @@ impl SnapPlatform {
         self.says("confinement").is_some_and(|how| how == "strict")
     }
 
-    /// A command to the datastore, through its shell (recording `join-controlplane-ok`).
-    fn shell(&self, backend: &Path, servers: &str, command: &str) -> Result<String, CommandError> {
-        let file = |name: &str| backend.join(name).to_string_lossy().into_owned();
-        let (certificate, key) = (file("cluster.crt"), file("cluster.key"));
-        self.run_own(
-            "bin/dqlite",
-            &[
-                "-s",
-                servers,
-                "-c",
-                &certificate,
-                "-k",
-                &key,
-                "-f",
-                "json",
-                "k8s",
-                command,
-            ],
-            datastore_shell::LIMIT,
-        )
-    }
-
     /// Runs one of the snap's programs. They find their files by the snap's variables, which
     /// are not set when this program itself runs outside the snap.
     fn run_own(
@@ -97,16 +74,6 @@ impl SnapPlatform {
             (env_vars::SNAP_DATA, &self.data),
             (env_vars::SNAP_COMMON, &self.common),
         ]
-    }
-
-    /// A command to the datastore whose members the file in this folder lists.
-    fn own_shell(&self, backend: &Path, command: &str) -> Result<String, CommandError> {
-        let servers = format!("file://{}", backend.join("cluster.yaml").display());
-        self.shell(backend, &servers, command)
-    }
-
-    fn run_kubectl(&self, limit: Duration, arguments: &[&str]) -> Result<String, CommandError> {
-        self.run_own("microk8s-kubectl.wrapper", arguments, limit)
     }
 }
 
@@ -165,40 +132,44 @@ impl Platform for SnapPlatform {
         }
     }
 
-    fn apply_manifest(&self, path: &Path) -> Result<(), CommandError> {
-        self.run_kubectl(KUBECTL_LIMIT, &["apply", "-f", &path.to_string_lossy()])
-            .map(drop)
-    }
-
     fn kubectl_within(
         &self,
         limit: Duration,
         arguments: &[&str],
     ) -> Result<Option<String>, CommandError> {
-        self.run_kubectl(limit, arguments).map(Some)
+        self.run_own(&wrapper("kubectl"), arguments, limit)
+            .map(Some)
     }
 
     fn has_datastore(&self) -> bool {
         true
     }
 
-    fn leave_datastore(
+    /// Recording `join-controlplane-ok`.
+    fn datastore_shell(
         &self,
         backend: &Path,
-        servers: &[String],
-        own: &str,
-    ) -> Result<(), CommandError> {
-        let servers = servers.join(",");
-        datastore_shell::forget(own, |command| self.shell(backend, &servers, command))
-    }
-
-    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
-        self.own_shell(backend, datastore_shell::LIST)
-    }
-
-    fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError> {
-        self.own_shell(backend, &datastore_shell::remove(address))
-            .map(drop)
+        servers: &str,
+        command: &str,
+    ) -> Result<String, CommandError> {
+        let file = |name: &str| backend.join(name).to_string_lossy().into_owned();
+        let (certificate, key) = (file("cluster.crt"), file("cluster.key"));
+        self.run_own(
+            "bin/dqlite",
+            &[
+                "-s",
+                servers,
+                "-c",
+                &certificate,
+                "-k",
+                &key,
+                "-f",
+                "json",
+                "k8s",
+                command,
+            ],
+            datastore_shell::LIMIT,
+        )
     }
 
     fn has_microk8s(&self, command: &str) -> bool {

@@ -7,41 +7,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::platform::command::CommandError;
-use crate::platform::datastore_demo::DatastoreDemo;
+use crate::platform::datastore_demo::{self, DatastoreDemo};
 use crate::platform::{
     Action, Feed, FeedError, Group, Platform, Service, ServiceState, network, unit,
 };
 
-/// A machine without MicroK8s.
-#[derive(Debug, Default)]
+/// A machine without MicroK8s. Several standalone nodes may share one.
+#[derive(Debug)]
 pub(crate) struct StandalonePlatform {
-    name: Option<String>,
-    datastore: Option<DatastoreDemo>,
-    has_units: bool,
-}
-
-impl StandalonePlatform {
-    /// A machine that goes by its own name, or by this one: several standalone nodes may share
-    /// a machine. On one of them at most, `has_units`, the units of the Debian package run.
-    pub(crate) fn new(
-        name: Option<String>,
-        datastore: Option<DatastoreDemo>,
-        has_units: bool,
-    ) -> Self {
-        Self {
-            name,
-            datastore,
-            has_units,
-        }
-    }
+    /// The name of the node, where it does not go by that of the machine.
+    pub(crate) name: Option<String>,
+    /// What runs beside the agent, where anything does.
+    pub(crate) datastore: Option<DatastoreDemo>,
+    /// Whether the units of the Debian package are those of this node.
+    pub(crate) has_units: bool,
 }
 
 /// The unit of `microk8s apiserver-proxy`.
 const PROXY_UNIT: &str = "microk8s-apiserver-proxy.service";
-
-const NO_DATASTORE: CommandError = CommandError::NotAvailable(
-    "no datastore runs on this node, so it cannot be a control plane node",
-);
 
 impl Platform for StandalonePlatform {
     fn host_name(&self) -> io::Result<String> {
@@ -69,10 +52,6 @@ impl Platform for StandalonePlatform {
         ServiceState::Unknown
     }
 
-    fn apply_manifest(&self, _path: &Path) -> Result<(), CommandError> {
-        Ok(())
-    }
-
     fn kubectl_within(&self, _: Duration, _: &[&str]) -> Result<Option<String>, CommandError> {
         Ok(None)
     }
@@ -81,29 +60,17 @@ impl Platform for StandalonePlatform {
         self.datastore.is_some()
     }
 
-    fn leave_datastore(
+    fn datastore_shell(
         &self,
         _backend: &Path,
-        servers: &[String],
-        own: &str,
-    ) -> Result<(), CommandError> {
+        servers: &str,
+        command: &str,
+    ) -> Result<String, CommandError> {
         match self.datastore {
-            Some(_) => DatastoreDemo::forget(servers, own),
-            None => Ok(()),
-        }
-    }
-
-    fn remove_datastore_member(&self, backend: &Path, address: &str) -> Result<(), CommandError> {
-        match self.datastore {
-            Some(_) => DatastoreDemo::remove(backend, address),
-            None => Err(NO_DATASTORE),
-        }
-    }
-
-    fn datastore_members(&self, backend: &Path) -> Result<String, CommandError> {
-        match self.datastore {
-            Some(_) => DatastoreDemo::members(backend),
-            None => Err(NO_DATASTORE),
+            Some(_) => datastore_demo::shell(servers, command),
+            None => Err(CommandError::NotAvailable(
+                "no datastore runs on this node, so it cannot be a control plane node",
+            )),
         }
     }
 
