@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::middleware;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::agent::local_events::{self, Client};
@@ -60,12 +61,8 @@ async fn hello(State(shared): State<Arc<Shared>>) -> Response {
 async fn add_token(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<LocalCaller>,
-    body: Bytes,
+    Asked(request): Asked<AddTokenRequest>,
 ) -> Response {
-    let request: AddTokenRequest = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(error) => return not_understood(&error),
-    };
     let pid = caller.pid;
     answer(move || {
         let serving = Serving {
@@ -81,8 +78,11 @@ async fn add_token(
     .await
 }
 
-async fn find_tokens(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
-    answer_with_tokens(&body, move |selection, take| {
+async fn find_tokens(
+    State(shared): State<Arc<Shared>>,
+    Asked(selection): Asked<TokenSelection>,
+) -> Response {
+    answer_with_tokens(selection, move |selection, take| {
         token_admin::find(shared.admission.tokens(), selection, take)
     })
 }
@@ -90,24 +90,20 @@ async fn find_tokens(State(shared): State<Arc<Shared>>, body: Bytes) -> Response
 async fn revoke_tokens(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<LocalCaller>,
-    body: Bytes,
+    Asked(selection): Asked<TokenSelection>,
 ) -> Response {
-    answer_with_tokens(&body, move |selection, take| {
+    answer_with_tokens(selection, move |selection, take| {
         token_admin::revoke(shared.admission.tokens(), selection, caller.uid, take)
     })
 }
 
 /// Answers with tokens as they come, a line each, and no faster than they are read.
 fn answer_with_tokens(
-    body: &[u8],
+    selection: TokenSelection,
     work: impl FnOnce(&TokenSelection, &mut TakeTokens<'_>) -> Result<TokenListEnd, TokenCareError>
     + Send
     + 'static,
 ) -> Response {
-    let selection: TokenSelection = match serde_json::from_slice(body) {
-        Ok(selection) => selection,
-        Err(error) => return not_understood(&error),
-    };
     let (sender, mut receiver) = mpsc::channel(1);
     request_log::on_a_thread(move || {
         let send = |lines: &[TokenLine]| {
@@ -138,20 +134,14 @@ fn answer_with_tokens(
 async fn prune_tokens(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<LocalCaller>,
-    body: Bytes,
+    Asked(request): Asked<PruneRequest>,
 ) -> Response {
-    match serde_json::from_slice::<PruneRequest>(&body) {
-        Ok(request) => {
-            let tokens = move || {
-                shared
-                    .admission
-                    .tokens()
-                    .prune(request.unused_seconds, caller.uid)
-            };
-            answer(move || tokens().map(|pruned| Pruned { pruned })).await
-        }
-        Err(error) => not_understood(&error),
-    }
+    answer(move || {
+        let tokens = shared.admission.tokens();
+        let pruned = tokens.prune(request.unused_seconds, caller.uid);
+        pruned.map(|pruned| Pruned { pruned })
+    })
+    .await
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Response {
@@ -186,12 +176,8 @@ async fn answer<T: Serialize + Send + 'static, E: std::error::Error + Send + 'st
 async fn operate(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<LocalCaller>,
-    body: Bytes,
+    Asked(operation): Asked<Operation>,
 ) -> Response {
-    let operation: Operation = match serde_json::from_slice(&body) {
-        Ok(operation) => operation,
-        Err(error) => return not_understood(&error),
-    };
     log_begin(&operation, caller);
     let (mut client, response) = Client::new(shared.clone(), &operation);
     request_log::on_a_thread(move || {
@@ -234,13 +220,24 @@ fn log_begin(operation: &Operation, caller: LocalCaller) {
     }
 }
 
-/// The parser's text would quote the request, which holds a token.
-fn not_understood(error: &serde_json::Error) -> Response {
-    let text = format!(
-        "the request is not understood (column {}); does the agent have another version?",
-        error.column()
-    );
-    status::failure(StatusCode::BAD_REQUEST, text)
+/// What is asked for, from a body of JSON.
+struct Asked<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let body = Bytes::from_request(request, state).await;
+        let body = body.map_err(IntoResponse::into_response)?;
+        serde_json::from_slice(&body).map(Self).map_err(|error| {
+            // The parser's text would quote the request, which holds a token.
+            let column = error.column();
+            let text = format!(
+                "the request is not understood (column {column}); does the agent have another version?"
+            );
+            status::failure(StatusCode::BAD_REQUEST, text)
+        })
+    }
 }
 
 fn refuse(why: &str) -> Response {
