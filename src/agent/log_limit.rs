@@ -6,6 +6,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use strum::{IntoStaticStr, VariantArray};
+
 use crate::base::mutex::lock;
 
 /// For how long lines of a kind are counted together.
@@ -13,34 +15,29 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// How many of them are written in that time.
 const WRITTEN: u32 = 100;
 
-/// What such a line is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What such a line is about, and what the lines of the kind are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str)]
 pub(crate) enum Kind {
     /// A request that was answered with an error, or not at all.
+    #[strum(serialize = "lines about requests without success")]
     Unsuccessful,
     /// A request of a joining node that was refused.
+    #[strum(serialize = "lines about refused requests of joining nodes")]
     Refused,
     /// A request that is not understood.
+    #[strum(serialize = "lines about requests that are not understood")]
     NotUnderstood,
     /// A callback that was refused, or failed.
+    #[strum(serialize = "lines about refused callbacks")]
     Callback,
     /// An address that presents unknown tokens.
+    #[strum(serialize = "lines about addresses with unknown tokens")]
     UnknownTokens,
     /// A connection that failed.
+    #[strum(serialize = "lines about connections that failed")]
     Connection,
 }
-
-/// What the lines of each kind are called, in their order.
-const LINES: [&str; 6] = [
-    "lines about requests without success",
-    "lines about refused requests of joining nodes",
-    "lines about requests that are not understood",
-    "lines about refused callbacks",
-    "lines about addresses with unknown tokens",
-    "lines about connections that failed",
-];
-
-const _: () = assert!(Kind::Connection as usize + 1 == LINES.len());
 
 /// What the log said last of something that is done again and again: a problem that stays is written
 /// once, and so is its end.
@@ -60,7 +57,8 @@ impl LastProblem {
 }
 
 /// What was written and left out of each kind.
-static COUNTS: [Mutex<Count>; LINES.len()] = [const { Mutex::new(Count::NONE) }; LINES.len()];
+static COUNTS: [Mutex<Count>; Kind::VARIANTS.len()] =
+    [const { Mutex::new(Count::NONE) }; Kind::VARIANTS.len()];
 
 #[derive(Debug, Clone, Copy)]
 struct Count {
@@ -103,22 +101,21 @@ impl Count {
 
 /// Whether a line of this kind is written, or only counted.
 pub(crate) fn is_written(kind: Kind) -> bool {
-    let (count, lines) = (&COUNTS[kind as usize], LINES[kind as usize]);
-    say_left_out(count, lines);
-    lock(count).take(Instant::now())
+    say_left_out(kind);
+    lock(&COUNTS[kind as usize]).take(Instant::now())
 }
 
 /// Says what was left out of lines whose time is over; called now and then.
 pub(crate) fn reconcile() {
-    for (count, lines) in COUNTS.iter().zip(LINES) {
-        say_left_out(count, lines);
+    for kind in Kind::VARIANTS {
+        say_left_out(*kind);
     }
 }
 
-fn say_left_out(count: &Mutex<Count>, lines: &str) {
-    let left_out = lock(count).reconcile(Instant::now());
+fn say_left_out(kind: Kind) {
+    let left_out = lock(&COUNTS[kind as usize]).reconcile(Instant::now());
     if let Some((left_out, time)) = left_out {
-        let seconds = time.as_secs();
+        let (lines, seconds) = (kind.into_str(), time.as_secs());
         tracing::warn!("{left_out} more {lines} in the last {seconds} seconds");
     }
 }
