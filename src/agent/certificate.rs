@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
@@ -35,7 +35,7 @@ pub(crate) struct ServedCertificate(Arc<Inner>);
 struct Inner {
     certificate: PathBuf,
     key: PathBuf,
-    current: RwLock<Current>,
+    current: Mutex<Current>,
     /// The state of the files that the log complained of.
     complained: Mutex<Option<Stamp>>,
 }
@@ -129,7 +129,7 @@ impl ServedCertificate {
         Ok(Self(Arc::new(Inner {
             certificate,
             key,
-            current: RwLock::new(current?),
+            current: Mutex::new(current?),
             complained: Mutex::default(),
         })))
     }
@@ -137,7 +137,7 @@ impl ServedCertificate {
     /// The fingerprint of what is served now.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         self.refresh();
-        self.read_current(|current| current.fingerprint)
+        lock(&self.0.current).fingerprint
     }
 
     /// Reads the files again when they changed. A pair that does not belong together, because
@@ -149,25 +149,20 @@ impl ServedCertificate {
             return;
         };
         let is_known = |current: &Current| current.settled && current.stamp == seen;
-        if self.read_current(is_known) || *self.complained() == Some(seen) {
+        if is_known(&lock(&inner.current)) || *lock(&inner.complained) == Some(seen) {
             return;
         }
         match read(&inner.certificate, &inner.key) {
             Ok(new) => {
                 let fingerprint = new.fingerprint;
-                let mut current = inner
-                    .current
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner);
-                let old = std::mem::replace(&mut *current, new).fingerprint;
-                drop(current);
+                let old = std::mem::replace(&mut *lock(&inner.current), new).fingerprint;
                 if old != fingerprint {
                     tracing::info!(%fingerprint, "the served certificate changed");
                 }
             }
             Err(error) if seen.is_older_than(HALF_WRITTEN) => {
-                *self.complained() = Some(seen);
-                let fingerprint = self.read_current(|current| current.fingerprint);
+                *lock(&inner.complained) = Some(seen);
+                let fingerprint = lock(&inner.current).fingerprint;
                 tracing::warn!(%error, %fingerprint, "the certificate's files changed, and cannot be served; the earlier one still is");
             }
             Err(error) => {
@@ -175,26 +170,12 @@ impl ServedCertificate {
             }
         }
     }
-
-    fn complained(&self) -> std::sync::MutexGuard<'_, Option<Stamp>> {
-        lock(&self.0.complained)
-    }
-
-    fn read_current<T>(&self, look: impl FnOnce(&Current) -> T) -> T {
-        look(
-            &self
-                .0
-                .current
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
-    }
 }
 
 impl ResolvesServerCert for ServedCertificate {
     /// What was read last: a handshake waits for no file.
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.read_current(|current| current.pair.clone()))
+        Some(lock(&self.0.current).pair.clone())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Answers of the local API that grow while what was asked for goes on: an event a line of JSON.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,14 +23,7 @@ const TAKE_BACK_LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Those for whom something is done right now: a token each, cancelled when it has left.
-#[derive(Default)]
-pub(super) struct Clients(Mutex<Vec<CancellationToken>>);
-
-impl Clients {
-    fn lock(&self) -> MutexGuard<'_, Vec<CancellationToken>> {
-        lock(&self.0)
-    }
-}
+pub(super) type Clients = Mutex<Vec<CancellationToken>>;
 
 /// The client that something is done for.
 pub(super) struct Client {
@@ -98,7 +91,7 @@ fn step_of(event: &Event) -> Option<(&'static str, String)> {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let mut clients = self.shared.clients.lock();
+        let mut clients = lock(&self.shared.clients);
         clients.retain(|other| *other != self.left);
     }
 }
@@ -114,7 +107,7 @@ impl Client {
             let _ = &guard;
             receiver.poll_recv(context)
         });
-        shared.clients.lock().push(left.clone());
+        lock(&shared.clients).push(left.clone());
         let client = Self {
             events: sender,
             left,
@@ -128,7 +121,7 @@ impl Client {
     /// one may be the next try of an operator who killed the first.
     pub(crate) fn wait_for_departed(&self) {
         wait::until(TAKE_BACK_LIMIT, PAUSE, || {
-            let clients = self.shared.clients.lock();
+            let clients = lock(&self.shared.clients);
             let is_departed =
                 |other: &CancellationToken| *other != self.left && other.is_cancelled();
             let is_free = !clients.iter().any(is_departed);

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Extension, Request, State};
@@ -66,13 +66,13 @@ impl TokenRateLimit {
     /// Whether an address has to wait before it may present another unknown token.
     pub(crate) fn is_over(&self, address: IpAddr) -> bool {
         let now = Instant::now();
-        let records = self.lock();
+        let records = lock(&self.by_machine);
         let record = records.get(&peer(address));
         record.is_some_and(|record| !has_room(record.forgiven, now))
     }
 
     fn count(&self, address: IpAddr, now: Instant) -> Judged {
-        let mut records = self.lock();
+        let mut records = lock(&self.by_machine);
         let address = peer(address);
         if !records.contains_key(&address) {
             make_room(&mut records, now);
@@ -95,10 +95,6 @@ impl TokenRateLimit {
             again: record.forgiven.duration_since(now) + PAUSE - BURST * PAUSE,
             is_news,
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Record>> {
-        lock(&self.by_machine)
     }
 }
 
@@ -223,7 +219,7 @@ mod tests {
             let address = Ipv4Addr::from_bits(0x0b00_0000 + u32::try_from(number).unwrap());
             token_rate_limit.count(address.into(), now);
         }
-        assert!((1..=REMEMBERED).contains(&token_rate_limit.lock().len()));
+        assert!((1..=REMEMBERED).contains(&lock(&token_rate_limit.by_machine).len()));
         let judged = token_rate_limit.count(ADDRESS, now);
         assert!(matches!(judged, Judged::TooMany { .. }), "{judged:?}");
     }

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
@@ -38,13 +38,11 @@ struct Backend {
     /// It did not answer, and is being tried again.
     is_failing: AtomicBool,
     /// As many more references as it has connections.
-    connections: Arc<()>,
+    connections: InUse,
 }
 
 /// Counts as a connection of an API server until it is dropped.
-pub(crate) struct InUse {
-    _connection: Arc<()>,
-}
+pub(crate) type InUse = Arc<()>;
 
 impl Backends {
     /// A list for a proxy that listens there.
@@ -55,8 +53,10 @@ impl Backends {
 
     /// The addresses, sorted.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        let mut addresses: Vec<String> =
-            self.lock().iter().map(|one| one.address.clone()).collect();
+        let mut addresses: Vec<String> = lock(&self.list)
+            .iter()
+            .map(|one| one.address.clone())
+            .collect();
         addresses.sort();
         addresses
     }
@@ -68,7 +68,7 @@ impl Backends {
             return;
         }
         tracing::info!("the API servers are {}", addresses.join(", "));
-        let mut list = self.lock();
+        let mut list = lock(&self.list);
         let new = |address: &String| {
             let known = list.iter().find(|one| one.address == *address);
             known.cloned().unwrap_or_else(|| {
@@ -84,9 +84,12 @@ impl Backends {
 
     /// Those that answer before those that failed, and among these those with few connections first.
     fn ordered(&self) -> Vec<Arc<Backend>> {
-        let mut ordered = self.lock().clone();
+        let mut ordered = lock(&self.list).clone();
         ordered.shuffle(&mut rand::rng());
-        ordered.sort_by_key(|one| (one.is_failing(), Arc::strong_count(&one.connections)));
+        ordered.sort_by_key(|one| {
+            let is_failing = one.is_failing.load(Ordering::Relaxed);
+            (is_failing, Arc::strong_count(&one.connections))
+        });
         ordered
     }
 
@@ -100,7 +103,7 @@ impl Backends {
         loop {
             if let Some(backend) = untried.next() {
                 last = Some(backend.clone());
-                let (own, in_use) = (self.own, backend.in_use());
+                let (own, in_use) = (self.own, backend.connections.clone());
                 attempts.spawn(async move {
                     let opened = open(&backend.address, own).await;
                     (opened.map(|stream| (stream, in_use)), backend)
@@ -122,23 +125,9 @@ impl Backends {
             }
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Backend>>> {
-        lock(&self.list)
-    }
 }
 
 impl Backend {
-    fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed)
-    }
-
-    fn in_use(&self) -> InUse {
-        InUse {
-            _connection: self.connections.clone(),
-        }
-    }
-
     /// Notes a failure. The API server is asked again until it answers, or is in no list any more.
     fn has_failed(self: &Arc<Self>, error: &io::Error, own: SocketAddr) {
         if self.is_failing.swap(true, Ordering::Relaxed) {
@@ -226,9 +215,9 @@ mod tests {
         let backends = Backends::new("127.0.0.1:16443".parse().unwrap());
         let names = ["a:1", "b:1", "c:1"].map(str::to_owned);
         backends.replace(&names);
-        let list = backends.lock().clone();
-        let _two = [list[0].in_use(), list[0].in_use()];
-        let one = list[1].in_use();
+        let list = lock(&backends.list).clone();
+        let _two = [list[0].connections.clone(), list[0].connections.clone()];
+        let one = list[1].connections.clone();
         assert_eq!(preferred(&backends), ["c:1", "b:1", "a:1"]);
         list[2].is_failing.store(true, Ordering::Relaxed);
         assert_eq!(preferred(&backends), ["b:1", "a:1", "c:1"]);

@@ -1,7 +1,7 @@
 //! The list of API servers: read from MicroK8s's file, and kept up to date with Kubernetes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +27,7 @@ const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 /// Keeps the list up to date.
 pub(super) struct List {
     backends: Arc<Backends>,
-    provider: PathBuf,
-    kubeconfig: PathBuf,
+    settings: Settings,
     /// The file's text when the list was read from it.
     text: String,
     /// What the log said last of a list that is of no use.
@@ -42,8 +41,7 @@ impl List {
         backends.replace(&servers(&text)?);
         Ok(Self {
             backends,
-            provider: settings.provider.clone(),
-            kubeconfig: settings.kubeconfig.clone(),
+            settings: settings.clone(),
             text,
             logged_problem: LastProblem::default(),
         })
@@ -57,14 +55,15 @@ impl List {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let text = fs::read_to_string(&self.provider).map_err(|error| error.to_string());
+            let text =
+                fs::read_to_string(&self.settings.provider).map_err(|error| error.to_string());
             if text == seen {
                 continue;
             }
             match text.as_deref().map_err(Clone::clone).and_then(servers) {
                 Ok(addresses) => self.backends.replace(&addresses),
                 Err(why) => {
-                    let path = self.provider.display();
+                    let path = self.settings.provider.display();
                     tracing::warn!("`{path}`: {why}; the API servers stay as they are");
                 }
             }
@@ -74,8 +73,8 @@ impl List {
 
     /// Asks Kubernetes, and writes what has changed into the file.
     pub(super) fn refresh(&self) {
-        let before = fs::read_to_string(&self.provider).ok();
-        match ask(&self.kubeconfig) {
+        let before = fs::read_to_string(&self.settings.provider).ok();
+        match ask(&self.settings.kubeconfig) {
             Ok(addresses) => {
                 self.log_problem(None);
                 self.take_over(before, &addresses);
@@ -87,7 +86,7 @@ impl List {
     /// Takes over the list of Kubernetes. A file that changed since Kubernetes was asked belongs to
     /// the program that changed it, perhaps to a join of another cluster.
     fn take_over(&self, before: Option<String>, addresses: &[String]) {
-        let path = &self.provider;
+        let path = &self.settings.provider;
         let Some(text) = before.filter(|text| fs::read_to_string(path).ok().as_ref() == Some(text))
         else {
             return;
