@@ -43,12 +43,7 @@ const LAST_IDLE_LIMIT: Duration = Duration::from_secs(1);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Gives permits to connections.
-#[derive(Clone)]
 pub(crate) struct ConnectionLimiter {
-    table: Arc<Table>,
-}
-
-struct Table {
     max: usize,
     open: Mutex<Open>,
     /// An evicted connection is closed.
@@ -82,14 +77,14 @@ struct Connection {
 /// A connection's permit; released when it is dropped.
 pub(crate) struct ConnectionPermit {
     number: u64,
-    table: Arc<Table>,
+    limiter: Arc<ConnectionLimiter>,
     evicted: CancellationToken,
 }
 
 impl ConnectionLimiter {
     /// As many permits as `max`, or as the process may have files open; the soft limit on files is
     /// raised as far as that needs. A connection takes some twenty kilobytes of memory.
-    pub(crate) fn for_this_process(max: usize, metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn for_this_process(max: usize, metrics: &Arc<Metrics>) -> Arc<Self> {
         let wanted = u64::try_from(max)
             .unwrap_or(u64::MAX)
             .saturating_add(RESERVED);
@@ -100,33 +95,33 @@ impl ConnectionLimiter {
         Self::new(max, metrics.clone())
     }
 
-    fn new(max: usize, metrics: Arc<Metrics>) -> Self {
-        let table = Table {
+    fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
             max,
             open: Mutex::default(),
             closed: Notify::new(),
             metrics,
-        };
-        Self {
-            table: Arc::new(table),
-        }
+        })
     }
 
     /// A permit for a connection from this address, and whether another one was evicted for it.
     /// There is none only when every connection that could make room has a complete request.
-    pub(crate) fn acquire(&self, address: IpAddr) -> Option<(Arc<ConnectionPermit>, bool)> {
-        let acquired = self.table.lock().acquire(peer(address), self.table.max);
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        address: IpAddr,
+    ) -> Option<(Arc<ConnectionPermit>, bool)> {
+        let acquired = self.lock().acquire(peer(address), self.max);
         let Some((number, evicted, has_evicted)) = acquired else {
-            self.table.metrics.limit_hit(Limit::Connections);
+            self.metrics.limit_hit(Limit::Connections);
             return None;
         };
         if has_evicted {
-            self.table.metrics.limit_hit(Limit::Evicted);
+            self.metrics.limit_hit(Limit::Evicted);
         }
-        self.table.metrics.connection_opened();
+        self.metrics.connection_opened();
         let permit = ConnectionPermit {
             number,
-            table: self.table.clone(),
+            limiter: self.clone(),
             evicted,
         };
         Some((Arc::new(permit), has_evicted))
@@ -135,12 +130,16 @@ impl ConnectionLimiter {
     /// Ends when not too many evicted connections are still open: they hold files.
     pub(crate) async fn settled(&self) {
         loop {
-            let closed = self.table.closed.notified();
-            if self.table.lock().closing < MAX_CLOSING {
+            let closed = self.closed.notified();
+            if self.lock().closing < MAX_CLOSING {
                 return;
             }
             closed.await;
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        lock(&self.open)
     }
 
     /// Evicts connections on which nothing is asked for too long, and keeps on doing so.
@@ -148,8 +147,8 @@ impl ConnectionLimiter {
         let mut ticks = interval(CHECK_INTERVAL);
         loop {
             let now = ticks.tick().await;
-            let evicted = self.table.lock().evict_idle(now, stop.is_cancelled());
-            self.table.metrics.limits_hit(Limit::Idle, evicted);
+            let evicted = self.lock().evict_idle(now, stop.is_cancelled());
+            self.metrics.limits_hit(Limit::Idle, evicted);
         }
     }
 }
@@ -162,31 +161,25 @@ impl ConnectionPermit {
 
     /// The first bytes of a request have come.
     pub(crate) fn begin(&self) {
-        let Table { max, metrics, .. } = &*self.table;
-        let evicted = self.table.lock().begin(self.number, *max);
-        metrics.limits_hit(Limit::Evicted, evicted);
+        let limiter = &self.limiter;
+        let evicted = limiter.lock().begin(self.number, limiter.max);
+        limiter.metrics.limits_hit(Limit::Evicted, evicted);
     }
 
     /// The connection has made progress: it has been idle from now on.
     pub(crate) fn touch(&self) {
-        self.table.lock().change(self.number, |_| ());
+        self.limiter.lock().change(self.number, |_| ());
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.table.metrics.connection_closed();
-        let mut open = self.table.lock();
+        self.limiter.metrics.connection_closed();
+        let mut open = self.limiter.lock();
         if open.remove(self.number).is_none() {
             open.closing -= 1;
-            self.table.closed.notify_one();
+            self.limiter.closed.notify_one();
         }
-    }
-}
-
-impl Table {
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        lock(&self.open)
     }
 }
 
@@ -325,9 +318,11 @@ pub(crate) struct RequestPermit {
 impl RequestPermit {
     /// For a request whose headers have arrived.
     pub(crate) fn new(connection: Arc<ConnectionPermit>) -> Self {
-        let table = &connection.table;
-        let evicted = table.lock().begin_request(connection.number, table.max);
-        table.metrics.limits_hit(Limit::Evicted, evicted);
+        let limiter = &connection.limiter;
+        let mut open = limiter.lock();
+        let evicted = open.begin_request(connection.number, limiter.max);
+        drop(open);
+        limiter.metrics.limits_hit(Limit::Evicted, evicted);
         Self {
             connection,
             is_complete: AtomicBool::new(false),
@@ -341,8 +336,10 @@ impl RequestPermit {
     }
 
     fn change(&self, change: impl FnOnce(&mut Connection)) -> bool {
-        let ConnectionPermit { table, number, .. } = &*self.connection;
-        table.lock().change(*number, change)
+        let ConnectionPermit {
+            limiter, number, ..
+        } = &*self.connection;
+        limiter.lock().change(*number, change)
     }
 }
 

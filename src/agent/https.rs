@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,8 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::{CipherSuite, ServerConfig};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -24,8 +22,7 @@ use crate::agent::certificate::ServedCertificate;
 use crate::agent::connection_limiter::{ConnectionLimiter, ConnectionPermit, RequestPermit};
 use crate::agent::log_limit::{self, Kind};
 use crate::agent::metrics::{Limit, Metrics};
-use crate::agent::service_manager::Ping;
-use crate::agent::tcp;
+use crate::agent::tcp::{self, Listener};
 use crate::cluster::admission::Caller;
 
 /// How long a TLS handshake may take.
@@ -82,7 +79,7 @@ pub(crate) struct Server {
     /// What answers.
     pub(crate) router: Router,
     /// For how many connections there is room.
-    pub(crate) limiter: ConnectionLimiter,
+    pub(crate) limiter: Arc<ConnectionLimiter>,
     /// Where it is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// Cancelled when the agent is to stop.
@@ -90,37 +87,22 @@ pub(crate) struct Server {
 }
 
 /// Serves connections until told to stop; then lets the open ones end.
-pub(crate) async fn serve(listener: TcpListener, server: Server, pings: mpsc::Receiver<Ping>) {
+pub(crate) async fn serve(listener: Listener, server: Server) {
     let server = Arc::new(server);
     tokio::select! {
         () = server.limiter.close_idle(&server.stop) => {}
-        () = accept_until_stopped(listener, &server, pings) => {}
+        () = accept_until_stopped(listener, &server) => {}
     }
 }
 
-async fn accept_until_stopped(
-    listener: TcpListener,
-    server: &Arc<Server>,
-    mut pings: mpsc::Receiver<Ping>,
-) {
+async fn accept_until_stopped(mut listener: Listener, server: &Arc<Server>) {
     let connections = TaskTracker::new();
     let mut complaints = Complaints::default();
     loop {
-        let accepted = tokio::select! {
-            accepted = next(&listener, &server.limiter) => accepted,
-            Some(ping) = pings.recv() => {
-                // Who asked may have waited long enough.
-                let _ = ping.send(());
-                continue;
-            }
+        let ((), stream, peer) = tokio::select! {
+            // Those that had to go for others are gone first.
+            accepted = listener.accept(|| server.limiter.settled()) => accepted,
             () = server.stop.cancelled() => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tcp::not_accepted(&error).await;
-                continue;
-            }
         };
         let Some((permit, has_evicted)) = server.limiter.acquire(peer.ip()) else {
             if complaints.is_news() {
@@ -141,7 +123,7 @@ async fn accept_until_stopped(
             }
         });
     }
-    drop((listener, pings));
+    drop(listener);
     connections.close();
     connections.wait().await;
 }
@@ -158,15 +140,6 @@ impl Complaints {
         }
         is_news
     }
-}
-
-/// The next connection, once those that had to go for others are gone.
-async fn next(
-    listener: &TcpListener,
-    limiter: &ConnectionLimiter,
-) -> io::Result<(TcpStream, SocketAddr)> {
-    limiter.settled().await;
-    listener.accept().await
 }
 
 /// Why a connection without a request is closed.

@@ -65,7 +65,8 @@ use certificate::{CertificateError, ServedCertificate};
 use concurrency_limits::ConcurrencyLimits;
 use connection_limiter::ConnectionLimiter;
 use metrics::Metrics;
-use service_manager::ServiceManager;
+use service_manager::{ServiceManager, StopSignals};
+use tcp::{ListenError, Listener};
 use token_rate_limit::TokenRateLimit;
 
 /// How the agent is to run.
@@ -121,14 +122,8 @@ pub(crate) enum AgentError {
     #[error(transparent)]
     Certificate(#[from] CertificateError),
     /// The address is taken, or not ours.
-    #[error("cannot listen on {bind}: {source}")]
-    Listen {
-        /// Where.
-        bind: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// Another program listens on the socket.
     #[error("another program listens on `{}`", .0.display())]
     SocketTaken(PathBuf),
@@ -148,7 +143,7 @@ impl AgentError {
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::AlreadyRunning(_) => Some("stop that one first, or name another node directory"),
-            Self::Listen { source, .. } => match source.kind() {
+            Self::Listen(error) => match error.source.kind() {
                 io::ErrorKind::AddrInUse => Some(
                     "see with `ss -ltnp` which program listens there; where it is MicroK8s's own agent, `sudo snap stop --disable microk8s.daemon-cluster-agent` stops it",
                 ),
@@ -323,11 +318,8 @@ async fn serve(
     settings: Settings,
     manager: ServiceManager,
 ) -> Result<Ending, AgentError> {
-    let listener = tcp::listen(settings.bind).map_err(|source| AgentError::Listen {
-        bind: settings.bind,
-        source,
-    })?;
-    let bind = listener.local_addr().map_err(AgentError::Runtime)?;
+    let (listener, ping) = Listener::new(settings.bind)?;
+    let bind = listener.address().map_err(AgentError::Runtime)?;
     // As in MicroK8s, this lock takes away from the group what it could use.
     let group = match node.layout.has(Lock::CisHardening) {
         true => None,
@@ -337,8 +329,7 @@ async fn serve(
     let settings = &shared.settings;
     let acceptor = https::acceptor(&shared.served, settings.has_tls12)?;
     let socket = local_socket::bind(&settings.socket, group)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
+    let mut signals = StopSignals::new().map_err(AgentError::Runtime)?;
     // A file that may not grow is an error of the one who writes it, and not the end of the agent.
     let _too_large =
         signal(SignalKind::from_raw(Signal::SIGXFSZ as i32)).map_err(AgentError::Runtime)?;
@@ -352,8 +343,7 @@ async fn serve(
         metrics: shared.metrics.clone(),
         stop: stop.clone(),
     };
-    let (ping, pings) = mpsc::channel(1);
-    let remote = tokio::spawn(https::serve(listener, server, pings));
+    let remote = tokio::spawn(https::serve(listener, server));
     let local = tokio::spawn(local_socket::serve(
         socket,
         local_api::router(shared.clone()),
@@ -378,12 +368,8 @@ async fn serve(
 
     let layout = shared.admission.node().layout.clone();
     let ending = tokio::select! {
-        _ = terminate.recv() => {
-            tracing::info!("stopping: SIGTERM");
-            Ending::Drained
-        }
-        _ = interrupt.recv() => {
-            tracing::info!("stopping: SIGINT");
+        name = signals.next() => {
+            tracing::info!("stopping: {name}");
             Ending::Drained
         }
         to = moved::wait_until_elsewhere(&layout) => Ending::Moved(to),
@@ -405,8 +391,7 @@ async fn serve(
             }
             ending
         }
-        _ = terminate.recv() => Ending::AtOnce,
-        _ = interrupt.recv() => Ending::AtOnce,
+        _ = signals.next() => Ending::AtOnce,
     };
     // Half an image must not be taken for a whole one when this process is gone.
     shared.end_imports.cancel();
@@ -452,7 +437,7 @@ fn report_interrupted_join(node: &Node) {
 /// Whether a request could be answered now. A store that says what is wrong with it does answer:
 /// the agent serves what it can without it, and starting anew would not mend it.
 async fn answers(shared: Arc<Shared>, pings: mpsc::Sender<service_manager::Ping>) -> bool {
-    service_manager::goes_around(&pings).await
+    service_manager::goes_around(pings).await
         && request_log::on_a_thread(move || shared.admission.tokens().look())
             .await
             .is_ok()

@@ -15,6 +15,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -32,6 +33,30 @@ pub(crate) struct ServiceManager {
     socket: Option<Arc<(UnixDatagram, SocketAddr)>>,
     /// After how long without a sign of life it takes the program for dead.
     stall_timeout: Option<Duration>,
+}
+
+/// The signals that tell a program to stop.
+pub(crate) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on they do not end the process.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one, which is the value.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// By which the loop that accepts connections shows that it goes around.
@@ -150,7 +175,7 @@ fn send(socket: &(UnixDatagram, SocketAddr), message: &str) {
 }
 
 /// Whether the loop that accepts connections goes around.
-pub(crate) async fn goes_around(pings: &mpsc::Sender<Ping>) -> bool {
+pub(crate) async fn goes_around(pings: mpsc::Sender<Ping>) -> bool {
     let (ping, pong) = oneshot::channel();
     // One that was told to stop accepts nothing any more, and is well.
     pings.send(ping).await.is_err() || pong.await.is_ok() || pings.is_closed()

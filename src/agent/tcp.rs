@@ -14,10 +14,12 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use crate::agent::log_limit::{self, Kind};
+use crate::agent::service_manager::Ping;
 
 /// Connections that wait to be accepted; the kernel may allow fewer.
 const BACKLOG: u32 = 1024;
@@ -25,7 +27,7 @@ const BACKLOG: u32 = 1024;
 /// Listens. "All addresses" means those of both kinds, however it is written: MicroK8s's agent with
 /// its default of `0.0.0.0:25000` can be reached over IPv6 too, as Go has it, and `add-node` prints
 /// such addresses.
-pub(crate) fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
+fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
     if !bind.ip().is_unspecified() {
         return listen_at(bind);
     }
@@ -75,6 +77,59 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 fn has_ipv6() -> bool {
     // What a unit with `ProcSubset=pid` sees as well.
     std::fs::read_to_string("/proc/self/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty())
+}
+
+/// The address is taken, or not ours.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {bind}: {source}")]
+pub(crate) struct ListenError {
+    /// Where.
+    bind: SocketAddr,
+    /// Why.
+    pub(crate) source: io::Error,
+}
+
+/// A listener whose loop shows that it goes around.
+pub(crate) struct Listener {
+    listener: TcpListener,
+    pings: mpsc::Receiver<Ping>,
+}
+
+impl Listener {
+    /// Listens there, and the other end of its pings.
+    pub(crate) fn new(bind: SocketAddr) -> Result<(Self, mpsc::Sender<Ping>), ListenError> {
+        let (ping, pings) = mpsc::channel(1);
+        let listener = listen(bind).map_err(|source| ListenError { bind, source })?;
+        Ok((Self { listener, pings }, ping))
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The next connection, which is accepted when there is room for it, and what `room` gave.
+    pub(crate) async fn accept<R, F: Future<Output = R>>(
+        &mut self,
+        room: impl Fn() -> F,
+    ) -> (R, TcpStream, SocketAddr) {
+        loop {
+            let next = async {
+                let room = room().await;
+                (room, self.listener.accept().await)
+            };
+            tokio::select! {
+                (room, accepted) = next => match accepted {
+                    Ok((stream, peer)) => return (room, stream, peer),
+                    Err(error) => not_accepted(&error).await,
+                },
+                Some(ping) = self.pings.recv() => {
+                    // Who asked may have waited long enough.
+                    let _ = ping.send(());
+                }
+            }
+        }
+    }
 }
 
 /// The router as a service for one connection; `extend` says of each request who is at its other end.

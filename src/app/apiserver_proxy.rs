@@ -53,10 +53,10 @@ fn hint(error: &ProxyError) -> Option<&'static str> {
         ProxyError::NoList { .. } => Some(
             "a node has this file when it has joined as a worker, and needs no proxy otherwise: join, or write the addresses of API servers into it",
         ),
-        ProxyError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
+        ProxyError::Listen(error) if error.source.kind() == io::ErrorKind::AddrInUse => Some(
             "another proxy runs here, or this is a control plane node, which needs none; `ss -tlnp` names the program",
         ),
-        ProxyError::Listen { .. } => {
+        ProxyError::Listen(_) => {
             Some("give the entry point `apiserver` an address of this machine in the configuration")
         }
         ProxyError::Runtime(_) => None,

@@ -15,16 +15,16 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::copy_bidirectional_with_sizes;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::agent::again_and_again;
 use crate::agent::connection_limiter::allow_files;
 use crate::agent::log_limit::{self, Kind};
-use crate::agent::service_manager::{Ping, ServiceManager, goes_around};
-use crate::agent::{again_and_again, tcp};
+use crate::agent::service_manager::{ServiceManager, StopSignals, goes_around};
+use crate::agent::tcp::{ListenError, Listener};
 use crate::base::runtime;
 
 use backends::{Backends, InUse};
@@ -73,14 +73,8 @@ pub(crate) enum ProxyError {
         why: String,
     },
     /// The address is taken, or not ours.
-    #[error("cannot listen on {listen}: {source}")]
-    Listen {
-        /// Where.
-        listen: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The runtime, or its signals.
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),
@@ -97,38 +91,27 @@ pub(crate) fn run(settings: &Settings) -> Result<(), ProxyError> {
 }
 
 async fn serve(settings: &Settings, manager: Arc<ServiceManager>) -> Result<(), ProxyError> {
-    let listener = tcp::listen(settings.listen).map_err(|source| ProxyError::Listen {
-        listen: settings.listen,
-        source,
-    })?;
-    let listen = listener.local_addr().map_err(ProxyError::Runtime)?;
+    let (listener, ping) = Listener::new(settings.listen)?;
+    let listen = listener.address().map_err(ProxyError::Runtime)?;
     let backends = Arc::new(Backends::new(listen));
     let list = List::read(settings, backends.clone()).map_err(|why| ProxyError::NoList {
         path: settings.provider.clone(),
         why,
     })?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(ProxyError::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ProxyError::Runtime)?;
+    let mut signals = StopSignals::new().map_err(ProxyError::Runtime)?;
     let list = Arc::new(list);
     tokio::spawn(list.clone().follow_file());
     if let Some(interval) = settings.refresh_interval {
         tokio::spawn(again_and_again(interval, move || list.refresh()));
     }
     let connections = TaskTracker::new();
-    let (ping, pings) = mpsc::channel(1);
-    let accepting = tokio::spawn(accept(listener, backends, connections.clone(), pings));
+    let accepting = tokio::spawn(accept(listener, backends, connections.clone()));
     tracing::info!("listening on {listen}");
     manager.ready(&format!("listening on {listen}"));
-    let answers = move || {
-        let ping = ping.clone();
-        async move { goes_around(&ping).await }
-    };
+    let answers = move || goes_around(ping.clone());
     tokio::spawn(manager.clone().give_signs_of_life(answers));
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.next().await;
     tracing::info!("stopping: {} connections are open", connections.len());
     manager.stopping();
     accepting.abort();
@@ -139,19 +122,13 @@ async fn serve(settings: &Settings, manager: Arc<ServiceManager>) -> Result<(), 
                 tracing::warn!("connections are still open, and are not waited for any longer");
             }
         }
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.next() => {}
     }
     Ok(())
 }
 
 /// Accepts connections until it is aborted. Those that are too many wait, in the kernel.
-async fn accept(
-    listener: TcpListener,
-    backends: Arc<Backends>,
-    connections: TaskTracker,
-    mut pings: mpsc::Receiver<Ping>,
-) {
+async fn accept(mut listener: Listener, backends: Arc<Backends>, connections: TaskTracker) {
     let files = allow_files(FILES_PER_CONNECTION * MAX_CONNECTIONS + RESERVED_FILES);
     let max = files.saturating_sub(RESERVED_FILES) / FILES_PER_CONNECTION;
     let max = max.clamp(2, MAX_CONNECTIONS);
@@ -159,25 +136,8 @@ async fn accept(
     let permits = Arc::new(Semaphore::new(max));
     let permits_of_others = Arc::new(Semaphore::new(max / SHARE_OF_OTHERS));
     loop {
-        let next = async {
-            let permit = permits.clone().acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            next = next => next,
-            Some(ping) = pings.recv() => {
-                // Who asked may have waited long enough.
-                let _ = ping.send(());
-                continue;
-            }
-        };
-        let (client, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tcp::not_accepted(&error).await;
-                continue;
-            }
-        };
+        let room = || permits.clone().acquire_owned();
+        let (permit, client, peer) = listener.accept(room).await;
         let permit_of_others = match peer.ip().to_canonical().is_loopback() {
             true => None,
             false => match permits_of_others.clone().try_acquire_owned() {

@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn limiter(max: usize) -> ConnectionLimiter {
+fn limiter(max: usize) -> Arc<ConnectionLimiter> {
     ConnectionLimiter::new(max, Metrics::new())
 }
 
-fn acquire(limiter: &ConnectionLimiter, address: &str) -> Option<Arc<ConnectionPermit>> {
+fn acquire(limiter: &Arc<ConnectionLimiter>, address: &str) -> Option<Arc<ConnectionPermit>> {
     Some(limiter.acquire(address.parse().unwrap())?.0)
 }
 
@@ -25,9 +25,9 @@ fn one_peer_gets_its_share_and_pays_for_more_itself() {
     assert!(!is_evicted(&second) && !is_evicted(&third) && !is_evicted(&other));
     let six = ["fd00::1", "fd00::2", "fd00::3"].map(|address| acquire(&limiter, address).unwrap());
     assert!(is_evicted(&six[0]) && !is_evicted(&six[2]), "the same /64");
-    assert_eq!(limiter.table.lock().by_peer.len(), 3);
+    assert_eq!(limiter.lock().by_peer.len(), 3);
     drop((other, first, second, third, six));
-    let open = limiter.table.lock();
+    let open = limiter.lock();
     assert!(open.by_peer.is_empty() && open.connections.is_empty());
     assert_eq!(open.closing, 0);
 }
@@ -43,7 +43,7 @@ fn the_longest_idle_connection_of_the_busiest_peer_is_closed_for_a_new_one() {
     let first = of(1, 1);
     let busiest = of(2, 32);
     let others: Vec<_> = (3..98).flat_map(|net| of(net, 1)).collect();
-    assert_eq!(limiter.table.lock().connections.len(), 128);
+    assert_eq!(limiter.lock().connections.len(), 128);
     let _new = of(200, 1);
     assert!(is_evicted(&busiest[0]) && !is_evicted(&busiest[1]));
     assert!(!is_evicted(&first[0]) && !others.iter().any(|permit| is_evicted(permit)));
@@ -102,7 +102,7 @@ fn of_too_many_requests_that_arrive_the_longest_idle_one_is_ended() {
     assert!(is_evicted(&all[1]) && !is_evicted(&all[2]));
     assert!(!is_evicted(&all[0]) && complete.complete());
     drop(arriving);
-    assert_eq!(limiter.table.lock().by_peer.len(), 4);
+    assert_eq!(limiter.lock().by_peer.len(), 4);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_connection_is_idle_when_no_request_is_under_way() {
     let request = RequestPermit::new(trickling.clone());
     let evicted_after = |seconds, is_stopping| {
         let now = Instant::now() + Duration::from_secs(seconds);
-        limiter.table.lock().evict_idle(now, is_stopping);
+        limiter.lock().evict_idle(now, is_stopping);
         [&silent, &asked, &trickling].map(|permit| is_evicted(permit))
     };
     assert_eq!(evicted_after(29, false), [false, false, false]);
