@@ -41,17 +41,17 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended 
         }
         Err(error) => return Err(add_node::usage_error(printer, &argparse::describe(&error))),
     };
-    Ok(add_node::run(args, printer, |request, printer| {
-        let issued = app::ask_agent(&node, printer, async |agent, _| {
-            agent.add_token(&request).await
-        })?;
-        let issued = issued.unwrap_or_else(|| {
-            issue_into_file(&node, &SystemClock, &request)
-                .map(|issued| warn_where_nothing_listens(&node, issued))
-                .map_err(|error| error.to_string())
-        });
-        Ok(issued.map(warn_of_role))
-    }))
+    let request = add_node::request(&args, printer)?;
+    let issued = app::ask_agent(&node, printer, async |agent, _| {
+        agent.add_token(&request).await
+    })?;
+    let issued = issued.unwrap_or_else(|| {
+        issue_into_file(&node, &SystemClock, &request)
+            .map(|issued| warn_where_nothing_listens(&node, issued))
+            .map_err(|error| error.to_string())
+    });
+    let issued = issued.map_err(|error| output::fail(printer, error, None))?;
+    Ok(add_node::print(&args, warn_of_role(issued), printer))
 }
 
 /// The first command that is printed is that of a control plane node, as in MicroK8s. Only a person

@@ -21,10 +21,14 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended 
     }
     let list = app::ask_agent(&node, printer, async |agent, _| agent.nodes().await)?
         .unwrap_or_else(|| Err(app::no_agent(&node)));
-    if list.is_ok() && args.format == Format::Text {
+    let list = list.map_err(|error| {
+        let hint = "start the agent of this node: `systemctl start microk8s-cluster-agent`, or `microk8s agent` on a node without MicroK8s";
+        output::fail(printer, error, Some(hint))
+    })?;
+    if args.format == Format::Text {
         nodes::note_what_is_missing(printer, status::membership(&node.layout).as_ref());
     }
-    Ok(nodes::run(printer, list, args.format))
+    Ok(nodes::list(printer, &list, args.format))
 }
 
 /// Checks the nodes, in the agent of this node or, where none runs, in this process.

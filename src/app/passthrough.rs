@@ -27,8 +27,7 @@ pub(crate) fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer)
                 program.display()
             );
             let hint = "it should be the command that came with MicroK8s's snap";
-            output::error(printer, &text, Some(hint));
-            return ExitStatus::Failure;
+            return output::fail(printer, text, Some(hint));
         }
         let name = OsString::from(name);
         let error = process::become_program(
@@ -36,26 +35,20 @@ pub(crate) fn run(name: &str, arguments: &[OsString], printer: &mut dyn Printer)
             std::iter::once(&name).chain(arguments),
             &[(env_vars::MICROK8S_HANDED_OVER, &(times + 1).to_string())],
         );
-        output::error(
-            printer,
-            &format!("cannot run `{}`: {error}", program.display()),
-            None,
-        );
-        return ExitStatus::Failure;
+        let text = format!("cannot run `{}`: {error}", program.display());
+        return output::fail(printer, text, None);
     }
     // On a cluster without high availability.
     if name == "leave" {
         let text = format!(
             "`{name}` is done by MicroK8s's own command here, and MicroK8s is not installed"
         );
-        output::error(printer, &text, None);
-        return ExitStatus::Failure;
+        return output::fail(printer, text, None);
     }
     if texts::SNAP_COMMANDS.contains(&name) {
         let text = format!("`microk8s {name}` is a command of MicroK8s, which is not installed");
         let hint = "install it with `sudo snap install microk8s --classic`; `microk8s help` lists the commands that need no snap";
-        output::error(printer, &text, Some(hint));
-        return ExitStatus::Failure;
+        return output::fail(printer, text, Some(hint));
     }
     let status = output::print(
         printer,

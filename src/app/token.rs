@@ -8,7 +8,7 @@ use crate::app::{self, Ended};
 use crate::base::exit_status::ExitStatus;
 use crate::cli::output::{self, Printer};
 use crate::cli::token::{self, TokenArgs, TokenCommand};
-use crate::cli::token_file::{self, TokenFileError};
+use crate::cli::token_file;
 use crate::client::local::{LocalAgent, LocalError};
 use crate::model::token::TokenDigest;
 use crate::wire::local_v1::{PruneRequest, TokenEntry, TokenSelection};
@@ -18,13 +18,15 @@ pub(crate) fn run(arguments: Vec<OsString>, printer: &mut dyn Printer) -> Ended 
     let command = &args.command;
     let node = app::find_node_or_say(printer)?;
     app::check_permission(&node, printer)?;
-    let selection = selection(command, printer)
-        .map_err(|error| output::fail(printer, &error, Some(error.hint())))?;
+    let selection = selection(command, printer)?;
     let done = app::ask_agent(&node, printer, async |agent, printer| {
         act(&agent, command, &selection, printer).await
     })?;
     match done {
-        Some(done) => done.map_err(|error| token::fail(printer, &error)),
+        Some(done) => done.map_err(|error| {
+            let hint = "`microk8s token list` shows the tokens of this node";
+            output::fail(printer, error, Some(hint))
+        }),
         None => {
             let hint = "start it: `systemctl start microk8s-cluster-agent`, or `microk8s agent` on a node without MicroK8s; tokens that MicroK8s's own agent knows are lines in `credentials/cluster-tokens.txt`";
             Err(output::fail(printer, app::no_agent(&node), Some(hint)))
@@ -72,40 +74,12 @@ async fn act(
     })
 }
 
-/// Why what was given names no token.
-#[derive(Debug, thiserror::Error)]
-enum SelectionError {
-    /// An id and a token.
-    #[error("`-` stands for one token on standard input, and can be given alone only")]
-    NotAlone,
-    /// Longer than an id; it may hold a token, and is not shown.
-    #[error(
-        "this is not the id of a token: an id has {} hexadecimal digits",
-        TokenDigest::ID_DIGITS
-    )]
-    TooLong,
-    /// Standard input.
-    #[error(transparent)]
-    Input(#[from] TokenFileError),
-}
-
-impl SelectionError {
-    fn hint(&self) -> &'static str {
-        match self {
-            Self::NotAlone => "give ids, or `-` alone",
-            Self::TooLong => {
-                "`microk8s token list` shows the ids; `-` in place of an id reads the token itself from standard input"
-            }
-            Self::Input(error) => error.hint(),
-        }
-    }
-}
-
-/// Which tokens are meant.
+/// Which tokens are meant; why what was given names none is printed.
 fn selection(
     command: &TokenCommand,
     printer: &mut dyn Printer,
-) -> Result<TokenSelection, SelectionError> {
+) -> Result<TokenSelection, ExitStatus> {
+    const DIGITS: usize = TokenDigest::ID_DIGITS;
     let ids = match command {
         TokenCommand::List { .. } | TokenCommand::Prune { .. } => return Ok(TokenSelection::All),
         TokenCommand::Revoke { all: true, .. } => return Ok(TokenSelection::All),
@@ -117,9 +91,16 @@ fn selection(
             let token = token_file::read_token(Path::new("-"), printer)?;
             Ok(TokenSelection::Token(token))
         }
-        ids if ids.iter().any(|id| id == "-") => Err(SelectionError::NotAlone),
-        ids if ids.iter().any(|id| id.len() > TokenDigest::ID_DIGITS) => {
-            Err(SelectionError::TooLong)
+        ids if ids.iter().any(|id| id == "-") => {
+            let text = "`-` stands for one token on standard input, and can be given alone only";
+            Err(output::fail(printer, text, Some("give ids, or `-` alone")))
+        }
+        // It may be a token, and is not shown.
+        ids if ids.iter().any(|id| id.len() > DIGITS) => {
+            let text =
+                format!("this is not the id of a token: an id has {DIGITS} hexadecimal digits");
+            let hint = "`microk8s token list` shows the ids; `-` in place of an id reads the token itself from standard input";
+            Err(output::fail(printer, text, Some(hint)))
         }
         ids => Ok(TokenSelection::Ids(ids.to_vec())),
     }

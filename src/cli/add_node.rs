@@ -112,68 +112,56 @@ pub(crate) fn usage_error(printer: &mut dyn Printer, text: &str) -> ExitStatus {
     ExitStatus::Usage
 }
 
-/// Issues a token through `issue`, and prints it. A token that is typed is read before anything else
-/// begins: a thread would take the signal that ends the typing.
-pub(crate) fn run(
-    args: AddNodeArgs,
+/// What is asked for. A token that is typed is read here, before anything else begins: a thread would
+/// take the signal that ends the typing.
+pub(crate) fn request(
+    args: &AddNodeArgs,
     printer: &mut dyn Printer,
-    issue: impl FnOnce(
-        AddTokenRequest,
-        &mut dyn Printer,
-    ) -> Result<Result<IssuedToken, String>, ExitStatus>,
-) -> ExitStatus {
+) -> Result<AddTokenRequest, ExitStatus> {
     if args.details && !matches!(args.format, Format::Json | Format::Yaml) {
         let text = "argument --details: only with --format json or yaml";
-        return usage_error(printer, text);
+        return Err(usage_error(printer, text));
     }
     if args.all && matches!(args.format, Format::Token | Format::TokenCheck) {
         let text = "argument --all: not with --format token or token-check";
-        return usage_error(printer, text);
+        return Err(usage_error(printer, text));
     }
-    let token = match given_token(&args, printer) {
-        Ok(token) => token,
-        Err(status) => return status,
-    };
-    let request = AddTokenRequest {
-        token,
+    Ok(AddTokenRequest {
+        token: given_token(args, printer)?,
         terms: Terms {
             lifetime: args.token_ttl,
             uses: args.uses,
             role: args.role,
-            node: args.node,
-            description: args.description,
+            node: args.node.clone(),
+            description: args.description.clone(),
         },
         all: args.all,
-    };
-    let issued = match issue(request, printer) {
-        Ok(issued) => issued,
-        Err(status) => return status,
-    };
-    match issued {
-        Ok(mut issued) => {
-            for notice in &issued.notices {
-                printer.err(&format!("warning: {notice}"));
-            }
-            let changed = |added: &&Added| added.was_over || !added.has_same_terms;
-            if let Some(added) = issued.added_again.as_ref().filter(changed) {
-                let id = issued.token.digest().to_string();
-                printer.err(&format!("note: {}", renewal(&id, added)));
-            }
-            if !args.full_fingerprint {
-                let others = issued.others.iter_mut().flatten();
-                let fingerprints = others.map(|(_, fingerprint)| fingerprint);
-                for fingerprint in fingerprints.chain([&mut issued.fingerprint]) {
-                    fingerprint.truncate(FingerprintPrefix::MIN_LEN);
-                }
-            }
-            let text = render(&issued, args.format, args.details);
-            output::print(printer, &text, ExitStatus::Success)
-        }
-        Err(error) => {
-            output::error(printer, &error, None);
-            ExitStatus::Failure
+    })
+}
+
+/// Prints a token that was issued.
+pub(crate) fn print(
+    args: &AddNodeArgs,
+    mut issued: IssuedToken,
+    printer: &mut dyn Printer,
+) -> ExitStatus {
+    for notice in &issued.notices {
+        printer.err(&format!("warning: {notice}"));
+    }
+    let changed = |added: &&Added| added.was_over || !added.has_same_terms;
+    if let Some(added) = issued.added_again.as_ref().filter(changed) {
+        let id = issued.token.digest().to_string();
+        printer.err(&format!("note: {}", renewal(&id, added)));
+    }
+    if !args.full_fingerprint {
+        let others = issued.others.iter_mut().flatten();
+        let fingerprints = others.map(|(_, fingerprint)| fingerprint);
+        for fingerprint in fingerprints.chain([&mut issued.fingerprint]) {
+            fingerprint.truncate(FingerprintPrefix::MIN_LEN);
         }
     }
+    let text = render(&issued, args.format, args.details);
+    output::print(printer, &text, ExitStatus::Success)
 }
 
 /// The token to add, from the command line or from a file; what is wrong with it is printed.
@@ -185,23 +173,16 @@ fn given_token(args: &AddNodeArgs, printer: &mut dyn Printer) -> Result<Option<T
         }
         (None, None) => return Ok(None),
         (Some(token), None) => (Token::preset(token), "argument --token/-t"),
-        (None, Some(path)) => match token_file::read_token(path, printer) {
-            Ok(token) => (Token::preset(token.expose()), "argument --token-file"),
-            Err(error) => {
-                output::error(printer, &error.to_string(), Some(error.hint()));
-                return Err(ExitStatus::Failure);
-            }
-        },
+        (None, Some(path)) => {
+            let token = token_file::read_token(path, printer)?;
+            (Token::preset(token.expose()), "argument --token-file")
+        }
     };
     token.map(Some).map_err(|error| match error {
         InvalidToken::TooShort => {
             let hint = "leave the token out, and `microk8s add-node` makes one";
-            output::refuse(
-                printer,
-                &format!("{error}\n"),
-                "the token is too short",
-                Some(hint),
-            )
+            let why = "the token is too short";
+            output::refuse(printer, &format!("{error}\n"), why, Some(hint))
         }
         error => usage_error(printer, &format!("{place}: {error}")),
     })
@@ -346,8 +327,8 @@ mod tests {
         ] {
             let mut printer = Kept::default();
             let args = parse(&["--token", token]).unwrap();
-            let ended = run(args, &mut printer, |_, _| panic!("nothing is issued"));
-            assert_eq!((ended, printer.out.as_str()), (status, out));
+            let refused = request(&args, &mut printer).err();
+            assert_eq!((refused, printer.out.as_str()), (Some(status), out));
         }
     }
 }

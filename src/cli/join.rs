@@ -174,10 +174,7 @@ fn urls_from_file(
     typed: &[String],
     printer: &mut dyn Printer,
 ) -> Result<(Urls, bool), ExitStatus> {
-    let file = token_file::read(path, printer).map_err(|error| {
-        output::error(printer, &error.to_string(), Some(error.hint()));
-        ExitStatus::Failure
-    })?;
+    let file = token_file::read(path, printer)?;
     let urls = match (typed, &file.urls[..]) {
         ([], []) => {
             return Err(usage_error(

@@ -30,25 +30,12 @@ pub(crate) struct NodesArgs {
 }
 
 /// Prints the list that the agent gave.
-pub(crate) fn run(
-    printer: &mut dyn Printer,
-    list: Result<NodeList, String>,
-    format: Format,
-) -> ExitStatus {
-    match list {
-        Ok(list) => {
-            let text = match format {
-                Format::Text => render(&list),
-                other => structured(&list, other),
-            };
-            output::print(printer, &text, ExitStatus::Success)
-        }
-        Err(error) => {
-            let hint = "start the agent of this node: `systemctl start microk8s-cluster-agent`, or `microk8s agent` on a node without MicroK8s";
-            output::error(printer, &error, Some(hint));
-            ExitStatus::Failure
-        }
-    }
+pub(crate) fn list(printer: &mut dyn Printer, list: &NodeList, format: Format) -> ExitStatus {
+    let text = match format {
+        Format::Text => render(list),
+        other => structured(list, other),
+    };
+    output::print(printer, &text, ExitStatus::Success)
 }
 
 /// Says why the list may be shorter than it is expected to be.

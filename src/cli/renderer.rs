@@ -72,16 +72,12 @@ enum Form {
 impl<'a> Renderer<'a> {
     /// Tells a leave or a removal.
     pub(crate) fn new(format: Format, printer: &'a mut dyn Printer) -> Self {
-        let form = match format {
-            Format::Text => Form::Text(None),
-            Format::Json => Form::Lines(Lines::new(&[])),
+        let manner = Manner {
+            is_dry_run: false,
+            format,
+            no_progress: true,
         };
-        Self {
-            printer,
-            form,
-            spinner: Spinner::new(false),
-            attempts: None,
-        }
+        Self::of_join(&[], manner, printer)
     }
 
     /// Tells a join with these arguments in this manner.

@@ -194,13 +194,6 @@ pub(crate) fn pruned(printer: &mut dyn Printer, pruned: &Pruned, format: Format)
     output::print(printer, &text, ExitStatus::Success)
 }
 
-/// Says why the agent did not do it.
-pub(crate) fn fail(printer: &mut dyn Printer, error: &str) -> ExitStatus {
-    let hint = "`microk8s token list` shows the tokens of this node";
-    output::error(printer, error, Some(hint));
-    ExitStatus::Failure
-}
-
 /// A token in JSON and YAML: times in RFC 3339, because programs read them.
 #[derive(Serialize)]
 struct Shown<'a> {

@@ -8,9 +8,10 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::base::exit_status::ExitStatus;
 use crate::base::secret::Secret;
 use crate::cli::hidden_input;
-use crate::cli::output::Printer;
+use crate::cli::output::{self, Printer};
 use crate::model::join_url;
 use crate::model::token::{MIN_LEN, Token, is_token_text};
 
@@ -93,39 +94,34 @@ fn has_token(parts: &[&str; 3]) -> bool {
 
 /// Why a file is of no use. Nothing of its content is in the text.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TokenFileError {
+enum TokenFileError {
     /// It cannot be opened or read.
     #[error("cannot read {place}: {source}")]
-    Read {
-        /// Which file.
-        place: String,
-        /// Why.
-        source: io::Error,
-    },
+    Read { place: String, source: io::Error },
     /// It can be read, and is of no use.
     #[error("{place} {fault}")]
-    Content {
-        /// Which file.
-        place: String,
-        /// What is wrong with it.
-        fault: String,
-    },
+    Content { place: String, fault: String },
 }
 
-impl TokenFileError {
-    /// What to do about it.
-    pub(crate) fn hint(&self) -> &'static str {
-        match self {
-            Self::Content { .. } => {
-                "give what `microk8s add-node` printed: the token, TOKEN/FINGERPRINT, a connection string, or all of it"
-            }
-            Self::Read { .. } => "give a file that this user can read, or `-` for standard input",
+fn fail(error: &TokenFileError, printer: &mut dyn Printer) -> ExitStatus {
+    let hint = match error {
+        TokenFileError::Content { .. } => {
+            "give what `microk8s add-node` printed: the token, TOKEN/FINGERPRINT, a connection string, or all of it"
         }
-    }
+        TokenFileError::Read { .. } => {
+            "give a file that this user can read, or `-` for standard input"
+        }
+    };
+    output::fail(printer, error, Some(hint))
 }
 
-/// Reads a file, or standard input where its name is `-`. Warns of a file that every user can read.
-pub(crate) fn read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, TokenFileError> {
+/// Reads a file, or standard input where its name is `-`. Warns of a file that every user can read; of
+/// one that is of no use the reason is printed.
+pub(crate) fn read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, ExitStatus> {
+    try_read(path, printer).map_err(|error| fail(&error, printer))
+}
+
+fn try_read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, TokenFileError> {
     let place = place_of(path);
     if path == Path::new("-") && io::stdin().is_terminal() {
         printer.err("Type or paste the token; it is not shown:");
@@ -159,15 +155,13 @@ pub(crate) fn read(path: &Path, printer: &mut dyn Printer) -> Result<TokenText, 
 }
 
 /// Reads a token from any text of `add-node`; as [`read`].
-pub(crate) fn read_token(path: &Path, printer: &mut dyn Printer) -> Result<Token, TokenFileError> {
+pub(crate) fn read_token(path: &Path, printer: &mut dyn Printer) -> Result<Token, ExitStatus> {
     let text = read(path, printer)?;
     Some(Token::presented(text.token.expose()))
         .filter(Token::is_well_formed)
         .ok_or_else(|| {
-            content(
-                &place_of(path),
-                "holds a character that is not allowed in a token",
-            )
+            let fault = "holds a character that is not allowed in a token";
+            fail(&content(&place_of(path), fault), printer)
         })
 }
 
