@@ -489,7 +489,6 @@ fn an_api_server_that_is_too_busy_is_asked_again_until_it_answers() {
     let account = cluster.create_account();
     let tokens = cluster.control_planes[0].agent.issue(20);
     cluster.api_arguments = vec![
-        "--feature-gates=APIPriorityAndFairness=false",
         "--max-mutating-requests-inflight=1",
         "--max-requests-inflight=1",
     ];

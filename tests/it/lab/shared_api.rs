@@ -20,6 +20,19 @@ const FRESH_SERVER: &str = "https://127.0.0.1:16443";
 const AUDIT_POLICY: &str =
     "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: RequestResponse}]\n";
 
+/// The APIs that the agents and the tests use. A server of all of them takes twice the time to start.
+const APIS: &str = "api/all=false,api/v1=true,apiextensions.k8s.io/v1=true,\
+    apiregistration.k8s.io/v1=true,authentication.k8s.io/v1=true,authorization.k8s.io/v1=true,\
+    coordination.k8s.io/v1=true,rbac.authorization.k8s.io/v1=true";
+/// What would need the others.
+const WITHOUT: [&str; 2] = [
+    "--feature-gates=APIPriorityAndFairness=false",
+    "--disable-admission-plugins=CertificateApproval,CertificateSigning,\
+    CertificateSubjectRestriction,DefaultIngressClass,DefaultStorageClass,\
+    MutatingAdmissionWebhook,PersistentVolumeClaimResize,Priority,RuntimeClass,\
+    ValidatingAdmissionWebhook",
+];
+
 /// The cluster. Everything ends when it is dropped.
 pub struct SharedApi {
     pub control_planes: Vec<ControlPlane>,
@@ -154,7 +167,9 @@ impl SharedApi {
             format!("--cert-dir={}", here("certs")),
             format!("--audit-policy-file={}", here("audit.yaml")),
             format!("--audit-log-path={}", here(&format!("audit-{number}.log"))),
+            format!("--runtime-config={APIS}"),
         ]);
+        command.args(WITHOUT);
         command.args(&self.api_arguments);
         let log = self.place.path().join(format!("api-{number}.log"));
         let server = Daemon::spawn(&mut command, log);
