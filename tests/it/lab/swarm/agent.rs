@@ -67,7 +67,7 @@ impl StandaloneAgent {
     }
 
     /// Gives it a copy of a node that is made once a process, since the keys take seconds.
-    pub fn take_fresh_node(&self) {
+    fn take_fresh_node(&self) {
         static FRESH: OnceLock<PathBuf> = OnceLock::new();
         let fresh = FRESH.get_or_init(|| {
             let mut agent = Self::prepare(&std::env::temp_dir(), &[]);
