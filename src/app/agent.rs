@@ -33,12 +33,11 @@ pub(crate) fn run(name: &str, arguments: Vec<OsString>, printer: &mut dyn Printe
         _ => Unknown::Wrong,
     };
     let arguments = go_flags::read(&cli::subcommand("agent"), arguments, unknown);
-    let words = arguments.words;
-    let typed: AgentArgs = app::read_arguments("agent", words.clone(), printer)?;
+    let typed: AgentArgs = app::read_arguments("agent", arguments.words, printer)?;
     if let Some(command) = typed.command {
         return agent_switch::run(command, printer);
     }
-    try_run(typed, words, arguments.left_out)
+    try_run(typed, arguments.left_out)
         .map(|()| ExitStatus::Success)
         .map_err(|refusal| refusal.print(printer))
 }
@@ -85,11 +84,7 @@ impl Refusal {
     }
 }
 
-fn try_run(
-    typed: AgentArgs,
-    words: Vec<OsString>,
-    mut left_out: Vec<String>,
-) -> Result<(), Refusal> {
+fn try_run(typed: AgentArgs, mut left_out: Vec<String>) -> Result<(), Refusal> {
     if let Some(parent) = typed.parent {
         process::end_with_parent(parent).map_err(Refusal::new)?;
     }
@@ -103,7 +98,7 @@ fn try_run(
         make_node(&node, &typed)?;
     }
     let args = if typed.says_nothing_of_serving() {
-        from_file(&node, words, &mut left_out)?
+        from_file(&node, typed, &mut left_out)?
     } else {
         typed
     };
@@ -236,14 +231,13 @@ fn make_node(node: &Node, args: &AgentArgs) -> Result<(), Refusal> {
 /// the file may be that of another version, and a node without an agent is of no use.
 fn from_file(
     node: &Node,
-    typed: Vec<OsString>,
+    typed: AgentArgs,
     left_out: &mut Vec<String>,
 ) -> Result<AgentArgs, Refusal> {
     let path = node.layout.args("cluster-agent");
     let arguments = node.arguments("cluster-agent").map_err(Refusal::new)?;
     let words = node.command_line(&arguments);
-    // What is typed comes last, and counts.
-    let words = words.into_iter().map(OsString::from).chain(typed);
+    let words = words.into_iter().map(OsString::from);
     let words = go_flags::read(&cli::subcommand("agent"), words, Unknown::LeftOut);
     left_out.extend(
         words
@@ -251,7 +245,27 @@ fn from_file(
             .iter()
             .map(|line| format!("`{}`: {line}", path.display())),
     );
-    cli::read("agent", words.words).map_err(|error| Refusal::of_file(&path, &error))
+    let read: AgentArgs =
+        cli::read("agent", words.words).map_err(|error| Refusal::of_file(&path, &error))?;
+    Ok(AgentArgs {
+        node_dir: typed.node_dir,
+        node_name: typed.node_name,
+        datastore_demo: typed.datastore_demo,
+        socket: typed.socket.or(read.socket),
+        retry_window: typed.retry_window.or(read.retry_window),
+        log_format: typed.log_format.or(read.log_format),
+        max_connections: typed.max_connections.or(read.max_connections),
+        callback_from: typed.callback_from.or(read.callback_from),
+        token_store: typed.token_store.or(read.token_store),
+        capi_dir: typed.capi_dir.or(read.capi_dir),
+        launch_configurations_enable: typed
+            .launch_configurations_enable
+            .or(read.launch_configurations_enable),
+        launch_configurations_interval: typed
+            .launch_configurations_interval
+            .or(read.launch_configurations_interval),
+        ..read
+    })
 }
 
 fn settings(node: &Node, args: AgentArgs) -> Result<Settings, Refusal> {
