@@ -209,8 +209,11 @@ fn a_node_that_left_has_no_key_or_token_that_it_had_as_a_member() {
 fn the_last_control_plane_warns_that_its_workers_lose_their_cluster() {
     both_ways("--worker", "n1", |lab| {
         let n1 = lab.host("n1");
+        // Kubernetes has this node by the name of its kubelet.
+        let kubelet = n1.read("args/kubelet") + "--hostname-override=k1\n";
+        n1.write("args/kubelet", &kubelet, 0o660);
+        n1.stand_ins.kubernetes_knows("k1", Some("10.99.0.11"));
         // A worker that another node admitted.
-        n1.stand_ins.kubernetes_knows("n1", Some("10.99.0.11"));
         n1.stand_ins.kubernetes_knows("w7", Some("10.99.0.17"));
         let out = n1.shell("microk8s leave --dry-run");
         assert!(out.stderr.contains("as well: n2, w7"), "{out:?}");

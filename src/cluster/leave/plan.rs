@@ -7,7 +7,7 @@ use crate::base::secret::Secret;
 use crate::cluster::first_join::random_text;
 use crate::cluster::fresh_node::{self, NewKeys};
 use crate::cluster::identity::{self, IdentityError, NodeKey};
-use crate::cluster::leave::datastore::{Forget, Others, other_members};
+use crate::cluster::leave::datastore::{Forget, Others, check_voters, other_members};
 use crate::cluster::leave::error::LeaveError;
 use crate::cluster::node::{Node, Privacy};
 use crate::cluster::transaction::{self, Step};
@@ -108,12 +108,15 @@ impl Plan {
         if node.uses_dqlite() && !node.platform.has_datastore() {
             return Err(LeaveError::OnlyControlPlane);
         }
-        let others = node.uses_dqlite().then(|| other_members(node));
-        let (forget, ends_cluster, stays_listed) = match others.transpose()? {
-            Some(Others::Remain(forget)) => (Some(forget), false, true),
-            Some(Others::HaveForgotten) => (None, false, false),
-            Some(Others::None) => (None, true, false),
-            None => (None, false, true),
+        let (forget, ends_cluster, stays_listed) = if node.uses_dqlite() {
+            check_voters(node)?;
+            match other_members(node)? {
+                Others::Remain(forget) => (Some(forget), false, true),
+                Others::HaveForgotten => (None, false, false),
+                Others::None => (None, true, false),
+            }
+        } else {
+            (None, false, true)
         };
         let mut steps = Steps::new(node)?;
         steps.steps.service(Action::Stop, Service::Kubelite);

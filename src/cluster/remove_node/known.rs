@@ -227,7 +227,7 @@ impl Target {
         let is_there = |ip: IpAddr| claimed.is_at(ip);
         let mut others: Vec<String> = Vec::new();
         if node.own_addresses().into_iter().any(is_there) {
-            others.push(node.platform.host_name().unwrap_or_default());
+            others.push(node.name().unwrap_or_default());
         }
         let admitted = self.admissions.iter();
         let admitted = admitted.filter(|one| is_there(one.node.address));
