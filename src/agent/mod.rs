@@ -366,18 +366,7 @@ async fn serve(
     let answers = move || answers(answering.clone(), ping.clone());
     tokio::spawn(manager.clone().give_signs_of_life(answers));
 
-    let layout = shared.admission.node().layout.clone();
-    let ending = tokio::select! {
-        name = signals.next() => {
-            tracing::info!("stopping: {name}");
-            Ending::Drained
-        }
-        to = moved::wait_until_elsewhere(&layout) => Ending::Moved(to),
-    };
-    match &ending {
-        Ending::Moved(to) => manager.moving(to),
-        Ending::Drained | Ending::AtOnce => manager.stopping(),
-    }
+    let ending = wait_for_end(&shared, &mut signals, &manager).await;
     shared.stopping.cancel();
     periodic.abort_all();
     // The socket goes first: without it, programs know that no agent runs.
@@ -398,6 +387,26 @@ async fn serve(
     shared.imports.close();
     shared.imports.wait().await;
     Ok(ending)
+}
+
+/// Waits until the agent is to stop, or the node has another directory, and tells the service manager.
+async fn wait_for_end(
+    shared: &Shared,
+    signals: &mut StopSignals,
+    manager: &ServiceManager,
+) -> Ending {
+    let layout = &shared.admission.node().layout;
+    tokio::select! {
+        name = signals.next() => {
+            tracing::info!("stopping: {name}");
+            manager.stopping();
+            Ending::Drained
+        }
+        to = moved::wait_until_elsewhere(layout) => {
+            manager.moving(&to);
+            Ending::Moved(to)
+        }
+    }
 }
 
 fn start_periodic_work(shared: &Arc<Shared>) -> JoinSet<()> {
