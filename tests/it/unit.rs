@@ -50,7 +50,18 @@ fn the_journal_has_the_time_and_the_priority_of_each_line() {
         "systemctl stop {UNIT}; echo --min-tls-version=tls10 >> {arguments}; systemctl start {UNIT}"
     ));
     assert_ne!(refused.code, Some(0), "{refused:?}");
-    let journal = machine.journal("json");
+    let expected = [
+        ("listening on", "6"),
+        ("audit", "6"),
+        ("--of-another-version", "4"),
+        ("error: TLS 1.0", "3"),
+    ];
+    // What the service wrote may reach the journal later.
+    let journal = machine.wait_until("the journal has the lines", || {
+        let journal = machine.journal("json");
+        let is_complete = expected.iter().all(|(holds, _)| journal.contains(holds));
+        is_complete.then_some(journal)
+    });
     let mut seen = [false; 4];
     for line in journal.lines() {
         let entry: Value = serde_json::from_str(line).unwrap();
@@ -64,15 +75,7 @@ fn the_journal_has_the_time_and_the_priority_of_each_line() {
         );
         assert!(!text.starts_with('<'), "{text}");
         let priority = entry["PRIORITY"].as_str().unwrap();
-        for (place, (holds, wanted)) in [
-            ("listening on", "6"),
-            ("audit", "6"),
-            ("--of-another-version", "4"),
-            ("error: TLS 1.0", "3"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
+        for (place, (holds, wanted)) in expected.into_iter().enumerate() {
             if text.contains(holds) {
                 assert_eq!(priority, wanted, "{text}");
                 seen[place] = true;
