@@ -14,6 +14,7 @@ use crate::model::node::NodeName;
 use crate::model::role::Role;
 use crate::platform::CommandError;
 use crate::store::admissions::AdmittedNode;
+use crate::store::database::StoreError;
 use crate::store::dqlite::Member;
 use crate::store::tokens::Tokens;
 
@@ -46,8 +47,6 @@ pub(super) struct Target {
     /// What Kubernetes says of it.
     pub(crate) known: Listed,
     pub(crate) in_kubernetes: InKubernetes,
-    /// All nodes that this node admitted.
-    admissions: Vec<AdmittedNode>,
 }
 
 /// What the datastore knows of the node.
@@ -86,14 +85,11 @@ impl Target {
         let host = node.platform.as_ref();
         let mut target = Self::only_named(&normalized(typed));
         target.typed = endpoint::read_address(typed);
-        if let Some(tokens) = tokens {
-            target.admissions = tokens.admissions().nodes()?;
-        }
+        let admissions = admissions(tokens)?;
         if let Some(address) = target.typed {
             let mut claimed = kubernetes::names_of(host, address);
             // A node that was admitted from there has the address, whatever others say of themselves.
-            let mut recorded = target.admissions.iter();
-            let recorded = recorded.find(|one| one.node.address == address);
+            let recorded = admissions.iter().find(|one| one.node.address == address);
             if let Some(recorded) = recorded {
                 target.name = normalized(&recorded.node.name);
             } else if claimed.len() > 1 {
@@ -110,7 +106,7 @@ impl Target {
             Err(error) if is_not_found(&error) => target.in_kubernetes = InKubernetes::No(error),
             Err(error) => target.in_kubernetes = InKubernetes::NotAsked(error),
         }
-        let of_name = target.admissions.iter();
+        let of_name = admissions.iter();
         let of_name = of_name.filter(|one| normalized(&one.node.name) == target.name);
         let of_name: Vec<_> = of_name.collect();
         target.is_worker =
@@ -164,7 +160,12 @@ impl Target {
 
     /// The node as a member of the datastore; the last one cannot be removed. Where nothing is going to
     /// be done to a member, which is so without `force`, a member that may be the node counts as the node.
-    pub(crate) fn find_in_datastore(&self, node: &Node, force: bool) -> Result<Found, RemoveError> {
+    pub(crate) fn find_in_datastore(
+        &self,
+        node: &Node,
+        tokens: Option<&Tokens>,
+        force: bool,
+    ) -> Result<Found, RemoveError> {
         if !node.platform.has_datastore() || !node.uses_dqlite() {
             return Ok(Found::Nothing);
         }
@@ -177,12 +178,13 @@ impl Target {
             return self.member(found, &members);
         }
         let Some(found) = at(&self.admitted).or_else(|| at(&self.known.addresses)) else {
-            return Ok(self.unaccounted(node, &members));
+            // Nodes may have been admitted since the node was looked up.
+            return Ok(self.unaccounted(node, &admissions(tokens)?, &members));
         };
         if !force {
             return self.member(found, &members);
         }
-        match self.doubt(node, found)? {
+        match self.doubt(node, &admissions(tokens)?, found)? {
             None => self.member(found, &members),
             Some(why) => Ok(Found::InDoubt {
                 members: vec![found.address.clone()],
@@ -215,7 +217,12 @@ impl Target {
     }
 
     /// Why the node may not be the member whose address it claims.
-    fn doubt(&self, node: &Node, claimed: &Member) -> Result<Option<String>, RemoveError> {
+    fn doubt(
+        &self,
+        node: &Node,
+        admissions: &[AdmittedNode],
+        claimed: &Member,
+    ) -> Result<Option<String>, RemoveError> {
         let address = &claimed.address;
         let is_admitted = self.admitted.iter().any(|one| claimed.is_at(*one));
         if let Some(admitted) = self.admitted.first().filter(|_| !is_admitted) {
@@ -229,7 +236,7 @@ impl Target {
         if node.own_addresses().into_iter().any(is_there) {
             others.push(node.name().unwrap_or_default());
         }
-        let admitted = self.admissions.iter();
+        let admitted = admissions.iter();
         let admitted = admitted.filter(|one| is_there(one.node.address));
         others.extend(admitted.map(|one| one.node.name.clone()));
         let listed = match kubernetes::nodes(node.platform.as_ref()) {
@@ -261,13 +268,13 @@ impl Target {
 
     /// A control plane node that another node admitted may be in the datastore at an address that
     /// Kubernetes does not know it by.
-    fn unaccounted(&self, node: &Node, members: &[Member]) -> Found {
+    fn unaccounted(&self, node: &Node, admissions: &[AdmittedNode], members: &[Member]) -> Found {
         let may_be = self.known.claims_control_plane && self.admitted.is_empty();
         if !matches!(self.in_kubernetes, InKubernetes::Yes) || !may_be {
             return Found::Nothing;
         }
         let mut accounted = node.own_addresses();
-        accounted.extend(self.admissions.iter().map(|one| one.node.address));
+        accounted.extend(admissions.iter().map(|one| one.node.address));
         let is_unaccounted = |member: &&Member| !accounted.iter().any(|ip| member.is_at(*ip));
         let mut members: Vec<&Member> = members.iter().filter(is_unaccounted).collect();
         if members.is_empty() {
@@ -293,6 +300,11 @@ impl Target {
 /// A name as Kubernetes has it; what is no name stays.
 pub(super) fn normalized(name: &str) -> String {
     NodeName::parse(name).map_or_else(|_| name.to_owned(), |name| name.to_string())
+}
+
+/// The nodes that this node admitted, as far as they can be read here.
+fn admissions(tokens: Option<&Tokens>) -> Result<Vec<AdmittedNode>, StoreError> {
+    tokens.map_or(Ok(Vec::new()), |tokens| tokens.admissions().nodes())
 }
 
 /// Whether what was typed is the node that the command runs on: by its name, by the name that its

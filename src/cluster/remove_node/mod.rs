@@ -182,7 +182,7 @@ impl Removal<'_> {
         target: &mut Target,
         progress: &mut dyn Progress,
     ) -> Result<bool, RemoveError> {
-        match target.find_in_datastore(self.node, self.order.force)? {
+        match target.find_in_datastore(self.node, self.tokens, self.order.force)? {
             Found::Nothing => Ok(false),
             Found::Member { .. } if !self.order.force => {
                 Err(RemoveError::Registered(self.order.node.clone()))
