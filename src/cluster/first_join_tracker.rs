@@ -140,11 +140,10 @@ impl FirstJoinTracker {
 
     /// Waits until nothing is being undone; from then on nothing is, until what is given is dropped.
     fn begin_to_ask(&self) -> Asking<'_> {
-        let undoes = |state: &mut State| state.in_step && state.asking == 0;
-        let mut state = self
-            .step_ended
-            .wait_while(self.lock(), undoes)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        while state.in_step && state.asking == 0 {
+            state = self.wait_for_end_of_step(state);
+        }
         state.asking += 1;
         state.asked += 1;
         Asking(self)
@@ -158,12 +157,16 @@ impl FirstJoinTracker {
             return Ok(self.step());
         }
         let steps = state.steps;
-        let lasts = |state: &mut State| state.in_step && state.steps == steps;
-        let state = self
-            .step_ended
-            .wait_while(state, lasts)
-            .unwrap_or_else(PoisonError::into_inner);
+        while state.in_step && state.steps == steps {
+            state = self.wait_for_end_of_step(state);
+        }
         Err(state.failure.clone())
+    }
+
+    /// Also where a thread that had the lock has panicked, after which `wait_while` would not wait.
+    fn wait_for_end_of_step<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let ended = self.step_ended.wait(state);
+        ended.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a step when none is under way any more.

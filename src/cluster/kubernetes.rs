@@ -121,11 +121,11 @@ pub(crate) fn find(host: &dyn Platform, name: &str) -> Result<Option<Listed>, Co
     Ok(found.map(|found| read_node(&serde_json::from_str(&found).unwrap_or_default())))
 }
 
-/// Whether the kubelet of a node is ready, as Kubernetes has it.
+/// Whether the kubelet of a node is ready, as Kubernetes has it; nothing before it has said anything.
 pub(super) fn ready(node: &Value) -> Option<String> {
     let conditions = node["status"]["conditions"].as_array()?;
     let ready = conditions.iter().find(|one| one["type"] == "Ready")?;
-    ready["status"].as_str().map(str::to_owned)
+    Some(ready["status"].as_str().unwrap_or_default().to_owned())
 }
 
 fn read(list: &str) -> Option<Vec<Listed>> {
