@@ -26,7 +26,7 @@ pub(crate) struct Member {
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, FromRepr, EnumString,
 )]
-#[serde(try_from = "WrittenRole", into = "u64")]
+#[serde(try_from = "Written", into = "u64")]
 #[strum(serialize_all = "kebab-case")]
 #[repr(u64)]
 pub(crate) enum DatastoreRole {
@@ -42,7 +42,7 @@ pub(crate) enum DatastoreRole {
 /// MicroK8s's files hold a number, the dqlite shell of Debian prints a word.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum WrittenRole {
+enum Written {
     Number(u64),
     Word(String),
 }
@@ -53,15 +53,15 @@ impl From<DatastoreRole> for u64 {
     }
 }
 
-impl TryFrom<WrittenRole> for DatastoreRole {
+impl TryFrom<Written> for DatastoreRole {
     type Error = String;
 
-    fn try_from(written: WrittenRole) -> Result<Self, String> {
+    fn try_from(written: Written) -> Result<Self, String> {
         match written {
-            WrittenRole::Number(number) => {
+            Written::Number(number) => {
                 Self::from_repr(number).ok_or_else(|| format!("no datastore role {number}"))
             }
-            WrittenRole::Word(word) => {
+            Written::Word(word) => {
                 let known = word.parse();
                 known.map_err(|_| "an unknown datastore role".to_owned())
             }

@@ -385,18 +385,23 @@ pub(crate) struct NewKeys(HashMap<&'static str, PrivateKey>);
 impl NewKeys {
     /// Makes them, on all processors at once: they are most of the work of a fresh node.
     pub(crate) fn generate() -> Result<Self, PkiError> {
+        let at_once = thread::available_parallelism().map_or(1, usize::from);
+        let share = KEYS.len().div_ceil(at_once);
+        let make = |names: &[&'static str]| -> Result<Vec<_>, PkiError> {
+            let make = |name: &&'static str| Ok((*name, PrivateKey::generate(Bits::Rsa2048)?));
+            names.iter().map(make).collect()
+        };
         let keys = thread::scope(|scope| {
-            let started = KEYS.map(|name| {
-                let key = scope.spawn(|| PrivateKey::generate(Bits::Rsa2048));
-                (name, key)
-            });
-            let made = started.into_iter().map(|(name, key)| {
-                let failed = Err(PkiError::Crypto("generate RSA keys in parallel"));
-                Ok((name, key.join().unwrap_or(failed)?))
-            });
-            made.collect::<Result<_, PkiError>>()
+            let shares = KEYS.chunks(share);
+            let started: Vec<_> = shares
+                .map(|names| scope.spawn(move || make(names)))
+                .collect();
+            let failed = || Err(PkiError::Crypto("generate RSA keys in parallel"));
+            let made = started.into_iter();
+            let made = made.map(|keys| keys.join().unwrap_or_else(|_| failed()));
+            made.collect::<Result<Vec<_>, PkiError>>()
         })?;
-        Ok(Self(keys))
+        Ok(Self(keys.into_iter().flatten().collect()))
     }
 
     /// A key that nothing else has.
