@@ -386,19 +386,13 @@ impl NewKeys {
     /// Makes them, on all processors at once: they are most of the work of a fresh node.
     pub(crate) fn generate() -> Result<Self, PkiError> {
         let at_once = thread::available_parallelism().map_or(1, usize::from);
-        let share = KEYS.len().div_ceil(at_once);
-        let make = |names: &[&'static str]| -> Result<Vec<_>, PkiError> {
-            let make = |name: &&'static str| Ok((*name, PrivateKey::generate(Bits::Rsa2048)?));
-            names.iter().map(make).collect()
-        };
+        let shares = KEYS.chunks(KEYS.len().div_ceil(at_once));
         let keys = thread::scope(|scope| {
-            let shares = KEYS.chunks(share);
-            let started: Vec<_> = shares
-                .map(|names| scope.spawn(move || make(names)))
-                .collect();
-            let failed = || Err(PkiError::Crypto("generate RSA keys in parallel"));
-            let made = started.into_iter();
-            let made = made.map(|keys| keys.join().unwrap_or_else(|_| failed()));
+            let started: Vec<_> = shares.map(|names| scope.spawn(|| make(names))).collect();
+            let made = started.into_iter().map(|share| {
+                let failed = Err(PkiError::Crypto("generate RSA keys in parallel"));
+                share.join().unwrap_or(failed)
+            });
             made.collect::<Result<Vec<_>, PkiError>>()
         })?;
         Ok(Self(keys.into_iter().flatten().collect()))
@@ -411,6 +405,11 @@ impl NewKeys {
             None => PrivateKey::generate(Bits::Rsa2048),
         }
     }
+}
+
+fn make(names: &[&'static str]) -> Result<Vec<(&'static str, PrivateKey)>, PkiError> {
+    let key = |name: &&'static str| Ok((*name, PrivateKey::generate(Bits::Rsa2048)?));
+    names.iter().map(key).collect()
 }
 
 #[cfg(test)]
