@@ -1,4 +1,4 @@
-//! HTTP/1.1 on a connection to another node.
+//! HTTP/1.1 on a connection that stands.
 
 use http_body_util::Full;
 use hyper::body::Bytes;

@@ -4,11 +4,18 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use reqwest::Response;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::base::mutex::lock;
+use crate::client::connection;
 use crate::wire::error_body::ErrorBody;
 use crate::wire::local_v1::{
     AddTokenRequest, ClusterHealth, Hello, IssuedToken, NodeDirectory, NodeList, PROTOCOL,
@@ -36,11 +43,14 @@ pub enum Probe {
 /// The node's own agent.
 #[derive(Debug)]
 pub struct LocalAgent {
-    client: reqwest::Client,
     socket: PathBuf,
+    /// A connection on which the last answer was read to its end.
+    kept: Mutex<Option<Connection>>,
     /// The node directory that it works in, where it says so.
     pub(crate) directory: Option<NodeDirectory>,
 }
+
+type Connection = SendRequest<Full<Bytes>>;
 
 /// Why the agent did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +62,7 @@ pub enum LocalError {
         socket: PathBuf,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: io::Error,
     },
     /// The agent said no.
     #[error("{0}")]
@@ -65,7 +75,7 @@ pub enum LocalError {
     Interrupted,
 }
 
-fn root_cause(error: &reqwest::Error) -> String {
+fn root_cause(error: &io::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
@@ -75,27 +85,20 @@ fn root_cause(error: &reqwest::Error) -> String {
 
 /// Looks who is behind the socket.
 pub async fn probe(socket: &Path) -> Result<Probe, LocalError> {
-    match UnixStream::connect(socket) {
-        Ok(_) => {}
+    let stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Ok(Probe::NoPermission);
         }
         Err(_) => return Ok(Probe::NotRunning),
-    }
-    let no_answer = |source| LocalError::NoAnswer {
-        socket: socket.to_owned(),
-        source,
     };
-    let client = reqwest::Client::builder()
-        .unix_socket(socket)
-        .no_proxy()
-        .build()
-        .map_err(no_answer)?;
     let mut agent = LocalAgent {
-        client,
         socket: socket.to_owned(),
+        kept: Mutex::default(),
         directory: None,
     };
+    let connection = over(stream).await;
+    agent.keep(connection.map_err(|error| agent.no_answer(error))?);
     let hello: Hello = agent.get(routes::LOCAL_HELLO).await?;
     if hello.protocol != PROTOCOL {
         return Ok(Probe::OtherProtocol {
@@ -137,8 +140,7 @@ impl LocalAgent {
         mut take: impl FnMut(TokenEntry) -> ControlFlow<()>,
     ) -> Result<TokenListEnd, LocalError> {
         let mut ended = Err(LocalError::Interrupted);
-        let request = self.client.post(url(path)).json(which);
-        self.lines(request, |line| match line {
+        self.lines(path, which, |line| match line {
             TokenLine::Token(token) => {
                 let flow = take(*token);
                 if flow.is_break() {
@@ -180,9 +182,8 @@ impl LocalAgent {
         operation: &Operation,
         mut on_event: impl FnMut(Event),
     ) -> Result<(), LocalError> {
-        let request = self.client.post(url(routes::LOCAL_OPERATION));
         let mut ended = false;
-        self.lines(request.json(operation), |event| {
+        self.lines(routes::LOCAL_OPERATION, operation, |event| {
             ended |= matches!(event, Event::End(_));
             on_event(event);
             ControlFlow::Continue(())
@@ -198,17 +199,18 @@ impl LocalAgent {
     /// Gives each line of an answer to `take` when it is there, until that breaks off.
     async fn lines<T: DeserializeOwned>(
         &self,
-        request: reqwest::RequestBuilder,
+        path: &str,
+        body: &impl Serialize,
         mut take: impl FnMut(T) -> ControlFlow<()>,
     ) -> Result<(), LocalError> {
-        let mut response = self.send(request).await?;
+        let (mut response, _connection) = self.send(Method::POST, path, json(body)).await?;
         let mut buffer = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|_| LocalError::Interrupted)?
-        {
-            buffer.extend_from_slice(&chunk);
+        while let Some(frame) = response.frame().await {
+            let frame = frame.map_err(|_| LocalError::Interrupted)?;
+            let Some(chunk) = frame.data_ref() else {
+                continue;
+            };
+            buffer.extend_from_slice(chunk);
             let complete = buffer.iter().rposition(|byte| *byte == b'\n');
             let rest = buffer.split_off(complete.map_or(0, |end| end + 1));
             for line in buffer.split_inclusive(|byte| *byte == b'\n') {
@@ -224,8 +226,7 @@ impl LocalAgent {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, LocalError> {
-        let response = self.send(self.client.get(url(path))).await?;
-        self.read(response).await
+        self.ask(Method::GET, path, Bytes::new()).await
     }
 
     async fn post<T: DeserializeOwned>(
@@ -233,34 +234,88 @@ impl LocalAgent {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, LocalError> {
-        let response = self.send(self.client.post(url(path)).json(body)).await?;
-        self.read(response).await
+        self.ask(Method::POST, path, json(body)).await
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, LocalError> {
-        let response = request
-            .send()
-            .await
-            .map_err(|source| LocalError::NoAnswer {
-                socket: self.socket.clone(),
-                source,
-            })?;
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, LocalError> {
+        let (response, connection) = self.send(method, path, body).await?;
+        let answer = self.read(response).await?;
+        self.keep(connection);
+        Ok(answer)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, Connection), LocalError> {
+        let sent = async {
+            let mut connection = self.connect().await?;
+            let response = connection.send_request(request(method, path, body)).await;
+            Ok((response.map_err(io::Error::other)?, connection))
+        };
+        let (response, connection) = sent.await.map_err(|error| self.no_answer(error))?;
         if response.status().is_success() {
-            return Ok(response);
+            return Ok((response, connection));
         }
         let body: ErrorBody = self.read(response).await?;
         Err(LocalError::Refused(body.error))
     }
 
-    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, LocalError> {
-        response
-            .json()
-            .await
-            .map_err(|_| LocalError::NotUnderstood(self.socket.clone()))
+    /// The connection that was kept, where it is still open, or a new one.
+    async fn connect(&self) -> io::Result<Connection> {
+        let kept = lock(&self.kept).take();
+        if let Some(mut kept) = kept
+            && kept.ready().await.is_ok()
+        {
+            return Ok(kept);
+        }
+        over(UnixStream::connect(&self.socket)?).await
+    }
+
+    fn keep(&self, connection: Connection) {
+        *lock(&self.kept) = Some(connection);
+    }
+
+    fn no_answer(&self, source: io::Error) -> LocalError {
+        let socket = self.socket.clone();
+        LocalError::NoAnswer { socket, source }
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        response: Response<Incoming>,
+    ) -> Result<T, LocalError> {
+        let whole = response.into_body().collect().await.ok();
+        whole
+            .and_then(|whole| serde_json::from_slice(&whole.to_bytes()).ok())
+            .ok_or_else(|| LocalError::NotUnderstood(self.socket.clone()))
     }
 }
 
-/// The host name in the URL is not looked at: the socket says where to go.
-fn url(path: &str) -> String {
-    format!("http://agent{path}")
+async fn over(stream: UnixStream) -> io::Result<Connection> {
+    stream.set_nonblocking(true)?;
+    let stream = tokio::net::UnixStream::from_std(stream)?;
+    connection::over(stream).await.map_err(io::Error::other)
+}
+
+/// The host name is not looked at: the socket says where to go.
+fn request(method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert(HOST, HeaderValue::from_static("agent"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    request
+}
+
+fn json(body: &impl Serialize) -> Bytes {
+    serde_json::to_vec(body).unwrap_or_default().into()
 }
