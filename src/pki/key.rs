@@ -43,6 +43,15 @@ pub struct PrivateKey {
     der: Zeroizing<PrivateKeyDer<'static>>,
 }
 
+impl Clone for PrivateKey {
+    fn clone(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            der: Zeroizing::new(self.der.clone_key()),
+        }
+    }
+}
+
 impl PrivateKey {
     /// A new key.
     pub fn generate(bits: Bits) -> Result<Self, PkiError> {

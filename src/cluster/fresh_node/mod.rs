@@ -7,15 +7,16 @@ mod files;
 mod unfinished;
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::Mutex;
+use std::{io, iter, thread};
 
 use rand::TryRng;
 
 use crate::base::atomic_file::{self, Access};
 use crate::base::file_lock::FileLock;
+use crate::base::mutex::lock;
 use crate::base::secret::Secret;
 use crate::pki::PkiError;
 use crate::pki::ca::{self, Ca, Profile};
@@ -29,8 +30,13 @@ use crate::store::layout::Layout;
 /// With this key the API server calls kubelets.
 const API_SERVER: &str = "apiserver-kubelet-client";
 
-/// The private keys of a node of its own: a fresh one, and one that has left a cluster.
-const KEYS: [&str; 11] = [
+/// With this key the datastores of a cluster know each other.
+pub(crate) const DATASTORE: &str = "cluster";
+
+/// The private keys of a node of its own: a fresh one, and one that has left a cluster. The one that takes
+/// longest to make is first.
+const KEYS: [&str; 12] = [
+    DATASTORE,
     "ca",
     "serviceaccount",
     "server",
@@ -102,7 +108,11 @@ pub fn create(layout: &Layout, fresh: &FreshNode) -> Result<(), FreshNodeError> 
     // Shows that it is being filled, wherever it is moved.
     let _lock = FileLock::try_take_folder(place.path())
         .map_err(|error| at(place.path())(io::Error::other(error)))?;
-    let mut writer = Writer { root: place.path() };
+    let keys = NewKeys::generate(&KEYS)?;
+    let mut writer = Writer {
+        root: place.path(),
+        keys,
+    };
     writer.folder("", 0o755)?;
     for (path, mode) in files::FOLDERS {
         writer.folder(path, *mode)?;
@@ -125,6 +135,7 @@ pub(crate) fn remove_unfinished(layout: &Layout) {
 
 struct Writer<'a> {
     root: &'a Path,
+    keys: NewKeys,
 }
 
 impl Writer<'_> {
@@ -197,20 +208,22 @@ impl Writer<'_> {
     }
 
     fn certificates(&mut self, fresh: &FreshNode) -> Result<(), FreshNodeError> {
-        let mut keys = NewKeys::generate()?;
         let names = server_names(fresh);
-        let (ca, ca_pem) = self.authority("ca", keys.take("ca")?, authority)?;
-        self.key("serviceaccount", &keys.take("serviceaccount")?)?;
-        let subject = Subject::microk8s_server();
-        self.server("server", &keys.take("server")?, &subject, &names, &ca)?;
-        let key = keys.take("front-proxy-ca")?;
+        let key = self.keys.take("ca")?;
+        let (ca, ca_pem) = self.authority("ca", key, authority)?;
+        let key = self.keys.take("serviceaccount")?;
+        self.key("serviceaccount", &key)?;
+        let (key, subject) = (self.keys.take("server")?, Subject::microk8s_server());
+        self.server("server", &key, &subject, &names, &ca)?;
+        let key = self.keys.take("front-proxy-ca")?;
         let (ca_of_proxy, _) = self.authority("front-proxy-ca", key, front_proxy_authority)?;
-        let (name, key) = ("front-proxy-client", keys.take("front-proxy-client")?);
+        let name = "front-proxy-client";
+        let key = self.keys.take(name)?;
         let subject = Subject::common_name(name);
         self.server(name, &key, &subject, &names, &ca_of_proxy)?;
         for client in client_certificates(&fresh.hostname, &fresh.addresses) {
             let name = client.file;
-            let key = keys.take(name)?;
+            let key = self.keys.take(name)?;
             let key_pem = self.key(name, &key)?;
             let profile = Profile::Client(client.names);
             let certificate = ca.issue(&client.subject, &key, profile, ca::LONG)?;
@@ -228,7 +241,8 @@ impl Writer<'_> {
     }
 
     fn datastore(&mut self, fresh: &FreshNode) -> Result<(), FreshNodeError> {
-        let (certificate, key) = datastore_identity(&fresh.hostname)?;
+        let key = self.keys.take(DATASTORE)?;
+        let (certificate, key) = datastore_identity(&fresh.hostname, &key)?;
         self.file("var/kubernetes/backend/cluster.key", key.expose(), 0o600)?;
         self.file("var/kubernetes/backend/cluster.crt", &certificate, 0o640)?;
         let member = Member {
@@ -260,15 +274,17 @@ pub(crate) fn front_proxy_authority(key: PrivateKey) -> Result<(Ca, String), Pki
 }
 
 /// The certificate and key of a datastore that is new, both PEM.
-pub(crate) fn datastore_identity(hostname: &str) -> Result<(String, Secret), PkiError> {
-    let key = PrivateKey::generate(Bits::Rsa4096)?;
+pub(crate) fn datastore_identity(
+    hostname: &str,
+    key: &PrivateKey,
+) -> Result<(String, Secret), PkiError> {
     let names = vec![
         AltName::Dns(hostname.to_owned()),
         AltName::Ip(IpAddr::from([127, 0, 0, 1])),
     ];
     let certificate = ca::self_signed(
         &Subject::common_name("k8s"),
-        &key,
+        key,
         Profile::Server(names),
         ca::LONG,
     )?;
@@ -316,7 +332,7 @@ pub(crate) fn client_certificates(hostname: &str, addresses: &[IpAddr]) -> Vec<C
 
 /// A node's own names: its host name and its addresses.
 pub(crate) fn node_names(hostname: &str, addresses: &[IpAddr]) -> Vec<AltName> {
-    std::iter::once(AltName::Dns(hostname.to_owned()))
+    iter::once(AltName::Dns(hostname.to_owned()))
         .chain(addresses.iter().copied().map(AltName::Ip))
         .collect()
 }
@@ -379,42 +395,86 @@ fn random_serial() -> Result<String, FreshNodeError> {
     Ok(format!("{digits}\n"))
 }
 
-/// The private keys of a node of its own, by the names of their files.
-pub(crate) struct NewKeys(HashMap<&'static str, PrivateKey>);
+/// New private keys, by the names of their files.
+pub(crate) enum NewKeys {
+    /// Each one is another.
+    Made(HashMap<&'static str, PrivateKey>),
+    /// One in place of all: for a plan that nothing is done by.
+    InPlaceOfAll(PrivateKey),
+}
 
 impl NewKeys {
-    /// Makes them, on all processors at once: they are most of the work of a fresh node.
-    pub(crate) fn generate() -> Result<Self, PkiError> {
+    /// Those that a node of its own has beside these.
+    pub(crate) fn all_but(others: &[&str]) -> Result<Self, PkiError> {
+        let names: Vec<_> = KEYS
+            .into_iter()
+            .filter(|name| !others.contains(name))
+            .collect();
+        Self::generate(&names)
+    }
+
+    /// Makes these, on all processors at once: they are most of the work of a fresh node.
+    fn generate(names: &[&'static str]) -> Result<Self, PkiError> {
         let at_once = thread::available_parallelism().map_or(1, usize::from);
-        let shares = KEYS.chunks(KEYS.len().div_ceil(at_once));
+        let names = Mutex::new(names.iter());
+        let next = || lock(&names).next();
+        let make = || {
+            let made = iter::from_fn(next).map(|name| Ok((*name, new_key(name)?)));
+            made.collect::<Result<Vec<_>, PkiError>>()
+        };
         let keys = thread::scope(|scope| {
-            let started: Vec<_> = shares.map(|names| scope.spawn(|| make(names))).collect();
+            let started: Vec<_> = (0..at_once).map(|_| scope.spawn(make)).collect();
             let made = started.into_iter().map(|share| {
                 let failed = Err(PkiError::Crypto("generate RSA keys in parallel"));
                 share.join().unwrap_or(failed)
             });
             made.collect::<Result<Vec<_>, PkiError>>()
         })?;
-        Ok(Self(keys.into_iter().flatten().collect()))
+        Ok(Self::Made(keys.into_iter().flatten().collect()))
+    }
+
+    /// For a plan that nothing is done by.
+    pub(crate) fn in_place_of_all() -> Result<Self, PkiError> {
+        Ok(Self::InPlaceOfAll(PrivateKey::generate(Bits::Rsa2048)?))
     }
 
     /// A key that nothing else has.
     pub(crate) fn take(&mut self, name: &str) -> Result<PrivateKey, PkiError> {
-        match self.0.remove(name) {
-            Some(key) => Ok(key),
-            None => PrivateKey::generate(Bits::Rsa2048),
+        match self {
+            Self::Made(keys) => keys.remove(name).map_or_else(|| new_key(name), Ok),
+            Self::InPlaceOfAll(key) => Ok(key.clone()),
         }
     }
 }
 
-fn make(names: &[&'static str]) -> Result<Vec<(&'static str, PrivateKey)>, PkiError> {
-    let key = |name: &&'static str| Ok((*name, PrivateKey::generate(Bits::Rsa2048)?));
-    names.iter().map(key).collect()
+fn new_key(name: &str) -> Result<PrivateKey, PkiError> {
+    // As long as those of MicroK8s.
+    PrivateKey::generate(match name {
+        DATASTORE => Bits::Rsa4096,
+        _ => Bits::Rsa2048,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn new_keys_are_different_and_one_is_enough_where_nothing_is_done() {
+        let others: Vec<&str> = KEYS.into_iter().skip(3).collect();
+        let all_but = [&others[..], &[DATASTORE]].concat();
+        let mut keys = NewKeys::all_but(&all_but).unwrap();
+        assert!(matches!(&keys, NewKeys::Made(made) if made.len() == 2));
+        let mut taken = |name| keys.take(name).unwrap().public_key().unwrap();
+        // Once more is one that was not made ahead.
+        let different = BTreeSet::from([taken("ca"), taken("serviceaccount"), taken("ca")]);
+        assert_eq!(different.len(), 3);
+        let mut keys = NewKeys::in_place_of_all().unwrap();
+        let mut taken = |name| keys.take(name).unwrap().public_key().unwrap();
+        assert_eq!(taken("ca"), taken(DATASTORE));
+    }
 
     #[test]
     fn a_directory_that_holds_a_node_is_left_alone() {

@@ -71,7 +71,7 @@ fn attempt(
         node_lock::COMMAND_LIMIT,
         join::recover_in_turn,
     )?;
-    let plan = Plan::prepare(node)?;
+    let plan = Plan::prepare(node, dry_run)?;
     let role = plan.role;
     if plan.ends_cluster {
         warn_workers(&datastore::workers(node, tokens), progress);

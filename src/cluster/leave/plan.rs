@@ -27,6 +27,9 @@ const OWN_CA: &str = "${SNAP_DATA}/certs/ca.crt";
 /// Where the API server of a fresh node keeps its data (recording `fresh-node.json`).
 const OWN_DATASTORE: &str = "\"unix://${SNAP_DATA}/var/kubernetes/backend/kine.sock:12379\"";
 
+/// The keys of an authority and of what it alone vouches for.
+const AUTHORITY: [&str; 2] = ["ca", "serviceaccount"];
+
 /// What a leave does, in order.
 pub(super) struct Plan {
     pub(crate) role: Role,
@@ -43,26 +46,34 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Looks at the node, and makes the keys and certificates that it will have.
-    pub(crate) fn prepare(node: &Node) -> Result<Self, LeaveError> {
+    /// Looks at the node, and makes the keys and certificates that it will have. Those of a dry run are of
+    /// no use.
+    pub(crate) fn prepare(node: &Node, dry_run: bool) -> Result<Self, LeaveError> {
         if !node.layout.is_in_cluster() {
             return Err(LeaveError::NotInCluster);
         }
         if node.layout.has(Lock::Clustered) {
-            Self::worker(node)
+            Self::worker(node, dry_run)
         } else {
-            Self::control_plane(node)
+            Self::control_plane(node, dry_run)
         }
     }
 
     /// The order is that of recording `leave-worker`; all of it can be undone.
-    fn worker(node: &Node) -> Result<Self, LeaveError> {
+    fn worker(node: &Node, dry_run: bool) -> Result<Self, LeaveError> {
         let layout = &node.layout;
         let mark = layout.lock(Lock::NoK8sDqlite);
         if !mark.exists() {
             return Err(LeaveError::NotMarked(mark));
         }
-        let mut steps = Steps::new(node)?;
+        let theirs = layout.cert("ca.remote.crt");
+        let certificate = layout.read(&layout.cert("ca.crt"))?;
+        // Who was a control plane node of the same cluster before has the cluster's authority.
+        let is_clusters = layout.read(&theirs).is_ok_and(|theirs| {
+            ca::certificate_der(&theirs).ok() == ca::certificate_der(&certificate).ok()
+        });
+        let kept: &[&str] = if is_clusters { &[] } else { &AUTHORITY };
+        let mut steps = Steps::new(node, kept, dry_run)?;
         steps.steps.service(Action::Stop, Service::ApiserverProxy);
         steps.steps.service(Action::Stop, Service::Kubelite);
         steps.steps.service(Action::Stop, Service::K8sDqlite);
@@ -76,12 +87,6 @@ impl Plan {
         if !no_proxy.exists() {
             steps.steps.rewrite(&no_proxy, "", 0o644);
         }
-        let theirs = layout.cert("ca.remote.crt");
-        let certificate = layout.read(&layout.cert("ca.crt"))?;
-        // Who was a control plane node of the same cluster before has the cluster's authority.
-        let is_clusters = layout.read(&theirs).is_ok_and(|theirs| {
-            ca::certificate_der(&theirs).ok() == ca::certificate_der(&certificate).ok()
-        });
         steps.steps.remove(&theirs);
         steps.steps.remove(&layout.args("traefik/provider.yaml"));
         if is_clusters {
@@ -104,7 +109,7 @@ impl Plan {
 
     /// The order is that of recording `leave-controlplane`, but for what cannot be undone, which
     /// comes last.
-    fn control_plane(node: &Node) -> Result<Self, LeaveError> {
+    fn control_plane(node: &Node, dry_run: bool) -> Result<Self, LeaveError> {
         if node.uses_dqlite() && !node.platform.has_datastore() {
             return Err(LeaveError::OnlyControlPlane);
         }
@@ -118,7 +123,7 @@ impl Plan {
         } else {
             (None, false, true)
         };
-        let mut steps = Steps::new(node)?;
+        let mut steps = Steps::new(node, &[], dry_run)?;
         steps.steps.service(Action::Stop, Service::Kubelite);
         steps.steps.service(Action::Stop, Service::K8sDqlite);
         if !node.uses_dqlite() {
@@ -176,13 +181,25 @@ struct Steps<'a> {
     steps: transaction::Steps<'a>,
     /// Keys that the cluster does not know.
     keys: NewKeys,
+    /// The certificate and key of the node's own datastore, where it still has them.
+    datastore: Option<(String, Secret)>,
 }
 
 impl<'a> Steps<'a> {
-    fn new(node: &'a Node) -> Result<Self, LeaveError> {
+    /// The node keeps these keys.
+    fn new(node: &'a Node, kept: &[&str], dry_run: bool) -> Result<Self, LeaveError> {
+        let datastore = own_identity(node);
+        let mut kept = kept.to_vec();
+        if datastore.is_some() {
+            kept.push(fresh_node::DATASTORE);
+        }
         Ok(Self {
             steps: transaction::Steps::new(node),
-            keys: NewKeys::generate()?,
+            keys: match dry_run {
+                true => NewKeys::in_place_of_all()?,
+                false => NewKeys::all_but(&kept)?,
+            },
+            datastore,
         })
     }
 
@@ -283,12 +300,13 @@ impl<'a> Steps<'a> {
     fn new_datastore(&mut self) -> Result<Vec<Step>, LeaveError> {
         let layout = &self.steps.node().layout;
         let (backend, next) = (layout.backend(), layout.backend_next());
-        let (certificate, key, mode) = match own_identity(self.steps.node()) {
+        let (certificate, key, mode) = match self.datastore.take() {
             Some((certificate, key)) => (certificate, key, 0o640),
             None => {
                 let platform = &self.steps.node().platform;
                 let hostname = platform.host_name().map_err(IdentityError::Machine)?;
-                let (certificate, key) = fresh_node::datastore_identity(&hostname)?;
+                let key = self.keys.take(fresh_node::DATASTORE)?;
+                let (certificate, key) = fresh_node::datastore_identity(&hostname, &key)?;
                 (certificate, key, 0o644)
             }
         };
