@@ -16,6 +16,8 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC,
 use nix::unistd::syncfs;
 use tempfile::{NamedTempFile, TempDir};
 
+use crate::base::missing::none_if_missing;
+
 /// Who may do what with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -66,10 +68,9 @@ fn put(path: &Path, content: &[u8], access: Access, is_flushed: bool) -> io::Res
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (mode, uid, gid) = match access {
         Access::Set { mode, uid, gid } => (mode, uid, gid),
-        Access::Keep { or } => match fs::metadata(&path) {
-            Ok(found) => (found.mode() & 0o7777, Some(found.uid()), Some(found.gid())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (or, None, None),
-            Err(error) => return Err(error),
+        Access::Keep { or } => match none_if_missing(fs::metadata(&path))? {
+            Some(found) => (found.mode() & 0o7777, Some(found.uid()), Some(found.gid())),
+            None => (or, None, None),
         },
     };
     let mut new = NamedTempFile::with_prefix_in(prefix_of(&path), folder_of(&path))?;
@@ -120,9 +121,8 @@ pub(crate) fn flush(path: &Path) -> io::Result<()> {
 pub(crate) fn flush_all(paths: &[PathBuf]) -> Result<(), (PathBuf, io::Error)> {
     let mut flushed = BTreeSet::new();
     let mut flush = |path: &Path| {
-        let file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
+        let Some(file) = none_if_missing(File::open(path))? else {
+            return Ok(());
         };
         let device = file.metadata()?.dev();
         if flushed.contains(&device) {
@@ -194,10 +194,8 @@ pub(crate) fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Removes what a [`write()`] to `path` left behind when its process was killed.
 pub(crate) fn remove_unfinished(path: &Path) -> io::Result<()> {
     let (folder, prefix) = (folder_of(path), prefix_of(path));
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+    let Some(entries) = none_if_missing(fs::read_dir(folder))? else {
+        return Ok(());
     };
     for entry in entries {
         let entry = entry?;
@@ -246,11 +244,7 @@ pub(crate) fn remove_unflushed(path: &Path) -> io::Result<bool> {
 
 /// Whether there was what was to be removed.
 fn was_there(removed: io::Result<()>) -> io::Result<bool> {
-    match removed {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(none_if_missing(removed)?.is_some())
 }
 
 /// Renames a file or folder durably; both names must be on one file system.

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::base::missing::none_if_missing;
+
 /// Tokens for one use, or until a time (below `credentials`).
 pub const CLUSTER_TOKENS: &str = "cluster-tokens.txt";
 /// Tokens for any number of uses.
@@ -94,11 +96,8 @@ pub(crate) fn append(path: &Path, line: &str, sharing: Sharing) -> io::Result<()
 
 /// Appends a token where no line has it; says whether it did.
 pub(crate) fn add(path: &Path, token: &str, sharing: Sharing) -> io::Result<bool> {
-    let there = match std::fs::read(path) {
-        Ok(content) => Zeroizing::new(content),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Zeroizing::default(),
-        Err(error) => return Err(error),
-    };
+    let there = none_if_missing(std::fs::read(path))?;
+    let there = Zeroizing::new(there.unwrap_or_default());
     let mut lines = there.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     if lines.any(|line| line == token.as_bytes()) {
         return Ok(false);

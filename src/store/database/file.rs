@@ -1,7 +1,6 @@
 //! The file of the database: opened, made, set aside, and told from an older copy.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use redb::{ReadableDatabase, WriteTransaction};
 use super::backend::Backend;
 use super::error::{self, Fault, StoreError};
 use super::{CHANGES_KEY, META, SET_ASIDE, Writer, attempt};
+use crate::base::missing::none_if_missing;
 use crate::base::{atomic_file, panics, time_text};
 use crate::store::audit;
 
@@ -26,10 +26,9 @@ const CACHE: usize = 1 << 20;
 impl Writer {
     pub(super) fn open_file(&mut self) -> Result<redb::Database, StoreError> {
         let path = self.shared.path.clone();
-        let found = match fs::metadata(&path) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(),
-            Err(error) => return Err(StoreError::file(&path, error)),
+        let found = none_if_missing(fs::metadata(&path));
+        let Some(found) = found.map_err(|error| StoreError::file(&path, error))? else {
+            return self.create();
         };
         if !found.is_file() {
             return Err(self.damaged("it is not a file"));

@@ -28,6 +28,7 @@ use std::time::Instant;
 use self::flush::Flush;
 use self::index::Index;
 use self::line::{End, Line};
+use crate::base::missing::none_if_missing;
 use crate::base::mutex::lock;
 use crate::model::token::{Token, TokenDigest};
 use crate::store::database::StoreError;
@@ -156,9 +157,9 @@ impl TokenFile {
             let file = File::open(&self.path)?;
             line::read(&file, 0, file.metadata()?.len())
         };
-        let content = match read() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
-            read => read.map_err(|error| self.error(error))?,
+        let content = none_if_missing(read()).map_err(|error| self.error(error))?;
+        let Some(content) = content else {
+            return Ok(entries);
         };
         line::scan(&content, 0, |_, line| {
             let digest = line.digest();
