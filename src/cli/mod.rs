@@ -90,19 +90,12 @@ pub(crate) enum Command {
 
 /// The definition of the whole command line.
 pub fn command() -> clap::Command {
-    let mut whole = examples::add_to(Cli::command().term_width(HELP_WIDTH), "");
-    whole.build();
-    whole
+    whole(Cli::command())
 }
 
 /// The help of a command, where its arguments ask for it. Where they may ask for that of a
 /// subcommand it is left to clap, which knows whose help is meant.
 pub fn requested_help(name: &str, arguments: &[OsString]) -> Option<String> {
-    let mut command = own_command(name)?;
-    let is_subcommand = |word: &OsString| command.find_subcommand(word).is_some();
-    if command.is_subcommand_required_set() || arguments.iter().any(is_subcommand) {
-        return None;
-    }
     let requests_help = |argument: &&OsString| match argument.to_str() {
         Some("-h" | "--help") => true,
         // As MicroK8s has it (recording `add-node-help-word`).
@@ -110,7 +103,13 @@ pub fn requested_help(name: &str, arguments: &[OsString]) -> Option<String> {
         _ => false,
     };
     let mut options = arguments.iter().take_while(|argument| *argument != "--");
-    let help = match options.find(requests_help)?.to_str() {
+    let asked = options.find(requests_help)?;
+    let mut command = own_command(name)?;
+    let is_subcommand = |word: &OsString| command.find_subcommand(word).is_some();
+    if command.is_subcommand_required_set() || arguments.iter().any(is_subcommand) {
+        return None;
+    }
+    let help = match asked.to_str() {
         Some("-h") => command.render_help(),
         _ => command.render_long_help(),
     };
@@ -133,9 +132,21 @@ pub fn subcommand(name: &'static str) -> clap::Command {
     own_command(name).unwrap_or_else(|| clap::Command::new(name))
 }
 
-/// The definition of a command that this program has, by its name or an alias.
+/// The definition of a command that this program has, by its name or an alias. The others are left out:
+/// each command line is read by this.
 fn own_command(name: &str) -> Option<clap::Command> {
-    command().find_subcommand(name).cloned()
+    let own = Cli::command().find_subcommand(name)?.clone();
+    let program = clap::Command::new("microk8s").disable_help_subcommand(true);
+    whole(program.subcommand(own))
+        .find_subcommand(name)
+        .cloned()
+}
+
+/// A command line with all that help shows.
+fn whole(command: clap::Command) -> clap::Command {
+    let mut whole = examples::add_to(command.term_width(HELP_WIDTH), "");
+    whole.build();
+    whole
 }
 
 /// The command that is most like one that is not known: one of this program, or of `others`.
