@@ -71,11 +71,10 @@ impl SharedApi {
         let arguments = [&["--token-store", "cluster"], arguments].concat();
         let place = tempfile::tempdir_in(scratch()).unwrap();
         fs::write(place.path().join("audit.yaml"), AUDIT_POLICY).unwrap();
-        let mut first = StandaloneAgent::prepare(place.path(), &arguments);
+        let first = StandaloneAgent::prepare(place.path(), &arguments);
         let address = first.endpoint().ip();
-        // It makes its node before anything serves its API.
-        first.start_again();
-        first.terminate();
+        first.take_fresh_node();
+        first.certify_address();
         let mut cluster = Self {
             control_planes: Vec::new(),
             api_arguments: Vec::new(),

@@ -66,8 +66,9 @@ impl StandaloneAgent {
         agent
     }
 
-    /// Gives it a copy of a node that is made once a process, since the keys take seconds.
-    fn take_fresh_node(&self) {
+    /// Gives it a copy of a node that is made once a process, since the keys take seconds. Its certificate
+    /// names the address of another agent.
+    pub fn take_fresh_node(&self) {
         static FRESH: OnceLock<PathBuf> = OnceLock::new();
         let fresh = FRESH.get_or_init(|| {
             let mut agent = Self::prepare(&std::env::temp_dir(), &[]);
@@ -84,6 +85,19 @@ impl StandaloneAgent {
             fresh
         });
         copy(fresh, self.node_dir());
+    }
+
+    /// Gives its node a certificate that names its address, under the node's own authority.
+    pub fn certify_address(&self) {
+        let names = format!("subjectAltName=IP:{},IP:127.0.0.1", self.endpoint.ip());
+        let status = Command::new("openssl")
+            .current_dir(self.node_dir().join("current/certs"))
+            .args(["req", "-x509", "-CA", "ca.crt", "-CAkey", "ca.key"])
+            .args(["-key", "server.key", "-out", "server.crt", "-days", "365"])
+            .args(["-subj", "/CN=127.0.0.1", "-addext", &names])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .status();
+        assert!(status.unwrap().success());
     }
 
     /// An agent that has not started yet, and whose node is not made.
