@@ -46,6 +46,8 @@ pub fn write() {
     let graph = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/flame-graph.svg");
     let status = Command::new("inferno-flamegraph")
         .args(["--title", "The agent while workers join"])
+        // What takes less than this part of the time, in percent, is left out.
+        .args(["--minwidth", "0.3"])
         .stdin(collapse.stdout.take().unwrap())
         .stdout(File::create(&graph).unwrap())
         .status();
