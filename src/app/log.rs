@@ -4,9 +4,10 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::base::{env_vars, sanitize};
 use crate::cli::agent::LogFormat;
@@ -20,13 +21,10 @@ pub(crate) fn start(format: Option<LogFormat>) {
     let filter = understood
         .clone()
         .flatten()
-        .unwrap_or_else(|| EnvFilter::new("info"));
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     // What happens to tokens is on record, however quiet the log is.
-    let filter = match format!("{}=info", audit::TARGET).parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    let filter = filter.with_target(audit::TARGET, LevelFilter::INFO);
+    let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
     let is_json = format == Some(LogFormat::Json);
     // The request's id is in the span, and an object of its own in a line of JSON.
     let _ = match (is_the_journal(), is_json) {
@@ -36,6 +34,8 @@ pub(crate) fn start(format: Option<LogFormat>) {
             .with_ansi(false)
             .with_target(false)
             .with_writer(Journal)
+            .finish()
+            .with(filter)
             .try_init(),
         (true, true) => log
             .json()
@@ -43,17 +43,23 @@ pub(crate) fn start(format: Option<LogFormat>) {
             .flatten_event(true)
             .with_span_list(false)
             .with_writer(Journal)
+            .finish()
+            .with(filter)
             .try_init(),
         (false, false) => log
             .with_ansi(false)
             .with_target(false)
             .with_writer(io::stderr)
+            .finish()
+            .with(filter)
             .try_init(),
         (false, true) => log
             .json()
             .flatten_event(true)
             .with_span_list(false)
             .with_writer(io::stderr)
+            .finish()
+            .with(filter)
             .try_init(),
     };
     if understood.is_some_and(|filter| filter.is_none()) {
@@ -66,14 +72,20 @@ pub(crate) fn start(format: Option<LogFormat>) {
 }
 
 /// The filter of levels, and of levels of modules. A word that is neither would be taken for the
-/// name of a module, and nothing else would be logged.
-fn read_filter(text: &str) -> Option<EnvFilter> {
-    let is_known = |directive: &str| {
-        directive.contains(['=', '[']) || directive.trim().parse::<LevelFilter>().is_ok()
+/// name of a module, and nothing else would be logged; so would one that names spans.
+fn read_filter(text: &str) -> Option<Targets> {
+    let is_known = |word: &&str| {
+        word.parse::<LevelFilter>().is_ok() || (word.contains('=') && !word.contains('['))
     };
-    text.split(',')
+    let words = text
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty());
+    let words: Vec<&str> = words.collect();
+    words
+        .iter()
         .all(is_known)
-        .then(|| EnvFilter::try_new(text).ok())
+        .then(|| words.join(",").parse().ok())
         .flatten()
 }
 
@@ -154,6 +166,27 @@ impl Printer for LastWords<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_has_levels_and_levels_of_modules() {
+        let filter = read_filter("warn, microk8s::agent=debug,").unwrap();
+        for (target, level, is_logged) in [
+            ("microk8s::agent::https", Level::DEBUG, true),
+            ("microk8s::agent", Level::TRACE, false),
+            ("microk8s::cluster", Level::WARN, true),
+            ("h2", Level::INFO, false),
+        ] {
+            assert_eq!(filter.would_enable(target, &level), is_logged, "{target}");
+        }
+        for text in [
+            "nonsense",
+            "info,nonsense",
+            "microk8s=loud",
+            "[request]=info",
+        ] {
+            assert!(read_filter(text).is_none(), "{text}");
+        }
+    }
 
     #[test]
     fn each_line_of_an_entry_has_its_priority() {

@@ -157,7 +157,6 @@ impl LaunchConfiguration {
         // A snippet would show values; aliases must not make more of a file than it is.
         let options = serde_saphyr::options! {
             with_snippet: false,
-            emit_comments: false,
             budget: serde_saphyr::budget! {
                 max_depth: 16,
                 max_nodes: 50_000,
