@@ -415,7 +415,8 @@ impl NewKeys {
 
     /// Makes these, on all processors at once: they are most of the work of a fresh node.
     fn generate(names: &[&'static str]) -> Result<Self, PkiError> {
-        let at_once = thread::available_parallelism().map_or(1, usize::from);
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let at_once = processors.min(names.len());
         let names = Mutex::new(names.iter());
         let next = || lock(&names).next();
         let make = || {
