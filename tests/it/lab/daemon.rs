@@ -26,8 +26,10 @@ impl Programs {
         };
         // A wrong path is no reason to skip.
         assert!(api_server.is_file(), "{VARIABLE}={}", api_server.display());
-        if on_path("etcd").is_none() {
-            return Err("Debian's package etcd-server is not installed".to_owned());
+        for (program, package) in [("etcd", "etcd-server"), ("openssl", "openssl")] {
+            if on_path(program).is_none() {
+                return Err(format!("Debian's package {package} is not installed"));
+            }
         }
         let beside = api_server.with_file_name("kubectl");
         let kubectl = match on_path("kubectl") {
